@@ -1,0 +1,45 @@
+# A thin wrapper: everything here works without make as well, through pip, seglib and pytest (see README.md).
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+INSTALLED = $(VENV)/.installed
+SOURCES = seglib tests notebooks
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lab notebooks clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED)  ## install, generate the demo dataset, run the four notebooks on it
+	$(BIN)/seglib demo
+
+test: $(INSTALLED) lint  ## everything: lint, unit and browser tests, the notebooks by nbval
+	$(BIN)/pytest --nbval tests notebooks
+
+check: $(INSTALLED) lint  ## lint and the quick tests alone
+	$(BIN)/pytest -m "not slow and not browser"
+
+lab: $(INSTALLED)  ## open JupyterLab on the notebooks
+	$(BIN)/seglib lab
+
+notebooks: $(INSTALLED)  ## execute the committed notebooks in place, in order
+	$(BIN)/jupyter nbconvert --execute --inplace --ExecutePreprocessor.record_timing=False \
+		--ExecutePreprocessor.kernel_name=python3 notebooks/0*.ipynb
+
+clean:  ## remove the environment and the caches (never data or runs)
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+
+.PHONY: lint
+lint: $(INSTALLED)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "Python 3.11 or newer is needed, but '$(PYTHON)' is: $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
+	@echo "Installing into $(VENV): minutes and several GB, most of them for PyTorch."
+	$(BIN)/pip install --quiet -e ".[test]"
+	@touch $@

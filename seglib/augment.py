@@ -1,0 +1,161 @@
+"""Augmentation of whole batches on the training device; image and mask are moved by one and the same map."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from seglib.classes import IGNORE
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of one image that a training crop looks at, and how.
+
+    Args:
+        top, left, height, width: the part, in pixels of the image.
+        matrix: ((a, b, c), (d, e, f)): the crop's pixel (x, y) shows the part's pixel (a x + b y + c, d x + e y + f).
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    matrix: tuple[tuple[float, float, float], tuple[float, float, float]]
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.top, self.top + self.height)
+
+    @property
+    def columns(self) -> slice:
+        return slice(self.left, self.left + self.width)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Random flips, scales, rotations and crops.
+
+    Args:
+        crop: (height, width) of the result, pixels.
+        flip: probability of a left-right flip.
+        scale: (least, most) factor by which images are enlarged, drawn log-uniformly.
+        rotation: largest angle to either side, degrees.
+    """
+
+    crop: tuple[int, int]
+    flip: float = 0.5
+    scale: tuple[float, float] = (0.75, 1.5)
+    rotation: float = 5.0
+
+    def draw(self, random: np.random.Generator, height: int, width: int) -> Window:
+        """A random map for an image of `height` x `width` pixels. Crops reach beyond images smaller than themselves only."""
+        zoom = math.exp(random.uniform(math.log(self.scale[0]), math.log(self.scale[1])))
+        angle = math.radians(random.uniform(-self.rotation, self.rotation))
+        mirror = -1.0 if random.random() < self.flip else 1.0
+        crop_h, crop_w = self.crop
+        centre = [_centre(random, size, span / zoom) for size, span in ((height, crop_h), (width, crop_w))]
+        cos, sin = math.cos(angle) / zoom, math.sin(angle) / zoom
+        a, b, d, e = cos * mirror, -sin, sin * mirror, cos
+        # Pixel centres stand at whole numbers: the crop's middle is at ((w - 1) / 2, (h - 1) / 2).
+        c = centre[1] - a * (crop_w - 1) / 2 - b * (crop_h - 1) / 2
+        f = centre[0] - d * (crop_w - 1) / 2 - e * (crop_h - 1) / 2
+        corners = [(a * x + b * y + c, d * x + e * y + f) for x in (0, crop_w - 1) for y in (0, crop_h - 1)]
+        left, right = _reach([x for x, _ in corners], width)
+        top, bottom = _reach([y for _, y in corners], height)
+        return Window(top, left, bottom - top, right - left, ((a, b, c - left), (d, e, f - top)))
+
+
+def _centre(random: np.random.Generator, size: int, span: float) -> float:
+    low, high = sorted((span / 2, size - span / 2))
+    return random.uniform(low, high) - 0.5
+
+
+def _reach(values: list[float], size: int) -> tuple[int, int]:
+    """First and last + 1 of the pixels that bilinear sampling at `values` touches, at least one, within the image."""
+    low = min(max(math.floor(min(values)), 0), size - 1)
+    return low, max(min(math.ceil(max(values)) + 1, size), low + 1)
+
+
+@dataclass(frozen=True)
+class Colour:
+    """Random changes of light and sharpness; masks stay as they are.
+
+    Args:
+        strength: brightness, contrast and saturation are multiplied by factors in [1 - strength, 1 + strength].
+        blur: probability of a blur with a radius of about one pixel.
+        noise: probability of Gaussian noise with a standard deviation of up to 12 grey levels.
+    """
+
+    strength: float = 0.3
+    blur: float = 0.1
+    noise: float = 0.1
+
+
+def warp(images: Tensor, masks: Tensor, windows: list[Window], crop: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Apply each window's map: bilinear for images, nearest for masks.
+
+    Args:
+        images: (B, 3, H, W) uint8, each image's window in the upper left corner.
+        masks: (B, H, W) uint8.
+        windows: B maps.
+        crop: (height, width) of the result.
+
+    Returns:
+        (B, 3, *crop) float32 in 0-255, edges repeated outwards; (B, *crop) uint8, 255 outside the image.
+    """
+    device = images.device
+    matrix = torch.tensor([w.matrix for w in windows], dtype=torch.float32).to(device)
+    limits = torch.tensor([[w.width, w.height] for w in windows], dtype=torch.float32).to(device) - 1
+    x = torch.arange(crop[1], dtype=torch.float32, device=device)
+    y = torch.arange(crop[0], dtype=torch.float32, device=device)[:, None]
+    # (B, h, w): where each pixel of the crop lies in its window
+    gx = matrix[:, 0, 0, None, None] * x + (matrix[:, 0, 1, None, None] * y + matrix[:, 0, 2, None, None])
+    gy = matrix[:, 1, 0, None, None] * x + (matrix[:, 1, 1, None, None] * y + matrix[:, 1, 2, None, None])
+    right, bottom = limits[:, 0, None, None], limits[:, 1, None, None]
+    outside = (gx < -0.5) | (gy < -0.5) | (gx > right + 0.5) | (gy > bottom + 0.5)
+    gx, gy = gx.clamp_(min=0).minimum(right), gy.clamp_(min=0).minimum(bottom)
+    height, width = masks.shape[1:]
+    nearest = (gy.round() * width + gx.round()).long().flatten(1)
+    warped_masks = masks.flatten(1).gather(1, nearest).view(-1, *crop).masked_fill_(outside, IGNORE)
+    grid = torch.stack((gx * (2 / max(width - 1, 1)) - 1, gy * (2 / max(height - 1, 1)) - 1), dim=-1)
+    warped = F.grid_sample(images.to(torch.float32, memory_format=torch.contiguous_format), grid, padding_mode="border", align_corners=True)
+    return warped, warped_masks
+
+
+def recolour(images: Tensor, colour: Colour, generator: torch.Generator) -> Tensor:
+    """Change light and sharpness, each image on its own.
+
+    Args:
+        images: (B, 3, H, W) float in 0-255, changed in place.
+        generator: on the images' device.
+    """
+    device, count = images.device, len(images)
+
+    def uniform(low: float, high: float) -> Tensor:
+        return torch.rand(count, 1, 1, 1, device=device, generator=generator) * (high - low) + low
+
+    def chosen(probability: float) -> Tensor:
+        return torch.nonzero(torch.rand(count, device=device, generator=generator) < probability)[:, 0]
+
+    if colour.strength:
+        low, high = 1 - colour.strength, 1 + colour.strength
+        brightness, contrast, saturation = uniform(low, high), uniform(low, high), uniform(low, high)
+        images.lerp_(images.mean(1, keepdim=True), 1 - saturation)
+        middle = images.mean((1, 2, 3), keepdim=True)
+        images.mul_(brightness * contrast).add_(middle * brightness * (1 - contrast))
+    blurred = chosen(colour.blur)
+    if len(blurred):
+        part = F.pad(images[blurred], (2, 2, 2, 2), mode="replicate")
+        images[blurred] = F.avg_pool2d(F.avg_pool2d(part, 3, 1), 3, 1)
+    noisy = chosen(colour.noise)
+    if len(noisy):
+        part = images[noisy]
+        noise = torch.randn(part.shape, device=device, generator=generator)
+        images[noisy] = part + noise * (uniform(2, 12)[noisy])
+    return images.clamp_(0, 255)

@@ -1,0 +1,151 @@
+"""The parameters of the four notebooks: one validated model each, whose defaults are the demo."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from seglib.runs import check_name
+
+
+class ParameterError(ValueError):
+    """A parameter is unknown, ill-typed or out of range."""
+
+
+class Params(BaseModel):
+    """Base of the notebooks' parameters: unknown names are refused, values are checked and never changed later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Self:
+        """Validate a notebook's namespace (`globals()`) right after its parameters cell; other names are passed over."""
+        return cls.check({name: values[name] for name in cls.model_fields if name in values})
+
+    @classmethod
+    def check(cls, values: Mapping[str, Any]) -> Self:
+        """Validate a mapping.
+
+        Raises:
+            ParameterError: names every wrong parameter, its value and what was expected.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            wrong = "; ".join(_explain(cls, problem) for problem in error.errors())
+            raise ParameterError(f"{cls.__name__}: {wrong}") from None
+
+    @field_validator("run", check_fields=False)
+    @classmethod
+    def _run_is_a_name(cls, value: str) -> str:
+        return check_name(value)
+
+
+def _explain(model: type[Params], problem: Mapping[str, Any]) -> str:
+    name = str(problem["loc"][0]) if problem["loc"] else "values"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown parameter {name!r} (known: {', '.join(model.model_fields)})"
+    return f"{name} = {problem['input']!r}: {problem['msg']}"
+
+
+class DataCheck(Params):
+    """01_data_check."""
+
+    dataset: str = "data/demo"
+    recipe: str = ""
+    examples: int = Field(8, ge=1, le=64)
+    seed: int = Field(0, ge=0)
+
+
+class Train(Params):
+    """02_train."""
+
+    run: str = "demo"
+    dataset: str = "data/demo"
+    recipe: str = ""
+    resume: bool = False
+    architecture: str = "Unet"
+    encoder: str = "timm-tf_efficientnet_lite0"
+    encoder_weights: str = "imagenet"
+    epochs: int = Field(30, ge=1)
+    batch_size: int = Field(14, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    encoder_lr_factor: float = Field(1.0, ge=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    warmup_epochs: float = Field(1.0, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    ce_weight: float = Field(1.0, ge=0)
+    dice_weight: float = Field(1.0, ge=0)
+    focal_weight: float = Field(1.0, ge=0)
+    class_weights: Literal["none", "sqrt_inverse", "median_frequency"] = "none"
+    long_side: int = Field(1024, ge=0)
+    crop_height: int = Field(0, ge=0)
+    crop_width: int = Field(0, ge=0)
+    flip: float = Field(0.5, ge=0, le=1)
+    scale_min: float = Field(0.75, gt=0, le=8)
+    scale_max: float = Field(1.5, gt=0, le=8)
+    rotation: float = Field(5.0, ge=0, le=180)
+    color: float = Field(0.3, ge=0, le=1)
+    blur: float = Field(0.1, ge=0, le=1)
+    noise: float = Field(0.1, ge=0, le=1)
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    workers: int = Field(0, ge=0)
+    track: Literal["csv", "tensorboard", "wandb"] = "csv"
+    seed: int = Field(0, ge=0)
+
+
+class Evaluate(Params):
+    """03_evaluate."""
+
+    run: str = "demo"
+    split: str = "test"
+    absent: Literal["truth", "union"] = "truth"
+    flip_tta: bool = False
+    tile: int = Field(0, ge=0)
+    batch_size: int = Field(14, ge=1)
+    device: str = "auto"
+    seed: int = Field(0, ge=0)
+
+
+class Failures(Params):
+    """04_failure_analysis."""
+
+    run: str = "demo"
+    split: str = "test"
+    threshold: float = Field(0.5, ge=0, le=1)
+    sheets: int = Field(6, ge=1, le=50)
+
+
+NOTEBOOKS: dict[str, type[Params]] = {
+    "01_data_check": DataCheck,
+    "02_train": Train,
+    "03_evaluate": Evaluate,
+    "04_failure_analysis": Failures,
+}
+
+
+def check_chain(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """One flat mapping of parameters -> the share of each notebook, all validated before anything starts.
+
+    Raises:
+        ParameterError: a name that no notebook knows, or a value that one refuses.
+    """
+    known = {name for model in NOTEBOOKS.values() for name in model.model_fields}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        import difflib
+
+        hints = [
+            f"{n!r}" + "".join(f" (did you mean {m!r}?)" for m in difflib.get_close_matches(n, known, 1))
+            for n in unknown
+        ]
+        raise ParameterError(f"unknown parameters: {', '.join(hints)}. Known: {', '.join(sorted(known))}.")
+    shares = {}
+    for notebook, model in NOTEBOOKS.items():
+        given = {name: values[name] for name in model.model_fields if name in values}
+        checked = model.check(given)
+        shares[notebook] = {name: getattr(checked, name) for name in given}
+    return shares

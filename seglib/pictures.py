@@ -1,0 +1,209 @@
+"""Pictures of images, masks and errors as plain uint8 arrays: what the plots, the failure sheets and the browser show."""
+
+from __future__ import annotations
+
+import base64
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from seglib.classes import IGNORE, ClassMap
+
+ERROR = (255, 122, 0)  # lighter than any dimmed pixel, so that errors stand out in greyscale and to every eye
+VIEWS = ("all", "image", "truth", "prediction", "errors")
+BOX = (720, 1000)  # height and width of a picture on the page, pixels
+_GAP, _STRIP = 8, 20  # between panels; above each, for its name
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, classes: ClassMap, alpha: float = 0.5) -> np.ndarray:
+    """The mask's class colours blended over the image.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        mask: (H, W) uint8 class ids; 255 (not scored) is blended with black.
+        alpha: 0 shows the image alone, 1 the mask alone.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: image and mask differ in height or width, or alpha is outside 0-1.
+    """
+    _same_size(image, mask=mask)
+    return _blend(image, classes.colorize(mask), alpha)
+
+
+def error_map(image: np.ndarray, truth: np.ndarray, pred: np.ndarray, alpha: float = 1.0) -> np.ndarray:
+    """Where the prediction is wrong: strong orange over the dimmed greyscale image; pixels that are not scored are hatched.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        truth, pred: (H, W) uint8 class ids; a pixel counts unless its truth is 255.
+        alpha: 1 paints wrong pixels fully, less lets the greyscale image shine through.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: the three differ in height or width, or alpha is outside 0-1.
+    """
+    _same_size(image, truth=truth, prediction=pred)
+    weights = np.array([77, 150, 29], np.uint16)  # Rec. 601 luma in 1/256
+    grey = ((image.astype(np.uint16) @ weights) >> 8).astype(np.float32) * 0.5 + 8
+    shown = np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+    painted = _blend(shown, np.broadcast_to(np.array(ERROR, np.uint8), shown.shape), alpha)
+    wrong = wrong_pixels(truth, pred)
+    shown[wrong] = painted[wrong]
+    rows, columns = np.nonzero(truth == IGNORE)
+    shown[rows, columns] = np.where((rows + columns) % 8 < 2, 96, 0)[:, None]
+    return shown
+
+
+def wrong_pixels(truth: np.ndarray, pred: np.ndarray) -> np.ndarray:
+    """(H, W) bool: scored pixels whose prediction differs from the truth."""
+    return (truth != pred) & (truth != IGNORE)
+
+
+def top_confusions(
+    truth: np.ndarray, pred: np.ndarray, classes: ClassMap, count: int = 3
+) -> list[tuple[str, str, float]]:
+    """The class pairs that cost most in one image.
+
+    Returns:
+        up to `count` of (true class, predicted class, share of the scored pixels in 0-1), largest first; empty when nothing is wrong.
+    """
+    wrong = wrong_pixels(truth, pred)
+    scored = int((truth != IGNORE).sum())
+    pairs, pixels = np.unique(truth[wrong].astype(np.uint16) * 256 + pred[wrong], return_counts=True)
+    names = dict(enumerate(classes.names))
+    best = np.argsort(-pixels, kind="stable")[:count]
+    return [
+        (names.get(int(p) >> 8, "?"), names.get(int(p) & 255, "?"), float(n / scored))
+        for p, n in zip(pairs[best], pixels[best], strict=True)
+    ]
+
+
+def present(*masks: np.ndarray) -> list[int]:
+    """The ids that occur in the masks, ascending; 255 (not scored) comes last where it occurs."""
+    return sorted({int(v) for mask in masks for v in np.flatnonzero(np.bincount(np.ravel(mask), minlength=1))})
+
+
+def compose(
+    image: np.ndarray, truth: np.ndarray, pred: np.ndarray, classes: ClassMap, view: str = "all", alpha: float = 0.6
+) -> np.ndarray:
+    """One picture for the page: a single layer, or all four side by side, at the largest size that fits `BOX`.
+
+    Small images are enlarged by a whole number, so that pixels stay square; large ones are reduced, masks by nearest
+    neighbour, because averaging ids would invent classes.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        truth, pred: (H, W) uint8 class ids, 255 = not scored.
+        view: one of `VIEWS`.
+        alpha: opacity of the colours over the image.
+
+    Returns:
+        (h, w, 3) uint8 RGB on white, each panel under its name.
+
+    Raises:
+        ValueError: sizes differ, or an unknown view.
+    """
+    _same_size(image, truth=truth, prediction=pred)
+    if view not in VIEWS:
+        raise ValueError(f"view {view!r}: expected one of {', '.join(VIEWS)}.")
+    names = VIEWS[1:] if view == "all" else (view,)
+    columns = max((1, 2, 4), key=lambda n: _scale(*image.shape[:2], n, len(names))) if len(names) > 1 else 1
+    scale = _scale(*image.shape[:2], columns, len(names))
+    height, width = (max(1, int(side * scale)) for side in image.shape[:2])
+    image, truth, pred = _resized(image, height, width), _nearest(truth, height, width), _nearest(pred, height, width)
+    draw = {
+        "image": lambda: image,
+        "truth": lambda: overlay(image, truth, classes, alpha),
+        "prediction": lambda: overlay(image, pred, classes, alpha),
+        "errors": lambda: error_map(image, truth, pred, alpha),
+    }
+    rows = -(-len(names) // columns)
+    canvas = np.full((rows * (height + _STRIP), columns * (width + _GAP) - _GAP, 3), 255, np.uint8)
+    for k, name in enumerate(names):
+        top, left = k // columns * (height + _STRIP) + _STRIP, k % columns * (width + _GAP)
+        canvas[top : top + height, left : left + width] = draw[name]()
+        canvas[top - _STRIP : top, left : left + width] = _tag(name, width)
+    return canvas
+
+
+def png(picture: np.ndarray) -> bytes:
+    """An (H, W, 3) uint8 RGB picture as PNG, quickly rather than small.
+
+    Half of Pillow's time goes into trying filters; "up" (each row minus the one above) suits photographs and enlarged
+    pixels alike, and a picture must be there before the eye waits. Format: W3C, Portable Network Graphics.
+    """
+    height, width = picture.shape[:2]
+    rows = np.empty((height, 1 + 3 * width), np.uint8)
+    rows[:, 0] = 2
+    flat = np.ascontiguousarray(picture).reshape(height, -1)
+    rows[0, 1:] = flat[0]
+    np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
+
+
+def data_uri(picture: np.ndarray, width: int) -> str:
+    """A uint8 RGB picture, about `width` pixels wide, as a JPEG `data:` address to embed in a page; whole zoom steps upwards."""
+    height = max(1, round(picture.shape[0] * width / picture.shape[1]))
+    zoom = width // picture.shape[1]
+    small = (
+        _nearest(picture, picture.shape[0] * zoom, picture.shape[1] * zoom)
+        if zoom
+        else _resized(picture, height, width)
+    )
+    stream = io.BytesIO()
+    Image.fromarray(small).save(
+        stream, "JPEG", quality=80, subsampling=0
+    )  # full colour resolution: masks have sharp edges
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def _same_size(image: np.ndarray, **masks: np.ndarray) -> None:
+    for name, mask in masks.items():
+        if image.shape[:2] != mask.shape:
+            raise ValueError(
+                f"image is {image.shape[0]}x{image.shape[1]}, but its {name} is {'x'.join(map(str, mask.shape))}. They must lie pixel on pixel."
+            )
+
+
+def _blend(under: np.ndarray, over: np.ndarray, alpha: float) -> np.ndarray:
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha = {alpha}: expected 0 (image alone) to 1 (colours alone).")
+    share = round(alpha * 256)
+    return ((under.astype(np.uint16) * (256 - share) + over.astype(np.uint16) * share) >> 8).astype(np.uint8)
+
+
+def _scale(height: int, width: int, columns: int, panels: int) -> float:
+    rows = -(-panels // columns)
+    scale = min((BOX[0] / rows) / height, (BOX[1] - (columns - 1) * _GAP) / columns / width)
+    return float(int(scale)) if scale >= 1 else scale
+
+
+def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    if height >= image.shape[0]:
+        return _nearest(image, height, width)
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))
+
+
+def _nearest(array: np.ndarray, height: int, width: int) -> np.ndarray:
+    # Pixel centres: (k + 1/2) / new * old.
+    rows = ((np.arange(height) * 2 + 1) * array.shape[0]) // (2 * height)
+    columns = ((np.arange(width) * 2 + 1) * array.shape[1]) // (2 * width)
+    return array[rows[:, None], columns]
+
+
+def _tag(name: str, width: int) -> np.ndarray:
+    strip = Image.new("RGB", (width, _STRIP), "white")
+    ImageDraw.Draw(strip).text((1, 2), name, fill=(80, 80, 80), font=ImageFont.load_default(14))
+    return np.asarray(strip)

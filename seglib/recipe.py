@@ -1,0 +1,168 @@
+"""dataset.yaml: where a dataset's images and masks lie and what its classes are, validated key by key."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, field_validator, model_validator
+
+from seglib.classes import ClassError, ClassMap
+from seglib.images import DatasetError
+from seglib.runs import check_name, shown
+
+FILE_NAME = "dataset.yaml"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Split(_Model):
+    """Where the files of a split lie: globs relative to the dataset's folder."""
+
+    images: str
+    masks: str
+    optional: bool = False  # may have no files at all
+
+    @field_validator("images", "masks")
+    @classmethod
+    def _stays_near(cls, value: str) -> str:
+        parts = PurePosixPath(value).parts
+        if "\\" in value or re.match(r"[A-Za-z]:", value) or value.startswith(("/", "~")):
+            raise ValueError("expected a path relative to the dataset's folder, with '/' between folders")
+        if ".." in parts[1:] or not parts:
+            raise ValueError("expected files in the dataset's folder, or one '../' for a sibling of it")
+        return value
+
+    @model_validator(mode="after")
+    def _differ(self) -> Split:
+        if self.images == self.masks:
+            raise ValueError("images and masks are the same files")
+        return self
+
+
+_Byte = Annotated[StrictInt, Field(ge=0, le=255)]
+
+
+class Recipe(_Model):
+    """The keys of dataset.yaml; data/README.md explains them."""
+
+    name: str = ""
+    classes: list[str]
+    colors: list[tuple[_Byte, _Byte, _Byte]] = []
+    ignore_ids: list[StrictInt] = []
+    id_map: dict[StrictInt | tuple[_Byte, _Byte, _Byte], StrictInt] = {}
+    splits: dict[str, Split] = Field(min_length=1)
+    group: str = ""
+    exclude: list[str] = []
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, value: str) -> str:
+        return check_name(value, "dataset") if value else value
+
+    @field_validator("splits")
+    @classmethod
+    def _split_names(cls, value: dict[str, Split]) -> dict[str, Split]:
+        return {check_name(name, "split"): split for name, split in value.items()}
+
+    @field_validator("group")
+    @classmethod
+    def _is_a_pattern(cls, value: str) -> str:
+        try:
+            if value and "group" not in re.compile(value).groupindex:
+                raise ValueError(
+                    "expected a regular expression with a part (?P<group>...), and (?P<frame>...) if frames are numbered"
+                )
+        except re.error as error:
+            raise ValueError(f"not a regular expression ({error})") from None
+        return value
+
+    @cached_property
+    def class_map(self) -> ClassMap:
+        colors = np.array(self.colors, np.uint8).reshape(-1, 3)
+        return ClassMap(tuple(self.classes), colors, tuple(self.ignore_ids), self.id_map)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which [r, g, b] may be a key and no key may stand twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        mapping = {}
+        for key_node, value_node in node.value:
+            key = self.construct_object(key_node, deep=True)
+            key = tuple(key) if isinstance(key, list) else key
+            if not isinstance(key, (str, int, float, tuple)) or key in mapping:
+                raise yaml.MarkedYAMLError(
+                    problem=f"key {key!r} stands twice or is no key", problem_mark=key_node.start_mark
+                )
+            mapping[key] = self.construct_object(value_node, deep=True)
+        return mapping
+
+
+def read_recipe(path: Path) -> Recipe:
+    where = shown(path)
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
+    except UnicodeDecodeError:
+        raise DatasetError(f"{where} is not UTF-8 text. Save it as UTF-8.", "recipe") from None
+    except (yaml.YAMLError, TypeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or str(error)
+        raise DatasetError(
+            f"{where} is not valid YAML{line}: {reason}. Correct it; data/README.md shows the form.", "recipe"
+        ) from None
+    if not isinstance(values, dict):
+        raise DatasetError(
+            f"{where} is {'empty' if values is None else 'no mapping'}; expected keys such as classes and splits. data/README.md shows the form.",
+            "recipe",
+        )
+    if values.get("classes") == []:
+        raise DatasetError(f"{where}: 0 classes; name at least two under classes.", "classes")
+    try:
+        recipe = Recipe(**{str(key): value for key, value in values.items()})
+        _ = recipe.class_map
+    except ClassError as error:
+        raise DatasetError(f"{where}: {error}", "classes") from None
+    except ValidationError as error:
+        # A union reports each of its members; one line a place is enough.
+        wrong = {_place(p["loc"]): _explain_key(p) for p in reversed(error.errors())}
+        raise DatasetError(
+            f"{where}: {'; '.join(reversed(wrong.values()))}. Correct it; data/README.md shows the form.", "recipe"
+        ) from None
+    return recipe
+
+
+def _place(loc: tuple) -> str:
+    return ".".join(
+        str(part)
+        for part in loc
+        if not str(part).startswith(("constrained", "tuple[")) and part not in ("int", "[key]")
+    )
+
+
+def _explain_key(problem: Any) -> str:
+    loc, known = problem["loc"], list(Recipe.model_fields)
+    if problem["type"] in ("extra_forbidden", "missing"):
+        inside = ".".join(map(str, loc[:-1]))
+        known = list(Split.model_fields) if inside else known
+        of = f" in {inside}" if inside else ""
+        if problem["type"] == "missing":
+            return f"no key {loc[-1]!r}{of}"
+        near = difflib.get_close_matches(str(loc[-1]), known, 1)
+        return f"unknown key {loc[-1]!r}{of}" + (
+            f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(known)})"
+        )
+    quote = (
+        "; quote it"
+        if problem["type"] == "string_type" and not isinstance(problem["input"], (list, dict, type(None)))
+        else ""
+    )
+    return f"{_place(loc)} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}{quote}"

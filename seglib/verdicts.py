@@ -1,0 +1,119 @@
+"""A person's verdicts on failed images: `verdicts.csv`, saved at every change and never lost."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from seglib.runs import atomic_path, shown
+
+VERDICTS = ("model wrong", "label wrong", "ambiguous", "ignore")
+_COLUMNS = ("id", "verdict", "note", "time")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a person says about one image: one of `VERDICTS` or "" (none yet), a note, and when (ISO 8601, UTC)."""
+
+    verdict: str = ""
+    note: str = ""
+    time: str = ""
+
+
+@dataclass
+class VerdictBook:
+    """The verdicts in one failures folder, id -> `Verdict`. Read back when it is opened again.
+
+    Verdicts on images that no longer fail are kept. A file that cannot be read wholly is renamed `verdicts.csv.bak-N`
+    and the rows that can be read are carried over; `problem` then says so.
+
+    Args:
+        path: the CSV file with the columns id, verdict, note, time; it need not exist.
+    """
+
+    path: Path
+    problem: str = field(default="", init=False)
+    rows: dict[str, Verdict] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.path = Path(self.path)
+        self.reload()
+
+    def reload(self) -> None:
+        """Read the file again; nothing is in it, nothing is known."""
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            self.rows = {}
+            return
+        self.rows, unread = _parse(data)
+        if unread:
+            aside = self._keep_aside()
+            self.problem = (
+                f"{shown(self.path)} could not be read wholly ({unread}). It is kept as {aside.name}; "
+                f"{len(self.rows)} verdicts were carried over. Compare the two if any are missing."
+            )
+            if self.rows:
+                self._write()
+
+    def get(self, sample: str) -> Verdict:
+        """The verdict on an image; an empty one when there is none yet."""
+        return self.rows.get(sample, Verdict())
+
+    def set(self, sample: str, verdict: str, note: str = "") -> None:
+        """Set and save the verdict on an image; an empty verdict with an empty note removes it.
+
+        Raises:
+            ValueError: an unknown verdict.
+            OSError: the file cannot be written; the verdict is not recorded then.
+        """
+        if verdict not in ("", *VERDICTS):
+            raise ValueError(f"verdict {verdict!r}: expected one of {', '.join(VERDICTS)}, or an empty one.")
+        self.reload()  # another browser may have written meanwhile: change one row, keep the others
+        before = dict(self.rows)
+        if verdict or note:
+            self.rows[sample] = Verdict(verdict, note, datetime.now(UTC).isoformat(timespec="seconds"))
+        else:
+            self.rows.pop(sample, None)
+        try:
+            self._write()
+        except OSError:
+            self.rows = before
+            raise
+
+    def _write(self) -> None:
+        with atomic_path(self.path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(_COLUMNS)
+            writer.writerows((sample, row.verdict, row.note, row.time) for sample, row in self.rows.items())
+
+    def _keep_aside(self) -> Path:
+        number = 1
+        while (aside := self.path.with_name(f"{self.path.name}.bak-{number}")).exists():
+            number += 1
+        os.replace(self.path, aside)
+        return aside
+
+
+def _parse(data: bytes) -> tuple[dict[str, Verdict], str]:
+    """The rows that can be read, and what could not be ("" if all could)."""
+    try:
+        # utf-8-sig: spreadsheets write a byte order mark.
+        lines = list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        return {}, str(error)
+    if not lines or not {"id", "verdict"} <= set(lines[0]):
+        return {}, "no header with the columns " + ", ".join(_COLUMNS)
+    rows, refused = {}, 0
+    for line in filter(None, lines[1:]):
+        row = dict(zip(lines[0], line, strict=False))
+        sample, verdict = row.get("id", ""), row.get("verdict", "")
+        if len(line) != len(lines[0]) or not sample or verdict not in ("", *VERDICTS) or sample in rows:
+            refused += 1
+            continue
+        rows[sample] = Verdict(verdict, row.get("note", ""), row.get("time", ""))
+    return rows, f"{refused} of {refused + len(rows)} rows" if refused else ""
