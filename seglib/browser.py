@@ -7,6 +7,8 @@ It wires controls together and holds no logic: `seglib.review` chooses and descr
 from __future__ import annotations
 
 import html
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +57,6 @@ _CSS = """
 .seg-status {color: var(--seg-muted); font-size: 12px;} .seg-problem {color: #b3261e;}
 """
 
-# In a live notebook the saved gallery would repeat the browser; without a kernel JupyterLab shows an error in the browser's place.
-_SAVED_CSS = """
-.jp-OutputArea:has(.seg-browser) .seg-saved {display: none;}
-.jp-OutputArea-child:has(+ .jp-OutputArea-child .seg-saved):not(:has(.seg-browser)) {display: none;}
-"""
-
 
 class FailureBrowser:
     """Browse the failures of a run: filter, sort, step, look at layers, and record a verdict and a note for each.
@@ -85,6 +81,7 @@ class FailureBrowser:
         self.failures = read_failures(self.folder)
         self.class_ious = class_ious.set_index("id") if class_ious is not None and "id" in class_ious else class_ious
         self.book = VerdictBook(self.folder / "verdicts.csv")
+        self._lock = threading.RLock()
         self._filling = False  # set while the controls follow the data, so that they do not answer
         self._layers: tuple[str, Any] = ("", None)
         self.widget = (
@@ -104,8 +101,7 @@ class FailureBrowser:
         display(self.widget._repr_mimebundle_() | {"text/plain": repr(self)}, raw=True)
         if len(self.failures):
             gallery = gallery_html(self.folder, self.failures, self.classes, self.book)
-            page = f'<style>{_SAVED_CSS}</style><div class="seg-saved">{gallery}</div>'
-            display({"text/html": page, "text/plain": ""}, raw=True)
+            display({"text/html": gallery, "text/plain": ""}, raw=True)
 
     def _build(self) -> widgets.Widget:
         names = [name for name in self.classes.names if self.class_ious is None or name in self.class_ious]
@@ -139,15 +135,15 @@ class FailureBrowser:
         self.status = widgets.HTML()
 
         for control in (self.class_name, self.rule, self.iou, self.severity, self.given, self.sort):
-            control.observe(self._refill, "value")
-        self.list.observe(self._show, "value")
+            control.observe(self._alone(self._refill), "value")
+        self.list.observe(self._alone(self._show), "value")
         for control in (self.view, self.opacity):
-            control.observe(self._draw, "value")
+            control.observe(self._alone(self._draw), "value")
         for control in (self.verdict, self.note):
-            control.observe(self._save, "value")
-        self.previous.on_click(lambda _: self._step(-1))
-        self.next.on_click(lambda _: self._step(1))
-        self.reset.on_click(lambda _: self._all())
+            control.observe(self._alone(self._save), "value")
+        self.previous.on_click(self._alone(lambda _: self._step(-1)))
+        self.next.on_click(self._alone(lambda _: self._step(1)))
+        self.reset.on_click(self._alone(lambda _: self._all()))
 
         filters = [
             _labelled("class", self.class_name, "150px"),
@@ -182,6 +178,15 @@ class FailureBrowser:
         if self.book.problem:
             head.append(widgets.HTML(f'<div class="seg-problem">{html.escape(self.book.problem)}</div>'))
         return widgets.VBox([*head, top, body])
+
+    def _alone(self, answer: Callable[[Any], None]) -> Callable[[Any], None]:
+        """JupyterLab may deliver the messages of different controls in different threads: answer them one at a time."""
+
+        def locked(change: Any) -> None:
+            with self._lock:
+                answer(change)
+
+        return locked
 
     @property
     def current(self) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -207,14 +208,17 @@ def _kernel_sockets() -> Iterator[Config]:
     from traitlets.config import Config
 
     with tempfile.TemporaryDirectory(prefix="seglib-") as folder:
-        files = os.name != "nt" and len(os.fsencode(folder)) < 80
-        yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}} if files else {})
+        # What a notebook says is in the notebook; a kernel's own log tells of its inner workings, and only disturbs.
+        config = Config({"NotebookClient": {"extra_arguments": ["--IPKernelApp.log_level=CRITICAL"]}})
+        if os.name != "nt" and len(os.fsencode(folder)) < 80:
+            config.KernelManager = Config({"transport": "ipc", "ip": f"{folder}/kernel"})
+        yield config
 
 
 def export_page(notebook: str | Path, page: str | Path) -> Path:
     """Write an executed notebook as one HTML page that needs no server: pictures inside, no script from elsewhere.
 
-    A widget shows its HTML or text form, since a live one would need a kernel.
+    A widget shows its HTML form or nothing, since a live one would need a kernel.
     """
     import nbformat
     from nbconvert import HTMLExporter
@@ -222,6 +226,11 @@ def export_page(notebook: str | Path, page: str | Path) -> Path:
     path, page = Path(notebook), Path(page)
     content = nbformat.read(path, as_version=4)
     content.metadata.pop("widgets", None)
+    for cell in content.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not _is_dead_widget(output)]
+        else:
+            cell.source = re.sub(r"\]\(([\w.-]+)\.ipynb\)", r"](\1.html)", cell.source)  # from page to page
     exporter = HTMLExporter(
         log=logging.getLogger("seglib.page"),
         raw_template=_PAGE,
@@ -229,6 +238,12 @@ def export_page(notebook: str | Path, page: str | Path) -> Path:
     )
     where = {"metadata": {"name": path.stem, "path": str(path.parent)}}  # pictures in Markdown are relative to it
     return write_text(page, exporter.from_notebook_node(content, where)[0])
+
+
+def _is_dead_widget(output: Any) -> bool:
+    """A widget without an HTML form, such as a progress bar: its text would for ever say 0 %."""
+    kinds = output.get("data", {})
+    return "application/vnd.jupyter.widget-view+json" in kinds and "text/html" not in kinds
 
 
 def _clock(seconds: float) -> str:

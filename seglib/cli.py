@@ -119,8 +119,8 @@ def _run(options: argparse.Namespace) -> int:
 
 def _chain(values: Mapping[str, Any], start: str, stop: str) -> int:
     from seglib.chain import ChainError, run_chain
-    from seglib.params import Train, check_chain
-    from seglib.runs import Run, shown
+    from seglib.params import Evaluate, Train, check_chain
+    from seglib.runs import Run, read_json, shown
 
     shares = check_chain(values)
     run = Run(Run.folder(shares["02_train"].get("run", Train().run)))
@@ -131,11 +131,13 @@ def _chain(values: Mapping[str, Any], start: str, stop: str) -> int:
         if error.notebook == "01_data_check":
             _print_new_findings(begin)
         raise
-    print(f"\n{'notebooks':<10}  {shown(run.notebooks)} (.ipynb, .html)")
-    places = {"pictures": run.outputs, "scores": run.path / "evaluation", "failures": run.path / "failures"}
-    for what, folder in places.items():
-        if folder.is_dir():
-            print(f"{what:<10}  {shown(folder)}")
+    split = shares["03_evaluate"].get("split", Evaluate().split)
+    scores = run.evaluation(split) / "metrics.json"
+    print(f"\nnotebooks  {shown(run.notebooks)} (.ipynb, .html)")
+    for what, path in (("pictures", run.outputs), ("scores", scores), ("failures", run.failures(split))):
+        if path.exists():
+            note = f" (mean IoU {read_json(path)['mean_iou']:.3f} on {split})" if path == scores else ""
+            print(f"{what:<9}  {shown(path)}{note}")
     return 0
 
 

@@ -16,8 +16,8 @@ from seglib import runs
 from seglib.demo_faults import write_broken, write_demo
 
 # Of what `checksum` reads. Where they differ on purpose, because the drawing was changed, the error names the new ones.
-DEMO_SHA256 = "efc43732af048408023dc055906763790e6d7949174385b0120716688faf23f5"
-BROKEN_SHA256 = "75792522407bbfa5c48335d7820a7a8f119cd723394aff9bc2874ee615fc121f"
+DEMO_SHA256 = "788c9c4e3f24874d285c2b3e0f4cae89ea49b7bb9f6590eb66a87c21523b2329"
+BROKEN_SHA256 = "c1503545034d90b4c81e8a2886de81615a9f8c2f8cf8e64cfb713d1b9466610a"
 
 
 def make_demo(folder: str | Path, broken: bool = False) -> Path:

@@ -30,27 +30,27 @@ _Plan = tuple[tuple[str, int, str, int, str, str, dict[str, Any]], ...]
 # split, frames, and of each street: name, seed, style, weather, options
 _STREETS: _Plan = (
     ("train", 13, "alder", 1, "terrace", "sunny", {"people": 9}),
-    ("train", 13, "ash", 2, "suburb", "sunny", {"people": 10, "signs": 2}),
+    ("train", 13, "ash", 2, "suburb", "sunny", {"people": 10, "signs": 4}),
     ("train", 13, "aspen", 3, "centre", "sunny", {"people": 11}),
     ("train", 13, "beech", 4, "avenue", "overcast", {"people": 9}),
     ("train", 13, "birch", 5, "terrace", "overcast", {"people": 10}),
     ("train", 13, "cedar", 6, "suburb", "overcast", {"people": 9}),
-    ("train", 13, "cherry", 7, "centre", "rain", {"people": 10, "signs": 3}),
+    ("train", 13, "cherry", 7, "centre", "rain", {"people": 10, "signs": 4}),
     ("train", 13, "elm", 8, "avenue", "rain", {"people": 9}),
     ("train", 13, "fir", 9, "suburb", "fog", {"people": 10}),
     ("train", 13, "hazel", 10, "terrace", "fog", {"people": 9}),
     ("train", 13, "holly", 11, "centre", "dusk", {"people": 10}),
-    ("train", 13, "larch", 12, "avenue", "dusk", {"people": 10, "signs": 2}),
-    ("val", 10, "linden", 13, "suburb", "sunny", {"people": 10, "signs": 2}),
+    ("train", 13, "larch", 12, "avenue", "dusk", {"people": 10, "signs": 4}),
+    ("val", 10, "linden", 13, "suburb", "sunny", {"people": 10, "signs": 4}),
     ("val", 10, "maple", 14, "avenue", "overcast", {"people": 9}),
-    ("val", 10, "oak", 15, "terrace", "rain", {"people": 10, "signs": 2}),
+    ("val", 10, "oak", 15, "terrace", "rain", {"people": 10, "signs": 4}),
     ("val", 9, "olive", 16, "centre", "dusk", {"people": 9}),
-    ("test", 11, "pine", 17, "avenue", "sunny", {"people": 10, "signs": 2, "far": ("sign", -5.15, 52.0)}),
+    ("test", 11, "pine", 17, "avenue", "sunny", {"people": 10, "signs": 3}),
     ("test", 11, "plane", 18, "suburb", "overcast", {"people": 0, "far": ("person", -3.0, 44.0)}),
-    ("test", 11, "poplar", 19, "centre", "rain", {"people": 10, "signs": 3}),
+    ("test", 11, "poplar", 19, "centre", "rain", {"people": 10}),
     ("test", 11, "rowan", 20, "terrace", "fog", {"people": 9}),
-    ("test", 11, "willow", 21, "suburb", "dusk", {"people": 10, "signs": 2}),
-    ("test", 6, "yew", 22, "avenue", "night", {"people": 10, "signs": 2}),
+    ("test", 11, "willow", 21, "suburb", "dusk", {"people": 10, "signs": 4}),
+    ("test", 6, "yew", 22, "avenue", "night", {"people": 10, "signs": 4}),
 )  # fmt: skip
 
 # sample, kind, arguments: (class, class, where), (class,), (dx, dy) in pixels or (the sample whose mask it gets)
@@ -81,7 +81,7 @@ _DEGRADED = (
     ("plane_0002", "dark", 1), ("poplar_0003", "dark", 2), ("willow_0002", "dark", 3),
     ("rowan_0008", "washed_out", 1), ("plane_0001", "washed_out", 2), ("willow_0000", "washed_out", 3),
 )  # fmt: skip
-_FAR = ("pine_0010", "plane_0003", "plane_0006")  # the frames in which a street's `far` thing is there
+_FAR = ("plane_0003", "plane_0006", "plane_0009")  # the frames in which a street's `far` thing is there
 _COPIES = (
     ("stray_0000", "test", "cedar_0004"),
     ("stray_0001", "test", "fir_0007"),
@@ -89,10 +89,10 @@ _COPIES = (
 )
 
 _BROKEN_STREETS: _Plan = (
-    ("train", 9, "ash", 2, "suburb", "sunny", {"people": 10, "signs": 2}),
+    ("train", 9, "ash", 2, "suburb", "sunny", {"people": 10, "signs": 4}),
     ("train", 9, "holly", 11, "centre", "dusk", {"people": 10}),
-    ("val", 6, "linden", 13, "suburb", "sunny", {"people": 0, "signs": 3}),
-    ("test", 6, "poplar", 19, "centre", "rain", {"people": 10, "signs": 3}),
+    ("val", 6, "linden", 13, "suburb", "sunny", {"people": 0, "signs": 4}),
+    ("test", 6, "poplar", 19, "centre", "rain", {"people": 10, "signs": 4}),
 )
 # sample ("" for the whole split), split, the check that finds it, detail; person is absent because val has no people
 _BROKEN_FAULTS = (

@@ -22,9 +22,9 @@ from seglib.demo_canvas import (
 )  # fmt: skip
 from seglib.demo_scenes import HEIGHT, WALL, WIDTH, Street, Thing
 
-SPECK = 14  # pixels: what stands in the street is left out where less of it would show, unless it is marked to be kept
+SPECK = 20  # pixels: what stands in the street is left out where less of it would show, unless it is marked to be kept
 # half the width and the height in metres, and how much of that rectangle the thing covers
-_SMALL = {"car": (0.9, 1.5, 0.8), "person": (0.35, 1.75, 0.5), "sign": (0.5, 3.0, 0.3), "tree": (1.4, 5.5, 0.4)}
+_SMALL = {"car": (0.9, 1.5, 0.8), "person": (0.4, 1.9, 0.5), "sign": (0.65, 3.2, 0.35), "tree": (1.4, 5.5, 0.4)}
 
 
 def render(street: Street, frame: int, omit: tuple[int, ...] = ()) -> Frame:
@@ -120,11 +120,12 @@ def _facade(canvas: Canvas, patch: Patch, thing: Thing, light: float, gable: flo
         tiles = 0.86 + 0.3 * speckle(seed + 3, x / 0.5 + frac(np.floor(y / 0.3) / 2.0), y / 0.3) * patch.fine
         patch.fill(along_x & (y >= look["top"]) & (y < look["top"] + look["roof"]), tint(look["tiles"], tiles * light))
     wall = wall & along_x
-    rough = 0.16 if look["brick"] else 0.05
-    course = np.floor(y / 0.3)
-    bricks = speckle(seed, x / 0.75 + frac(course / 2.0), course) - 0.5
-    tone = 1.0 + bricks * 2.0 * rough * np.minimum(1.0, patch.fine * 2.0)
-    tone = tone - 0.1 * (smooth(seed + 4, x * 0.5, y * 0.35) - 0.3) - 0.1 * np.clip(1.0 - y, 0.0, 1.0)
+    tone = np.ones((1, 1), np.float32)
+    if patch.covered.size > 600:  # nothing of it would be seen on smaller faces
+        course, rough = np.floor(y / 0.3), 0.32 if look["brick"] else 0.1
+        bricks = speckle(seed, x / 0.75 + frac(course / 2.0), course) - 0.5
+        tone = tone + bricks * rough * np.minimum(1.0, patch.fine * 2.0)
+        tone = tone - 0.1 * (smooth(seed + 4, x * 0.5, y * 0.35) - 0.3) - 0.1 * np.clip(1.0 - y, 0.0, 1.0)
     patch.fill(wall, tint(look["color"], tone * light))
     bay, storey = x / look["bay"], (y - 0.3) / 3.0
     across, up = frac(bay) - 0.5, frac(storey)
@@ -220,8 +221,8 @@ def _car(canvas: Canvas, thing: Thing, x: float, ahead: float) -> None:
 
 def _person(canvas: Canvas, thing: Thing, x: float, ahead: float) -> None:
     look, tall = thing.look, thing.look["tall"] / 1.75
-    patch = canvas.front(x - 0.6, x + 0.6, thing.look["tall"] + 0.02, ahead)
-    dx, y = (patch.x - x) / tall, patch.y / tall
+    patch = canvas.front(x - 0.8, x + 0.8, thing.look["tall"] + 0.02, ahead)
+    dx, y = (patch.x - x) / (tall * 1.15), patch.y / tall  # a little stout: miniature people
     stride = (0.2, 0.1, 0.04, 0.13)[(canvas.frame + thing.seed) % 4]
     for way in (-1.0, 1.0):
         leg = np.abs(dx - way * (0.07 + stride * (0.85 - y))) < 0.105
@@ -239,8 +240,8 @@ def _person(canvas: Canvas, thing: Thing, x: float, ahead: float) -> None:
 
 def _sign(canvas: Canvas, thing: Thing, x: float, ahead: float) -> None:
     board, top = thing.look["board"], thing.look["top"]
-    patch = canvas.front(x - 1.1, x + 1.1, top + 0.8, ahead)
-    dx, dy = patch.x - x, patch.y - top
+    patch = canvas.front(x - 1.5, x + 1.5, top + 1.0, ahead)
+    dx, dy = (patch.x - x) / 1.25, (patch.y - top) / 1.25
     off, away = np.abs(dx), np.abs(dy)
     patch.fill((off < 0.075) & (patch.y >= 0) & (dy < 0.2), (132, 134, 138))
     if board == "wide":

@@ -211,12 +211,12 @@ def build_street(
         else:
             side = -1 if dice.chance(0.5) else 1
             things.append(
-                _person(dice, side * dice.between(5.0, 6.8), dice.between(6, 34), 0.0, dice.between(-0.3, 0.3))
+                _person(dice, side * dice.between(5.0, 6.8), dice.between(5, 26), 0.0, dice.between(-0.3, 0.3))
             )
     for _ in range(signs):
         side = 1 if dice.chance(0.7) else -1
-        look = {"board": dice.pick(("stop", "round", "triangle", "square", "wide")), "top": dice.between(2.3, 2.9)}
-        things.append(Thing("sign", side * 5.15, dice.between(9, 36), dice.seed(), look=look))
+        look = {"board": dice.pick(("stop", "round", "triangle", "square", "wide")), "top": dice.between(2.4, 3.0)}
+        things.append(Thing("sign", side * 5.15, dice.between(8, 32), dice.seed(), look=look))
     if far:
         kind, x, z = far
         look = (
@@ -250,7 +250,7 @@ def _car(dice: Dice, x: float, z: float, vz: float) -> Thing:
 
 def _person(dice: Dice, x: float, z: float, vx: float, vz: float) -> Thing:
     look = {
-        "tall": dice.between(1.55, 1.9),
+        "tall": dice.between(1.75, 2.1),
         "coat": dice.pick(_COATS),
         "legs": dice.pick(((40, 44, 62), (86, 74, 60), (28, 28, 32))),
     }

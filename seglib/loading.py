@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from seglib.augment import Geometry, Window
 from seglib.classes import IGNORE
@@ -71,7 +72,7 @@ def pack(
     split: str,
     long_side: int = 0,
     original_masks: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: bool = False,
 ) -> Packed:
     """Decode a split into the cache `artifacts/cache`, or open what is there and still true.
 
@@ -82,13 +83,18 @@ def pack(
         split: which split of it.
         long_side: shrink images whose longer side is larger, masks with them; 0: never.
         original_masks: keep masks at their own size, for scoring.
-        progress: called with (done, all) after each sample.
+        progress: show a bar while decoding.
 
     Raises:
         DatasetError: some samples cannot be used: names the first three, counts all, says the remedy.
     """
     samples = dataset.split(split)
-    folder = project_root() / "artifacts" / "cache" / f"{dataset.name}-{split}-{_key(dataset, samples, long_side, original_masks)}"
+    folder = (
+        project_root()
+        / "artifacts"
+        / "cache"
+        / f"{dataset.name}-{split}-{_key(dataset, samples, long_side, original_masks)}"
+    )
     if not (folder / "index.json").is_file():
         _write(folder, dataset, samples, long_side, original_masks, progress)
     return _open(folder)
@@ -109,11 +115,15 @@ def _open(folder: Path) -> Packed:
     offsets = np.concatenate([[0], np.cumsum(sizes[:, 0] * sizes[:, 1] * 3 + sizes[:, 2] * sizes[:, 3])])
     data = np.memmap(folder / "samples.bin", np.uint8, mode="r")
     if len(data) != offsets[-1]:
-        raise DatasetError(f"the cache {folder.name} is damaged: {len(data)} bytes instead of {offsets[-1]}. Delete artifacts/cache and run again.")
+        raise DatasetError(
+            f"the cache {folder.name} is damaged: {len(data)} bytes instead of {offsets[-1]}. Delete artifacts/cache and run again."
+        )
     return Packed(index["ids"], sizes[:, :2], sizes[:, 2:], offsets, data, np.array(index["pixel_counts"], np.int64))
 
 
-def _write(folder: Path, dataset: Dataset, samples: pd.DataFrame, long_side: int, original_masks: bool, progress: Callable | None) -> None:
+def _write(
+    folder: Path, dataset: Dataset, samples: pd.DataFrame, long_side: int, original_masks: bool, progress: bool
+) -> None:
     def read(sample: NamedTuple) -> tuple[np.ndarray, np.ndarray] | DatasetError:
         try:
             image, mask = read_pair(dataset, sample)
@@ -129,7 +139,8 @@ def _write(folder: Path, dataset: Dataset, samples: pd.DataFrame, long_side: int
 
     sizes, counts, errors = [], [], []
     with atomic_path(folder / "samples.bin") as temporary, temporary.open("wb") as file, ThreadPoolExecutor() as pool:
-        for done, result in enumerate(_map_ahead(pool, read, samples.itertuples(index=False)), 1):
+        results = _map_ahead(pool, read, samples.itertuples(index=False))
+        for result in tqdm(results, "decoding", len(samples), leave=False, unit="image", disable=not progress):
             if isinstance(result, DatasetError):
                 errors.append(result)
             elif not errors:
@@ -138,11 +149,11 @@ def _write(folder: Path, dataset: Dataset, samples: pd.DataFrame, long_side: int
                 file.write(mask.tobytes())
                 sizes.append([*image.shape[:2], *mask.shape])
                 counts.append(np.bincount(mask.ravel(), minlength=256)[: len(dataset.classes)].tolist())
-            if progress is not None:
-                progress(done, len(samples))
         if errors:
             shown = " | ".join(str(error) for error in errors[:3])
-            raise DatasetError(f"{len(errors)} of {len(samples)} samples cannot be used: {shown}. 01_data_check lists them all with remedies.")
+            raise DatasetError(
+                f"{len(errors)} of {len(samples)} samples cannot be used: {shown}. 01_data_check lists them all with remedies."
+            )
     write_json(folder / "index.json", {"ids": samples["id"].tolist(), "sizes": sizes, "pixel_counts": counts})
 
 
@@ -172,7 +183,9 @@ class Batch(NamedTuple):
     windows: list[Window]
 
 
-def training_batches(packed: Packed, geometry: Geometry, batch_size: int, seed: int, epoch: int, workers: int = 0) -> Iterator[Batch]:
+def training_batches(
+    packed: Packed, geometry: Geometry, batch_size: int, seed: int, epoch: int, workers: int = 0
+) -> Iterator[Batch]:
     """One epoch in random order, every sample once; the order depends on (seed, epoch) alone.
 
     A last batch of a single sample is joined to the one before it: batch normalisation needs two.

@@ -102,6 +102,8 @@ def _matrix(
         ax=ax,
         cmap=colors,
         norm=norm,
+        vmin=norm.vmin,
+        vmax=norm.vmax,
         square=True,
         linewidths=0.6 if not many else 0,
         linecolor="white",

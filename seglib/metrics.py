@@ -178,6 +178,30 @@ def bootstrap(
     return float(np.nanpercentile(draws, tail)), float(np.nanpercentile(draws, 100 - tail))
 
 
+def independent_units(groups: np.ndarray, frames: np.ndarray, block: int = 10) -> tuple[np.ndarray, str]:
+    """What may be resampled as if it were independent: whole sequences, or blocks of neighbouring frames inside them.
+
+    Args:
+        groups: (N,) sequence names; all "" when there are none.
+        frames: (N,) frame numbers, NaN where unknown; neighbours by number are neighbours in time.
+        block: frames a block, when there are fewer than five sequences.
+
+    Returns:
+        ((N,) labels for `bootstrap`, a sentence that says what they are)
+
+    Source: Carlstein, The Use of Subseries Values for Estimating the Variance, Annals of Statistics 1986.
+    """
+    sequences = pd.unique(groups)
+    if len(sequences) == 1 and sequences[0] == "":
+        return np.arange(len(groups)), f"{len(groups)} images, taken as independent: the dataset names no sequences"
+    if len(sequences) >= 5:
+        return groups, f"{len(sequences)} whole sequences"
+    order = pd.Series(frames).groupby(groups).rank(method="first").fillna(0).to_numpy(np.int64)
+    labels = np.array([f"{g}/{r // block}" for g, r in zip(groups, order, strict=True)])
+    count = len(pd.unique(labels))
+    return labels, f"{count} blocks of up to {block} neighbouring frames from {len(sequences)} sequence(s): says nothing about other sequences"
+
+
 def mean_iou(confusions: np.ndarray) -> float:
     """mIoU^D of (N, C, C) counts: the mean over classes of the IoU of all images' pixels together."""
     return float(_nanmean(iou_per_class(confusions.sum(0))))

@@ -145,7 +145,7 @@ def iou_distribution(per_image: pd.DataFrame, threshold: float, ax: Axes | None 
     ax.set(xlim=(0, 1), xlabel="mean IoU of an image", ylabel="images", title="How the images spread")
     ax.yaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     ax.grid(axis="y")
-    _legend_above(ax, ax.get_legend_handles_labels()[0])
+    _legend_above(ax, ax.get_legend_handles_labels()[0], columns=3)
     return ax
 
 

@@ -25,6 +25,12 @@ SORTS = {"IoU, worst first": "worst", "IoU, best first": "best", "id": "id", "wo
 RULES = {"is the worst class": "worst", f"has IoU below {LOW_IOU:g}": "low"}
 NO_VERDICT = "none yet"
 
+# In a live notebook the saved gallery would repeat the browser; without a kernel JupyterLab shows an error in the browser's place.
+_SAVED_CSS = """
+.jp-OutputArea:has(.seg-browser) .seg-saved {display: none;}
+.jp-OutputArea-child:has(+ .jp-OutputArea-child .seg-saved):not(:has(.seg-browser)) {display: none;}
+"""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -189,7 +195,8 @@ def gallery_html(folder: Path, failures: pd.DataFrame, classes: ClassMap, book: 
     title = (
         f"The {len(worst)} worst of {len(failures)} failures, as they were saved. Run this cell to browse all of them."
     )
-    return f'<p>{title}</p><table class="seg-gallery"><tr>{head}</tr>{"".join(rows)}</table><p>{swatches}</p>'
+    table = f'<table class="seg-gallery"><tr>{head}</tr>{"".join(rows)}</table>'
+    return f'<style>{_SAVED_CSS}</style><div class="seg-saved"><p>{title}</p>{table}<p>{swatches}</p></div>'
 
 
 def _color(classes: ClassMap, c: int) -> str:

@@ -137,6 +137,13 @@ def write_csv(path: str | Path, table: Any, index: bool = False) -> Path:
     return write_text(path, table.to_csv(index=index, lineterminator="\n"))
 
 
+def save_figure(path: str | Path, figure: Any) -> Path:
+    """Write a matplotlib figure, or the figure of an axes, atomically at 150 dots an inch."""
+    with atomic_path(path) as temporary:
+        getattr(figure, "figure", figure).savefig(temporary, dpi=150, format="png")
+    return Path(path)
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}

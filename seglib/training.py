@@ -147,7 +147,7 @@ def fit(
                 scores = job.validate()
                 best = scores["val_miou"] > max((row["val_miou"] for row in rows), default=-1.0)
                 row = {"epoch": epoch, **losses, **scores, "learning_rate": job.learning_rate, "images_per_second": pace}
-                rows.append(row | {"seconds": time.perf_counter() - started, "best": best})
+                rows.append(row | {"seconds": time.perf_counter() - started, "best": bool(best)})
                 job.save(rows, best)
                 tracker.log({name: float(value) for name, value in rows[-1].items() if name != "epoch"}, epoch)
                 bar.update()

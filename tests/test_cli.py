@@ -13,6 +13,7 @@ from seglib import chain, cli, fetch
 from seglib.chain import ChainError
 from seglib.cli import main, parse, read_file, read_parameters
 from seglib.params import NOTEBOOKS, ParameterError
+from seglib.runs import write_json
 
 
 @pytest.fixture
@@ -29,7 +30,9 @@ def calls(root, monkeypatch):
 
     def run_chain(shares, run, start, stop):
         made.append({"shares": shares, "run": run, "start": start, "stop": stop})
-        (root / "artifacts/runs" / run / "outputs").mkdir(parents=True, exist_ok=True)
+        folder = root / "artifacts/runs" / run
+        (folder / "outputs").mkdir(parents=True, exist_ok=True)
+        write_json(folder / "evaluation/val/metrics.json", {"mean_iou": 0.61251})
 
     monkeypatch.setattr(chain, "run_chain", run_chain)
     return made
@@ -193,10 +196,11 @@ def test_run_gives_file_and_options_to_the_chain(root, calls, capsys):
         "04_failure_analysis": {"run": "mine", "split": "val"},
     }
     assert (call["run"], call["start"], call["stop"]) == ("mine", "02_train", "3")
-    out = capsys.readouterr().out
-    assert "notebooks   artifacts/runs/mine/notebooks (.ipynb, .html)" in out
-    assert "pictures    artifacts/runs/mine/outputs" in out
-    assert "scores" not in out  # there are none
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "notebooks  artifacts/runs/mine/notebooks (.ipynb, .html)",
+        "pictures   artifacts/runs/mine/outputs",
+        "scores     artifacts/runs/mine/evaluation/val/metrics.json (mean IoU 0.613 on val)",
+    ]  # and no failures, since there are none
 
 
 @pytest.mark.parametrize(

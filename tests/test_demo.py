@@ -1,4 +1,4 @@
-"""The demo dataset: the same pixels everywhere, every fault where planted.csv says, nothing of the user's overwritten."""
+"""The demo dataset: the same pixels everywhere, every fault where it is recorded, nothing of the user's overwritten."""
 
 import hashlib
 import shutil
@@ -13,7 +13,7 @@ from PIL import Image
 from seglib import demo, demo_canvas, demo_faults
 from seglib.checks import check_dataset
 from seglib.dataset import load_dataset, read_pair
-from seglib.demo_paint import render
+from seglib.demo_paint import SPECK, render
 from seglib.demo_scenes import CLASSES, UNSCORED, WEATHER, build_street
 
 
@@ -93,7 +93,7 @@ def test_nothing_shows_as_a_speck():
         frame = render(street, number)
         for index in np.unique(frame.things[frame.things >= 0]):
             if street.things[index].kind in ("tree", "car", "person", "sign"):
-                assert (frame.things == index).sum() >= 14
+                assert (frame.things == index).sum() >= SPECK
 
 
 def test_neighbouring_frames_look_alike(made):
@@ -194,7 +194,7 @@ def test_far_things_are_tiny_and_boxed(made):
         kind, count = row.detail.split("; pixels ")
         where = read(made / row.split / "masks" / f"{row.sample}.png") == CLASSES.index(kind)
         assert not where[~inside(row.box, where.shape)].any()  # the only one of its class in the image
-        assert where.sum() == int(count) < 14
+        assert where.sum() == int(count) < SPECK
 
 
 def test_near_duplicates_and_the_unseen_condition(made):

@@ -27,15 +27,16 @@ HOUSE = {
         (("hardware",), SHOW),
     ],
     2: [
-        (("demo", "demo_scenes", "demo_paint"), TORCH | SHOW),
+        (("demo", "demo_faults", "demo_scenes", "demo_canvas", "demo_paint"), TORCH | SHOW),
         (("checks",), TORCH | SHOW),
         (("loading", "augment"), SHOW),
         (("losses",), SHOW | {"numpy", "pandas"}),
         (("models",), SHOW),
         (("metrics",), TORCH | SHOW),
+        (("pictures",), TORCH | SHOW),
     ],
     3: [
-        (("training",), SHOW),
+        (("training", "tracking"), SHOW),
         (("inference",), SHOW),
     ],
     4: [
@@ -43,9 +44,9 @@ HOUSE = {
         (("verdicts",), SHOW | TORCH),
     ],
     5: [
-        (("plots", "sheets", "style", "pictures"), TORCH | WIDGETS),
+        (("plots", "sheets", "matrices", "style", "live"), TORCH | {"ipywidgets", "anywidget"}),
         (("report",), TORCH),
-        (("browser",), TORCH),
+        (("browser", "review"), TORCH),
     ],
     6: [
         (("cli", "chain"), TORCH | PLOTS | {"pandas"}),

