@@ -140,7 +140,7 @@ def _open_run(name: str, steps: Sequence[str], given: Mapping[str, Mapping[str, 
 
 
 class _Status:
-    """`status.json`: what became of each notebook, true even when a kernel or this process is killed."""
+    """`status.json`: what became of each notebook. Papermill marks one whose kernel was killed as completed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -173,7 +173,10 @@ def _execute(notebook: str, given: Mapping[str, Any], run: Run, status: _Status,
         state = "failed" if error else "done"
         status.write(notebook, state, started=started, seconds=seconds, **({"error": error} if error else {}))
         print(f"{notebook:<20}  {state:<7}  {_clock(seconds):>7}", file=out, flush=True)
-    export_page(path, page)
+    try:
+        export_page(path, page)
+    except Exception as problem:  # a page is a convenience: it must neither end a chain nor hide a notebook's own error
+        print(f"{notebook}: no HTML page ({type(problem).__name__}: {problem})", file=out, flush=True)
     if error:
         raise ChainError(notebook, error, path)
     return Executed(notebook, path, page, seconds)
@@ -185,6 +188,7 @@ def _run_notebook(source: Path, target: Path, given: Mapping[str, Any]) -> str:
     from papermill import PapermillExecutionError, execute_notebook
 
     kernel = {"kernel_name": "python3", "cwd": source.parent, "progress_bar": False}
+    kernel["store_widget_state"] = False  # a stored browser would come up dead, in place of its gallery
     try:
         with _kernel_sockets() as config:
             execute_notebook(source, target, parameters=dict(given), config=config, **kernel)

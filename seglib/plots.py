@@ -5,11 +5,13 @@ from __future__ import annotations
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from seglib.classes import ClassMap
-from seglib.style import INK, MUTED, SEVERITY, axes, empty, rgb, style, text
+from seglib.style import INK, MUTED, SEVERITY, axes, empty, rgb, sheet, style, text
 
 
 @style()
@@ -237,6 +239,31 @@ def failure_ious(failures: pd.DataFrame, threshold: float, ax: Axes | None = Non
     ax.grid(axis="y")
     _legend_above(ax, ax.get_legend_handles_labels()[0])
     return ax
+
+
+@style()
+def image_properties(samples: pd.DataFrame) -> Figure:
+    """Brightness, contrast and sharpness of every image, one row a split: what lies apart from the rest.
+
+    Args:
+        samples: samples.csv of a data check: `split`, `brightness`, `contrast`, `sharpness`, NaN where a file was unreadable.
+    """
+    units = {
+        "brightness": "mean grey value, 0-255",
+        "contrast": "standard deviation of grey values",
+        "sharpness": "variance of the Laplacian",
+    }
+    splits = list(dict.fromkeys(samples["split"]))
+    fig, axs = sheet(1, 3, 11, 1.2 + 0.45 * max(1, len(splits)))
+    for ax, (column, unit) in zip(axs[0], units.items(), strict=True):
+        known = samples.dropna(subset=[column])
+        if known.empty:
+            empty(ax, "no readable image")
+            continue
+        sns.stripplot(known, x=column, y="split", order=splits, color="#0072b2", alpha=0.5, size=3, jitter=0.3, ax=ax)
+        ax.set(title=column.capitalize(), xlabel=unit, ylabel="")
+        ax.grid(axis="x")
+    return fig
 
 
 def _rows(ax: Axes, labels: list[str]) -> None:

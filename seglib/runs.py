@@ -137,11 +137,12 @@ def write_csv(path: str | Path, table: Any, index: bool = False) -> Path:
     return write_text(path, table.to_csv(index=index, lineterminator="\n"))
 
 
-def save_figure(path: str | Path, figure: Any) -> Path:
-    """Write a matplotlib figure, or the figure of an axes, atomically at 150 dots an inch."""
+def save_figure(path: str | Path, drawn: Any) -> Any:
+    """Write a matplotlib figure, or the figure of an axes, atomically at 150 dots an inch; returns the figure, to be shown."""
+    figure = drawn.get_figure() if hasattr(drawn, "get_figure") and not hasattr(drawn, "savefig") else drawn
     with atomic_path(path) as temporary:
-        getattr(figure, "figure", figure).savefig(temporary, dpi=150, format="png")
-    return Path(path)
+        figure.savefig(temporary, dpi=150, format="png")
+    return figure
 
 
 def _plain(value: Any) -> Any:

@@ -56,9 +56,9 @@ def style() -> AbstractContextManager[None]:
 
 
 def axes(ax: Axes | None, width: float, height: float) -> Axes:
-    """`ax`, or the axes of a new pyplot figure of that size in inches, laid out so that no label is cut off."""
+    """`ax`, or the axes of a new figure (see `sheet`) of that size in inches, laid out so that no label is cut off."""
     if ax is None:
-        _, ax = plt.subplots(figsize=(width, height), layout="constrained")
+        ax = sheet(1, 1, width, height)[1][0, 0]
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_axisbelow(True)
     return ax

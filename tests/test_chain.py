@@ -198,6 +198,19 @@ def test_a_damaged_status_file_does_not_stop_a_run(root, no_kernel):
     assert states(root, "mine") == {"01_data_check": "done"}
 
 
+def test_a_page_that_cannot_be_written_ends_nothing(root, no_kernel, monkeypatch):
+    def fail(notebook, page):
+        raise AttributeError("mistune")
+
+    monkeypatch.setattr(chain, "export_page", fail)
+    out = io.StringIO()
+    assert len(run_chain({}, "mine", stop=2, out=out)) == 2
+    assert "02_train: no HTML page (AttributeError: mistune)" in out.getvalue()
+    no_kernel.append("01_data_check")
+    with pytest.raises(ChainError, match="told to"):
+        run_chain({}, "mine", stop=1, out=out)
+
+
 @pytest.mark.parametrize("name", ["02_train", "02_train.ipynb", "2", "02", 2, "train"])
 def test_a_notebook_has_several_names(name):
     assert step(name) == "02_train"

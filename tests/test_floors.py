@@ -45,7 +45,6 @@ HOUSE = {
     ],
     5: [
         (("plots", "sheets", "matrices", "style", "live"), TORCH | {"ipywidgets", "anywidget"}),
-        (("report",), TORCH),
         (("browser", "review"), TORCH),
     ],
     6: [

@@ -258,9 +258,11 @@ class Broken:
 
 
 def test_a_figure_or_that_of_an_axes_is_saved_whole(tmp_path):
-    axes = type("Axes", (), {"figure": Figure()})()
-    assert runs.save_figure(tmp_path / "deep/a.png", Figure()).read_bytes() == b"png"
-    assert runs.save_figure(tmp_path / "b.png", axes).read_bytes() == b"png"
+    figure = Figure()
+    axes = type("Axes", (), {"get_figure": lambda self: figure})()
+    assert runs.save_figure(tmp_path / "deep/a.png", figure) is figure
+    assert runs.save_figure(tmp_path / "b.png", axes) is figure
+    assert (tmp_path / "deep/a.png").read_bytes() == (tmp_path / "b.png").read_bytes() == b"png"
     with pytest.raises(ValueError, match="half drawn"):
         runs.save_figure(tmp_path / "c.png", Broken())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["b.png", "deep"]

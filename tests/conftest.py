@@ -1,0 +1,113 @@
+"""A tiny generated dataset whose colours tell its classes, and one run trained on it, for the tests that need them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+CLASSES = ("sky", "road", "car")
+_COLORS = np.array([(60, 90, 210), (110, 110, 110), (220, 60, 50)], np.uint8)
+# The names of the test images look like numbers and like missing values, which tables must not take them for.
+_IDS = {
+    "train": [f"t{k:02d}" for k in range(6)],
+    "val": ["v0", "v1", "v2"],
+    "test": ["0041", "0042", "1e5", "null"],
+}
+_SIZE = (40, 56)
+
+TINY_PARAMS = {
+    "run": "tiny",
+    "dataset": "data/tiny",
+    "architecture": "Linknet",
+    "encoder": "tu-mobilenetv3_small_050",
+    "encoder_weights": "none",
+    "epochs": 3,
+    "batch_size": 3,
+    "learning_rate": 3e-3,
+    "warmup_epochs": 0.5,
+    "device": "cpu",
+    "precision": "fp32",
+}
+
+
+def _sample(random: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """An image and its mask: sky above road, a car on it, one row without a label."""
+    height, width = size
+    mask = np.zeros(size, np.uint8)
+    horizon = int(random.integers(height // 4, height // 2))
+    mask[horizon:] = 1
+    left = int(random.integers(0, width // 2))
+    mask[horizon : horizon + height // 3, left : left + width // 3] = 2
+    image = _COLORS[mask].astype(np.int16) + random.integers(-12, 13, (*size, 3))
+    mask[-1] = 255
+    return image.clip(0, 255).astype(np.uint8), mask
+
+
+def write_tiny(root: Path) -> None:
+    """`root` with notebooks/ and data/tiny: 6 train, 3 val and 4 test images of 40 x 56 pixels, 3 classes."""
+    folder = root / "data" / "tiny"
+    (root / "notebooks").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for split, ids in _IDS.items():
+        for name in ids:
+            for kind, array in zip(("images", "masks"), _sample(random, _SIZE), strict=True):
+                path = folder / split / kind / f"{name}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(path)
+    splits = "\n".join(f"  {s}: {{images: {s}/images/*.png, masks: {s}/masks/*.png}}" for s in _IDS)
+    text = f"name: tiny\nclasses: [{', '.join(CLASSES)}]\nsplits:\n{splits}\n"
+    (folder / "dataset.yaml").write_text(text, encoding="utf-8")
+
+
+@pytest.fixture
+def tiny_root(tmp_path, monkeypatch) -> Path:
+    """A project root of its own with the tiny dataset in data/tiny."""
+    root = tmp_path / "project"
+    write_tiny(root)
+    monkeypatch.setenv("SEGLIB_ROOT", str(root))
+    return root
+
+
+@pytest.fixture
+def tiny_params():
+    """A function: changed parameters -> `Train` for a fast run on the tiny dataset."""
+    from seglib.params import Train
+
+    return lambda **changed: Train.check(TINY_PARAMS | changed)
+
+
+@pytest.fixture(scope="session")
+def _trained_once(tmp_path_factory) -> Path:
+    import torch
+
+    from seglib.dataset import load_dataset
+    from seglib.hardware import make_plan
+    from seglib.loading import pack
+    from seglib.models import ModelSpec, build
+    from seglib.params import Train
+    from seglib.training import fit, start_run
+
+    root = tmp_path_factory.mktemp("trained") / "project"
+    write_tiny(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEGLIB_ROOT", str(root))
+        params = Train.check(TINY_PARAMS)
+        dataset = load_dataset(params.dataset)
+        torch.manual_seed(0)
+        model = build(ModelSpec(params.architecture, params.encoder, dataset.classes))
+        splits = pack(dataset, "train"), pack(dataset, "val", original_masks=True)
+        fit(start_run(params), model, *splits, params, make_plan(params.device, params.precision))
+    return root
+
+
+@pytest.fixture
+def trained_root(_trained_once, tmp_path, monkeypatch) -> Path:
+    """A project root of its own with the tiny dataset and the run "tiny", trained for 3 epochs on it."""
+    root = tmp_path / "project"
+    shutil.copytree(_trained_once, root)
+    monkeypatch.setenv("SEGLIB_ROOT", str(root))
+    return root

@@ -1,0 +1,270 @@
+"""HybridLoss against torch's cross-entropy and SMP's Dice and focal losses in float64, values and gradients."""
+
+import itertools
+
+import pytest
+import torch
+from segmentation_models_pytorch.losses import DiceLoss, FocalLoss
+
+from seglib.losses import HybridLoss
+
+IGNORE = 255
+WEIGHTS = [0.5, 2.0, 1.0, 0.0, 3.0]
+
+
+def batch(shape=(2, 5, 6, 7), ignored=0.2, seed=0, spread=2.0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(shape, generator=generator) * spread
+    target = torch.randint(0, shape[1], (shape[0], *shape[2:]), generator=generator)
+    target[torch.rand(target.shape, generator=generator) < ignored] = IGNORE
+    return logits, target
+
+
+def reference(logits, target, terms, class_weights=None, gamma=2.0):
+    """(total, ce, dice, focal) and d total / d logits, in float64 by other people's code, one class at a time."""
+    z = logits.detach().double().requires_grad_()
+    classes = z.shape[1]
+    weights = torch.ones(classes).double() if class_weights is None else torch.tensor(class_weights).double()
+    ce = torch.nn.functional.cross_entropy(z, target, weight=weights, ignore_index=IGNORE)
+    dice_c, focal_c = [], []
+    for c in range(classes):
+        one = torch.where(target == IGNORE, IGNORE, (target == c).long())
+        dice_c.append(DiceLoss("multiclass", classes=[c], ignore_index=IGNORE)(z, target))
+        focal_c.append(FocalLoss("binary", gamma=gamma, ignore_index=IGNORE)(z[:, c], one))
+    share = weights / weights.sum()
+    dice, focal = (torch.stack(dice_c) * share).sum(), (torch.stack(focal_c) * share).sum()
+    total = terms[0] * ce + terms[1] * dice + terms[2] * focal
+    return (total, ce, dice, focal), torch.autograd.grad(total, z)[0]
+
+
+def ours(logits, target, terms, **options):
+    z = logits.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    values = HybridLoss(*terms, **options)(z, target)
+    values.total.backward()
+    return values, z.grad
+
+
+def assert_equal_to_reference(logits, target, terms=(1.0, 1.0, 1.0), class_weights=None, gamma=2.0):
+    values, gradient = ours(logits, target, terms, class_weights=class_weights, gamma=gamma)
+    expected, expected_gradient = reference(logits, target, terms, class_weights, gamma)
+    for name, value, other in zip(values._fields, values, expected, strict=True):
+        assert value.item() == pytest.approx(other.item(), rel=2e-6, abs=1e-7), name
+    scale = expected_gradient.abs().max().item()
+    torch.testing.assert_close(gradient.double(), expected_gradient, rtol=1e-4, atol=2e-6 * scale)
+    assert gradient.dtype == logits.dtype
+
+
+@pytest.mark.parametrize("class_weights", [None, WEIGHTS], ids=["equal", "weighted"])
+@pytest.mark.parametrize("terms", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1), (0.3, 2.0, 5.0)], ids=str)
+def test_terms_alone_and_together(terms, class_weights):
+    assert_equal_to_reference(*batch(), terms, class_weights)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 3.0])
+def test_gamma(gamma):
+    assert_equal_to_reference(*batch(seed=1), (0, 0, 1), gamma=gamma)
+    assert_equal_to_reference(*batch(seed=1), (1, 1, 1), WEIGHTS, gamma)
+
+
+@pytest.mark.parametrize("ignored", [0.0, 0.9])
+@pytest.mark.parametrize(
+    "shape", [(1, 5, 1, 1), (1, 5, 1, 13), (3, 5, 11, 1), (2, 1, 4, 5), (2, 2, 3, 3), (1, 19, 9, 7)], ids=str
+)
+def test_shapes(shape, ignored):
+    assert_equal_to_reference(*batch(shape, ignored if shape[2] * shape[3] > 1 else 0.0, seed=2))
+
+
+def test_defaults_are_the_plain_sum_of_three():
+    logits, target = batch()
+    values = HybridLoss()(logits, target)
+    assert values.total.item() == pytest.approx((values.ce + values.dice + values.focal).item(), rel=1e-6)
+    expected, _ = reference(logits, target, (1, 1, 1))
+    assert values.total.item() == pytest.approx(expected[0].item(), rel=2e-6)
+
+
+def test_smp_as_a_whole():
+    logits, target = batch(seed=3)
+    values = HybridLoss()(logits, target)
+    z = logits.double()
+    assert values.dice.item() == pytest.approx(DiceLoss("multiclass", ignore_index=IGNORE)(z, target).item(), rel=2e-6)
+    assert values.focal.item() == pytest.approx(FocalLoss("multiclass", ignore_index=IGNORE)(z, target).item(), rel=2e-6)
+
+
+def test_several_blocks_an_image(monkeypatch):
+    logits, target = batch((2, 5, 9, 8), seed=4)
+    for block in (1, 8, 24, 40, 1000):  # one row, one row, three rows, five rows (with a rest), everything
+        monkeypatch.setattr("seglib.losses._CPU_BLOCK", block)
+        assert_equal_to_reference(logits, target, class_weights=WEIGHTS)
+
+
+def test_one_real_block_border():
+    assert_equal_to_reference(*batch((1, 3, 200, 180), seed=5))  # 36000 pixels: more than one block
+
+
+def test_memory_format_changes_nothing():
+    logits, target = batch(seed=6)
+    flat, gradient = ours(logits, target, (1, 1, 1))
+    last, gradient_last = ours(logits.to(memory_format=torch.channels_last), target, (1, 1, 1))
+    assert gradient_last.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(tuple(last), tuple(flat), rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient_last, gradient, rtol=1e-5, atol=1e-9)
+    # A view with strides of its own, as slicing makes them.
+    view, gradient_view = ours(logits.transpose(2, 3)[..., 1:], target.transpose(1, 2)[..., 1:], (1, 1, 1))
+    straight, gradient_straight = ours(
+        logits.transpose(2, 3)[..., 1:].contiguous(), target.transpose(1, 2)[..., 1:].contiguous(), (1, 1, 1)
+    )
+    torch.testing.assert_close(tuple(view), tuple(straight), rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient_view, gradient_straight, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize(("dtype", "digits"), [(torch.bfloat16, 8e-3), (torch.float16, 1e-3), (torch.float64, 1e-6)])
+def test_other_float_types(dtype, digits):
+    logits, target = batch(seed=7)
+    logits = logits.to(dtype)
+    values, gradient = ours(logits, target, (1, 1, 1))
+    expected, expected_gradient = reference(logits, target, (1, 1, 1))
+    assert gradient.dtype == dtype
+    assert {value.dtype for value in values} == {torch.float32}
+    assert values.total.item() == pytest.approx(expected[0].item(), rel=2e-6)  # computed in float32 whatever comes in
+    worst = (gradient.double() - expected_gradient).abs().max()
+    assert worst <= digits * expected_gradient.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_integer_targets(dtype):
+    logits, target = batch(seed=8)
+    values, gradient = ours(logits, target.to(dtype), (1, 1, 1))
+    expected, expected_gradient = ours(logits, target, (1, 1, 1))
+    assert values == expected
+    torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=0)
+
+
+def test_class_absent_from_the_batch():
+    logits, target = batch(seed=9)
+    target[(target == 2) | (target == 4)] = 0
+    assert_equal_to_reference(logits, target)
+    assert_equal_to_reference(logits, target, (0, 1, 0), WEIGHTS)
+
+
+def test_another_ignore_id():
+    logits, target = batch(seed=10)
+    expected = HybridLoss()(logits, target)
+    other = HybridLoss(ignore_id=-1)(logits, torch.where(target == IGNORE, -1, target))
+    assert other == expected
+
+
+@pytest.mark.parametrize("terms", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1)], ids=str)
+def test_all_ignored_batch_costs_nothing(terms):
+    logits, target = batch()
+    values, gradient = ours(logits, torch.full_like(target, IGNORE), terms)
+    assert [value.item() for value in values] == [0, 0, 0, 0]
+    assert not gradient.any()
+
+
+def test_only_classes_of_weight_zero():
+    logits, _ = batch((1, 5, 4, 4))
+    values, gradient = ours(logits, torch.full((1, 4, 4), 3), (1, 1, 0), class_weights=WEIGHTS)
+    assert values.total.item() == 0
+    assert not gradient.any()
+
+
+def test_ignored_pixels_get_no_gradient_and_do_not_count():
+    logits, target = batch(seed=11)
+    ignored = target == IGNORE
+    values, gradient = ours(logits, target, (1, 1, 1))
+    assert not gradient.permute(1, 0, 2, 3)[:, ignored].any()
+    changed = torch.where(ignored[:, None], torch.randn_like(logits) * 50, logits)
+    again, gradient_again = ours(changed, target, (1, 1, 1))
+    torch.testing.assert_close(tuple(again), tuple(values), rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient_again, gradient, rtol=1e-5, atol=1e-9)
+
+
+def test_extreme_logits_stay_finite():
+    logits, target = batch(seed=12)
+    values, gradient = ours(logits * 1e4, target, (1, 1, 1))
+    assert all(torch.isfinite(value) for value in values)
+    assert torch.isfinite(gradient).all()
+    sure = torch.full((1, 3, 2, 2), -60.0)
+    sure[:, 1] = 60.0
+    values, gradient = ours(sure, torch.ones(1, 2, 2, dtype=torch.long), (1, 1, 1))
+    assert values.total.item() == pytest.approx(0, abs=1e-6)
+    assert gradient.abs().max() < 1e-6
+
+
+def test_finite_differences():
+    logits, target = batch((1, 3, 3, 4), seed=13, spread=1.0)
+    loss = HybridLoss(1.0, 1.0, 1.0, class_weights=[1.0, 2.0, 0.5])
+    _, gradient = ours(logits, target, (1, 1, 1), class_weights=[1.0, 2.0, 0.5])
+    step = 1e-2
+    for c, y, x in itertools.product(range(3), (0, 2), (1, 3)):
+        up, down = logits.clone(), logits.clone()
+        up[0, c, y, x] += step
+        down[0, c, y, x] -= step
+        slope = (loss(up, target).total - loss(down, target).total).item() / (2 * step)
+        assert gradient[0, c, y, x].item() == pytest.approx(slope, rel=1e-2, abs=5e-5)
+
+
+def test_only_the_total_carries_a_gradient():
+    logits, target = batch()
+    values = HybridLoss()(logits.requires_grad_(), target)
+    assert [value.requires_grad for value in values] == [True, False, False, False]
+    assert [value.ndim for value in values] == [0, 0, 0, 0]
+    assert not any(value.requires_grad for value in HybridLoss()(logits.detach(), target))
+    with torch.no_grad():
+        assert not HybridLoss()(logits, target).total.requires_grad
+
+
+def test_gradient_is_scaled_and_can_be_asked_for_twice():
+    logits, target = batch()
+    logits.requires_grad_()
+    total = HybridLoss()(logits, target).total
+    (first,) = torch.autograd.grad(total, logits, retain_graph=True)
+    (second,) = torch.autograd.grad(3 * total, logits)
+    torch.testing.assert_close(second, 3 * first)
+
+
+def test_inputs_stay_as_they_were():
+    logits, target = batch()
+    before = logits.clone(), target.clone()
+    ours(logits, target, (1, 1, 1))
+    HybridLoss()(logits, target)
+    assert torch.equal(logits, before[0])
+    assert torch.equal(target, before[1])
+
+
+def test_class_weights_are_a_buffer_but_no_state():
+    loss = HybridLoss(class_weights=WEIGHTS)
+    assert dict(loss.named_buffers()).keys() == {"class_weights"}
+    assert loss.state_dict() == {}
+    assert list(loss.parameters()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ce": -1.0}, "must not be negative"),
+        ({"dice": -0.1}, "dice=-0.1"),
+        ({"ce": 0, "dice": 0, "focal": 0}, "nor all 0"),
+        ({"class_weights": [1.0, -1.0]}, "class weights must not be negative"),
+        ({"class_weights": [0.0, 0.0]}, "nor all 0"),
+    ],
+)
+def test_refused_settings(options, message):
+    with pytest.raises(ValueError, match=message):
+        HybridLoss(**options)
+
+
+@pytest.mark.parametrize(
+    ("logits", "target"),
+    [((5,), (5,)), ((2, 5), (2,)), ((2, 5, 6), (2, 6)), ((2, 5, 6, 7), (2, 7, 6)), ((2, 5, 6, 7), (1, 6, 7)),
+     ((2, 5, 6, 7), (2, 1, 6, 7))],
+)  # fmt: skip
+def test_refused_shapes(logits, target):
+    with pytest.raises(ValueError, match="expected logits"):
+        HybridLoss()(torch.zeros(logits), torch.zeros(target, dtype=torch.long))
+
+
+def test_wrong_number_of_class_weights():
+    logits, target = batch()
+    with pytest.raises(ValueError, match="4 class weights, but the logits have 5 classes"):
+        HybridLoss(class_weights=[1.0] * 4)(logits, target)
