@@ -108,7 +108,8 @@ def _demo(options: argparse.Namespace) -> int:
 
     dataset = "data/demo_broken" if options.broken else "data/demo"
     make_demo(resolve(dataset), broken=options.broken)
-    return _chain({"dataset": dataset, **read_parameters(options.parameters)}, "1", "1" if options.broken else "4")
+    values = {"dataset": dataset, "run": Path(dataset).name} | read_parameters(options.parameters)
+    return _chain(values, "1", "1" if options.broken else "4")
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -128,8 +129,8 @@ def _chain(values: Mapping[str, Any], start: str, stop: str) -> int:
     try:
         run_chain(shares, run.name, start, stop)
     except ChainError as error:
-        if error.notebook == "01_data_check":
-            _print_new_findings(begin)
+        if error.notebook == "01_data_check" and _print_new_findings(begin):
+            raise ChainError(error.notebook, error.error.split("\n")[0].rstrip(": ") + ".", error.saved) from error
         raise
     split = shares["03_evaluate"].get("split", Evaluate().split)
     scores = run.evaluation(split) / "metrics.json"
@@ -141,14 +142,16 @@ def _chain(values: Mapping[str, Any], start: str, stop: str) -> int:
     return 0
 
 
-def _print_new_findings(since: float) -> None:
-    """What 01 found before it stopped; nothing if it stopped before it had looked."""
+def _print_new_findings(since: float) -> bool:
+    """What 01 found before it stopped; nothing, and False, if it stopped before it had looked."""
     from seglib.runs import project_root
 
     for path in (project_root() / "artifacts" / "data_check").glob("*/findings.csv"):
         if path.stat().st_mtime >= since:
             with path.open(encoding="utf-8", newline="") as file:
                 _print_findings(csv.DictReader(file), path)
+            return True
+    return False
 
 
 def _print_findings(findings: Iterable[Mapping[str, str]], path: Path, most: int = 3) -> None:

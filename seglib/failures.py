@@ -161,6 +161,8 @@ def verdict(evaluation: Evaluation, failures: pd.DataFrame, threshold: float) ->
     total, failed = len(evaluation.per_image), len(failures)
     if failed == 0:
         lowest = evaluation.per_image["miou"].min()
+        if np.isnan(lowest):
+            return Verdict(f"None of {total} images has a scored pixel: nothing can be said. Look at the masks in 01_data_check.", ())
         return Verdict(
             f"No image of {total} is below {threshold}: a good result. The lowest has mIoU {lowest:.2f}.", ()
         )
@@ -185,7 +187,7 @@ def _by_severity(counts: pd.Series, threshold: float) -> list[str]:
         )
     if "near-threshold" in counts:
         points.append(
-            f"Training: {counts['near-threshold']} near miss(es) between {threshold - NEAR:.1f} and {threshold}. "
+            f"Training: {counts['near-threshold']} near miss(es) between {threshold - NEAR:.2g} and {threshold}. "
             "Longer training, a larger encoder or flip averaging may lift them; mend the clear failures first."
         )
     return points
@@ -222,8 +224,10 @@ def _by_sequence(evaluation: Evaluation, failures: pd.DataFrame) -> list[str]:
         return []
     name, count = groups.index[0], int(groups.iloc[0])
     of = int((evaluation.per_image["group"] == name).sum())
+    if of == len(evaluation.per_image):  # nothing to compare the sequence with
+        return []
     share = count / of
-    others = (len(failures) - count) / max(1, len(evaluation.per_image) - of)
+    others = (len(failures) - count) / (len(evaluation.per_image) - of)
     if count < 3 or share < 2 * others:
         return []
     return [

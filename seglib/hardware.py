@@ -84,14 +84,14 @@ class _Depthwise(torch.autograd.Function):
         x = x.bfloat16()
         ctx.save_for_backward(x, weight)
         ctx.settings = (stride, padding, dilation, None if bias is None else list(bias.shape))
-        return F.conv2d(x, weight.bfloat16(), None if bias is None else bias.bfloat16(), stride, padding, dilation, len(weight))
+        return F.conv2d(x, weight.bfloat16(), None if bias is None else bias.bfloat16(), stride, padding, dilation, x.shape[1])
 
     @staticmethod
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
         stride, padding, dilation, bias_shape = ctx.settings
         wanted = (ctx.needs_input_grad[0], True, bias_shape is not None)
-        convolution = (bias_shape, stride, padding, dilation, False, [0, 0], len(weight), wanted)
+        convolution = (bias_shape, stride, padding, dilation, False, [0, 0], x.shape[1], wanted)
         grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(grad.float(), x.float(), weight, *convolution)
         return None if grad_x is None else grad_x.bfloat16(), grad_weight, grad_bias, None, None, None
 
@@ -117,7 +117,7 @@ def make_plan(device: str = "auto", precision: str = "auto", cache_bytes: int = 
     """
     device, device_reason = _device(device)
     precision, precision_reason = _precision(device, precision)
-    channels_last = device != "mps"
+    channels_last = device.split(":")[0] != "mps"
     available = psutil.virtual_memory().available
     cache = "ram" if cache_bytes <= _CACHE_SHARE * available else "disk"
     threads = torch.get_num_threads()

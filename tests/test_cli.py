@@ -273,7 +273,7 @@ def drawn(monkeypatch):
 def test_the_demo_makes_its_dataset_and_runs_all_four(root, calls, drawn):
     assert main(["demo", "-p", "epochs=2"]) == 0
     assert drawn == [(root / "data/demo", False)]
-    assert calls[0]["shares"]["02_train"] == {"dataset": "data/demo", "epochs": 2}
+    assert calls[0]["shares"]["02_train"] == {"run": "demo", "dataset": "data/demo", "epochs": 2}
     assert (calls[0]["run"], calls[0]["start"], calls[0]["stop"]) == ("demo", "1", "4")
 
 
@@ -288,7 +288,8 @@ def test_the_broken_demo_stops_in_01_and_lists_what_it_found(root, drawn, monkey
         path = root / "artifacts/data_check/demo_broken/findings.csv"
         path.parent.mkdir(parents=True)
         path.write_text("\n".join(findings))
-        raise ChainError("01_data_check", "DatasetError: 5 errors", root / "01_data_check.ipynb")
+        assert run == "demo_broken"  # not into the run of the sound demo
+        raise ChainError("01_data_check", "DatasetError: 5 errors:\n- no mask for 'a0'.", root / "01_data_check.ipynb")
 
     monkeypatch.setattr(chain, "run_chain", run_chain)
     assert main(["demo", "--broken"]) == 1
@@ -307,7 +308,8 @@ def test_the_broken_demo_stops_in_01_and_lists_what_it_found(root, drawn, monkey
         "All findings: artifacts/data_check/demo_broken/findings.csv",
         "",
     ]
-    assert captured.err.startswith("seglib: 01_data_check stopped: DatasetError: 5 errors\n")
+    # What is listed above is not said again.
+    assert captured.err.startswith("seglib: 01_data_check stopped: DatasetError: 5 errors.\nAs far as it came: ")
 
 
 # check, init, fetch, lab

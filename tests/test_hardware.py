@@ -112,7 +112,9 @@ def network(multiplier: int = 1, bias: bool = True) -> nn.Module:
             stem=nn.Conv2d(3, 8, 3, padding=1),
             depthwise=nn.Conv2d(8, 8 * multiplier, 5, stride=2, padding=2, groups=8, bias=bias),
             same=nn.Conv2d(8 * multiplier, 8 * multiplier, 3, padding="same", groups=8 * multiplier),
-            reflect=nn.Conv2d(8 * multiplier, 8 * multiplier, 3, padding=1, groups=8 * multiplier, padding_mode="reflect"),
+            reflect=nn.Conv2d(
+                8 * multiplier, 8 * multiplier, 3, padding=1, groups=8 * multiplier, padding_mode="reflect"
+            ),
             head=nn.Conv2d(8 * multiplier, 2, 1),
         )
     )

@@ -66,7 +66,7 @@ def test_gamma(gamma):
     assert_equal_to_reference(*batch(seed=1), (1, 1, 1), WEIGHTS, gamma)
 
 
-@pytest.mark.parametrize("ignored", [0.0, 0.9])
+@pytest.mark.parametrize("ignored", [0.0, 0.6])
 @pytest.mark.parametrize(
     "shape", [(1, 5, 1, 1), (1, 5, 1, 13), (3, 5, 11, 1), (2, 1, 4, 5), (2, 2, 3, 3), (1, 19, 9, 7)], ids=str
 )
@@ -87,7 +87,9 @@ def test_smp_as_a_whole():
     values = HybridLoss()(logits, target)
     z = logits.double()
     assert values.dice.item() == pytest.approx(DiceLoss("multiclass", ignore_index=IGNORE)(z, target).item(), rel=2e-6)
-    assert values.focal.item() == pytest.approx(FocalLoss("multiclass", ignore_index=IGNORE)(z, target).item(), rel=2e-6)
+    assert values.focal.item() == pytest.approx(
+        FocalLoss("multiclass", ignore_index=IGNORE)(z, target).item(), rel=2e-6
+    )
 
 
 def test_several_blocks_an_image(monkeypatch):

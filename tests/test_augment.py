@@ -1,0 +1,139 @@
+"""Geometry and colour: image and mask must move together, proved on images of coordinates."""
+
+import numpy as np
+import pytest
+import torch
+
+from seglib.augment import Colour, Geometry, Window, recolour, warp
+
+IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+SIZES = [(1, 1), (1, 40), (20, 30), (64, 48), (200, 180)]
+
+
+def coordinates(height, width):
+    """Image with x in channel 0 and y in channel 1, and the same two as masks."""
+    y, x = np.mgrid[:height, :width].astype(np.uint8)
+    return np.stack([x, y, x]), x, y
+
+
+def cut(array, window):
+    return torch.from_numpy(np.ascontiguousarray(array[..., window.rows, window.columns]))[None]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("crop", [(32, 32), (48, 24)], ids=str)
+def test_image_and_mask_move_together(size, crop):
+    random = np.random.default_rng(0)
+    geometry = Geometry(crop, scale=(0.5, 2.0), rotation=30.0)
+    image, xs, ys = coordinates(*size)
+    for _ in range(25):
+        window = geometry.draw(random, *size)
+        assert 0 <= window.top < window.top + window.height <= size[0]
+        assert 0 <= window.left < window.left + window.width <= size[1]
+        part = cut(image, window)
+        warped, x = warp(part, cut(xs, window), [window], crop)
+        _, y = warp(part, cut(ys, window), [window], crop)
+        assert warped.shape == (1, 3, *crop)
+        assert x.shape == (1, *crop)
+        assert x.dtype == torch.uint8
+        inside = x != 255
+        assert torch.equal(inside, y != 255)
+        assert ((warped[:, 0] - x).abs()[inside] <= 0.51).all()
+        assert ((warped[:, 1] - y).abs()[inside] <= 0.51).all()
+        # And both lie where the matrix says, reckoned here in float64 in pixels of the whole image.
+        (a, b, c), (d, e, f) = window.matrix
+        v, u = np.mgrid[: crop[0], : crop[1]]
+        wanted_x, wanted_y = a * u + b * v + c + window.left, d * u + e * v + f + window.top
+        clipped = np.clip(wanted_x, 0, size[1] - 1), np.clip(wanted_y, 0, size[0] - 1)
+        np.testing.assert_allclose(warped[0, 0], clipped[0], atol=2e-3)
+        np.testing.assert_allclose(warped[0, 1], clipped[1], atol=2e-3)
+        beyond = np.maximum(abs(wanted_x - clipped[0]), abs(wanted_y - clipped[1]))
+        assert not inside[0].numpy()[beyond > 0.501].any()
+        assert inside[0].numpy()[beyond < 0.499].all()
+
+
+def test_identity_gives_the_image_back():
+    random = np.random.default_rng(1)
+    image, mask = random.integers(0, 256, (3, 37, 53), np.uint8), random.integers(0, 9, (37, 53), np.uint8)
+    window = Geometry((37, 53), flip=0, scale=(1, 1), rotation=0).draw(random, 37, 53)
+    assert (window.top, window.left, window.height, window.width) == (0, 0, 37, 53)
+    np.testing.assert_allclose(window.matrix, IDENTITY, atol=1e-12)
+    warped, warped_mask = warp(cut(image, window), cut(mask, window), [window], (37, 53))
+    np.testing.assert_allclose(warped[0], image, atol=5e-3)
+    np.testing.assert_array_equal(warped_mask[0], mask)
+
+
+def test_flip():
+    random = np.random.default_rng(2)
+    image, mask = random.integers(0, 256, (3, 11, 14), np.uint8), random.integers(0, 9, (11, 14), np.uint8)
+    window = Geometry((11, 14), flip=1, scale=(1, 1), rotation=0).draw(random, 11, 14)
+    warped, warped_mask = warp(cut(image, window), cut(mask, window), [window], (11, 14))
+    np.testing.assert_allclose(warped[0], image[..., ::-1], atol=5e-3)
+    np.testing.assert_array_equal(warped_mask[0], mask[:, ::-1])
+
+
+def test_small_image_stands_whole_in_a_frame_of_ignore():
+    random = np.random.default_rng(3)
+    mask = random.integers(0, 9, (4, 6), np.uint8)
+    image = np.repeat(mask[None], 3, axis=0)
+    window = Geometry((10, 12), flip=0, scale=(1, 1), rotation=0).draw(random, 4, 6)
+    warped, warped_mask = warp(cut(image, window), cut(mask, window), [window], (10, 12))
+    assert (warped_mask != 255).sum() == 24
+    assert warped.max() <= 9  # edges are repeated, not blackened nor mixed with ignore
+
+
+def test_batch_of_windows_of_different_sizes_reads_no_padding():
+    random = np.random.default_rng(4)
+    windows = [Window(0, 0, 5, 6, IDENTITY), Window(0, 0, 9, 8, IDENTITY)]
+    images, masks = np.full((2, 3, 9, 8), 250, np.uint8), np.full((2, 9, 8), 77, np.uint8)
+    for k, w in enumerate(windows):
+        images[k, :, : w.height, : w.width] = random.integers(0, 9, (3, w.height, w.width))
+        masks[k, : w.height, : w.width] = 1
+    warped, warped_masks = warp(torch.from_numpy(images), torch.from_numpy(masks), windows, (9, 8))
+    assert warped.max() < 9
+    assert set(warped_masks.unique().tolist()) == {1, 255}
+    assert (warped_masks[0] == 1).sum() == 30
+
+
+def test_draws_cover_their_ranges_and_are_seeded():
+    geometry = Geometry((16, 16), flip=0.5, scale=(0.75, 1.5), rotation=5.0)
+    windows = [geometry.draw(np.random.default_rng([0, k]), 60, 80) for k in range(300)]
+    assert windows[:9] == [geometry.draw(np.random.default_rng([0, k]), 60, 80) for k in range(9)]
+    linear = np.array([w.matrix for w in windows])[..., :2]
+    zoom = 1 / np.sqrt(abs(np.linalg.det(linear)))
+    assert 0.75 - 1e-9 <= zoom.min() < 0.8 < 1.4 < zoom.max() <= 1.5 + 1e-9
+    assert 0.35 < (np.linalg.det(linear) < 0).mean() < 0.65
+    angles = np.degrees(np.arctan2(-linear[:, 0, 1], linear[:, 1, 1]))
+    assert -5 <= angles.min() < -4 < 4 < angles.max() <= 5
+
+
+def pictures(seed=0):
+    return torch.rand(6, 3, 9, 11, generator=torch.Generator().manual_seed(seed)) * 255
+
+
+def test_recolour_identity():
+    images = pictures()
+    result = recolour(images.clone(), Colour(0, 0, 0), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(result, images, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "colour", [Colour(), Colour(1, 1, 1), Colour(0.3, 0, 0), Colour(0, 1, 0), Colour(0, 0, 1)], ids=str
+)
+def test_recolour(colour):
+    def once(seed):
+        return recolour(pictures(), colour, torch.Generator().manual_seed(seed))
+
+    result = once(0)
+    assert result.shape == (6, 3, 9, 11)
+    assert result.dtype == torch.float32
+    assert 0 <= result.min() <= result.max() <= 255
+    assert not torch.equal(result, pictures())
+    assert torch.equal(result, once(0))
+    if colour.strength or colour.noise:
+        assert not torch.equal(result, once(1))
+
+
+def test_blur_leaves_a_flat_image_flat():
+    flat = torch.full((2, 3, 5, 5), 90.0)
+    torch.testing.assert_close(recolour(flat.clone(), Colour(0, 1, 0), torch.Generator()), flat)

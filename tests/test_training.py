@@ -1,0 +1,212 @@
+"""`fit` on a tiny dataset: its files, its schedule, and above all that a resumed run equals an uninterrupted one."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from seglib import training
+from seglib.checks import class_weights
+from seglib.dataset import load_dataset, read_pair
+from seglib.hardware import make_plan
+from seglib.loading import pack
+from seglib.models import ModelSpec, build, load_checkpoint
+from seglib.params import ParameterError
+from seglib.runs import Run, read_json
+from seglib.training import NonFiniteLossError, crop_size, fit, geometry, make_optimizer, rate, start_run
+
+HISTORY = [
+    "epoch", "train_loss", "train_ce", "train_dice", "train_focal", "val_loss", "val_miou", "val_pixel_accuracy",
+    "learning_rate", "seconds", "images_per_second", "best",
+]  # fmt: skip
+
+
+def new_model(params, seed: int = 0):
+    torch.manual_seed(seed)
+    return build(ModelSpec(params.architecture, params.encoder, load_dataset(params.dataset).classes))
+
+
+def train(params, model=None, on_epoch=None) -> tuple[Run, pd.DataFrame]:
+    dataset = load_dataset(params.dataset)
+    splits = pack(dataset, "train"), pack(dataset, "val", original_masks=True)
+    run = start_run(params)
+    plan = make_plan(params.device, params.precision)
+    return run, fit(run, model or new_model(params), *splits, params, plan, on_epoch)
+
+
+def without_times(history: pd.DataFrame) -> pd.DataFrame:
+    return history.drop(columns=["seconds", "images_per_second"])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "asked", "expected"),
+    [
+        ([(40, 56)], (0, 0), (32, 32)),
+        ([(360, 480)], (0, 0), (352, 480)),
+        ([(10, 20)], (0, 0), (32, 32)),
+        ([(3000, 4000)], (0, 0), (512, 512)),
+        ([(40, 56)], (33, 64), (64, 64)),
+        ([(100, 100), (200, 300), (300, 500)], (0, 0), (192, 288)),
+        ([(360, 480)], (0, 1), (352, 32)),
+    ],
+)
+def test_crops_fit_the_stride_and_the_median_image(sizes, asked, expected):
+    class Sizes:
+        image_sizes = np.array(sizes)
+
+    assert crop_size(Sizes, *asked) == expected
+
+
+def test_rate_warms_up_and_ends_on_one_percent():
+    shares = [rate(step, 100, 10) for step in range(101)]
+    assert shares[:10] == pytest.approx(np.arange(1, 11) / 10)
+    assert shares[10] == 1
+    assert np.all(np.diff(shares[10:]) < 0)
+    assert shares[55] == pytest.approx(0.505)
+    assert shares[100] == pytest.approx(0.01)
+    assert rate(0, 1, 0) == 1
+    assert rate(0, 5, 8) == pytest.approx(1 / 8)  # a warm-up longer than the training
+
+
+def test_optimizer_holds_every_parameter_once_and_decays_matrices_alone(tiny_root, tiny_params):
+    params = tiny_params(encoder_lr_factor=0.1, weight_decay=0.02)
+    model = new_model(params)
+    optimizer = make_optimizer(model, params)
+    held = [id(weight) for group in optimizer.param_groups for weight in group["params"]]
+    assert sorted(held) == sorted(id(weight) for weight in model.parameters())
+    encoder = {id(weight) for weight in model.net.encoder.parameters()}
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            assert group["weight_decay"] == (0.02 if weight.ndim > 1 else 0)
+            assert group["lr"] == pytest.approx(params.learning_rate * (0.1 if id(weight) in encoder else 1))
+
+
+def test_start_run_writes_parameters_and_environment(tiny_root, tiny_params):
+    params = tiny_params()
+    run = start_run(params)
+    assert run.path == tiny_root / "artifacts" / "runs" / "tiny"
+    assert json.loads(run.params.read_text()) == params.model_dump()
+    assert read_json(run.path / "environment.json")["packages"]["torch"]
+
+
+def test_fit_writes_history_and_checkpoints(trained_root):
+    run = Run.open("tiny")
+    history = pd.read_csv(run.history)
+    assert list(history.columns) == sorted(HISTORY, key=list(history.columns).index)
+    assert set(history.columns) == set(HISTORY)
+    assert history["epoch"].tolist() == [1, 2, 3]
+    assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]
+    assert np.isfinite(history.drop(columns="best").to_numpy(float)).all()
+    # The weights of all three terms are 1.
+    np.testing.assert_allclose(
+        history[["train_ce", "train_dice", "train_focal"]].sum(axis=1), history["train_loss"], rtol=1e-5
+    )
+    assert history["learning_rate"].iloc[-1] < 0.3 * 3e-3
+    running_best = history["val_miou"].cummax()
+    assert history["best"].tolist() == [True, *(running_best.diff().iloc[1:] > 0)]
+    best = load_checkpoint(run.best_checkpoint)[1]
+    assert best["epoch"] == history["epoch"][history["val_miou"].idxmax()]
+    assert best["val_miou"] == pytest.approx(history["val_miou"].max(), rel=1e-12)
+    assert load_checkpoint(run.last_checkpoint)[1]["epoch"] == 3
+    assert not list(run.path.rglob(".*")), "temporary files are left"
+
+
+def test_validation_score_is_that_of_the_predictions(trained_root):
+    run = Run.open("tiny")
+    dataset = load_dataset("data/tiny")
+    model, facts = load_checkpoint(run.best_checkpoint, dataset.classes)
+    pairs = [read_pair(dataset, sample) for sample in dataset.split("val").itertuples()]
+    images = torch.from_numpy(np.stack([image for image, _ in pairs])).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        pred = model.logits(images).argmax(1).numpy()
+    truth = np.stack([mask for _, mask in pairs])
+    pred[truth == 255] = 255
+    union = [((truth == c) | (pred == c)).sum() for c in range(3)]
+    ious = [((truth == c) & (pred == c)).sum() / n for c, n in enumerate(union) if n]
+    assert facts["val_miou"] == pytest.approx(np.mean(ious), abs=2e-3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_run_equals_an_uninterrupted_one(tiny_root, tiny_params, workers):
+    straight, expected = train(tiny_params(run="straight", epochs=4, workers=workers))
+
+    def stop_after_two(history):
+        if len(history) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_params(run="cut", epochs=4, workers=workers), on_epoch=stop_after_two)
+    resumed = tiny_params(run="cut", epochs=4, workers=workers, resume=True)
+    run, history = train(resumed, new_model(resumed, seed=99))
+    pd.testing.assert_frame_equal(without_times(history), without_times(expected), check_exact=True)
+    pd.testing.assert_frame_equal(without_times(pd.read_csv(run.history)), without_times(pd.read_csv(straight.history)))
+    for name in ("best_checkpoint", "last_checkpoint"):
+        wanted, got = (load_checkpoint(getattr(r, name))[0].state_dict() for r in (straight, run))
+        assert all(torch.equal(wanted[key], got[key]) for key in wanted), name
+    again = train(resumed)[1]  # nothing is left to do
+    pd.testing.assert_frame_equal(again, history)
+
+
+def test_resuming_with_other_parameters_is_refused(trained_root, tiny_params):
+    with pytest.raises(
+        ParameterError, match=r"'tiny' was started with other parameters \(epochs: 3 -> 5, seed: 0 -> 1\)"
+    ):
+        start_run(tiny_params(epochs=5, seed=1, resume=True))
+    assert read_json(Run.open("tiny").params)["epochs"] == 3
+
+
+def test_a_trained_run_is_not_overwritten(trained_root, tiny_params):
+    with pytest.raises(FileExistsError, match="'tiny' exists and holds a trained model"):
+        start_run(tiny_params())
+    assert Run.open("tiny").best_checkpoint.exists()
+
+
+def test_the_demo_run_is_made_anew(trained_root, tiny_params):
+    folder = Run.open("tiny").path
+    folder.rename(folder.parent / "demo")
+    run = start_run(tiny_params(run="demo"))
+    assert not run.last_checkpoint.exists()
+    assert not run.best_checkpoint.exists()
+
+
+def test_a_loss_that_is_not_finite_names_the_samples(tiny_root, tiny_params):
+    params = tiny_params()
+    model = new_model(params)
+    with torch.no_grad():
+        next(model.net.segmentation_head.parameters()).fill_(float("nan"))
+    with pytest.raises(
+        NonFiniteLossError, match=r"the loss is nan in epoch 1 on the samples t0\d, t0\d, t0\d\. Try a lower"
+    ):
+        train(params, model)
+    assert not Run(Run.folder("tiny")).last_checkpoint.exists()
+
+
+@pytest.mark.parametrize("kind", ["sqrt_inverse", "median_frequency"])
+def test_class_weights_reach_the_loss(tiny_root, tiny_params, kind, monkeypatch):
+    seen = []
+    loss = training.HybridLoss
+    monkeypatch.setattr(training, "HybridLoss", lambda *args: seen.append(args[3]) or loss(*args))
+    history = train(tiny_params(epochs=1, class_weights=kind))[1]
+    counts = pack(load_dataset("data/tiny"), "train").pixel_counts
+    np.testing.assert_array_equal(seen[0], class_weights(counts, kind))
+    assert np.isfinite(history["train_loss"]).all()
+
+
+def test_scales_in_the_wrong_order_are_refused(tiny_root, tiny_params):
+    packed = pack(load_dataset("data/tiny"), "train")
+    with pytest.raises(ParameterError, match=r"scale_min = 2\.0 is larger than scale_max = 1\.5"):
+        geometry(packed, tiny_params(scale_min=2.0))
+
+
+def test_validation_masks_without_a_label_still_leave_a_model(tiny_root, tiny_params):
+    from PIL import Image
+
+    for path in (tiny_root / "data" / "tiny" / "val" / "masks").iterdir():
+        Image.fromarray(np.full((40, 56), 255, np.uint8)).save(path)
+    run, history = train(tiny_params(epochs=1))
+    assert history["val_miou"].isna().all()
+    assert run.best_checkpoint.exists()
