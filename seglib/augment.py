@@ -124,7 +124,9 @@ def warp(images: Tensor, masks: Tensor, windows: list[Window], crop: tuple[int, 
     nearest = (gy.round() * width + gx.round()).long().flatten(1)
     warped_masks = masks.flatten(1).gather(1, nearest).view(-1, *crop).masked_fill_(outside, IGNORE)
     grid = torch.stack((gx * (2 / max(width - 1, 1)) - 1, gy * (2 / max(height - 1, 1)) - 1), dim=-1)
-    warped = F.grid_sample(images.to(torch.float32, memory_format=torch.contiguous_format), grid, padding_mode="border", align_corners=True)
+    warped = F.grid_sample(
+        images.to(torch.float32, memory_format=torch.contiguous_format), grid, padding_mode="border", align_corners=True
+    )
     return warped, warped_masks
 
 

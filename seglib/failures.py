@@ -162,7 +162,10 @@ def verdict(evaluation: Evaluation, failures: pd.DataFrame, threshold: float) ->
     if failed == 0:
         lowest = evaluation.per_image["miou"].min()
         if np.isnan(lowest):
-            return Verdict(f"None of {total} images has a scored pixel: nothing can be said. Look at the masks in 01_data_check.", ())
+            return Verdict(
+                f"None of {total} images has a scored pixel: nothing can be said. Look at the masks in 01_data_check.",
+                (),
+            )
         return Verdict(
             f"No image of {total} is below {threshold}: a good result. The lowest has mIoU {lowest:.2f}.", ()
         )
@@ -201,13 +204,13 @@ def _by_class(evaluation: Evaluation, failures: pd.DataFrame) -> list[str]:
     points = []
     if len(rare):
         points.append(
-            f"Class imbalance: {_names(rare)} hold(s) less than {_RARE:.0%} of the pixels each and is the worst class of "
-            f"{rare['worst_in'].sum()} failure(s). Try class_weights='sqrt_inverse', crops around it, or more images of it."
+            f"Class imbalance: the worst class of {rare['worst_in'].sum()} failure(s) holds less than {_RARE:.0%} of the pixels: "
+            f"{_names(rare)}. Try class_weights='sqrt_inverse', crops around it, or more images of it."
         )
     if len(weak):
         points.append(
-            f"Loss weights: {_names(weak)} is common enough, yet its IoU is below {_WEAK} on the whole split. Raise dice_weight, "
-            "and check that its labels follow one rule."
+            f"Loss weights: the worst class of {weak['worst_in'].sum()} failure(s) is not rare, yet below {_WEAK} IoU on the whole "
+            f"split: {_names(weak)}. Raise dice_weight, and check that its labels follow one rule."
         )
     if len(pairs := metrics.top_confusions(failure_confusions(evaluation, failures), evaluation.classes.names, 1)):
         top = pairs.iloc[0]

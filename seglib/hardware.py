@@ -54,7 +54,11 @@ class HardwarePlan:
             _keep_freed_memory()
         if self.device == "cpu" and self.precision == "bf16":
             for module in model.modules():
-                if type(module) is nn.Conv2d and module.groups == module.in_channels > 1 and module.padding_mode == "zeros":
+                if (
+                    type(module) is nn.Conv2d
+                    and module.groups == module.in_channels > 1
+                    and module.padding_mode == "zeros"
+                ):
                     module.forward = partial(_depthwise, module)
         return model
 
@@ -84,7 +88,9 @@ class _Depthwise(torch.autograd.Function):
         x = x.bfloat16()
         ctx.save_for_backward(x, weight)
         ctx.settings = (stride, padding, dilation, None if bias is None else list(bias.shape))
-        return F.conv2d(x, weight.bfloat16(), None if bias is None else bias.bfloat16(), stride, padding, dilation, x.shape[1])
+        return F.conv2d(
+            x, weight.bfloat16(), None if bias is None else bias.bfloat16(), stride, padding, dilation, x.shape[1]
+        )
 
     @staticmethod
     def backward(ctx, grad):
@@ -92,7 +98,9 @@ class _Depthwise(torch.autograd.Function):
         stride, padding, dilation, bias_shape = ctx.settings
         wanted = (ctx.needs_input_grad[0], True, bias_shape is not None)
         convolution = (bias_shape, stride, padding, dilation, False, [0, 0], x.shape[1], wanted)
-        grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(grad.float(), x.float(), weight, *convolution)
+        grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+            grad.float(), x.float(), weight, *convolution
+        )
         return None if grad_x is None else grad_x.bfloat16(), grad_weight, grad_bias, None, None, None
 
 

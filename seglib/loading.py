@@ -95,7 +95,7 @@ def pack(
         / "cache"
         / f"{dataset.name}-{split}-{_key(dataset, samples, long_side, original_masks)}"
     )
-    if not (folder / "index.json").is_file():
+    if not ((folder / "index.json").is_file() and (folder / "samples.bin").is_file()):
         _write(folder, dataset, samples, long_side, original_masks, progress)
     return _open(folder)
 

@@ -31,7 +31,9 @@ def confusion_matrix(truth: np.ndarray, pred: np.ndarray, num_classes: int) -> n
         ValueError: shapes that differ, or an id outside the classes.
     """
     if truth.shape != pred.shape:
-        raise ValueError(f"truth is {truth.shape}, prediction {pred.shape}: they must be of one size. Resize logits, never masks.")
+        raise ValueError(
+            f"truth is {truth.shape}, prediction {pred.shape}: they must be of one size. Resize logits, never masks."
+        )
     scored = truth.ravel() != IGNORE
     true, predicted = truth.ravel()[scored], pred.ravel()[scored]
     for what, ids in (("truth", true), ("prediction", predicted)):
@@ -173,7 +175,10 @@ def bootstrap(
     if len(units) < 2:
         return float("nan"), float("nan")
     random = np.random.default_rng(seed)
-    draws = [statistic(confusions[np.concatenate([units[u] for u in random.integers(len(units), size=len(units))])]) for _ in range(resamples)]
+    draws = [
+        statistic(confusions[np.concatenate([units[u] for u in random.integers(len(units), size=len(units))])])
+        for _ in range(resamples)
+    ]
     if np.isnan(draws).all():
         return float("nan"), float("nan")
     tail = 50 * (1 - level)
@@ -201,7 +206,10 @@ def independent_units(groups: np.ndarray, frames: np.ndarray, block: int = 10) -
     order = pd.Series(frames).groupby(groups).rank(method="first").sub(1).fillna(-1).to_numpy(np.int64)
     labels = np.array([f"{g}/{r // block}" for g, r in zip(groups, order, strict=True)])
     count = len(pd.unique(labels))
-    return labels, f"{count} blocks of up to {block} neighbouring frames from {len(sequences)} sequence(s): says nothing about other sequences"
+    return (
+        labels,
+        f"{count} blocks of up to {block} neighbouring frames from {len(sequences)} sequence(s): says nothing about other sequences",
+    )
 
 
 def mean_iou(confusions: np.ndarray) -> float:
@@ -229,7 +237,9 @@ def _margins(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     whole = np.asarray(whole, np.float64)
-    return np.divide(part, whole, out=np.full(np.broadcast_shapes(np.shape(part), whole.shape), np.nan), where=whole > 0)
+    return np.divide(
+        part, whole, out=np.full(np.broadcast_shapes(np.shape(part), whole.shape), np.nan), where=whole > 0
+    )
 
 
 def _nanmean(values: np.ndarray, axis: int | None = None) -> np.ndarray:

@@ -233,7 +233,9 @@ def _read(path: Path) -> Any:
             f"no file {shown(path)}: expected model weights there. Check the path; relative ones start at the project root."
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)  # said before it is refused
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{shown(path)} holds more than tensors and plain data, or is damaged; it was refused, since loading it could run code. "

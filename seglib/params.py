@@ -116,7 +116,7 @@ class Failures(Params):
     run: str = "demo"
     split: str = "test"
     threshold: float = Field(0.5, ge=0, le=1)
-    sheets: int = Field(6, ge=1, le=50)
+    sheets: int = Field(4, ge=1, le=50)
 
 
 NOTEBOOKS: dict[str, type[Params]] = {

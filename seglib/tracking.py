@@ -44,7 +44,9 @@ class _WandB:
     def __init__(self, run: Run, params: Mapping[str, Any]) -> None:
         import wandb
 
-        self.session = wandb.init(project="seglib", name=run.name, id=run.name, resume="allow", dir=run.path, config=dict(params))
+        self.session = wandb.init(
+            project="seglib", name=run.name, id=run.name, resume="allow", dir=run.path, config=dict(params)
+        )
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         self.session.log(dict(values), step=step)
@@ -65,5 +67,7 @@ def make_tracker(kind: str, run: Run, params: Mapping[str, Any]) -> Tracker:
         if kind == "wandb":
             return _WandB(run, params)
     except ImportError as error:
-        raise ModuleNotFoundError(f"track={kind!r} needs a package that is not installed: run `pip install -e '.[{kind}]'`, or set track='csv'.") from error
+        raise ModuleNotFoundError(
+            f"track={kind!r} needs a package that is not installed: run `pip install -e '.[{kind}]'`, or set track='csv'."
+        ) from error
     return _Nothing()

@@ -47,7 +47,9 @@ def start_run(params: Train) -> Run:
         changed = [n for n, v in values.items() if n != "resume" and before.get(n, v) != v]
         if changed:
             listed = ", ".join(f"{n}: {before[n]!r} -> {values[n]!r}" for n in changed)
-            raise ParameterError(f"run {run.name!r} was started with other parameters ({listed}). Resume with the same ones, or start another run.")
+            raise ParameterError(
+                f"run {run.name!r} was started with other parameters ({listed}). Resume with the same ones, or start another run."
+            )
     write_json(run.params, values)
     write_json(run.path / "environment.json", environment())
     return run
@@ -69,7 +71,9 @@ def geometry(packed: Packed, params: Train) -> Geometry:
     return Geometry(crop, params.flip, (params.scale_min, params.scale_max), params.rotation)
 
 
-def augmented(batch: Batch, crop: tuple[int, int], params: Train, plan: HardwarePlan, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def augmented(
+    batch: Batch, crop: tuple[int, int], params: Train, plan: HardwarePlan, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """A batch as the model sees it in training.
 
     Returns:
@@ -146,7 +150,13 @@ def fit(
                 losses, pace = job.train_epoch(epoch, bar)
                 scores = job.validate()
                 best = not rows or scores["val_miou"] > max(row["val_miou"] for row in rows)
-                row = {"epoch": epoch, **losses, **scores, "learning_rate": job.learning_rate, "images_per_second": pace}
+                row = {
+                    "epoch": epoch,
+                    **losses,
+                    **scores,
+                    "learning_rate": job.learning_rate,
+                    "images_per_second": pace,
+                }
                 rows.append(row | {"seconds": time.perf_counter() - started, "best": bool(best)})
                 job.save(rows, best)
                 tracker.log({name: float(value) for name, value in rows[-1].items() if name != "epoch"}, epoch)
@@ -162,7 +172,9 @@ def fit(
 class _Job:
     """What stays the same through all epochs of one training."""
 
-    def __init__(self, run: Run, model: Segmenter, train: Packed, val: Packed, params: Train, plan: HardwarePlan) -> None:
+    def __init__(
+        self, run: Run, model: Segmenter, train: Packed, val: Packed, params: Train, plan: HardwarePlan
+    ) -> None:
         self.run, self.train, self.val, self.params, self.plan = run, train, val, params, plan
         self.model = plan.place(model)
         self.geometry = geometry(train, params)
@@ -183,12 +195,18 @@ class _Job:
         self.model.train()
         batches = list(range(-(-len(self.train) // params.batch_size)))
         sums, started = torch.zeros(4, device=self.plan.device), time.perf_counter()
-        for k, batch in enumerate(training_batches(self.train, self.geometry, params.batch_size, params.seed, epoch, params.workers)):
-            self._set_rate((epoch - 1) * len(batches) + k, params.epochs * len(batches), round(params.warmup_epochs * len(batches)))
+        for k, batch in enumerate(
+            training_batches(self.train, self.geometry, params.batch_size, params.seed, epoch, params.workers)
+        ):
+            self._set_rate(
+                (epoch - 1) * len(batches) + k, params.epochs * len(batches), round(params.warmup_epochs * len(batches))
+            )
             terms = self._step(batch, epoch)
             sums += torch.stack([term.detach() for term in terms]) * len(batch.index)
             bar.set_description(f"epoch {epoch}, batch {k + 1}/{len(batches)}")
-        losses = dict(zip(("train_loss", "train_ce", "train_dice", "train_focal"), (sums / len(self.train)).tolist(), strict=True))
+        losses = dict(
+            zip(("train_loss", "train_ce", "train_dice", "train_focal"), (sums / len(self.train)).tolist(), strict=True)
+        )
         return losses, len(self.train) / (time.perf_counter() - started)
 
     def _set_rate(self, step: int, steps: int, warmup: int) -> None:
@@ -231,7 +249,11 @@ class _Job:
             confusions += sum(metrics.confusion_matrix(t, p, classes) for t, p in zip(truth.numpy(), pred, strict=True))
             images_seen += len(index)
         result = metrics.scores(confusions[None])
-        return {"val_loss": loss / images_seen, "val_miou": result["mean_iou"], "val_pixel_accuracy": result["pixel_accuracy"]}
+        return {
+            "val_loss": loss / images_seen,
+            "val_miou": result["mean_iou"],
+            "val_pixel_accuracy": result["pixel_accuracy"],
+        }
 
     def save(self, rows: list[dict[str, Any]], best: bool) -> None:
         """History and checkpoints, each whole or not at all."""
