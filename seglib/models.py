@@ -111,14 +111,19 @@ def build(spec: ModelSpec, encoder_weights: str = "none") -> Segmenter:
     Raises:
         ModelError: an unknown architecture or encoder (with the nearest names), or weights that are not to be had.
     """
-    packaged = _packaged_weights(spec.encoder) if encoder_weights == "imagenet" else None
-    from_hub = encoder_weights == "imagenet" and packaged is None
+    path = None
+    if encoder_weights == "imagenet":
+        path = _packaged_weights(spec.encoder)
+    elif encoder_weights != "none":
+        path = resolve(encoder_weights)
+    from_hub = encoder_weights == "imagenet" and path is None
     net = _build_net(spec, from_hub)
-    if packaged is not None:
-        _load_encoder(net.encoder, packaged)
-    elif encoder_weights not in ("imagenet", "none"):
-        _load_encoder(net.encoder, resolve(encoder_weights))
     mean, std = _normalisation(spec.encoder, from_hub)
+    if path is not None:
+        stored = _read(path)
+        _load_encoder(net.encoder, stored, path)
+        if "spec" in stored:  # a seglib checkpoint: its encoder knows images normalised like this
+            mean, std = tuple(stored["spec"]["mean"]), tuple(stored["spec"]["std"])
     return Segmenter(net, ModelSpec(spec.architecture, spec.encoder, spec.classes, mean, std, spec.long_side))
 
 
@@ -197,10 +202,9 @@ def _normalisation(encoder: str, from_hub: bool) -> tuple[tuple[float, ...], tup
     return _IMAGENET_MEAN, _IMAGENET_STD
 
 
-def _load_encoder(encoder: nn.Module, path: Path) -> None:
+def _load_encoder(encoder: nn.Module, stored: Any, path: Path) -> None:
     """Load weights by name, or, where the names differ, by order and shape (ports of the same network)."""
-    state = _read(path)
-    state = state.get("model", state.get("state_dict", state)) if isinstance(state, Mapping) else None
+    state = stored.get("model", stored.get("state_dict", stored)) if isinstance(stored, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ModelError(
             f"{shown(path)} holds no state dict: expected names and tensors. Save it with torch.save(encoder.state_dict(), path)."

@@ -17,7 +17,7 @@ class ParameterError(ValueError):
 class Params(BaseModel):
     """Base of the notebooks' parameters: unknown names are refused, values are checked and never changed later."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:

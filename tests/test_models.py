@@ -111,6 +111,13 @@ def test_weights_of_a_seglib_checkpoint_with_other_classes(model, tmp_path):
     assert equal(built.net.encoder, model.net.encoder)
 
 
+def test_weights_of_a_seglib_checkpoint_bring_their_normalisation(model, tmp_path):
+    halves = replace(model.spec, mean=(0.5,) * 3, std=(0.25,) * 3)
+    save_checkpoint(tmp_path / "best.pth", models.Segmenter(model.net, halves))
+    built = build(SPEC, str(tmp_path / "best.pth"))
+    assert (built.spec.mean, built.spec.std) == (halves.mean, halves.std)
+
+
 def test_weights_under_foreign_names_are_taken_by_order(model, tmp_path):
     state = {f"layer{k}": value for k, value in enumerate(model.net.encoder.state_dict().values())}
     torch.save({"state_dict": state | {"classifier": torch.zeros(7)}}, tmp_path / "foreign.pth")

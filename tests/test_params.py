@@ -55,6 +55,7 @@ def test_parameters_do_not_change_later():
         (Train, {"epochs": 0}, r"epochs = 0: .*greater than or equal to 1"),
         (Train, {"learning_rate": 0}, r"learning_rate = 0: .*greater than 0"),
         (Train, {"learning_rate": math.nan}, r"learning_rate = nan: "),
+        (Train, {"learning_rate": math.inf}, r"learning_rate = inf: .*finite"),
         (Train, {"learning_rate": None}, r"learning_rate = None: .*number"),
         (Train, {"resume": "perhaps"}, r"resume = 'perhaps': .*boolean"),
         (Train, {"precision": "fp8"}, r"precision = 'fp8': .*'auto', 'fp32', 'bf16' or 'fp16'"),
