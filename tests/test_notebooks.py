@@ -154,7 +154,7 @@ def test_it_is_no_trace_of_one_execution(notebook):
     ("text", "found"),
     [
         ("see /home/me/data", True),
-        ("'/work/x'", True),
+        ("'/srv/x'", True),
         ("C:\\Users\\me", True),
         ("C:\\\\Users", True),
         ("~/data", True),
