@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,18 +84,44 @@ def _reach(values: list[float], size: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
+class Light:
+    """How one image's light and sharpness change.
+
+    Args:
+        brightness, contrast, saturation: factors.
+        blur: whether it is blurred with a radius of about one pixel.
+        noise: standard deviation of Gaussian noise, grey levels; 0: none.
+        seed: of the noise.
+    """
+
+    brightness: float = 1.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+    blur: bool = False
+    noise: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Colour:
     """Random changes of light and sharpness; masks stay as they are.
 
     Args:
         strength: brightness, contrast and saturation are multiplied by factors in [1 - strength, 1 + strength].
-        blur: probability of a blur with a radius of about one pixel.
-        noise: probability of Gaussian noise with a standard deviation of up to 12 grey levels.
+        blur: probability of a blur.
+        noise: probability of noise of 2 to 12 grey levels.
     """
 
     strength: float = 0.3
     blur: float = 0.1
     noise: float = 0.1
+
+    def draw(self, random: np.random.Generator) -> Light:
+        """A random change for one image."""
+        factors = random.uniform(1 - self.strength, 1 + self.strength, 3).tolist()
+        blur = random.random() < self.blur
+        noise = random.uniform(2, 12) if random.random() < self.noise else 0.0
+        return Light(*factors, blur, noise, int(random.integers(1 << 31)))
 
 
 def warp(images: Tensor, masks: Tensor, windows: list[Window], crop: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -130,34 +157,25 @@ def warp(images: Tensor, masks: Tensor, windows: list[Window], crop: tuple[int, 
     return warped, warped_masks
 
 
-def recolour(images: Tensor, colour: Colour, generator: torch.Generator) -> Tensor:
+def recolour(images: Tensor, lights: Sequence[Light]) -> Tensor:
     """Change light and sharpness, each image on its own.
 
     Args:
         images: (B, 3, H, W) float in 0-255, changed in place.
-        generator: on the images' device.
+        lights: B changes.
     """
-    device, count = images.device, len(images)
-
-    def uniform(low: float, high: float) -> Tensor:
-        return torch.rand(count, 1, 1, 1, device=device, generator=generator) * (high - low) + low
-
-    def chosen(probability: float) -> Tensor:
-        return torch.nonzero(torch.rand(count, device=device, generator=generator) < probability)[:, 0]
-
-    if colour.strength:
-        low, high = 1 - colour.strength, 1 + colour.strength
-        brightness, contrast, saturation = uniform(low, high), uniform(low, high), uniform(low, high)
-        images.lerp_(images.mean(1, keepdim=True), 1 - saturation)
-        middle = images.mean((1, 2, 3), keepdim=True)
-        images.mul_(brightness * contrast).add_(middle * brightness * (1 - contrast))
-    blurred = chosen(colour.blur)
-    if len(blurred):
-        part = F.pad(images[blurred], (2, 2, 2, 2), mode="replicate")
-        images[blurred] = F.avg_pool2d(F.avg_pool2d(part, 3, 1), 3, 1)
-    noisy = chosen(colour.noise)
-    if len(noisy):
-        part = images[noisy]
-        noise = torch.randn(part.shape, device=device, generator=generator)
-        images[noisy] = part + noise * (uniform(2, 12)[noisy])
+    device = images.device
+    factors = [[light.brightness, light.contrast, light.saturation] for light in lights]
+    factors = torch.tensor(factors, dtype=images.dtype).to(device, non_blocking=True)[:, :, None, None, None]
+    brightness, contrast, saturation = factors.unbind(1)
+    images.lerp_(images.mean(1, keepdim=True), 1 - saturation)
+    middle = images.mean((1, 2, 3), keepdim=True)
+    images.mul_(brightness * contrast).add_(middle * brightness * (1 - contrast))
+    for image, light in zip(images, lights, strict=True):
+        if light.blur:
+            padded = F.pad(image[None], (2, 2, 2, 2), mode="replicate")
+            image.copy_(F.avg_pool2d(F.avg_pool2d(padded, 3, 1), 3, 1)[0])
+        if light.noise:
+            generator = torch.Generator(device).manual_seed(light.seed)
+            image.add_(torch.randn(image.shape, device=device, generator=generator), alpha=light.noise)
     return images.clamp_(0, 255)

@@ -1,22 +1,44 @@
-"""What this machine has -> a plan for training and inference on it, each choice with its reason."""
+"""What this machine has and what a training needs -> a plan, each choice with its reason."""
 
 from __future__ import annotations
 
-import ctypes
-import os
-import platform
+import contextlib
+import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
 
 import pandas as pd
-import psutil
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from seglib.kernels import keep_freed_memory, replace_depthwise
+from seglib.machine import Machine
+
+PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _CACHE_SHARE = 0.4  # of the memory available now: training itself, the notebook and the browser need the rest
+_STEP_SHARE = {"cpu": 0.5, "mps": 0.5, "cuda": 0.85}  # of the available memory for one training step
+_SLACK = 1.3  # memory of a step over what autograd keeps: gradients on their way, work space
+_COMPILE_STEPS = 5000  # compiling takes a minute or more, which fewer steps seldom win back
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a training asks of the machine.
+
+    Args:
+        batch_size: images a step, over all processes.
+        steps: optimiser steps in all.
+        cache_bytes: size of the decoded data.
+        stored: whether the decoded data found room on the disk.
+        weights: number of weights of the model.
+    """
+
+    batch_size: int
+    steps: int
+    cache_bytes: int = 0
+    stored: bool = True
+    weights: int = 0
 
 
 @dataclass(frozen=True)
@@ -25,41 +47,64 @@ class HardwarePlan:
 
     Args:
         device: torch device name ("cpu", "cuda", "mps").
-        precision: "fp32", "bf16" or "fp16" (fp16 trains with a gradient scaler).
+        precision: "fp32", "tf32", "bf16" or "fp16" (fp16 trains with a gradient scaler).
         channels_last: memory format of images and convolution weights.
-        threads: processor threads of torch.
-        cache: "ram" or "disk", where decoded images lie while training.
+        compile: whether torch.compile builds kernels for the model.
+        processes: that share every batch, one a device.
+        threads: processor threads of torch, each process.
+        micro_batch: images that one process computes at a time; 0: its whole share of a batch.
+        accumulation: micro-batches a step.
+        cache: "ram", "disk" or "none": where decoded images lie while training.
+        workers: threads that cut (or decode) batches ahead of time.
     """
 
-    device: str
-    precision: str
-    channels_last: bool
-    threads: int
-    cache: str
-    reasons: dict[str, str] = field(default_factory=dict)
+    device: str = "cpu"
+    precision: str = "fp32"
+    channels_last: bool = False
+    compile: bool = False
+    processes: int = 1
+    threads: int = 1
+    micro_batch: int = 0
+    accumulation: int = 1
+    cache: str = "ram"
+    workers: int = 0
+    reasons: dict[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def kind(self) -> str:
+        """The device without its number."""
+        return self.device.split(":")[0]
+
+    @property
+    def label(self) -> str:
+        """Precision, memory format and compiler in words."""
+        words = [self.precision, "channels_last" if self.channels_last else "contiguous"]
+        return " ".join([*words, "compiled"] if self.compile else words)
 
     @property
     def memory_format(self) -> torch.memory_format:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def autocast(self) -> AbstractContextManager:
-        """The mixed-precision context of this plan; without effect in fp32."""
-        kind = self.device.split(":")[0]
-        return torch.autocast(kind, dtype=PRECISIONS[self.precision], enabled=self.precision != "fp32")
+        """The mixed-precision context of this plan; without effect in fp32 and tf32."""
+        dtype = PRECISIONS[self.precision]
+        if dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.kind, dtype=dtype)
 
     def place(self, model: nn.Module) -> nn.Module:
         """The model on this plan's device and in its memory format; changed in place and returned."""
         model = model.to(self.device).to(memory_format=self.memory_format)
-        if self.device == "cpu":
-            _keep_freed_memory()
-        if self.device == "cpu" and self.precision == "bf16":
-            for module in model.modules():
-                if (
-                    type(module) is nn.Conv2d
-                    and module.groups == module.in_channels > 1
-                    and module.padding_mode == "zeros"
-                ):
-                    module.forward = partial(_depthwise, module)
+        if self.kind == "cuda":
+            torch.set_float32_matmul_precision("highest" if self.precision == "fp32" else "high")
+            torch.backends.cudnn.allow_tf32 = self.precision != "fp32"
+        if self.kind == "cpu":
+            torch.set_num_threads(self.threads)
+            keep_freed_memory()
+            if self.precision == "bf16":
+                replace_depthwise(model)
+        if self.compile:
+            model.compile()
         return model
 
     def table(self) -> pd.DataFrame:
@@ -71,83 +116,77 @@ class HardwarePlan:
         return asdict(self)
 
 
-def _depthwise(module: nn.Conv2d, x: Tensor) -> Tensor:
-    if isinstance(module.padding, str) or not torch.is_autocast_enabled("cpu"):
-        return module._conv_forward(x, module.weight, module.bias)
-    return _Depthwise.apply(x, module.weight, module.bias, module.stride, module.padding, module.dilation)
+@dataclass(frozen=True)
+class Trial:
+    """What a few steps showed: seconds an image, and bytes that a step keeps for each image (0: not known)."""
+
+    seconds: float
+    image_bytes: int = 0
 
 
-class _Depthwise(torch.autograd.Function):
-    """A depthwise convolution in bfloat16 whose gradient is computed in float32.
-
-    oneDNN's bfloat16 gradient of depthwise convolutions is several times slower than its float32 one.
-    """
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, stride, padding, dilation):
-        x = x.bfloat16()
-        ctx.save_for_backward(x, weight)
-        ctx.settings = (stride, padding, dilation, None if bias is None else list(bias.shape))
-        return F.conv2d(
-            x, weight.bfloat16(), None if bias is None else bias.bfloat16(), stride, padding, dilation, x.shape[1]
-        )
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, weight = ctx.saved_tensors
-        stride, padding, dilation, bias_shape = ctx.settings
-        wanted = (ctx.needs_input_grad[0], True, bias_shape is not None)
-        convolution = (bias_shape, stride, padding, dilation, False, [0, 0], x.shape[1], wanted)
-        grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-            grad.float(), x.float(), weight, *convolution
-        )
-        return None if grad_x is None else grad_x.bfloat16(), grad_weight, grad_bias, None, None, None
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep the memory of freed tensors for the next step, instead of giving it back and faulting it in again."""
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: no mapping of its own for large blocks
-        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: never shrink the heap
-
-
-def make_plan(device: str = "auto", precision: str = "auto", cache_bytes: int = 0) -> HardwarePlan:
-    """Choose device, precision, memory format and place of the cache for this machine.
+def make_plan(
+    device: str = "auto",
+    precision: str = "auto",
+    *,
+    memory_format: str = "auto",
+    compile: str = "auto",
+    processes: int = 0,
+    threads: int = 0,
+    micro_batch: int = 0,
+    cache: str = "auto",
+    workers: int = 0,
+    job: Job | None = None,
+    machine: Machine | None = None,
+    trial: Callable[[HardwarePlan], Trial] | None = None,
+) -> HardwarePlan:
+    """Choose how to compute. Every choice that is not "auto" or 0 is taken as asked for.
 
     Args:
         device: "auto" (a CUDA GPU, else Apple's, else the processor) or a torch device name.
-        precision: "auto" or one of fp32, bf16, fp16.
-        cache_bytes: size of the decoded data that training reads, in bytes.
+        precision: "auto" or one of `PRECISIONS`.
+        memory_format: "auto", "channels_last" or "contiguous".
+        compile: "auto", "on" or "off".
+        processes, threads, micro_batch, workers: numbers, 0 for automatic ones.
+        cache: "auto", "ram", "disk" or "none".
+        job: what is to be trained; None: nothing, the plan is for prediction.
+        machine: what to plan for; this machine by default.
+        trial: measures a few training steps of a candidate; asked where precision, memory format, compiler or micro-batch are
+            open. The fastest candidate wins, plain fp32 among them. None: capabilities alone decide.
 
     Raises:
         ValueError: a device that is not here or a precision that it cannot do.
     """
-    device, device_reason = _device(device)
-    precision, precision_reason = _precision(device, precision)
-    channels_last = device.split(":")[0] != "mps"
-    available = psutil.virtual_memory().available
-    cache = "ram" if cache_bytes <= _CACHE_SHARE * available else "disk"
-    threads = torch.get_num_threads()
-    return HardwarePlan(
-        device,
-        precision,
-        channels_last,
-        threads,
-        cache,
-        reasons={
-            "device": device_reason,
-            "precision": precision_reason,
-            "channels_last": "convolutions read neighbouring channels together"
-            if channels_last
-            else "no gain is known on Apple GPUs",
-            "threads": f"torch's own choice on {os.cpu_count()} processors",
-            "cache": f"{cache_bytes / 1e6:,.0f} MB decoded; up to {_CACHE_SHARE:.0%} of the available memory may hold it",
-        },
-    )
+    machine, reasons = machine or Machine.here(), {}
+    asked_for_processes = processes
+    device, reasons["device"] = _device(device, machine)
+    _check_precision(precision, device)
+    processes, reasons["processes"] = _processes(processes, device, job, machine)
+    threads, reasons["threads"] = _threads(threads, processes, machine)
+    plan = HardwarePlan(device, processes=processes, threads=threads)
+    candidates = _candidates(plan, precision, memory_format, compile, job, machine)
+    open_choice = len(candidates) > 1 or (job is not None and not micro_batch)
+    trials = _try(candidates, trial) if trial is not None and open_choice else {}
+    if trials:
+        plan = min(trials, key=lambda candidate: trials[candidate].seconds)
+        why = _comparison(plan, trials)
+    else:
+        plan, why = candidates[-1], _capability(candidates[-1], machine)
+    for name, wanted in (("precision", precision), ("channels_last", memory_format), ("compile", compile)):
+        reasons[name] = "asked for" if wanted != "auto" else why
+    if compile == "auto" and not plan.compile and not (job and job.steps >= _COMPILE_STEPS and device != "cpu"):
+        reasons["compile"] = (
+            "on processors it gained nothing and took more than a minute"
+            if device == "cpu"
+            else f"compiling takes a minute or more, which fewer than {_COMPILE_STEPS} steps seldom win back"
+        )
+    plan, batch_reasons = _batches(plan, micro_batch, job, machine, trials.get(plan, Trial(0)).image_bytes)
+    plan, data_reasons = _data(plan, cache, workers, job, machine)
+    if asked_for_processes:
+        reasons["processes"] = "asked for"
+    return replace(plan, reasons=reasons | batch_reasons | data_reasons)
 
 
-def _device(wanted: str) -> tuple[str, str]:
+def _device(wanted: str, machine: Machine) -> tuple[str, str]:
     if wanted != "auto":
         try:
             torch.empty(1, device=wanted)
@@ -156,31 +195,140 @@ def _device(wanted: str) -> tuple[str, str]:
                 f"device {wanted!r} cannot be used here ({str(error).splitlines()[0]}). Choose 'auto' or 'cpu'."
             ) from None
         return wanted, "asked for"
-    if torch.cuda.is_available():
-        return "cuda", torch.cuda.get_device_name(0)
-    if torch.backends.mps.is_available():
+    if machine.gpus:
+        return "cuda", machine.gpus[0].name
+    if machine.mps:
         return "mps", "Apple GPU"
     return "cpu", "no GPU that torch can use was found"
 
 
-def _precision(device: str, wanted: str) -> tuple[str, str]:
-    kind = device.split(":")[0]
-    if wanted != "auto":
-        if wanted not in PRECISIONS:
-            raise ValueError(f"precision {wanted!r}: expected auto, {', '.join(PRECISIONS)}.")
-        if wanted == "fp16" and kind != "cuda":
-            raise ValueError(f"precision 'fp16' trains on CUDA GPUs only, and the device is {device!r}. Choose 'auto'.")
+def _check_precision(wanted: str, device: str) -> None:
+    if wanted not in ("auto", *PRECISIONS):
+        raise ValueError(f"precision {wanted!r}: expected auto, {', '.join(PRECISIONS)}.")
+    if wanted in ("fp16", "tf32") and device.split(":")[0] != "cuda":
+        raise ValueError(f"precision {wanted!r} trains on CUDA GPUs only, and the device is {device!r}. Choose 'auto'.")
+
+
+def _processes(wanted: int, device: str, job: Job | None, machine: Machine) -> tuple[int, str]:
+    if wanted:
+        if job and wanted > job.batch_size:
+            raise ValueError(f"{wanted} processes cannot share a batch of {job.batch_size}. Enlarge batch_size.")
+        if device == "cuda" and wanted > len(machine.gpus):
+            raise ValueError(f"{wanted} processes asked for, but there are {len(machine.gpus)} GPUs, one for each.")
         return wanted, "asked for"
-    if kind == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return "bf16", "this GPU computes bfloat16 natively: no gradient scaler needed"
-        return "fp16", "this GPU has no native bfloat16; fp16 with a gradient scaler"
-    if kind == "cpu" and cpu_has_bf16():
-        return "bf16", "this processor has bfloat16 instructions (AVX512-BF16 or AMX)"
-    return "fp32", "no fast half precision is known on this device"
+    if job and device == "cuda" and 1 < len(machine.gpus) <= job.batch_size:
+        return len(machine.gpus), "one for each GPU"
+    return 1, "one device, so training runs in this process"
 
 
-def cpu_has_bf16() -> bool:
-    """Whether this processor multiplies bfloat16 natively (AVX512-BF16 or AMX); without, bf16 is slower than fp32."""
-    probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(probe() for probe in probes if probe is not None)
+def _threads(wanted: int, processes: int, machine: Machine) -> tuple[int, str]:
+    if wanted:
+        return wanted, "asked for"
+    if processes == 1:
+        return machine.threads, f"torch's own choice on {machine.cores} processors"
+    return max(1, machine.threads // processes), f"{machine.threads} shared by {processes} processes"
+
+
+def _candidates(
+    plan: HardwarePlan, precision: str, memory_format: str, compile: str, job: Job | None, machine: Machine
+) -> list[HardwarePlan]:
+    """Plain fp32 first, what capabilities recommend last."""
+    precisions = ["fp32"]
+    if plan.kind == "cuda":
+        precisions += ["tf32", "bf16"] if machine.gpus and machine.gpus[0].bf16 else ["fp16"]
+    elif plan.kind == "cpu" and machine.cpu_bf16:
+        precisions += ["bf16"]
+    formats = [False] if plan.kind == "mps" else [False, True]
+    compiles = [False]
+    if plan.kind == "cuda" and machine.triton and job and job.steps >= _COMPILE_STEPS:
+        compiles += [True]
+    precisions = precisions if precision == "auto" else [precision]
+    formats = formats if memory_format == "auto" else [memory_format == "channels_last"]
+    compiles = compiles if compile == "auto" else [compile == "on"]
+    # Half precision gains most in channels_last; trying it in both would only cost time.
+    pairs = [(p, f) for p in precisions for f in (formats if p == "fp32" else formats[-1:])]
+    every = [replace(plan, precision=p, channels_last=f, compile=c) for c in compiles for p, f in pairs]
+    return [*every[: len(pairs)], every[-1]] if len(compiles) > 1 else every
+
+
+def _try(candidates: list[HardwarePlan], trial: Callable[[HardwarePlan], Trial]) -> dict[HardwarePlan, Trial]:
+    trials = {}
+    for candidate in candidates:
+        # What a device cannot do is no candidate; the plain one must work, or training could not either.
+        with contextlib.suppress(*([] if candidate is candidates[0] else [RuntimeError, NotImplementedError])):
+            trials[candidate] = trial(candidate)
+    return trials
+
+
+def _comparison(best: HardwarePlan, trials: dict[HardwarePlan, Trial]) -> str:
+    plain = next(iter(trials))
+    if len(trials) == 1:
+        return f"the only candidate; {trials[best].seconds:.2g} s an image in a trial"
+    if best == plain:
+        others = ", ".join(f"{c.label} {t.seconds / trials[best].seconds:.1f}x" for c, t in trials.items() if c != best)
+        return f"nothing was faster in a trial (time against {plain.label}: {others})"
+    gains = ", ".join(f"{c.label} {trials[plain].seconds / t.seconds:.1f}x" for c, t in trials.items() if c != plain)
+    return f"fastest in a trial (speed against {plain.label}: {gains})"
+
+
+def _capability(plan: HardwarePlan, machine: Machine) -> str:
+    return {
+        "bf16": "native bfloat16: no gradient scaler needed"
+        if plan.kind == "cuda"
+        else "this processor has bfloat16 instructions (AVX512-BF16 or AMX)",
+        "fp16": "this GPU has no native bfloat16; fp16 with a gradient scaler",
+        "tf32": "tensor cores compute float32 with shorter mantissas",
+        "fp32": "no fast half precision is known on this device",
+    }[plan.precision]
+
+
+def _batches(
+    plan: HardwarePlan, wanted: int, job: Job | None, machine: Machine, image_bytes: int
+) -> tuple[HardwarePlan, dict[str, str]]:
+    if job is None:
+        return plan, {}
+    share = math.ceil(job.batch_size / plan.processes)
+    memory = machine.gpus[0].memory if plan.kind == "cuda" and machine.gpus else machine.memory
+    budget = _STEP_SHARE[plan.kind] * memory / (1 if plan.kind == "cuda" else plan.processes)
+    fits = share
+    if image_bytes:
+        # Weights, their gradients and AdamW's two moments, 4 bytes each.
+        fits = max(1, int((budget - 16 * job.weights) / (_SLACK * image_bytes)))
+    accumulation = math.ceil(share / min(share, wanted or fits))
+    micro = math.ceil(share / accumulation)
+    if wanted:
+        why = "asked for"
+    elif not image_bytes:
+        why = "the whole share of the batch; memory was not measured"
+    else:
+        why = f"an image takes {image_bytes / 1e6:,.0f} MB in a step; {budget / 1e9:,.1f} GB may be used"
+    if accumulation > 1:
+        why += "; normalisation sees one micro-batch at a time"
+    return replace(plan, micro_batch=micro, accumulation=accumulation), {
+        "micro_batch": why,
+        "accumulation": f"{accumulation} x {micro} images make a process's share of {share}",
+    }
+
+
+def _data(
+    plan: HardwarePlan, cache: str, workers: int, job: Job | None, machine: Machine
+) -> tuple[HardwarePlan, dict[str, str]]:
+    if job is None:
+        return plan, {}
+    room = f"{job.cache_bytes / 1e6:,.0f} MB decoded; up to {_CACHE_SHARE:.0%} of the available memory may hold it"
+    why_cache = "asked for" if cache != "auto" else room
+    if cache == "auto":
+        # Several processes map the same file; each with a copy of its own would multiply it.
+        fits = job.cache_bytes <= _CACHE_SHARE * machine.memory and plan.processes == 1
+        cache = "none" if not job.stored else "ram" if fits else "disk"
+        if not job.stored:
+            why_cache = f"no room on the disk for {job.cache_bytes / 1e9:,.1f} GB of decoded data: files are decoded anew each epoch"
+    if workers:
+        why_workers = "asked for"
+    elif cache == "none":
+        workers, why_workers = machine.cores, "decoding keeps every processor busy"
+    elif plan.kind == "cuda":
+        workers, why_workers = 2, "batches are cut while the GPU computes"
+    else:
+        why_workers = "cutting a batch from the cache takes a small part of a step, on the same processor"
+    return replace(plan, cache=cache, workers=workers), {"cache": why_cache, "workers": why_workers}

@@ -16,10 +16,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from seglib import metrics
+from seglib.batches import scoring_batches
 from seglib.classes import ClassMap
 from seglib.dataset import Dataset, load_dataset, read_mask
 from seglib.hardware import HardwarePlan, make_plan
-from seglib.loading import pack, scoring_batches
+from seglib.loading import pack
 from seglib.models import Segmenter, load_checkpoint
 from seglib.params import Evaluate
 from seglib.runs import Run, atomic_path, read_json, write_csv, write_json
@@ -130,10 +131,11 @@ def evaluate_run(run: Run, params: Evaluate, progress: bool = False) -> Evaluati
     confusions = np.zeros((len(packed), len(dataset.classes), len(dataset.classes)), np.int64)
     started = time.perf_counter()
     bar = tqdm(total=len(packed), desc=f"predicting {params.split}", unit="image", leave=False, disable=not progress)
-    for index, images, size in scoring_batches(packed, params.batch_size):
-        scores = predict(model, images, size, plan, params.flip_tta, params.tile)
-        for i, pred in zip(index, scores.argmax(1).to(torch.uint8).cpu().numpy(), strict=True):
-            confusions[i] = metrics.confusion_matrix(packed.mask(i), pred, len(dataset.classes))
+    for index, images, masks in scoring_batches(packed, params.batch_size):
+        scores = predict(model, images, masks.shape[1:], plan, params.flip_tta, params.tile)
+        preds = scores.argmax(1).to(torch.uint8).cpu().numpy()
+        for i, mask, pred in zip(index, masks, preds, strict=True):
+            confusions[i] = metrics.confusion_matrix(mask, pred, len(dataset.classes))
             save_ids(predictions / f"{packed.ids[i]}.png", pred, dataset.classes)
         bar.update(len(index))
     bar.close()

@@ -6,7 +6,7 @@ blocks that stay in the processor's cache, and the gradient is finished in a sec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -42,6 +42,9 @@ class HybridLoss(nn.Module):
         class_weights: C weights, not negative, not all 0, used in all three terms; None: all equal.
         gamma: focusing parameter of the focal term.
         ignore_id: target value of pixels that count nowhere.
+        label_smoothing: share of the target that cross-entropy spreads evenly over all classes, in [0, 1).
+        reduce: sums a tensor over all processes, in place. With it every process computes the loss of the whole batch, and
+            the gradient of that with respect to its own logits.
 
     A batch without a scored pixel has loss 0 and gradient 0.
     """
@@ -54,13 +57,15 @@ class HybridLoss(nn.Module):
         class_weights: Sequence[float] | Tensor | None = None,
         gamma: float = 2.0,
         ignore_id: int = IGNORE,
+        label_smoothing: float = 0.0,
+        reduce: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         if min(ce, dice, focal) < 0 or ce + dice + focal == 0:
             raise ValueError(f"loss weights must not be negative nor all 0: got ce={ce}, dice={dice}, focal={focal}.")
-        self.terms = (ce, dice, focal)
-        self.gamma = gamma
-        self.ignore_id = ignore_id
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing = {label_smoothing}: expected a share of at least 0 and below 1.")
+        self.settings = _Settings((ce, dice, focal), gamma, ignore_id, label_smoothing, reduce)
         weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
         if weights is not None and (weights.min() < 0 or weights.sum() == 0):
             raise ValueError(f"class weights must not be negative nor all 0: got {weights.tolist()}.")
@@ -86,24 +91,32 @@ class HybridLoss(nn.Module):
         )
         if len(weights) != classes:
             raise ValueError(f"{len(weights)} class weights, but the logits have {classes} classes.")
-        return LossTerms(*_Hybrid.apply(logits, target, weights, self.terms, self.gamma, self.ignore_id))
+        return LossTerms(*_Hybrid.apply(logits, target, weights, self.settings))
+
+
+class _Settings(NamedTuple):
+    terms: tuple[float, float, float]
+    gamma: float
+    ignore_id: int
+    smoothing: float
+    reduce: Callable[[Tensor], Tensor] | None
 
 
 class _Hybrid(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, logits, target, weights, terms, gamma, ignore_id):
-        blocks = _Blocks(logits, target, ignore_id)
-        sums = _Sums(blocks, weights, gamma, keep=ctx.needs_input_grad[0])
-        values, dice_slopes = sums.losses(terms)
+    def forward(ctx, logits, target, weights, settings):
+        blocks = _Blocks(logits, target, settings.ignore_id)
+        sums = _Sums(blocks, weights, settings, keep=ctx.needs_input_grad[0])
+        values, dice_slopes = sums.losses()
         if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(sums.gradient(terms, dice_slopes))
+            ctx.save_for_backward(sums.gradient(dice_slopes))
         ctx.mark_non_differentiable(*values[1:])
         return values
 
     @staticmethod
     def backward(ctx, grad_total, *_):
         (gradient,) = ctx.saved_tensors
-        return gradient * grad_total.to(gradient.dtype), None, None, None, None, None
+        return gradient * grad_total.to(gradient.dtype), None, None, None
 
 
 class _Blocks:
@@ -128,11 +141,11 @@ class _Blocks:
 class _Sums:
     """First visit: every sum that the three losses need, and the softmax kept for the gradient."""
 
-    def __init__(self, blocks: _Blocks, weights: Tensor, gamma: float, keep: bool) -> None:
+    def __init__(self, blocks: _Blocks, weights: Tensor, settings: _Settings, keep: bool) -> None:
         # Adding millions of small numbers one by one loses digits in float32; Apple's GPUs know no float64.
         exact = torch.float32 if weights.device.type == "mps" else torch.float64
-        self.blocks, self.weights, self.gamma = blocks, weights, gamma
-        self.nll = self.weight_sum = self.pixels = weights.new_zeros((), dtype=exact)
+        self.blocks, self.weights, self.settings = blocks, weights, settings
+        self.nll = self.spread = self.weight_sum = self.pixels = weights.new_zeros((), dtype=exact)
         self.intersection, self.predicted, self.true, self.focal = weights.new_zeros(
             4, len(weights), dtype=exact
         ).unbind()
@@ -140,6 +153,8 @@ class _Sums:
         for z, ids, scored in blocks:
             log_p = F.log_softmax(z, dim=0)
             log_pt = log_p.gather(0, ids[None])[0]
+            if settings.smoothing:
+                self.spread = self.spread - (weights @ log_p) @ scored
             p = log_p.exp_().mul_(scored)
             pixel_weights = weights[ids] * scored
             self.nll = self.nll - (pixel_weights * log_pt).sum()
@@ -148,16 +163,28 @@ class _Sums:
             self.intersection = self.intersection.index_add(0, ids, log_pt.exp().mul_(scored).to(exact))
             self.predicted = self.predicted + p.sum(1)
             self.true = self.true.index_add(0, ids, scored.to(exact))
-            loss_rest, loss_true, *_ = _focal(z, ids, gamma, with_slopes=False)
+            loss_rest, loss_true, *_ = _focal(z, ids, settings.gamma, with_slopes=False)
             self.focal = self.focal + loss_rest.mul_(scored).sum(1)
             self.focal = self.focal.index_add(0, ids, (loss_true * scored).to(exact))
             if keep:
                 self.softmax.append(p)
+        if settings.reduce:
+            self._add_up(settings.reduce)
 
-    def losses(self, terms: tuple[float, float, float]) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:
+    def _add_up(self, reduce: Callable[[Tensor], Tensor]) -> None:
+        """Make every sum that over all processes, in one exchange."""
+        scalars = torch.stack([self.nll, self.spread, self.weight_sum, self.pixels])
+        sums = reduce(torch.cat([scalars, self.intersection, self.predicted, self.true, self.focal]))
+        self.nll, self.spread, self.weight_sum, self.pixels = sums[:4]
+        self.intersection, self.predicted, self.true, self.focal = sums[4:].view(4, -1)
+
+    def losses(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:
         """((total, ce, dice, focal), (d dice / d predicted, d dice / d intersection)), the slopes (C,) each."""
+        terms, smoothing = self.settings.terms, self.settings.smoothing
         share = self.weights / self.weights.sum()
-        ce = self.nll / self.weight_sum.clamp_min(_EPS)
+        # As torch's CrossEntropyLoss (Szegedy et al., Rethinking the Inception Architecture, CVPR 2016).
+        smoothed = (1 - smoothing) * self.nll + smoothing / len(share) * self.spread
+        ce = smoothed / self.weight_sum.clamp_min(_EPS)
         size = (self.predicted + self.true).clamp_min(_EPS)
         counts = share * (self.true > 0)
         score = 2 * self.intersection / size
@@ -167,11 +194,12 @@ class _Sums:
         slopes = (counts * score / size).float(), (-2 * counts / size).float()
         return (total.float(), ce.float(), dice.float(), focal.float()), slopes
 
-    def gradient(self, terms: tuple[float, float, float], dice_slopes: tuple[Tensor, Tensor]) -> Tensor:
+    def gradient(self, dice_slopes: tuple[Tensor, Tensor]) -> Tensor:
         """Second visit: d total / d logits, in the logits' type and memory format."""
-        ce, dice, focal = terms
+        (ce, dice, focal), smoothing = self.settings.terms, self.settings.smoothing
         by_predicted, by_intersection = dice * dice_slopes[0], dice * dice_slopes[1]
-        by_nll = (ce / self.weight_sum.clamp_min(_EPS)).float()
+        by_smoothed = (ce / self.weight_sum.clamp_min(_EPS)).float()
+        by_nll, by_spread = (1 - smoothing) * by_smoothed, smoothing / len(self.weights) * by_smoothed * self.weights
         by_focal = focal * self.weights / self.weights.sum() / self.pixels.clamp_min(1).float()
         gradient = torch.empty_like(self.blocks.logits)
         for (b, rows), (z, ids, scored), p in zip(self.blocks.places, self.blocks, self.softmax, strict=True):
@@ -181,10 +209,12 @@ class _Sums:
             pull = pt * by_intersection[ids]
             # The softmax's Jacobian: dz = p * (slope - sum_c p_c slope_c), plus the true class's own part.
             shift = pixel_nll - by_predicted @ p - pull
-            dz = p.mul_(by_predicted[:, None] + shift)
+            dz = p.mul_(by_predicted[:, None] + (shift + by_spread.sum()))
+            if smoothing:
+                dz.addcmul_(by_spread[:, None], scored, value=-1)
             dz.scatter_add_(0, index, (pull - pixel_nll)[None])
             if focal:
-                *_, slope_rest, slope_true = _focal(z, ids, self.gamma, with_slopes=True)
+                *_, slope_rest, slope_true = _focal(z, ids, self.settings.gamma, with_slopes=True)
                 dz.addcmul_(slope_rest, by_focal[:, None] * scored)
                 dz.scatter_add_(0, index, (slope_true * by_focal[ids] * scored)[None])
             gradient[b, :, rows] = dz.view_as(gradient[b, :, rows])

@@ -76,6 +76,10 @@ class Train(Params):
     weight_decay: float = Field(1e-2, ge=0)
     warmup_epochs: float = Field(1.0, ge=0)
     clip_norm: float = Field(1.0, gt=0)
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    freeze_epochs: int = Field(0, ge=0)
+    patience: int = Field(0, ge=0)
     ce_weight: float = Field(1.0, ge=0)
     dice_weight: float = Field(1.0, ge=0)
     focal_weight: float = Field(1.0, ge=0)
@@ -91,7 +95,13 @@ class Train(Params):
     blur: float = Field(0.1, ge=0, le=1)
     noise: float = Field(0.1, ge=0, le=1)
     device: str = "auto"
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    processes: int = Field(0, ge=0)
+    threads: int = Field(0, ge=0)
+    micro_batch: int = Field(0, ge=0)
+    cache: Literal["auto", "ram", "disk", "none"] = "auto"
     workers: int = Field(0, ge=0)
     track: Literal["csv", "tensorboard", "wandb"] = "csv"
     seed: int = Field(0, ge=0)

@@ -241,6 +241,10 @@ class Run:
         return self.path / "history.csv"
 
     @property
+    def steps(self) -> Path:
+        return self.path / "steps.csv"
+
+    @property
     def params(self) -> Path:
         return self.path / "params.json"
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import pandas as pd
+
 from seglib.runs import Run
 
 
@@ -12,21 +14,28 @@ class Tracker(Protocol):
     """What `fit` asks of a tracker."""
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Record scalars at an epoch (1-based)."""
+        """Record scalars at an optimiser step (1-based)."""
+
+    def log_steps(self, steps: pd.DataFrame) -> None:
+        """Record the rows of steps.csv."""
 
     def close(self) -> None:
         """Flush and end."""
 
 
-class _Nothing:
+class _Base:
     def log(self, values: Mapping[str, float], step: int) -> None:
         pass
+
+    def log_steps(self, steps: pd.DataFrame) -> None:
+        for row in steps.to_dict("records"):
+            self.log({f"step/{name}": float(value) for name, value in row.items() if name != "step"}, int(row["step"]))
 
     def close(self) -> None:
         pass
 
 
-class _TensorBoard:
+class _TensorBoard(_Base):
     def __init__(self, run: Run) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
@@ -40,7 +49,7 @@ class _TensorBoard:
         self.writer.close()
 
 
-class _WandB:
+class _WandB(_Base):
     def __init__(self, run: Run, params: Mapping[str, Any]) -> None:
         import wandb
 
@@ -70,4 +79,4 @@ def make_tracker(kind: str, run: Run, params: Mapping[str, Any]) -> Tracker:
         raise ModuleNotFoundError(
             f"track={kind!r} needs a package that is not installed: run `pip install -e '.[{kind}]'`, or set track='csv'."
         ) from error
-    return _Nothing()
+    return _Base()

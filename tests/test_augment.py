@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from seglib.augment import Colour, Geometry, Window, recolour, warp
+from seglib.augment import Colour, Geometry, Light, Window, recolour, warp
 
 IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 SIZES = [(1, 1), (1, 40), (20, 30), (64, 48), (200, 180)]
@@ -111,9 +111,14 @@ def pictures(seed=0):
     return torch.rand(6, 3, 9, 11, generator=torch.Generator().manual_seed(seed)) * 255
 
 
+def lights(colour, count=6, seed=0):
+    random = np.random.default_rng(seed)
+    return [colour.draw(random) for _ in range(count)]
+
+
 def test_recolour_identity():
     images = pictures()
-    result = recolour(images.clone(), Colour(0, 0, 0), torch.Generator().manual_seed(0))
+    result = recolour(images.clone(), lights(Colour(0, 0, 0)))
     torch.testing.assert_close(result, images, rtol=0, atol=0)
 
 
@@ -122,7 +127,7 @@ def test_recolour_identity():
 )
 def test_recolour(colour):
     def once(seed):
-        return recolour(pictures(), colour, torch.Generator().manual_seed(seed))
+        return recolour(pictures(), lights(colour, seed=seed))
 
     result = once(0)
     assert result.shape == (6, 3, 9, 11)
@@ -134,6 +139,35 @@ def test_recolour(colour):
         assert not torch.equal(result, once(1))
 
 
+def test_an_image_changes_alike_whatever_batch_it_is_in():
+    drawn = lights(Colour(0.5, 0.5, 0.5))
+    whole = recolour(pictures(), drawn)
+    parts = [recolour(part.clone(), drawn[2 * k : 2 * k + 2]) for k, part in enumerate(pictures().split(2))]
+    torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-6, atol=1e-4)
+
+
+def test_probabilities_and_strengths_are_kept():
+    drawn = lights(Colour(0.2, 0.25, 0.5), 4000)
+    factors = np.array([[light.brightness, light.contrast, light.saturation] for light in drawn])
+    assert factors.min() >= 0.8
+    assert factors.max() <= 1.2
+    assert np.abs(factors.mean(0) - 1).max() < 0.01
+    assert np.mean([light.blur for light in drawn]) == pytest.approx(0.25, abs=0.03)
+    noisy = [light.noise for light in drawn if light.noise]
+    assert len(noisy) / 4000 == pytest.approx(0.5, abs=0.03)
+    assert 2 <= min(noisy) <= max(noisy) <= 12
+
+
+def test_noise_has_its_strength():
+    noisy = recolour(torch.full((1, 3, 80, 80), 128.0), [Light(noise=8.0, seed=3)])
+    assert noisy.std().item() == pytest.approx(8, rel=0.03)
+
+
+def test_brightness_multiplies():
+    result = recolour(torch.full((1, 3, 4, 4), 100.0), [Light(brightness=1.2)])
+    torch.testing.assert_close(result, torch.full((1, 3, 4, 4), 120.0))
+
+
 def test_blur_leaves_a_flat_image_flat():
     flat = torch.full((2, 3, 5, 5), 90.0)
-    torch.testing.assert_close(recolour(flat.clone(), Colour(0, 1, 0), torch.Generator()), flat)
+    torch.testing.assert_close(recolour(flat.clone(), [Light(blur=True)] * 2), flat)

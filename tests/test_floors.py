@@ -24,23 +24,24 @@ HOUSE = {
     ],
     1: [
         (("dataset", "images", "pairing", "recipe", "draft", "fetch"), TORCH | SHOW),
-        (("hardware",), SHOW),
+        (("hardware", "machine", "kernels", "parallel"), SHOW),
     ],
     2: [
         (("demo", "demo_faults", "demo_scenes", "demo_canvas", "demo_paint"), TORCH | SHOW),
         (("checks",), TORCH | SHOW),
-        (("loading", "augment"), SHOW),
+        (("loading", "batches", "augment", "views"), SHOW),
         (("losses",), SHOW | {"numpy", "pandas"}),
-        (("models",), SHOW),
+        (("models", "averaging", "optimizer"), SHOW),
         (("metrics",), TORCH | SHOW),
         (("pictures",), TORCH | SHOW),
     ],
     3: [
-        (("training", "tracking"), SHOW),
+        (("training", "trainer", "trials", "tracking"), SHOW),
         (("inference",), SHOW),
     ],
     4: [
         (("failures",), SHOW),
+        (("launch",), SHOW),
         (("verdicts",), SHOW | TORCH),
     ],
     5: [

@@ -1,15 +1,15 @@
 """The packed cache and the batches cut from it."""
 
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from seglib.augment import Geometry
+from seglib import loading
 from seglib.dataset import DatasetError, load_dataset, read_pair
-from seglib.loading import pack, scoring_batches, training_batches
+from seglib.loading import pack
 
 SIZES = [(6, 8), (8, 6), (6, 8), (5, 12), (6, 8), (8, 6), (9, 9)]
 YAML = """\
@@ -17,7 +17,6 @@ classes: [a, b, c]
 splits:
   train: {images: "images/*.png", masks: "masks/*.png"}
 """
-GEOMETRY = Geometry((4, 4))
 
 
 @pytest.fixture
@@ -46,8 +45,8 @@ def test_pack_holds_what_the_files_hold(folder):
         assert source.ids == dataset.samples["id"].tolist()
         for i, row in enumerate(dataset.samples.itertuples()):
             image, mask = read_pair(dataset, row)
-            np.testing.assert_array_equal(source.image(i), image)
-            np.testing.assert_array_equal(source.mask(i), mask)
+            np.testing.assert_array_equal(source.pair(i)[0], image)
+            np.testing.assert_array_equal(source.pair(i)[1], mask)
             np.testing.assert_array_equal(source.pixel_counts[i], [(mask == c).sum() for c in range(3)])
 
 
@@ -61,7 +60,7 @@ def test_reopened_without_decoding_and_made_anew_after_a_change(folder, monkeypa
     white = np.full((*SIZES[0], 3), 255, np.uint8)
     Image.fromarray(white).save(folder / "images/0.png")
     os.utime(folder / "images/0.png", ns=(1, 1))
-    assert (pack(load_dataset(folder), "train").image(0) == 255).all()
+    assert (pack(load_dataset(folder), "train").pair(0)[0] == 255).all()
     assert len(caches(folder)) == 2
 
 
@@ -88,42 +87,35 @@ def test_long_side(folder):
     np.testing.assert_array_equal(packed.mask_sizes, packed.image_sizes)
     scoring = pack(load_dataset(folder), "train", long_side=8, original_masks=True)
     assert scoring.mask_sizes.tolist() == [list(size) for size in SIZES]
-    np.testing.assert_array_equal(scoring.image(3), packed.image(3))
-    assert set(np.unique(packed.mask(3))) <= {0, 1, 2, 255}
+    np.testing.assert_array_equal(scoring.pair(3)[0], packed.pair(3)[0])
+    assert set(np.unique(packed.pair(3)[1])) <= {0, 1, 2, 255}
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 6, 7, 20])
-def test_training_batches(folder, batch_size):
-    packed = pack(load_dataset(folder), "train")
-
-    def epoch(seed, number, workers=0):
-        return list(training_batches(packed, GEOMETRY, batch_size, seed, number, workers))
-
-    batches = epoch(0, 1)
-    assert sorted(np.concatenate([b.index for b in batches])) == list(range(7))
-    assert len(batches) == 1 or len(batches[-1].index) >= 2
-    for other in (epoch(0, 1), epoch(0, 1, workers=2)):
-        for first, second in zip(batches, other, strict=True):
-            np.testing.assert_array_equal(first.index, second.index)
-            assert torch.equal(first.images, second.images)
-            assert torch.equal(first.masks, second.masks)
-            assert first.windows == second.windows
-    orders = [tuple(np.concatenate([b.index for b in epoch(*key)])) for key in ((0, 1), (0, 2), (1, 1))]
-    assert len(set(orders)) == 3
-    for batch in batches:
-        for k, (i, w) in enumerate(zip(batch.index, batch.windows, strict=True)):
-            part = packed.image(i)[w.rows, w.columns].transpose(2, 0, 1)
-            np.testing.assert_array_equal(batch.images[k, :, : w.height, : w.width], part)
-            np.testing.assert_array_equal(batch.masks[k, : w.height, : w.width], packed.mask(i)[w.rows, w.columns])
+def test_without_a_cache_every_file_is_decoded_when_it_is_asked_for(folder, monkeypatch):
+    stored, streamed = (pack(load_dataset(folder), "train", cache=cache) for cache in ("disk", "none"))
+    assert stored.stored
+    assert not streamed.stored
+    assert streamed.nbytes == stored.nbytes
+    np.testing.assert_array_equal(streamed.pixel_counts, stored.pixel_counts)
+    for i in range(len(SIZES)):
+        for mine, other in zip(streamed.pair(i), stored.pair(i), strict=True):
+            np.testing.assert_array_equal(mine, other)
+    monkeypatch.setattr(
+        "seglib.loading.read_pair", lambda *_: (np.zeros((6, 8, 3), np.uint8), np.ones((6, 8), np.uint8))
+    )
+    assert (streamed.pair(0)[1] == 1).all()
 
 
-def test_scoring_batches(folder):
-    packed = pack(load_dataset(folder), "train")
-    seen = []
-    for index, images, size in scoring_batches(packed, 2):
-        assert 1 <= len(index) <= 2
-        seen.extend(index)
-        for i, image in zip(index, images, strict=True):
-            np.testing.assert_array_equal(image.permute(1, 2, 0), packed.image(i))
-            assert size == packed.mask(i).shape == SIZES[i]
-    assert sorted(seen) == list(range(7))
+def test_a_split_that_does_not_fit_the_disk_is_not_stored(folder, monkeypatch):
+    free = SimpleNamespace(free=loading._SPARE_DISK + sum(4 * h * w for h, w in SIZES))
+    monkeypatch.setattr(loading.shutil, "disk_usage", lambda _: free)
+    assert not pack(load_dataset(folder), "train").stored
+    assert not list((folder.parent / "artifacts").rglob("samples.bin"))
+    free.free += 1
+    assert pack(load_dataset(folder), "train").stored
+
+
+def test_a_bad_file_is_found_without_a_cache_too(folder):
+    (folder / "images/3.png").write_bytes((folder / "images/3.png").read_bytes()[:60])
+    with pytest.raises(DatasetError, match="1 of 7 samples cannot be used"):
+        pack(load_dataset(folder), "train", cache="none")

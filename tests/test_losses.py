@@ -1,6 +1,7 @@
 """HybridLoss against torch's cross-entropy and SMP's Dice and focal losses in float64, values and gradients."""
 
 import itertools
+import threading
 
 import pytest
 import torch
@@ -270,3 +271,57 @@ def test_wrong_number_of_class_weights():
     logits, target = batch()
     with pytest.raises(ValueError, match="4 class weights, but the logits have 5 classes"):
         HybridLoss(class_weights=[1.0] * 4)(logits, target)
+
+
+@pytest.mark.parametrize("class_weights", [None, WEIGHTS], ids=["equal", "weighted"])
+@pytest.mark.parametrize("smoothing", [0.05, 0.5])
+def test_label_smoothing_is_that_of_cross_entropy(smoothing, class_weights):
+    logits, target = batch(seed=12)
+    values, gradient = ours(logits, target, (1, 0, 0), class_weights=class_weights, label_smoothing=smoothing)
+    z = logits.double().requires_grad_()
+    weights = None if class_weights is None else torch.tensor(class_weights).double()
+    expected = torch.nn.functional.cross_entropy(
+        z, target, weight=weights, ignore_index=IGNORE, label_smoothing=smoothing
+    )
+    assert values.ce.item() == pytest.approx(expected.item(), rel=2e-6)
+    (expected_gradient,) = torch.autograd.grad(expected, z)
+    scale = expected_gradient.abs().max().item()
+    torch.testing.assert_close(gradient.double(), expected_gradient, rtol=1e-4, atol=2e-6 * scale)
+    # Dice and focal are left alone.
+    plain, _ = ours(logits, target, (1, 1, 1), class_weights=class_weights)
+    smooth, _ = ours(logits, target, (1, 1, 1), class_weights=class_weights, label_smoothing=smoothing)
+    assert (smooth.dice, smooth.focal) == (plain.dice, plain.focal)
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0])
+def test_label_smoothing_out_of_range_is_refused(smoothing):
+    with pytest.raises(ValueError, match="expected a share"):
+        HybridLoss(label_smoothing=smoothing)
+
+
+def test_parts_of_a_batch_in_several_processes_make_the_whole_loss():
+    logits, target = batch((4, 5, 6, 7), seed=13)
+    options = {"class_weights": WEIGHTS, "label_smoothing": 0.1}
+    whole, whole_gradient = ours(logits, target, (1, 1, 1), **options)
+    meeting, heap, results = threading.Barrier(2), [], {}
+
+    def reduce(values):
+        heap.append(values)
+        meeting.wait()
+        total = heap[0] + heap[1]
+        meeting.wait()
+        return total
+
+    def process(name, part):
+        results[name] = ours(logits[part], target[part], (1, 1, 1), reduce=reduce, **options)
+
+    parts = {"first": slice(0, 1), "second": slice(1, 4)}
+    threads = [threading.Thread(target=process, args=item) for item in parts.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for values, _ in results.values():
+        torch.testing.assert_close(tuple(values), tuple(whole), rtol=1e-6, atol=0)
+    together = torch.cat([results["first"][1], results["second"][1]])
+    torch.testing.assert_close(together, whole_gradient, rtol=1e-5, atol=1e-9)

@@ -9,19 +9,25 @@ import pandas as pd
 import pytest
 import torch
 
-from seglib import training
+from seglib import trainer
+from seglib.augment import Colour, Geometry
+from seglib.batches import training_batches
 from seglib.checks import class_weights
 from seglib.dataset import load_dataset, read_pair
-from seglib.hardware import make_plan
 from seglib.loading import pack
 from seglib.models import ModelSpec, build, load_checkpoint
+from seglib.optimizer import make_optimizer, rate
+from seglib.parallel import World
 from seglib.params import ParameterError
 from seglib.runs import Run, read_json
-from seglib.training import NonFiniteLossError, crop_size, fit, geometry, make_optimizer, rate, start_run
+from seglib.trainer import NonFiniteLossError
+from seglib.training import fit, start_run
+from seglib.trials import plan_training
+from seglib.views import crop_size, geometry
 
 HISTORY = [
     "epoch", "train_loss", "train_ce", "train_dice", "train_focal", "val_loss", "val_miou", "val_pixel_accuracy",
-    "learning_rate", "seconds", "images_per_second", "best",
+    "grad_norm", "learning_rate", "skipped_steps", "micro_batch", "images_per_second", "seconds", "seconds_left", "best",
 ]  # fmt: skip
 
 
@@ -32,14 +38,14 @@ def new_model(params, seed: int = 0):
 
 def train(params, model=None, on_epoch=None) -> tuple[Run, pd.DataFrame]:
     dataset = load_dataset(params.dataset)
-    splits = pack(dataset, "train"), pack(dataset, "val", original_masks=True)
+    splits = [pack(dataset, s, original_masks=s == "val", cache=params.cache) for s in ("train", "val")]
     run = start_run(params)
-    plan = make_plan(params.device, params.precision)
-    return run, fit(run, model or new_model(params), *splits, params, plan, on_epoch)
+    model = model or new_model(params)
+    return run, fit(run, model, *splits, params, plan_training(params, model, *splits), on_epoch)
 
 
 def without_times(history: pd.DataFrame) -> pd.DataFrame:
-    return history.drop(columns=["seconds", "images_per_second"])
+    return history.drop(columns=["seconds", "seconds_left", "images_per_second"])
 
 
 @pytest.mark.parametrize(
@@ -85,12 +91,11 @@ def test_optimizer_holds_every_parameter_once_and_decays_matrices_alone(tiny_roo
             assert group["lr"] == pytest.approx(params.learning_rate * (0.1 if id(weight) in encoder else 1))
 
 
-def test_start_run_writes_parameters_and_environment(tiny_root, tiny_params):
+def test_start_run_writes_parameters(tiny_root, tiny_params):
     params = tiny_params()
     run = start_run(params)
     assert run.path == tiny_root / "artifacts" / "runs" / "tiny"
     assert json.loads(run.params.read_text()) == params.model_dump()
-    assert read_json(run.path / "environment.json")["packages"]["torch"]
 
 
 def test_fit_writes_history_and_checkpoints(trained_root):
@@ -112,6 +117,14 @@ def test_fit_writes_history_and_checkpoints(trained_root):
     assert best["epoch"] == history["epoch"][history["val_miou"].idxmax()]
     assert best["val_miou"] == pytest.approx(history["val_miou"].max(), rel=1e-12)
     assert load_checkpoint(run.last_checkpoint)[1]["epoch"] == 3
+    environment = read_json(run.path / "environment.json")
+    assert environment["packages"]["torch"]
+    assert environment["plan"]["device"] == "cpu"
+    steps = pd.read_csv(run.steps)
+    assert steps["step"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert steps["epoch"].tolist() == [1, 1, 2, 2, 3, 3]
+    np.testing.assert_allclose(steps.groupby("epoch")["loss"].mean(), history["train_loss"], rtol=1e-5)
+    assert (steps[["grad_norm", "learning_rate", "images_per_second"]] > 0).all().all()
     assert not list(run.path.rglob(".*")), "temporary files are left"
 
 
@@ -130,23 +143,35 @@ def test_validation_score_is_that_of_the_predictions(trained_root):
     assert facts["val_miou"] == pytest.approx(np.mean(ious), abs=2e-3)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_resumed_run_equals_an_uninterrupted_one(tiny_root, tiny_params, workers):
-    straight, expected = train(tiny_params(run="straight", epochs=4, workers=workers))
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"workers": 2},
+        {"ema_decay": 0.9},
+        {"freeze_epochs": 3, "batch_size": 4, "micro_batch": 2},
+        {"cache": "none", "workers": 2},
+    ],
+    ids=str,
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(tiny_root, tiny_params, how):
+    straight, expected = train(tiny_params(run="straight", epochs=4, **how))
 
     def stop_after_two(history):
         if len(history) == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(tiny_params(run="cut", epochs=4, workers=workers), on_epoch=stop_after_two)
-    resumed = tiny_params(run="cut", epochs=4, workers=workers, resume=True)
+        train(tiny_params(run="cut", epochs=4, **how), on_epoch=stop_after_two)
+    resumed = tiny_params(run="cut", epochs=4, resume=True, **how)
     run, history = train(resumed, new_model(resumed, seed=99))
     pd.testing.assert_frame_equal(without_times(history), without_times(expected), check_exact=True)
     pd.testing.assert_frame_equal(without_times(pd.read_csv(run.history)), without_times(pd.read_csv(straight.history)))
     for name in ("best_checkpoint", "last_checkpoint"):
         wanted, got = (load_checkpoint(getattr(r, name))[0].state_dict() for r in (straight, run))
         assert all(torch.equal(wanted[key], got[key]) for key in wanted), name
+    without_pace = [pd.read_csv(r.steps).drop(columns="images_per_second") for r in (straight, run)]
+    pd.testing.assert_frame_equal(*without_pace)
     again = train(resumed)[1]  # nothing is left to do
     pd.testing.assert_frame_equal(again, history)
 
@@ -179,7 +204,7 @@ def test_a_loss_that_is_not_finite_names_the_samples(tiny_root, tiny_params):
     with torch.no_grad():
         next(model.net.segmentation_head.parameters()).fill_(float("nan"))
     with pytest.raises(
-        NonFiniteLossError, match=r"the loss is nan in epoch 1 on the samples t0\d, t0\d, t0\d\. Try a lower"
+        NonFiniteLossError, match=r"the loss is nan in epoch 1, step 1, on the samples t0\d, t0\d, t0\d\. Try a lower"
     ):
         train(params, model)
     assert not Run(Run.folder("tiny")).last_checkpoint.exists()
@@ -188,8 +213,8 @@ def test_a_loss_that_is_not_finite_names_the_samples(tiny_root, tiny_params):
 @pytest.mark.parametrize("kind", ["sqrt_inverse", "median_frequency"])
 def test_class_weights_reach_the_loss(tiny_root, tiny_params, kind, monkeypatch):
     seen = []
-    loss = training.HybridLoss
-    monkeypatch.setattr(training, "HybridLoss", lambda *args: seen.append(args[3]) or loss(*args))
+    loss = trainer.HybridLoss
+    monkeypatch.setattr(trainer, "HybridLoss", lambda *args, **how: seen.append(args[3]) or loss(*args, **how))
     history = train(tiny_params(epochs=1, class_weights=kind))[1]
     counts = pack(load_dataset("data/tiny"), "train").pixel_counts
     np.testing.assert_array_equal(seen[0], class_weights(counts, kind))
@@ -210,3 +235,160 @@ def test_validation_masks_without_a_label_still_leave_a_model(tiny_root, tiny_pa
     run, history = train(tiny_params(epochs=1))
     assert history["val_miou"].isna().all()
     assert run.best_checkpoint.exists()
+
+
+def test_a_frozen_encoder_stays_as_it_is(tiny_root, tiny_params):
+    params = tiny_params(epochs=2, freeze_epochs=1)
+    model, seen = new_model(params), []
+
+    def look(_):
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    train(params, model, look)
+    encoder = [name for name in before if name.startswith("net.encoder.")]
+    assert all(torch.equal(before[name], seen[0][name]) for name in encoder)
+    assert not all(torch.equal(before[name], seen[0][name]) for name in before)
+    assert not any(torch.equal(seen[0][name], seen[1][name]) for name in encoder if name.endswith("conv.weight"))
+
+
+def test_the_averaged_weights_are_validated_and_kept(tiny_root, tiny_params):
+    run, history = train(tiny_params(epochs=3, ema_decay=0.5))
+    best, facts = load_checkpoint(run.best_checkpoint)
+    last, extra = load_checkpoint(run.last_checkpoint)
+    assert facts["val_miou"] == history["val_miou"].max()
+    if facts["epoch"] == 3:
+        assert all(torch.equal(extra["average"][name], value) for name, value in best.state_dict().items())
+    assert not torch.equal(
+        extra["average"]["net.segmentation_head.0.weight"], last.state_dict()["net.segmentation_head.0.weight"]
+    )
+
+
+def test_training_stops_when_nothing_gets_better(tiny_root, tiny_params):
+    # A rate too small to change a prediction: the first epoch stays the best.
+    params = tiny_params(epochs=9, learning_rate=1e-12, patience=2)
+    history = train(params)[1]
+    assert history["best"].tolist() == [True, False, False]
+    again = train(tiny_params(epochs=9, learning_rate=1e-12, patience=2, resume=True))[1]
+    assert len(again) == 3
+
+
+def test_micro_batches_give_the_gradient_of_the_batch(tiny_root, tiny_params):
+    """With normalisation asleep and cross-entropy alone, where the parts' sum is exact."""
+    gradients = {}
+    for micro_batch in (6, 3, 2):
+        params = tiny_params(batch_size=6, micro_batch=micro_batch, dice_weight=0.0)
+        steps = one_step(params)
+        gradients[micro_batch] = [weight.grad.clone() for weight in steps.model.parameters()]
+    for micro_batch in (3, 2):
+        for mine, whole in zip(gradients[micro_batch], gradients[6], strict=True):
+            assert (mine - whole).norm() <= 1e-3 * whole.norm() + 1e-7
+
+
+def one_step(params):
+    """A trainer that has computed the gradient of its first batch; every pixel scored, normalisation in eval mode."""
+    dataset = load_dataset(params.dataset)
+    splits = pack(dataset, "train"), pack(dataset, "val", original_masks=True)
+    model = new_model(params)
+    plan = plan_training(params, model, *splits)
+    job = trainer.Trainer(start_run(params), model, *splits, params, plan, World())
+    job._wake(1)
+    job.model.eval()
+    job.geometry = Geometry((32, 32), flip=0, scale=(1, 1), rotation=0)
+    batch = next(training_batches(splits[0], job.geometry, Colour(0, 0, 0), params.batch_size, 0, 1))
+    batch.masks.masked_fill_(batch.masks == 255, 0)
+    job._gradient(batch, len(batch.index))
+    return job
+
+
+class Hungry(torch.nn.Module):
+    """A model that runs out of memory with more than so many images."""
+
+    def __init__(self, model, images, error=torch.OutOfMemoryError):
+        super().__init__()
+        self.inner, self.images, self.error = model, images, error
+        model.net.encoder.register_forward_pre_hook(self.weigh)
+
+    def weigh(self, _, inputs):
+        if len(inputs[0]) > self.images:
+            raise self.error("cannot allocate memory, pretended")
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
+def test_out_of_memory_halves_the_micro_batch_and_goes_on(tiny_root, tiny_params, capsys, error):
+    params = tiny_params(
+        epochs=2, batch_size=6, precision="fp32", memory_format="contiguous", micro_batch=6, compile="off"
+    )
+    model = new_model(params)
+    Hungry(model, 2, error)
+    run, history = train(params, model)
+    assert history["micro_batch"].tolist() == [2, 2]
+    assert np.isfinite(history["train_loss"]).all()
+    assert len(pd.read_csv(run.steps)) == 2, "the batch is still one step"
+    text = "".join(capsys.readouterr())
+    assert "Out of memory with 6 images at a time: going on with 3" in text
+    assert "going on with 2" in text
+
+
+def test_out_of_memory_with_a_single_image_says_what_to_do(tiny_root, tiny_params):
+    params = tiny_params(precision="fp32", memory_format="contiguous", micro_batch=3, compile="off")
+    model = new_model(params)
+    Hungry(model, 0)
+    with pytest.raises(trainer.OutOfMemoryError, match=r"out of memory with 1 images of 32x32 pixels.*crop_height"):
+        train(params, model)
+
+
+def test_other_runtime_errors_are_not_taken_for_a_lack_of_memory(tiny_root, tiny_params):
+    params = tiny_params(precision="fp32", memory_format="contiguous", micro_batch=3, compile="off")
+    model = new_model(params)
+
+    def fail(*_):
+        raise RuntimeError("something else")
+
+    model.net.encoder.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        train(params, model)
+
+
+def test_a_gradient_that_is_not_finite_is_told_from_the_loss(tiny_root, tiny_params):
+    params = tiny_params(precision="fp32", memory_format="contiguous", micro_batch=3, compile="off")
+    model = new_model(params)
+    next(model.net.segmentation_head.parameters()).register_hook(lambda grad: grad * float("inf"))
+    with pytest.raises(NonFiniteLossError, match=r"the gradient's norm is (nan|inf) in epoch 1, step 1,"):
+        train(params, model)
+
+
+def test_steps_that_the_scaler_leaves_out_are_counted_and_no_error(tiny_root, tiny_params, monkeypatch):
+    class Scaler:
+        """Finds the first step's gradient infinite, as a real one does with too large a scale."""
+
+        def __init__(self, enabled):
+            self.factor, self.seen = 8.0, 0
+
+        def is_enabled(self):
+            return True
+
+        def scale(self, loss):
+            return loss
+
+        def unscale_(self, optimizer):
+            self.seen += 1
+            if self.seen == 1:
+                optimizer.param_groups[0]["params"][0].grad.fill_(float("inf"))
+
+        def get_scale(self):
+            return self.factor
+
+        def step(self, optimizer):
+            if self.seen > 1:
+                optimizer.step()
+
+        def update(self):
+            self.factor = 4.0
+
+        def state_dict(self):
+            return {}
+
+    monkeypatch.setattr(trainer.torch.amp, "GradScaler", Scaler)
+    history = train(tiny_params(epochs=2))[1]
+    assert history["skipped_steps"].tolist() == [1, 0]

@@ -1,0 +1,123 @@
+"""Batches cut from the packed cache: for training with what the augmentation will do to each sample, and for scoring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seglib.augment import Colour, Geometry, Light, Window
+from seglib.classes import IGNORE
+from seglib.loading import Packed, map_ahead
+
+
+class Batch(NamedTuple):
+    """Samples as they are cut from the cache, and what the augmentation is to do with each.
+
+    Args:
+        index: (B,) positions in the packed split.
+        images: (B, 3, H, W) uint8, each image's window in the upper left corner.
+        masks: (B, H, W) uint8.
+        windows, lights: B of each.
+    """
+
+    index: np.ndarray
+    images: Tensor
+    masks: Tensor
+    windows: list[Window]
+    lights: list[Light]
+
+    def split(self, parts: int) -> list[Batch]:
+        """Micro-batches of as equal a size as can be, in order."""
+        edges = portions(len(self.index), parts)
+        return [Batch(*(values[a:b] for values in self)) for a, b in pairwise(edges)]
+
+
+def portions(count: int, parts: int) -> np.ndarray:
+    """(parts + 1,) edges that share `count` things as evenly as can be."""
+    return np.linspace(0, count, parts + 1).round().astype(int)
+
+
+def training_batches(
+    packed: Packed,
+    geometry: Geometry,
+    colour: Colour,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    workers: int = 0,
+    rank: int = 0,
+    processes: int = 1,
+) -> Iterator[Batch]:
+    """One epoch in random order, every sample once; order and augmentation depend on (seed, epoch) alone.
+
+    A last batch too small to share (or of a single sample: batch normalisation needs two) is joined to the one before it.
+
+    Args:
+        geometry, colour: draw what happens to each image.
+        batch_size: samples a step, over all processes.
+        workers: threads that cut batches ahead of time; 0: cut when asked.
+        rank, processes: the share of each batch that is cut here.
+    """
+    parts = []
+    random = np.random.default_rng([seed, epoch])
+    for index in np.split(random.permutation(len(packed)), batch_edges(len(packed), batch_size, processes)):
+        drawn = [(geometry.draw(random, *packed.image_sizes[i]), colour.draw(random)) for i in index]
+        mine = slice(*portions(len(index), processes)[rank : rank + 2])
+        parts.append((packed, index[mine], *map(list, zip(*drawn[mine], strict=True))))
+    if workers == 0:
+        yield from (_cut(*part) for part in parts)
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            yield from map_ahead(pool, lambda part: _cut(*part), iter(parts), ahead=2 * workers)
+
+
+def batch_edges(samples: int, batch_size: int, processes: int = 1) -> list[int]:
+    """Where an epoch is cut into batches; one batch more than edges."""
+    edges = list(range(batch_size, samples, batch_size))
+    if edges and samples - edges[-1] < max(2, processes):
+        edges.pop()
+    return edges
+
+
+def _cut(packed: Packed, index: np.ndarray, windows: list[Window], lights: list[Light]) -> Batch:
+    height, width = max(w.height for w in windows), max(w.width for w in windows)
+    images = np.zeros((len(index), height, width, 3), np.uint8)
+    masks = np.full((len(index), height, width), IGNORE, np.uint8)
+    for place, (i, window) in enumerate(zip(index, windows, strict=True)):
+        image, mask = packed.pair(i)
+        images[place, : window.height, : window.width] = image[window.rows, window.columns]
+        masks[place, : window.height, : window.width] = mask[window.rows, window.columns]
+    return Batch(index, torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks), windows, lights)
+
+
+def scoring_batches(
+    packed: Packed, batch_size: int, rank: int = 0, processes: int = 1
+) -> Iterator[tuple[np.ndarray, Tensor, np.ndarray]]:
+    """Every sample once, images of one size (and masks of one size) together.
+
+    Args:
+        batch_size: the most samples at a time.
+        rank, processes: every `processes`-th batch from the `rank`-th on is read here, so that each sample is in one process.
+
+    Yields:
+        positions (B,), images (B, 3, H, W) uint8, masks (B, h, w) uint8
+    """
+    for index in _scoring_order(packed, batch_size)[rank::processes]:
+        images, masks = zip(*map(packed.pair, index), strict=True)
+        yield index, torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), np.stack(masks)
+
+
+def _scoring_order(packed: Packed, batch_size: int) -> list[np.ndarray]:
+    """The positions of each of `scoring_batches`."""
+    sizes = np.concatenate([packed.image_sizes, packed.mask_sizes], axis=1)
+    batches = []
+    for size in np.unique(sizes, axis=0):
+        members = np.flatnonzero((sizes == size).all(1))
+        batches += [members[start : start + batch_size] for start in range(0, len(members), batch_size)]
+    return batches

@@ -1,0 +1,195 @@
+"""Training in this process, or in several that torchrun starts: one entry point for a notebook's cell and for a cluster.
+
+torchrun --standalone --nproc_per_node=8 -m seglib.launch --params params/camvid.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+import pandas as pd
+import torch
+import yaml
+from tqdm.auto import tqdm
+
+from seglib.dataset import load_dataset
+from seglib.hardware import HardwarePlan, make_plan
+from seglib.loading import Packed, pack
+from seglib.models import ModelSpec, Segmenter, build
+from seglib.parallel import World
+from seglib.params import ParameterError, Train, check_chain
+from seglib.runs import Run, resolve
+from seglib.training import fit, start_run
+
+_BEAT = 0.5  # seconds between two lines of progress
+_TAIL = 40  # lines of a failed process that are shown
+
+
+class WorkerError(RuntimeError):
+    """A training process ended with an error; shows its last lines."""
+
+
+def train(
+    run: Run,
+    model: Segmenter,
+    train: Packed,
+    val: Packed,
+    params: Train,
+    plan: HardwarePlan,
+    on_epoch: Callable[[pd.DataFrame], None] | None = None,
+) -> pd.DataFrame:
+    """Train as planned: in this process, or in `plan.processes` of torchrun's, whose progress is shown here.
+
+    The processes read the run's parameters and build model and data themselves, since forking fails once CUDA is in use
+    and does not exist on Windows.
+
+    Args:
+        run, model, train, val, params, plan, on_epoch: as in `training.fit`.
+
+    Returns:
+        The history: one row an epoch.
+
+    Raises:
+        WorkerError: a process failed or was killed; the others are ended, and the last finished epoch is kept.
+    """
+    if plan.processes == 1:
+        return fit(run, model, train, val, params, plan, on_epoch)
+    settings = {"device": plan.kind, "precision": plan.precision, "threads": plan.threads, "cache": plan.cache}
+    settings |= {"micro_batch": plan.micro_batch, "workers": plan.workers, "compile": "on" if plan.compile else "off"}
+    settings |= {"memory_format": "channels_last" if plan.channels_last else "contiguous"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={plan.processes}"]
+    command += ["-m", "seglib.launch", "--started", run.name, "--settings", json.dumps(settings)]
+    rows, errors, tail = [], [], deque(maxlen=_TAIL)
+    total = params.epochs * len(train)
+    with (
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace"
+        ) as workers,
+        tqdm(total=total, unit=" images", leave=False) as bar,
+    ):
+        try:
+            for line in workers.stdout:
+                news = _news(line)
+                if news is None:
+                    tail.append(line.rstrip())
+                elif "done" in news:
+                    bar.update(news["done"] - bar.n)
+                elif "error" in news:
+                    errors.append(news["error"])
+                else:
+                    rows = news["history"]
+                    if on_epoch is not None:
+                        on_epoch(pd.DataFrame(rows))
+        finally:
+            # An interrupted cell, or a callback's error: no process outlives it.
+            if workers.poll() is None:
+                workers.terminate()
+    if workers.returncode:
+        raise WorkerError(
+            f"training ended with exit code {workers.returncode} in one of {plan.processes} processes. The last finished epoch is "
+            "kept: resume=True goes on from there. What the processes said last:\n" + "\n".join(errors or tail)
+        )
+    return pd.DataFrame(rows)
+
+
+def _news(line: str) -> dict | None:
+    """What a line of the first process tells; None for anything else."""
+    try:
+        news = json.loads(line)
+    except ValueError:
+        return None
+    return news if isinstance(news, dict) and news.keys() & {"done", "history", "error"} else None
+
+
+def _tell(**news: object) -> None:
+    print(json.dumps(news), flush=True)
+
+
+def work(params: Train, prepare: bool) -> None:
+    """What each process does.
+
+    Args:
+        params: of 02_train.
+        prepare: whether the run's folder is still to be made.
+    """
+    world = World.join(on_cpu=params.device == "cpu")
+    dataset = load_dataset(params.dataset, params.recipe)
+    if world.leads:
+        if prepare:
+            start_run(params)
+        _pack(dataset, params)
+    world.wait()
+    train, val = _pack(dataset, params)
+    torch.manual_seed(params.seed)
+    spec = ModelSpec(params.architecture, params.encoder, dataset.classes, long_side=params.long_side)
+    model = build(spec, params.encoder_weights)
+    plan = make_plan(
+        world.device,
+        params.precision,
+        memory_format=params.memory_format,
+        compile=params.compile,
+        threads=params.threads,
+        processes=1,
+    )
+    share = -(-params.batch_size // world.size)
+    plan = replace(
+        plan,
+        processes=world.size,
+        workers=params.workers,
+        micro_batch=params.micro_batch or share,
+        cache=params.cache if params.cache != "auto" else "disk",
+    )
+    done, told = 0, 0.0
+
+    def on_images(count: int) -> None:
+        nonlocal done, told
+        done += count
+        if world.leads and time.monotonic() > told + _BEAT:
+            told = time.monotonic()
+            _tell(done=done)
+
+    def on_epoch(history: pd.DataFrame) -> None:
+        nonlocal done
+        done = len(history) * len(train)
+        _tell(history=history.to_dict("records"))
+
+    fit(Run(Run.folder(params.run)), model, train, val, params, plan, on_epoch, on_images, world)
+    world.leave()
+
+
+def _pack(dataset, params: Train) -> tuple[Packed, Packed]:
+    return (
+        pack(dataset, "train", params.long_side, cache=params.cache),
+        pack(dataset, "val", params.long_side, original_masks=True, cache=params.cache),
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The entry point of every process."""
+    parser = argparse.ArgumentParser(prog="seglib.launch", description="Train in the processes that torchrun started.")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--params", help="a parameter file of the chain, as for `seglib run`")
+    source.add_argument("--started", help="a run that 02_train has prepared: its params.json")
+    parser.add_argument("--settings", default="{}", help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    path = resolve(given.params) if given.params else Run(Run.folder(given.started)).params
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ParameterError(f"{path.name} holds no parameters: expected lines such as `epochs: 30`.")
+    params = Train.check(check_chain(values)["02_train"])
+    try:
+        work(params.model_copy(update=json.loads(given.settings)), prepare=given.started is None)
+    except Exception as error:
+        _tell(error=f"{type(error).__name__}: {error}")
+        raise
+
+
+if __name__ == "__main__":
+    main()

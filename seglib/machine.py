@@ -1,0 +1,81 @@
+"""What there is to compute with."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+from dataclasses import dataclass
+from typing import Self
+
+import psutil
+import torch
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One CUDA device: its name, free memory in bytes, and whether it has tensor cores for TF32 and bfloat16."""
+
+    name: str
+    memory: int
+    bf16: bool
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to compute with.
+
+    Args:
+        system: "Linux", "Darwin" or "Windows".
+        processor: its kind, as far as the system tells.
+        cores: processors that this process may use.
+        threads: torch's own choice of threads for them.
+        memory: available bytes.
+        cpu_bf16: whether the processor multiplies bfloat16 natively (AVX512-BF16 or AMX).
+        gpus: the CUDA devices.
+        mps: whether torch can use an Apple GPU.
+        triton: whether torch.compile has its GPU compiler.
+    """
+
+    system: str
+    processor: str
+    cores: int
+    threads: int
+    memory: int
+    cpu_bf16: bool = False
+    gpus: tuple[Gpu, ...] = ()
+    mps: bool = False
+    triton: bool = False
+
+    @classmethod
+    def here(cls) -> Self:
+        """This machine, now."""
+        return cls(
+            system=platform.system(),
+            processor=platform.processor() or platform.machine(),
+            cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            threads=torch.get_num_threads(),
+            memory=psutil.virtual_memory().available,
+            cpu_bf16=cpu_has_bf16(),
+            gpus=tuple(map(_gpu, range(torch.cuda.device_count()))) if torch.cuda.is_available() else (),
+            mps=torch.backends.mps.is_available(),
+            triton=importlib.util.find_spec("triton") is not None,
+        )
+
+    @property
+    def signature(self) -> str:
+        """What measured times hold for; memory that is free by chance is left out."""
+        gpus = ", ".join(gpu.name for gpu in self.gpus)
+        return f"{self.system} {self.processor}, {self.cores} cores, bf16 {self.cpu_bf16}, [{gpus}], torch {torch.__version__}"
+
+
+def _gpu(number: int) -> Gpu:
+    with torch.cuda.device(number):
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return Gpu(torch.cuda.get_device_name(number), torch.cuda.mem_get_info(number)[0], bf16)
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this processor multiplies bfloat16 natively (AVX512-BF16 or AMX); without, bf16 is slower than fp32."""
+    probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(probe() for probe in probes if probe is not None)

@@ -1,0 +1,42 @@
+"""AdamW's groups of weights and the learning rate's schedule."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from seglib.models import Segmenter
+from seglib.params import Train
+
+_FINAL_RATE = 0.01  # share of the learning rate that the cosine ends on
+
+
+def make_optimizer(model: Segmenter, params: Train) -> torch.optim.AdamW:
+    """AdamW; the encoder learns at `encoder_lr_factor` times the rate; biases and normalisation are not decayed.
+
+    Source: Loshchilov and Hutter, Decoupled Weight Decay Regularization, ICLR 2019.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, weight in model.named_parameters():
+        groups.setdefault((name.startswith("net.encoder."), weight.ndim > 1), []).append(weight)
+    return torch.optim.AdamW(
+        {
+            "params": weights,
+            "lr": params.learning_rate * (params.encoder_lr_factor if in_encoder else 1.0),
+            "weight_decay": params.weight_decay if decays else 0.0,
+        }
+        for (in_encoder, decays), weights in groups.items()
+    )
+
+
+def rate(step: int, steps: int, warmup: int) -> float:
+    """Share of the learning rate at a step (0-based): linear warm-up, then a half cosine down to 1 %.
+
+    Source: Loshchilov and Hutter, SGDR, ICLR 2017.
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    return _FINAL_RATE + (1 - _FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * done))

@@ -1,0 +1,287 @@
+"""One training's model, optimiser and data: an epoch of steps, a validation, checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from seglib import metrics, views
+from seglib.averaging import WeightAverage
+from seglib.batches import Batch, batch_edges, portions, scoring_batches, training_batches
+from seglib.checks import class_weights
+from seglib.hardware import HardwarePlan
+from seglib.loading import Packed
+from seglib.losses import HybridLoss
+from seglib.models import Segmenter, load_checkpoint, save_checkpoint
+from seglib.optimizer import make_optimizer, rate
+from seglib.parallel import World
+from seglib.params import Train
+from seglib.runs import Run, write_csv
+
+_TERMS = ["loss", "ce", "dice", "focal"]
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss or its gradient became NaN or infinite; names the epoch, the step, its samples and what to try."""
+
+
+class OutOfMemoryError(RuntimeError):
+    """Not even one image fits the device's memory."""
+
+
+class Trainer:
+    """What stays the same through all epochs of one training.
+
+    Args:
+        run, model, train, val, params, plan, world: as in `training.fit`.
+    """
+
+    def __init__(
+        self, run: Run, model: Segmenter, train: Packed, val: Packed, params: Train, plan: HardwarePlan, world: World
+    ) -> None:
+        self.run, self.train, self.val, self.params, self.plan, self.world = run, train, val, params, plan, world
+        self.model = plan.place(model)
+        self.shared: nn.Module | None = None
+        self.geometry, self.colour = views.geometry(train, params), views.colour(params)
+        weights = None if params.class_weights == "none" else class_weights(train.pixel_counts, params.class_weights)
+        terms = (params.ce_weight, params.dice_weight, params.focal_weight, weights)
+        reduce = world.sum if world.size > 1 else None
+        self.loss = HybridLoss(*terms, label_smoothing=params.label_smoothing, reduce=reduce).to(plan.device)
+        self.scoring_loss = HybridLoss(*terms).to(plan.device)
+        self.optimizer = make_optimizer(self.model, params)
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.scaler = torch.amp.GradScaler(enabled=plan.precision == "fp16")
+        self.average = WeightAverage(self.model, params.ema_decay) if params.ema_decay else None
+        self.micro_batch = plan.micro_batch or params.batch_size
+        self.scoring_batch = params.batch_size
+        self.steps: list[pd.DataFrame] = []
+
+    @property
+    def scored_model(self) -> Segmenter:
+        """What is validated and kept as the best: the averaged weights where they are averaged."""
+        return self.average.model if self.average else self.model
+
+    def train_epoch(self, epoch: int, on_images: Callable[[int], None]) -> dict[str, float]:
+        """Train on every sample once.
+
+        Args:
+            epoch: from 1 on; order and augmentation depend on the seed and on it alone, so that a resumed run goes on exactly
+                as an uninterrupted one.
+            on_images: called after each step with its number of images.
+
+        Returns:
+            means over the epoch's images: train_loss, train_ce, train_dice, train_focal, grad_norm; the share of the learning
+            rate reached, skipped_steps of the fp16 scaler, micro_batch and images_per_second.
+        """
+        params, world = self.params, self.world
+        torch.manual_seed(params.seed * 100_003 + epoch)
+        self._wake(epoch)
+        edges = [0, *batch_edges(len(self.train), params.batch_size, world.size), len(self.train)]
+        sizes, first = np.diff(edges).tolist(), (epoch - 1) * (len(edges) - 1)
+        batches = training_batches(
+            self.train,
+            self.geometry,
+            self.colour,
+            params.batch_size,
+            params.seed,
+            epoch,
+            self.plan.workers,
+            world.rank,
+            world.size,
+        )
+        values, seen, rates, times, skipped, started = [], [], [], [], 0, time.perf_counter()
+        for k, (batch, size) in enumerate(zip(batches, sizes, strict=True)):
+            rates.append(
+                self._set_rate(first + k, params.epochs * len(sizes), round(params.warmup_epochs * len(sizes)))
+            )
+            values.append(self._gradient(batch, size))
+            skipped += self._update(first + k)
+            # A step late: asking at once would make a GPU wait for the processor. Nothing is saved in between.
+            seen.append(batch.index)
+            if k:
+                self._check(values[k - 1], seen[k - 1], epoch, k)
+            times.append(time.perf_counter() - started)
+            on_images(size)
+        self._check(values[-1], seen[-1], epoch, len(sizes))
+        table = pd.DataFrame(torch.stack(values).cpu().numpy(), columns=[*_TERMS, "grad_norm"])
+        table.insert(0, "step", range(first + 1, first + len(sizes) + 1))
+        table.insert(0, "epoch", epoch)
+        pace = np.array(sizes) / np.diff(times, prepend=0)
+        self.steps.append(table.assign(learning_rate=rates, images_per_second=pace))
+        means = {f"train_{name}": float(np.average(table[name], weights=sizes)) for name in _TERMS}
+        seconds = time.perf_counter() - started
+        return means | {
+            "grad_norm": float(table["grad_norm"].mean()),
+            "learning_rate": rates[-1],
+            "skipped_steps": skipped,
+            "micro_batch": self.micro_batch,
+            "images_per_second": len(self.train) / seconds,
+        }
+
+    def _wake(self, epoch: int) -> None:
+        """Training mode; the encoder sleeps through the first `freeze_epochs`."""
+        encoder, frozen = self.model.net.encoder, epoch <= self.params.freeze_epochs
+        self.model.train()
+        if frozen:
+            encoder.eval()
+        if self.shared is None or next(encoder.parameters()).requires_grad == frozen:
+            encoder.requires_grad_(not frozen)
+            self.shared = self.world.share(self.model)
+
+    def _set_rate(self, step: int, steps: int, warmup: int) -> float:
+        share = rate(step, steps, warmup)
+        for group, full in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = full * share
+        return self.params.learning_rate * share
+
+    def _gradient(self, batch: Batch, size: int) -> Tensor:
+        """Gradients of a step, in as large micro-batches as fit. Returns [*terms, norm of the gradient]."""
+        while True:
+            try:
+                terms = self._accumulate(batch, size)
+                break
+            except RuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+                self._make_room(error)
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.params.clip_norm)
+        return torch.cat([terms, norm.detach()[None]])
+
+    def _accumulate(self, batch: Batch, size: int) -> Tensor:
+        world = self.world
+        shares = np.diff(portions(size, world.size))
+        parts = min(math.ceil(shares.max() / self.micro_batch), shares.min())
+        # Of each micro-batch, over all processes.
+        weights = sum(np.diff(portions(share, parts)) for share in shares) / size
+        self.optimizer.zero_grad(set_to_none=True)
+        sums = torch.zeros(len(_TERMS), device=self.plan.device)
+        for k, (part, weight) in enumerate(zip(batch.split(parts), weights.tolist(), strict=True)):
+            images, masks = views.augmented(part, self.geometry.crop, self.plan)
+            waits = world.size > 1 and k < parts - 1
+            with self.shared.no_sync() if waits else contextlib.nullcontext():
+                with self.plan.autocast():
+                    logits = self.shared(images)
+                terms = self.loss(logits, masks)
+                # Every process knows the loss of the whole batch; their gradients are to be added, not averaged.
+                self.scaler.scale(terms.total * (weight * world.size)).backward()
+            sums += weight * torch.stack([term.detach() for term in terms])
+        return sums
+
+    def _make_room(self, error: RuntimeError) -> None:
+        if self.micro_batch == 1 or self.world.size > 1:
+            remedy = "micro_batch" if self.world.size > 1 else "crop_height and crop_width, or choose a smaller encoder"
+            raise OutOfMemoryError(
+                f"out of memory with {self.micro_batch} images of {self.geometry.crop[0]}x{self.geometry.crop[1]} pixels at a time "
+                f"on {self.plan.device}. Lower {remedy}."
+            ) from error
+        before, self.micro_batch = self.micro_batch, math.ceil(self.micro_batch / 2)
+        tqdm.write(f"Out of memory with {before} images at a time: going on with {self.micro_batch}, same batch size.")
+        self._forget()
+
+    def _forget(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.plan.kind == "cuda":
+            torch.cuda.empty_cache()
+
+    def _update(self, step: int) -> bool:
+        """Take the step; True if the fp16 scaler left it out, having chosen too large a scale."""
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        skipped = self.scaler.get_scale() < scale
+        if self.average and not skipped:
+            self.average.update(self.model, step)
+        return skipped
+
+    def _check(self, values: Tensor, index: np.ndarray, epoch: int, step: int) -> None:
+        loss, norm = values[[0, -1]].tolist()
+        # With a scaler an infinite gradient is a skipped step, not the end.
+        what = "the loss" if not math.isfinite(loss) else "" if self.scaler.is_enabled() else "the gradient's norm"
+        number = loss if what == "the loss" else norm
+        if what and not math.isfinite(number):
+            ids = ", ".join(self.train.ids[i] for i in index)
+            raise NonFiniteLossError(
+                f"{what} is {number} in epoch {epoch}, step {step}, on the samples {ids}. Try a lower learning_rate or clip_norm, "
+                "or precision='fp32'; look at these samples in 01_data_check. What was saved before is unharmed."
+            )
+
+    @torch.inference_mode()
+    def validate(self) -> dict[str, float]:
+        """{val_loss, val_miou, val_pixel_accuracy} at the masks' original resolution; each image counted in one process."""
+        model = self.scored_model.eval()
+        classes = len(model.spec.classes)
+        confusions = np.zeros((classes, classes), np.int64)
+        loss = torch.zeros((), dtype=torch.float64)
+        for index, images, truth in scoring_batches(self.val, self.scoring_batch, self.world.rank, self.world.size):
+            logits = self._logits(model, images, truth.shape[1:])
+            loss += self.scoring_loss(logits, torch.from_numpy(truth).to(self.plan.device)).total.item() * len(index)
+            pred = logits.argmax(1).to(torch.uint8).cpu().numpy()
+            confusions += sum(metrics.confusion_matrix(t, p, classes) for t, p in zip(truth, pred, strict=True))
+        counts = self.world.sum(torch.from_numpy(confusions).to(self.world.device)).cpu().numpy()
+        exact = torch.float32 if self.plan.kind == "mps" else torch.float64
+        loss = self.world.sum(loss.to(self.world.device, exact)).item()
+        result = metrics.scores(counts[None])
+        return {
+            "val_loss": loss / len(self.val),
+            "val_miou": result["mean_iou"],
+            "val_pixel_accuracy": result["pixel_accuracy"],
+        }
+
+    def _logits(self, model: Segmenter, images: Tensor, size: tuple[int, int]) -> Tensor:
+        try:
+            with self.plan.autocast():
+                return model.logits(images.to(self.plan.device), size)
+        except RuntimeError as error:
+            if len(images) == 1 or not _out_of_memory(error):
+                raise
+        self._forget()
+        halves = images.split(math.ceil(len(images) / 2))
+        return torch.cat([self._logits(model, half, size) for half in halves])
+
+    def save(self, rows: list[dict[str, Any]], best: bool) -> None:
+        """History and checkpoints, each whole or not at all, by the first process."""
+        if self.world.leads:
+            facts = {"epoch": rows[-1]["epoch"], "val_miou": rows[-1]["val_miou"]}
+            if best:
+                save_checkpoint(self.run.best_checkpoint, self.scored_model, **facts)
+            save_checkpoint(
+                self.run.last_checkpoint,
+                self.model,
+                **facts,
+                optimizer=self.optimizer.state_dict(),
+                scaler=self.scaler.state_dict(),
+                average=self.average.model.state_dict() if self.average else {},
+                micro_batch=self.micro_batch,
+                history=rows,
+            )
+            write_csv(self.run.history, pd.DataFrame(rows))
+            write_csv(self.run.steps, pd.concat(self.steps, ignore_index=True))
+        self.world.wait()
+
+    def resume(self) -> list[dict[str, Any]]:
+        """Take up the last finished epoch; returns the history so far."""
+        model, extra = load_checkpoint(self.run.last_checkpoint, self.model.spec.classes)
+        self.model.load_state_dict(model.state_dict())
+        self.optimizer.load_state_dict(extra["optimizer"])
+        self.scaler.load_state_dict(extra["scaler"])
+        if self.average:
+            self.average.model.load_state_dict(extra["average"])
+        self.micro_batch = extra["micro_batch"]
+        if self.run.steps.exists():
+            steps = pd.read_csv(self.run.steps)
+            self.steps = [steps[steps["epoch"] <= extra["epoch"]]]
+        return extra["history"]
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)

@@ -1,0 +1,174 @@
+"""Trial steps: what a few of them cost on this machine, remembered, and the plan that follows from them."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from seglib.batches import batch_edges
+from seglib.hardware import HardwarePlan, Job, Machine, Trial, make_plan
+from seglib.loading import Packed
+from seglib.losses import HybridLoss
+from seglib.models import Segmenter
+from seglib.params import Train
+from seglib.runs import project_root, write_json
+from seglib.views import crop_size
+
+_IMAGES = {"cpu": 2, "mps": 4, "cuda": 14}  # a processor's time grows with the images; a GPU must be filled
+_STEPS = 2
+
+
+def plan_training(params: Train, model: Segmenter, train: Packed, val: Packed) -> HardwarePlan:
+    """The plan for training `model` on this machine.
+
+    Where capabilities do not decide, candidates are tried for a step or two; the times are remembered in
+    artifacts/hardware.json, so that the next training like this one starts at once.
+
+    Args:
+        params: of 02_train; what is not "auto" or 0 there is taken as it is.
+        model: from `models.build`; left as it is.
+        train, val: what will be read.
+
+    Raises:
+        ValueError: a device or precision that this machine does not have.
+    """
+    machine = Machine.here()
+    job = Job(
+        batch_size=min(params.batch_size, len(train)),
+        steps=params.epochs * (len(batch_edges(len(train), params.batch_size)) + 1),
+        cache_bytes=train.nbytes + val.nbytes,
+        stored=train.stored and val.stored,
+        weights=sum(weight.numel() for weight in model.parameters()),
+    )
+    crop = crop_size(train, params.crop_height, params.crop_width)
+    memory = Memory(
+        project_root() / "artifacts" / "hardware.json",
+        machine.signature,
+        f"{params.architecture}, {params.encoder}, {len(model.spec.classes)} classes, {crop[0]} x {crop[1]} pixels",
+    )
+
+    def trial(candidate: HardwarePlan) -> Trial:
+        found = memory.get(candidate.label)
+        if found is None:
+            found = measure(candidate, model, crop, min(params.batch_size, _IMAGES[candidate.kind]))
+            memory.put(candidate.label, found)
+        return found
+
+    return make_plan(
+        params.device,
+        params.precision,
+        memory_format=params.memory_format,
+        compile=params.compile,
+        processes=params.processes,
+        threads=params.threads,
+        micro_batch=params.micro_batch,
+        cache=params.cache,
+        workers=params.workers,
+        job=job,
+        machine=machine,
+        trial=trial,
+    )
+
+
+def measure(plan: HardwarePlan, model: Segmenter, crop: tuple[int, int], images: int) -> Trial:
+    """Seconds an image of the fastest of two training steps after one to warm up, and the bytes that a step keeps for it.
+
+    Args:
+        plan: how to compute.
+        model: copied; left as it is.
+        crop: (height, width) of the images, pixels.
+        images: a step.
+    """
+    model = plan.place(copy.deepcopy(model)).train()
+    loss = HybridLoss().to(plan.device)
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (max(2, images), 3, *crop), generator=generator).float().to(plan.device)
+    pictures = pictures.contiguous(memory_format=plan.memory_format)
+    masks = torch.randint(0, len(model.spec.classes), (len(pictures), *crop), generator=generator, dtype=torch.uint8)
+    masks = masks.to(plan.device)
+
+    def step() -> float:
+        _finish(plan)
+        started = time.perf_counter()
+        with plan.autocast():
+            logits = model(pictures)
+        loss(logits, masks).total.backward()
+        _finish(plan)
+        return time.perf_counter() - started
+
+    with _state_kept():
+        with _kept_bytes() as kept:
+            step()
+        seconds = min(step() for _ in range(_STEPS))
+    return Trial(seconds / len(pictures), sum(kept.values()) // len(pictures))
+
+
+def _finish(plan: HardwarePlan) -> None:
+    if plan.kind == "cuda":
+        torch.cuda.synchronize(plan.device)
+    elif plan.kind == "mps":
+        torch.mps.synchronize()
+
+
+@contextlib.contextmanager
+def _state_kept():
+    """Whatever is drawn at random inside (dropout) leaves what is drawn afterwards unchanged."""
+    with torch.random.fork_rng():
+        yield
+
+
+@contextlib.contextmanager
+def _kept_bytes():
+    """Bytes that autograd keeps for the backward pass, by the address of the memory."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, torch.nn.Parameter):
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield kept
+
+
+class Memory:
+    """Trials of one kind of training on one machine, kept in a JSON file.
+
+    Args:
+        path: the file; one that cannot be read counts as empty.
+        machine, job: what the trials hold for.
+    """
+
+    def __init__(self, path: Path, machine: str, job: str) -> None:
+        self.path, self.keys = path, (machine, job)
+
+    def get(self, candidate: str) -> Trial | None:
+        entry = self._all().get(self.keys[0], {}).get(self.keys[1], {}).get(candidate)
+        try:
+            trial = Trial(float(entry["seconds"]), int(entry["image_bytes"]))
+        except (TypeError, KeyError, ValueError):
+            return None
+        return trial if trial.seconds > 0 else None
+
+    def put(self, candidate: str, trial: Trial) -> None:
+        stored = self._all()
+        job = stored.setdefault(self.keys[0], {}).setdefault(self.keys[1], {})
+        job[candidate] = {"seconds": trial.seconds, "image_bytes": trial.image_bytes}
+        write_json(self.path, stored)
+
+    def _all(self) -> dict:
+        try:
+            stored = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        fits = isinstance(stored, dict) and all(
+            isinstance(jobs, dict) and all(isinstance(job, dict) for job in jobs.values()) for jobs in stored.values()
+        )
+        return stored if fits else {}

@@ -1,0 +1,154 @@
+"""Several processes: the same result as one, each image counted once, no hang when one dies; and killed runs that resume."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import torch
+import yaml
+
+from seglib import launch
+from seglib.dataset import load_dataset
+from seglib.hardware import HardwarePlan
+from seglib.loading import pack
+from seglib.models import ModelSpec, build, load_checkpoint
+from seglib.params import ParameterError
+from seglib.runs import Run
+from seglib.training import start_run
+
+pytestmark = pytest.mark.slow
+
+
+def train(params, processes: int, on_epoch=None) -> tuple[Run, pd.DataFrame]:
+    dataset = load_dataset(params.dataset)
+    splits = pack(dataset, "train"), pack(dataset, "val", original_masks=True)
+    run = start_run(params)
+    torch.manual_seed(params.seed)
+    model = build(ModelSpec(params.architecture, params.encoder, dataset.classes))
+    plan = HardwarePlan("cpu", "fp32", processes=processes, threads=1, micro_batch=params.micro_batch)
+    return run, launch.train(run, model, *splits, params, plan, on_epoch)
+
+
+WELL_CONDITIONED = {
+    "architecture": "Unet", "encoder": "resnet18", "learning_rate": 1e-3, "crop_height": 64, "crop_width": 64,
+    "class_weights": "sqrt_inverse", "label_smoothing": 0.05,
+}  # fmt: skip
+
+
+def test_two_processes_do_what_one_does(tiny_root, tiny_params):
+    how = WELL_CONDITIONED | {"epochs": 14, "batch_size": 2}
+    seen = []
+    alone, expected = train(tiny_params(run="alone", **how), 1)
+    shared, history = train(tiny_params(run="shared", **how), 2, lambda table: seen.append(len(table)))
+    assert seen == list(range(1, 15))
+    # AdamW turns rounding errors of vanishing gradients into steps: equal at first, and again where training has settled.
+    first, second = (pd.read_csv(run.steps).iloc[0] for run in (alone, shared))
+    for name in ("loss", "ce", "dice", "focal", "grad_norm"):
+        assert second[name] == pytest.approx(first[name], rel=1e-4), name
+    assert history["val_miou"].iloc[-1] == pytest.approx(expected["val_miou"].iloc[-1], abs=1e-3)
+    assert expected["val_miou"].iloc[-1] > 0.9
+    assert pd.read_csv(shared.history)["epoch"].tolist() == seen
+
+
+def test_normalisation_sees_all_processes_images(tiny_root, tiny_params):
+    how = WELL_CONDITIONED | {"epochs": 1, "batch_size": 6, "learning_rate": 1e-12}
+    states = [
+        load_checkpoint(train(tiny_params(run=f"of{processes}", **how), processes)[0].last_checkpoint)[0].state_dict()
+        for processes in (1, 2)
+    ]
+    names = [name for name in states[0] if "running" in name]
+    assert len(names) > 40
+    for name in names:
+        torch.testing.assert_close(states[1][name], states[0][name], rtol=1e-4, atol=1e-5)
+
+
+def test_micro_batches_in_processes(tiny_root, tiny_params):
+    _, history = train(tiny_params(batch_size=6, micro_batch=2), 2)
+    assert np.isfinite(history["train_loss"]).all()
+
+
+def test_a_killed_process_ends_the_run_with_an_error(tiny_root, tiny_params):
+    def kill_one(history):
+        workers = [p for p in psutil.Process().children(recursive=True) if "seglib.launch" in " ".join(p.cmdline())]
+        workers = [p for p in workers if not p.children()]
+        workers[-1].kill()
+
+    started = time.monotonic()
+    with pytest.raises(launch.WorkerError, match=r"exit code 1 in one of 2 processes.*resume=True"):
+        train(tiny_params(run="killed", epochs=500), 2, kill_one)
+    assert time.monotonic() - started < 90
+    deadline = time.monotonic() + 20
+    while [p for p in psutil.Process().children(recursive=True) if p.status() != "zombie"]:
+        assert time.monotonic() < deadline, "processes are left"
+        time.sleep(0.2)
+    assert load_checkpoint(Run.open("killed").last_checkpoint)[1]["epoch"] >= 1
+
+
+def test_an_error_in_the_processes_is_shown(tiny_root, tiny_params):
+    params = tiny_params(run="faulty")
+    start_run(params)
+    with pytest.raises(launch.WorkerError, match=r"ParameterError: scale_min = 4\.0 is larger than scale_max"):
+        train(params.model_copy(update={"scale_min": 4.0}), 2)
+
+
+def test_the_entry_point_of_clusters_takes_a_parameter_file(tiny_root, tiny_params):
+    values = tiny_params(run="cluster", epochs=1, batch_size=4).model_dump() | {"split": "val"}
+    (tiny_root / "params.yaml").write_text(yaml.safe_dump(values))
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "-m",
+        "seglib.launch",
+    ]
+    subprocess.run([*command, "--params", "params.yaml"], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert pd.read_csv(Run.open("cluster").history)["epoch"].tolist() == [1]
+
+
+def test_a_parameter_file_without_parameters_is_refused(tiny_root):
+    (tiny_root / "params.yaml").write_text("- 3\n")
+    with pytest.raises(ParameterError, match=r"params\.yaml holds no parameters"):
+        launch.main(["--params", "params.yaml"])
+
+
+def test_a_run_killed_again_and_again_ends_like_an_undisturbed_one(tiny_root, tiny_params):
+    """SIGKILL at random moments, while files are written too; set KILLS for a longer trial."""
+    options = {"epochs": 6, "ema_decay": 0.5, "memory_format": "contiguous", "threads": 1}
+    straight, _ = train(tiny_params(run="straight", **options), 1)
+    run = start_run(tiny_params(run="cut", **options))
+    random = np.random.default_rng(0)
+    kills, wanted = 0, int(os.environ.get("KILLS", "3"))
+    values = tiny_params(run="cut", resume=True, **options).model_dump()
+    (tiny_root / "params.yaml").write_text(yaml.safe_dump(values))
+    command = [sys.executable, "-m", "seglib.launch", "--params", "params.yaml"]
+    while kills < wanted:
+        before = run.last_checkpoint.stat().st_mtime_ns if run.last_checkpoint.exists() else 0
+        worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        worker.stdout.readline()  # training has begun
+        time.sleep(random.uniform(0, 0.5))
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+        worker.stdout.close()
+        kills += 1
+        if run.last_checkpoint.exists():
+            epoch = load_checkpoint(run.last_checkpoint)[1]["epoch"]
+            if epoch == options["epochs"] or run.last_checkpoint.stat().st_mtime_ns < before:
+                break
+        if run.best_checkpoint.exists():
+            load_checkpoint(run.best_checkpoint)
+    subprocess.run(command, check=True)
+    for name in ("best_checkpoint", "last_checkpoint"):
+        wanted, got = (load_checkpoint(getattr(r, name))[0].state_dict() for r in (straight, run))
+        assert all(torch.equal(wanted[key], got[key]) for key in wanted), name
+    columns = ["epoch", "train_loss", "val_miou", "best"]
+    pd.testing.assert_frame_equal(*[pd.read_csv(r.history)[columns] for r in (straight, run)])
