@@ -58,7 +58,7 @@ def test_parameters_do_not_change_later():
         (Train, {"learning_rate": math.inf}, r"learning_rate = inf: .*finite"),
         (Train, {"learning_rate": None}, r"learning_rate = None: .*number"),
         (Train, {"resume": "perhaps"}, r"resume = 'perhaps': .*boolean"),
-        (Train, {"precision": "fp8"}, r"precision = 'fp8': .*'auto', 'fp32', 'bf16' or 'fp16'"),
+        (Train, {"precision": "fp8"}, r"precision = 'fp8': .*'auto', 'fp32', 'tf32', 'bf16' or 'fp16'"),
         (Train, {"run": "../up"}, r"run = '\.\./up': .*not a path"),
         (Train, {"run": 3}, r"run = 3: .*string"),
         (Train, {"flip": 1.01}, r"flip = 1\.01: .*less than or equal to 1"),
