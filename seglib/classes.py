@@ -56,7 +56,7 @@ class ClassMap:
         id_map: stored value, or (r, g, b), -> class id (255: ignore). Empty: stored values are class ids.
 
     Raises:
-        ClassError: no class, more than 255 classes, a name twice, colours that do not match, an id_map to an unknown id.
+        ClassError: no class, more than 255 classes, a name twice or reserved, colours that do not match, an id_map to an unknown id.
     """
 
     names: tuple[str, ...]
@@ -77,6 +77,10 @@ class ClassMap:
         twice = sorted({n for n in self.names if self.names.count(n) > 1})
         if twice:
             raise ClassError(f"class names must differ, but {twice} stand more than once.")
+        if "id" in self.names:
+            raise ClassError(
+                "a class is named 'id', as is the column of sample ids in every table. Choose another name."
+            )
         object.__setattr__(self, "colors_named", len(self.colors) > 0)
         if not self.colors_named:
             object.__setattr__(self, "colors", default_colors(count))

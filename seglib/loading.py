@@ -137,7 +137,14 @@ def _key(dataset: Dataset, samples: pd.DataFrame, *settings: object) -> str:
     digest = hashlib.sha256(json.dumps([_VERSION, dataset.classes.to_dict(), settings]).encode())
     for sample in samples.itertuples():
         for path in (sample.image, sample.mask):
-            stat = (dataset.root / path).stat()
+            try:
+                stat = (dataset.root / path).stat()
+            except FileNotFoundError:
+                raise DatasetError(
+                    f"{sample.id!r} ({path}) is gone: expected a file there.",
+                    "missing-file",
+                    "Restore it, or load the dataset anew.",
+                ) from None
             digest.update(f"{sample.id}\0{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 

@@ -210,6 +210,8 @@ class Run:
             for old in ("checkpoints", "evaluation", "outputs"):
                 shutil.rmtree(run.path / old, ignore_errors=True)
         run.path.mkdir(parents=True, exist_ok=True)
+        for left in (run.path / "checkpoints").glob(".*"):  # half written when a training was killed
+            left.unlink(missing_ok=True)
         return run
 
     @classmethod

@@ -23,6 +23,7 @@ def test_default_colors_differ_and_none_is_black(count):
         ({"names": ()}, "0 classes"),
         ({"names": tuple(map(str, range(256)))}, "256 classes: at most 255"),
         ({"names": ("a", "b", "a")}, r"\['a'\]"),
+        ({"names": ("a", "id")}, "named 'id'.*Choose another"),
         ({"names": ("a", "b"), "colors": [[0, 0, 0]]}, r"2 triples.*\(1, 3\)"),
         ({"names": ("a",), "colors": [[0, 0, 256]]}, "0-255"),
         ({"names": ("a", "b"), "id_map": {0: 2}}, r"ids \[2\]; there are 2 classes \(0-1\)"),

@@ -123,11 +123,11 @@ def test_a_parameter_file_without_parameters_is_refused(tiny_root):
 
 def test_a_run_killed_again_and_again_ends_like_an_undisturbed_one(tiny_root, tiny_params):
     """SIGKILL at random moments, while files are written too; set KILLS for a longer trial."""
-    options = {"epochs": 6, "ema_decay": 0.5, "memory_format": "contiguous", "threads": 1}
+    kills, wanted = 0, int(os.environ.get("KILLS", "3"))
+    options = {"epochs": 3 * wanted, "ema_decay": 0.5, "memory_format": "contiguous", "threads": 1}
     straight, _ = train(tiny_params(run="straight", **options), 1)
     run = start_run(tiny_params(run="cut", **options))
     random = np.random.default_rng(0)
-    kills, wanted = 0, int(os.environ.get("KILLS", "3"))
     values = tiny_params(run="cut", resume=True, **options).model_dump()
     (tiny_root / "params.yaml").write_text(yaml.safe_dump(values))
     command = [sys.executable, "-m", "seglib.launch", "--params", "params.yaml"]
@@ -147,6 +147,7 @@ def test_a_run_killed_again_and_again_ends_like_an_undisturbed_one(tiny_root, ti
         if run.best_checkpoint.exists():
             load_checkpoint(run.best_checkpoint)
     subprocess.run(command, check=True)
+    assert not list(run.path.rglob(".*")), "half-written files are left"
     for name in ("best_checkpoint", "last_checkpoint"):
         wanted, got = (load_checkpoint(getattr(r, name))[0].state_dict() for r in (straight, run))
         assert all(torch.equal(wanted[key], got[key]) for key in wanted), name

@@ -119,3 +119,10 @@ def test_a_bad_file_is_found_without_a_cache_too(folder):
     (folder / "images/3.png").write_bytes((folder / "images/3.png").read_bytes()[:60])
     with pytest.raises(DatasetError, match="1 of 7 samples cannot be used"):
         pack(load_dataset(folder), "train", cache="none")
+
+
+def test_a_file_that_vanished_since_is_named(folder):
+    dataset = load_dataset(folder)
+    (folder / "images/2.png").unlink()
+    with pytest.raises(DatasetError, match=r"'2' \(images/2\.png\) is gone"):
+        pack(dataset, "train")

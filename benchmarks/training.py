@@ -1,0 +1,358 @@
+"""How fast does training run here, and against what? `python benchmarks/training.py` prints the table, writes JSON.
+
+Every figure is a ratio of two ways to do the same work, timed in turns in one process on the same data. It takes about
+ten minutes on two processor cores; `--only loss,counts` runs parts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import segmentation_models_pytorch as smp
+import torch
+import torchmetrics
+from PIL import Image
+from torch import Tensor, nn
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from seglib import metrics, runs, views
+from seglib.batches import training_batches
+from seglib.classes import IGNORE
+from seglib.dataset import Dataset, load_dataset, read_pair
+from seglib.loading import pack
+from seglib.losses import HybridLoss
+from seglib.models import ModelSpec, build
+from seglib.parallel import World
+from seglib.params import Train
+from seglib.trainer import Trainer
+from seglib.training import start_run
+from seglib.trials import plan_training
+
+BATCH, SIZE, CLASSES, IMAGES = 14, (352, 480), 11, 42
+WEIGHTS = [1.0 + 0.1 * c for c in range(CLASSES)]
+
+
+def compare(ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> tuple[float, float]:
+    """Median seconds of each, taken in turns after one round to warm up."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for k in range(rounds + 1):
+        for way, taken in zip((ours, theirs), times, strict=True):
+            started = time.perf_counter()
+            way()
+            if k:
+                taken.append(time.perf_counter() - started)
+    return tuple(map(statistics.median, times))
+
+
+def row(what: str, against: str, seconds: tuple[float, float], wanted: float, more: str = "") -> dict:
+    ratio = seconds[1] / seconds[0]
+    return {
+        "what": what,
+        "against": against,
+        "seconds": round(seconds[0], 4),
+        "seconds_other": round(seconds[1], 4),
+        "ratio": round(ratio, 2),
+        "wanted": wanted,
+        "reached": ratio >= wanted,
+        "more": more,
+    }
+
+
+# --- the loss
+
+
+def logits_and_target() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(BATCH, CLASSES, *SIZE, generator=generator)
+    target = torch.randint(0, CLASSES, (BATCH, *SIZE), generator=generator)
+    target[torch.rand(target.shape, generator=generator) < 0.1] = IGNORE
+    return logits, target
+
+
+class Separate(nn.Module):
+    """Cross-entropy, SMP's Dice and SMP's focal loss, one after the other."""
+
+    def __init__(self, class_weights: list[float] | None = None) -> None:
+        super().__init__()
+        weight = None if class_weights is None else torch.tensor(class_weights)
+        self.terms = nn.ModuleList(
+            [
+                nn.CrossEntropyLoss(weight, ignore_index=IGNORE),
+                smp.losses.DiceLoss("multiclass", ignore_index=IGNORE),
+                smp.losses.FocalLoss("multiclass", ignore_index=IGNORE),
+            ]
+        )
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        return sum(term(logits, target) for term in self.terms)
+
+
+def backward(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    z = logits.detach().requires_grad_()
+    value = loss(z, target)
+    value.backward()
+    return value.detach(), z.grad
+
+
+def peak_memory(separate: bool, answer) -> None:
+    """Highest resident memory of one loss above what the process held before, in bytes."""
+    import resource
+
+    logits, target = logits_and_target()
+    backward(Separate(WEIGHTS) if separate else hybrid(WEIGHTS), logits[:1, :, :32], target[:1, :32])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    backward(Separate(WEIGHTS) if separate else hybrid(WEIGHTS), logits, target)
+    answer.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+
+
+def hybrid(class_weights: list[float] | None = None) -> Callable[[Tensor, Tensor], Tensor]:
+    module = HybridLoss(class_weights=class_weights)
+    return lambda logits, target: module(logits, target).total
+
+
+def in_new_process(function: Callable, *arguments: object) -> float:
+    context = multiprocessing.get_context("spawn")
+    answer = context.Queue()
+    process = context.Process(target=function, args=(*arguments, answer))
+    process.start()
+    value = answer.get()
+    process.join()
+    return value
+
+
+def loss_rows() -> list[dict]:
+    logits, target = logits_and_target()
+    few = slice(0, 2)
+    value, gradient = backward(hybrid(), logits[few], target[few])
+    exact, exact_gradient = backward(Separate(), logits[few].double(), target[few])
+    off = abs(value.item() / exact.item() - 1)
+    off_gradient = ((gradient - exact_gradient).norm() / exact_gradient.norm()).item()
+    seconds = compare(
+        lambda: backward(hybrid(WEIGHTS), logits, target), lambda: backward(Separate(WEIGHTS), logits, target), 3
+    )
+    peaks = [in_new_process(peak_memory, separate) for separate in (False, True)]
+    name = f"HybridLoss, forward and backward, {(BATCH, CLASSES, *SIZE)}"
+    against = "cross-entropy + SMP's DiceLoss + SMP's FocalLoss"
+    return [
+        row(name, against, seconds, 10, f"value off by {off:.1e}, gradient by {off_gradient:.1e} (against float64)"),
+        row("... peak memory (GB instead of seconds)", against, tuple(p / 1e9 for p in peaks), 1.0),
+    ]
+
+
+# --- steps and epochs
+
+
+def write_dataset(folder: Path, images: int, size: tuple[int, int] = (360, 480)) -> None:
+    """Smooth random pictures with as many classes as CamVid, as PNG files."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", images), ("val", 2)):
+        for k in range(count):
+            coarse = random.integers(0, 256, (size[0] // 24, size[1] // 24, 3), np.uint8)
+            picture = Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC)
+            ids = Image.fromarray(random.integers(0, CLASSES, coarse.shape[:2], np.uint8))
+            for kind, image in (("images", picture), ("masks", ids.resize(size[::-1], Image.Resampling.NEAREST))):
+                path = folder / split / kind / f"{k:05d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                image.save(path)
+    splits = "".join(f"  {s}: {{images: {s}/images/*.png, masks: {s}/masks/*.png}}\n" for s in ("train", "val"))
+    names = ", ".join(f"c{c}" for c in range(CLASSES))
+    (folder / "dataset.yaml").write_text(f"name: noise\nclasses: [{names}]\nsplits:\n{splits}", encoding="utf-8")
+
+
+class Files(torch.utils.data.Dataset):
+    """As most repositories write it: decode with PIL and augment in `__getitem__`."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.rows = list(dataset.split("train").itertuples())
+        self.root = dataset.root
+        self.transform = v2.Compose(
+            [
+                v2.RandomHorizontalFlip(),
+                v2.RandomAffine(5, scale=(0.75, 1.5), fill={tv_tensors.Image: 0, tv_tensors.Mask: IGNORE}),
+                v2.RandomCrop(SIZE),
+                v2.ColorJitter(0.3, 0.3, 0.3),
+                v2.RandomApply([v2.GaussianBlur(3)], 0.1),
+                v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
+                v2.Normalize([0.5] * 3, [0.5] * 3),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, k: int) -> tuple[Tensor, Tensor]:
+        with Image.open(self.root / self.rows[k].image) as picture, Image.open(self.root / self.rows[k].mask) as ids:
+            image, mask = tv_tensors.Image(picture.convert("RGB")), tv_tensors.Mask(np.array(ids))
+        image, mask = self.transform(image, mask)
+        return image, mask.squeeze(0).long()
+
+
+def plain_epoch(net: nn.Module, optimizer: torch.optim.Optimizer, batches) -> None:
+    loss = Separate(WEIGHTS)
+    net.train()
+    for images, masks in batches:
+        optimizer.zero_grad()
+        loss(net(images), masks).backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+
+
+def step_rows() -> list[dict]:
+    params = Train(
+        run="benchmark", dataset="data/noise", encoder_weights="none", batch_size=BATCH, epochs=1000,
+        class_weights="sqrt_inverse", crop_height=SIZE[0], crop_width=SIZE[1],
+    )  # fmt: skip
+    write_dataset(runs.project_root() / "data" / "noise", IMAGES)
+    dataset = load_dataset(params.dataset)
+    rows = list(dataset.split("train").itertuples())
+    started = time.perf_counter()
+    for sample in rows:
+        read_pair(dataset, sample)
+    decoding = time.perf_counter() - started
+    started = time.perf_counter()
+    train = pack(dataset, "train")
+    packing = time.perf_counter() - started
+    val = pack(dataset, "val", original_masks=True)
+    model = build(ModelSpec(params.architecture, params.encoder, dataset.classes), params.encoder_weights)
+    plain = build(model.spec, "none").net
+    plain_optimizer = torch.optim.AdamW(plain.parameters(), 1e-3)
+    plan = plan_training(params, model, train, val)
+    plan = replace(plan, micro_batch=BATCH, accumulation=1, cache="ram")
+    trainer = Trainer(start_run(params), model, train.in_memory(), val, params, plan, World())
+    trainer._wake(1)
+    batch = next(training_batches(trainer.train, trainer.geometry, trainer.colour, BATCH, 0, 1))
+    images, masks = views.augmented(batch, SIZE, plan)
+
+    def resident() -> None:
+        trainer.optimizer.zero_grad(set_to_none=True)
+        with plan.autocast():
+            logits = trainer.model(images)
+        trainer.loss(logits, masks).total.backward()
+        nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)
+        trainer.optimizer.step()
+
+    ready = ((images.contiguous() - 127.5) / 127.5, masks.long())
+    step = compare(resident, lambda: plain_epoch(plain, plain_optimizer, [ready]), 3)
+    loader = torch.utils.data.DataLoader(Files(dataset), BATCH, shuffle=True)
+    epoch = compare(
+        lambda: trainer.train_epoch(2, lambda _: None), lambda: plain_epoch(plain, plain_optimizer, loader), 1
+    )
+    real, alone = compare(
+        lambda: trainer.train_epoch(3, lambda _: None), lambda: [resident() for _ in range(IMAGES // BATCH)], 2
+    )
+    name = f"U-Net {params.encoder}, {SIZE[0]}x{SIZE[1]}, batch {BATCH}"
+    return [
+        row(f"training step, {name}, {plan.label}", "contiguous fp32, SMP's losses", step, 4),
+        row(
+            f"whole epoch from files, {IMAGES} images",
+            "PIL decode and augmentation in __getitem__, 0 workers, contiguous fp32, SMP's losses",
+            epoch,
+            4,
+            f"{IMAGES / epoch[0]:.2f} against {IMAGES / epoch[1]:.2f} images/s",
+        ),
+        row("epoch efficiency: steps on resident data / real steps", "1.0", (real, alone), 0.95),
+        row("first epoch: decoding into the cache", "one plain pass of decoding", (packing, decoding), 1 / 1.1),
+    ]
+
+
+# --- counts
+
+
+def count_rows() -> list[dict]:
+    random = np.random.default_rng(0)
+    truth = random.integers(0, CLASSES, (64, 360, 480), np.uint8)
+    pred = np.where(random.random(truth.shape) < 0.8, truth, random.integers(0, CLASSES, truth.shape)).astype(np.uint8)
+    truth[random.random(truth.shape) < 0.1] = IGNORE
+    pairs = [(torch.from_numpy(p).long(), torch.from_numpy(t).long()) for t, p in zip(truth, pred, strict=True)]
+    settings = {"num_classes": CLASSES, "ignore_index": IGNORE}
+
+    def ours() -> list[np.ndarray]:
+        return [metrics.confusion_matrix(t, p, CLASSES) for t, p in zip(truth, pred, strict=True)]
+
+    def matrices() -> list[Tensor]:
+        metric = torchmetrics.classification.MulticlassConfusionMatrix(**settings)
+        return [metric(p[None], t[None]) for p, t in pairs]
+
+    def jaccards() -> list[Tensor]:
+        metric = torchmetrics.classification.MulticlassJaccardIndex(**settings)
+        return [metric(p[None], t[None]) for p, t in pairs]
+
+    assert all(np.array_equal(mine, other) for mine, other in zip(ours(), matrices(), strict=True))
+    what = "per-image confusion counts, 64 images 360x480, 11 classes"
+    return [
+        row(what, "torchmetrics' confusion matrix, image by image", compare(ours, matrices, 2), 30),
+        row(what, "torchmetrics' Jaccard index, image by image", compare(ours, jaccards, 2), 200),
+    ]
+
+
+# --- memory
+
+
+def train_and_weigh(images: int, root: str, answer) -> None:
+    """Peak anonymous memory of one epoch, in bytes (Linux); pages of the cache file belong to the system."""
+    os.environ["SEGLIB_ROOT"] = root
+    params = Train(
+        run=f"of{images}", dataset=f"data/{images}", architecture="Linknet", encoder="tu-mobilenetv3_small_050",
+        encoder_weights="none", epochs=1, cache="disk", memory_format="contiguous", precision="fp32", compile="off",
+        micro_batch=BATCH, device="cpu",
+    )  # fmt: skip
+    write_dataset(runs.project_root() / params.dataset, images, (120, 160))
+    dataset = load_dataset(params.dataset)
+    train, val = pack(dataset, "train"), pack(dataset, "val", original_masks=True)
+    model = build(ModelSpec(params.architecture, params.encoder, dataset.classes))
+    peak = 0
+
+    def weigh(_: int) -> None:
+        nonlocal peak
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        peak = max(peak, 1024 * int(status.split("RssAnon:")[1].split()[0]))
+
+    trainer = Trainer(start_run(params), model, train, val, params, plan_training(params, model, train, val), World())
+    trainer.train_epoch(1, weigh)
+    answer.put(peak)
+
+
+def memory_rows() -> list[dict]:
+    root = str(runs.project_root())
+    few, many = (in_new_process(train_and_weigh, images, root) for images in (140, 1400))
+    what = "peak memory of training, 1400 images (GB instead of seconds)"
+    return [row(what, "140 images", (many / 1e9, few / 1e9), 0.95)]
+
+
+PARTS = {"loss": loss_rows, "steps": step_rows, "counts": count_rows, "memory": memory_rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default=",".join(PARTS), help="parts, separated by commas")
+    parser.add_argument("--out", default="benchmarks/training.json", help="the JSON file")
+    given = parser.parse_args()
+    out = Path(given.out).resolve()
+    with tempfile.TemporaryDirectory() as root:
+        for name in ("notebooks", "data"):
+            (Path(root) / name).mkdir()
+        os.environ["SEGLIB_ROOT"] = root
+        rows = [line for part in given.only.split(",") for line in PARTS[part]()]
+    if not torch.cuda.is_available():
+        rows.append(
+            {"what": "GPU: images/s against SMP's Lightning recipe, efficiency", "more": "not measured: no GPU here"}
+        )
+    table = pd.DataFrame(rows)
+    with pd.option_context("display.width", 250, "display.max_colwidth", 90):
+        print(table.to_string(index=False))
+    runs.write_json(out, {"environment": runs.environment(), "threads": torch.get_num_threads(), "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
