@@ -332,3 +332,8 @@ def _data(
     else:
         why_workers = "cutting a batch from the cache takes a small part of a step, on the same processor"
     return replace(plan, cache=cache, workers=workers), {"cache": why_cache, "workers": why_workers}
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error of torch's says that a device's memory does not suffice."""
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)

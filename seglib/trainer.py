@@ -18,7 +18,7 @@ from seglib import metrics, views
 from seglib.averaging import WeightAverage
 from seglib.batches import Batch, batch_edges, portions, scoring_batches, training_batches
 from seglib.checks import class_weights
-from seglib.hardware import HardwarePlan
+from seglib.hardware import HardwarePlan, out_of_memory
 from seglib.loading import Packed
 from seglib.losses import HybridLoss
 from seglib.models import Segmenter, load_checkpoint, save_checkpoint
@@ -150,7 +150,7 @@ class Trainer:
                 terms = self._accumulate(batch, size)
                 break
             except RuntimeError as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 self._make_room(error)
         self.scaler.unscale_(self.optimizer)
@@ -242,7 +242,7 @@ class Trainer:
             with self.plan.autocast():
                 return model.logits(images.to(self.plan.device), size)
         except RuntimeError as error:
-            if len(images) == 1 or not _out_of_memory(error):
+            if len(images) == 1 or not out_of_memory(error):
                 raise
         self._forget()
         halves = images.split(math.ceil(len(images) / 2))
@@ -281,7 +281,3 @@ class Trainer:
             steps = pd.read_csv(self.run.steps)
             self.steps = [steps[steps["epoch"] <= extra["epoch"]]]
         return extra["history"]
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)

@@ -55,9 +55,15 @@ def plan_training(params: Train, model: Segmenter, train: Packed, val: Packed) -
 
     def trial(candidate: HardwarePlan) -> Trial:
         found = memory.get(candidate.label)
-        if found is None:
-            found = measure(candidate, model, crop, min(params.batch_size, _IMAGES[candidate.kind]))
-            memory.put(candidate.label, found)
+        images = min(params.batch_size, _IMAGES[candidate.kind])
+        while found is None:
+            try:
+                found = measure(candidate, model, crop, images)
+            except RuntimeError as error:
+                if images == 1 or not out_of_memory(error):
+                    raise
+                images //= 2
+        memory.put(candidate.label, found)
         return found
 
     return make_plan(
@@ -88,7 +94,7 @@ def measure(plan: HardwarePlan, model: Segmenter, crop: tuple[int, int], images:
     model = plan.place(copy.deepcopy(model)).train()
     loss = HybridLoss().to(plan.device)
     generator = torch.Generator().manual_seed(0)
-    pictures = torch.randint(0, 256, (max(2, images), 3, *crop), generator=generator).float().to(plan.device)
+    pictures = torch.randint(0, 256, (images, 3, *crop), generator=generator).float().to(plan.device)
     pictures = pictures.contiguous(memory_format=plan.memory_format)
     masks = torch.randint(0, len(model.spec.classes), (len(pictures), *crop), generator=generator, dtype=torch.uint8)
     masks = masks.to(plan.device)

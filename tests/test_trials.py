@@ -82,3 +82,21 @@ def test_a_damaged_memory_counts_as_empty_and_is_written_anew(tmp_path, text):
     assert memory.get("a") == Trial(0.5, 7)
     assert Memory(path, "another machine", "job").get("a") is None
     assert Memory(path, "machine", "another job").get("a") is None
+
+
+def test_a_trial_that_does_not_fit_the_memory_is_made_with_fewer_images(tiny_root, tiny_params, monkeypatch):
+    params = tiny_params(precision="fp32", memory_format="contiguous", compile="off", crop_height=64, crop_width=64)
+    dataset = load_dataset(params.dataset)
+    splits = pack(dataset, "train"), pack(dataset, "val", original_masks=True)
+    asked = []
+
+    def hungry(plan, model, crop, images):
+        asked.append(images)
+        if images > 1:
+            raise torch.OutOfMemoryError("pretended")
+        return Trial(1.0, 10)
+
+    monkeypatch.setattr(trials, "measure", hungry)
+    model = build(ModelSpec(params.architecture, params.encoder, dataset.classes))
+    assert plan_training(params, model, *splits).micro_batch == 3
+    assert asked == [2, 1]
