@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from seglib.batches import batch_edges
-from seglib.hardware import HardwarePlan, Job, Machine, Trial, make_plan
+from seglib.hardware import HardwarePlan, Job, Trial, make_plan, out_of_memory
 from seglib.loading import Packed
 from seglib.losses import HybridLoss
+from seglib.machine import Machine
 from seglib.models import Segmenter
 from seglib.params import Train
 from seglib.runs import project_root, write_json
