@@ -29,6 +29,7 @@ from seglib.dataset import Dataset, DatasetError, load_dataset
 from seglib.intervals import mean_iou_interval
 from seglib.params import Evaluate
 from seglib.predictions import check_predictions, foreign_predictions, run_dataset, save_ids
+from seglib.region_scores import COUNTS, EDGES, SIZES, region_counts, region_iou, region_table
 from seglib.runs import Run, atomic_path, project_root, read_json, resolve, shown, write_csv, write_json
 
 
@@ -43,6 +44,7 @@ class Evaluation:
         per_image, per_class, per_image_class_iou: the tables of the same names.
         confusions: (N, C, C) counts, in the order of `per_image`.
         calibration: calibration.csv (see `reliability_table`); None where the predictions tell no confidence.
+        region_sizes: region_sizes.csv (see `region_table`).
     """
 
     split: str
@@ -53,6 +55,7 @@ class Evaluation:
     per_image_class_iou: pd.DataFrame
     confusions: np.ndarray
     calibration: pd.DataFrame | None = None
+    region_sizes: pd.DataFrame | None = None
 
 
 @dataclass
@@ -63,12 +66,14 @@ class Tally:
         confusions: (N, C, C) int64; rows are truth.
         boundary: (N, 2, C) int64 of `boundary_counts`; zeros where it is off.
         calibration: (N, 3, BINS) float64 of `calibration_counts`; zeros without confidences.
+        regions: (N, 4, C, 3) int64 of `region_counts`.
         sizes: (N, 2) heights and widths of the masks.
     """
 
     confusions: np.ndarray
     boundary: np.ndarray
     calibration: np.ndarray
+    regions: np.ndarray
     sizes: np.ndarray
 
     @classmethod
@@ -77,6 +82,7 @@ class Tally:
             np.zeros((images, classes, classes), np.int64),
             np.zeros((images, 2, classes), np.int64),
             np.zeros((images, 3, BINS)),
+            np.zeros((images, len(COUNTS), classes, len(SIZES)), np.int64),
             np.zeros((images, 2), np.int64),
         )
 
@@ -87,6 +93,7 @@ class Tally:
         classes = self.confusions.shape[-1]
         self.sizes[i] = truth.shape
         self.confusions[i] = metrics.confusion_matrix(truth, pred, classes)
+        self.regions[i] = region_counts(truth, pred, classes)
         if boundary_ratio:
             self.boundary[i] = boundary_counts(truth, pred, classes, boundary_ratio)
         if confidence is not None:
@@ -131,6 +138,7 @@ def write_evaluation(
     write_csv(folder / "per_image.csv", _per_image(samples, tally, per_image_iou, names, params.absent))
     write_csv(folder / "per_class.csv", per_class)
     write_csv(folder / "per_image_class_iou.csv", class_iou)
+    write_csv(folder / "region_sizes.csv", region_table(tally.regions.sum(0), names))
     if pooled.any():
         write_csv(folder / "calibration.csv", reliability_table(pooled))
     with atomic_path(folder / "confusions.npz") as temporary:
@@ -165,6 +173,8 @@ def _scores(samples: pd.DataFrame, tally: Tally, names: tuple[str, ...], params:
         },
         "ece": expected_calibration_error(tally.calibration.sum(0)),
         "calibration_bins": BINS,
+        "region_iou": dict(zip(SIZES, metrics.nanmean(region_iou(tally.regions.sum(0)), axis=0).tolist(), strict=True)),
+        "region_edges": EDGES,
         "classes_absent": [n for n, pixels in zip(names, confusions.sum((0, 2)), strict=True) if pixels == 0],
         "images_unscored": [samples["id"].iloc[i] for i in np.flatnonzero(confusions.sum((1, 2)) == 0)],
     }
@@ -214,7 +224,7 @@ def open_evaluation(run: Run, split: str) -> Evaluation:
         )
     with np.load(folder / "confusions.npz") as counts:
         confusions = counts["confusions"]
-    calibration = folder / "calibration.csv"
+    calibration, region_sizes = folder / "calibration.csv", folder / "region_sizes.csv"
     return Evaluation(
         split,
         run_dataset(run).classes,
@@ -224,6 +234,7 @@ def open_evaluation(run: Run, split: str) -> Evaluation:
         _read_table(folder / "per_image_class_iou.csv", ("id",)),
         confusions,
         pd.read_csv(calibration) if calibration.is_file() else None,
+        _read_table(region_sizes, ("class", "size")) if region_sizes.is_file() else None,
     )
 
 

@@ -24,6 +24,7 @@ HOUSE = {
     ],
     1: [
         (("dataset", "images", "pairing", "recipe", "draft", "fetch"), TORCH | SHOW),
+        (("regions",), TORCH | SHOW),
         (("hardware", "machine", "kernels", "parallel"), SHOW),
     ],
     2: [
@@ -32,18 +33,18 @@ HOUSE = {
         (("loading", "batches", "augment", "views"), SHOW),
         (("losses",), SHOW | {"numpy", "pandas"}),
         (("models", "averaging", "optimizer"), SHOW),
-        (("metrics", "boundary", "calibration", "intervals"), TORCH | SHOW),
+        (("metrics", "boundary", "calibration", "intervals", "region_scores"), TORCH | SHOW),
         (("pictures",), TORCH | SHOW),
     ],
     3: [
         (("training", "trainer", "trials", "tracking"), SHOW),
         (("inference", "evaluation", "predictions"), SHOW),
         (("counts_metric",), SHOW),
-        (("baselines",), SHOW | TORCH),
     ],
     4: [
         (("failures",), SHOW),
-        (("comparison",), SHOW),
+        (("comparison",), SHOW | TORCH),
+        (("baselines",), SHOW | TORCH),
         (("launch",), SHOW),
         (("verdicts",), SHOW | TORCH),
     ],

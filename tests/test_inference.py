@@ -27,6 +27,7 @@ from seglib.inference import (
 )
 from seglib.models import ModelSpec, Segmenter, load_checkpoint, save_checkpoint
 from seglib.params import Evaluate
+from seglib.region_scores import region_counts, region_table
 from seglib.runs import Run, read_json, write_json
 
 CLASSES = ClassMap(("sky", "road", "car"))
@@ -166,7 +167,7 @@ def test_an_evaluation_holds_what_it_promises(trained_root):
     folder = run.evaluation("test")
     assert {p.name for p in folder.iterdir()} == {
         "metrics.json", "per_image.csv", "per_class.csv", "per_image_class_iou.csv", "confusions.npz", "calibration.csv",
-        "predictions",
+        "region_sizes.csv", "predictions",
     }  # fmt: skip
     assert list(evaluation.per_image.columns) == [
         "id", "image", "mask", "group", "height", "width", "miou", "pixel_accuracy", "worst_class", "scored_pixels",
@@ -218,6 +219,8 @@ def test_the_streamed_scores_are_those_of_the_files(trained_root):
     assert scores["ece"] == pytest.approx(reference.compute().item(), abs=1e-5)
     assert evaluation.calibration["pixels"].sum() == evaluation.confusions.sum()
     assert scores["latency_ms"] > 0
+    regions = sum(region_counts(truth, pred, 3) for _, truth, pred in predicted_pairs(run, "test"))
+    pd.testing.assert_frame_equal(evaluation.region_sizes, region_table(regions, CLASSES.names))
 
 
 def test_without_boundaries(trained_root):
