@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from seglib.style import INK, MUTED, axes, empty, style, text
+from seglib.classes import ClassMap
+from seglib.style import INK, MUTED, axes, empty, rgb, style, text
 
 _BETTER, _WORSE = "#0072b2", "#d55e00"  # Okabe and Ito's blue and vermilion; the marks differ in shape too
 
@@ -99,4 +100,49 @@ def run_comparison(
         ylabel=f"mIoU of the image, {text(second)}", title="A point an image: above the line is better",
     )  # fmt: skip
     ax.legend(loc="upper left", bbox_to_anchor=(0, -0.12), ncols=2)
+    return ax
+
+
+@style()
+def region_ious(region_sizes: pd.DataFrame, classes: ClassMap, ax: Axes | None = None) -> Axes:
+    """IoU of every class on its small, medium and large regions, the class with the worst of them first.
+
+    Args:
+        region_sizes: region_sizes.csv: a row a class and size that occurs; columns class, size, regions, iou (0-1).
+
+    A class has a point for each size at which it occurs, as large as the regions; how many there are stands to the right.
+    """
+    sizes = {"small": 22, "medium": 70, "large": 170}  # points^2
+    iou, regions = (
+        region_sizes.pivot(index="class", columns="size", values=column).reindex(columns=list(sizes))
+        for column in ("iou", "regions")
+    )
+    order = (
+        iou.min(axis=1).reindex([name for name in classes.names if name in iou.index]).sort_values(kind="stable").index
+    )
+    ax = axes(ax, 7.2, 1.5 + 0.3 * len(order))
+    if not len(order):
+        return empty(ax, "no region to be found")
+    colors = dict(zip(classes.names, rgb(classes), strict=True))
+    rows = np.arange(len(order))
+    ax.hlines(rows, iou.loc[order].min(axis=1), iou.loc[order].max(axis=1), color="#c9c9c9", linewidth=1.2, zorder=1)
+    for size, area in sizes.items():
+        ax.scatter(
+            iou.loc[order, size], rows, s=area, c=[colors[name] for name in order], edgecolor=INK, linewidth=0.8,
+            clip_on=False, zorder=4 - list(sizes).index(size),
+        )  # fmt: skip
+        ax.scatter([], [], s=area, color="#b0b0b0", edgecolor=INK, linewidth=0.8, label=size)
+    for row, name in zip(rows, order, strict=True):
+        told = " / ".join(f"{n:.0f}" for n in regions.loc[name].fillna(0))
+        ax.text(1.04, row, told, va="center", fontsize=8, transform=ax.get_yaxis_transform())
+    ax.text(1.04, -1.1, "how many of each", va="center", fontsize=8, color=MUTED, transform=ax.get_yaxis_transform())
+    ax.set_yticks(rows, [text(name, 28) for name in order])
+    ax.set(
+        xlim=(0, 1), ylim=(len(order) - 0.4, -0.8), xlabel="IoU", title="Classes by size of their regions, worst first"
+    )
+    ax.grid(axis="x")
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.1, handletextpad=0.5, borderpad=0.2)
+    ax.set_title(ax.get_title(loc="left"), pad=26)
     return ax
