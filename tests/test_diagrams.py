@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -10,6 +11,8 @@ import pytest
 from seglib.calibration import calibration_counts, reliability_table
 from seglib.classes import ClassMap
 from seglib.diagrams import region_ious, reliability, run_comparison
+
+mpl.use("Agg")
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +80,7 @@ def test_regions_stand_worst_first(count):
     ax = region_ious(pd.DataFrame(rows, columns=["class", "size", "regions", "iou"]), classes)
     assert [t.get_text() for t in ax.get_yticklabels()] == list(classes.names[::-1])
     assert told(ax) == {"small", "medium", "large"}
-    assert [t.get_text() for t in ax.texts][0] == "3 / 0 / 1"
+    assert ax.texts[0].get_text() == "3 / 0 / 1"
     ax.figure.canvas.draw()
 
 
