@@ -223,15 +223,19 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     from seglib import comparison
-    from seglib.runs import Run, shown
+    from seglib.diagrams import run_comparison
+    from seglib.runs import Run, save_figure, shown
 
     first, second = Run.open(options.first), Run.open(options.second)
     found = comparison.compare(first, second, options.split, options.threshold)
     for table in (found.per_class, found.per_image[found.per_image["change"].isin(["fixed", "regressed"])].head(10)):
         if len(table):
             print(table.round(3).to_string(index=False) + "\n")
+    folder = comparison.write(found, second)
+    picture = run_comparison(found.per_image, first.name, second.name, options.threshold)
+    save_figure(folder / "images.png", picture)
     print(comparison.sentence(found))
-    print(f"Tables: {shown(comparison.write(found, second))}")
+    print(f"Tables and picture: {shown(folder)}")
     return 0
 
 

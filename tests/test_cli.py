@@ -357,8 +357,9 @@ def test_predictions_are_scored_and_runs_compared(root, capsys):
     told = capsys.readouterr().out.splitlines()
     assert told[-2].startswith("better against worse on val: mean IoU 0.")
     assert "2 images fixed, 0 regressed" in told[-2]
-    assert told[-1] == "Tables: artifacts/runs/better/comparison/worse-val"
-    assert (root / "artifacts/runs/better/comparison/worse-val/per_class.csv").is_file()
+    assert told[-1] == "Tables and picture: artifacts/runs/better/comparison/worse-val"
+    folder = root / "artifacts/runs/better/comparison/worse-val"
+    assert {path.name for path in folder.iterdir()} == {"images.png", "per_class.csv", "per_image.csv", "summary.json"}
     assert main(["compare", "worse", "none", "--split", "val"]) == 1
     assert "run 'none' has no trained model" in capsys.readouterr().err
     (root / "worse/val1.png").unlink()
