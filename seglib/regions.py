@@ -20,7 +20,7 @@ def regions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Source: run-based labelling: He et al., A Run-Based Two-Scan Labeling Algorithm, IEEE Trans. Image Processing 2008.
     """
-    _, values, sizes = labelled_regions(mask)
+    _, values, sizes = _joined(mask)
     return values, sizes
 
 
@@ -28,12 +28,19 @@ def labelled_regions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
     """`regions`, and which pixel belongs to which.
 
     Returns:
-        labels: (H, W) intp, the region of each pixel, numbered from 0 in reading order.
+        labels: (H, W) intp, the region of each pixel, numbered from 0 in reading order of their first pixels.
         values, sizes: (R,) as of `regions`.
     """
-    height, width = mask.shape
+    (lengths, number), values, sizes = _joined(mask)
+    return np.repeat(number, lengths).reshape(mask.shape), values, sizes
+
+
+def _joined(mask: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray, np.ndarray]:
+    """Length and region of each run of equal pixels, then value and size of each region."""
+    width = mask.shape[1]
     if not mask.size:
-        return np.empty(mask.shape, np.intp), np.empty(0, np.uint8), np.empty(0, np.int64)
+        nothing = np.empty(0, np.intp)
+        return (nothing, nothing), np.empty(0, np.uint8), np.empty(0, np.int64)
     begins = np.ones(mask.shape, bool)
     np.not_equal(mask[:, 1:], mask[:, :-1], out=begins[:, 1:])
     starts = np.flatnonzero(begins)
@@ -49,9 +56,11 @@ def labelled_regions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
     above = np.repeat(np.arange(upper), count)
     below = np.arange(count.sum()) + np.repeat(first - (np.cumsum(count) - count), count)
     same = values[above] == values[below]
-    roots, where = np.unique(_roots(len(starts), above[same], below[same]), return_inverse=True)
-    labels = np.repeat(where, ends - starts).reshape(height, width)
-    return labels, values[roots], np.bincount(where, ends - starts).astype(np.int64)
+    root = _roots(len(starts), above[same], below[same])
+    first = root == np.arange(len(root))
+    number = (np.cumsum(first) - 1)[root]
+    sizes = np.bincount(number, ends - starts).astype(np.int64)
+    return (ends - starts, number), values[first], sizes
 
 
 def _roots(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
