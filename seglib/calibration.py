@@ -52,7 +52,7 @@ def reliability_table(counts: np.ndarray) -> pd.DataFrame:
     `gap` is confidence - accuracy: above 0, the model is too sure. Means are NaN in an empty bin.
     """
     pixels, sums, hits = counts
-    edges = np.linspace(0, 1, counts.shape[1] + 1)
+    edges = np.arange(counts.shape[1] + 1) / counts.shape[1]
     confidence, accuracy = _mean(sums, pixels), _mean(hits, pixels)
     return pd.DataFrame(
         {

@@ -90,6 +90,8 @@ def sentence(comparison: Comparison) -> str:
     points = [100 * found[name] for name in ("difference", "low", "high")]
     if np.isnan(points[1:]).any():
         verdict = "too few images to say whether that is more than luck"
+    elif points == [0, 0, 0]:
+        verdict = "no difference in any draw"
     elif found["low"] > 0 or found["high"] < 0:
         verdict = f"{'better' if found['low'] > 0 else 'worse'} by more than luck (95 % interval {points[1]:+.1f} to {points[2]:+.1f})"
     else:

@@ -120,8 +120,16 @@ def test_a_run_beside_itself_has_not_moved(tiny_root):
     run = evaluated("first", {"0041": 0.9})
     found = compare(run, run, "test")
     assert (found.summary["difference"], found.summary["low"], found.summary["high"]) == (0, 0, 0)
-    assert "may be luck" in sentence(found)
+    assert "no difference in any draw" in sentence(found)
     assert "moved most" not in sentence(found)
+
+
+def test_a_small_gain_may_be_luck(tiny_root):
+    found = compare(
+        evaluated("first", {"0041": 0.3, "0042": 0.2}), evaluated("second", {"0041": 0.2, "0042": 0.3}), "test"
+    )
+    assert found.summary["low"] < 0 < found.summary["high"]
+    assert "which may be luck (95 % interval -" in sentence(found)
 
 
 def test_a_clear_gain_is_called_one(tiny_root):
