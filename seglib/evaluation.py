@@ -124,7 +124,7 @@ def write_evaluation(
     shutil.rmtree(folder / "predictions", ignore_errors=True)
     tally, ids = Tally.empty(len(samples), len(names)), samples["id"].tolist()
     started = time.perf_counter()
-    stream = tqdm(predictions, f"predicting {params.split}", len(ids), leave=False, unit="image", disable=not progress)
+    stream = tqdm(predictions, f"scoring {params.split}", len(ids), leave=False, unit="image", disable=not progress)
     for i, truth, pred, confidence in stream:
         tally.add(i, truth, pred, confidence, params.boundary_ratio)
         save_ids(folder / "predictions" / f"{ids[i]}.png", pred, dataset.classes)

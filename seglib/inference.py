@@ -160,7 +160,8 @@ def _predictions(
     for index, images, masks in scoring_batches(packed, params.batch_size):
         logits = predict(model, images, masks.shape[1:], plan, params.flip_tta, params.tile, params.scales)
         top, ids = logits.max(1)  # (B, C, H, W) -> (B, H, W)
-        confidence = (top - logits.logsumexp(1)).exp()  # the winner's softmax, without that of the others
+        # The winner's softmax without that of the others, image by image: a second (B, C, H, W) might not fit.
+        confidence = torch.stack([(best - one.logsumexp(0)).exp() for best, one in zip(top, logits, strict=True)])
         yield from zip(index, masks, ids.to(torch.uint8).cpu().numpy(), confidence.cpu().numpy(), strict=True)
 
 
