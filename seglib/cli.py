@@ -1,4 +1,4 @@
-"""`seglib demo | run | check | init | fetch | lab`: the notebooks and the package from a terminal."""
+"""`seglib demo | run | check | evaluate | compare | init | fetch | lab`: the notebooks and the package from a terminal."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from seglib.options import read_file, read_parameters
 
 # Everything heavier than argparse is imported by the command that needs it: `seglib --help` answers at once.
 
@@ -71,6 +73,24 @@ def _parser() -> argparse.ArgumentParser:
     check = _add(commands, "check", _check, "check a dataset; exit code 1 when it has errors")
     check.add_argument("folder", metavar="FOLDER", type=Path, help="folder of the dataset")
     check.add_argument("--recipe", default="", metavar="FILE", help="a dataset.yaml that lies elsewhere")
+
+    score = _add(commands, "evaluate", _evaluate, "score another tool's predictions: PNGs of class ids named by image")
+    score.add_argument("--predictions", required=True, metavar="DIR", type=Path, help="folder of <image id>.png")
+    score.add_argument("--dataset", required=True, metavar="FOLDER", type=Path, help="folder of the dataset")
+    score.add_argument("--recipe", default="", metavar="FILE", help="a dataset.yaml that lies elsewhere")
+    score.add_argument("--split", default="test", metavar="NAME", help="which split they predict (default: test)")
+    score.add_argument("--run", metavar="NAME", help="where results go (default: the name of DIR)")
+    _add_parameters(score)
+
+    compare = _add(commands, "compare", _compare, "compare two runs on the same images")
+    compare.add_argument("first", metavar="RUN_A", help="name of the run to compare with")
+    compare.add_argument("second", metavar="RUN_B", help="name of the run in question; results go into its folder")
+    compare.add_argument(
+        "--split", default="test", metavar="NAME", help="a split that both have evaluated (default: test)"
+    )
+    compare.add_argument(
+        "--threshold", default=0.5, type=float, metavar="X", help="an image below it fails (default: 0.5)"
+    )
 
     init = _add(commands, "init", _init, "write a draft dataset.yaml from what a folder holds")
     init.add_argument("folder", metavar="FOLDER", type=Path, help="folder of the dataset")
@@ -185,6 +205,40 @@ def _check(options: argparse.Namespace) -> int:
     return int((check.findings["severity"] == "error").any())
 
 
+def _evaluate(options: argparse.Namespace) -> int:
+    from seglib.evaluation import evaluate_predictions
+    from seglib.params import Evaluate
+    from seglib.runs import Run, shown
+
+    folder = _place(options.predictions)
+    name = options.run or folder.resolve().name
+    params = Evaluate.check({"run": name, "split": options.split} | read_parameters(options.parameters))
+    recipe = _place(options.recipe) if options.recipe else ""
+    found = evaluate_predictions(name, folder, _place(options.dataset), params, recipe, sys.stderr.isatty()).scores
+    low, high = (found["mean_iou_interval"][end] or float("nan") for end in ("low", "high"))
+    print(f"mean IoU {found['mean_iou']:.3f} ({low:.3f} to {high:.3f}) on {found['images']} images of {params.split}")
+    print(f"scores   {shown(Run.folder(name) / 'evaluation' / params.split)}")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from seglib import comparison
+    from seglib.diagrams import run_comparison
+    from seglib.runs import Run, save_figure, shown
+
+    first, second = Run.open(options.first), Run.open(options.second)
+    found = comparison.compare(first, second, options.split, options.threshold)
+    for table in (found.per_class, found.per_image[found.per_image["change"].isin(["fixed", "regressed"])].head(10)):
+        if len(table):
+            print(table.round(3).to_string(index=False) + "\n")
+    folder = comparison.write(found, second)
+    picture = run_comparison(found.per_image, first.name, second.name, options.threshold)
+    save_figure(folder / "images.png", picture)
+    print(comparison.sentence(found))
+    print(f"Tables and picture: {shown(folder)}")
+    return 0
+
+
 def _init(options: argparse.Namespace) -> int:
     from seglib.draft import draft_dataset
     from seglib.runs import write_text
@@ -226,53 +280,6 @@ def _place(path: str | Path) -> Path:
 
     path = Path(path).expanduser()
     return path.absolute() if path.exists() else resolve(path)
-
-
-def read_file(path: Path) -> dict[str, Any]:
-    """The parameters in a YAML or JSON file: one flat mapping of names to values.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ParameterError: not YAML, or not a mapping.
-    """
-    import yaml
-
-    from seglib.params import ParameterError
-
-    if not path.is_file():
-        raise FileNotFoundError(f"no parameter file {path}. It is YAML or JSON, such as params/camvid.yaml.")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML too
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParameterError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise ParameterError(
-            f"{path} holds {'nothing' if values is None else type(values).__name__}; expected lines `parameter: value`."
-        )
-    return {str(name): value for name, value in values.items()}
-
-
-def read_parameters(pairs: Sequence[str]) -> dict[str, Any]:
-    """`name=value` texts -> values, read as YAML does (3, 0.1, true), except that a text parameter stays as written.
-
-    Raises:
-        ParameterError: no "=" in one of them, or a value that is not YAML.
-    """
-    import yaml
-
-    from seglib.params import NOTEBOOKS, ParameterError
-
-    texts = {n for model in NOTEBOOKS.values() for n, field in model.model_fields.items() if field.annotation is str}
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        name, sign, value = pair.partition("=")
-        if not sign or not name.strip():
-            raise ParameterError(f"-p {pair}: expected NAME=VALUE, such as -p epochs=3.")
-        try:
-            values[name.strip()] = value if name.strip() in texts else yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ParameterError(f"-p {pair}: {value!r} is not a value that YAML can read.") from None
-    return values
 
 
 if __name__ == "__main__":

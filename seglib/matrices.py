@@ -13,7 +13,8 @@ from matplotlib.transforms import ScaledTranslation
 from seglib.classes import ClassMap
 from seglib.style import INK, MUTED, axes, rgb, style, text
 
-_NUMBERS_UP_TO = 20  # classes; beyond, the numbers in a confusion matrix are too small to read
+_NUMBERS_UP_TO = 20  # classes; beyond, a confusion matrix numbers only the confusions that stand out
+_STANDS_OUT = 10.0  # percent of the true class (or points of difference)
 
 
 @style()
@@ -26,15 +27,15 @@ def confusion(
         counts: (C, C) pixel counts.
         normalize: show each row as shares of the true class's pixels (%); otherwise the counts themselves.
 
-    Colours grow with the square root, so that small confusions show beside a strong diagonal. Numbers below 0.5 % are left out, and
-    all of them beyond 20 classes. Row labels carry the share of the scored pixels; a class that does not occur has an empty, grey row.
+    Colours grow with the square root, so that small confusions show beside a strong diagonal. Numbers below 0.5 % are left out;
+    beyond 20 classes only confusions of 10 % and more carry one. Row labels carry the share of the scored pixels; a class that does not occur has an empty, grey row.
     """
     counts = np.asarray(counts, float)
     shown = _row_shares(counts) if normalize else counts
     top = 100.0 if normalize else max(float(counts.max()), 1.0)
     label = "% of the true class" if normalize else "pixels"
     with np.errstate(invalid="ignore"):
-        notes = np.where(_row_shares(counts) >= 0.5, 1, 0).astype(bool)
+        notes = _noted(_row_shares(counts))
     numbers = [
         [(f"{v:.0f}" if normalize else _short(v)) if seen else "" for v, seen in zip(*row, strict=True)]
         for row in zip(shown, notes, strict=True)
@@ -53,12 +54,16 @@ def confusion_difference(
     Args:
         failures, full: (C, C) pixel counts of the failed and of all images.
 
-    In percentage points: orange, more often in failures; purple, less often. Differences below 0.5 points carry no number.
+    In percentage points: orange, more often in failures; purple, less often. Differences below 0.5 points carry no number; beyond
+    20 classes those below 10, and the diagonal.
     """
     failed, counts = np.asarray(failures, float), np.asarray(full, float)
     shown = _row_shares(failed) - _row_shares(counts)
     with np.errstate(invalid="ignore"):
-        numbers = [[f"{v:+.0f}" if abs(v) >= 0.5 else "" for v in row] for row in shown]
+        notes = _noted(np.abs(shown))
+    numbers = [
+        [f"{v:+.0f}" if seen else "" for v, seen in zip(*row, strict=True)] for row in zip(shown, notes, strict=True)
+    ]
     limit = max(float(np.nanmax(np.abs(shown))) if np.isfinite(shown).any() else 0.0, 5.0)
     norm = mpl.colors.Normalize(-limit, limit)
     ax = _matrix(shown, numbers, failed, classes, ax, cmap="PuOr_r", norm=norm, label="points, failures minus all")
@@ -70,6 +75,13 @@ def _row_shares(counts: np.ndarray) -> np.ndarray:
     """(C, C) counts -> percent of each row; NaN rows where the class does not occur."""
     totals = counts.sum(axis=1, keepdims=True)
     return 100 * np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
+
+
+def _noted(percent: np.ndarray) -> np.ndarray:
+    """(C, C) bool: which cells carry a number; with many classes only what stands out off the diagonal."""
+    if len(percent) <= _NUMBERS_UP_TO:
+        return percent >= 0.5
+    return (percent >= _STANDS_OUT) & ~np.eye(len(percent), dtype=bool)
 
 
 def _short(count: float) -> str:
@@ -95,7 +107,7 @@ def _matrix(
     names = [text(name, 24) for name in classes.names]
     side, label_width = max(cell * size, 2.4), letter * max(min(len(name), 24) for name in classes.names)
     # Rather too wide than too high: matplotlib's layout cuts titles off where a square axes is short of width.
-    ax = axes(ax, side + label_width + 1.9, side + 0.8 * label_width + 0.8)
+    ax = axes(ax, 1.06 * side + label_width + 1.75, side + 0.8 * label_width + 0.8)
     colors = plt.get_cmap(cmap).with_extremes(bad="#eeeeee")
     sns.heatmap(
         shown,
@@ -109,19 +121,22 @@ def _matrix(
         linecolor="white",
         cbar=False,
     )
-    if not many:
-        for r, c in np.ndindex(size, size):
-            if numbers[r][c]:
-                dark = np.dot(colors(norm(shown[r, c]))[:3], (0.299, 0.587, 0.114)) < 0.55
-                ax.text(
-                    c + 0.5,
-                    r + 0.5,
-                    numbers[r][c],
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                    color="white" if dark else INK,
-                )
+    if many:  # lines every five classes, to follow a row to its name by
+        fives = np.arange(5, size, 5)
+        ax.hlines(fives, 0, size, color="#cfd4da", linewidth=0.7)
+        ax.vlines(fives, 0, size, color="#cfd4da", linewidth=0.7)
+    for r, c in np.ndindex(size, size):
+        if numbers[r][c]:
+            dark = np.dot(colors(norm(shown[r, c]))[:3], (0.299, 0.587, 0.114)) < 0.55
+            ax.text(
+                c + 0.5,
+                r + 0.5,
+                numbers[r][c],
+                ha="center",
+                va="center",
+                fontsize=5.5 if many else 8,
+                color="white" if dark else INK,
+            )
     total = max(counts.sum(), 1)
     support = [f"{100 * n / total:.1f}%" if n else "absent" for n in counts.sum(axis=1)]
     small = 7 if many else 8.5

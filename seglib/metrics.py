@@ -80,7 +80,7 @@ def image_class_iou(confusions: np.ndarray, absent: str = "truth") -> np.ndarray
 
 def image_miou(confusions: np.ndarray, absent: str = "truth") -> np.ndarray:
     """(N,) mean of IoU(i, c) over the classes that count in the image; NaN for an image without a scored pixel."""
-    return _nanmean(image_class_iou(confusions, absent), axis=1)
+    return nanmean(image_class_iou(confusions, absent), axis=1)
 
 
 def scores(confusions: np.ndarray, absent: str = "truth") -> dict[str, float]:
@@ -96,24 +96,24 @@ def scores(confusions: np.ndarray, absent: str = "truth") -> dict[str, float]:
     hit, true, predicted = _margins(total)
     iou = iou_per_class(total)
     per_image_class = image_class_iou(confusions, absent)
-    per_image = _nanmean(per_image_class, axis=1)
+    per_image = nanmean(per_image_class, axis=1)
     result = {
-        "mean_iou": _nanmean(iou),
-        "mean_iou_image": _nanmean(per_image),
-        "mean_iou_class": _nanmean(_nanmean(per_image_class, axis=0)),
+        "mean_iou": nanmean(iou),
+        "mean_iou_image": nanmean(per_image),
+        "mean_iou_class": nanmean(nanmean(per_image_class, axis=0)),
         "pixel_accuracy": _ratio(hit.sum(), total.sum()),
-        "mean_class_accuracy": _nanmean(_ratio(hit, true)),
+        "mean_class_accuracy": nanmean(_ratio(hit, true)),
         "frequency_weighted_iou": _ratio(np.nansum(true * np.nan_to_num(iou)), true.sum()),
-        "mean_precision": _nanmean(_ratio(hit, predicted)),
-        "mean_recall": _nanmean(_ratio(hit, true)),
-        "mean_f1": _nanmean(_ratio(2 * hit, true + predicted)),
+        "mean_precision": nanmean(_ratio(hit, predicted)),
+        "mean_recall": nanmean(_ratio(hit, true)),
+        "mean_f1": nanmean(_ratio(2 * hit, true + predicted)),
     }
     for q in WORST_SHARES:
         result[f"mean_iou_image_worst_{q}"] = worst_mean(per_image, q)
-        result[f"mean_iou_class_worst_{q}"] = _nanmean([worst_mean(column, q) for column in per_image_class.T])
+        result[f"mean_iou_class_worst_{q}"] = nanmean([worst_mean(column, q) for column in per_image_class.T])
     tenths = range(10, 101, 10)
-    result["mean_iou_image_qbar"] = _nanmean([worst_mean(per_image, q) for q in tenths])
-    result["mean_iou_class_qbar"] = _nanmean([_nanmean([worst_mean(c, q) for c in per_image_class.T]) for q in tenths])
+    result["mean_iou_image_qbar"] = nanmean([worst_mean(per_image, q) for q in tenths])
+    result["mean_iou_class_qbar"] = nanmean([nanmean([worst_mean(c, q) for c in per_image_class.T]) for q in tenths])
     return {name: float(value) for name, value in result.items()}
 
 
@@ -143,7 +143,7 @@ def per_class_table(confusions: np.ndarray, names: tuple[str, ...], absent: str 
             "images": in_truth.sum(0),
             "pixels": true,
             "pixel_share": _ratio(true, true.sum()),
-            "miou_c": _nanmean(image_class_iou(confusions, absent), axis=0),
+            "miou_c": nanmean(image_class_iou(confusions, absent), axis=0),
             "absent_false_positives": (confusions.sum(-2) * ~in_truth).sum(0),
         }
     )
@@ -214,7 +214,7 @@ def independent_units(groups: np.ndarray, frames: np.ndarray, block: int = 10) -
 
 def mean_iou(confusions: np.ndarray) -> float:
     """mIoU^D of (N, C, C) counts: the mean over classes of the IoU of all images' pixels together."""
-    return float(_nanmean(iou_per_class(confusions.sum(0))))
+    return float(nanmean(iou_per_class(confusions.sum(0))))
 
 
 def row_normalised(confusion: np.ndarray) -> np.ndarray:
@@ -242,7 +242,7 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     )
 
 
-def _nanmean(values: np.ndarray, axis: int | None = None) -> np.ndarray:
+def nanmean(values: np.ndarray, axis: int | None = None) -> np.ndarray:
     """`np.nanmean` without its warning: NaN where there is nothing to average."""
     values = np.asarray(values, np.float64)
     return _ratio(np.nansum(values, axis=axis), (~np.isnan(values)).sum(axis=axis))

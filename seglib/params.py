@@ -113,11 +113,32 @@ class Evaluate(Params):
     run: str = "demo"
     split: str = "test"
     absent: Literal["truth", "union"] = "truth"
+    boundary_ratio: float = Field(0.02, ge=0, le=0.5)
     flip_tta: bool = False
+    scale_tta: str = ""
     tile: int = Field(0, ge=0)
     batch_size: int = Field(14, ge=1)
     device: str = "auto"
     seed: int = Field(0, ge=0)
+
+    @field_validator("scale_tta")
+    @classmethod
+    def _scales_are_numbers(cls, value: str) -> str:
+        for part in value.replace(",", " ").split():
+            try:
+                fine = 0.1 <= float(part) <= 4
+            except ValueError:
+                fine = False
+            if not fine:
+                raise ValueError(
+                    f"{part!r} is no scale; expected numbers from 0.1 to 4 such as '0.75, 1.25', or nothing"
+                )
+        return value
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """The sizes at which each image is predicted: 1 and those of `scale_tta`, each once."""
+        return tuple(dict.fromkeys([1.0, *map(float, self.scale_tta.replace(",", " ").split())]))
 
 
 class Failures(Params):

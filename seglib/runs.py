@@ -216,19 +216,24 @@ class Run:
 
     @classmethod
     def open(cls, name: str) -> Run:
-        """A run that 02 has trained.
+        """A run that 02 has trained, or one that holds another tool's predictions (`seglib evaluate --predictions`).
 
         Raises:
             FileNotFoundError: no such run, or it has no best model yet; says which runs there are.
         """
         run = cls(cls.folder(name))
-        if not run.best_checkpoint.exists():
+        if not run.best_checkpoint.exists() and not run.foreign:
             there = sorted(p.parent.parent.name for p in run.path.parent.glob("*/checkpoints/best.pth"))
             raise FileNotFoundError(
                 f"run {name!r} has no trained model: expected {shown(run.best_checkpoint)}. "
                 f"Trained runs: {', '.join(there) or 'none yet'}. Train it with 02_train (run={name!r}), or name another run."
             )
         return run
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the run has no model of its own: it holds predictions that another tool made."""
+        return self.params.is_file() and "predictions" in read_json(self.params)
 
     @property
     def best_checkpoint(self) -> Path:

@@ -74,7 +74,7 @@ finally:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stdout.endswith("loaded: []\n")
-    assert all(name in done.stdout for name in ("demo", "run", "check", "init", "fetch", "lab"))
+    assert all(name in done.stdout for name in ("demo", "run", "check", "evaluate", "compare", "init", "fetch", "lab"))
 
 
 def test_the_installed_command_is_this_module():
@@ -89,6 +89,8 @@ def test_the_installed_command_is_this_module():
         ["dmeo"],
         ["run"],
         ["check"],
+        ["evaluate"],
+        ["compare", "one"],
         ["demo", "--bro"],
         ["run", "--params"],
         ["demo", "left over"],
@@ -337,6 +339,34 @@ def test_check_takes_a_recipe_from_elsewhere(root, capsys):
     assert main(["check", "mine", "--recipe", "tiny.yaml"]) == 0
 
 
+def test_predictions_are_scored_and_runs_compared(root, capsys):
+    recipe(make_dataset(root / "mine"))
+    for name, step in (("worse", 2), ("better", 1)):
+        (root / name).mkdir()
+        for k in range(2):
+            pred = np.array(Image.open(root / "mine/val/masks" / f"val{k}.png"))
+            pred[::2, ::step] = 0
+            Image.fromarray(pred if name == "better" else 1 - pred).save(root / name / f"val{k}.png")
+        command = ["evaluate", "--predictions", name, "--dataset", "mine", "--split", "val", "-p", "boundary_ratio=0.1"]
+        assert main(command) == 0
+        captured = capsys.readouterr()
+        assert captured.out.startswith("mean IoU 0.")
+        assert captured.out.endswith(f"on 2 images of val\nscores   artifacts/runs/{name}/evaluation/val\n")
+    assert json.loads((root / "artifacts/runs/better/params.json").read_text())["dataset"] == "mine"
+    assert main(["compare", "worse", "better", "--split", "val"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[-2].startswith("better against worse on val: mean IoU 0.")
+    assert "2 images fixed, 0 regressed" in told[-2]
+    assert told[-1] == "Tables and picture: artifacts/runs/better/comparison/worse-val"
+    folder = root / "artifacts/runs/better/comparison/worse-val"
+    assert {path.name for path in folder.iterdir()} == {"images.png", "per_class.csv", "per_image.csv", "summary.json"}
+    assert main(["compare", "worse", "none", "--split", "val"]) == 1
+    assert "run 'none' has no trained model" in capsys.readouterr().err
+    (root / "worse/val1.png").unlink()
+    assert main(["evaluate", "--predictions", "worse", "--dataset", "mine", "--split", "val"]) == 1
+    assert "no prediction for image 'val1'" in capsys.readouterr().err
+
+
 def test_init_writes_a_draft_that_check_understands_and_never_overwrites(root, capsys):
     make_dataset(root / "mine")
     assert main(["init", "mine"]) == 0
@@ -398,7 +428,7 @@ def test_every_parameter_can_be_given_by_option():
 
 
 def test_help_of_every_command(capsys):
-    for name in ("demo", "run", "check", "init", "fetch", "lab"):
+    for name in ("demo", "run", "check", "evaluate", "compare", "init", "fetch", "lab"):
         with pytest.raises(SystemExit):
             cli.main([name, "--help"])
         assert f"usage: seglib {name}" in capsys.readouterr().out

@@ -24,6 +24,7 @@ HOUSE = {
     ],
     1: [
         (("dataset", "images", "pairing", "recipe", "draft", "fetch"), TORCH | SHOW),
+        (("regions",), TORCH | SHOW),
         (("hardware", "machine", "kernels", "parallel"), SHOW),
     ],
     2: [
@@ -32,24 +33,27 @@ HOUSE = {
         (("loading", "batches", "augment", "views"), SHOW),
         (("losses",), SHOW | {"numpy", "pandas"}),
         (("models", "averaging", "optimizer"), SHOW),
-        (("metrics",), TORCH | SHOW),
+        (("metrics", "boundary", "calibration", "intervals", "region_scores"), TORCH | SHOW),
         (("pictures",), TORCH | SHOW),
     ],
     3: [
         (("training", "trainer", "trials", "tracking"), SHOW),
-        (("inference",), SHOW),
+        (("inference", "evaluation", "predictions"), SHOW),
+        (("counts_metric",), SHOW),
     ],
     4: [
         (("failures",), SHOW),
+        (("comparison",), SHOW | TORCH),
+        (("baselines",), SHOW | TORCH),
         (("launch",), SHOW),
         (("verdicts",), SHOW | TORCH),
     ],
     5: [
-        (("plots", "sheets", "matrices", "style", "live"), TORCH | {"ipywidgets", "anywidget"}),
+        (("plots", "sheets", "matrices", "diagrams", "style", "live"), TORCH | {"ipywidgets", "anywidget"}),
         (("browser", "review"), TORCH),
     ],
     6: [
-        (("cli", "chain"), TORCH | PLOTS | {"pandas"}),
+        (("cli", "options", "chain"), TORCH | PLOTS | {"pandas"}),
     ],
 }
 FLOOR = {module: floor for floor, rooms in HOUSE.items() for modules, _ in rooms for module in modules}

@@ -10,14 +10,24 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassJaccardIndex
 
+from seglib.boundary import boundary_counts, boundary_iou
 from seglib.classes import ClassMap
 from seglib.dataset import DatasetError
 from seglib.hardware import make_plan
-from seglib.inference import evaluate_run, open_evaluation, predict, predicted_pairs, read_ids, save_ids
+from seglib.inference import (
+    evaluate_predictions,
+    evaluate_run,
+    open_evaluation,
+    predict,
+    predicted_pairs,
+    read_ids,
+    save_ids,
+)
 from seglib.models import ModelSpec, Segmenter, load_checkpoint, save_checkpoint
 from seglib.params import Evaluate
+from seglib.region_scores import region_counts, region_table
 from seglib.runs import Run, read_json, write_json
 
 CLASSES = ClassMap(("sky", "road", "car"))
@@ -81,6 +91,49 @@ def test_tiles_blend_to_the_whole(pixelwise, size, tile):
     torch.testing.assert_close(resized, predict(pixelwise, images, (50, 20), PLAN), rtol=1e-3, atol=1e-3)
 
 
+class Local(nn.Module):
+    """A network that divides the image by 8, as encoders do, and sees some 30 pixels around."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.encoder = nn.Identity()
+        layers = [nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1)]
+        self.layers = nn.Sequential(
+            *layers, nn.ReLU(), nn.Conv2d(8, 3, 1), nn.Upsample(scale_factor=8, mode="bilinear")
+        )
+
+    def forward(self, images):
+        return self.layers(images)
+
+
+@pytest.mark.parametrize(("size", "tile"), [((300, 411), 192), ((200, 192), 192), ((97, 500), 224), ((640, 200), 256)])
+def test_tiles_are_exact_where_the_model_sees_no_further(size, tile):
+    model = Segmenter(Local(), ModelSpec("Unet", "resnet18", CLASSES)).eval()
+    images = images_of(*size)
+    whole, tiled = predict(model, images, size, PLAN), predict(model, images, size, PLAN, tile=tile)
+    assert (tiled - whole).abs().max() < 1e-3
+    assert whole.std() > 1e-2
+
+
+@pytest.mark.parametrize("tile", [0, 24])
+def test_scales_leave_a_model_without_neighbourhood_nearly_alone(pixelwise, tile):
+    ramp = torch.linspace(0, 250, 48).round().to(torch.uint8)
+    images = ramp.view(1, 1, 1, -1).expand(2, 3, 40, -1)
+    plain = predict(pixelwise, images, (40, 48), PLAN).softmax(1)
+    scaled = predict(pixelwise, images, (40, 48), PLAN, flip=True, tile=tile, scales=(1.0, 0.5, 2.0)).softmax(1)
+    torch.testing.assert_close(scaled, plain, rtol=0, atol=0.05)
+
+
+def test_scales_average_probabilities(trained_root):
+    model, _ = load_checkpoint(Run.open("tiny").best_checkpoint)
+    images = images_of(32, 64)
+    larger = torch.nn.functional.interpolate(images.float(), size=(48, 96), mode="bilinear", align_corners=False)
+    parts = [predict(model, x, (32, 64), PLAN).softmax(1) for x in (images, larger)]
+    both = predict(model, images, (32, 64), PLAN, scales=(1.0, 1.5)).exp()
+    torch.testing.assert_close(both, (parts[0] + parts[1]) / 2, rtol=1e-4, atol=1e-5)
+
+
 def check_against_torchmetrics(run: Run, evaluation) -> None:
     """Every headline score again, from the PNG files alone."""
     iou = MulticlassJaccardIndex(3, ignore_index=255)
@@ -113,14 +166,16 @@ def test_an_evaluation_holds_what_it_promises(trained_root):
     evaluation = evaluate_run(run, Evaluate(run="tiny", device="cpu"))
     folder = run.evaluation("test")
     assert {p.name for p in folder.iterdir()} == {
-        "metrics.json", "per_image.csv", "per_class.csv", "per_image_class_iou.csv", "confusions.npz", "predictions"
+        "metrics.json", "per_image.csv", "per_class.csv", "per_image_class_iou.csv", "confusions.npz", "calibration.csv",
+        "region_sizes.csv", "predictions",
     }  # fmt: skip
     assert list(evaluation.per_image.columns) == [
-        "id", "image", "mask", "group", "height", "width", "miou", "pixel_accuracy", "worst_class", "scored_pixels"
+        "id", "image", "mask", "group", "height", "width", "miou", "pixel_accuracy", "worst_class", "scored_pixels",
+        "boundary_iou", "confidence",
     ]  # fmt: skip
     assert list(evaluation.per_class.columns) == [
         "class_id", "class", "iou", "precision", "recall", "f1", "images", "pixels", "pixel_share", "miou_c",
-        "absent_false_positives",
+        "absent_false_positives", "boundary_iou",
     ]  # fmt: skip
     assert list(evaluation.per_image_class_iou.columns) == ["id", *CLASSES.names]
     # Names that look like numbers or gaps are still names.
@@ -141,6 +196,40 @@ def test_an_evaluation_holds_what_it_promises(trained_root):
         np.testing.assert_array_equal(confusion, counts, err_msg=name)
 
 
+def test_the_streamed_scores_are_those_of_the_files(trained_root):
+    run = Run.open("tiny")
+    evaluation = evaluate_run(run, Evaluate(run="tiny", device="cpu", boundary_ratio=0.05, batch_size=1))
+    counts = np.stack([boundary_counts(truth, pred, 3, 0.05) for _, truth, pred in predicted_pairs(run, "test")])
+    scores = evaluation.scores
+    np.testing.assert_allclose(evaluation.per_class["boundary_iou"], boundary_iou(counts.sum(0)))
+    assert scores["mean_boundary_iou"] == pytest.approx(boundary_iou(counts.sum(0)).mean())
+    np.testing.assert_allclose(evaluation.per_image["boundary_iou"], boundary_iou(counts).mean(1))
+    assert scores["boundary"] == {
+        "ratio": 0.05, "width": "max(1, round(ratio x diagonal)) pixels", "narrowest": 3, "widest": 3
+    }  # fmt: skip
+    model = PLAN.place(load_checkpoint(run.best_checkpoint)[0])
+    reference = MulticlassCalibrationError(3, n_bins=10, ignore_index=255)
+    for (_, truth, pred), row in zip(predicted_pairs(run, "test"), evaluation.per_image.itertuples(), strict=True):
+        image = torch.from_numpy(np.array(Image.open(trained_root / "data" / "tiny" / row.image))).permute(2, 0, 1)
+        probability = predict(model, image[None], truth.shape, PLAN).softmax(1)
+        np.testing.assert_array_equal(probability.argmax(1)[0], pred)
+        reference.update(probability, torch.from_numpy(truth[None].astype(np.int64)))
+        confidence = probability.amax(1)[0].numpy()[truth != 255].mean()
+        assert row.confidence == pytest.approx(confidence, abs=1e-5)
+    assert scores["ece"] == pytest.approx(reference.compute().item(), abs=1e-5)
+    assert evaluation.calibration["pixels"].sum() == evaluation.confusions.sum()
+    assert scores["latency_ms"] > 0
+    regions = sum(region_counts(truth, pred, 3) for _, truth, pred in predicted_pairs(run, "test"))
+    pd.testing.assert_frame_equal(evaluation.region_sizes, region_table(regions, CLASSES.names))
+
+
+def test_without_boundaries(trained_root):
+    evaluation = evaluate_run(Run.open("tiny"), Evaluate(run="tiny", device="cpu", boundary_ratio=0))
+    assert evaluation.scores["mean_boundary_iou"] is None
+    assert evaluation.scores["boundary"]["width"] == "off"
+    assert evaluation.per_class["boundary_iou"].isna().all()
+
+
 def test_shrunk_images_are_scored_at_original_resolution(trained_root):
     run = Run.open("tiny")
     model, facts = load_checkpoint(run.best_checkpoint)
@@ -158,7 +247,9 @@ def test_images_of_different_sizes_and_without_a_label(trained_root):
         Image.open(path).crop((0, 0, 33, 21)).save(path)
     Image.fromarray(np.full((40, 56), 255, np.uint8)).save(folder / "masks" / "null.png")
     run = Run.open("tiny")
-    evaluation = evaluate_run(run, Evaluate(run="tiny", device="cpu", flip_tta=True, tile=32, batch_size=1))
+    evaluation = evaluate_run(
+        run, Evaluate(run="tiny", device="cpu", flip_tta=True, scale_tta="0.75", tile=32, batch_size=1)
+    )
     images = evaluation.per_image.set_index("id")
     assert images.loc["0042", ["height", "width"]].tolist() == [21, 33]
     assert evaluation.scores["images_unscored"] == ["null"]
@@ -186,7 +277,7 @@ def test_an_interrupted_evaluation_is_not_opened_as_a_whole_one(trained_root, mo
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("seglib.inference.save_ids", stop)
+    monkeypatch.setattr("seglib.evaluation.save_ids", stop)
     with pytest.raises(KeyboardInterrupt):
         evaluate_run(run, Evaluate(run="tiny", device="cpu"))
     with pytest.raises(FileNotFoundError, match="no evaluation"):
@@ -231,3 +322,74 @@ def test_saved_ids_come_back(tmp_path):
     with Image.open(tmp_path / "ids.png") as picture:
         colors = np.array(picture.convert("RGB"))
     np.testing.assert_array_equal(colors, CLASSES.colorize(ids))
+
+
+# another tool's predictions
+
+
+@pytest.fixture
+def foreign(tiny_root):
+    """A folder of predictions of the test split: the truth, with the sky taken for a car here and there."""
+    folder = tiny_root / "theirs"
+    folder.mkdir()
+    for name in TEST_IDS:
+        mask = np.array(Image.open(tiny_root / "data" / "tiny" / "test" / "masks" / f"{name}.png"))
+        mask[mask == 255] = 1
+        mask[:4] = np.where(mask[:4] == 0, 2, mask[:4])
+        Image.fromarray(mask).save(folder / f"{name}.png")
+    return folder
+
+
+def test_predictions_of_another_tool_are_scored_alike(foreign):
+    evaluation = evaluate_predictions("theirs", foreign, "data/tiny", Evaluate(run="theirs"))
+    run = Run.open("theirs")
+    assert run.foreign
+    check_against_torchmetrics(run, evaluation)
+    assert evaluation.scores["ece"] is None
+    assert evaluation.calibration is None
+    assert evaluation.per_image["confidence"].isna().all()
+    assert 0 < evaluation.scores["mean_boundary_iou"] < 1
+    assert evaluation.scores["predictions"] == read_json(run.params)["predictions"] == "theirs"
+    assert evaluate_predictions("theirs", foreign, "data/tiny", Evaluate(run="theirs")).scores["images"] == 4
+    with pytest.raises(DatasetError, match="is where the results go"):
+        evaluate_predictions("theirs", run.evaluation("test") / "predictions", "data/tiny", Evaluate(run="theirs"))
+    assert len(list((run.evaluation("test") / "predictions").iterdir())) == 4
+
+
+def test_the_same_predictions_get_the_same_scores(trained_root):
+    run = Run.open("tiny")
+    own = evaluate_run(run, Evaluate(run="tiny", device="cpu"))
+    folder = run.evaluation("test") / "predictions"
+    theirs = evaluate_predictions("again", folder, trained_root / "data" / "tiny", Evaluate(run="again"))
+    np.testing.assert_array_equal(theirs.confusions, own.confusions)
+    same = [name for name in own.scores if name.startswith("mean_")]
+    assert {name: theirs.scores[name] for name in same} == {name: own.scores[name] for name in same}
+    with pytest.raises(FileExistsError, match="'tiny' exists and holds a trained model"):
+        evaluate_predictions("tiny", folder, "data/tiny", Evaluate(run="tiny"))
+
+
+def test_faults_of_predictions_are_named_and_counted(foreign):
+    params = Evaluate(run="theirs")
+    for name in ("0042", "1e5"):
+        picture = Image.open(foreign / f"{name}.png")
+        picture.crop((0, 0, 50, 40)).save(foreign / f"{name}.png")
+    ids = np.array(Image.open(foreign / "null.png"))
+    ids[0, :2] = 7, 9
+    Image.fromarray(ids).save(foreign / "null.png")
+    with pytest.raises(DatasetError) as error:
+        evaluate_predictions("theirs", foreign, "data/tiny", params)
+    told = str(error.value)
+    assert told.startswith("3 of 4 predictions cannot be scored: prediction '0042.png' is 50x40 (width x height)")
+    assert "the mask 56x40" in told
+    assert "prediction 'null.png' holds ids {7, 9} on scored pixels; expected 0-2" in told
+    with pytest.raises(FileNotFoundError, match="no evaluation"):
+        open_evaluation(Run(Run.folder("theirs")), "test")
+    Image.new("RGB", (56, 40)).save(foreign / "0041.png")
+    with pytest.raises(DatasetError, match=r"4 of 4 .* '0041.png' is an RGB image; expected one channel"):
+        evaluate_predictions("theirs", foreign, "data/tiny", params)
+    (foreign / "0042.png").unlink()
+    (foreign / "null.png").unlink()
+    with pytest.raises(DatasetError, match=r"image '0042': expected theirs/0042.png. 2 of 4 images .* \(0042, null\)"):
+        evaluate_predictions("theirs", foreign, "data/tiny", params)
+    with pytest.raises(DatasetError, match="no folder of predictions"):
+        evaluate_predictions("theirs", foreign / "none", "data/tiny", params)

@@ -63,6 +63,8 @@ def test_parameters_do_not_change_later():
         (Train, {"run": 3}, r"run = 3: .*string"),
         (Train, {"flip": 1.01}, r"flip = 1\.01: .*less than or equal to 1"),
         (Evaluate, {"absent": "zero"}, r"Evaluate: absent = 'zero': .*'truth' or 'union'"),
+        (Evaluate, {"scale_tta": "0.5, big"}, r"Evaluate: scale_tta = '0.5, big': .*'big' is no scale"),
+        (Evaluate, {"scale_tta": "9"}, r"'9' is no scale; expected numbers from 0.1 to 4"),
         (Failures, {"threshold": -0.1}, r"Failures: threshold = -0\.1: "),
         (DataCheck, {"examples": 0}, r"DataCheck: examples = 0: "),
     ],
@@ -129,3 +131,8 @@ def test_any_values_are_taken_whole_or_refused_in_words(values):
     with suppress(ParameterError):  # anything else than a ParameterError fails here
         params = Train.check(values)
         assert Train.check(params.model_dump()) == params
+
+
+def test_scales_are_read_from_text():
+    assert Evaluate().scales == (1.0,)
+    assert Evaluate(scale_tta="0.75, 1.25 1").scales == (1.0, 0.75, 1.25)

@@ -128,6 +128,18 @@ def test_confusion_rows_are_shares_and_small_numbers_are_left_out():
     assert not matrices.confusion(np.eye(21), many(21)).texts
 
 
+@pytest.mark.parametrize("count", [21, 40, 80])
+def test_many_classes_number_only_the_confusions_that_stand_out(count):
+    counts = 100 * np.eye(count, dtype=int)
+    counts[3, :2] = 12, 5
+    classes = ClassMap(tuple(f"c{k}" for k in range(count)))
+    ax = drawn(matrices.confusion(counts, classes).figure).axes[0]
+    assert [(t.get_text(), t.get_position()) for t in ax.texts] == [("10", (0.5, 3.5))]
+    ax = drawn(matrices.confusion_difference(counts, 100 * np.eye(count), classes).figure).axes[0]
+    assert [t.get_text() for t in ax.texts] == ["+10"]
+    assert min(t.get_fontsize() for t in (*ax.texts, *ax.get_yticklabels())) >= 5.5
+
+
 def test_the_difference_is_in_points_and_signed():
     full, failed = np.array([[90, 10], [0, 100]]), np.array([[4, 6], [0, 0]])
     ax = matrices.confusion_difference(failed, full, ClassMap(("a", "b")))

@@ -1,0 +1,285 @@
+"""Predictions beside their masks -> every score of a split, written to `evaluation/<split>/` and read back.
+
+It does not matter where the predictions come from: a checkpoint (`seglib.inference`) or another tool's files.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from seglib import metrics
+from seglib.boundary import boundary_counts, boundary_iou, boundary_width
+from seglib.calibration import (
+    BINS,
+    calibration_counts,
+    expected_calibration_error,
+    mean_confidence,
+    reliability_table,
+)
+from seglib.classes import ClassMap
+from seglib.dataset import Dataset, DatasetError, load_dataset
+from seglib.intervals import mean_iou_interval
+from seglib.params import Evaluate
+from seglib.predictions import check_predictions, foreign_predictions, run_dataset, save_ids
+from seglib.region_scores import COUNTS, EDGES, SIZES, region_counts, region_iou, region_table
+from seglib.runs import Run, atomic_path, project_root, read_json, resolve, shown, write_csv, write_json
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What 03 found out about one split.
+
+    Args:
+        split: its name.
+        classes: of the dataset.
+        scores: metrics.json.
+        per_image, per_class, per_image_class_iou: the tables of the same names.
+        confusions: (N, C, C) counts, in the order of `per_image`.
+        calibration: calibration.csv (see `reliability_table`); None where the predictions tell no confidence.
+        region_sizes: region_sizes.csv (see `region_table`).
+    """
+
+    split: str
+    classes: ClassMap
+    scores: dict
+    per_image: pd.DataFrame
+    per_class: pd.DataFrame
+    per_image_class_iou: pd.DataFrame
+    confusions: np.ndarray
+    calibration: pd.DataFrame | None = None
+    region_sizes: pd.DataFrame | None = None
+
+
+@dataclass
+class Tally:
+    """What is counted of N images and C classes; every score is a sum or a ratio of sums of these.
+
+    Args:
+        confusions: (N, C, C) int64; rows are truth.
+        boundary: (N, 2, C) int64 of `boundary_counts`; zeros where it is off.
+        calibration: (N, 3, BINS) float64 of `calibration_counts`; zeros without confidences.
+        regions: (N, 4, C, 3) int64 of `region_counts`.
+        sizes: (N, 2) heights and widths of the masks.
+    """
+
+    confusions: np.ndarray
+    boundary: np.ndarray
+    calibration: np.ndarray
+    regions: np.ndarray
+    sizes: np.ndarray
+
+    @classmethod
+    def empty(cls, images: int, classes: int) -> Tally:
+        return cls(
+            np.zeros((images, classes, classes), np.int64),
+            np.zeros((images, 2, classes), np.int64),
+            np.zeros((images, 3, BINS)),
+            np.zeros((images, len(COUNTS), classes, len(SIZES)), np.int64),
+            np.zeros((images, 2), np.int64),
+        )
+
+    def add(
+        self, i: int, truth: np.ndarray, pred: np.ndarray, confidence: np.ndarray | None, boundary_ratio: float
+    ) -> None:
+        """Count image `i`: truth and prediction (H, W) ids, confidence (H, W) in [0, 1] or None."""
+        classes = self.confusions.shape[-1]
+        self.sizes[i] = truth.shape
+        self.confusions[i] = metrics.confusion_matrix(truth, pred, classes)
+        self.regions[i] = region_counts(truth, pred, classes)
+        if boundary_ratio:
+            self.boundary[i] = boundary_counts(truth, pred, classes, boundary_ratio)
+        if confidence is not None:
+            self.calibration[i] = calibration_counts(truth, pred, confidence)
+
+
+def write_evaluation(
+    run: Run,
+    dataset: Dataset,
+    params: Evaluate,
+    predictions: Iterable[tuple[int, np.ndarray, np.ndarray, np.ndarray | None]],
+    about: Mapping,
+    progress: bool = False,
+) -> Evaluation:
+    """Score the predictions of a split as they come, and write `evaluation/<split>/`. One image is in memory at a time.
+
+    Args:
+        predictions: every image of the split once: position in the split, truth (H, W) uint8, prediction (H, W) uint8,
+            confidence (H, W) float32 in [0, 1] or None.
+        about: what metrics.json says of where they come from.
+        progress: show a bar.
+    """
+    samples = dataset.split(params.split)
+    names, folder = dataset.classes.names, run.evaluation(params.split)
+    # Written last and removed first: whoever finds metrics.json finds a whole evaluation.
+    (folder / "metrics.json").unlink(missing_ok=True)
+    (folder / "calibration.csv").unlink(missing_ok=True)
+    shutil.rmtree(folder / "predictions", ignore_errors=True)
+    tally, ids = Tally.empty(len(samples), len(names)), samples["id"].tolist()
+    started = time.perf_counter()
+    stream = tqdm(predictions, f"scoring {params.split}", len(ids), leave=False, unit="image", disable=not progress)
+    for i, truth, pred, confidence in stream:
+        tally.add(i, truth, pred, confidence, params.boundary_ratio)
+        save_ids(folder / "predictions" / f"{ids[i]}.png", pred, dataset.classes)
+    seconds = time.perf_counter() - started
+    per_image_iou = metrics.image_class_iou(tally.confusions, params.absent)
+    class_iou = pd.DataFrame(per_image_iou, columns=list(names))
+    class_iou.insert(0, "id", ids)
+    per_class = metrics.per_class_table(tally.confusions, names, params.absent)
+    per_class["boundary_iou"] = boundary_iou(tally.boundary.sum(0))
+    pooled = tally.calibration.sum(0)
+    write_csv(folder / "per_image.csv", _per_image(samples, tally, per_image_iou, names, params.absent))
+    write_csv(folder / "per_class.csv", per_class)
+    write_csv(folder / "per_image_class_iou.csv", class_iou)
+    write_csv(folder / "region_sizes.csv", region_table(tally.regions.sum(0), names))
+    if pooled.any():
+        write_csv(folder / "calibration.csv", reliability_table(pooled))
+    with atomic_path(folder / "confusions.npz") as temporary:
+        np.savez_compressed(
+            temporary, ids=np.array(ids), confusions=tally.confusions, classes=np.array(names), boundary=tally.boundary,
+            calibration=tally.calibration,
+        )  # fmt: skip
+    head = {"run": run.name, "dataset": dataset.name, "split": params.split, "images": len(ids)}
+    found = _scores(samples, tally, names, params)
+    write_json(folder / "metrics.json", head | dict(about) | found | {"images_per_second": len(ids) / seconds})
+    return open_evaluation(run, params.split)
+
+
+def _scores(samples: pd.DataFrame, tally: Tally, names: tuple[str, ...], params: Evaluate) -> dict:
+    confusions = tally.confusions
+    units, basis = metrics.independent_units(
+        samples["group"].to_numpy(str), samples["frame"].to_numpy(float, na_value=np.nan)
+    )
+    interval = mean_iou_interval(confusions, units, seed=params.seed)
+    widths = [boundary_width(size, params.boundary_ratio) for size in np.unique(tally.sizes, axis=0)]
+    return {
+        "absent": params.absent,
+        **metrics.scores(confusions, params.absent),
+        "mean_iou_interval": {"low": interval.low, "high": interval.high, "level": 0.95, "basis": basis},
+        "mean_boundary_iou": metrics.nanmean(boundary_iou(tally.boundary.sum(0))),
+        "mean_boundary_iou_image": metrics.nanmean(_image_boundary_iou(tally, params.absent)),
+        "boundary": {
+            "ratio": params.boundary_ratio,
+            "width": "max(1, round(ratio x diagonal)) pixels" if params.boundary_ratio else "off",
+            "narrowest": min(widths) if params.boundary_ratio else None,
+            "widest": max(widths) if params.boundary_ratio else None,
+        },
+        "ece": expected_calibration_error(tally.calibration.sum(0)),
+        "calibration_bins": BINS,
+        "region_iou": dict(zip(SIZES, metrics.nanmean(region_iou(tally.regions.sum(0)), axis=0).tolist(), strict=True)),
+        "region_edges": EDGES,
+        "classes_absent": [n for n, pixels in zip(names, confusions.sum((0, 2)), strict=True) if pixels == 0],
+        "images_unscored": [samples["id"].iloc[i] for i in np.flatnonzero(confusions.sum((1, 2)) == 0)],
+    }
+
+
+def _image_boundary_iou(tally: Tally, absent: str) -> np.ndarray:
+    """(N,) mean boundary IoU over the classes that count in the image, as for the IoU itself."""
+    iou = boundary_iou(tally.boundary)
+    if absent == "truth":
+        iou[tally.confusions.sum(-1) == 0] = np.nan
+    return metrics.nanmean(iou, axis=1)
+
+
+def _per_image(
+    samples: pd.DataFrame, tally: Tally, iou: np.ndarray, names: tuple[str, ...], absent: str
+) -> pd.DataFrame:
+    confusions = tally.confusions
+    pixels = confusions.sum((1, 2))
+    scored = ~np.isnan(iou).all(1)
+    worst = np.full(len(iou), "", dtype=object)
+    worst[scored] = np.array(names, object)[np.nanargmin(iou[scored], axis=1)]
+    columns = samples[["id", "image", "mask", "group"]].reset_index(drop=True)
+    return columns.assign(
+        height=tally.sizes[:, 0],
+        width=tally.sizes[:, 1],
+        miou=metrics.nanmean(iou, axis=1),
+        pixel_accuracy=np.trace(confusions, axis1=1, axis2=2) / np.where(pixels, pixels, np.nan),
+        worst_class=worst,
+        scored_pixels=pixels,
+        boundary_iou=_image_boundary_iou(tally, absent),
+        confidence=mean_confidence(tally.calibration),
+    )
+
+
+def open_evaluation(run: Run, split: str) -> Evaluation:
+    """Read what `write_evaluation` wrote.
+
+    Raises:
+        FileNotFoundError: the split has not been evaluated; says which have.
+    """
+    folder = run.evaluation(split)
+    if not (folder / "metrics.json").is_file():
+        there = sorted(p.parent.name for p in folder.parent.glob("*/metrics.json"))
+        raise FileNotFoundError(
+            f"run {run.name!r} has no evaluation of split {split!r} (evaluated: {', '.join(there) or 'none'}). "
+            f"Run 03_evaluate with run={run.name!r}, split={split!r} first."
+        )
+    with np.load(folder / "confusions.npz") as counts:
+        confusions = counts["confusions"]
+    calibration, region_sizes = folder / "calibration.csv", folder / "region_sizes.csv"
+    return Evaluation(
+        split,
+        run_dataset(run).classes,
+        read_json(folder / "metrics.json"),
+        _read_table(folder / "per_image.csv", ("id", "image", "mask", "group", "worst_class")),
+        _read_table(folder / "per_class.csv", ("class",)),
+        _read_table(folder / "per_image_class_iou.csv", ("id",)),
+        confusions,
+        pd.read_csv(calibration) if calibration.is_file() else None,
+        _read_table(region_sizes, ("class", "size")) if region_sizes.is_file() else None,
+    )
+
+
+def _read_table(path: Path, text: tuple[str, ...]) -> pd.DataFrame:
+    """A table whose columns `text` are taken as written: "0042", "null" and "" are names there, not numbers or gaps."""
+    columns = pd.read_csv(path, nrows=0).columns
+    gaps = {name: [""] for name in columns if name not in text}
+    return pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=gaps)
+
+
+def evaluate_predictions(
+    name: str, folder: Path, dataset: str | Path, params: Evaluate, recipe: str | Path = "", progress: bool = False
+) -> Evaluation:
+    """Score another tool's predictions with the same outputs as a checkpoint's, in a run of their own without a model.
+
+    Args:
+        name: of the run; scored anew if it holds predictions on the same dataset already.
+        folder: one PNG of class ids an image of the split, `<id>.png` (see `foreign_predictions`).
+        dataset, recipe: as for `load_dataset`.
+        params: `split`, `absent`, `boundary_ratio` and `seed` count.
+
+    Raises:
+        FileExistsError: a run of that name was trained, or is of another dataset.
+        DatasetError: predictions are missing, of another size, or hold ids outside the classes.
+    """
+    run, data = Run(Run.folder(name)), load_dataset(dataset, recipe)
+    record = {
+        "run": name,
+        "dataset": _portable(dataset),
+        "recipe": _portable(recipe) if recipe else "",
+        "predictions": _portable(folder),
+    }
+    trained = run.best_checkpoint.exists() or run.last_checkpoint.exists()
+    if trained or (run.params.exists() and read_json(run.params).get("dataset") != record["dataset"]):
+        what = "holds a trained model" if trained else "is of another dataset"
+        raise FileExistsError(f"run {name!r} exists and {what} ({shown(run.path)}). Choose another name with --run.")
+    if Path(folder).resolve().is_relative_to(run.evaluation(params.split).resolve()):
+        raise DatasetError(f"{shown(folder)} is where the results go; expected another tool's predictions.")
+    check_predictions(Path(folder), data, params.split)
+    write_json(run.params, record)
+    predictions = foreign_predictions(Path(folder), data, params.split)
+    return write_evaluation(run, data, params, predictions, {"predictions": record["predictions"]}, progress)
+
+
+def _portable(path: str | Path) -> str:
+    """A path relative to the project root if it lies in it, so that the project can be moved."""
+    full = resolve(path).resolve()
+    return full.relative_to(project_root()).as_posix() if full.is_relative_to(project_root()) else full.as_posix()

@@ -1,0 +1,120 @@
+"""Predictions on disk: palette PNGs of class ids, those that seglib wrote and those of any other tool."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from seglib.classes import IGNORE, ClassMap
+from seglib.dataset import Dataset, DatasetError, load_dataset, read_mask
+from seglib.images import read_stored
+from seglib.runs import Run, atomic_path, read_json, shown
+
+_NAMED = 3  # samples named in an error
+
+
+def save_ids(path: Path, ids: np.ndarray, classes: ClassMap) -> None:
+    """Write (H, W) class ids as a palette PNG: the index is the class id, the palette its colour."""
+    picture = Image.fromarray(ids)
+    picture.putpalette(classes.palette().tobytes())
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="PNG")
+
+
+def read_ids(path: Path) -> np.ndarray:
+    """(H, W) uint8 class ids of a palette PNG that `save_ids` wrote."""
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def run_dataset(run: Run) -> Dataset:
+    """The dataset that a run was trained on, read anew.
+
+    Raises:
+        FileNotFoundError, DatasetError: it has moved or changed.
+    """
+    params = read_json(run.params)
+    return load_dataset(params["dataset"], params["recipe"])
+
+
+def predicted_pairs(run: Run, split: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """The masks of an evaluated split beside its saved predictions: (id, truth (H, W), prediction (H, W)), streamed."""
+    dataset = run_dataset(run)
+    for sample in dataset.split(split).itertuples():
+        truth = read_mask(dataset.root / sample.mask, dataset.classes)
+        yield sample.id, truth, read_ids(run.evaluation(split) / "predictions" / f"{sample.id}.png")
+
+
+def check_predictions(folder: Path, dataset: Dataset, split: str) -> None:
+    """Refuse a folder that does not hold `<id>.png` for every sample of the split.
+
+    Raises:
+        DatasetError: no such folder, or predictions are missing; names the first three and counts all.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"no folder of predictions at {folder}: expected one PNG of class ids an image.")
+    samples = dataset.split(split)["id"].tolist()
+    missing = [name for name in samples if not (folder / f"{name}.png").is_file()]
+    if missing:
+        raise DatasetError(
+            f"no prediction for image {missing[0]!r}: expected {shown(folder / f'{missing[0]}.png')}. {len(missing)} of "
+            f"{len(samples)} images of split {split!r} lack one ({_some(missing)}). Predict them too, or name the files by the images' ids."
+        )
+
+
+def foreign_predictions(
+    folder: Path, dataset: Dataset, split: str
+) -> Iterator[tuple[int, np.ndarray, np.ndarray, None]]:
+    """Another tool's predictions beside the masks of a split.
+
+    Args:
+        folder: `<id>.png` for every sample (see `check_predictions`): one channel or a palette, class ids in the order of
+            dataset.yaml's classes, of the mask's size. What a prediction holds where the mask is not scored does not matter.
+
+    Yields:
+        position in the split, truth (H, W) uint8, prediction (H, W) uint8, None (a PNG of ids tells no confidence)
+
+    Raises:
+        DatasetError: after the last one, if some could not be used: says why of the first three, and counts all.
+    """
+    samples = dataset.split(split)
+    faults = []
+    for i, sample in enumerate(samples.itertuples()):
+        truth = read_mask(dataset.root / sample.mask, dataset.classes, f"{sample.id!r} ({sample.mask})")
+        try:
+            pred = _foreign(folder / f"{sample.id}.png", truth, len(dataset.classes))
+        except DatasetError as error:
+            faults.append(str(error))
+            continue
+        yield i, truth, pred, None
+    if faults:
+        raise DatasetError(
+            f"{len(faults)} of {len(samples)} predictions cannot be scored: {' | '.join(faults[:_NAMED])}"
+        )
+
+
+def _foreign(path: Path, truth: np.ndarray, classes: int) -> np.ndarray:
+    name = f"prediction {path.name!r}"
+    pred = read_stored(path)
+    if pred.ndim != 2:
+        raise DatasetError(f"{name} is an RGB image; expected one channel of class ids. Save ids, not colours.")
+    if pred.shape != truth.shape:
+        raise DatasetError(
+            f"{name} is {pred.shape[1]}x{pred.shape[0]} (width x height), the mask {truth.shape[1]}x{truth.shape[0]}; expected "
+            "equal sizes. Resize the logits to the mask's size before taking the most likely class, never the mask."
+        )
+    scored = truth != IGNORE
+    wrong = np.unique(pred[scored & ((pred < 0) | (pred >= classes))])
+    if len(wrong):
+        raise DatasetError(
+            f"{name} holds ids {{{', '.join(map(str, wrong[:8]))}}} on scored pixels; expected 0-{classes - 1}, in the order of "
+            "dataset.yaml's classes. Is it another dataset's palette?"
+        )
+    return np.clip(pred, 0, IGNORE).astype(np.uint8)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
