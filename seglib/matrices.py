@@ -11,7 +11,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.transforms import ScaledTranslation
 
 from seglib.classes import ClassMap
-from seglib.style import INK, MUTED, axes, rgb, style, text
+from seglib.style import INK, MUTED, axes, empty, rgb, style, text
 
 _NUMBERS_UP_TO = 20  # classes; beyond, a confusion matrix numbers only the confusions that stand out
 _STANDS_OUT = 10.0  # percent of the true class (or points of difference)
@@ -31,6 +31,8 @@ def confusion(
     beyond 20 classes only confusions of 10 % and more carry one. Row labels carry the share of the scored pixels; a class that does not occur has an empty, grey row.
     """
     counts = np.asarray(counts, float)
+    if not counts.any():
+        return _nothing(ax, title)
     shown = _row_shares(counts) if normalize else counts
     top = 100.0 if normalize else max(float(counts.max()), 1.0)
     label = "% of the true class" if normalize else "pixels"
@@ -58,6 +60,8 @@ def confusion_difference(
     20 classes those below 10, and the diagonal.
     """
     failed, counts = np.asarray(failures, float), np.asarray(full, float)
+    if not failed.any():
+        return _nothing(ax, title)
     shown = _row_shares(failed) - _row_shares(counts)
     with np.errstate(invalid="ignore"):
         notes = _noted(np.abs(shown))
@@ -69,6 +73,10 @@ def confusion_difference(
     ax = _matrix(shown, numbers, failed, classes, ax, cmap="PuOr_r", norm=norm, label="points, failures minus all")
     ax.set_title(text(title) or "Confused more often in failures")
     return ax
+
+
+def _nothing(ax: Axes | None, title: str) -> Axes:
+    return empty(axes(ax, 6.4, 1.2), f"{text(title) or 'confusion matrix'}: no scored pixel to count")
 
 
 def _row_shares(counts: np.ndarray) -> np.ndarray:

@@ -21,14 +21,18 @@ from seglib.params import Train
 from seglib.runs import project_root, write_json
 from seglib.views import crop_size
 
-_IMAGES = {"cpu": 2, "mps": 4, "cuda": 14}  # a processor's time grows with the images; a GPU must be filled
-_STEPS = 2
+_PIXELS = {
+    "cpu": 1 << 18,
+    "mps": 1 << 19,
+    "cuda": 1 << 22,
+}  # of a trial step: seconds on a processor, and a GPU is filled
+_STEPS, _SECONDS = 6, 2.0  # the most of a trial, after one step to warm up; at least two steps
 
 
 def plan_training(params: Train, model: Segmenter, train: Packed, val: Packed) -> HardwarePlan:
     """The plan for training `model` on this machine.
 
-    Where capabilities do not decide, candidates are tried for a step or two; the times are remembered in
+    Where capabilities do not decide, candidates are tried for a few steps; the times are remembered in
     artifacts/hardware.json, so that the next training like this one starts at once.
 
     Args:
@@ -56,7 +60,7 @@ def plan_training(params: Train, model: Segmenter, train: Packed, val: Packed) -
 
     def trial(candidate: HardwarePlan) -> Trial:
         found = memory.get(candidate.label)
-        images = min(params.batch_size, _IMAGES[candidate.kind])
+        images = min(job.batch_size, max(2, _PIXELS[candidate.kind] // (crop[0] * crop[1])))
         while found is None:
             try:
                 found = measure(candidate, model, crop, images)
@@ -84,7 +88,7 @@ def plan_training(params: Train, model: Segmenter, train: Packed, val: Packed) -
 
 
 def measure(plan: HardwarePlan, model: Segmenter, crop: tuple[int, int], images: int) -> Trial:
-    """Seconds an image of the fastest of two training steps after one to warm up, and the bytes that a step keeps for it.
+    """Seconds an image of the fastest of a few training steps, and the bytes that a step keeps for it.
 
     Args:
         plan: how to compute.
@@ -112,8 +116,11 @@ def measure(plan: HardwarePlan, model: Segmenter, crop: tuple[int, int], images:
     with _state_kept():
         with _kept_bytes() as kept:
             step()
-        seconds = min(step() for _ in range(_STEPS))
-    return Trial(seconds / len(pictures), sum(kept.values()) // len(pictures))
+        taken = []
+        while len(taken) < 2 or (len(taken) < _STEPS and sum(taken) < _SECONDS):
+            taken.append(step())
+    # The fastest: whatever else runs here can only slow a step down.
+    return Trial(min(taken) / len(pictures), sum(kept.values()) // len(pictures))
 
 
 def _finish(plan: HardwarePlan) -> None:

@@ -99,4 +99,4 @@ def test_a_trial_that_does_not_fit_the_memory_is_made_with_fewer_images(tiny_roo
     monkeypatch.setattr(trials, "measure", hungry)
     model = build(ModelSpec(params.architecture, params.encoder, dataset.classes))
     assert plan_training(params, model, *splits).micro_batch == 3
-    assert asked == [2, 1]
+    assert asked == [3, 1]
