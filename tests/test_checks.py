@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from seglib.checks import check_dataset, class_weights, require_sound, verdict, write
+from seglib.checks import check_dataset, require_sound, verdict, write
 from seglib.dataset import DatasetError, load_dataset
+from seglib.shares import class_weights
 
 NAMES = ["road", "car", "person"]
 H, W = 12, 16
@@ -153,11 +154,11 @@ def test_faults_of_whole_splits(root):
     put(root, "val", "c0", mask=np.minimum(ids(4), 1))
     put(root, "val", "a7", image=picture(1)[:, :9], mask=ids(1)[:, :9] % 2)
     found = check(root).findings.set_index("check")
-    assert set(found.index) == {"few-images", "class-not-in-split", "small-split", "shared-group", "sizes-differ"}
+    assert set(found.index) == {"few-images", "class-not-in-split", "small-split", "sequence-leakage", "sizes-differ"}
     assert "person (1)" in found.loc["few-images", "detail"]
     assert "never in val: person" in found.loc["class-not-in-split", "detail"]
     assert "val has 6 images" in found.loc["small-split", "detail"]
-    assert "1 of 3 groups of val are in train too: a." in found.loc["shared-group", "detail"]
+    assert "1 of 3 groups of val are in train too: a." in found.loc["sequence-leakage", "detail"]
     assert "2 sizes (width x height): 16x12 (15), 9x12 (1)." in found.loc["sizes-differ", "detail"]
 
 

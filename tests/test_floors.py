@@ -24,11 +24,18 @@ HOUSE = {
     ],
     1: [
         (("dataset", "images", "pairing", "recipe", "draft", "fetch"), TORCH | SHOW),
+        (("ahead",), TORCH | SHOW | {"numpy", "pandas"}),
         (("hardware", "machine", "kernels", "parallel"), SHOW),
     ],
     2: [
         (("demo", "demo_faults", "demo_scenes", "demo_canvas", "demo_paint"), TORCH | SHOW),
-        (("checks",), TORCH | SHOW),
+        (
+            (
+                *("checks", "inspection", "findings", "looks", "regions", "mask_checks"),
+                *("leakage", "sequences", "shares", "splits"),
+            ),
+            TORCH | SHOW,
+        ),
         (("loading", "batches", "augment", "views"), SHOW),
         (("losses",), SHOW | {"numpy", "pandas"}),
         (("models", "averaging", "optimizer"), SHOW),
