@@ -92,14 +92,14 @@ def judge_masks(samples: pd.DataFrame, hashes: pd.Series, copies: set[frozenset[
             detail += f" It meets the edges of {worst['id']!r} least."
         yield finding("mask-of-another-image", worst["id"], worst["split"], detail)
     for check, what in (("specks", "regions of a class"), ("pinholes", "unscored holes")):
-        counts = samples[check].to_numpy(float, na_value=0.0)
-        usual = np.median(counts[counts > 0]) if (counts > 0).any() else 0.0
-        for place in np.flatnonzero(counts >= max(_MANY, 4 * usual)):
-            row = samples.iloc[place]
-            size = speck_size((row["height"], row["width"])) if not pd.isna(row["height"]) else 4
-            detail = f"mask {row['id']!r} has {int(counts[place])} {what} smaller than {size} pixels; "
-            detail += f"masks that have any have {usual:g} in the median."
-            yield finding(check, row["id"], row["split"], detail)
+        counts = samples[check].astype(float)
+        usual = counts[counts > 0].median()
+        for split, many in samples[counts >= max(_MANY, 4 * usual)].groupby("split", sort=False):
+            worst = many.sort_values(check, ascending=False, kind="stable")
+            named = some([f"{row.id} ({int(getattr(row, check))})" for row in worst.itertuples()])
+            detail = f"{len(many)} masks of {split} have many tiny {what} (less than 0.01 % of the image; at least "
+            detail += f"{max(_MANY, 4 * usual):.0f} of them, where the median of such masks has {usual:g}): {named}."
+            yield finding(check, worst["id"].iloc[0], split, detail)
 
 
 def _direction(dx: float, dy: float) -> str:

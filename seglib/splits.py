@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
-_STARTS = 8
+_STARTS = 32  # of which every other one is random; fewer where there are many units, which are easier to balance
 _MOST_STEPS = 2000
 _SWAPPED = 400  # units up to which pairs are exchanged too
 
@@ -23,7 +23,7 @@ def suggest_split(
 
     What is minimised is the mean squared relative error of every split's share of the images and of each class's pixels
     against its target, so that a rare class counts as much as a common one, and a small split as much as a large one.
-    Several seeded greedy starts are each improved by moving and exchanging units until nothing helps; the best is taken.
+    Several seeded starts, greedy and random, are each improved by moving and exchanging units until nothing helps; the best is taken.
 
     Args:
         samples: N rows with `id` (unique), `split`, `group` ("" for a sample of its own).
@@ -61,8 +61,8 @@ def suggest_split(
     weight = np.array([1.0, *[1.0 / max(1, counts.shape[1])] * counts.shape[1]])
     random = np.random.default_rng(seed)
     best, least = None, np.inf
-    for start in range(_STARTS):
-        place = _greedy(held, weight, target, random, shuffle=start > 0)
+    for start in range(_STARTS if count <= _SWAPPED else 2):
+        place = _random(count, len(names), random) if start % 2 else _greedy(held, weight, target, random, start > 0)
         cost = _improve(held, weight, target, place)
         if cost < least - 1e-12:
             best, least = place, cost
@@ -114,6 +114,12 @@ def _units(samples: pd.DataFrame, together: Iterable[Iterable[tuple[str, str]]])
             parent[root(other)] = root(first)
     number: dict[object, int] = {}
     return np.array([number.setdefault(root(pair), len(number)) for pair in pairs], int)
+
+
+def _random(units: int, splits: int, random: np.random.Generator) -> np.ndarray:
+    place = random.integers(0, splits, units)
+    place[random.permutation(units)[:splits]] = np.arange(splits)  # none is empty
+    return place
 
 
 def _greedy(held: np.ndarray, weight: np.ndarray, target: np.ndarray, random: np.random.Generator, shuffle: bool):
