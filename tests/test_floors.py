@@ -52,7 +52,7 @@ HOUSE = {
         (("verdicts",), SHOW | TORCH),
     ],
     5: [
-        (("plots", "sheets", "matrices", "style", "live"), TORCH | {"ipywidgets", "anywidget"}),
+        (("plots", "data_plots", "sheets", "matrices", "style", "live"), TORCH | {"ipywidgets", "anywidget"}),
         (("browser", "review"), TORCH),
     ],
     6: [
