@@ -13,7 +13,6 @@ from scipy import ndimage
 from seglib.ahead import map_ahead
 from seglib.checks import check_dataset, require_sound, verdict, write
 from seglib.dataset import DatasetError, load_dataset
-from seglib.demo import make_demo, planted
 from seglib.looks import look
 from seglib.mask_checks import edge_shift
 from seglib.regions import regions
@@ -460,19 +459,3 @@ def test_few_results_wait():
             taken.append(value)
             assert len(started) - len(taken) <= 6
     assert taken == list(range(200))
-
-
-def test_the_demo_s_faults_are_found(tmp_path):
-    folder = make_demo(tmp_path / "demo")
-    findings, rows = check(folder).findings, planted(folder)
-    told = {check: set(part["sample"]) for check, part in findings.groupby("check")}
-    kinds = {kind: set(part["sample"]) for kind, part in rows.groupby("kind")}
-    assert kinds["shifted_mask"] <= told["mask-beside-edges"] <= kinds["shifted_mask"] | kinds["wrong_mask"]
-    shared = findings.loc[findings["check"] == "mask-of-another-image", "detail"]
-    assert all(shared.str.contains(sample).any() for sample in kinds["wrong_mask"])
-    assert len(shared) == len(kinds["wrong_mask"])
-    assert told["blurred-image"] == kinds["blur"]
-    assert told["dark-image"] == kinds["dark"] | kinds["unseen_condition"]
-    assert told["bright-image"] == kinds["washed_out"]
-    assert kinds["noise"] <= told["grainy-image"] <= kinds["noise"] | kinds["dark"]
-    assert not {"specks", "pinholes"} & set(told)

@@ -8,9 +8,6 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageFilter
 
-from seglib.checks import check_dataset
-from seglib.dataset import load_dataset
-from seglib.demo import make_demo, planted
 from seglib.leakage import candidates, clusters, difference_hash, hamming, near_duplicates, same_picture, thumbnail
 from seglib.sequences import guess_sequences, judge_sequences, sequence_table
 
@@ -144,25 +141,6 @@ def test_clusters_join_pairs():
     assert clusters(table.iloc[:0]) == []
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    folder = make_demo(tmp_path_factory.mktemp("data") / "demo")
-    return folder, check_dataset(load_dataset(folder))
-
-
-def test_the_demo_s_copies_are_found_and_no_neighbour(demo):
-    folder, check = demo
-    rows = planted(folder).query("kind == 'near_duplicate'")
-    expected = {(f"train/{row.detail.split()[1]}", f"{row.split}/{row.sample}") for row in rows.itertuples()}
-    table = check.duplicates
-    found = set(zip(table["split_1"] + "/" + table["id_1"], table["split_2"] + "/" + table["id_2"], strict=True))
-    assert found == expected
-    assert len(expected) == 3
-    told = check.findings[check.findings["check"].str.contains("duplicate")]
-    assert told["check"].tolist() == ["near-duplicate-across-splits"] * 3
-    assert (told["severity"] == "warning").all()
-
-
 # ---- sequences
 
 
@@ -275,14 +253,3 @@ def test_nothing_is_guessed_from_other_names():
     assert guess_sequences(samples.assign(id=[f"p{'ab' * k}" for k in range(32)]), hashes, known) is None
     assert guess_sequences(samples, hashes, ~known) is None
     assert guess_sequences(samples.iloc[:0], hashes[:0], known[:0]) is None
-
-
-def test_one_video_strewn_over_the_splits_is_noticed(demo, tmp_path):
-    folder, _ = demo
-    text = (folder / "dataset.yaml").read_text()
-    recipe = tmp_path / "dataset.yaml"
-    recipe.write_text("\n".join(line for line in text.splitlines() if not line.startswith("group")))
-    check = check_dataset(load_dataset(folder, recipe))
-    assert check.summary["checks"]["sequences-guessed"] == 1
-    assert check.samples["group"].nunique() == 23  # 22 streets and the strays, as the pattern has it
-    assert "sequence-leakage" not in check.summary["checks"]
