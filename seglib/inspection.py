@@ -75,12 +75,14 @@ def inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
 
 
 def _digest(array: np.ndarray) -> bytes:
-    return hashlib.blake2b(array.data, key=repr(array.shape).encode(), digest_size=16).digest()
+    digest = hashlib.sha256(repr(array.shape).encode(), usedforsecurity=False)  # in hardware on most machines
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.digest()
 
 
 def _mask_facts(mask: np.ndarray, classes: int) -> dict[str, Any]:
-    count = np.bincount(mask.ravel(), minlength=256)
     values, sizes = regions(mask)
+    count = np.bincount(values, sizes, minlength=256).astype(np.int64)
     small = sizes < speck_size(mask.shape)
     keys, times = np.unique(values.astype(np.int64) << 40 | sizes, return_counts=True)
     pieces = {(k >> 40, k & (1 << 40) - 1): n for k, n in zip(keys.tolist(), times.tolist(), strict=True)}

@@ -14,7 +14,7 @@ from seglib.findings import Finding, finding, some
 DUPLICATE_COLUMNS = ["split_1", "id_1", "split_2", "id_2", "distance", "difference"]
 RADIUS = 6  # bits of 64: a copy saved as JPEG of quality 40, scaled by half or with noise of 5 grey values stays within
 _THUMB = (16, 12)  # kept of every image: 192 bytes
-_GRID = (32, 24)  # cells of the verification
+_GRID = (32, 24)  # cells of the verification, at most; of small images fewer, so that a cell has 3 x 3 pixels
 # In grey values, after a change of light is taken out: the largest difference of a cell, and of a thumbnail's. Noise and
 # compression average out within a cell; what moved between neighbouring frames does not.
 _CELL, _ROUGH = 16.0, 16.0
@@ -30,13 +30,13 @@ def difference_hash(grey: Image.Image) -> int:
 
     Source: Krawetz, Kind of Like That, 2013 (dHash).
     """
-    cells = np.asarray(grey.resize((9, 8), Image.Resampling.BOX))
+    cells = np.asarray(grey.resize((9, 8), Image.Resampling.BOX, reducing_gap=4.0))
     return int.from_bytes(np.packbits(cells[:, 1:] > cells[:, :-1]).tobytes(), "big")
 
 
 def thumbnail(grey: Image.Image) -> np.ndarray:
     """(12, 16) uint8 grey values: enough to reject most pairs that only their hashes make alike."""
-    return np.array(grey.resize(_THUMB, Image.Resampling.BOX))
+    return np.array(grey.resize(_THUMB, Image.Resampling.BOX, reducing_gap=4.0))
 
 
 def hamming(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -89,14 +89,16 @@ def candidates(hashes: np.ndarray, radius: int = RADIUS) -> tuple[np.ndarray, np
 def same_picture(first: np.ndarray, second: np.ndarray) -> bool:
     """Whether one picture is a copy of the other: compressed, scaled, noisy, brighter or paler, but of the same instant.
 
-    Both are averaged over 32 x 24 cells and the second is brought to the light of the first (one gain and offset a
+    Both are averaged over up to 32 x 24 cells and the second is brought to the light of the first (one gain and offset a
     channel). Copies then differ by a few grey values everywhere; neighbouring frames differ by tens where something
     moved.
 
     Args:
         first, second: (H, W, 3) uint8; sizes may differ.
     """
-    a, b = (_cells(Image.fromarray(image), _GRID) for image in (first, second))
+    smaller = np.minimum(first.shape, second.shape)
+    grid = (int(np.clip(smaller[1] // 3, 1, _GRID[0])), int(np.clip(smaller[0] // 3, 1, _GRID[1])))
+    a, b = (_cells(Image.fromarray(image), grid) for image in (first, second))
     spread = a.std()
     difference = np.abs(a - _relit(b, a)).mean(axis=-1)
     return bool(spread > 0 and difference.max() <= _CELL and difference.mean() <= _RELATIVE * spread)

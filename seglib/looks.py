@@ -16,6 +16,7 @@ LOOKS = ["brightness", "contrast", "entropy", "sharpness", "focus", "colour"]
 FEWEST = 20  # images without which nothing can be said to lie apart
 APART = 3.5  # robust standard deviations: Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993
 GREY = 1.0  # colourfulness below which an image has no colours
+_LINES = 128
 SIZE_APART, ASPECT_APART = 4.0, 1.8  # times the median area, or the median ratio of width to height
 
 
@@ -51,8 +52,7 @@ def look(image: np.ndarray, grey: Image.Image) -> dict[str, float]:
         sharpness: variance of the 4-neighbour Laplacian (Pech-Pacheco et al., Diatom autofocusing in brightfield
             microscopy, ICPR 2000); it grows with contrast and noise, so compare only like with like.
         focus: sharpness / contrast², which a darker or paler copy of an image shares with it; 0 for a flat image.
-        colour: Hasler and Süsstrunk's colourfulness (Measuring colourfulness in natural images, SPIE 2003) at 32 x 32;
-            0: grey.
+        colour: Hasler and Süsstrunk's colourfulness (Measuring colourfulness in natural images, SPIE 2003); 0: grey.
         r, g, b, r2, g2, b2: means of the channels and of their squares, for the dataset's mean and deviation.
     """
     levels = np.arange(256.0)
@@ -60,13 +60,12 @@ def look(image: np.ndarray, grey: Image.Image) -> dict[str, float]:
     mean = float(share @ levels)
     variance = max(0.0, float(share @ levels**2) - mean**2)
     known = share[share > 0]
-    pixels = np.asarray(grey).astype(np.int16)
-    edges = pixels[:-2, 1:-1] + pixels[2:, 1:-1] + pixels[1:-1, :-2] + pixels[1:-1, 2:] - 4 * pixels[1:-1, 1:-1]
-    edges = edges.astype(np.float32).ravel()
-    sharpness = float(np.dot(edges, edges) / edges.size - edges.mean(dtype=np.float64) ** 2) if edges.size else 0.0
-    picture = Image.fromarray(image)
-    channels = np.array(picture.histogram()).reshape(3, 256) / max(1, image.shape[0] * image.shape[1])
-    small = np.asarray(picture.resize((32, 32), Image.Resampling.BOX), np.float32)
+    # All pixels of a small image, about 128 rows and columns of a large one: means and variances want no more.
+    down, along = (max(1, side // _LINES) for side in image.shape[:2])
+    sharpness = _laplacian_variance(np.asarray(grey), down)
+    small = image[::down, ::along].reshape(-1, 3).astype(np.float32)
+    means = np.ones(len(small), np.float32) @ small / max(1, len(small))
+    squares = (small.T @ small).diagonal() / max(1, len(small))
     red_green = small[..., 0] - small[..., 1]
     yellow_blue = (small[..., 0] + small[..., 1]) / 2 - small[..., 2]
     spread = float(np.hypot(red_green.std(), yellow_blue.std()))
@@ -77,9 +76,20 @@ def look(image: np.ndarray, grey: Image.Image) -> dict[str, float]:
         "sharpness": sharpness,
         "focus": sharpness / variance if variance > 0 else 0.0,
         "colour": spread + 0.3 * float(np.hypot(red_green.mean(), yellow_blue.mean())),
-        **dict(zip("rgb", (channels @ levels).tolist(), strict=True)),
-        **dict(zip(("r2", "g2", "b2"), (channels @ levels**2).tolist(), strict=True)),
+        **dict(zip("rgb", means.tolist(), strict=True)),
+        **dict(zip(("r2", "g2", "b2"), squares.tolist(), strict=True)),
     }
+
+
+def _laplacian_variance(grey: np.ndarray, step: int) -> float:
+    at = np.arange(1, grey.shape[0] - 1, step)
+    if not len(at) or grey.shape[1] < 3:
+        return 0.0
+    own = grey[at].astype(np.int16)
+    edges = grey[at - 1].astype(np.int16) + grey[at + 1]
+    edges = edges[:, 1:-1] + own[:, :-2] + own[:, 2:] - 4 * own[:, 1:-1]
+    edges = edges.astype(np.float32).ravel()
+    return float(np.dot(edges, edges) / edges.size - edges.mean(dtype=np.float64) ** 2)
 
 
 def limits(samples: pd.DataFrame) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from seglib.findings import Finding, finding, some
 
 _LONG = 128  # pixels of the longer side at which outlines and edges are compared: shifts of 2 % of it are seen
 _REACH = 0.1  # shifts tried, as a share of the longer side
+_SURE = 5.0  # standard deviations of chance that the best place must reach, or nothing is said
 _FEWEST_EDGES = 20  # outline pixels without which nothing is said
 # An outline that meets less than this share of the edges it meets elsewhere lies beside them. Sound masks of the demo and
 # of CamVid stay above 0.73, of masks that were shifted by 7 pixels or more in 128 none reaches 0.4.
@@ -33,7 +34,8 @@ def edge_shift(grey: Image.Image, mask: np.ndarray) -> tuple[int, int, float] | 
     Returns:
         dx, dy: pixels of the image by which the mask would have to move (right, down) to meet the edges best.
         fit: what it meets where it lies over what it would meet there; 1: it lies best where it is, 0: it meets no more
-            than chance. None: too few outlines, or no edges.
+            than chance. None: too few outlines, or no place where they meet
+            clearly more edges than chance.
     """
     times = max(1, -(-max(mask.shape) // _LONG))
     pixels = np.asarray(grey.reduce(times) if times > 1 else grey, np.float32)
@@ -57,7 +59,9 @@ def edge_shift(grey: Image.Image, mask: np.ndarray) -> tuple[int, int, float] | 
     shifts = np.arange(-reach, reach + 1)
     meets = meets[np.ix_(shifts, shifts)]
     y, x = np.unravel_index(meets.argmax(), meets.shape)
-    if max(abs(shifts[y]), abs(shifts[x])) < 2 or meets[y, x] <= 0:  # one pixel there is within drawing accuracy
+    if meets[y, x] < _SURE * edges.std() * np.sqrt(count):
+        return None
+    if max(abs(shifts[y]), abs(shifts[x])) < 2:  # one pixel there is within drawing accuracy
         return 0, 0, 1.0
     return int(shifts[x]) * times, int(shifts[y]) * times, float(max(0.0, meets[reach, reach] / meets[y, x]))
 
@@ -93,12 +97,12 @@ def judge_masks(samples: pd.DataFrame, hashes: pd.Series, copies: set[frozenset[
         yield finding("mask-of-another-image", worst["id"], worst["split"], detail)
     for check, what in (("specks", "regions of a class"), ("pinholes", "unscored holes")):
         counts = samples[check].astype(float)
-        usual = counts[counts > 0].median()
-        for split, many in samples[counts >= max(_MANY, 4 * usual)].groupby("split", sort=False):
+        usual = counts.median()
+        for split, many in samples[counts >= max(_MANY, 4 * np.nan_to_num(usual))].groupby("split", sort=False):
             worst = many.sort_values(check, ascending=False, kind="stable")
             named = some([f"{row.id} ({int(getattr(row, check))})" for row in worst.itertuples()])
             detail = f"{len(many)} masks of {split} have many tiny {what} (less than 0.01 % of the image; at least "
-            detail += f"{max(_MANY, 4 * usual):.0f} of them, where the median of such masks has {usual:g}): {named}."
+            detail += f"{max(_MANY, 4 * usual):.0f} of them, where the median mask has {usual:g}): {named}."
             yield finding(check, worst["id"].iloc[0], split, detail)
 
 

@@ -38,8 +38,9 @@ def regions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     above = np.repeat(np.arange(upper), count)
     below = np.arange(count.sum()) + np.repeat(first - (np.cumsum(count) - count), count)
     same = values[above] == values[below]
-    roots, where = np.unique(_roots(len(starts), above[same], below[same]), return_inverse=True)
-    return values[roots], np.bincount(where, ends - starts).astype(np.int64)
+    root = _roots(len(starts), above[same], below[same])
+    first_of = np.flatnonzero(root == np.arange(len(root)))
+    return values[first_of], np.bincount(root, ends - starts)[first_of].astype(np.int64)
 
 
 def _roots(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:

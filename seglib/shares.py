@@ -137,7 +137,7 @@ def judge_shifts(table: pd.DataFrame, sizes: Mapping[str, int]) -> Iterator[Find
     for split, rows in table.groupby("split", sort=False):
         n, m = sizes["train"], sizes[split]
         chance = np.sqrt((n + m + 1) / (3 * n * m))  # standard deviation of delta if both were alike and independent
-        large = rows[(rows["effect"] == "large") & (rows["delta"].abs() > 3 * chance)]
+        large = rows[(rows["effect"] == "large") & (rows["delta"].abs() > 3.5 * chance)]
         if len(large):
             large = large.sort_values("delta", key=lambda d: -d.abs(), kind="stable")
             named = some(
@@ -168,11 +168,11 @@ def class_weights(pixel_counts: np.ndarray, kind: str) -> np.ndarray:
     weights = np.ones(counts.shape[1])
     if kind == "sqrt_inverse":
         weights[present] = np.sqrt(pixels.sum() / pixels[present])
-    elif kind == "median_frequency":
+    elif kind == "median_frequency" and present.any():
         around = ((counts > 0) * counts.sum(axis=1, keepdims=True)).sum(axis=0)
         share = pixels[present] / around[present]
         weights[present] = np.median(share) / share
-    else:
+    elif kind not in WEIGHT_KINDS:
         raise ValueError(f"class weights {kind!r}: expected 'sqrt_inverse' or 'median_frequency'.")
     if present.any():
         weights[present] /= weights[present].mean()

@@ -97,7 +97,7 @@ def test_a_copy_is_found_however_it_was_changed(change):
     images = [scene(k) for k in range(12)]
     found = find([*images, CHANGES[change](images[3])], ["train"] * 12 + ["val"], radius=8)
     assert found[["split_1", "id_1", "split_2", "id_2"]].values.tolist() == [["train", "i3", "val", "i12"]]
-    assert found["difference"].iloc[0] > 0
+    assert 0 <= found["difference"].iloc[0] < 40
 
 
 def test_another_picture_of_the_same_place_is_none():
