@@ -63,11 +63,12 @@ def look(image: np.ndarray, grey: Image.Image) -> dict[str, float]:
     # All pixels of a small image, about 128 rows and columns of a large one: means and variances want no more.
     down, along = (max(1, side // _LINES) for side in image.shape[:2])
     sharpness = _laplacian_variance(np.asarray(grey), down)
-    small = image[::down, ::along].reshape(-1, 3).astype(np.float32)
-    means = np.ones(len(small), np.float32) @ small / max(1, len(small))
-    squares = (small.T @ small).diagonal() / max(1, len(small))
-    red_green = small[..., 0] - small[..., 1]
-    yellow_blue = (small[..., 0] + small[..., 1]) / 2 - small[..., 2]
+    small = image[::down, ::along].transpose(2, 0, 1).astype(np.float32, order="C").reshape(3, -1)  # fast by channel
+    count = max(1, small.shape[1])
+    means = [float(channel.sum(dtype=np.float64)) / count for channel in small]
+    squares = [float(np.dot(channel, channel)) / count for channel in small]
+    red_green = small[0] - small[1]
+    yellow_blue = (small[0] + small[1]) / 2 - small[2]
     spread = float(np.hypot(red_green.std(), yellow_blue.std()))
     return {
         "brightness": mean,
@@ -76,8 +77,8 @@ def look(image: np.ndarray, grey: Image.Image) -> dict[str, float]:
         "sharpness": sharpness,
         "focus": sharpness / variance if variance > 0 else 0.0,
         "colour": spread + 0.3 * float(np.hypot(red_green.mean(), yellow_blue.mean())),
-        **dict(zip("rgb", means.tolist(), strict=True)),
-        **dict(zip(("r2", "g2", "b2"), squares.tolist(), strict=True)),
+        **dict(zip("rgb", means, strict=True)),
+        **dict(zip(("r2", "g2", "b2"), squares, strict=True)),
     }
 
 
