@@ -93,7 +93,8 @@ def check_dataset(dataset: Dataset, progress: bool = False, near_frames: int = s
 
     guess = _guess(samples)
     if guess:
-        samples["group"], samples["frame"] = guess.group, guess.frame
+        samples["group"] = guess.group.astype(samples["group"].dtype)
+        samples["frame"] = guess.frame
         found.append(finding("sequences-guessed", "", "", guess.detail))
     sequence_table = sequences.sequence_table(samples, near_frames)
     shift = shares.shifts(dataset.classes.names, samples, counts)
