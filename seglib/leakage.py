@@ -19,6 +19,8 @@ _GRID = (32, 24)  # cells of the verification, at most; of small images fewer, s
 # compression average out within a cell; what moved between neighbouring frames does not.
 _CELL, _ROUGH = 16.0, 16.0
 _RELATIVE = 0.08  # mean difference of the cells over their standard deviation
+_GAINS = (0.5, 2.0)  # beyond, it is no change of light
+_CROWD = 1000  # images that share a piece of their hashes, beyond which each is compared with so many only
 _MATES = 8  # candidates that are verified for one image, nearest hashes first
 
 
@@ -52,7 +54,8 @@ def candidates(hashes: np.ndarray, radius: int = RADIUS) -> tuple[np.ndarray, np
     """All pairs whose hashes differ in at most `radius` bits, without comparing every pair.
 
     Cut into `radius` + 1 pieces, two such hashes agree in at least one of them (pigeonhole), so only images that share a
-    piece are compared.
+    piece are compared. Where more than a thousand share one, as the frames of a camera that stands still, each is compared
+    with the next thousand in the order of their hashes.
 
     Args:
         hashes: (N,) uint64.
@@ -69,10 +72,10 @@ def candidates(hashes: np.ndarray, radius: int = RADIUS) -> tuple[np.ndarray, np
     cuts = np.linspace(0, 64, radius + 2).astype(int)
     for low, high in itertools.pairwise(cuts):
         piece = hashes >> np.uint64(low) & np.uint64((1 << int(high - low)) - 1)
-        order = np.argsort(piece, kind="stable")
+        order = np.lexsort((hashes, piece))
         piece = piece[order]
-        alive, step = np.arange(count), 1
-        while True:
+        alive = np.arange(count)
+        for step in range(1, _CROWD):
             alive = alive[alive + step < count]
             alive = alive[piece[alive] == piece[alive + step]]
             if not len(alive):
@@ -80,7 +83,6 @@ def candidates(hashes: np.ndarray, radius: int = RADIUS) -> tuple[np.ndarray, np
             a, b = order[alive], order[alive + step]
             near = hamming(hashes[a], hashes[b]) <= radius
             found.append(np.minimum(a, b)[near] * count + np.maximum(a, b)[near])
-            step += 1
     pairs = np.unique(np.concatenate(found))
     first, second = pairs // max(1, count), pairs % max(1, count)
     return first, second, hamming(hashes[first], hashes[second])
@@ -127,7 +129,7 @@ def near_duplicates(
         0-255, at the smaller one's size). Of an image at most 8 candidates are read, nearest first.
     """
     first, second, distance = candidates(hashes, radius)
-    rough = np.array([_alike(thumbs[i], thumbs[j]) for i, j in zip(first, second, strict=True)], bool)
+    rough = _alike(thumbs, first, second)
     first, second, distance = first[rough], second[rough], distance[rough]
     splits = samples["split"].to_numpy()
     mates = np.zeros(len(samples), int)
@@ -181,12 +183,19 @@ def _relit(values: np.ndarray, like: np.ndarray) -> np.ndarray:
     moved = values - mean
     power = (moved**2).sum(axis=(0, 1))
     gain = ((like - goal) * moved).sum(axis=(0, 1)) / np.maximum(power, 1e-6)
-    return np.clip(gain, 0.5, 2.0) * moved + goal  # beyond, it is no change of light
+    return np.clip(gain, *_GAINS) * moved + goal
 
 
-def _alike(a: np.ndarray, b: np.ndarray) -> bool:
-    one, other = (x.astype(np.float32)[..., None] for x in (a, b))
-    return bool(np.abs(one - _relit(other, one)).max() <= _ROUGH)
+def _alike(thumbs: np.ndarray, first: np.ndarray, second: np.ndarray, at_once: int = 4096) -> np.ndarray:
+    """(P,) bool: pairs whose thumbnails differ little, once a gain and an offset are taken out."""
+    alike = np.zeros(len(first), bool)
+    for k in range(0, len(first), at_once):
+        part = slice(k, k + at_once)
+        a, b = (thumbs[places[part]].reshape(-1, thumbs[0].size).astype(np.float32) for places in (first, second))
+        a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
+        gain = (a * b).sum(axis=1, keepdims=True) / np.maximum((b**2).sum(axis=1, keepdims=True), 1e-6)
+        alike[part] = np.abs(a - np.clip(gain, *_GAINS) * b).max(axis=1) <= _ROUGH
+    return alike
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> float:
