@@ -27,7 +27,7 @@ CHECKS = {
     "specks": ("info", "Look at the worst: tiny regions are mostly slips of the brush."),
     "pinholes": ("info", "Look at the worst: fill the holes with the class around them."),
     "sequences-guessed": ("info", "If so, write it into dataset.yaml as group; if not, give the pattern that is true."),
-    "split-shift": ("info", "A score there speaks for such images; suggested_split/ is closer to train."),
+    "split-shift": ("info", "A score there speaks for such images, less for those of train."),
     "dark-image": ("info", "Look at it; keep it if such images occur in use."),
     "bright-image": ("info", "Look at it; keep it if such images occur in use."),
     "low-contrast-image": ("info", "Look at it; keep it if such images occur in use."),
