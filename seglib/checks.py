@@ -138,7 +138,7 @@ def _near_duplicates(dataset: Dataset, samples: pd.DataFrame, run: Callable) -> 
     # Of exact copies one is enough; flat pictures are all alike, which the check for blank ones says.
     once = (samples["contrast"] >= FLAT) & ~samples["_hash"].duplicated()
     places = np.flatnonzero(once)
-    bits = np.array(samples.loc[once, "_bits"].tolist(), np.uint64)
+    bits = _bits(samples.loc[once, "_bits"])
     thumbs = np.array(samples.loc[once, "_thumb"].tolist(), np.uint8)
     paths = dataset.samples["image"].to_numpy()
 
@@ -152,8 +152,11 @@ def _guess(samples: pd.DataFrame) -> sequences.Guess | None:
     if (samples["group"] != "").any():
         return None
     known = ((samples["contrast"] >= FLAT) & samples["_bits"].notna()).to_numpy()
-    bits = [b if k else 0 for b, k in zip(samples["_bits"], known, strict=True)]
-    return sequences.guess_sequences(samples, np.array([int(b) for b in bits], np.uint64), known)
+    return sequences.guess_sequences(samples, _bits(samples["_bits"].where(known, bytes(8))), known)
+
+
+def _bits(hashes: pd.Series) -> np.ndarray:
+    return np.frombuffer(b"".join(hashes), ">u8").astype(np.uint64)
 
 
 def _copies(samples: pd.DataFrame, duplicates: pd.DataFrame) -> set[frozenset[int]]:

@@ -56,8 +56,9 @@ def inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
         facts["mode"] = _stored_mode(dataset.root / row.image)
         facts["height"], facts["width"] = image.shape[:2]
         facts |= look(image, grey)
-        facts["_bits"], facts["_thumb"] = difference_hash(grey), thumbnail(grey)
-        facts["_hash"] = _key(image, facts["_bits"], *facts["_thumb"].ravel()[::5].tolist())
+        bits, facts["_thumb"] = difference_hash(grey), thumbnail(grey)
+        facts["_bits"] = bits.to_bytes(8, "big")  # as a number it would lose digits in a column that has gaps
+        facts["_hash"] = _key(image, bits, *facts["_thumb"].ravel()[::5].tolist())
         if facts["contrast"] < FLAT:
             detail = f"image {row.id!r} ({row.image}) is one flat colour."
             findings.append(finding("blank-image", row.id, row.split, detail))

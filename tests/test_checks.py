@@ -460,3 +460,14 @@ def test_few_results_wait():
             taken.append(value)
             assert len(started) - len(taken) <= 6
     assert taken == list(range(200))
+
+
+def test_a_copy_is_found_beside_files_that_cannot_be_read(photographs):
+    image, mask = photograph(11)
+    copy = image.copy()
+    copy[20, 30] = 0
+    put(photographs, "val", "val-02x", copy, mask)
+    put(photographs, "train", "train-00x", b"no picture", photograph(0)[1])
+    findings = check(photographs).findings.set_index("check")
+    assert set(findings.index) == {"unreadable", "near-duplicate-across-splits"}
+    assert "train/train-11x, val/val-02x" in findings.loc["near-duplicate-across-splits", "detail"]
