@@ -28,7 +28,8 @@ def difference_hash(grey: Image.Image) -> int:
     """64 bits: whether each of 8 x 8 cells is brighter than its left neighbour.
 
     Args:
-        grey: a picture as Pillow's "L", any size.
+        grey: a picture as Pillow's "L", any size. Where it is flat, noise decides, so that a noisy copy of a drawing with
+            large flat areas may lie beyond the radius.
 
     Source: Krawetz, Kind of Like That, 2013 (dHash).
     """
