@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seglib.ahead import map_ahead
 from seglib.augment import Colour, Geometry, Light, Window
 from seglib.classes import IGNORE
-from seglib.loading import Packed, map_ahead
+from seglib.loading import Packed
 
 
 class Batch(NamedTuple):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,46 +12,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
-from seglib import runs
-from seglib.classes import IGNORE
-from seglib.dataset import FINDING_COLUMNS, Dataset, DatasetError, check_sizes, explain, read_image, read_mask
+from seglib import leakage, mask_checks, sequences, shares, splits
+from seglib.ahead import map_ahead
+from seglib.dataset import FINDING_COLUMNS, Dataset, DatasetError, explain, read_image
+from seglib.findings import SEVERITIES, Finding, finding, some
+from seglib.inspection import FACTS, KEYS, MOMENTS, inspect_pair
+from seglib.looks import FLAT, LOOKS, judge_looks, limits, mean_and_deviation
+from seglib.runs import write_csv, write_json, write_text
 
 FEW_IMAGES = 5  # a class in fewer train images than this is learnt by heart, if at all
-SMALL_SPLIT = 10  # a score on fewer images than this says little
-MUCH_IGNORED = 0.9  # of a mask's pixels
-FLAT = 2.0  # standard deviation of the grey values below which a picture shows nothing
-# What is judged here beside the errors of reading (seglib.images) and pairing (seglib.pairing).
-_CHECKS = {
-    "blank-image": ("warning", "Look at it; exclude it if it shows nothing."),
-    "all-ignored": ("warning", "It teaches nothing and has no score: label or exclude it."),
-    "much-ignored": ("warning", "Is an id missing from the classes?"),
-    "single-class": ("warning", "Look at it; exclude it if it was never labelled."),
-    "no-train": ("warning", "02_train learns from train: rename a split, or add one."),
-    "nothing-scored": ("error", "Check classes, ignore_ids and id_map in dataset.yaml."),
-    "class-not-in-train": ("warning", "They cannot be learnt: add images of them, or drop the classes."),
-    "class-not-in-split": ("warning", "They have no score there; the mean is over the others."),
-    "few-images": ("warning", "Add images of them."),
-    "small-split": ("warning", "Add images, or read its scores as anecdotes."),
-    "shared-group": ("warning", "Neighbouring frames look alike, so such a score flatters: split by group."),
-    "duplicate-across-splits": ("warning", "Keep one: a score on pictures seen in training flatters."),
-    "duplicate-image": ("warning", "Keep one."),
-    "modes-differ": ("info", "All are read alike."),
-    "sizes-differ": ("info", "Training scales and crops or pads them."),
-}
-_FACTS = [
-    "height",
-    "width",
-    "mode",
-    "mask_mode",
-    "ignore_share",
-    "classes_present",
-    "brightness",
-    "contrast",
-    "sharpness",
-]
-_SEVERITIES = ("error", "warning", "info")
+_HIDDEN = [*MOMENTS, *KEYS]
 
 
 @dataclass(frozen=True)
@@ -60,194 +31,205 @@ class DataCheck:
 
     Args:
         findings: `severity` ("error", "warning", "info", in this order), `check`, `sample`, `split`, `detail`, `remedy`.
-        samples: one row a complete pair: `id`, `split`, `group`, `height`, `width`, `mode` and `mask_mode` (as stored),
-            `ignore_share` and `classes_present` of the mask, `brightness` (mean grey value, 0-255), `contrast` (its standard
-            deviation), `sharpness` (variance of its Laplacian). Missing where a file could not be read.
+        samples: one row a complete pair: `id`, `split`, `group` and `frame` (guessed where dataset.yaml gives no pattern),
+            `height`, `width`, `mode` and `mask_mode` (as stored), what `looks.look` measures, `ignore_share` and
+            `classes_present` of the mask, its `specks` and `pinholes`, and `edge_fit`, `shift_x`, `shift_y` of
+            `mask_checks.edge_shift`. Missing where a file could not be read.
         pixel_counts: (N, C) int64, scored pixels of each class in the rows of `samples`; zeros where there is no mask.
-        class_stats: `split`, `class_id`, `class`, `pixels`, `pixel_share` (of scored pixels), `images`, `image_share`.
-        summary: the counts as plain data.
+        class_stats: of `shares.class_stats`.
+        duplicates: of `leakage.near_duplicates`: pairs that show almost the same picture. Exact copies are findings.
+        sequences: of `sequences.sequence_table`.
+        shift: of `shares.shifts`: how val and test differ from train.
+        limits: of `looks.limits`: beyond what values an image lies apart.
+        suggested: (N,) a better split for each sample, of `splits.suggest_split`; empty where none can be made.
+        summary: the counts as plain data; `mean` and `std` of the channels in 0-1.
     """
 
     findings: pd.DataFrame
     samples: pd.DataFrame
     pixel_counts: np.ndarray
     class_stats: pd.DataFrame
+    duplicates: pd.DataFrame
+    sequences: pd.DataFrame
+    shift: pd.DataFrame
+    limits: pd.DataFrame
+    suggested: pd.Series
     summary: dict[str, Any]
 
+    @property
+    def train(self) -> np.ndarray:
+        """(N,) bool, the rows of train."""
+        return (self.samples["split"] == "train").to_numpy()
 
-def check_dataset(dataset: Dataset, progress: bool = False) -> DataCheck:
+
+def check_dataset(dataset: Dataset, progress: bool = False, near_frames: int = sequences.NEAR_FRAMES) -> DataCheck:
     """Read every image and mask once and judge them; a bad file becomes a finding and the pass goes on.
+
+    Only near-duplicates are read again, to verify them. Of a decoded pair a few kilobytes are kept (4.5 kB measured).
 
     Args:
         dataset: best loaded with `strict=False`, so that faults of names are listed beside faults of contents.
         progress: show a bar.
+        near_frames: frames within which a val or test image counts as near a train image of its sequence.
     """
     rows = list(dataset.samples.itertuples(index=False))
     # Decoding releases the interpreter's lock, so threads suffice; each holds one pair at a time.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        done: Iterator = pool.map(lambda row: _inspect(dataset, row), rows)
+        done: Iterator = map_ahead(pool, lambda row: inspect_pair(dataset, row), rows)
         if progress:
             from tqdm.auto import tqdm
 
             done = tqdm(done, total=len(rows), desc="checking", unit="pair")
-        facts = list(done)
+        facts, counts, found, pieces = [], [], [], {}
+        for fact in done:
+            counts.append(fact.pop("counts"))
+            found += fact.pop("findings")
+            pieces.setdefault(fact["split"], Counter()).update(fact.pop("pieces"))
+            facts.append(fact)
+        samples = pd.DataFrame(facts, columns=["id", "split", "group", "frame", *FACTS, *_HIDDEN])
+        samples = samples.astype({"height": "Int64", "width": "Int64", "frame": "Int64"} | dict.fromkeys(LOOKS, float))
+        duplicates = _near_duplicates(dataset, samples, lambda work, pairs: map_ahead(pool, work, pairs))
+    counts = np.array(counts, np.int64).reshape(len(rows), len(dataset.classes))
 
-    counts = np.array([f.pop("counts") for f in facts], np.int64).reshape(len(rows), len(dataset.classes))
-    found = [finding for f in facts for finding in f.pop("findings")]
-    samples = pd.DataFrame(facts, columns=["id", "split", "group", *_FACTS, "_hash"])
-    samples = samples.astype({"height": "Int64", "width": "Int64"})
+    guess = _guess(samples)
+    if guess:
+        samples["group"] = guess.group.astype(samples["group"].dtype)
+        samples["frame"] = guess.frame
+        found.append(finding("sequences-guessed", "", "", guess.detail))
+    sequence_table = sequences.sequence_table(samples, near_frames)
+    shift = shares.shifts(dataset.classes.names, samples, counts)
+    sizes = samples["split"].value_counts().to_dict()
     found += _across(dataset, samples, counts)
+    found += sequences.judge_sequences(sequence_table, samples, near_frames)
+    found += _exact_duplicates(samples)
+    found += leakage.judge_duplicates(duplicates)
+    found += mask_checks.judge_masks(samples, samples["_mask_hash"], _copies(samples, duplicates))
+    found += shares.judge_shifts(shift, sizes)
+    found += judge_looks(samples)
+    found += _modes_and_sizes(samples)
     findings = pd.DataFrame([*dataset.problems.itertuples(index=False), *found], columns=FINDING_COLUMNS)
-    findings["rank"] = findings["severity"].map(_SEVERITIES.index)
+    findings["rank"] = findings["severity"].map(SEVERITIES.index)
     findings = findings.sort_values("rank", kind="stable", ignore_index=True).drop(columns="rank")
     summary = {
         "dataset": dataset.name,
         "classes": list(dataset.classes.names),
         "samples": len(samples),
-        "splits": {split: int((samples["split"] == split).sum()) for split in dataset.splits},
+        "splits": {split: sizes[split] for split in dataset.splits},
         "sizes": {f"{w}x{h}": int(n) for (w, h), n in samples.groupby(["width", "height"]).size().items()},
-        "findings": {severity: int((findings["severity"] == severity).sum()) for severity in _SEVERITIES},
+        **mean_and_deviation(samples, samples[MOMENTS]),
+        "findings": {severity: int((findings["severity"] == severity).sum()) for severity in SEVERITIES},
         "checks": {str(name): int(n) for name, n in findings.groupby("check").size().items()},
     }
-    samples = samples.drop(columns="_hash")
-    return DataCheck(findings, samples, counts, _class_stats(dataset, samples, counts), summary)
+    return DataCheck(
+        findings,
+        samples.drop(columns=_HIDDEN),
+        counts,
+        shares.class_stats(dataset.classes.names, samples["split"], counts, pieces),
+        duplicates,
+        sequence_table,
+        shift,
+        limits(samples[samples["contrast"] >= FLAT]),
+        _suggest(samples, counts, duplicates),
+        summary,
+    )
 
 
-def _inspect(dataset: Dataset, row: Any) -> dict[str, Any]:
-    """The facts and findings of one pair."""
-    facts: dict[str, Any] = {"id": row.id, "split": row.split, "group": row.group, "_hash": None}
-    findings = facts["findings"] = []
+def _near_duplicates(dataset: Dataset, samples: pd.DataFrame, run: Callable) -> pd.DataFrame:
+    # Of exact copies one is enough; flat pictures are all alike, which the check for blank ones says.
+    once = (samples["contrast"] >= FLAT) & ~samples["_hash"].duplicated()
+    places = np.flatnonzero(once)
+    bits = _bits(samples.loc[once, "_bits"])
+    thumbs = np.array(samples.loc[once, "_thumb"].tolist(), np.uint8)
+    paths = dataset.samples["image"].to_numpy()
 
-    def attempt(read: Callable, *args: Any) -> Any:
+    def read(place: int) -> np.ndarray:
+        return read_image(dataset.root / paths[places[place]])
+
+    return leakage.near_duplicates(samples.iloc[places], bits, thumbs, read, run)
+
+
+def _guess(samples: pd.DataFrame) -> sequences.Guess | None:
+    if (samples["group"] != "").any():
+        return None
+    known = ((samples["contrast"] >= FLAT) & samples["_bits"].notna()).to_numpy()
+    return sequences.guess_sequences(samples, _bits(samples["_bits"].where(known, bytes(8))), known)
+
+
+def _bits(hashes: pd.Series) -> np.ndarray:
+    return np.frombuffer(b"".join(hashes), ">u8").astype(np.uint64)
+
+
+def _copies(samples: pd.DataFrame, duplicates: pd.DataFrame) -> set[frozenset[int]]:
+    """Pairs of positions that show the same picture, exactly or nearly."""
+    place = {pair: k for k, pair in enumerate(zip(samples["split"], samples["id"], strict=True))}
+    sets = [[place[pair] for pair in members] for members in leakage.clusters(duplicates)]
+    sets += [list(np.flatnonzero(samples["_hash"] == value)) for value in set(_repeated(samples))]
+    return {frozenset((int(a), int(b))) for members in sets for a in members for b in members if a != b}
+
+
+def _repeated(samples: pd.DataFrame) -> list[bytes]:
+    known = samples["_hash"].dropna()
+    return list(dict.fromkeys(known[known.duplicated()]))
+
+
+def _suggest(samples: pd.DataFrame, counts: np.ndarray, duplicates: pd.DataFrame) -> pd.Series:
+    together = [*leakage.clusters(duplicates)]
+    for value in _repeated(samples):
+        same = samples[samples["_hash"] == value]
+        together.append(list(zip(same["split"], same["id"], strict=True)))
+    if samples["split"].nunique() > 1 and counts.any():
         try:
-            return read(*args)
-        except DatasetError as error:
-            findings.append(("error", error.check, row.id, row.split, error.detail, error.remedy))
-
-    image = attempt(read_image, dataset.root / row.image, f"{row.id!r} ({row.image})")
-    mask = attempt(read_mask, dataset.root / row.mask, dataset.classes, f"{row.id!r} ({row.mask})")
-    facts["counts"] = np.zeros(len(dataset.classes), np.int64)
-    if image is not None:
-        facts["mode"] = _stored_mode(dataset.root / row.image)
-        facts["height"], facts["width"] = image.shape[:2]
-        facts["brightness"], facts["contrast"], facts["sharpness"] = _look(image)
-        facts["_hash"] = hashlib.blake2b(image.tobytes() + repr(image.shape).encode(), digest_size=16).digest()
-        if facts["contrast"] < FLAT:
-            detail = f"image {row.id!r} ({row.image}) is one flat colour."
-            findings.append(_finding("blank-image", row.id, row.split, detail))
-    if mask is not None:
-        facts["mask_mode"] = _stored_mode(dataset.root / row.mask)
-        count = np.bincount(mask.ravel(), minlength=256)
-        facts["counts"] = count[: len(dataset.classes)]
-        facts["classes_present"] = int((facts["counts"] > 0).sum())
-        share = facts["ignore_share"] = float(count[IGNORE] / max(1, mask.size))
-        if share == 1:
-            check, what = "all-ignored", "has no scored pixel"
-        elif share > MUCH_IGNORED:
-            check, what = "much-ignored", f"ignores {share:.0%} of its pixels"
-        elif facts["classes_present"] == 1 and len(dataset.classes) > 2:  # of two, one alone is an empty scene
-            check, what = "single-class", f"holds nothing but {dataset.classes.names[int(facts['counts'].argmax())]!r}"
-        else:
-            check = ""
-        if check:
-            findings.append(_finding(check, row.id, row.split, f"mask {row.id!r} ({row.mask}) {what}."))
-    if image is not None and mask is not None:
-        attempt(check_sizes, row, image, mask)
-    return facts
+            return splits.suggest_split(samples, counts, together)
+        except ValueError:
+            pass  # fewer sequences than splits: there is nothing to suggest
+    return pd.Series(dtype=object)
 
 
-def _stored_mode(path: Path) -> str:
-    with Image.open(path) as file:
-        return file.mode
-
-
-def _look(image: np.ndarray) -> tuple[float, float, float]:
-    """Mean and standard deviation of the grey values (0-255), and the variance of their 4-neighbour Laplacian.
-
-    The Laplacian's variance as a measure of focus: Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy,
-    ICPR 2000. It grows with noise and shrinks with magnification, so compare only like with like.
-    """
-    grey = (image @ np.array([77, 150, 29], np.uint16) >> 8).astype(np.int16)  # BT.601 weights, in 256ths
-    inner = grey[1:-1, 1:-1]
-    edges = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * inner
-    return float(grey.mean()), float(grey.std()), float(edges.var()) if edges.size else 0.0
-
-
-def _class_stats(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -> pd.DataFrame:
-    tables = []
-    for split in dataset.splits:
-        inside = counts[(samples["split"] == split).to_numpy()]
-        pixels, images = inside.sum(axis=0), (inside > 0).sum(axis=0)
-        tables.append(
-            pd.DataFrame(
-                {
-                    "split": split,
-                    "class_id": range(len(dataset.classes)),
-                    "class": dataset.classes.names,
-                    "pixels": pixels,
-                    "pixel_share": pixels / max(1, pixels.sum()),
-                    "images": images,
-                    "image_share": images / len(inside),
-                }
-            )
-        )
-    columns = ["split", "class_id", "class", "pixels", "pixel_share", "images", "image_share"]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
-
-
-def _across(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -> Iterator[tuple[str, ...]]:
-    """Findings that no single pair shows."""
+def _across(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -> Iterator[Finding]:
+    """Findings about the classes of whole splits."""
     members = {split: (samples["split"] == split).to_numpy() for split in dataset.splits}
-    groups = {split: set(samples.loc[inside, "group"]) - {""} for split, inside in members.items()}
     if "train" not in members:
-        yield _finding("no-train", "", "", "no split named train has samples.")
+        yield finding("no-train", "", "", "no split named train has samples.")
     for split, inside in members.items():
         images, train = (counts[inside] > 0).sum(axis=0), split == "train"
         absent = [name for name, n in zip(dataset.classes.names, images, strict=True) if n == 0]
         few = [f"{name} ({n})" for name, n in zip(dataset.classes.names, images, strict=True) if 0 < n < FEW_IMAGES]
-        shared = sorted(groups[split] & groups.get("train", set()))
         if samples.loc[inside, "ignore_share"].isna().all():
             pass  # no mask could be read, which is said already
         elif not images.any():
-            yield _finding("nothing-scored", "", split, f"no mask in {split} has a scored pixel.")
+            yield finding("nothing-scored", "", split, f"no mask in {split} has a scored pixel.")
         elif absent:
             check = "class-not-in-train" if train else "class-not-in-split"
-            yield _finding(check, "", split, f"never in {split}: {', '.join(absent)}.")
+            yield finding(check, "", split, f"never in {split}: {', '.join(absent)}.")
         if train and few:
-            yield _finding("few-images", "", split, f"in fewer than {FEW_IMAGES} train images: {', '.join(few)}.")
-        if not train and inside.sum() < SMALL_SPLIT:
-            detail = f"{split} has {inside.sum()} images; fewer than {SMALL_SPLIT} say little."
-            yield _finding("small-split", "", split, detail)
-        if not train and shared:
-            detail = f"{len(shared)} of {len(groups[split])} groups of {split} are in train too: {_some(shared)}."
-            yield _finding("shared-group", "", split, detail)
+            yield finding("few-images", "", split, f"in fewer than {FEW_IMAGES} train images: {', '.join(few)}.")
+        if not train and inside.sum() < sequences.SMALL_SPLIT:
+            detail = f"{split} has {inside.sum()} images; fewer than {sequences.SMALL_SPLIT} say little."
+            yield finding("small-split", "", split, detail)
+
+
+def _exact_duplicates(samples: pd.DataFrame) -> Iterator[Finding]:
     for _, same in samples[samples["_hash"].notna()].groupby("_hash", sort=False):
         if len(same) > 1:
-            splits = list(dict.fromkeys(same["split"]))
-            check = "duplicate-across-splits" if len(splits) > 1 else "duplicate-image"
-            listed = _some([f"{split}/{name}" for split, name in zip(same["split"], same["id"], strict=True)])
-            yield _finding(check, same["id"].iloc[-1], splits[-1], f"the same picture {len(same)} times: {listed}.")
+            among = list(dict.fromkeys(same["split"]))
+            check = "duplicate-across-splits" if len(among) > 1 else "duplicate-image"
+            listed = some([f"{split}/{name}" for split, name in zip(same["split"], same["id"], strict=True)])
+            yield finding(check, same["id"].iloc[-1], among[-1], f"the same picture {len(same)} times: {listed}.")
+
+
+def _modes_and_sizes(samples: pd.DataFrame) -> Iterator[Finding]:
     for column, what in (("mode", "images"), ("mask_mode", "masks")):
         modes = samples[column].value_counts()
         if len(modes) > 1:
-            yield _finding("modes-differ", "", "", f"{what} are stored as {_counted(modes)}.")
+            yield finding("modes-differ", "", "", f"{what} are stored as {_counted(modes)}.")
     sizes = samples.groupby(["width", "height"]).size().sort_values(ascending=False, kind="stable")
     if len(sizes) > 1:
         sizes.index = [f"{w}x{h}" for w, h in sizes.index]
-        yield _finding("sizes-differ", "", "", f"{len(sizes)} sizes (width x height): {_counted(sizes)}.")
-
-
-def _finding(check: str, sample: str, split: str, detail: str) -> tuple[str, ...]:
-    severity, remedy = _CHECKS[check]
-    return severity, check, sample, split, detail, remedy
-
-
-def _some(names: list[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+        yield finding("sizes-differ", "", "", f"{len(sizes)} sizes (width x height): {_counted(sizes)}.")
 
 
 def _counted(counts: pd.Series) -> str:
-    return _some([f"{name} ({n})" for name, n in counts.items()], 5)
+    return some([f"{name} ({n})" for name, n in counts.items()], 5)
 
 
 def verdict(check: DataCheck) -> str:
@@ -276,42 +258,27 @@ def require_sound(check: DataCheck) -> None:
 
 
 def write(check: DataCheck, folder: str | Path) -> None:
-    """Write findings.csv, samples.csv (with a `pixels <class>` column each), class_stats.csv and summary.json."""
-    folder = Path(folder)
-    runs.write_csv(folder / "findings.csv", check.findings)
-    pixels = pd.DataFrame(check.pixel_counts, columns=[f"pixels {name}" for name in check.summary["classes"]])
-    runs.write_csv(folder / "samples.csv", pd.concat([check.samples, pixels], axis=1))
-    runs.write_csv(folder / "class_stats.csv", check.class_stats)
-    runs.write_json(folder / "summary.json", check.summary | {"verdict": verdict(check)})
+    """Write every table as CSV, summary.json, and the suggested split as lists that dataset.yaml takes.
 
-
-def class_weights(pixel_counts: np.ndarray, kind: str) -> np.ndarray:
-    """Weights that lift rare classes in a loss, from the train split's pixel counts.
-
-    "sqrt_inverse": w_c = 1 / sqrt(f_c), where f_c is the class's share of all pixels; milder than the plain inverse.
-    "median_frequency": w_c = median(f) / f_c, where f_c is the class's share of the pixels of those images that hold it.
-
-    Args:
-        pixel_counts: (N, C) scored pixels of each class in each train image.
-        kind: one of the two.
-
-    Returns:
-        (C,) float32, mean 1 over the classes that occur. A class that never occurs gets 1: training never uses it, and
-        a zero would turn the loss of a validation batch that holds nothing else into 0 / 0.
-
-    Source: median frequency balancing: Eigen and Fergus, Predicting Depth, Surface Normals and Semantic Labels, ICCV 2015.
+    findings.csv, samples.csv (with a `pixels <class>` column each), class_stats.csv, cooccurrence.csv, shift.csv,
+    class_weights.csv (of train), duplicates.csv, sequences.csv, limits.csv; suggested_split/<split>.txt, one id a line.
     """
-    counts = np.asarray(pixel_counts, np.float64)
-    pixels, present = counts.sum(axis=0), counts.sum(axis=0) > 0
-    weights = np.ones(counts.shape[1])
-    if kind == "sqrt_inverse":
-        weights[present] = np.sqrt(pixels.sum() / pixels[present])
-    elif kind == "median_frequency":
-        around = ((counts > 0) * counts.sum(axis=1, keepdims=True)).sum(axis=0)
-        share = pixels[present] / around[present]
-        weights[present] = np.median(share) / share
-    else:
-        raise ValueError(f"class weights {kind!r}: expected 'sqrt_inverse' or 'median_frequency'.")
-    if present.any():
-        weights[present] /= weights[present].mean()
-    return weights.astype(np.float32)
+    folder, names = Path(folder), check.summary["classes"]
+    pixels = pd.DataFrame(check.pixel_counts, columns=[f"pixels {name}" for name in names])
+    tables = {
+        "findings": check.findings,
+        "samples": pd.concat([check.samples, pixels], axis=1),
+        "class_stats": check.class_stats,
+        "cooccurrence": shares.cooccurrence(names, check.pixel_counts).reset_index(),
+        "shift": check.shift,
+        "class_weights": shares.weight_table(names, check.pixel_counts[check.train]),
+        "duplicates": check.duplicates,
+        "sequences": check.sequences,
+        "limits": check.limits,
+    }
+    for name, table in tables.items():
+        write_csv(folder / f"{name}.csv", table)
+    for split in check.summary["splits"] if len(check.suggested) else ():
+        ids = check.samples.loc[check.suggested == split, "id"]
+        write_text(folder / "suggested_split" / f"{split}.txt", "".join(f"{name}\n" for name in ids))
+    write_json(folder / "summary.json", check.summary | {"verdict": verdict(check)})

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,6 +19,7 @@ import pandas as pd
 from PIL import Image
 from tqdm.auto import tqdm
 
+from seglib.ahead import map_ahead
 from seglib.dataset import Dataset, DatasetError, read_pair
 from seglib.runs import atomic_path, project_root, read_json, write_json
 
@@ -213,13 +214,3 @@ def _shrunk_size(size: tuple[int, int], long_side: int) -> tuple[int, int]:
     if not long_side or longest <= long_side:
         return size
     return tuple(max(1, round(side * long_side / longest)) for side in size)
-
-
-def map_ahead(pool: ThreadPoolExecutor, function: Callable, items: Iterable, ahead: int = 16) -> Iterator:
-    """`map` in order with a bounded number of results waiting, so that memory stays flat."""
-    waiting = []
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > ahead:
-            yield waiting.pop(0).result()
-    yield from (future.result() for future in waiting)

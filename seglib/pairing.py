@@ -128,11 +128,12 @@ def pair_files(root: Path, recipe: Recipe) -> tuple[pd.DataFrame, pd.DataFrame]:
         samples (`SAMPLE_COLUMNS`), complete and sound pairs only, and problems (`FINDING_COLUMNS`).
 
     Raises:
-        DatasetError: two samples would have the same id ("duplicate-id").
+        DatasetError: two samples would have the same id ("duplicate-id"); a split's list of ids is wrong ("split-ids").
     """
     problems: list[tuple[str, ...]] = []
-    sides = {split: _look(root, globs) for split, globs in recipe.splits.items()}
+    sides = {split: _look(root, globs) for split, globs in _sources(recipe.splits).items()}
     ids = _name_samples({split: {**masks.keys, **images.keys} for split, (images, masks) in sides.items()})
+    chosen = _chosen(root, recipe.splits, ids)
     used = {path for pair in sides.values() for side in pair for paths in side.found.values() for path in paths}
     for name in sorted(set(recipe.exclude) - set(ids.values())):
         near = "".join(f" Did you mean {n!r}?" for n in difflib.get_close_matches(name, ids.values(), 1))
@@ -142,30 +143,80 @@ def pair_files(root: Path, recipe: Recipe) -> tuple[pd.DataFrame, pd.DataFrame]:
         detail = f"{recipe.classes[0]!r} is the only class: any prediction is right."
         problems.append(("warning", "one-class", "", "", detail, "Name the background as a class too."))
 
-    rows, excluded = [], set(recipe.exclude)
+    rows, excluded = {split: [] for split in recipe.splits}, set(recipe.exclude)
     for split, (images, masks) in sides.items():
         problems += [*_beside(split, "image", images, used), *_beside(split, "mask", masks, used)]
         if not images.found and not masks.found:
             problems.append(_empty(split, recipe.splits[split]))
         for key in sorted({*images.found, *masks.found}):
             name = ids[split, key]
-            if name in excluded:
+            held = chosen.get(name, "" if recipe.splits[split].ids else split)
+            if name in excluded or not held:
                 continue
-            faults = [
-                ("error", check, name, split, *words) for check, *words in _faults(root, name, key, images, masks)
-            ]
+            faults = [("error", check, name, held, *words) for check, *words in _faults(root, name, key, images, masks)]
             problems += faults
             if not faults:
                 paths = images.found[key][0], masks.found[key][0]
-                rows.append((name, split, *paths, *_group(recipe.group, images.keys[key])))
+                rows[held].append((name, held, *paths, *_group(recipe.group, images.keys[key])))
 
-    samples = pd.DataFrame(rows, columns=SAMPLE_COLUMNS).astype({"frame": "Int64"})
+    listed = [row for split in rows.values() for row in (sorted(split) if chosen else split)]
+    samples = pd.DataFrame(listed, columns=SAMPLE_COLUMNS).astype({"frame": "Int64"})
     lost = samples.loc[samples["group"] == "", "id"].tolist() if recipe.group else []
     if lost:
         detail = f"group does not match {len(lost)} of {len(samples)} names ({_some(lost)})."
         remedy = "Widen the pattern; these samples count as independent."
         problems.append(("warning", "group-pattern", "", "", detail, remedy))
     return samples, pd.DataFrame(problems, columns=FINDING_COLUMNS)
+
+
+def _sources(splits: dict[str, Split]) -> dict[str, Split]:
+    """The splits whose globs are to be looked at. With lists of ids, several may share one pair of globs: once is enough."""
+    listed, seen = any(split.ids for split in splits.values()), set()
+    sources = {}
+    for name, split in splits.items():
+        globs = (split.images, split.masks)
+        if split.images and not (listed and globs in seen):
+            seen.add(globs)
+            sources[name] = split
+    return sources
+
+
+def _chosen(root: Path, splits: dict[str, Split], ids: dict[tuple[str, str], str]) -> dict[str, str]:
+    """Sample id -> the split whose `ids` name it.
+
+    Raises:
+        DatasetError: check "split-ids": no such file, an id that no glob finds, or one that is named twice.
+    """
+    chosen: dict[str, str] = {}
+    known = set(ids.values())
+    for split, names in ((split, _listed(root, split, value.ids)) for split, value in splits.items() if value.ids):
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], known, 1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            detail = f"ids of split {split!r} name {unknown[0]!r}, but there is no such sample{hint}. "
+            detail += f"{len(unknown)} of its {len(names)} ids are unknown ({_some(unknown)})."
+            raise DatasetError(detail, "split-ids", "Correct the list; an id is as in samples.csv of `seglib check`.")
+        for name in names:
+            if name in chosen:
+                where = "twice" if chosen[name] == split else f"in {chosen[name]} and in {split}"
+                raise DatasetError(
+                    f"the ids of the splits name {name!r} {where}; expected once.", "split-ids", "Remove one."
+                )
+            chosen[name] = split
+    return chosen
+
+
+def _listed(root: Path, split: str, ids: str | list[str]) -> list[str]:
+    if not isinstance(ids, str):
+        return ids
+    try:
+        lines = (root / ids).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "cannot be read"
+        detail = f"ids of split {split!r}: {ids} {reason}; expected a text file in the dataset's folder, one id a line."
+        raise DatasetError(detail, "split-ids", f"Correct ids in {FILE_NAME}, or put the file there.") from None
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _look(root: Path, globs: Split) -> tuple[_Side, _Side]:
@@ -235,14 +286,8 @@ def _beside(split: str, what: str, side: _Side, used: set[str]) -> Iterator[tupl
     passed = [path for path in side.passed if path not in used]
     if side.found and passed:
         detail = f"{len(passed)} beside the {what}s not matched by their glob: {_some(passed)}."
-        yield (
-            "warning",
-            "unused-file",
-            "",
-            split,
-            detail,
-            f"Widen the glob in {FILE_NAME} if they belong to the dataset.",
-        )
+        remedy = f"Widen the glob in {FILE_NAME} if they belong to the dataset."
+        yield "warning", "unused-file", "", split, detail, remedy
 
 
 def _empty(split: str, globs: Split) -> tuple[str, ...]:

@@ -57,6 +57,7 @@ class DataCheck(Params):
     recipe: str = ""
     examples: int = Field(8, ge=1, le=64)
     seed: int = Field(0, ge=0)
+    near_frames: int = Field(30, ge=0)
 
 
 class Train(Params):

@@ -242,19 +242,21 @@ def failure_ious(failures: pd.DataFrame, threshold: float, ax: Axes | None = Non
 
 
 @style()
-def image_properties(samples: pd.DataFrame) -> Figure:
-    """Brightness, contrast and sharpness of every image, one row a split: what lies apart from the rest.
+def image_properties(samples: pd.DataFrame, limits: pd.DataFrame | None = None) -> Figure:
+    """Brightness, contrast, entropy and focus of every image, one row a split: what lies apart from the rest.
 
     Args:
-        samples: samples.csv of a data check: `split`, `brightness`, `contrast`, `sharpness`, NaN where a file was unreadable.
+        samples: samples.csv of a data check: `split` and the four, NaN where a file was unreadable.
+        limits: its limits.csv: `column` and `limit`, drawn as lines beyond which an image lies apart.
     """
     units = {
         "brightness": "mean grey value, 0-255",
         "contrast": "standard deviation of grey values",
-        "sharpness": "variance of the Laplacian",
+        "entropy": "of the grey values, bits",
+        "focus": "variance of the Laplacian / contrast²",
     }
     splits = list(dict.fromkeys(samples["split"]))
-    fig, axs = sheet(1, 3, 11, 1.2 + 0.45 * max(1, len(splits)))
+    fig, axs = sheet(1, 4, 13, 1.2 + 0.45 * max(1, len(splits)))
     for ax, (column, unit) in zip(axs[0], units.items(), strict=True):
         known = samples.dropna(subset=[column])
         if known.empty:
@@ -263,6 +265,11 @@ def image_properties(samples: pd.DataFrame) -> Figure:
         sns.stripplot(known, x=column, y="split", order=splits, color="#0072b2", alpha=0.5, size=3, jitter=0.3, ax=ax)
         ax.set(title=column.capitalize(), xlabel=unit, ylabel="")
         ax.grid(axis="x")
+        for limit in () if limits is None else limits.loc[limits["column"] == column, "limit"]:
+            if (
+                known[column].min() <= limit <= known[column].max()
+            ):  # one that nothing passes would only squeeze the dots
+                ax.axvline(limit, color="#d55e00", linestyle="--", linewidth=1.2)
     return fig
 
 

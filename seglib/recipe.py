@@ -24,27 +24,52 @@ class _Model(BaseModel):
 
 
 class Split(_Model):
-    """Where the files of a split lie: globs relative to the dataset's folder."""
+    """Where the files of a split lie, or which of the samples that are found anywhere it holds.
 
-    images: str
-    masks: str
-    optional: bool = False  # may have no files at all
+    Args:
+        images, masks: globs relative to the dataset's folder. Both may be missing where `ids` is given.
+        ids: the ids of the samples that the split holds, whichever split's globs find them: a list, or a text file in the
+            dataset's folder with one id a line. "": what its own globs find, less what the `ids` of others name.
+        optional: may have no files at all.
+    """
+
+    images: str = ""
+    masks: str = ""
+    ids: str | list[str] = ""
+    optional: bool = False
 
     @field_validator("images", "masks")
     @classmethod
     def _stays_near(cls, value: str) -> str:
-        parts = PurePosixPath(value).parts
-        if "\\" in value or re.match(r"[A-Za-z]:", value) or value.startswith(("/", "~")):
-            raise ValueError("expected a path relative to the dataset's folder, with '/' between folders")
-        if ".." in parts[1:] or not parts:
-            raise ValueError("expected files in the dataset's folder, or one '../' for a sibling of it")
+        return _near(value)
+
+    @field_validator("ids", mode="plain")
+    @classmethod
+    def _file_or_list(cls, value: Any) -> str | list[str]:
+        if isinstance(value, str):
+            return _near(value)
+        if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
+            raise ValueError("expected a text file or a list of ids; quote ids that are digits only")
         return value
 
     @model_validator(mode="after")
-    def _differ(self) -> Split:
-        if self.images == self.masks:
+    def _complete(self) -> Split:
+        if self.images and self.images == self.masks:
             raise ValueError("images and masks are the same files")
+        missing = [key for key in ("images", "masks") if not getattr(self, key)]
+        if len(missing) == 1 or (missing and not self.ids):
+            raise ValueError(f"no key {missing[0]!r}")
         return self
+
+
+def _near(value: str) -> str:
+    """`value` if it is a path that stays in the dataset's folder or a sibling of it."""
+    parts = PurePosixPath(value).parts
+    if "\\" in value or re.match(r"[A-Za-z]:", value) or value.startswith(("/", "~")):
+        raise ValueError("expected a path relative to the dataset's folder, with '/' between folders")
+    if ".." in parts[1:] or not parts:
+        raise ValueError("expected files in the dataset's folder, or one '../' for a sibling of it")
+    return value
 
 
 _Byte = Annotated[StrictInt, Field(ge=0, le=255)]
@@ -71,6 +96,13 @@ class Recipe(_Model):
     @classmethod
     def _split_names(cls, value: dict[str, Split]) -> dict[str, Split]:
         return {check_name(name, "split"): split for name, split in value.items()}
+
+    @field_validator("splits")
+    @classmethod
+    def _someone_has_files(cls, value: dict[str, Split]) -> dict[str, Split]:
+        if not any(split.images for split in value.values()):
+            raise ValueError("expected images and masks for at least one split: ids alone find no files")
+        return value
 
     @field_validator("group")
     @classmethod

@@ -17,7 +17,6 @@ from tqdm.auto import tqdm
 from seglib import metrics, views
 from seglib.averaging import WeightAverage
 from seglib.batches import Batch, batch_edges, portions, scoring_batches, training_batches
-from seglib.checks import class_weights
 from seglib.hardware import HardwarePlan, out_of_memory
 from seglib.loading import Packed
 from seglib.losses import HybridLoss
@@ -26,6 +25,7 @@ from seglib.optimizer import make_optimizer, rate
 from seglib.parallel import World
 from seglib.params import Train
 from seglib.runs import Run, write_csv
+from seglib.shares import class_weights
 
 _TERMS = ["loss", "ce", "dice", "focal"]
 

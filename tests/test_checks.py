@@ -2,14 +2,21 @@
 
 import json
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
+from scipy import ndimage
 
-from seglib.checks import check_dataset, class_weights, require_sound, verdict, write
+from seglib.ahead import map_ahead
+from seglib.checks import check_dataset, require_sound, verdict, write
 from seglib.dataset import DatasetError, load_dataset
+from seglib.looks import look
+from seglib.mask_checks import edge_shift
+from seglib.regions import regions
+from seglib.shares import class_weights, cliffs_delta, cooccurrence
 
 NAMES = ["road", "car", "person"]
 H, W = 12, 16
@@ -114,7 +121,8 @@ ALMOST[0, :2] = [0, 1]
 def test_each_fault_of_a_pair_is_found_and_alone(root, found, severity, arguments):
     put(root, "val", "b3", **arguments)
     result = check(root)
-    about = result.findings[result.findings["check"] != "single-class"] if found == "size-mismatch" else result.findings
+    more = {"size-mismatch": "single-class", "modes-differ": "grey-image"}  # what such a fault brings along
+    about = result.findings[result.findings["check"] != more.get(found)]
     assert about[["check", "severity"]].values.tolist() == [[found, severity]]
     row = about.iloc[0]
     assert row["remedy"]
@@ -149,15 +157,18 @@ def test_faults_of_whole_splits(root):
         for side in ("images", "masks"):
             (root / "val" / side / f"b{k}.png").unlink()
     for k in range(4):
-        put(root, "val", f"b{k}", mask=np.minimum(ids(k), 1))
-    put(root, "val", "c0", mask=np.minimum(ids(4), 1))
+        put(root, "val", f"b{k}", mask=np.minimum(ids(50 + k), 1))
+    put(root, "val", "c0", mask=np.minimum(ids(54), 1))
     put(root, "val", "a7", image=picture(1)[:, :9], mask=ids(1)[:, :9] % 2)
     found = check(root).findings.set_index("check")
-    assert set(found.index) == {"few-images", "class-not-in-split", "small-split", "shared-group", "sizes-differ"}
+    assert set(found.index) == {"few-images", "class-not-in-split", "small-split", "sequence-leakage", "sizes-differ"}
     assert "person (1)" in found.loc["few-images", "detail"]
     assert "never in val: person" in found.loc["class-not-in-split", "detail"]
     assert "val has 6 images" in found.loc["small-split", "detail"]
-    assert "1 of 3 groups of val are in train too: a." in found.loc["shared-group", "detail"]
+    assert (
+        "1 of 3 sequences of val are in train too: a; they hold 1 of its 6 images. 2 sequences of val are"
+        in found.loc["sequence-leakage", "detail"]
+    )
     assert "2 sizes (width x height): 16x12 (15), 9x12 (1)." in found.loc["sizes-differ", "detail"]
 
 
@@ -223,3 +234,240 @@ def test_class_weights_by_hand():
     np.testing.assert_array_equal(class_weights(np.zeros((2, 3)), "sqrt_inverse"), [1, 1, 1])
     with pytest.raises(ValueError, match="expected 'sqrt_inverse' or 'median_frequency'"):
         class_weights(counts, "inverse")
+
+
+# ---- regions, shares, shifts
+
+
+def reference_regions(mask):
+    """(value, size) of every 8-connected region, class by class."""
+    found = []
+    for value in np.unique(mask):
+        labels, count = ndimage.label(mask == value, np.ones((3, 3)))
+        found += [(int(value), int(size)) for size in np.bincount(labels.ravel(), minlength=count + 1)[1:]]
+    return sorted(found)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2), (13, 17), (40, 31)])
+@pytest.mark.parametrize("kinds", [1, 2, 3, 200])
+def test_regions_match_a_labelling_class_by_class(shape, kinds):
+    for seed in range(5):
+        random = np.random.default_rng(seed)
+        coarse = random.integers(0, kinds, [-(-side // (1 + seed)) for side in shape], np.uint8)
+        mask = np.kron(coarse, np.ones((1 + seed, 1 + seed), np.uint8))[: shape[0], : shape[1]]
+        values, sizes = regions(mask)
+        assert sorted(zip(values.tolist(), sizes.tolist(), strict=True)) == reference_regions(mask)
+
+
+def test_regions_of_snakes_and_of_nothing():
+    snake = np.zeros((9, 9), np.uint8)
+    snake[::2] = 1
+    snake[1::4, -1] = snake[3::4, 0] = 1  # one winding region of ones; the zeros between touch it only
+    assert sorted(zip(*(a.tolist() for a in regions(snake)), strict=True)) == reference_regions(snake)
+    assert [len(a) for a in regions(np.zeros((0, 5), np.uint8))] == [0, 0]
+
+
+def test_region_statistics_of_a_split(root):
+    sizes = {c: [] for c in range(3)}
+    images = dict.fromkeys(range(3), 0)
+    for k in range(10):
+        for value, size in (found := reference_regions(np.array(Image.open(root / f"train/masks/a{k}.png")))):
+            sizes[value].append(size)
+        for c in range(3):
+            images[c] += any(value == c for value, _ in found)
+    stats = check(root).class_stats.query("split == 'train'").set_index("class_id")
+    for c in range(3):
+        assert stats.loc[c, "regions"] == len(sizes[c])
+        assert stats.loc[c, "median_region"] == np.median(sizes[c])
+        assert stats.loc[c, "regions_per_image"] == pytest.approx(len(sizes[c]) / images[c])
+
+
+def test_absent_class_has_no_region_statistics(root):
+    for k in range(10):
+        put(root, "val", f"b{k}", mask=ids(k) % 2)
+    put(root, "val", "c0", mask=ids(10) % 2)
+    row = check(root).class_stats.query("split == 'val' and class_id == 2").iloc[0]
+    assert row["regions"] == row["images"] == 0
+    assert np.isnan(row["regions_per_image"])
+    assert np.isnan(row["median_region"])
+
+
+def test_cooccurrence_by_hand():
+    counts = np.array([[5, 0, 1], [5, 2, 0], [0, 0, 9]])
+    table = cooccurrence(NAMES, counts)
+    assert table.to_numpy().tolist() == [[2, 1, 1], [1, 1, 0], [1, 0, 2]]
+    assert table.index.tolist() == table.columns.tolist() == NAMES
+
+
+def test_cliffs_delta_matches_every_pair():
+    random = np.random.default_rng(0)
+    for sizes in ((7, 11), (1, 5), (30, 4)):
+        a, b = (random.integers(0, 6, n).astype(float) for n in sizes)
+        assert cliffs_delta(a, b) == pytest.approx(np.sign(b[None] - a[:, None]).mean())
+    assert cliffs_delta([1, 2], [3, np.nan]) == 1
+    assert cliffs_delta([1, 1], [1]) == 0
+    assert np.isnan(cliffs_delta([np.nan], [1]))
+
+
+def test_a_split_of_another_world_is_told(root):
+    for k in range(10):
+        put(root, "val", f"b{k}", image=picture(k) // 3, mask=np.minimum(ids(k), 1))
+    put(root, "val", "c0", image=picture(70) // 3)
+    result = check(root)
+    shift = result.shift.set_index("name")
+    assert shift.loc["brightness", ["delta", "effect"]].tolist() == [-1, "large"]
+    assert shift.loc["person", "delta"] < -0.8
+    assert set(shift["kind"]) == {"class", "image"}
+    detail = result.findings.set_index("check").loc["split-shift", "detail"]
+    assert "brightness (-1.00)" in detail
+
+
+def test_weight_table_is_of_class_weights(root, tmp_path):
+    result = check(root)
+    write(result, tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out/class_weights.csv")
+    train = result.pixel_counts[:10]
+    for kind in ("sqrt_inverse", "median_frequency"):
+        np.testing.assert_allclose(table[kind], class_weights(train, kind), rtol=1e-6)
+
+
+# ---- images and masks that lie apart
+
+
+def photograph(seed, height=48, width=64):
+    """A smooth scene of blocks, its mask, both of the same outlines."""
+    random = np.random.default_rng(seed)
+    mask = np.zeros((height, width), np.uint8)
+    for value in (1, 2):
+        y, x = random.integers(4, height - 28), random.integers(4, width - 34)
+        mask[y : y + 20, x : x + 26] = value
+    colors = np.array([[60, 90, 130], [150, 130, 110], [210, 190, 60]])
+    noise = random.normal(0, 6, (height, width, 3))
+    return np.clip(colors[mask] + noise, 0, 255).astype(np.uint8), mask
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """30 train and 12 val pairs whose outlines fit."""
+    text = "name: blocks\nclasses: [road, car, person]\nignore_ids: [9]\nsplits:\n"
+    for split, count in (("train", 30), ("val", 12)):
+        text += f'  {split}: {{images: "{split}/images/*", masks: "{split}/masks/*"}}\n'
+        for k in range(count):
+            put(tmp_path, split, f"{split}-{k:02d}x", *photograph(1000 * (split == "val") + k))
+    (tmp_path / "dataset.yaml").write_text(text)
+    return tmp_path
+
+
+def blurred(image):
+    return np.array(Image.fromarray(image).filter(ImageFilter.GaussianBlur(2)))
+
+
+SPOILT = {
+    "dark-image": lambda image, mask: (image // 4, mask),
+    "bright-image": lambda image, mask: (255 - (255 - image) // 5, mask),
+    "low-contrast-image": lambda image, mask: (90 + image // 8, mask),
+    "blurred-image": lambda image, mask: (blurred(image), mask),
+    "grey-image": lambda image, mask: (np.repeat(image[..., :1], 3, axis=2), mask),
+    "odd-aspect": lambda image, mask: (image[:, :22], mask[:, :22]),
+    "odd-size": lambda image, mask: (
+        np.kron(image, np.ones((3, 3, 1), np.uint8)),
+        np.kron(mask, np.ones((3, 3), np.uint8)),
+    ),
+    "mask-beside-edges": lambda image, mask: (image, np.roll(mask, (4, -5), (0, 1))),
+    "specks": lambda image, mask: (image, sprinkled(mask, 1)),
+    "pinholes": lambda image, mask: (image, sprinkled(mask, 9)),
+}
+
+
+def sprinkled(mask, value):
+    mask = mask.copy()
+    mask[1:-1:4, 1] = value if value == 9 else 2 - (mask[1:-1:4, 1] == 2)
+    return mask
+
+
+def test_sound_photographs_are_left_alone(photographs):
+    assert check(photographs).findings.empty
+
+
+@pytest.mark.parametrize("found", SPOILT)
+def test_each_spoilt_pair_is_told_from_the_rest(photographs, found):
+    put(photographs, "train", "train-07x", *SPOILT[found](*photograph(7)))
+    findings = check(photographs).findings
+    row = findings[findings["check"] == found]
+    assert row["sample"].tolist() == ["train-07x"], findings[["check", "sample", "detail"]].to_string()
+    assert "train-07x" in row["detail"].iloc[0]
+    assert set(findings["sample"]) <= {"train-07x", ""}
+
+
+def test_edge_shift_says_where_the_mask_belongs():
+    image, mask = photograph(3, 96, 128)
+    grey = Image.fromarray(image).convert("L")
+    assert edge_shift(grey, mask) == (0, 0, 1.0)
+    for dy, dx in ((6, 0), (-5, 8), (0, -9)):
+        x, y, fit = edge_shift(grey, np.roll(mask, (dy, dx), (0, 1)))
+        assert (x, y) == (-dx, -dy)
+        assert fit < 0.65
+    large = np.kron(mask, np.ones((4, 4), np.uint8))
+    x, y, fit = edge_shift(grey.resize((512, 384), Image.Resampling.NEAREST), np.roll(large, (24, -32), (0, 1)))
+    assert (abs(x - 32) <= 4, abs(y + 24) <= 4, fit < 0.65) == (True, True, True)
+    assert edge_shift(grey, np.zeros_like(mask)) is None  # no outline
+    assert edge_shift(grey, np.full_like(mask, 255)) is None
+    assert edge_shift(Image.new("L", (128, 96), 40), mask) is None  # no edge
+
+
+def test_a_mask_that_two_pictures_share(photographs):
+    put(photographs, "val", "val-03x", photograph(1003)[0], photograph(5)[1])  # train-05x has it by right
+    findings = check(photographs).findings.set_index("check")
+    row = findings.loc["mask-of-another-image"]
+    assert "2 images share one mask" in row["detail"]
+    assert "train/train-05x, val/val-03x" in row["detail"]
+    put(photographs, "val", "val-03x", *photograph(5))  # a copy of the picture may have a copy of its mask
+    found = set(check(photographs).findings["check"])
+    assert "mask-of-another-image" not in found
+    assert "duplicate-across-splits" in found
+
+
+def test_mean_and_deviation_are_those_of_all_pixels(root):
+    put(root, "train", "a0", image=picture(5)[:6, :5], mask=ids(5)[:6, :5])  # images count by their pixels
+    pixels = [np.array(Image.open(p)).reshape(-1, 3) for p in sorted(root.glob("*/images/*.png"))]
+    pixels = np.concatenate(pixels) / 255
+    summary = check(root).summary
+    assert summary["mean"] == pytest.approx(pixels.mean(axis=0).tolist(), abs=1e-4)
+    assert summary["std"] == pytest.approx(pixels.std(axis=0).tolist(), abs=1e-4)
+
+
+def test_entropy_focus_and_colour():
+    image, _ = photograph(0)
+    grey = Image.fromarray(image).convert("L")
+    facts = look(image, grey)
+    share = np.bincount(np.array(grey).ravel(), minlength=256) / (48 * 64)
+    assert facts["entropy"] == pytest.approx(-(share[share > 0] * np.log2(share[share > 0])).sum())
+    half = image // 2
+    assert look(half, Image.fromarray(half).convert("L"))["focus"] == pytest.approx(facts["focus"], rel=0.1)
+    assert look(np.array(grey.convert("RGB")), grey)["colour"] == 0
+    flat = np.full((8, 8, 3), 7, np.uint8)
+    assert look(flat, Image.fromarray(flat).convert("L"))["focus"] == 0
+    one = look(image[:1, :1], grey.crop((0, 0, 1, 1)))
+    assert (one["contrast"], one["sharpness"], one["entropy"]) == (0, 0, 0)
+
+
+def test_few_results_wait():
+    """As many pairs as may wait are read ahead of the one that is taken, however many there are."""
+    started, taken = [], []
+    items = (started.append(k) or k for k in range(200))
+    with ThreadPoolExecutor(2) as pool:
+        for value in map_ahead(pool, lambda k: k, items, ahead=5):
+            taken.append(value)
+            assert len(started) - len(taken) <= 6
+    assert taken == list(range(200))
+
+
+def test_a_copy_is_found_beside_files_that_cannot_be_read(photographs):
+    image, mask = photograph(11)
+    copy = image.copy()
+    copy[20, 30] = 0
+    put(photographs, "val", "val-02x", copy, mask)
+    put(photographs, "train", "train-00x", b"no picture", photograph(0)[1])
+    findings = check(photographs).findings.set_index("check")
+    assert set(findings.index) == {"unreadable", "near-duplicate-across-splits"}
+    assert "train/train-11x, val/val-02x" in findings.loc["near-duplicate-across-splits", "detail"]

@@ -215,6 +215,56 @@ def test_near_duplicates_and_the_unseen_condition(made):
     )
 
 
+@pytest.fixture(scope="module")
+def checked(made):
+    return check_dataset(load_dataset(made))
+
+
+def test_near_duplicates_are_found_and_no_neighbouring_frame(made, checked):
+    rows = demo.planted(made).query("kind == 'near_duplicate'")
+    expected = {(f"train/{row.detail.split()[1]}", f"{row.split}/{row.sample}") for row in rows.itertuples()}
+    table = checked.duplicates
+    found = set(zip(table["split_1"] + "/" + table["id_1"], table["split_2"] + "/" + table["id_2"], strict=True))
+    assert found == expected
+    assert len(expected) == 3
+    told = checked.findings[checked.findings["check"].str.contains("duplicate")]
+    assert told[["check", "severity"]].values.tolist() == [["near-duplicate-across-splits", "warning"]] * 3
+
+
+def test_faults_that_show_without_a_model_are_found(made, checked):
+    findings, rows = checked.findings, demo.planted(made)
+    told = {check: set(part["sample"]) for check, part in findings.groupby("check")}
+    kinds = {kind: set(part["sample"]) for kind, part in rows.groupby("kind")}
+    assert kinds["shifted_mask"] <= told["mask-beside-edges"] <= kinds["shifted_mask"] | kinds["wrong_mask"]
+    shared = findings.loc[findings["check"] == "mask-of-another-image", "detail"]
+    assert all(shared.str.contains(sample).any() for sample in kinds["wrong_mask"])
+    assert len(shared) == len(kinds["wrong_mask"])
+    assert told["blurred-image"] == kinds["blur"]
+    assert told["dark-image"] == kinds["dark"] | kinds["unseen_condition"]
+    assert told["bright-image"] == kinds["washed_out"]
+    assert kinds["noise"] <= told["grainy-image"] <= kinds["noise"] | kinds["dark"]
+    degraded = set().union(*(kinds[kind] for kind in demo_faults.DEGRADATIONS))
+    assert told["low-contrast-image"] | told["low-entropy-image"] <= degraded
+    assert not {"specks", "pinholes", "sequence-leakage", "odd-size", "grey-image"} & set(told)
+
+
+def test_sequences_are_guessed_where_no_pattern_is_given(made, checked, tmp_path):
+    text = (made / "dataset.yaml").read_text(encoding="utf-8")
+    recipe = tmp_path / "dataset.yaml"
+    recipe.write_text("\n".join(line for line in text.splitlines() if not line.startswith("group")), encoding="utf-8")
+    guessed = check_dataset(load_dataset(made, recipe))
+    assert guessed.summary["checks"]["sequences-guessed"] == 1
+    assert guessed.samples[["group", "frame"]].equals(checked.samples[["group", "frame"]])
+
+
+def test_the_suggested_split_keeps_streets_and_copies_whole(checked):
+    place = dict(zip(checked.samples["id"], checked.suggested, strict=True))
+    streets = checked.samples[checked.samples["group"] != "stray"]
+    assert streets["id"].map(place).groupby(streets["group"]).nunique().eq(1).all()
+    for row in checked.duplicates.itertuples():
+        assert place[row.id_1] == place[row.id_2]
+
+
 def test_checks_find_every_fault_of_the_broken_twin(broken):
     check = check_dataset(load_dataset(broken, strict=False))
     found = Counter(map(tuple, check.findings[["sample", "split", "check"]].to_numpy()))

@@ -25,11 +25,18 @@ HOUSE = {
     1: [
         (("dataset", "images", "pairing", "recipe", "draft", "fetch"), TORCH | SHOW),
         (("regions",), TORCH | SHOW),
+        (("ahead",), TORCH | SHOW | {"numpy", "pandas"}),
         (("hardware", "machine", "kernels", "parallel"), SHOW),
     ],
     2: [
         (("demo", "demo_faults", "demo_scenes", "demo_canvas", "demo_paint"), TORCH | SHOW),
-        (("checks",), TORCH | SHOW),
+        (
+            (
+                *("checks", "inspection", "findings", "looks", "mask_checks"),
+                *("leakage", "sequences", "shares", "splits"),
+            ),
+            TORCH | SHOW,
+        ),
         (("loading", "batches", "augment", "views"), SHOW),
         (("losses",), SHOW | {"numpy", "pandas"}),
         (("models", "averaging", "optimizer"), SHOW),
@@ -49,7 +56,10 @@ HOUSE = {
         (("verdicts",), SHOW | TORCH),
     ],
     5: [
-        (("plots", "sheets", "matrices", "diagrams", "style", "live"), TORCH | {"ipywidgets", "anywidget"}),
+        (
+            ("plots", "data_plots", "sheets", "matrices", "diagrams", "style", "live"),
+            TORCH | {"ipywidgets", "anywidget"},
+        ),
         (("browser", "review"), TORCH),
     ],
     6: [

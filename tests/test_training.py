@@ -12,7 +12,6 @@ import torch
 from seglib import trainer
 from seglib.augment import Colour, Geometry
 from seglib.batches import training_batches
-from seglib.checks import class_weights
 from seglib.dataset import load_dataset, read_pair
 from seglib.loading import pack
 from seglib.models import ModelSpec, build, load_checkpoint
@@ -20,6 +19,7 @@ from seglib.optimizer import make_optimizer, rate
 from seglib.parallel import World
 from seglib.params import ParameterError
 from seglib.runs import Run, read_json
+from seglib.shares import class_weights
 from seglib.trainer import NonFiniteLossError
 from seglib.training import fit, start_run
 from seglib.trials import plan_training

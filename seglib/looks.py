@@ -1,0 +1,165 @@
+"""How an image looks, in numbers, and which images lie apart from the rest of their dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from seglib.findings import Finding, finding
+
+FLAT = 2.0  # standard deviation of the grey values below which a picture shows nothing
+LOOKS = ["brightness", "contrast", "entropy", "sharpness", "focus", "colour"]
+FEWEST = 20  # images without which nothing can be said to lie apart
+APART = 3.5  # robust standard deviations: Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993
+GREY = 1.0  # colourfulness below which an image has no colours
+_LINES = 96
+SIZE_APART, ASPECT_APART = 4.0, 1.8  # times the median area, or the median ratio of width to height
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A property on one side of which images lie apart: beyond `factor` times the median, and `APART` deviations."""
+
+    check: str
+    column: str
+    factor: float  # below 1: judged on the low side
+    what: str
+
+
+_JUDGED = (
+    _Judged("dark-image", "brightness", 0.6, "is dark: mean grey value"),
+    _Judged("bright-image", "brightness", 1.5, "is bright: mean grey value"),
+    _Judged("low-contrast-image", "contrast", 0.5, "has little contrast: standard deviation of its grey values"),
+    _Judged("low-entropy-image", "entropy", 0.75, "holds little: entropy of its grey values in bits"),
+    _Judged("blurred-image", "focus", 0.2, "is blurred: focus"),
+    _Judged("grainy-image", "focus", 3.0, "is grainy: focus"),
+)
+
+
+def look(image: np.ndarray, grey: Image.Image) -> dict[str, float]:
+    """What can be told from one image.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        grey: the same as Pillow's "L" (luma of ITU-R BT.601).
+
+    Returns:
+        brightness: mean grey value, 0-255. contrast: its standard deviation. entropy: of the grey values' histogram, bits.
+        sharpness: variance of the 4-neighbour Laplacian (Pech-Pacheco et al., Diatom autofocusing in brightfield
+            microscopy, ICPR 2000); it grows with contrast and noise, so compare only like with like.
+        focus: sharpness / contrast², which a darker or paler copy of an image shares with it; 0 for a flat image.
+        colour: Hasler and Süsstrunk's colourfulness (Measuring colourfulness in natural images, SPIE 2003); 0: grey.
+        r, g, b, r2, g2, b2: means of the channels and of their squares, for the dataset's mean and deviation.
+    """
+    levels = np.arange(256.0)
+    share = np.array(grey.histogram()) / max(1, image.shape[0] * image.shape[1])
+    mean = float(share @ levels)
+    variance = max(0.0, float(share @ levels**2) - mean**2)
+    known = share[share > 0]
+    # All pixels of a small image, about a hundred rows and columns of a large one: means and variances want no more.
+    down, along = (max(1, side // _LINES) for side in image.shape[:2])
+    sharpness = _laplacian_variance(np.asarray(grey), down)
+    small = image[::down, ::along].transpose(2, 0, 1).astype(np.float32, order="C").reshape(3, -1)  # fast by channel
+    count = max(1, small.shape[1])
+    means = [float(channel.sum(dtype=np.float64)) / count for channel in small]
+    squares = [float(np.dot(channel, channel)) / count for channel in small]
+    red_green = small[0] - small[1]
+    yellow_blue = (small[0] + small[1]) / 2 - small[2]
+    spread = float(np.hypot(red_green.std(), yellow_blue.std()))
+    return {
+        "brightness": mean,
+        "contrast": variance**0.5,
+        "entropy": float(-(known @ np.log2(known))),
+        "sharpness": sharpness,
+        "focus": sharpness / variance if variance > 0 else 0.0,
+        "colour": spread + 0.3 * float(np.hypot(red_green.mean(), yellow_blue.mean())),
+        **dict(zip("rgb", means, strict=True)),
+        **dict(zip(("r2", "g2", "b2"), squares, strict=True)),
+    }
+
+
+def _laplacian_variance(grey: np.ndarray, step: int) -> float:
+    if min(grey.shape) < 3:
+        return 0.0
+    own = grey[1:-1:step].astype(np.int16)
+    edges = np.add(grey[:-2:step], grey[2::step], dtype=np.int16)
+    edges = edges[:, 1:-1] + own[:, :-2] + own[:, 2:] - 4 * own[:, 1:-1]
+    edges = edges.astype(np.float32).ravel()
+    return float(np.dot(edges, edges) / edges.size - edges.mean(dtype=np.float64) ** 2)
+
+
+def limits(samples: pd.DataFrame) -> pd.DataFrame:
+    """Beyond what values an image lies apart from the rest of its dataset.
+
+    A limit lies `APART` robust standard deviations (1.4826 x the median absolute deviation) of the logarithms from the
+    median, and at least a fixed factor from it, so that in a dataset of equals nobody is picked out.
+
+    Args:
+        samples: with the columns `LOOKS`, NaN where a file could not be read.
+
+    Returns:
+        `check`, `column`, `side` ("below" or "above"), `limit`, `median`; no rows for fewer than `FEWEST` images.
+    """
+    rows = []
+    for judged in _JUDGED:
+        values = samples[judged.column].to_numpy(float)
+        logs = np.log(values[values > 0])
+        if len(logs) < FEWEST:
+            continue
+        median, sign = np.median(logs), np.sign(np.log(judged.factor))
+        deviation = 1.4826 * np.median(np.abs(logs - median))
+        limit = np.exp(median + sign * max(APART * deviation, abs(np.log(judged.factor))))
+        rows.append(
+            (judged.check, judged.column, "below" if sign < 0 else "above", float(limit), float(np.exp(median)))
+        )
+    return pd.DataFrame(rows, columns=["check", "column", "side", "limit", "median"])
+
+
+def judge_looks(samples: pd.DataFrame) -> Iterator[Finding]:
+    """Images that lie apart from the rest: dark, bright, flat, blurred, grainy, grey among coloured ones, of odd size."""
+    seen = samples[samples["brightness"].notna() & (samples["contrast"] >= FLAT)]
+    words = {judged.check: judged.what for judged in _JUDGED}
+    for row in limits(seen).itertuples():
+        apart = seen[(seen[row.column] < row.limit) if row.side == "below" else (seen[row.column] > row.limit)]
+        for sample in apart.itertuples():
+            detail = f"image {sample.id!r} {words[row.check]} {getattr(sample, row.column):.3g}; "
+            detail += f"the dataset's median is {row.median:.3g}."
+            yield finding(row.check, sample.id, sample.split, detail)
+    if len(seen) < FEWEST:
+        return
+    grey = seen["colour"] < GREY
+    if 0 < grey.sum() < len(seen) / 2:
+        for sample in seen[grey].itertuples():
+            yield finding("grey-image", sample.id, sample.split, f"image {sample.id!r} is grey; most have colours.")
+    height, width = seen["height"].to_numpy(float), seen["width"].to_numpy(float)
+    for check, values, most, what in (
+        ("odd-size", height * width, SIZE_APART, "pixels"),
+        ("odd-aspect", width / height, ASPECT_APART, "of width to height"),
+    ):
+        times = values / np.median(values)
+        for place in np.flatnonzero(np.maximum(times, 1 / times) > most):
+            sample = seen.iloc[place]
+            detail = f"image {sample['id']!r} is {sample['width']}x{sample['height']} (width x height): "
+            detail += f"{times[place]:.2g} times the median {what}."
+            yield finding(check, sample["id"], sample["split"], detail)
+
+
+def mean_and_deviation(samples: pd.DataFrame, moments: pd.DataFrame) -> dict[str, list[float]]:
+    """Mean and standard deviation of the dataset's channels over all pixels, in 0-1, as `Normalize` takes them.
+
+    Args:
+        samples: `height` and `width`.
+        moments: `r`, `g`, `b`, `r2`, `g2`, `b2` of the same images, as `look` gives them; NaN rows are left out.
+    """
+    known = moments["r"].notna().to_numpy()
+    if not known.any():
+        return {"mean": [], "std": []}
+    pixels = (samples["height"] * samples["width"]).to_numpy(float, na_value=0.0)[known]
+    means = np.average(moments.loc[known, ["r", "g", "b"]].to_numpy(float), axis=0, weights=pixels)
+    squares = np.average(moments.loc[known, ["r2", "g2", "b2"]].to_numpy(float), axis=0, weights=pixels)
+    deviation = np.sqrt(np.maximum(squares - means**2, 0))
+    return {"mean": [round(m / 255, 4) for m in means.tolist()], "std": [round(d / 255, 4) for d in deviation.tolist()]}
