@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import segmentation_models_pytorch as smp
 import torch
 import torchmetrics
@@ -106,14 +108,24 @@ def backward(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, target: T
 
 
 def peak_memory(separate: bool, answer) -> None:
-    """Highest resident memory of one loss above what the process held before, in bytes."""
-    import resource
-
+    """Highest resident memory of one loss above what the process held before, in bytes, looked at every millisecond."""
     logits, target = logits_and_target()
-    backward(Separate(WEIGHTS) if separate else hybrid(WEIGHTS), logits[:1, :, :32], target[:1, :32])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    backward(Separate(WEIGHTS) if separate else hybrid(WEIGHTS), logits, target)
-    answer.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+    loss = Separate(WEIGHTS) if separate else hybrid(WEIGHTS)
+    backward(loss, logits[:1, :, :32], target[:1, :32])
+    process, done, peak = psutil.Process(), threading.Event(), 0
+    before = process.memory_info().rss
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.001):
+            peak = max(peak, process.memory_info().rss - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    backward(loss, logits, target)
+    done.set()
+    watcher.join()
+    answer.put(peak)
 
 
 def hybrid(class_weights: list[float] | None = None) -> Callable[[Tensor, Tensor], Tensor]:

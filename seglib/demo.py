@@ -16,7 +16,7 @@ from seglib import runs
 from seglib.demo_faults import write_broken, write_demo
 
 # Of what `checksum` reads. Where they differ on purpose, because the drawing was changed, the error names the new ones.
-DEMO_SHA256 = "993ded867f71b6ae188b6d105b7478ca71672eb279a90ecf6f8be936df52b572"
+DEMO_SHA256 = "788c9c4e3f24874d285c2b3e0f4cae89ea49b7bb9f6590eb66a87c21523b2329"
 BROKEN_SHA256 = "c1503545034d90b4c81e8a2886de81615a9f8c2f8cf8e64cfb713d1b9466610a"
 
 

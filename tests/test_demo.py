@@ -107,7 +107,7 @@ def test_the_demo_loads_as_a_dataset(made):
     dataset = load_dataset(made)
     assert dataset.name == "demo"
     assert dataset.classes.names == CLASSES
-    assert dataset.samples["split"].value_counts().to_dict() == {"train": 120, "test": 63, "val": 40}
+    assert dataset.samples["split"].value_counts().to_dict() == {"train": 156, "test": 63, "val": 40}
     groups = dataset.samples[~dataset.samples["group"].eq("stray")].groupby("group")["split"].nunique()
     assert len(groups) == 22
     assert (groups == 1).all()  # whole sequences: no neighbour of a train frame is in val or test
@@ -124,7 +124,7 @@ def test_masks_hold_the_classes_and_the_unscored_band(made):
         assert ids.max() == UNSCORED
         present[path.parts[-3]][ids] += 1
     assert all((counts > 0).all() for counts in present.values())
-    signs, images = present["train"][CLASSES.index("sign")], 120
+    signs, images = present["train"][CLASSES.index("sign")], 156
     assert 10 <= signs <= 0.2 * images  # rare, and yet enough to learn from
     (row,) = demo.planted(made).query("kind == 'rare_class'").itertuples()
     assert row.detail == f"sign; in {signs} of {images} images"
