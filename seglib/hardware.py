@@ -170,7 +170,7 @@ def make_plan(
         plan = min(trials, key=lambda candidate: trials[candidate].seconds)
         why = _comparison(plan, trials)
     else:
-        plan, why = candidates[-1], _capability(candidates[-1], machine)
+        plan, why = candidates[-1], _capability(candidates[-1])
     for name, wanted in (("precision", precision), ("channels_last", memory_format), ("compile", compile)):
         reasons[name] = "asked for" if wanted != "auto" else why
     if compile == "auto" and not plan.compile and not (job and job.steps >= _COMPILE_STEPS and device != "cpu"):
@@ -271,7 +271,7 @@ def _comparison(best: HardwarePlan, trials: dict[HardwarePlan, Trial]) -> str:
     return f"fastest in a trial (speed against {plain.label}: {gains})"
 
 
-def _capability(plan: HardwarePlan, machine: Machine) -> str:
+def _capability(plan: HardwarePlan) -> str:
     return {
         "bf16": "native bfloat16: no gradient scaler needed"
         if plan.kind == "cuda"

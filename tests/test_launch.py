@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,18 +45,31 @@ WELL_CONDITIONED = {
 
 
 def test_two_processes_do_what_one_does(tiny_root, tiny_params):
+    """The first step is equal; and what one process began, two end with the same scores as one, within 1e-3.
+
+    In between they drift apart by more: AdamW makes steps of the rounding errors of vanishing gradients.
+    """
     how = WELL_CONDITIONED | {"epochs": 14, "batch_size": 2}
+
+    def stop_before_the_end(history):
+        if len(history) == 12:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_params(run="alone", **how), 1, stop_before_the_end)
+    alone = Run.open("alone")
+    shutil.copytree(alone.path, Run.folder("shared"))
+    (Run.folder("shared") / "params.json").unlink()  # it names the other run
+    _, expected = train(tiny_params(run="alone", resume=True, **how), 1)
     seen = []
-    alone, expected = train(tiny_params(run="alone", **how), 1)
-    shared, history = train(tiny_params(run="shared", **how), 2, lambda table: seen.append(len(table)))
-    assert seen == list(range(1, 15))
-    # AdamW turns rounding errors of vanishing gradients into steps: equal at first, then alike, not the same.
-    first, second = (pd.read_csv(run.steps).iloc[0] for run in (alone, shared))
+    shared, history = train(tiny_params(run="shared", resume=True, **how), 2, lambda table: seen.append(len(table)))
+    assert seen == [13, 14]
+    assert pd.read_csv(shared.history)["epoch"].tolist() == list(range(1, 15))
+    first, second = (pd.read_csv(run.steps).query("epoch == 13").iloc[0] for run in (alone, shared))
     for name in ("loss", "ce", "dice", "focal", "grad_norm"):
-        assert second[name] == pytest.approx(first[name], rel=1e-3), name
-    assert history["val_miou"].iloc[-1] == pytest.approx(expected["val_miou"].iloc[-1], abs=0.02)
-    assert expected["val_miou"].iloc[-1] > 0.8
-    assert pd.read_csv(shared.history)["epoch"].tolist() == seen
+        assert second[name] == pytest.approx(first[name], rel=1e-4), name
+    np.testing.assert_allclose(history["val_miou"], expected["val_miou"], atol=1e-3)
+    assert expected["val_miou"].iloc[-1] > 0.9
 
 
 def test_normalisation_sees_all_processes_images(tiny_root, tiny_params):
