@@ -34,13 +34,26 @@ def confusion_matrix(truth: np.ndarray, pred: np.ndarray, num_classes: int) -> n
         raise ValueError(
             f"truth is {truth.shape}, prediction {pred.shape}: they must be of one size. Resize logits, never masks."
         )
-    scored = truth.ravel() != IGNORE
-    true, predicted = truth.ravel()[scored], pred.ravel()[scored]
-    for what, ids in (("truth", true), ("prediction", predicted)):
-        if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < num_classes:
-            raise ValueError(f"{what} holds ids {int(ids.min())}-{int(ids.max())}; expected 0-{num_classes - 1}.")
-    pairs = true.astype(np.int32) * num_classes + predicted
-    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+    if pred.dtype != np.uint8:
+        pred = np.where(truth == IGNORE, 0, pred)
+    pairs = _bytes(truth, "truth").astype(np.uint16) << 8 | _bytes(pred, "prediction")
+    counts = np.bincount(pairs.ravel(), minlength=1 << 16).reshape(256, 256)[:IGNORE]
+    confusion = counts[:num_classes, :num_classes].copy()
+    if confusion.sum() != counts.sum():
+        for what, found in (("truth", counts.any(1)), ("prediction", counts.any(0))):
+            ids = np.flatnonzero(found)
+            if ids[-1] >= num_classes:
+                raise ValueError(f"{what} holds ids {ids[0]}-{ids[-1]}; expected 0-{num_classes - 1}.")
+    return confusion
+
+
+def _bytes(ids: np.ndarray, what: str) -> np.ndarray:
+    """The ids as uint8; of those that are no bytes, only what fits in one may be."""
+    if ids.dtype != np.uint8 and ids.size and not 0 <= int(ids.min()) <= int(ids.max()) <= 255:
+        raise ValueError(
+            f"{what} holds ids {int(ids.min())}-{int(ids.max())}; expected class ids, 255 where not scored."
+        )
+    return ids.astype(np.uint8, copy=False)
 
 
 def iou_per_class(confusion: np.ndarray) -> np.ndarray:

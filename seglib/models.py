@@ -91,13 +91,31 @@ class Segmenter(nn.Module):
             (B, C, *size) float32.
         """
         height, width = images.shape[-2:]
-        stride = max(32, getattr(self.net.encoder, "output_stride", 32))
-        pad = (0, -width % stride, 0, -height % stride)
-        padded = F.pad(images.float(), pad, mode="replicate") if any(pad) else images
-        logits = self(padded)[..., :height, :width].float()
+        logits = self(self._padded(images))[..., :height, :width].float()
         if size is not None and tuple(size) != (height, width):
             logits = F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
         return logits
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the encoder makes of images of any size: its deepest features, averaged over the image.
+
+        Args:
+            images: (B, 3, H, W) RGB in 0-255.
+
+        Returns:
+            (B, D) float32.
+        """
+        found = self.net.encoder((self._padded(images) - self.mean) / self.std)
+        while not isinstance(found, Tensor):  # pyramids are lists; a ViT's come beside its class tokens
+            found = next(part for part in reversed(found) if part is not None and len(part))
+        return found.float().flatten(2).mean(2)
+
+    def _padded(self, images: Tensor) -> Tensor:
+        """The images with sides that the encoder's stride divides."""
+        height, width = images.shape[-2:]
+        stride = max(32, getattr(self.net.encoder, "output_stride", 32))
+        pad = (0, -width % stride, 0, -height % stride)
+        return F.pad(images.float(), pad, mode="replicate") if any(pad) else images
 
 
 def build(spec: ModelSpec, encoder_weights: str = "none") -> Segmenter:
