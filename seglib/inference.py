@@ -138,7 +138,7 @@ def evaluate_run(run: Run, params: Evaluate, progress: bool = False) -> Evaluati
     dataset = run_dataset(run)
     dataset.split(params.split)  # a split that is not there is told before anything is loaded
     model, facts = load_checkpoint(run.best_checkpoint, dataset.classes)
-    plan = _plan(params.device, read_json(run.params)["precision"])
+    plan = scoring_plan(run, params.device)
     plan.place(model)
     packed = pack(dataset, params.split, model.spec.long_side, original_masks=True, progress=progress)
     about = {
@@ -185,8 +185,9 @@ def latency(
     return 1000 * float(np.median(times[1:]))
 
 
-def _plan(device: str, trained_in: str) -> HardwarePlan:
-    plan = make_plan(device)
+def scoring_plan(run: Run, device: str = "auto") -> HardwarePlan:
+    """On what, and in which precision, a trained run's model predicts: as it was trained, where that is possible."""
+    plan, trained_in = make_plan(device), read_json(run.params)["precision"]
     # fp16 is for CUDA GPUs alone, but what was trained on one may be evaluated anywhere
     off_gpu = trained_in == "fp16" and not plan.device.startswith("cuda")
     return plan if off_gpu else make_plan(device, trained_in)

@@ -33,6 +33,7 @@ class Packed:
 
     Args:
         ids: N sample ids.
+        key: of the content: other files, classes or `long_side` have another.
         image_sizes: (N, 2) heights and widths of the images, after shrinking to `long_side`.
         mask_sizes: (N, 2) of the masks: the images' for training, the original ones for scoring.
         pixel_counts: (N, C) scored pixels a class and sample.
@@ -41,6 +42,7 @@ class Packed:
     """
 
     ids: list[str]
+    key: str
     image_sizes: np.ndarray
     mask_sizes: np.ndarray
     pixel_counts: np.ndarray
@@ -105,8 +107,8 @@ def pack(
         DatasetError: some samples cannot be used: names the first three, counts all, says the remedy.
     """
     samples = dataset.split(split)
-    name = f"{dataset.name}-{split}-{_key(dataset, samples, long_side, original_masks)}"
-    folder = project_root() / "artifacts" / "cache" / name
+    key = _key(dataset, samples, long_side, original_masks)
+    folder = project_root() / "artifacts" / "cache" / f"{dataset.name}-{split}-{key}"
     rows = list(samples.itertuples(index=False))
 
     def read(i: int) -> tuple[np.ndarray, np.ndarray]:
@@ -123,7 +125,7 @@ def pack(
     index = read_json(folder / "index.json")
     sizes, counts = (np.array(index[key], np.int64) for key in ("sizes", "pixel_counts"))
     sizes = sizes.reshape(-1, 4)
-    packed = Packed(index["ids"], sizes[:, :2], sizes[:, 2:], counts, None, read)
+    packed = Packed(index["ids"], key, sizes[:, :2], sizes[:, 2:], counts, None, read)
     if cache == "none":
         return packed
     data = np.memmap(folder / "samples.bin", np.uint8, mode="r")

@@ -19,7 +19,7 @@ def packed() -> Packed:
     random = np.random.default_rng(0)
     data = random.integers(0, 256, int((4 * SIZES.prod(1)).sum()), np.uint8)
     ids = [str(k) for k in range(len(SIZES))]
-    return Packed(ids, SIZES, SIZES, np.zeros((len(SIZES), 3), np.int64), data, None)
+    return Packed(ids, "key", SIZES, SIZES, np.zeros((len(SIZES), 3), np.int64), data, None)
 
 
 def cut(packed, batch_size, seed=0, epoch=1, **how):

@@ -45,7 +45,7 @@ HOUSE = {
     ],
     3: [
         (("training", "trainer", "trials", "tracking"), SHOW),
-        (("inference", "evaluation", "predictions"), SHOW),
+        (("inference", "evaluation", "predictions", "evidence"), SHOW),
         (("counts_metric",), SHOW),
     ],
     4: [
