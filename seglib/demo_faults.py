@@ -14,17 +14,15 @@ from seglib.classes import ClassMap
 from seglib.demo_canvas import Frame, bell
 from seglib.demo_paint import render
 from seglib.demo_scenes import CLASSES, HEIGHT, UNSCORED, WIDTH, Street, build_street
+from seglib.faults import DEGRADATIONS, LABEL_FAULTS, LEVELS, PLANTED_COLUMNS, bounding_box, degrade, rounded
 
-PLANTED_COLUMNS = ["sample", "split", "kind", "severity", "box", "detail"]
-LABEL_FAULTS = ("swapped_classes", "missing_object", "shifted_mask", "wrong_mask")
-DEGRADATIONS = ("blur", "noise", "dark", "washed_out")
+__all__ = ["DEGRADATIONS", "LABEL_FAULTS", "PLANTED_COLUMNS", "write_broken", "write_demo"]
 
 _COLORS = (
     (86, 180, 233), (221, 204, 119), (105, 105, 115), (204, 121, 167),
     (0, 158, 115), (0, 114, 178), (213, 94, 0), (136, 34, 85),
 )  # fmt: skip
 _MAP = ClassMap(CLASSES, np.array(_COLORS), (UNSCORED,))
-_LEVELS = ("mild", "moderate", "severe")
 
 _Plan = tuple[tuple[str, int, str, int, str, str, dict[str, Any]], ...]
 # split, frames, and of each street: name, seed, style, weather, options
@@ -136,14 +134,15 @@ def write_demo(folder: Path) -> None:
         stored[sample], detail = _spoil_mask(kind, arguments, drawn[sample], masks)
         changed = stored[sample] != masks[sample]
         share = np.count_nonzero(changed) / np.count_nonzero(masks[sample] != UNSCORED)
-        level = _LEVELS[int(share > 0.02) + int(share > 0.1)]
+        level = LEVELS[int(share > 0.02) + int(share > 0.1)]
         whole = kind in ("shifted_mask", "wrong_mask")
         box, detail = "" if whole else _box(changed), f"{detail}; changed {share:.3f}"
         rows.append((sample, splits[sample], kind, level, box, detail))
         _save(folder / "clean_masks" / f"{sample}.png", masks[sample], palette=True)
     for sample, kind, level in _DEGRADED:
-        images[sample] = _degrade(images[sample], kind, level, seed=len(rows))
-        rows.append((sample, splits[sample], kind, _LEVELS[level - 1], "", ""))
+        grain = bell(7000 + len(rows), images[sample].shape)
+        images[sample] = degrade(images[sample], kind, level, grain)
+        rows.append((sample, splits[sample], kind, LEVELS[level - 1], "", ""))
     for sample in _FAR:
         _, street, _, frame = drawn[sample]
         where = frame.things == next(k for k, thing in enumerate(street.things) if thing.keep)
@@ -153,7 +152,7 @@ def write_demo(folder: Path) -> None:
         if street.weather == "night":
             rows.append((sample, split, "unseen_condition", "severe", "", "night; never in train"))
     for number, (sample, split, source) in enumerate(_COPIES):
-        images[sample] = _rounded(images[source] + 2.0 * bell(9000 + number, images[source].shape))
+        images[sample] = rounded(images[source] + 2.0 * bell(9000 + number, images[source].shape))
         stored[sample], splits[sample] = masks[source], split
         rows.append((sample, split, "near_duplicate", "severe", "", f"of {source} in train"))
     train = [sample for sample, split in splits.items() if split == "train"]
@@ -194,31 +193,8 @@ def _spoil_mask(
     return swap[frame.mask], f"{arguments[0]} and {arguments[1]} swapped"
 
 
-def _degrade(image: np.ndarray, kind: str, level: int, seed: int) -> np.ndarray:
-    """A picture taken badly; (H, W, 3) uint8 both ways, level 1-3."""
-    pixels, grain = image.astype(np.float32), bell(7000 + seed, image.shape)
-    if kind == "blur":
-        radius = (1, 2, 4)[level - 1]
-        whole = image.astype(np.int64)
-        for axis in (0, 1):
-            size = whole.shape[axis]
-            shifted = [whole.take(np.clip(np.arange(size) + k, 0, size - 1), axis) for k in range(-radius, radius + 1)]
-            whole = sum(shifted) // len(shifted)
-        return whole.astype(np.uint8)
-    if kind == "noise":
-        return _rounded(pixels + (14.0, 28.0, 50.0)[level - 1] * grain)
-    if kind == "dark":
-        return _rounded(pixels * (0.36, 0.22, 0.13)[level - 1] + 2.5 * grain)
-    return _rounded(205.0 + (pixels - 128.0) * (0.45, 0.3, 0.18)[level - 1] + 1.5 * grain)
-
-
-def _rounded(pixels: np.ndarray) -> np.ndarray:
-    return np.floor(np.clip(pixels, 0.0, 255.0) + 0.5).astype(np.uint8)
-
-
 def _box(where: np.ndarray) -> str:
-    rows, cols = np.flatnonzero(where.any(axis=1)), np.flatnonzero(where.any(axis=0))
-    return f"{cols[0]} {rows[0]} {cols[-1] + 1} {rows[-1] + 1}"
+    return " ".join(map(str, bounding_box(where)))
 
 
 def _save(path: Path, pixels: np.ndarray, palette: bool = False) -> None:

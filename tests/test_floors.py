@@ -29,7 +29,7 @@ HOUSE = {
         (("hardware", "machine", "kernels", "parallel"), SHOW),
     ],
     2: [
-        (("demo", "demo_faults", "demo_scenes", "demo_canvas", "demo_paint"), TORCH | SHOW),
+        (("demo", "demo_faults", "demo_scenes", "demo_canvas", "demo_paint", "faults", "plant"), TORCH | SHOW),
         (
             (
                 *("checks", "inspection", "findings", "looks", "mask_checks"),
