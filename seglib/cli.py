@@ -1,4 +1,4 @@
-"""`seglib demo | run | check | evaluate | compare | init | fetch | lab`: the notebooks and the package from a terminal."""
+"""`seglib demo | run | check | evaluate | compare | plant | init | fetch | lab`: the notebooks and the package from a terminal."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import argparse
 import csv
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from seglib import commands
+from seglib.commands import place, print_findings
 from seglib.options import read_file, read_parameters
 
 # Everything heavier than argparse is imported by the command that needs it: `seglib --help` answers at once.
@@ -57,24 +59,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--version", action="version", version=f"seglib {_version()}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    known = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    demo = _add(commands, "demo", _demo, "make the demo dataset and run the four notebooks on it")
+    demo = _add(known, "demo", _demo, "make the demo dataset and run the four notebooks on it")
     demo.add_argument("--broken", action="store_true", help="the demo's broken twin: 01 finds its faults and stops")
     _add_parameters(demo)
 
-    run = _add(commands, "run", _run, "run the notebooks with one parameter file")
+    run = _add(known, "run", _run, "run the notebooks with one parameter file")
     run.add_argument("--params", required=True, metavar="FILE", type=Path, help="YAML or JSON: `parameter: value`")
     run.add_argument("--run", metavar="NAME", help="name of the run (default: `run` in FILE, else FILE's own name)")
     run.add_argument("--from", dest="start", metavar="N", default="1", help="first notebook, such as 2 or 02_train")
     run.add_argument("--to", dest="stop", metavar="N", default="4", help="last notebook")
     _add_parameters(run)
 
-    check = _add(commands, "check", _check, "check a dataset; exit code 1 when it has errors")
+    check = _add(known, "check", commands.check, "check a dataset; exit code 1 when it has errors")
     check.add_argument("folder", metavar="FOLDER", type=Path, help="folder of the dataset")
     check.add_argument("--recipe", default="", metavar="FILE", help="a dataset.yaml that lies elsewhere")
 
-    score = _add(commands, "evaluate", _evaluate, "score another tool's predictions: PNGs of class ids named by image")
+    score = _add(
+        known, "evaluate", commands.evaluate, "score another tool's predictions: PNGs of class ids named by image"
+    )
     score.add_argument("--predictions", required=True, metavar="DIR", type=Path, help="folder of <image id>.png")
     score.add_argument("--dataset", required=True, metavar="FOLDER", type=Path, help="folder of the dataset")
     score.add_argument("--recipe", default="", metavar="FILE", help="a dataset.yaml that lies elsewhere")
@@ -82,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--run", metavar="NAME", help="where results go (default: the name of DIR)")
     _add_parameters(score)
 
-    compare = _add(commands, "compare", _compare, "compare two runs on the same images")
+    compare = _add(known, "compare", commands.compare, "compare two runs on the same images")
     compare.add_argument("first", metavar="RUN_A", help="name of the run to compare with")
     compare.add_argument("second", metavar="RUN_B", help="name of the run in question; results go into its folder")
     compare.add_argument(
@@ -92,20 +96,29 @@ def _parser() -> argparse.ArgumentParser:
         "--threshold", default=0.5, type=float, metavar="X", help="an image below it fails (default: 0.5)"
     )
 
-    init = _add(commands, "init", _init, "write a draft dataset.yaml from what a folder holds")
+    plant = _add(known, "plant", commands.plant, "copy a dataset with recorded faults, to measure what finds them")
+    plant.add_argument("--dataset", required=True, metavar="FOLDER", type=Path, help="folder of the dataset")
+    plant.add_argument("--recipe", default="", metavar="FILE", help="a dataset.yaml that lies elsewhere")
+    plant.add_argument("--out", required=True, metavar="FOLDER", type=Path, help="folder of the copy; must not exist")
+    plant.add_argument("--kinds", default="", metavar="A,B", help="kinds of faults (default: all)")
+    plant.add_argument("--share", default=0.2, type=float, metavar="X", help="share of the samples (default: 0.2)")
+    plant.add_argument("--splits", default="val", metavar="A,B", help="where to plant (default: val)")
+    plant.add_argument("--seed", default=0, type=int, metavar="N", help="the same seed, the same faults (default: 0)")
+
+    init = _add(known, "init", commands.init, "write a draft dataset.yaml from what a folder holds")
     init.add_argument("folder", metavar="FOLDER", type=Path, help="folder of the dataset")
 
-    fetch = _add(commands, "fetch", _fetch, "download a known dataset")
+    fetch = _add(known, "fetch", commands.fetch, "download a known dataset")
     fetch.add_argument("name", metavar="NAME", help="which one, such as camvid")
     fetch.add_argument("--to", metavar="FOLDER", type=Path, help="where to (default: data/NAME)")
 
-    lab = _add(commands, "lab", _lab, "open JupyterLab on the notebooks")
+    lab = _add(known, "lab", _lab, "open JupyterLab on the notebooks")
     lab.epilog = "Other options are handed on to JupyterLab, such as --port=9999."
     return parser
 
 
-def _add(commands: Any, name: str, command: Any, text: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+def _add(known: Any, name: str, command: Any, text: str) -> argparse.ArgumentParser:
+    parser = known.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
     parser.set_defaults(command=command)
     return parser
 
@@ -133,7 +146,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    values = read_file(_place(options.params)) | read_parameters(options.parameters)
+    values = read_file(place(options.params)) | read_parameters(options.parameters)
     values["run"] = options.run or values.get("run", options.params.stem)
     return _chain(values, options.start, options.stop)
 
@@ -169,98 +182,9 @@ def _print_new_findings(since: float) -> bool:
     for path in (project_root() / "artifacts" / "data_check").glob("*/findings.csv"):
         if path.stat().st_mtime >= since:
             with path.open(encoding="utf-8", newline="") as file:
-                _print_findings(csv.DictReader(file), path)
+                print_findings(csv.DictReader(file), path)
             return True
     return False
-
-
-def _print_findings(findings: Iterable[Mapping[str, str]], path: Path, most: int = 3) -> None:
-    """The first `most` findings of each check, the worst checks first, and where all of them are."""
-    from seglib.runs import shown
-
-    checks: dict[tuple[str, str], list[Mapping[str, str]]] = {}
-    for finding in findings:
-        checks.setdefault((finding["severity"], finding["check"]), []).append(finding)
-    for (severity, check), found in checks.items():
-        print(f"{severity:<7}  {check} ({len(found)})")
-        for finding in found[:most]:
-            print(f"         {finding['detail']}")
-        if len(found) > most:
-            print(f"         ... and {len(found) - most} more")
-        print(f"         -> {found[0]['remedy']}")
-    print(f"All findings: {shown(path)}\n")
-
-
-def _check(options: argparse.Namespace) -> int:
-    from seglib import checks
-    from seglib.dataset import load_dataset
-    from seglib.runs import check_name, project_root
-
-    dataset = load_dataset(_place(options.folder), _place(options.recipe) if options.recipe else "", strict=False)
-    check = checks.check_dataset(dataset, progress=sys.stderr.isatty())
-    folder = project_root() / "artifacts" / "data_check" / check_name(dataset.name, "dataset")
-    checks.write(check, folder)
-    _print_findings(check.findings.to_dict("records"), folder / "findings.csv")
-    print(f"{dataset.name}: {checks.verdict(check)}")
-    return int((check.findings["severity"] == "error").any())
-
-
-def _evaluate(options: argparse.Namespace) -> int:
-    from seglib.evaluation import evaluate_predictions
-    from seglib.params import Evaluate
-    from seglib.runs import Run, shown
-
-    folder = _place(options.predictions)
-    name = options.run or folder.resolve().name
-    params = Evaluate.check({"run": name, "split": options.split} | read_parameters(options.parameters))
-    recipe = _place(options.recipe) if options.recipe else ""
-    found = evaluate_predictions(name, folder, _place(options.dataset), params, recipe, sys.stderr.isatty()).scores
-    low, high = (found["mean_iou_interval"][end] or float("nan") for end in ("low", "high"))
-    print(f"mean IoU {found['mean_iou']:.3f} ({low:.3f} to {high:.3f}) on {found['images']} images of {params.split}")
-    print(f"scores   {shown(Run.folder(name) / 'evaluation' / params.split)}")
-    return 0
-
-
-def _compare(options: argparse.Namespace) -> int:
-    from seglib import comparison
-    from seglib.diagrams import run_comparison
-    from seglib.runs import Run, save_figure, shown
-
-    first, second = Run.open(options.first), Run.open(options.second)
-    found = comparison.compare(first, second, options.split, options.threshold)
-    for table in (found.per_class, found.per_image[found.per_image["change"].isin(["fixed", "regressed"])].head(10)):
-        if len(table):
-            print(table.round(3).to_string(index=False) + "\n")
-    folder = comparison.write(found, second)
-    picture = run_comparison(found.per_image, first.name, second.name, options.threshold)
-    save_figure(folder / "images.png", picture)
-    print(comparison.sentence(found))
-    print(f"Tables and picture: {shown(folder)}")
-    return 0
-
-
-def _init(options: argparse.Namespace) -> int:
-    from seglib.draft import draft_dataset
-    from seglib.runs import write_text
-
-    folder = _place(options.folder)
-    path = folder / "dataset.yaml"
-    draft = draft_dataset(folder)
-    print(draft, end="")
-    if path.exists():
-        raise FileExistsError(f"{path} is there already and stays as it is; above is what would be drafted now.")
-    write_text(path, draft)
-    print(f"Written to {path}. Look it over, then: seglib check {options.folder}", file=sys.stderr)
-    return 0
-
-
-def _fetch(options: argparse.Namespace) -> int:
-    from seglib.fetch import fetch
-    from seglib.runs import resolve, shown
-
-    folder = fetch(options.name, Path.cwd() / options.to if options.to else resolve(f"data/{options.name}"))
-    print(f"In {shown(folder)}. Next: seglib check {shown(folder)}")
-    return 0
 
 
 def _lab(options: argparse.Namespace) -> int:
@@ -272,14 +196,6 @@ def _lab(options: argparse.Namespace) -> int:
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={project_root()}"]
     command += ["--LabApp.default_url=/lab/tree/notebooks/01_data_check.ipynb", *options.rest]
     return subprocess.run(command, check=False).returncode
-
-
-def _place(path: str | Path) -> Path:
-    """A path as a person at a terminal means it: from the working directory if it is there, else from the project root."""
-    from seglib.runs import resolve
-
-    path = Path(path).expanduser()
-    return path.absolute() if path.exists() else resolve(path)
 
 
 if __name__ == "__main__":

@@ -428,7 +428,17 @@ def test_every_parameter_can_be_given_by_option():
 
 
 def test_help_of_every_command(capsys):
-    for name in ("demo", "run", "check", "evaluate", "compare", "init", "fetch", "lab"):
+    for name in ("demo", "run", "check", "evaluate", "compare", "plant", "init", "fetch", "lab"):
         with pytest.raises(SystemExit):
             cli.main([name, "--help"])
         assert f"usage: seglib {name}" in capsys.readouterr().out
+
+
+def test_plant(tiny_root, capsys):
+    asked = ["plant", "--dataset", "data/tiny", "--out", str(tiny_root / "copy"), "--splits", "train", "--share", "0.5"]
+    assert main([*asked, "--kinds", "dark,noise"]) == 0
+    assert "3 faults planted" in capsys.readouterr().out
+    rows = (tiny_root / "copy" / "planted.csv").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 4
+    assert main(asked) == 1
+    assert "exists and is left as it is" in capsys.readouterr().err

@@ -63,7 +63,7 @@ HOUSE = {
         (("browser", "review"), TORCH),
     ],
     6: [
-        (("cli", "options", "chain"), TORCH | PLOTS | {"pandas"}),
+        (("cli", "options", "chain", "commands"), TORCH | PLOTS | {"pandas"}),
     ],
 }
 FLOOR = {module: floor for floor, rooms in HOUSE.items() for modules, _ in rooms for module in modules}

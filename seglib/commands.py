@@ -1,0 +1,130 @@
+"""What `seglib check | evaluate | compare | init | fetch | plant` do; `seglib.cli` reads their options."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from seglib.options import read_parameters
+
+# Everything heavier than argparse is imported by the command that needs it.
+
+
+def print_findings(findings: Iterable[Mapping[str, str]], path: Path, most: int = 3) -> None:
+    """The first `most` findings of each check, the worst checks first, and where all of them are."""
+    from seglib.runs import shown
+
+    checks: dict[tuple[str, str], list[Mapping[str, str]]] = {}
+    for finding in findings:
+        checks.setdefault((finding["severity"], finding["check"]), []).append(finding)
+    for (severity, check), found in checks.items():
+        print(f"{severity:<7}  {check} ({len(found)})")
+        for finding in found[:most]:
+            print(f"         {finding['detail']}")
+        if len(found) > most:
+            print(f"         ... and {len(found) - most} more")
+        print(f"         -> {found[0]['remedy']}")
+    print(f"All findings: {shown(path)}\n")
+
+
+def check(options: argparse.Namespace) -> int:
+    """Check a dataset; 1 when it has errors."""
+    from seglib import checks
+    from seglib.dataset import load_dataset
+    from seglib.runs import check_name, project_root
+
+    dataset = load_dataset(place(options.folder), place(options.recipe) if options.recipe else "", strict=False)
+    check = checks.check_dataset(dataset, progress=sys.stderr.isatty())
+    folder = project_root() / "artifacts" / "data_check" / check_name(dataset.name, "dataset")
+    checks.write(check, folder)
+    print_findings(check.findings.to_dict("records"), folder / "findings.csv")
+    print(f"{dataset.name}: {checks.verdict(check)}")
+    return int((check.findings["severity"] == "error").any())
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Score another tool's predictions."""
+    from seglib.evaluation import evaluate_predictions
+    from seglib.params import Evaluate
+    from seglib.runs import Run, shown
+
+    folder = place(options.predictions)
+    name = options.run or folder.resolve().name
+    params = Evaluate.check({"run": name, "split": options.split} | read_parameters(options.parameters))
+    recipe = place(options.recipe) if options.recipe else ""
+    found = evaluate_predictions(name, folder, place(options.dataset), params, recipe, sys.stderr.isatty()).scores
+    low, high = (found["mean_iou_interval"][end] or float("nan") for end in ("low", "high"))
+    print(f"mean IoU {found['mean_iou']:.3f} ({low:.3f} to {high:.3f}) on {found['images']} images of {params.split}")
+    print(f"scores   {shown(Run.folder(name) / 'evaluation' / params.split)}")
+    return 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Compare two runs on the same images."""
+    from seglib import comparison
+    from seglib.diagrams import run_comparison
+    from seglib.runs import Run, save_figure, shown
+
+    first, second = Run.open(options.first), Run.open(options.second)
+    found = comparison.compare(first, second, options.split, options.threshold)
+    for table in (found.per_class, found.per_image[found.per_image["change"].isin(["fixed", "regressed"])].head(10)):
+        if len(table):
+            print(table.round(3).to_string(index=False) + "\n")
+    folder = comparison.write(found, second)
+    picture = run_comparison(found.per_image, first.name, second.name, options.threshold)
+    save_figure(folder / "images.png", picture)
+    print(comparison.sentence(found))
+    print(f"Tables and picture: {shown(folder)}")
+    return 0
+
+
+def init(options: argparse.Namespace) -> int:
+    """Draft a dataset.yaml."""
+    from seglib.draft import draft_dataset
+    from seglib.runs import write_text
+
+    folder = place(options.folder)
+    path = folder / "dataset.yaml"
+    draft = draft_dataset(folder)
+    print(draft, end="")
+    if path.exists():
+        raise FileExistsError(f"{path} is there already and stays as it is; above is what would be drafted now.")
+    write_text(path, draft)
+    print(f"Written to {path}. Look it over, then: seglib check {options.folder}", file=sys.stderr)
+    return 0
+
+
+def fetch(options: argparse.Namespace) -> int:
+    """Download a known dataset."""
+    from seglib.fetch import fetch
+    from seglib.runs import resolve, shown
+
+    folder = fetch(options.name, Path.cwd() / options.to if options.to else resolve(f"data/{options.name}"))
+    print(f"In {shown(folder)}. Next: seglib check {shown(folder)}")
+    return 0
+
+
+def place(path: str | Path) -> Path:
+    """A path as a person at a terminal means it: from the working directory if it is there, else from the project root."""
+    from seglib.runs import resolve
+
+    path = Path(path).expanduser()
+    return path.absolute() if path.exists() else resolve(path)
+
+
+def plant(options: argparse.Namespace) -> int:
+    """Copy a dataset with recorded faults."""
+    from seglib.dataset import load_dataset
+    from seglib.faults import KINDS
+    from seglib.plant import plant as plant_faults
+    from seglib.runs import shown
+
+    dataset = load_dataset(place(options.dataset), place(options.recipe) if options.recipe else "")
+    kinds = options.kinds.split(",") if options.kinds else KINDS
+    out = options.out.expanduser().absolute()
+    table = plant_faults(dataset, out, kinds, options.share, options.splits.split(","), options.seed)
+    print(table.groupby(["split", "kind"], sort=False).size().rename("samples").reset_index().to_string(index=False))
+    print(f"{len(table)} faults planted in {shown(out)}; which and where: {shown(out / 'planted.csv')}")
+    return 0
