@@ -12,7 +12,7 @@ from PIL import Image
 from seglib.looks import APART, FEWEST
 
 KINDS = ("blur", "noise", "dark", "washed out")
-QUALITIES = ("brightness", "contrast_ratio", "noise", "sharpness")
+QUALITIES = ("brightness", "highlights", "contrast_ratio", "noise", "sharpness")
 _ROWS = 256  # of an image are measured, with their neighbours: more tell the same
 _LAPLACIAN_GAIN = 36  # sum of the squared weights of the mask whose response is taken for noise
 
@@ -37,19 +37,21 @@ class _Judged:
 _JUDGED = {
     "blur": _Judged("sharpness", -1, 1.4, 1e-4, "sharpness (energy of second over first differences) {:.2g}"),
     "noise": _Judged("noise", 1, 2.0, 2.0, "noise of {:.2g} grey levels"),
-    "dark": _Judged("brightness", -1, 1.6, 1.0, "mean grey value {:.3g}"),
+    # Not the mean: a street at night is dark and its lamps are bright; in a picture that got too little light, nothing is.
+    "dark": _Judged("highlights", -1, 1.6, 1.0, "brightest hundredth from grey value {:.3g} on"),
     "washed out": _Judged("contrast_ratio", -1, 1.6, 0.01, "contrast (deviation over mean of the grey values) {:.2g}"),
 }
 
 
 def qualities(image: np.ndarray) -> dict[str, float]:
-    """Four properties of an image that degradations change, each by the one that it is named for.
+    """Properties of an image that degradations change: light, contrast, noise and blur one each, and little else.
 
     Args:
         image: (H, W, 3) uint8 RGB.
 
     Returns:
         brightness: mean grey value, 0-255 (luma of ITU-R BT.601).
+        highlights: 99th percentile of the grey values.
         contrast_ratio: standard deviation of the grey values over their mean; less light alone leaves it as it is.
         noise: standard deviation of white noise, in grey levels: Immerkaer's mask, whose response to edges and slopes is small
             (Fast Noise Variance Estimation, CVIU 1996), here with the median of its absolute response (Donoho and Johnstone,
@@ -66,9 +68,11 @@ def qualities(image: np.ndarray) -> dict[str, float]:
     share = np.bincount(grey.ravel(), minlength=256) / max(1, grey.size)
     mean = float(share @ levels)
     deviation = max(0.0, float(share @ (levels - mean) ** 2)) ** 0.5
+    highlights = float(np.searchsorted(np.cumsum(share), 0.99))
     noise, sharpness = _fine_structure(grey)
     return {
         "brightness": mean,
+        "highlights": highlights,
         "contrast_ratio": deviation / max(mean, 1.0),
         "noise": noise,
         "sharpness": sharpness,
