@@ -79,13 +79,14 @@ def find_slices(
         ValueError: the arrays differ in length.
     """
     miou = np.asarray(miou, np.float64)
-    table = pd.DataFrame({name: np.asarray(values) for name, values in properties.items()}, index=range(len(miou)))
     groups = np.full(len(miou), "") if groups is None else np.asarray(groups, str)
     units = np.arange(len(miou)) if units is None else np.asarray(units)
     frames = np.full(len(miou), np.nan) if frames is None else np.asarray(frames, np.float64)
-    for name, values in (("groups", groups), ("units", units), ("frames", frames)):
+    columns = {str(name): np.asarray(values) for name, values in properties.items()}
+    for name, values in {"groups": groups, "units": units, "frames": frames, **columns}.items():
         if len(values) != len(miou):
             raise ValueError(f"{name} holds {len(values)} values; expected one for each of {len(miou)} images.")
+    table = pd.DataFrame(columns, index=range(len(miou)))
     # In order of time within each sequence: units are shuffled as runs of neighbours.
     order = np.lexsort((frames, pd.factorize(groups)[0]))
     order = order[np.isfinite(miou[order])]
@@ -169,9 +170,9 @@ def _judge(
     inside = family.members.sum(0)
     means = miou @ family.members / inside
     elsewhere = miou @ ~family.members / (len(miou) - inside)
-    adjusted, single = _corrected(family, miou, resamples, seed)
+    adjusted, deviation = _corrected(family, miou, resamples, seed)
     p = np.minimum(1, families * adjusted)  # Bonferroni over the few families
-    low, high = _intervals(family, miou, seed)
+    low, high = _intervals(family, miou, min(resamples, 1000), seed)
     table = pd.DataFrame(
         {
             "slice": family.words,
@@ -187,43 +188,51 @@ def _judge(
             "p": p,
             "claimed": (p <= level) & (means < elsewhere),
             "cost": (elsewhere - means) * inside / len(miou),
-            "single": single,
+            "deviation": deviation,
         }
     )
     # A property's tenths and thirds tell of the same thing; every sequence is its own.
-    best = table.sort_values(["single", "cost"], ascending=[True, False], kind="stable")
+    best = table.sort_values("deviation", ascending=False, kind="stable")
     nested = best["about"].ne("sequence") & best.duplicated("about")
     return best[~nested].sort_index()
 
 
 def _corrected(family: _Family, miou: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(J,) p values: the chance that any slice deviates downwards as far, and that this one does."""
+    """(J,) p values: the chance that any slice lies as far below the rest; and how many standard deviations this one does."""
     inside = family.members.sum(0)
     weights = np.where(family.members, -1 / inside, 1 / (len(miou) - inside))  # (N, J): elsewhere less inside
-    runs = [np.flatnonzero(family.units == unit) for unit in pd.unique(family.units)]
-    base, random = np.concatenate(runs), np.random.default_rng(seed)
-    laid = weights[base]
+    codes, _ = pd.factorize(family.units)
+    base, sizes = np.argsort(codes, kind="stable"), np.bincount(codes)
+    scores, weights = miou[base], weights[base]  # unit by unit
+    starts, random, places = np.cumsum(sizes) - sizes, np.random.default_rng(seed), np.arange(len(miou))
     found = np.empty((resamples + 1, len(inside)))
-    found[0] = miou[base] @ laid
+    found[0] = scores @ weights
     step = max(1, _ENTRIES // len(miou))
     for first in range(1, resamples + 1, step):
-        orders = [random.permutation(len(runs)) for _ in range(min(step, resamples + 1 - first))]
-        shuffled = np.stack([miou[np.concatenate([runs[u] for u in order])] for order in orders])
-        found[first : first + len(orders)] = shuffled @ laid
-    # The identity is one of the permutations, so its p is at least 1 / (resamples + 1) and the test is exact.
+        shuffled = np.empty((min(step, resamples + 1 - first), len(miou)))
+        for row in shuffled:
+            order = random.permutation(len(sizes))
+            ends = np.cumsum(sizes[order])
+            row[:] = scores[np.repeat(starts[order] - ends + sizes[order], sizes[order]) + places]
+        found[first : first + len(shuffled)] = shuffled @ weights
+    # The order at hand is one of all orders, and counts as such: without it p could be 0, and the test would claim too much.
     spread = found.std(0)
     deviations = np.divide(found - found.mean(0), spread, out=np.zeros_like(found), where=spread > 1e-12)
-    slack = 1e-9  # the same sum in another order
-    largest = deviations.max(1)
-    return (largest[:, None] >= deviations[0] - slack).mean(0), (deviations >= deviations[0] - slack).mean(0)
+    as_far = deviations.max(1)[:, None] >= deviations[0] - 1e-9  # less what adding up in another order may change
+    return as_far.mean(0), deviations[0]
 
 
-def _intervals(family: _Family, miou: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    member = family.members.astype(np.float64)
-    parts = np.stack([member * miou[:, None], member, (1 - member) * miou[:, None], 1 - member], axis=1)  # (N, 4, J)
-    total, count, rest, others = np.moveaxis(draw_sums(parts, family.units, seed=seed), 1, 0)
-    whole = (count > 0) & (others > 0)
-    draws = np.where(whole, total / np.where(whole, count, 1) - rest / np.where(whole, others, 1), np.nan)
-    units = len(pd.unique(family.units))
-    ends = [interval(0.0, draws[:, j], units) for j in range(draws.shape[1])]
+def _intervals(family: _Family, miou: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(J,) lower and upper ends of each slice's difference."""
+    units, ends = len(pd.unique(family.units)), []
+    step = max(1, _ENTRIES // (4 * len(miou)))
+    for first in range(0, family.members.shape[1], step):
+        member = family.members[:, first : first + step].astype(np.float64)
+        parts = np.stack(
+            [member * miou[:, None], member, (1 - member) * miou[:, None], 1 - member], axis=1
+        )  # (N, 4, J)
+        total, count, rest, others = np.moveaxis(draw_sums(parts, family.units, resamples, seed), 1, 0)
+        both = (count > 0) & (others > 0)
+        draws = np.where(both, total / np.where(both, count, 1) - rest / np.where(both, others, 1), np.nan)
+        ends += [interval(0.0, draws[:, j], units) for j in range(draws.shape[1])]
     return np.array([end.low for end in ends]), np.array([end.high for end in ends])
