@@ -149,5 +149,5 @@ def test_too_few_training_images_say_nothing(reference):
     # Flat images tell no sharpness, and are left out of what is known of it.
     flat = Reference.of(_table([np.full((20, 20, 3), 90, np.uint8)] * 25))
     assert np.isnan(deviations(qualities(_scene(0)), flat)["blur"])
-    with pytest.raises(ValueError, match="lacks .*noise"):
+    with pytest.raises(ValueError, match=r"lacks .*noise"):
         Reference.of(pd.DataFrame({"brightness": [1.0]}))

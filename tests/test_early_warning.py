@@ -111,7 +111,7 @@ def test_no_image_one_image_and_unknown_values():
 
 def test_signals_are_compared_on_the_images_that_have_both():
     signal, failed = _case(5, False)
-    partly = np.where(np.arange(60) < 10, np.nan, -failed + 0.01 * signal)
+    partly = np.where(np.arange(60) < 10, np.nan, 0.01 * signal - failed)
     table = compare_signals({"confidence": signal, "lowest tenth": partly}, failed)
     assert table["signal"].tolist() == ["lowest tenth", "confidence"]
     assert table["images"].tolist() == [50, 50]

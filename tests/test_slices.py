@@ -141,5 +141,5 @@ def test_unknown_values_and_equal_values():
 def test_lengths_are_checked():
     with pytest.raises(ValueError, match="groups holds 3 values; expected one for each of 4 images"):
         find_slices(np.ones(4), {}, np.array(["a"] * 3))
-    with pytest.raises(ValueError, match="brightness.* holds 3 values"):
+    with pytest.raises(ValueError, match=r"brightness.* holds 3 values"):
         find_slices(np.ones(4), {"brightness": np.ones(3)})
