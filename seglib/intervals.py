@@ -46,11 +46,8 @@ def draw_sums(parts: np.ndarray, units: np.ndarray, resamples: int = 1000, seed:
         (resamples, ...) float64. The draws are those of `metrics.bootstrap` with the same seed.
     """
     codes, found = pd.factorize(np.asarray(units))
-    random = np.random.default_rng(seed)
     count = len(found)
-    times = np.stack(
-        [np.bincount(random.integers(count, size=count), minlength=count) for _ in range(resamples)]
-    ).astype(np.float64)
+    times = draw_counts(count, resamples, seed)
     flat = parts.reshape(len(parts), -1)
     sums = np.empty((resamples, flat.shape[1]))
     step = max(1, _ENTRIES // max(1, count))
@@ -60,6 +57,13 @@ def draw_sums(parts: np.ndarray, units: np.ndarray, resamples: int = 1000, seed:
         np.add.at(by_unit, codes, columns)
         sums[:, start : start + step] = times @ by_unit
     return sums.reshape(resamples, *parts.shape[1:])
+
+
+def draw_counts(units: int, resamples: int = 1000, seed: int = 0) -> np.ndarray:
+    """(resamples, units) float64: how often each unit was drawn in each bootstrap draw."""
+    random = np.random.default_rng(seed)
+    draws = (random.integers(units, size=units) for _ in range(resamples))
+    return np.stack([np.bincount(drawn, minlength=units) for drawn in draws]).astype(np.float64)
 
 
 def mean_iou_of(parts: np.ndarray) -> np.ndarray:

@@ -54,10 +54,11 @@ HOUSE = {
         (("baselines",), SHOW | TORCH),
         (("launch",), SHOW),
         (("verdicts",), SHOW | TORCH),
+        (("degradation", "novelty", "slices", "early_warning"), SHOW | TORCH),
     ],
     5: [
         (
-            ("plots", "data_plots", "sheets", "matrices", "diagrams", "style", "live"),
+            ("plots", "data_plots", "sheets", "matrices", "diagrams", "style", "live", "cause_plots"),
             TORCH | {"ipywidgets", "anywidget"},
         ),
         (("browser", "review"), TORCH),
