@@ -42,14 +42,16 @@ HOUSE = {
         (("models", "averaging", "optimizer"), SHOW),
         (("metrics", "boundary", "calibration", "intervals", "region_scores"), TORCH | SHOW),
         (("pictures",), TORCH | SHOW),
+        (("actions",), TORCH | SHOW),
     ],
     3: [
+        (("attribution",), TORCH | SHOW),
         (("training", "trainer", "trials", "tracking"), SHOW),
         (("inference", "evaluation", "predictions"), SHOW),
         (("counts_metric",), SHOW),
     ],
     4: [
-        (("failures",), SHOW),
+        (("failures", "thresholds"), SHOW),
         (("comparison",), SHOW | TORCH),
         (("baselines",), SHOW | TORCH),
         (("launch",), SHOW),
@@ -57,7 +59,7 @@ HOUSE = {
     ],
     5: [
         (
-            ("plots", "data_plots", "sheets", "matrices", "diagrams", "style", "live"),
+            ("plots", "data_plots", "sheets", "matrices", "diagrams", "loss_plots", "style", "live"),
             TORCH | {"ipywidgets", "anywidget"},
         ),
         (("browser", "review"), TORCH),
