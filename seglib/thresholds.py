@@ -34,9 +34,7 @@ class Threshold:
     classes: dict[str, float] = field(default_factory=dict)
 
 
-def read_threshold(
-    value: float, mode: str = "absolute", classes: str = "", names: tuple[str, ...] = ()
-) -> Threshold:
+def read_threshold(value: float, mode: str = "absolute", classes: str = "", names: tuple[str, ...] = ()) -> Threshold:
     """The parameters of 04 as a `Threshold`.
 
     Args:
@@ -56,7 +54,9 @@ def read_threshold(
     entries = [part.strip() for part in classes.split(",") if part.strip()]
     if (mode == "per_class") != bool(entries):
         if entries:
-            raise ThresholdError(f"class thresholds {classes!r} mean nothing in mode {mode!r}: set threshold_mode='per_class'.")
+            raise ThresholdError(
+                f"class thresholds {classes!r} mean nothing in mode {mode!r}: set threshold_mode='per_class'."
+            )
         raise ThresholdError(
             f"threshold_mode 'per_class' needs classes: expected text such as '{names[0] if names else 'person'} 0.5' "
             "with a name and its least IoU, several parted by commas."

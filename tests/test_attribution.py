@@ -122,7 +122,7 @@ def reference(truth, pred, width):
     def regions(ids):
         labels = np.zeros(ids.shape, int)
         for value in np.unique(ids):
-            part, count = ndimage.label(ids == value, eight)
+            part = ndimage.label(ids == value, eight)[0]
             labels[part > 0] = part[part > 0] + labels.max()
         return labels
 

@@ -42,7 +42,7 @@ HOUSE = {
         (("models", "averaging", "optimizer"), SHOW),
         (("metrics", "boundary", "calibration", "intervals", "region_scores"), TORCH | SHOW),
         (("pictures",), TORCH | SHOW),
-        (("actions",), TORCH | SHOW),
+        (("actions", "proposals"), TORCH | SHOW),
     ],
     3: [
         (("attribution",), TORCH | SHOW),

@@ -82,7 +82,9 @@ def test_per_class():
     assert failed(read_threshold(0.5, "per_class", "level 2", NAMES)) == [1]
 
 
-@pytest.mark.parametrize("text", ["sky 0.3,traffic sign=0.2", " sky: 0.3 , traffic  sign : .2 ,", "sky=0.3, traffic sign 0.20"])
+@pytest.mark.parametrize(
+    "text", ["sky 0.3,traffic sign=0.2", " sky: 0.3 , traffic  sign : .2 ,", "sky=0.3, traffic sign 0.20"]
+)
 def test_ways_of_writing(text):
     assert read_threshold(0.5, "per_class", text, NAMES).classes == {"sky": 0.3, "traffic sign": 0.2}
 
@@ -94,8 +96,14 @@ def test_ways_of_writing(text):
         ((1.5,), r"threshold = 1\.5: expected a number from 0 to 1"),
         ((NAN,), r"threshold = nan: expected a number"),
         ((0.5, "per_class", " , ", NAMES), r"needs classes: expected text such as 'sky 0\.5'"),
-        ((0.5, "absolute", "sky 0.3", NAMES), r"'sky 0\.3' mean nothing in mode 'absolute': set threshold_mode='per_class'"),
-        ((0.5, "per_class", "traffic sing 0.3", NAMES), r"no class 'traffic sing' \(did you mean 'traffic sign'\?\)\. Classes: sky, traffic sign"),
+        (
+            (0.5, "absolute", "sky 0.3", NAMES),
+            r"'sky 0\.3' mean nothing in mode 'absolute': set threshold_mode='per_class'",
+        ),
+        (
+            (0.5, "per_class", "traffic sing 0.3", NAMES),
+            r"no class 'traffic sing' \(did you mean 'traffic sign'\?\)\. Classes: sky, traffic sign",
+        ),
         ((0.5, "per_class", "0.3", NAMES), r"class threshold '0\.3': no class '0\.3'"),
         ((0.5, "per_class", "=", NAMES), r"class threshold '=': no class '='"),
         ((0.5, "per_class", "sky 30", NAMES), r"class threshold 'sky 30': expected an IoU from 0 to 1"),
@@ -110,7 +118,12 @@ def test_refused(arguments, told):
 
 @pytest.mark.parametrize(
     "threshold",
-    [Threshold(0.437), Threshold(0.3), Threshold(0.25, "percentile"), Threshold(0.5, "per_class", {"sky": 0.21, "level 2": 0.3})],
+    [
+        Threshold(0.437),
+        Threshold(0.3),
+        Threshold(0.25, "percentile"),
+        Threshold(0.5, "per_class", {"sky": 0.21, "level 2": 0.3}),
+    ],
     ids=lambda t: f"{t.mode} {t.value}",
 )
 def test_the_curve_counts_what_would_fail(threshold):
@@ -134,6 +147,9 @@ def test_failures_are_found_by_the_same_rule_and_judged_by_what_fails():
     threshold = read_threshold(0.5, "per_class", "traffic sign 0.6, level 2 0.95", NAMES)
     found = find_failures(EVALUATION, threshold)
     assert found["id"].tolist() == ["i1", "i0"]
-    assert found["severity"].tolist() == ["clear", "near-threshold"]  # level 2 at 0.3 of 0.95, traffic sign at 0.5 of 0.6
+    assert found["severity"].tolist() == [
+        "clear",
+        "near-threshold",
+    ]  # level 2 at 0.3 of 0.95, traffic sign at 0.5 of 0.6
     assert found["worst_class"].tolist() == ["traffic sign", "traffic sign"]
     pd.testing.assert_frame_equal(find_failures(EVALUATION, 0.5), find_failures(EVALUATION, read_threshold(0.5)))
