@@ -89,7 +89,8 @@ class Light:
 
     Args:
         brightness, contrast, saturation: factors.
-        blur: whether it is blurred with a radius of about one pixel.
+        blur: radius in pixels; 0: none. Two means over (2 blur + 1)², which come near a Gaussian: 1 is one of standard deviation
+            1.2, 3 of 2.8.
         noise: standard deviation of Gaussian noise, grey levels; 0: none.
         seed: of the noise.
     """
@@ -97,7 +98,7 @@ class Light:
     brightness: float = 1.0
     contrast: float = 1.0
     saturation: float = 1.0
-    blur: bool = False
+    blur: int = 0
     noise: float = 0.0
     seed: int = 0
 
@@ -109,19 +110,35 @@ class Colour:
     Args:
         strength: brightness, contrast and saturation are multiplied by factors in [1 - strength, 1 + strength].
         blur: probability of a blur.
-        noise: probability of noise of 2 to 12 grey levels.
+        noise: probability of noise.
+        blur_radius: a blur's radius is drawn from 1 to this, in pixels.
+        noise_most: the noise's standard deviation is drawn from 2 to this, in grey levels.
+        darkness: probability of underexposure: brightness is multiplied by a factor in [0.15, 0.7] besides.
+        haze: probability of washed-out light: contrast is multiplied by a factor in [0.2, 0.7] besides.
     """
 
     strength: float = 0.3
     blur: float = 0.1
     noise: float = 0.1
+    blur_radius: int = 1
+    noise_most: float = 12.0
+    darkness: float = 0.0
+    haze: float = 0.0
 
     def draw(self, random: np.random.Generator) -> Light:
         """A random change for one image."""
-        factors = random.uniform(1 - self.strength, 1 + self.strength, 3).tolist()
-        blur = random.random() < self.blur
-        noise = random.uniform(2, 12) if random.random() < self.noise else 0.0
-        return Light(*factors, blur, noise, int(random.integers(1 << 31)))
+        brightness, contrast, saturation = random.uniform(1 - self.strength, 1 + self.strength, 3).tolist()
+        blur = int(random.random() < self.blur)
+        noise = random.uniform(2, self.noise_most) if random.random() < self.noise else 0.0
+        seed = int(random.integers(1 << 31))
+        # What is off draws nothing, so that the rest of a training does not change with the options there are.
+        if blur and self.blur_radius > 1:
+            blur = int(random.integers(1, self.blur_radius, endpoint=True))
+        if self.darkness and random.random() < self.darkness:
+            brightness *= random.uniform(0.15, 0.7)
+        if self.haze and random.random() < self.haze:
+            contrast *= random.uniform(0.2, 0.7)
+        return Light(brightness, contrast, saturation, blur, noise, seed)
 
 
 def warp(images: Tensor, masks: Tensor, windows: list[Window], crop: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -173,8 +190,9 @@ def recolour(images: Tensor, lights: Sequence[Light]) -> Tensor:
     images.mul_(brightness * contrast).add_(middle * brightness * (1 - contrast))
     for image, light in zip(images, lights, strict=True):
         if light.blur:
-            padded = F.pad(image[None], (2, 2, 2, 2), mode="replicate")
-            image.copy_(F.avg_pool2d(F.avg_pool2d(padded, 3, 1), 3, 1)[0])
+            side = 2 * light.blur + 1
+            padded = F.pad(image[None], (2 * light.blur,) * 4, mode="replicate")
+            image.copy_(F.avg_pool2d(F.avg_pool2d(padded, side, 1), side, 1)[0])
         if light.noise:
             generator = torch.Generator(device).manual_seed(light.seed)
             image.add_(torch.randn(image.shape, device=device, generator=generator), alpha=light.noise)

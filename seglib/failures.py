@@ -11,10 +11,12 @@ import pandas as pd
 from PIL import Image
 
 from seglib import metrics
+from seglib.attribution import best_repairs
 from seglib.dataset import DatasetError, read_pair
 from seglib.inference import Evaluation, read_ids, run_dataset, save_ids
 from seglib.pictures import overlay
 from seglib.runs import Run, atomic_path, write_csv
+from seglib.thresholds import Threshold, failing, judged
 
 GUESSING = 0.1  # below this an image is no better than guessed
 NEAR = 0.1  # within this of the threshold, a failure is a near miss
@@ -24,46 +26,40 @@ _WEAK = 0.5  # a class whose IoU over the whole split is below this is weak ever
 SEVERITIES = ("near-threshold", "clear", "guessing")
 
 
-def find_failures(evaluation: Evaluation, threshold: float = 0.5) -> pd.DataFrame:
-    """The images whose mIoU is below `threshold`, worst first.
+def find_failures(evaluation: Evaluation, threshold: float | Threshold = 0.5) -> pd.DataFrame:
+    """The images below the threshold, worst first.
 
     Images without a scored pixel have no score and cannot fail; metrics.json names them.
 
+    Args:
+        threshold: of mIoU, or one of `thresholds.read_threshold`.
+
     Returns:
-        id, miou, severity (guessing: below 0.1; near-threshold: within 0.1 of it; clear: between), worst_class,
-        worst_class_iou, top_confusion ("pole -> building"), top_confusion_share (of the image's scored pixels), group.
+        id, miou, severity (guessing: below 0.1; near-threshold: within 0.1 of it; clear: between; of the mIoU, or of the class that
+        makes the image fail), worst_class, worst_class_iou, top_confusion ("pole -> building"), top_confusion_share (of the
+        image's scored pixels), group, best_swap (the confusion whose repair would raise the image's mIoU most), best_swap_gain (by
+        how much).
     """
+    threshold = threshold if isinstance(threshold, Threshold) else Threshold(threshold)
     names = evaluation.classes.names
-    iou = evaluation.per_image_class_iou[list(names)].to_numpy(float)
-    rows = []
-    for i, image in enumerate(evaluation.per_image.itertuples()):
-        if not image.miou < threshold:
-            continue
-        pairs = metrics.top_confusions(evaluation.confusions[i], names, 1)
-        pair = pairs.iloc[0] if len(pairs) else None
-        rows.append(
-            {
-                "id": image.id,
-                "miou": image.miou,
-                "severity": severity(image.miou, threshold),
-                "worst_class": image.worst_class,
-                "worst_class_iou": np.nanmin(iou[i]),
-                "top_confusion": "" if pair is None else f"{pair['truth']} -> {pair['prediction']}",
-                "top_confusion_share": 0.0 if pair is None else pair["pixels"] / image.scored_pixels,
-                "group": image.group,
-            }
-        )
-    columns = [
-        "id",
-        "miou",
-        "severity",
-        "worst_class",
-        "worst_class_iou",
-        "top_confusion",
-        "top_confusion_share",
-        "group",
-    ]
-    return pd.DataFrame(rows, columns=columns).sort_values(["miou", "id"], ignore_index=True)
+    failed = np.flatnonzero(failing(evaluation, threshold))
+    score, limit = judged(evaluation, threshold)
+    images = evaluation.per_image.iloc[failed].reset_index(drop=True)
+    counts = evaluation.confusions[failed]
+    pairs = [metrics.top_confusions(count, names, 1) for count in counts]
+    table = pd.DataFrame(
+        {
+            "id": images["id"],
+            "miou": images["miou"],
+            "severity": [severity(score[i], limit[i]) for i in failed],
+            "worst_class": images["worst_class"],
+            "worst_class_iou": evaluation.per_image_class_iou[list(names)].iloc[failed].min(axis=1).to_numpy(float),
+            "top_confusion": [" -> ".join(pair.iloc[0, :2]) if len(pair) else "" for pair in pairs],
+            "top_confusion_share": [pair["pixels"].sum() for pair in pairs] / images["scored_pixels"],
+            "group": images["group"],
+        }
+    ).join(best_repairs(counts, names, evaluation.scores.get("absent", "truth")))
+    return table.sort_values(["miou", "id"], ignore_index=True)
 
 
 def severity(miou: float, threshold: float) -> str:

@@ -19,6 +19,7 @@ import torch
 import yaml
 from tqdm.auto import tqdm
 
+from seglib import actions
 from seglib.dataset import load_dataset
 from seglib.hardware import HardwarePlan, make_plan
 from seglib.loading import Packed, pack
@@ -120,7 +121,7 @@ def work(params: Train, prepare: bool) -> None:
         prepare: whether the run's folder is still to be made.
     """
     world = World.join(on_cpu=params.device == "cpu")
-    dataset = load_dataset(params.dataset, params.recipe)
+    params, dataset = actions.follow(params, load_dataset(params.dataset, params.recipe))
     if world.leads:
         if prepare:
             start_run(params)

@@ -66,6 +66,7 @@ class Train(Params):
     run: str = "demo"
     dataset: str = "data/demo"
     recipe: str = ""
+    actions: str = ""
     resume: bool = False
     architecture: str = "Unet"
     encoder: str = "timm-tf_efficientnet_lite0"
@@ -94,7 +95,11 @@ class Train(Params):
     rotation: float = Field(5.0, ge=0, le=180)
     color: float = Field(0.3, ge=0, le=1)
     blur: float = Field(0.1, ge=0, le=1)
+    blur_radius: int = Field(1, ge=1, le=32)
     noise: float = Field(0.1, ge=0, le=1)
+    noise_most: float = Field(12.0, ge=2, le=128)
+    darkness: float = Field(0.0, ge=0, le=1)
+    haze: float = Field(0.0, ge=0, le=1)
     device: str = "auto"
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
     memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"

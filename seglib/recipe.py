@@ -138,7 +138,17 @@ class _Loader(yaml.SafeLoader):
         return mapping
 
 
-def read_recipe(path: Path) -> Recipe:
+def read_mapping(path: Path, expected: str, remedy: str) -> dict:
+    """The keys and values of a YAML file that a person wrote, in safe YAML without doubled keys.
+
+    Args:
+        path: of the file.
+        expected: what it should hold, for errors: "keys such as classes and splits".
+        remedy: where its form is explained, a sentence.
+
+    Raises:
+        DatasetError: check "recipe": not UTF-8, not YAML (with line and column), no mapping.
+    """
     where = shown(path)
     try:
         values = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
@@ -148,14 +158,16 @@ def read_recipe(path: Path) -> Recipe:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         reason = getattr(error, "problem", None) or str(error)
-        raise DatasetError(
-            f"{where} is not valid YAML{line}: {reason}. Correct it; data/README.md shows the form.", "recipe"
-        ) from None
+        raise DatasetError(f"{where} is not valid YAML{line}: {reason}. Correct it; {remedy}", "recipe") from None
     if not isinstance(values, dict):
-        raise DatasetError(
-            f"{where} is {'empty' if values is None else 'no mapping'}; expected keys such as classes and splits. data/README.md shows the form.",
-            "recipe",
-        )
+        what = "empty" if values is None else "no mapping"
+        raise DatasetError(f"{where} is {what}; expected {expected}. {remedy}", "recipe")
+    return values
+
+
+def read_recipe(path: Path) -> Recipe:
+    where = shown(path)
+    values = read_mapping(path, "keys such as classes and splits", "data/README.md shows the form.")
     if values.get("classes") == []:
         raise DatasetError(f"{where}: 0 classes; name at least two under classes.", "classes")
     try:

@@ -9,22 +9,23 @@ from collections.abc import Callable
 import pandas as pd
 from tqdm.auto import tqdm
 
+from seglib import actions
 from seglib.hardware import HardwarePlan
 from seglib.loading import Packed
 from seglib.models import Segmenter
 from seglib.parallel import World
 from seglib.params import ParameterError, Train
-from seglib.runs import Run, environment, read_json, write_json
+from seglib.runs import Run, environment, read_json, resolve, shown, write_json, write_text
 from seglib.tracking import make_tracker
 from seglib.trainer import Trainer
 
 
 def start_run(params: Train) -> Run:
-    """The run folder for these parameters, with params.json in it.
+    """The run folder for these parameters, with params.json in it and a copy of the actions that it follows.
 
     Raises:
         FileExistsError: trained already, and `resume` is False.
-        ParameterError: resuming with other parameters than it was started with.
+        ParameterError: resuming with other parameters than it was started with, or after its actions were changed.
     """
     run = Run.create(params.run, resume=params.resume)
     values = params.model_dump()
@@ -36,8 +37,24 @@ def start_run(params: Train) -> Run:
             raise ParameterError(
                 f"run {run.name!r} was started with other parameters ({listed}). Resume with the same ones, or start another run."
             )
+    _keep_actions(run, params)
     write_json(run.params, values)
     return run
+
+
+def _keep_actions(run: Run, params: Train) -> None:
+    kept = run.path / "actions.yaml"
+    if not params.actions:
+        kept.unlink(missing_ok=True)
+        return
+    path = resolve(params.actions)
+    wanted = actions.read(path)
+    if params.resume and kept.exists() and not wanted.trains_like(actions.read(kept)):
+        raise ParameterError(
+            f"{shown(path)} was changed since run {run.name!r} began; what the run began with is in {shown(kept)}. Resume with "
+            "that, or start another run."
+        )
+    write_text(kept, path.read_text(encoding="utf-8-sig"))
 
 
 def fit(

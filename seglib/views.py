@@ -33,7 +33,15 @@ def geometry(packed: Packed, params: Train) -> Geometry:
 
 def colour(params: Train) -> Colour:
     """How `params` changes light and sharpness."""
-    return Colour(params.color, params.blur, params.noise)
+    return Colour(
+        params.color,
+        params.blur,
+        params.noise,
+        params.blur_radius,
+        params.noise_most,
+        params.darkness,
+        params.haze,
+    )
 
 
 def augmented(batch: Batch, crop: tuple[int, int], plan: HardwarePlan) -> tuple[Tensor, Tensor]:

@@ -42,23 +42,28 @@ HOUSE = {
         (("models", "averaging", "optimizer"), SHOW),
         (("metrics", "boundary", "calibration", "intervals", "region_scores"), TORCH | SHOW),
         (("pictures",), TORCH | SHOW),
+        (("actions", "proposals"), TORCH | SHOW),
     ],
     3: [
+        (("attribution",), TORCH | SHOW),
+        (("degradation", "novelty", "slices", "early_warning"), TORCH | SHOW),
         (("training", "trainer", "trials", "tracking"), SHOW),
         (("inference", "evaluation", "predictions", "evidence"), SHOW),
         (("counts_metric",), SHOW),
     ],
     4: [
-        (("failures",), SHOW),
+        (("failures", "thresholds", "analysis", "causes"), SHOW),
         (("comparison",), SHOW | TORCH),
         (("baselines",), SHOW | TORCH),
         (("launch",), SHOW),
         (("verdicts",), SHOW | TORCH),
-        (("degradation", "novelty", "slices", "early_warning"), SHOW | TORCH),
     ],
     5: [
         (
-            ("plots", "data_plots", "sheets", "matrices", "diagrams", "style", "live", "cause_plots"),
+            (
+                *("plots", "data_plots", "sheets", "matrices", "diagrams", "loss_plots", "cause_plots"),
+                *("style", "live"),
+            ),
             TORCH | {"ipywidgets", "anywidget"},
         ),
         (("browser", "review"), TORCH),
