@@ -58,11 +58,13 @@ class TrainingImages:
         samples: id and group of N images.
         features: (N, D) float32.
         qualities: N rows of what `measure` told of each image.
+        pixels: (C,) scored pixels of each class in all of them.
     """
 
     samples: pd.DataFrame
     features: np.ndarray
     qualities: pd.DataFrame
+    pixels: np.ndarray
 
 
 def look_again(run: Run, evaluation: Evaluation, progress: bool = False) -> Iterator[Seen]:
@@ -113,6 +115,7 @@ def training_images(
     model, plan = _model(run)
     packed = pack(dataset, "train", model.spec.long_side)
     samples = dataset.split("train")[["id", "group"]].reset_index(drop=True)
+    pixels = packed.pixel_counts.sum(0)
     with run.best_checkpoint.open("rb") as file:
         key = hashlib.file_digest(file, "sha256").hexdigest() + packed.key
     path = run.path / "checkpoints" / "training_images.npz"
@@ -120,7 +123,7 @@ def training_images(
         with np.load(path) as kept:
             if str(kept["key"]) == key:
                 names = [str(name) for name in kept["names"]]
-                return TrainingImages(samples, kept["features"], pd.DataFrame(kept["qualities"], columns=names))
+                return TrainingImages(samples, kept["features"], pd.DataFrame(kept["qualities"], columns=names), pixels)
     features, qualities = [None] * len(packed), [None] * len(packed)
     with tqdm(total=len(packed), desc="looking at train", leave=False, unit="image", disable=not progress) as bar:
         for index, images, _ in scoring_batches(packed, _AT_ONCE):
@@ -132,7 +135,7 @@ def training_images(
         np.savez(
             file, key=key, features=np.stack(features), names=np.array(table.columns, str), qualities=table.to_numpy()
         )
-    return TrainingImages(samples, np.stack(features), table)
+    return TrainingImages(samples, np.stack(features), table, pixels)
 
 
 def _model(run: Run) -> tuple[Segmenter, HardwarePlan]:

@@ -153,6 +153,9 @@ class Failures(Params):
     run: str = "demo"
     split: str = "test"
     threshold: float = Field(0.5, ge=0, le=1)
+    threshold_mode: Literal["absolute", "percentile", "per_class"] = "absolute"
+    class_thresholds: str = ""
+    before: str = ""
     sheets: int = Field(4, ge=1, le=50)
 
 

@@ -126,13 +126,19 @@ def training_curves(history: pd.DataFrame, fig: Figure | None = None) -> Figure:
 
 @style()
 def failure_sheet(
-    image: np.ndarray, truth: np.ndarray, pred: np.ndarray, classes: ClassMap, title: object = ""
+    image: np.ndarray,
+    truth: np.ndarray,
+    pred: np.ndarray,
+    classes: ClassMap,
+    title: object = "",
+    region: np.ndarray | None = None,
 ) -> Figure:
     """Image | truth | prediction | error map of one sample, the classes that occur, and the confusions that cost most.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         truth, pred: (H, W) uint8 class ids, 255 = not scored.
+        region: (H, W) bool, outlined in image and truth: where a label error is suspected.
     """
     height, width = image.shape[:2]
     # Four in a row unless the image is wide: then two by two, or nothing could be made out.
@@ -154,6 +160,12 @@ def failure_sheet(
     for ax, (name, picture) in zip(axs.flat, panels, strict=True):
         _show(ax, picture)
         ax.set_title(name, fontsize=9, fontweight="normal", pad=4)
+        if region is not None and region.any() and name in ("image", "truth"):
+            padded = np.pad(region, 1).astype(float)  # so that what touches the image's edge is closed
+            place = (-1.5, width + 0.5, -1.5, height + 0.5)
+            for color, thickness in (("black", 2.6), ("white", 1.2)):
+                ax.contour(padded, levels=[0.5], colors=color, linewidths=thickness, extent=place)
+            ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     if title:
         fig.suptitle(text(title, 120), x=0.004, ha="left", fontsize=10.5, fontweight="bold")
     legend = _legend(fig, handles)

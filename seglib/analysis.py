@@ -1,0 +1,240 @@
+"""`analyse`: one pass over an evaluated split that leaves the failures folder, every failure with its cause."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from seglib import attribution, causes, metrics, proposals
+from seglib.actions import Actions
+from seglib.dataset import Dataset, read_image, read_pair
+from seglib.degradation import QUALITIES, Reference, degradation, qualities
+from seglib.early_warning import EarlyWarning, early_warning
+from seglib.evaluation import Evaluation
+from seglib.evidence import Seen, TrainingImages, look_again, training_images
+from seglib.failures import export
+from seglib.label_errors import Suspicion, UsualErrors, suspicion
+from seglib.novelty import novelty
+from seglib.params import Train
+from seglib.predictions import read_ids, run_dataset
+from seglib.region_scores import SIZES, region_counts
+from seglib.runs import Run, atomic_path, read_json, write_csv
+from seglib.slices import find_slices
+from seglib.verdicts import VerdictBook
+
+_THUMBNAIL = 256  # longer side of the nearest training images' copies, pixels
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What 04 found out about one split.
+
+    Args:
+        folder: the failures folder.
+        failures: failures.csv, worst first, with causes; `nearest` as lists.
+        images: evidence of every image of the split: id, miou, failed and the columns of failures.csv that ask no failure.
+        suspects: suspects.csv; empty without probabilities.
+        training: the training images in numbers; None for predictions of another tool.
+    """
+
+    folder: Path
+    failures: pd.DataFrame
+    images: pd.DataFrame
+    suspects: pd.DataFrame
+    training: TrainingImages | None
+
+
+def analyse(run: Run, evaluation: Evaluation, failures: pd.DataFrame, progress: bool = False) -> Analysis:
+    """Look at every image of the split once more, state the cause of every failure, and write `failures/<split>/`.
+
+    One image is in memory at a time, and one row of numbers of each. Without a model (predictions of another tool) what needs
+    probabilities or features stays unknown.
+
+    Args:
+        run: evaluated by 03 on the split.
+        evaluation: what 03 wrote.
+        failures: of `find_failures`.
+        progress: show bars.
+
+    Writes:
+        what `failures.export` writes; confidences/, suspects/ and nearest/ (PNG); failures.csv and suspects.csv.
+    """
+    dataset, folder = run_dataset(run), export(run, evaluation, failures)
+    training = None if run.foreign else training_images(run, qualities, progress)
+    reference = None if training is None else Reference.of(training.qualities)
+    failed = set(failures["id"])
+    usual = UsualErrors.of(evaluation.confusions)
+    rows, features = [{}] * len(evaluation.per_image), {}
+    for seen in look_again(run, evaluation, progress):
+        found = None
+        if seen.probabilities is not None:
+            found = suspicion(seen.truth, seen.probabilities, usual.without(evaluation.confusions[seen.position]))
+            features[seen.position] = seen.features
+        rows[seen.position] = _facts(seen, found, reference, dataset, evaluation)
+        if seen.id in failed:
+            _save_layers(folder, seen)
+        if found is not None and found.region.any():
+            _save_grey(folder / "suspects" / f"{seen.id}.png", 255 * found.region)
+    images = evaluation.per_image[["id", "group", "miou", "confidence"]].reset_index(drop=True)
+    images = pd.concat([images.assign(failed=images["id"].isin(failed)), pd.DataFrame(rows)], axis=1)
+    images = pd.concat([images, _novelty(evaluation, features, training, len(images))], axis=1)
+    table = failures.merge(images.drop(columns=["group", "miou", "failed"]), on="id", how="left", validate="1:1")
+    places = evaluation.per_image.reset_index(drop=True).reset_index().set_index("id")["index"][table["id"]]
+    table = pd.concat([table, _class_losses(evaluation, places.to_numpy(), training)], axis=1)
+    table = pd.concat([table, causes.explain(table)], axis=1)
+    _save_nearest(folder, dataset, table["nearest"])
+    write_csv(folder / "failures.csv", table.assign(nearest=table["nearest"].map(json.dumps)))
+    columns = ["id", "label_score", *_SUSPECT, "pixels", "failed"]
+    suspects = images[columns].dropna(subset=["label_score"])
+    suspects = suspects.sort_values("label_score", ascending=False, kind="stable", ignore_index=True)
+    write_csv(folder / "suspects.csv", suspects)
+    return Analysis(folder, table, images, suspects, training)
+
+
+_SUSPECT = ["suspect_kind", "suspect_given", "suspect_suggested", "suspect_box"]
+
+
+def _facts(
+    seen: Seen, found: Suspicion | None, reference: Reference | None, dataset: Dataset, evaluation: Evaluation
+) -> dict:
+    """What one image tells alone."""
+    measured = qualities(seen.image)
+    kind, z, detail = degradation(measured, reference) if reference else ("", np.nan, "")
+    names, absent = dataset.classes.names, evaluation.scores["absent"]
+    facts = measured | {"degradation": kind, "degradation_z": z, "degradation_detail": detail}
+    facts |= attribution.lost_iou(seen.truth, seen.pred, len(names), absent)
+    facts["lost_small"] = _lost_small(seen, len(names), absent)
+    facts |= dict.fromkeys(_SUSPECT, "") | {"label_score": np.nan, "pixels": 0}
+    if found is not None:
+        facts |= {
+            "label_score": found.score,
+            "suspect_kind": found.kind,
+            "suspect_given": "" if found.given is None else names[found.given],
+            "suspect_suggested": "" if found.suggested is None else names[found.suggested],
+            "suspect_box": " ".join(map(str, found.box)) if found.box else "",
+            "pixels": found.pixels,
+        }
+    return facts
+
+
+def _lost_small(seen: Seen, classes: int, absent: str) -> float:
+    """Points of mIoU that one image lost on its small regions."""
+    _, _, missed, invented = region_counts(seen.truth, seen.pred, classes)[..., SIZES.index("small")]
+    confusion = metrics.confusion_matrix(seen.truth, seen.pred, classes)
+    counted = ~np.isnan(metrics.image_class_iou(confusion[None], absent)[0])
+    union = np.maximum(confusion.sum(0) + confusion.sum(1) - confusion.diagonal(), 1)
+    return float(((missed + invented) / union)[counted].sum() / max(1, counted.sum()))
+
+
+def _class_losses(evaluation: Evaluation, places: np.ndarray, training: TrainingImages | None) -> pd.DataFrame:
+    """lost_rare and rare_classes of the images at `places`."""
+    names, absent = evaluation.classes.names, evaluation.scores["absent"]
+    iou = metrics.image_class_iou(evaluation.confusions[places], absent)
+    lost = np.nan_to_num(1 - iou) / np.maximum((~np.isnan(iou)).sum(1, keepdims=True), 1)
+    shares = np.ones(len(names)) if training is None else training.pixels / max(1, training.pixels.sum())
+    rare = shares < causes.RARE
+    worst = [np.flatnonzero(rare)[np.argsort(-row[rare])] for row in lost]
+    words = [", ".join(names[c] for c in order if row[c] > 0) for order, row in zip(worst, lost, strict=True)]
+    return pd.DataFrame({"lost_rare": lost[:, rare].sum(1), "rare_classes": words})
+
+
+def _novelty(
+    evaluation: Evaluation, features: dict[int, np.ndarray], training: TrainingImages | None, count: int
+) -> pd.DataFrame:
+    """`novelty` and `nearest` of every image; a training image is not its own neighbour."""
+    if training is None or not features:
+        return pd.DataFrame({"novelty": np.nan, "nearest": [[] for _ in range(count)]})
+    ids, groups = training.samples["id"], training.samples["group"]
+    asked = np.stack([features[position] for position in range(count)])
+    found = novelty(asked, training.features, ids.tolist(), groups.tolist(), count=6)[["novelty", "nearest"]]
+    own = evaluation.per_image["id"]
+    found["nearest"] = [
+        [name for name in near if name != me][:5] for near, me in zip(found["nearest"], own, strict=True)
+    ]
+    if evaluation.split == "train":  # the distances would be those to themselves
+        found["novelty"] = np.nan
+    return found
+
+
+def slices_of(run: Run, evaluation: Evaluation, analysis: Analysis, threshold: float = 0.5) -> pd.DataFrame:
+    """`find_slices` over what is known of the images: how they look, how unlike training, what they hold, their sequence."""
+    images, names = analysis.images, evaluation.classes.names
+    properties = images[[*QUALITIES, "novelty"]].dropna(axis=1, how="all")
+    holds = pd.DataFrame(evaluation.confusions.sum(2) > 0, columns=[f"holds {name}" for name in names])
+    units, frames = _units(run, evaluation)
+    groups, miou = images["group"].to_numpy(str), images["miou"].to_numpy(float)
+    return find_slices(miou, pd.concat([properties, holds], axis=1), groups, units, frames, threshold)
+
+
+def warning_of(run: Run, evaluation: Evaluation, analysis: Analysis) -> EarlyWarning:
+    """`early_warning` of each image's mean confidence."""
+    images = analysis.images
+    return early_warning(images["confidence"].to_numpy(float), images["failed"].to_numpy(), _units(run, evaluation)[0])
+
+
+def layers(run: Run, evaluation: Evaluation, sample: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image (H, W, 3) uint8, truth and prediction (H, W) uint8 of any image of an evaluated split."""
+    dataset = run_dataset(run)
+    image, truth = read_pair(dataset, dataset.split(evaluation.split).set_index("id", drop=False).loc[sample])
+    return image, truth, read_ids(run.evaluation(evaluation.split) / "predictions" / f"{sample}.png")
+
+
+def suspect_region(run: Run, evaluation: Evaluation, sample: str) -> np.ndarray | None:
+    """(H, W) bool: where the label of an image is in doubt; None where nowhere."""
+    path = run.failures(evaluation.split) / "suspects" / f"{sample}.png"
+    return read_ids(path) > 0 if path.is_file() else None
+
+
+def beside_nearest(run: Run, failures: pd.DataFrame, count: int = 4) -> tuple[list[np.ndarray], list[str]]:
+    """Pictures and titles, row by row: each image, then the `count` training images that it is nearest to."""
+    dataset = run_dataset(run)
+    paths, pictures, titles = dataset.samples.set_index("id")["image"], [], []
+    for row in failures.itertuples():
+        if row.nearest:
+            near = row.nearest[:count]
+            pictures += [read_image(dataset.root / paths[name]) for name in (row.id, *near)]
+            titles += [f"{row.id}\nnovelty {row.novelty:.0%}", *(f"train: {name}" for name in near)]
+    return pictures, titles
+
+
+def propose(run: Run, analysis: Analysis) -> Actions:
+    """`proposals.propose` from an analysis, the verdicts given so far and the parameters of the run."""
+    book = VerdictBook(analysis.folder / "verdicts.csv")
+    verdicts = {sample: row.verdict for sample, row in book.rows.items()}
+    known = read_json(run.params)
+    params = Train(**{name: known[name] for name in Train.model_fields if name in known})
+    return proposals.propose(run_dataset(run), analysis.failures, analysis.suspects, verdicts, params)
+
+
+def _units(run: Run, evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray]:
+    """What of the split is independent, and the frame numbers."""
+    samples = run_dataset(run).split(evaluation.split)
+    frames = samples["frame"].to_numpy(float, na_value=np.nan)
+    return metrics.independent_units(samples["group"].to_numpy(str), frames)[0], frames
+
+
+def _save_layers(folder: Path, seen: Seen) -> None:
+    if seen.probabilities is not None:
+        _save_grey(folder / "confidences" / f"{seen.id}.png", np.round(255 * seen.probabilities.max(0)))
+
+
+def _save_grey(path: Path, values: np.ndarray) -> None:
+    with atomic_path(path) as temporary:
+        Image.fromarray(values.astype(np.uint8)).save(temporary, format="PNG")
+
+
+def _save_nearest(folder: Path, dataset: Dataset, nearest: Iterable[list[str]]) -> None:
+    """Small copies of the training images that failures are nearest to."""
+    wanted = {name for names in nearest for name in names}
+    for row in dataset.split("train").itertuples():
+        if row.id in wanted:
+            picture = Image.fromarray(read_image(dataset.root / row.image))
+            picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+            with atomic_path(folder / "nearest" / f"{row.id}.png") as temporary:
+                picture.save(temporary, format="PNG")

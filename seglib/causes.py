@@ -1,0 +1,187 @@
+"""Why an image failed: one primary cause with its evidence, a confidence and a remedy, or "unexplained"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+CAUSES = (
+    "label error",
+    "degraded image",
+    "unlike training",
+    "rare class",
+    "small objects",
+    "class confusion",
+    "unexplained",
+)
+CAUSE_COLUMNS = ["cause", "cause_confidence", "evidence", "remedy"]
+SURE = 0.5  # a claim below this confidence is not made
+RARE = 0.01  # share of the training pixels under which a class is rare
+NOVEL = 0.95  # share of the training images that have a nearer neighbour than the image has
+_APART = 3.5  # robust standard deviations from which an image counts as degraded, see `seglib.degradation`
+
+_AUGMENTATIONS = {"blur": "blur", "noise": "noise", "dark": "darkness", "washed out": "haze"}
+_LABEL_REMEDIES = {
+    "swapped class": "Correct the class in its mask",
+    "missing object": "Draw what its mask leaves out",
+    "shifted mask": "Move its mask to where the outlines are",
+    "mask of another image": "Find the mask that belongs to it",
+}
+
+
+class Claim(NamedTuple):
+    """A cause that the evidence speaks for.
+
+    Args:
+        cause: one of `CAUSES`.
+        confidence: 0-1; `SURE` or more to be stated.
+        evidence, remedy: a sentence each.
+    """
+
+    cause: str
+    confidence: float
+    evidence: str
+    remedy: str
+
+
+UNEXPLAINED = Claim(
+    "unexplained",
+    0.0,
+    "Neither label, image, training set nor class accounts for most of what was lost.",
+    "Look at it: image, mask and prediction side by side.",
+)
+
+
+def explain(failures: pd.DataFrame) -> pd.DataFrame:
+    """State the primary cause of each failed image.
+
+    What lies outside of the model comes first: a wrong label, a degraded image, a scene that training lacks. Only where none of
+    them is seen, the classes are blamed: what was lost on rare classes, on small objects, or to one confusion. Among several
+    claims of one sort the most confident is taken. A claim that is not likelier than not is not made.
+
+    Args:
+        failures: a row a failed image with the columns of failures.csv (`label_score`, `suspect_kind`, `suspect_given`,
+            `suspect_suggested`, `degradation`, `degradation_z`, `degradation_detail`, `novelty`, `nearest`, `lost_rare`,
+            `rare_classes`, `lost_small`, `miou`, `best_swap`, `best_swap_gain`). What is missing or NaN speaks for nothing.
+
+    Returns:
+        `CAUSE_COLUMNS`, in the order of `failures`.
+    """
+    claims = [primary(claims_of(row)) for row in failures.to_dict("records")]
+    return pd.DataFrame(claims, columns=CAUSE_COLUMNS, index=failures.index)
+
+
+def primary(claims: Iterable[tuple[Claim, bool]]) -> Claim:
+    """The claim to state.
+
+    Args:
+        claims: each with whether it lies outside of the model.
+    """
+    stated = [(claim, outside) for claim, outside in claims if claim.confidence >= SURE]
+    return max(stated, key=lambda item: (item[1], item[0].confidence), default=(UNEXPLAINED, False))[0]
+
+
+def claims_of(row: Mapping[str, Any]) -> list[tuple[Claim, bool]]:
+    """All claims about one failed image, sure or not, and whether each lies outside of the model."""
+    return [
+        (_label_error(row), True),
+        (_degraded(row), True),
+        (_unlike_training(row), True),
+        (_rare_class(row), False),
+        (_small_objects(row), False),
+        (_class_confusion(row), False),
+    ]
+
+
+def _label_error(row: Mapping[str, Any]) -> Claim:
+    kind, given, suggested = (_text(row, f"suspect_{part}") for part in ("kind", "given", "suggested"))
+    what = f"the model is sure of {suggested!r} where the mask says {given!r}" if given and suggested else ""
+    what = what or "the model surely and widely disagrees with the mask"
+    evidence = f"{kind[:1].upper()}{kind[1:]}: {what}." if kind else f"{what[:1].upper()}{what[1:]}."
+    remedy = _LABEL_REMEDIES.get(kind, "Compare its mask with the image and correct it")
+    return Claim("label error", _number(row, "label_score"), evidence, f"{remedy}, or exclude it until that is done.")
+
+
+def _degraded(row: Mapping[str, Any]) -> Claim:
+    kind, z = _text(row, "degradation"), _number(row, "degradation_z")
+    confidence = 1 - 0.5 * (_APART / z) ** 2 if kind and z >= _APART else 0.0
+    evidence = _text(row, "degradation_detail") or f"{kind}: {z:.1f} standard deviations from the training images."
+    remedy = f"Train with more of it (augmentation {_AUGMENTATIONS.get(kind, kind)!r}) if such images come in use; else exclude it."
+    return Claim("degraded image", confidence, evidence[:1].upper() + evidence[1:], remedy)
+
+
+def _unlike_training(row: Mapping[str, Any]) -> Claim:
+    novelty, nearest = _number(row, "novelty"), row.get("nearest")
+    # Distance alone is weaker evidence than a mask or a picture that is visibly wrong.
+    confidence = SURE + 0.25 * (novelty - NOVEL) / (1 - NOVEL) if novelty >= NOVEL else 0.0
+    like = f" Nearest: {nearest[0]}." if isinstance(nearest, list) and nearest else ""
+    evidence = f"Farther from its nearest training image than {novelty:.0%} of these are from each other.{like}"
+    return Claim("unlike training", confidence, evidence, "Label more images like it and train with them.")
+
+
+def _rare_class(row: Mapping[str, Any]) -> Claim:
+    names, share = _text(row, "rare_classes"), _lost_share(row, "lost_rare")
+    evidence = f"{share:.0%} of what it lost went to classes with less than {RARE:.0%} of the training pixels: {names}."
+    remedy = "Set class_weights='sqrt_inverse', crop closer, or add images that hold them."
+    return Claim("rare class", share, evidence, remedy)
+
+
+def _small_objects(row: Mapping[str, Any]) -> Claim:
+    share = _lost_share(row, "lost_small")
+    evidence = f"{share:.0%} of what it lost went to regions smaller than 0.33 % of the image."
+    remedy = "Train and predict at a higher resolution (long_side, tile), or crop closer."
+    return Claim("small objects", share, evidence, remedy)
+
+
+def _class_confusion(row: Mapping[str, Any]) -> Claim:
+    pair, share = _text(row, "best_swap"), _lost_share(row, "best_swap_gain")
+    evidence = (
+        f"One confusion, {pair}, costs {_number(row, 'best_swap_gain'):.2f} of its {1 - _number(row, 'miou'):.2f} lost."
+    )
+    remedy = "Check that the labels of the two follow one rule; then add images that show them side by side."
+    return Claim("class confusion", share, evidence, remedy)
+
+
+def _lost_share(row: Mapping[str, Any], column: str) -> float:
+    lost = 1 - _number(row, "miou")
+    return min(1.0, _number(row, column) / lost) if lost > 0 else 0.0
+
+
+def _number(row: Mapping[str, Any], column: str) -> float:
+    value = row.get(column)
+    return 0.0 if value is None or not np.isfinite(value) else float(value)
+
+
+def _text(row: Mapping[str, Any], column: str) -> str:
+    value = row.get(column)
+    return value if isinstance(value, str) else ""
+
+
+def summary(failures: pd.DataFrame) -> pd.DataFrame:
+    """How many failures each cause has, the most frequent first, "unexplained" last.
+
+    Returns:
+        cause, failures, share, lost (points of mIoU that they lost together), remedy (of the first), example (its id).
+    """
+    rows = []
+    for cause, group in failures.groupby("cause", sort=False):
+        rows.append(
+            {
+                "cause": cause,
+                "failures": len(group),
+                "share": len(group) / len(failures),
+                "lost": float((1 - group["miou"]).sum()),
+                "remedy": group["remedy"].iloc[0],
+                "example": group["id"].iloc[0],
+            }
+        )
+    table = pd.DataFrame(rows, columns=["cause", "failures", "share", "lost", "remedy", "example"])
+    last = table["cause"] == "unexplained"
+    return (
+        table.assign(last=last)
+        .sort_values(["last", "failures"], ascending=[True, False], kind="stable", ignore_index=True)
+        .drop(columns="last")
+    )
