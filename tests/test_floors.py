@@ -42,6 +42,7 @@ HOUSE = {
         (("models", "averaging", "optimizer"), SHOW),
         (("metrics", "boundary", "calibration", "intervals", "region_scores"), TORCH | SHOW),
         (("pictures",), TORCH | SHOW),
+        (("mask_files",), TORCH | SHOW),
     ],
     3: [
         (("training", "trainer", "trials", "tracking"), SHOW),
@@ -54,6 +55,7 @@ HOUSE = {
         (("baselines",), SHOW | TORCH),
         (("launch",), SHOW),
         (("verdicts",), SHOW | TORCH),
+        (("exports", "annotation", "corrections", "brush"), SHOW | TORCH),
     ],
     5: [
         (
@@ -61,6 +63,7 @@ HOUSE = {
             TORCH | {"ipywidgets", "anywidget"},
         ),
         (("browser", "review"), TORCH),
+        (("report", "report_data"), TORCH),
     ],
     6: [
         (("cli", "options", "chain"), TORCH | PLOTS | {"pandas"}),
