@@ -9,7 +9,9 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,6 +29,8 @@ from seglib.runs import atomic_path, shown
 _LIST_LIMIT = 1 << 20  # bytes of labelmap.txt
 _JSON_LIMIT = 1 << 30  # bytes of an export of Label Studio
 _NAMED = 3  # faults named in an error
+# What zipfile raises on damaged, unknown and encrypted (RuntimeError) archives.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
 def import_cvat(file: str | Path, dataset: Dataset, out: str | Path) -> pd.DataFrame:
@@ -51,9 +55,10 @@ def import_cvat(file: str | Path, dataset: Dataset, out: str | Path) -> pd.DataF
     try:
         with zipfile.ZipFile(file) as archive:
             entries = _mask_entries(archive, dataset)
-            label_ids = _labelmap(archive, dataset.classes)
-            return _write(dataset, Path(out), _cvat_masks(archive, entries, label_ids, dataset))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:  # RuntimeError: it is encrypted
+            labels = _labelmap(archive, dataset.classes)
+            masks = ((sample, partial(_cvat_mask, archive, info, labels)) for sample, info in entries.items())
+            return _write(dataset, Path(out), masks)
+    except _DAMAGED as error:
         raise DatasetError(f"{shown(file)} is no zip that can be read ({error}). Export it from CVAT again.") from None
 
 
@@ -143,43 +148,33 @@ def _labelmap(archive: zipfile.ZipFile, classes: ClassMap) -> list[tuple[tuple[i
     return labels
 
 
-def _cvat_masks(
-    archive: zipfile.ZipFile, entries: Mapping[str, zipfile.ZipInfo], labels: list, dataset: Dataset
-) -> Iterator[tuple[str, Any]]:
-    for sample, info in entries.items():
-        yield (
-            sample,
-            lambda shape, info=info: _read_colors(
-                _bounded(archive, info, 4 * shape[0] * shape[1] + (1 << 16)), shape, labels
-            ),
-        )
-
-
 def _bounded(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes:
     """An entry's bytes, refused when there are more than `limit`, whatever its header claims."""
     with archive.open(info) as stream:
         data = stream.read(limit + 1)
     if len(data) > limit:
-        raise ValueError(f"{info.filename!r} unpacks to more than {limit:,} bytes, more than the mask can need")
+        raise DatasetError(f"{info.filename!r} unpacks to more than {limit:,} bytes, more than it can need.")
     return data
 
 
-def _read_colors(data: bytes, shape: tuple[int, int], labels: list[tuple[tuple[int, int, int], int]]) -> np.ndarray:
+def _cvat_mask(archive: zipfile.ZipFile, info: zipfile.ZipInfo, labels: list, shape: tuple[int, int]) -> np.ndarray:
     """(H, W) ids of a PNG of label colours, or of one channel of positions in labelmap.txt."""
-    with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
-        if picture.size != shape[::-1]:
-            raise ValueError(_other_size(picture.size, shape))
-        stored = np.asarray(picture if picture.mode == "L" else picture.convert("RGB"))
-    keys = list(range(len(labels))) if stored.ndim == 2 else [(r << 16) | (g << 8) | b for (r, g, b), _ in labels]
-    code = (
-        stored.astype(np.uint32)
-        if stored.ndim == 2
-        else stored.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
-    )
+    data = _bounded(archive, info, 4 * shape[0] * shape[1] + (1 << 16))
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+            size, by_place = picture.size, picture.mode == "L"  # known before anything is unpacked
+            if size == shape[::-1]:
+                stored = np.asarray(picture if by_place else picture.convert("RGB")).astype(np.uint32)
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ... on damaged files
+        raise ValueError(f"it cannot be read ({error})") from None
+    if size != shape[::-1]:
+        raise ValueError(_other_size(size, shape))
+    keys = list(range(len(labels))) if by_place else [(r << 16) | (g << 8) | b for (r, g, b), _ in labels]
+    code = stored if by_place else stored @ np.array([65536, 256, 1], np.uint32)
     values, inverse = np.unique(code, return_inverse=True)
     ids = dict(zip(keys, (c for _, c in labels), strict=True))
     if unknown := [int(v) for v in values if int(v) not in ids]:
-        named = unknown[0] if stored.ndim == 2 else f"#{unknown[0]:06x}"
+        named = unknown[0] if by_place else f"#{unknown[0]:06x}"
         raise ValueError(f"it holds {len(unknown)} colour(s) that labelmap.txt lacks, the first {named}")
     return np.array([ids[int(v)] for v in values], np.uint8)[inverse.reshape(code.shape)]
 
@@ -187,7 +182,9 @@ def _read_colors(data: bytes, shape: tuple[int, int], labels: list[tuple[tuple[i
 # Label Studio
 
 
-def _label_studio_masks(tasks: list[dict], dataset: Dataset) -> Iterator[tuple[str, Any]]:
+def _label_studio_masks(
+    tasks: list[dict], dataset: Dataset
+) -> Iterator[tuple[str, Callable[[tuple[int, int]], np.ndarray]]]:
     ids, known, seen = _label_ids(dataset.classes), set(dataset.samples["id"]), set()
     for number, task in enumerate(tasks, 1):
         data = task.get("data")
@@ -203,7 +200,7 @@ def _label_studio_masks(tasks: list[dict], dataset: Dataset) -> Iterator[tuple[s
         if sample in seen:
             raise DatasetError(f"two annotated tasks are of sample {sample!r}. Delete one of them.")
         seen.add(sample)
-        yield sample, lambda shape, regions=annotation: _paint(regions, shape, ids)
+        yield sample, partial(_paint, annotation, ids)
 
 
 def _last_annotation(task: dict) -> list | None:
@@ -215,7 +212,7 @@ def _last_annotation(task: dict) -> list | None:
     return last.get("result") if isinstance(last.get("result"), list) else []
 
 
-def _paint(regions: list, shape: tuple[int, int], ids: Mapping[str, int]) -> np.ndarray:
+def _paint(regions: list, ids: Mapping[str, int], shape: tuple[int, int]) -> np.ndarray:
     mask = np.full(shape, ids[BACKGROUND], np.uint8)
     for region in regions:
         if not isinstance(region, dict) or region.get("type") != "brushlabels":
@@ -229,7 +226,7 @@ def _paint(regions: list, shape: tuple[int, int], ids: Mapping[str, int]) -> np.
         if region.get("image_rotation"):
             raise ValueError("its image was rotated in Label Studio: rotate it back")
         names = value.get("brushlabels")
-        if not isinstance(names, list) or len(names) != 1 or names[0] not in ids:
+        if not isinstance(names, list) or len(names) != 1 or str(names[0]) not in ids:
             raise ValueError(f"a region is labelled {names!r}; expected one of {', '.join(ids)}")
         mask[decode(value.get("rle"), *shape)] = ids[names[0]]
     return mask
@@ -243,48 +240,50 @@ def _label_ids(classes: ClassMap) -> dict[str, int]:
     return {BACKGROUND: IGNORE, ignored_name(classes): IGNORE} | {n: c for c, n in enumerate(classes.names)}
 
 
-def _write(dataset: Dataset, out: Path, masks: Iterator[tuple[str, Any]]) -> pd.DataFrame:
+def _write(
+    dataset: Dataset, out: Path, masks: Iterable[tuple[str, Callable[[tuple[int, int]], np.ndarray]]]
+) -> pd.DataFrame:
     """Read every mask, then write those that changed.
 
     Args:
         masks: sample id and a function of the expected (height, width) that reads its (H, W) ids.
     """
-    rows = dataset.samples.set_index("id", drop=False)
-    corrected, faults = {}, []
+    if out.resolve() == dataset.root.resolve():
+        raise DatasetError(
+            f"{shown(out)} is the dataset's folder: corrected masks never lie on the originals. Choose another."
+        )
+    originals = {(dataset.root / mask).resolve() for mask in dataset.samples["mask"]}
+    corrected, faults, written = {}, [], set()
+    paths = dict(zip(dataset.samples["id"], dataset.samples["mask"], strict=True))
     for sample, read in masks:
-        row = rows.loc[sample]
-        original = read_mask(dataset.root / row["mask"], dataset.classes, f"{sample!r} ({row['mask']})")
-        target = out / Path(row["mask"]).with_suffix(".png")
+        path = dataset.root / paths[sample]
+        original = read_mask(path, dataset.classes, f"{sample!r} ({paths[sample]})")
+        # A mask beside the dataset's folder ("../masks/a.png") comes to lie inside `out` like all others.
+        target = Path(*(part for part in PurePosixPath(paths[sample]).parts if part not in ("..", "/"))).with_suffix(
+            ".png"
+        )
         try:
             mask = read(original.shape)
-            if (changed := int((mask != original).sum())) and target.resolve() == (
-                dataset.root / row["mask"]
-            ).resolve():
-                raise ValueError("it would lie on the original: choose another folder")
-            data = encode_mask(dataset.root / row["mask"], dataset.classes, mask) if changed else b""
-        except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+            changed = int((mask != original).sum())
+            if changed and ((out / target).resolve() in originals or target in written):
+                raise ValueError(f"{target.as_posix()} would lie on another mask: choose another folder")
+            data = encode_mask(path, dataset.classes, mask) if changed else b""
+        except (ValueError, OSError) as error:
             faults.append(f"{sample!r}: {error}")
             continue
-        corrected[sample] = (target, changed, changed / original.size, data)
+        written.add(target)
+        corrected[sample] = (target.as_posix() if changed else "", changed, changed / original.size, data)
     if faults:
+        count = len(faults) + len(corrected)
         raise DatasetError(
-            f"{len(faults)} of {len(faults) + len(corrected)} masks cannot be used: {'; '.join(faults[:_NAMED])}. Nothing was written."
+            f"{len(faults)} of {count} masks cannot be used: {'; '.join(faults[:_NAMED])}. Nothing was written."
         )
-    table = []
-    for sample in (i for i in rows.index if i in corrected):
-        target, changed, share, data = corrected[sample]
+    for target, changed, _, data in corrected.values():
         if changed:
-            with atomic_path(target) as temporary:
+            with atomic_path(out / target) as temporary:
                 temporary.write_bytes(data)
-        table.append(
-            {
-                "id": sample,
-                "mask": target.relative_to(out).as_posix() if changed else "",
-                "changed": changed,
-                "share": share,
-            }
-        )
-    return pd.DataFrame(table, columns=["id", "mask", "changed", "share"])
+    rows = [(sample, *corrected[sample][:3]) for sample in paths if sample in corrected]
+    return pd.DataFrame(rows, columns=["id", "mask", "changed", "share"])
 
 
 def _other_size(size: Any, shape: tuple[int, int]) -> str:

@@ -77,7 +77,7 @@ def write_report(
     room = limit - 60_000 - sum(900 + 2 * len(json.dumps(item.text)) for item in items)
     pictured, thumbs, thumb_data = _pictures(folder, items, classes, side, room)
     rest = items[len(pictured) :]
-    total = images if images is not None else len(suspects) or None
+    total = images if images is not None else max(len(suspects), len(items)) if len(suspects) else None
     style, script = _part("report.css"), _part("report.js")
     page = _environment().from_string(_part("report_template.html"))
     text = page.render(

@@ -455,7 +455,7 @@ def recolored(data):
 
 
 FAULTS = {
-    "bomb": (only("SegmentationClass/val 1.png", lambda d: d + bytes(50_000_000)), "more than the mask can need"),
+    "bomb": (only("SegmentationClass/val 1.png", lambda d: d + bytes(50_000_000)), "more than it can need"),
     "size": (only("SegmentationClass/val 1.png", resized), "9x9"),
     "colour": (only("SegmentationClass/val 1.png", recolored), "labelmap.txt lacks"),
     "damaged": (only("SegmentationClass/val 1.png", lambda d: d[:60]), "val 1"),
@@ -490,11 +490,14 @@ def test_originals_are_never_overwritten(plain, tmp_path):
     masks = corrected(plain, tmp_path / "new")
     source = export_cvat(masks, plain, tmp_path / "new", tmp_path / "x.zip")
     before = {p: p.read_bytes() for p in plain.root.rglob("*.png")}
-    with pytest.raises(DatasetError, match="lie on the original"):
-        import_cvat(source, plain, plain.root)
     (tmp_path / "link").symlink_to(plain.root)
-    with pytest.raises(DatasetError, match="lie on the original"):
-        import_cvat(source, plain, tmp_path / "link")
+    for out in (plain.root, tmp_path / "link"):
+        with pytest.raises(DatasetError, match="lie on the original"):
+            import_cvat(source, plain, out)
+    (tmp_path / "out" / "train").mkdir(parents=True)
+    (tmp_path / "out" / "train" / "masks").symlink_to(plain.root / "train" / "masks")
+    with pytest.raises(DatasetError, match="would lie on another mask"):
+        import_cvat(source, plain, tmp_path / "out")
     assert before == {p: p.read_bytes() for p in plain.root.rglob("*.png")}
 
 

@@ -29,7 +29,8 @@ CLASSES = ClassMap(("sky", "road", "car", "<b>pole</b>"))
 SIZE = (48, 64)
 EVIL = '"><img src=x onerror=evil()>'
 BREAK = "</script><!--<script>evil()"
-SAMPLES = {"night_1": 0.062, BREAK.replace("/", "\u2215"): 0.2, "street_2": 0.244, "0042": 0.377, "NA": 0.461}
+ODD = BREAK.replace("/", "\u2215") if os.name != "nt" else "odd"  # Windows allows no such file names
+SAMPLES = {"night_1": 0.062, ODD: 0.2, "street_2": 0.244, "0042": 0.377, "NA": 0.461}
 
 
 def save(path: Path, array: np.ndarray) -> None:
@@ -163,8 +164,6 @@ def test_nothing_but_its_own_script_and_style_may_run(folder):
 
 
 def test_the_summary(folder):
-    words = re.sub(r"\s+", " ", Page(write(folder)).words)
-    assert "5 of 3 images" not in words or "images fail" in words
     words = re.sub(r"\s+", " ", Page(write(folder, images=50)).words)
     assert "5 of 50 images fail (10%): mean IoU below 0.5." in words
     assert "rare class 2" in words
@@ -363,7 +362,7 @@ def test_a_colleague_reads_it(folder, chromium):
     write(folder)
 
     def names():
-        return [n for n in page.locator("article:visible h3").all_inner_texts()]
+        return page.locator("article:visible h3").all_inner_texts()
 
     with opened(folder / "report.html") as page:
         every = list(SAMPLES)
