@@ -43,6 +43,7 @@ HOUSE = {
         (("metrics", "boundary", "calibration", "intervals", "region_scores"), TORCH | SHOW),
         (("pictures",), TORCH | SHOW),
         (("actions", "proposals"), TORCH | SHOW),
+        (("mask_files",), TORCH | SHOW),
     ],
     3: [
         (("attribution",), TORCH | SHOW),
@@ -57,6 +58,7 @@ HOUSE = {
         (("baselines",), SHOW | TORCH),
         (("launch",), SHOW),
         (("verdicts",), SHOW | TORCH),
+        (("exports", "annotation", "corrections", "brush"), SHOW | TORCH),
     ],
     5: [
         (
@@ -67,6 +69,7 @@ HOUSE = {
             TORCH | {"ipywidgets", "anywidget"},
         ),
         (("browser", "review"), TORCH),
+        (("report", "report_data"), TORCH),
     ],
     6: [
         (("cli", "options", "chain", "commands"), TORCH | PLOTS | {"pandas"}),

@@ -1,0 +1,247 @@
+"""The failure report: one HTML file with everything in it, for the colleague who has no Jupyter.
+
+It opens from the disk and asks the network for nothing. Names, notes and sequences are text from outside: the template
+escapes them, the data of the script cannot close its block, and the script writes text alone. A content security policy
+allows this file's own style and script, and embedded pictures.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+
+from seglib.classes import ClassMap
+from seglib.pictures import ERROR
+from seglib.report_data import Item, Layers, number, read_items, read_layers, read_nearest, read_table
+from seglib.runs import write_text
+
+LIMIT = 20_000_000  # bytes
+SIDE = 480  # pixels of a picture's longer side
+SUSPICIOUS = 0.5  # label_score from which a label is listed although the image did not fail
+_ROWS = 20  # of a table in the summary
+_DOTS = {
+    "label error": "dot-label",
+    "degraded image": "dot-degraded",
+    "unlike training": "dot-unlike",
+    "rare class": "dot-rare",
+    "small objects": "dot-small",
+    "class confusion": "dot-confusion",
+}
+
+
+def write_report(
+    folder: str | Path,
+    classes: ClassMap,
+    title: str = "Failures",
+    threshold: float | None = None,
+    images: int | None = None,
+    facts: Mapping[str, object] | None = None,
+    tables: Mapping[str, pd.DataFrame] | None = None,
+    limit: int = LIMIT,
+    side: int = SIDE,
+) -> Path:
+    """Write `report.html` into a failures folder.
+
+    The worst failures come with pictures, as many as fit into `limit`; the others are rows without, and the page says so.
+    200 failures of 360x480 take 8-12 MB.
+
+    Args:
+        folder: failures/<split> as 04 writes it: failures.csv, images/, masks/, predictions/, and where they are there
+            suspects.csv, suspects/, nearest/, verdicts.csv. What is missing is shown as unknown.
+        classes: of the dataset.
+        title: for example the run and the split.
+        threshold: mIoU below which an image fails; left out of the summary if None.
+        images: how many were evaluated; the rows of suspects.csv if None.
+        facts: shown below the headline, name -> value: the run, the dataset, the date.
+        tables: more of the summary, title -> table: slices, the costliest confusions. The first 20 rows are shown.
+        limit: bytes that the file may take.
+        side: pixels of a picture's longer side at most.
+
+    Returns:
+        the file.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no failures.csv, or it is another table.
+    """
+    folder = Path(folder)
+    items, suspects = read_items(folder), read_table(folder / "suspects.csv")
+    # Text is counted before pictures: all of it is there, however many pictures fit.
+    room = limit - 60_000 - sum(900 + 2 * len(json.dumps(item.text)) for item in items)
+    pictured, thumbs, thumb_data = _pictures(folder, items, classes, side, room)
+    rest = items[len(pictured) :]
+    total = images if images is not None else max(len(suspects), len(items)) if len(suspects) else None
+    style, script = _part("report.css"), _part("report.js")
+    page = _environment().from_string(_part("report_template.html"))
+    text = page.render(
+        title=title,
+        headline=_headline(len(items), total, threshold),
+        facts=[(name, value) for name, value in (facts or {}).items()],
+        items=items,
+        pictured=pictured,
+        rest=rest,
+        causes=_counts(items, "cause"),
+        severities=_counts(items, "severity"),
+        verdicts=_counts([item for item in items if item["verdict"]], "verdict"),
+        tables=[*_suspect_tables(suspects, items), *(_Table.of(name, table) for name, table in (tables or {}).items())],
+        legend=[(name, _hex(color)) for name, color in zip(classes.names, classes.colors, strict=True)],
+        error_color=_hex(ERROR),
+        thumbs=thumbs,
+        dot=lambda cause: _DOTS.get(cause, ""),
+        bars=_bars,
+        style=style,
+        style_hash=_hash(style),
+        script=script,
+        script_hash=_hash(script),
+        data=_block({"items": [_filters(item) for item in items], "thumbs": thumb_data}),
+    )
+    return write_text(folder / "report.html", text)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table of the summary as text: rows of (cell, whether it is a number), and what was left out."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[tuple[str, bool]]]
+    more: str
+
+    @classmethod
+    def of(cls, title: str, table: pd.DataFrame, more: str = "") -> _Table:
+        rows = [[_cell(v) for v in row] for row in table.head(_ROWS).itertuples(index=False)]
+        if len(table) > _ROWS:
+            more = f"{more} The first {_ROWS} of {len(table)}.".strip()
+        return cls(title, [str(name).replace("_", " ") for name in table.columns], rows, more)
+
+
+def _cell(value: object) -> tuple[str, bool]:
+    if isinstance(value, (bool, np.bool_)):
+        return ("yes" if value else "no"), False
+    if isinstance(value, (float, np.floating)):
+        return ("–" if not np.isfinite(value) else f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"), True
+    if isinstance(value, (int, np.integer)):
+        return f"{value:,}", True
+    return ("" if value is None or value is pd.NA else str(value)), False
+
+
+def _pictures(
+    folder: Path, items: list[Item], classes: ClassMap, side: int, room: int
+) -> tuple[list[tuple[Item, Layers | None, str]], dict[str, int], list[str]]:
+    """(failure, its pictures or None, why there are none) while they fit; id -> place of nearest thumbnails, and these."""
+    pictured, thumbs, data = [], {}, []
+    for item in items:
+        layers, problem = None, ""
+        try:
+            layers = read_layers(folder, item, classes, side)
+        except (OSError, ValueError) as error:
+            problem = f"{error} Run 04_failure_analysis again: it rebuilds this folder."
+        new = {}
+        for name in item.nearest:
+            if name not in thumbs and (thumb := read_nearest(folder, name)):
+                new[name] = thumb
+        room -= (layers.bytes + 2500 if layers else 2500) + sum(map(len, new.values()))
+        if room < 0:
+            break
+        pictured.append((item, layers, problem))
+        for name, thumb in new.items():
+            thumbs[name] = len(data)
+            data.append(thumb)
+    return pictured, thumbs, data
+
+
+def _headline(failed: int, total: int | None, threshold: float | None) -> str:
+    of = f"{failed:,} of {total:,} images fail ({failed / total:.0%})" if total else f"{failed:,} images fail"
+    if failed == 0:
+        of = f"None of {total:,} images fails" if total else "No image fails"
+    return of + (f": mean IoU below {threshold:g}." if threshold is not None else ".")
+
+
+def _counts(items: list[Item], name: str) -> list[tuple[str, int]]:
+    """Values by how often they occur, the most frequent first."""
+    counts = pd.Series([item[name] or "unknown" for item in items], dtype=object).value_counts(sort=False)
+    return sorted(counts.items(), key=lambda pair: -pair[1])
+
+
+def _suspect_tables(suspects: pd.DataFrame, items: list[Item]) -> list[_Table]:
+    """Labels that are suspicious although their images did not fail: scores over them cannot be trusted either."""
+    if not {"id", "label_score"} <= set(suspects):
+        return []
+    failed = {item["id"] for item in items}
+    scores = suspects["label_score"].map(number).astype(float)
+    chosen = suspects[(scores >= SUSPICIOUS) & ~suspects["id"].isin(failed)]
+    chosen = chosen.assign(label_score=scores).sort_values("label_score", ascending=False, kind="stable")
+    if chosen.empty:
+        return []
+    names = {
+        "id": "id",
+        "label_score": "suspicion",
+        "suspect_kind": "kind",
+        "suspect_given": "given",
+        "suspect_suggested": "suggested",
+    }
+    shown = chosen[[n for n in names if n in chosen]].rename(columns=names)
+    return [
+        _Table.of(
+            "Suspected labels of images that did not fail",
+            shown,
+            f"{len(shown)} with a suspicion of {SUSPICIOUS} or more.",
+        )
+    ]
+
+
+def _bars(item: Item) -> list[tuple[str, float, float]]:
+    """Kind of loss, width and left edge in hundredths of an IoU of 1."""
+    bars, left = [], 0.0
+    for name, value in item.losses:
+        bars.append((name, round(100 * value, 2), round(left, 2)))
+        left += 100 * value
+    return bars
+
+
+def _filters(item: Item) -> dict:
+    """What the script filters and sorts by."""
+    return {
+        "rank": item.rank,
+        "id": item["id"],
+        "miou": item.number["miou"],
+        "cause": item["cause"],
+        "class": item["worst_class"],
+        "pair": item["top_confusion"],
+        "severity": item["severity"],
+        "group": item["group"],
+        "verdict": item["verdict"],
+        "label": item.number["label_score"],
+        "gain": item.number["best_swap_gain"],
+        "confidence": item.number["confidence"],
+    }
+
+
+def _block(data: object) -> str:
+    """JSON that no text in it can turn into markup: "<", ">" and "&" are written as escapes, so "</script" and "<!--" never occur."""
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _environment() -> Environment:
+    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+def _part(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """A source of a content security policy: this very text and no other."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _hex(color: object) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*color)
