@@ -60,7 +60,7 @@ HOUSE = {
             ("plots", "data_plots", "sheets", "matrices", "diagrams", "style", "live"),
             TORCH | {"ipywidgets", "anywidget"},
         ),
-        (("browser", "review"), TORCH),
+        (("browser", "gallery", "layers", "review"), TORCH),
     ],
     6: [
         (("cli", "options", "chain"), TORCH | PLOTS | {"pandas"}),
