@@ -29,9 +29,9 @@ class Browser {
     this.problems = make(main, "div", "seg-problem");
     this.problems.setAttribute("role", "alert");
     this.near = make(main, "div", "seg-near");
-    make(main, "div", "seg-help", HELP);
     this.judging(side);
     this.facts = make(side, "div", "seg-facts");
+    make(page, "div", "seg-help", HELP);
     root.addEventListener("keydown", (event) => this.key(event));
     this.observer = new ResizeObserver(([{ contentRect: { width } }]) => {  // also when a hidden notebook comes back
       if (width !== this.width && width) { this.list.select(this.at); this.picture.draw(); }
@@ -203,7 +203,7 @@ class Browser {
     if (facts.evidence) make(facing, "p", "", facts.evidence);
     if (facts.remedy) make(facing, "p", "seg-remedy", `→ ${facts.remedy}`);
     if (facts.lost.length) {
-      make(facing, "div", "seg-label", "IoU lost to");
+      make(facing, "div", "seg-label", "IoU lost to (the whole bar is 1)");
       const bar = make(facing, "div", "seg-stack"), keys = make(facing, "div", "seg-keys");
       for (const [name, share] of facts.lost) {
         Object.assign(make(bar, "i").style, { background: LOST[name], flexGrow: String(Math.max(0, share)) });

@@ -144,7 +144,7 @@ class Picture {
     if (this.suspect) {
       if (this.has("suspect")) context.drawImage(this.overlay("suspect"), 0, 0);
       const step = this.sample.step, [x0, y0, x1, y1] = (this.sample.box ?? [0, 0, 0, 0]).map((v) => v / step);
-      for (const [color, line] of [["rgba(0, 0, 0, 0.7)", 4], ["#ff00c8", 2]]) {
+      for (const [color, line] of [["rgba(0, 0, 0, 0.6)", 3], ["#ff00c8", 1.5]]) {
         Object.assign(context, { strokeStyle: color, lineWidth: (line * (window.devicePixelRatio || 1)) / zoom });
         if (x1 > x0) context.strokeRect(x0, y0, x1 - x0, y1 - y0);
       }

@@ -16,7 +16,7 @@ POLE = "<b>pole</b>"
 CLASSES = ClassMap(("sky", "building", "road", "car", "tree", POLE))
 LONG = "very_long_" * 22
 # Names that tables take for numbers or missing values, pages for mark-up, and lists for too wide.
-ADVERSARIAL = (EVIL, "NA", "0042", "it's \"quoted\" & 100%", "fähre_🚢_7", LONG, "1e5", "../outside")
+ADVERSARIAL = (EVIL, "NA", "0042", 'it\'s "quoted" & 100%', "fähre_🚢_7", LONG, "1e5", "../outside")
 _CAUSES = ("label error", "degraded image", "unlike training", "rare class", "class confusion", "unexplained")
 
 
@@ -71,7 +71,9 @@ def table(ids: list[str]) -> pd.DataFrame:
         "top_confusion": [f"{POLE} -> building" if k % 2 else "car -> road" for k in range(count)],
         "top_confusion_share": random.uniform(0, 0.3, count).round(3),
         "group": [i.split("_")[0] if i.startswith("street") else "" for i in ids],
-        **{f"lost_{name}": lost[:, k] for k, name in enumerate(("boundary", "missed", "invented", "swapped", "specks"))},
+        **{
+            f"lost_{name}": lost[:, k] for k, name in enumerate(("boundary", "missed", "invented", "swapped", "specks"))
+        },
         "best_swap": f"{POLE} -> building",
         "best_swap_gain": random.uniform(0, 0.2, count).round(4),
         "confidence": random.uniform(0.5, 1, count).round(4),
