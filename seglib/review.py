@@ -102,8 +102,9 @@ def choose(
     if choice.text.strip():
         keep &= _found(failures, choice.text, book)
     column, down = choice.sort.removeprefix("-"), choice.sort.startswith("-")
-    by = dict.fromkeys([column, "miou"]) if column in failures else ["miou"]
-    return failures[keep].sort_values(list(by), ascending=[not down, True][: len(by)], kind="stable")
+    order = {column: not down} if column in failures else {}
+    order.setdefault("miou", True)
+    return failures[keep].sort_values(list(order), ascending=list(order.values()), kind="stable")
 
 
 def _found(failures: pd.DataFrame, text: str, book: VerdictBook) -> pd.Series:
