@@ -249,7 +249,7 @@ class FailureBrowser:
             error = f"not saved: {failure}"
         given = self.book.get(sample)
         saved = {"type": "saved", "id": sample, "verdict": given.verdict, "time": _clock(given.time), "error": error}
-        self.front.send(saved)
+        self.front.send(saved | {"from": message.get("from")})
 
 
 def _labelled(label: str, control: widgets.Widget, width: str) -> widgets.Widget:

@@ -1,5 +1,5 @@
-// The list of failures with its small pictures. Every text comes from file and class names that nobody vouches for: here
-// and everywhere it is set as textContent, never as HTML.
+// The list of failures with its small pictures. Every text comes from file and class names that nobody vouches for:
+// here and everywhere it is set as textContent, never as HTML.
 
 const ROW = 62, PAGE = 30, THUMBS = 400;  // a row's height in pixels; rows asked for at once; small pictures kept
 
@@ -16,9 +16,12 @@ function button(parent, text, title, answer) {
   return element;
 }
 
-// Small pictures by folder and id, asked for a few at a time so that a step in between need not wait; the oldest are dropped.
+// Whether an answer is still to be waited for: not forever, because an interrupted kernel never gives it.
+const waits = (asked) => asked > 0 && performance.now() - asked < 5000;
+
+// Small pictures by folder and id, asked for a few at a time so that a step in between need not wait; the oldest go.
 class Thumbs {
-  constructor(ask) { Object.assign(this, { ask, kept: new Map(), wanted: new Map(), asking: false }); }
+  constructor(ask) { Object.assign(this, { ask, kept: new Map(), wanted: new Map(), asked: 0 }); }
 
   put(image, kind, id) {
     const key = JSON.stringify([kind, id]);
@@ -33,16 +36,18 @@ class Thumbs {
   }
 
   next() {
-    for (const [key, images] of this.wanted) if (!images.some((image) => image.closest(".seg-browser"))) this.wanted.delete(key);
-    if (this.asking || !this.wanted.size) return;
-    this.asking = true;
+    const gone = (image) => !image.closest(".seg-browser");  // its row was scrolled out of sight
+    for (const [key, images] of this.wanted) if (images.every(gone)) this.wanted.delete(key);
+    if (waits(this.asked) || !this.wanted.size) return;
+    this.asked = performance.now();
     this.ask({ type: "thumbs", wanted: [...this.wanted.keys()].slice(0, PAGE).map((key) => JSON.parse(key)) });
   }
 
   made(answer, buffers) {
-    this.asking = false;
+    this.asked = 0;
     answer.made.forEach((name, k) => {
-      const key = JSON.stringify(name), blob = buffers[k].byteLength ? new Blob([buffers[k]], { type: "image/jpeg" }) : null;
+      const key = JSON.stringify(name), bytes = buffers[k];
+      const blob = bytes.byteLength ? new Blob([bytes], { type: "image/jpeg" }) : null;
       this.kept.set(key, blob);
       (this.wanted.get(key) ?? []).forEach((image) => this.draw(image, blob));
       this.wanted.delete(key);
@@ -55,7 +60,8 @@ class Thumbs {
 // A list of any length: only the rows in sight exist.
 class List {
   constructor(host, thumbs, ask, pick) {
-    Object.assign(this, { thumbs, ask, pick, rows: new Map(), elements: new Map(), asked: new Set(), generation: -1, total: 0, index: 0 });
+    Object.assign(this, { thumbs, ask, pick, generation: -1, total: 0, index: 0 });
+    Object.assign(this, { rows: new Map(), elements: new Map(), asked: new Set() });
     this.box = make(host, "div", "seg-list");
     this.box.setAttribute("role", "listbox");
     this.inner = make(this.box, "div", "seg-rows");
@@ -78,7 +84,11 @@ class List {
   }
 
   judged(id, verdict) {
-    for (const [index, row] of this.rows) if (row.id === id) { row.verdict = verdict; this.elements.get(index)?.remove(); this.elements.delete(index); }
+    for (const [index, row] of this.rows) {
+      if (row.id !== id) continue;
+      row.verdict = verdict;
+      this.drop(index);
+    }
     this.draw();
   }
 
@@ -95,8 +105,10 @@ class List {
   draw() {
     const first = Math.max(0, Math.floor(this.box.scrollTop / ROW) - 3);
     const last = Math.min(this.total, Math.ceil((this.box.scrollTop + this.box.clientHeight) / ROW) + 3);
-    for (const [index, element] of this.elements) if (index < first || index >= last) { element.remove(); this.elements.delete(index); }
-    if (this.rows.size > 20 * PAGE) for (const index of this.rows.keys()) if (Math.abs(index - first) > 5 * PAGE) this.rows.delete(index);
+    for (const index of this.elements.keys()) if (index < first || index >= last) this.drop(index);
+    if (this.rows.size > 20 * PAGE) {
+      for (const index of this.rows.keys()) if (Math.abs(index - first) > 5 * PAGE) this.rows.delete(index);
+    }
     for (let index = first; index < last; index++) {
       const start = index - (index % PAGE), row = this.rows.get(index);
       if (row && !this.elements.has(index)) this.elements.set(index, this.row(index, row));
@@ -105,6 +117,11 @@ class List {
         this.ask({ type: "rows", generation: this.generation, start, stop: Math.min(this.total, start + PAGE) });
       }
     }
+  }
+
+  drop(index) {
+    this.elements.get(index)?.remove();
+    this.elements.delete(index);
   }
 
   row(index, { id, score, words, verdict }) {

@@ -28,9 +28,17 @@ function painted(width, height, color) {
   return canvas;
 }
 
+// The ids that occur in any of these arrays, ascending.
+function occurring(...planes) {
+  const seen = new Uint8Array(256);
+  for (const plane of planes) for (const id of plane ?? []) seen[id] = 1;
+  return [...seen.keys()].filter((id) => seen[id]);
+}
+
 class Picture {
   constructor(host, colors, read, focused) {
-    Object.assign(this, { host, read, focused, view: "all", opacity: 0.6, suspect: true, ticket: 0, sample: null, pointer: null });
+    Object.assign(this, { host, read, focused, view: "all", opacity: 0.6, suspect: true, ticket: 0 });
+    Object.assign(this, { sample: null, arrays: {}, image: null, present: [], pointer: null });
     this.canvas = host.appendChild(document.createElement("canvas"));
     this.palette = new Uint32Array(256).fill(rgba(0, 0, 0));
     colors.forEach((hex, c) => { this.palette[c] = rgba(...channels(hex)); });
@@ -38,7 +46,7 @@ class Picture {
     on("wheel", (event) => this.wheel(event), { passive: false });
     on("pointerdown", (event) => { this.drag = event; this.canvas.setPointerCapture(event.pointerId); });
     on("pointermove", (event) => this.move(event));
-    on("pointerup", () => { this.drag = null; });
+    for (const end of ["pointerup", "pointercancel"]) on(end, () => { this.drag = null; });
     on("pointerleave", () => { this.pointer = null; this.read(null); this.draw(); });
     on("dblclick", () => this.fit());
   }
@@ -48,13 +56,13 @@ class Picture {
     const ticket = ++this.ticket, arrays = {};
     let image = null;
     for (const [k, name] of sample.layers.entries()) {
-      if (name === "image") image = await createImageBitmap(new Blob([buffers[k]], { type: "image/png" })).catch(() => null);
+      if (name === "image") image = await createImageBitmap(new Blob([buffers[k]])).catch(() => null);
       else arrays[name] = await inflate(buffers[k]);
     }
     if (ticket !== this.ticket) { image?.close(); return false; }
     this.image?.close();
     if (!image && sample.layers.includes("image")) sample.problems.push("The image cannot be decoded.");
-    Object.assign(this, { sample, arrays, image, over: {} });
+    Object.assign(this, { sample, arrays, image, over: {}, present: occurring(arrays.truth, arrays.prediction) });
     this.fit();
     return true;
   }
@@ -67,20 +75,16 @@ class Picture {
     return name === "image" ? Boolean(this.image) : name in this.arrays;
   }
 
-  // The class ids that occur, ascending.
-  present() {
-    const seen = new Uint8Array(256);
-    for (const name of ["truth", "prediction"]) for (const id of this.arrays[name] ?? []) seen[id] = 1;
-    return [...seen.keys()].filter((id) => seen[id]);
-  }
-
   overlay(name) {
     const { truth, prediction, confidence, suspect } = this.arrays, [w, h] = this.size;
     const colors = {
       truth: (i) => this.palette[truth[i]],
       prediction: (i) => this.palette[prediction[i]],
       confidence: (i) => ramp[confidence[i]],
-      errors: (i) => (truth[i] === IGNORE ? HATCH[((i % w) + Math.floor(i / w)) % 8 < 2 ? 0 : 1] : truth[i] === prediction[i] ? 0 : ERROR),
+      errors: (i) => {
+        if (truth[i] === IGNORE) return HATCH[((i % w) + Math.floor(i / w)) % 8 < 2 ? 0 : 1];
+        return truth[i] === prediction[i] ? 0 : ERROR;
+      },
       suspect: (i) => {  // its edge alone, so that what it surrounds can be seen
         if (!suspect[i]) return 0;
         const x = i % w, inner = x > 0 && x < w - 1 && i >= w && i < w * (h - 1);
@@ -109,7 +113,8 @@ class Picture {
     if (!this.sample?.width) { this.canvas.style.height = "0"; return; }
     const { panels, fit, room, high } = this.layout(), dpr = window.devicePixelRatio || 1, scale = fit * this.zoom;
     const pixels = [Math.round(room * dpr), Math.round(high * dpr)];
-    if (this.canvas.width !== pixels[0] || this.canvas.height !== pixels[1]) [this.canvas.width, this.canvas.height] = pixels;
+    if (this.canvas.width !== pixels[0]) this.canvas.width = pixels[0];
+    if (this.canvas.height !== pixels[1]) this.canvas.height = pixels[1];
     Object.assign(this.canvas.style, { width: `${room}px`, height: `${high}px` });
     const context = this.canvas.getContext("2d");
     context.setTransform(dpr, 0, 0, dpr, 0, 0);
@@ -117,7 +122,10 @@ class Picture {
     context.fillStyle = getComputedStyle(this.host).color;
     context.font = "12px sans-serif";
     this.panels = panels.map((panel) => ({
-      ...panel, scale, left: panel.x + panel.width / 2 - this.x * scale, top: panel.y + panel.height / 2 - this.y * scale,
+      ...panel,
+      scale,
+      left: panel.x + panel.width / 2 - this.x * scale,
+      top: panel.y + panel.height / 2 - this.y * scale,
     }));
     for (const panel of this.panels) {
       context.fillText(this.has(panel.name) ? panel.name : `${panel.name}: unknown`, panel.x + 1, panel.y - 5);
@@ -153,7 +161,10 @@ class Picture {
       const [x, y] = this.pointer, arm = 7 / zoom;
       Object.assign(context, { strokeStyle: "white", lineWidth: 1.5 / zoom, globalCompositeOperation: "difference" });
       context.beginPath();
-      context.moveTo(x - arm, y); context.lineTo(x + arm, y); context.moveTo(x, y - arm); context.lineTo(x, y + arm);
+      context.moveTo(x - arm, y);
+      context.lineTo(x + arm, y);
+      context.moveTo(x, y - arm);
+      context.lineTo(x, y + arm);
       context.stroke();
     }
   }
@@ -196,8 +207,9 @@ class Picture {
 
   move(event) {
     if (this.drag && this.panels?.length) {
-      const scale = this.panels[0].scale;
-      this.goTo(this.x - (event.offsetX - this.drag.offsetX) / scale, this.y - (event.offsetY - this.drag.offsetY) / scale);
+      const { scale } = this.panels[0];
+      const moved = [event.offsetX - this.drag.offsetX, event.offsetY - this.drag.offsetY];
+      this.goTo(this.x - moved[0] / scale, this.y - moved[1] / scale);
       this.drag = event;
     }
     this.pointer = this.place(event);
@@ -207,6 +219,7 @@ class Picture {
 
   at(x, y) {
     const i = y * this.sample.width + x, { truth, prediction, confidence } = this.arrays;
-    return { x: x * this.sample.step, y: y * this.sample.step, truth: truth?.[i], prediction: prediction?.[i], confidence: confidence?.[i] };
+    const { step } = this.sample;
+    return { x: x * step, y: y * step, truth: truth?.[i], prediction: prediction?.[i], confidence: confidence?.[i] };
   }
 }
