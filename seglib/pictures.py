@@ -1,21 +1,16 @@
-"""Pictures of images, masks and errors as plain uint8 arrays: what the plots, the failure sheets and the browser show."""
+"""Pictures of images, masks and errors as plain uint8 arrays: what the plots, the failure sheets and the gallery show."""
 
 from __future__ import annotations
 
 import base64
 import io
-import struct
-import zlib
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from seglib.classes import IGNORE, ClassMap
 
 ERROR = (255, 122, 0)  # lighter than any dimmed pixel, so that errors stand out in greyscale and to every eye
-VIEWS = ("all", "image", "truth", "prediction", "errors")
-BOX = (720, 1000)  # height and width of a picture on the page, pixels
-_GAP, _STRIP = 8, 20  # between panels; above each, for its name
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, classes: ClassMap, alpha: float = 0.5) -> np.ndarray:
@@ -91,68 +86,6 @@ def present(*masks: np.ndarray) -> list[int]:
     return sorted({int(v) for mask in masks for v in np.flatnonzero(np.bincount(np.ravel(mask), minlength=1))})
 
 
-def compose(
-    image: np.ndarray, truth: np.ndarray, pred: np.ndarray, classes: ClassMap, view: str = "all", alpha: float = 0.6
-) -> np.ndarray:
-    """One picture for the page: a single layer, or all four side by side, at the largest size that fits `BOX`.
-
-    Small images are enlarged by a whole number, so that pixels stay square; large ones are reduced, masks by nearest
-    neighbour, because averaging ids would invent classes.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        truth, pred: (H, W) uint8 class ids, 255 = not scored.
-        view: one of `VIEWS`.
-        alpha: opacity of the colours over the image.
-
-    Returns:
-        (h, w, 3) uint8 RGB on white, each panel under its name.
-
-    Raises:
-        ValueError: sizes differ, or an unknown view.
-    """
-    _same_size(image, truth=truth, prediction=pred)
-    if view not in VIEWS:
-        raise ValueError(f"view {view!r}: expected one of {', '.join(VIEWS)}.")
-    names = VIEWS[1:] if view == "all" else (view,)
-    columns = max((1, 2, 4), key=lambda n: _scale(*image.shape[:2], n, len(names))) if len(names) > 1 else 1
-    scale = _scale(*image.shape[:2], columns, len(names))
-    height, width = (max(1, int(side * scale)) for side in image.shape[:2])
-    image, truth, pred = _resized(image, height, width), _nearest(truth, height, width), _nearest(pred, height, width)
-    draw = {
-        "image": lambda: image,
-        "truth": lambda: overlay(image, truth, classes, alpha),
-        "prediction": lambda: overlay(image, pred, classes, alpha),
-        "errors": lambda: error_map(image, truth, pred, alpha),
-    }
-    rows = -(-len(names) // columns)
-    canvas = np.full((rows * (height + _STRIP), columns * (width + _GAP) - _GAP, 3), 255, np.uint8)
-    for k, name in enumerate(names):
-        top, left = k // columns * (height + _STRIP) + _STRIP, k % columns * (width + _GAP)
-        canvas[top : top + height, left : left + width] = draw[name]()
-        canvas[top - _STRIP : top, left : left + width] = _tag(name, width)
-    return canvas
-
-
-def png(picture: np.ndarray) -> bytes:
-    """An (H, W, 3) uint8 RGB picture as PNG, quickly rather than small.
-
-    Half of Pillow's time goes into trying filters; "up" (each row minus the one above) suits photographs and enlarged
-    pixels alike, and a picture must be there before the eye waits. Format: W3C, Portable Network Graphics.
-    """
-    height, width = picture.shape[:2]
-    rows = np.empty((height, 1 + 3 * width), np.uint8)
-    rows[:, 0] = 2
-    flat = np.ascontiguousarray(picture).reshape(height, -1)
-    rows[0, 1:] = flat[0]
-    np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
-    )
-
-
 def data_uri(picture: np.ndarray, width: int) -> str:
     """A uint8 RGB picture, about `width` pixels wide, as a JPEG `data:` address to embed in a page; whole zoom steps upwards."""
     height = max(1, round(picture.shape[0] * width / picture.shape[1]))
@@ -184,12 +117,6 @@ def _blend(under: np.ndarray, over: np.ndarray, alpha: float) -> np.ndarray:
     return ((under.astype(np.uint16) * (256 - share) + over.astype(np.uint16) * share) >> 8).astype(np.uint8)
 
 
-def _scale(height: int, width: int, columns: int, panels: int) -> float:
-    rows = -(-panels // columns)
-    scale = min((BOX[0] / rows) / height, (BOX[1] - (columns - 1) * _GAP) / columns / width)
-    return float(int(scale)) if scale >= 1 else scale
-
-
 def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
     if height >= image.shape[0]:
         return _nearest(image, height, width)
@@ -201,9 +128,3 @@ def _nearest(array: np.ndarray, height: int, width: int) -> np.ndarray:
     rows = ((np.arange(height) * 2 + 1) * array.shape[0]) // (2 * height)
     columns = ((np.arange(width) * 2 + 1) * array.shape[1]) // (2 * width)
     return array[rows[:, None], columns]
-
-
-def _tag(name: str, width: int) -> np.ndarray:
-    strip = Image.new("RGB", (width, _STRIP), "white")
-    ImageDraw.Draw(strip).text((1, 2), name, fill=(80, 80, 80), font=ImageFont.load_default(14))
-    return np.asarray(strip)

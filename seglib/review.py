@@ -1,57 +1,78 @@
-"""What the failure browser shows: failures read back, filtered and sorted, and described in HTML. Needs no kernel.
-
-File and class names are text from outside: all of it is escaped before it enters a page.
-"""
+"""What the failure browser chooses and says: failures read back, filtered, sorted and described as plain data. Needs no kernel."""
 
 from __future__ import annotations
 
-import html
+import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
 
-from seglib.classes import IGNORE, ClassMap
-from seglib.pictures import VIEWS, data_uri, error_map, overlay, present
+from seglib.classes import ClassMap
+from seglib.layers import read_picture
 from seglib.runs import shown
 from seglib.verdicts import VerdictBook
 
 LOW_IOU = 0.5  # a class below it counts as low
-GALLERY = 12  # failures in the static gallery of a saved notebook
-SORTS = {"IoU, worst first": "worst", "IoU, best first": "best", "id": "id", "worst class": "class"}
 RULES = {"is the worst class": "worst", f"has IoU below {LOW_IOU:g}": "low"}
 NO_VERDICT = "none yet"
-
-# In a live notebook the saved gallery would repeat the browser; without a kernel JupyterLab shows an error in the browser's place.
-_SAVED_CSS = """
-.jp-OutputArea:has(.seg-browser) .seg-saved {display: none;}
-.jp-OutputArea-child:has(+ .jp-OutputArea-child .seg-saved):not(:has(.seg-browser)) {display: none;}
-"""
+UNKNOWN = "unknown"
+LOSSES = ("boundary", "missed", "invented", "swapped", "specks")
+NEAREST = 5  # nearest training images shown
+# A column to sort by; "-": the largest first.
+SORTS = {
+    "IoU, worst first": "miou",
+    "IoU, best first": "-miou",
+    "id": "id",
+    "cause": "cause",
+    "worst class": "worst_class",
+    "most suspicious label": "-label_score",
+    "largest gain by one swap": "-best_swap_gain",
+    "most confident": "-confidence",
+    "least like training": "-novelty",
+}
+_WORDS = ("id", "severity", "worst_class", "top_confusion", "group")
+_NUMBERS = ("miou", "worst_class_iou", "top_confusion_share")
+# Known only to folders that were written with the model's probabilities and its training images at hand.
+_NEW_WORDS = (
+    *("best_swap", "suspect_kind", "suspect_given", "suspect_suggested", "suspect_box"),
+    *("degradation", "nearest", "cause", "evidence", "remedy"),
+)
+_NEW_NUMBERS = (
+    *(f"lost_{name}" for name in LOSSES),
+    *("best_swap_gain", "confidence", "label_score", "degradation_z", "novelty", "cause_confidence"),
+)
+_SEARCHED = ("id", "group", "worst_class", "top_confusion", "best_swap", "cause", "evidence", "suspect_kind")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which failures to show, and in what order.
+    """Which failures to show, and in what order. "" lets everything through.
 
     Args:
-        class_name: "" for any class; otherwise the class that `rule` speaks of.
+        cause, group: the failure's cause; its sequence.
+        class_name: the class that `rule` speaks of.
         rule: "worst" (it is the image's worst class) or "low" (its IoU in the image is below `LOW_IOU`).
+        confusion: "pole -> building", the image's top confusion or best swap.
         low, high: the mean IoU of the image lies between them, both included; an image without a score always passes.
-        severity: "" for any.
-        verdict: "" for any, "none yet", or one of `VERDICTS`.
-        sort: "worst", "best", "id" or "class" (the worst class's name, worst image first).
+        verdict: "none yet", or one of `VERDICTS`.
+        text: words that all occur in its id, sequence, classes, confusions, cause, evidence or note, in any case.
+        sort: a column, "-" before it for the largest first; ties by mean IoU, unknown values last.
     """
 
+    cause: str = ""
     class_name: str = ""
     rule: str = "worst"
+    confusion: str = ""
     low: float = 0.0
     high: float = 1.0
-    severity: str = ""
+    group: str = ""
     verdict: str = ""
-    sort: str = "worst"
+    text: str = ""
+    sort: str = "miou"
 
 
 def choose(
@@ -60,42 +81,91 @@ def choose(
     """The failures that `choice` lets through, in its order.
 
     Args:
-        failures: failures.csv.
+        failures: as `read_failures` gives them; what a missing column would say is known of no failure.
         class_ious: per_image_class_iou.csv indexed by id; without it, the rule "low" lets nothing through.
     """
     keep = failures["miou"].between(choice.low - 1e-9, choice.high + 1e-9) | failures["miou"].isna()
-    if choice.severity:
-        keep &= failures["severity"] == choice.severity
+    if choice.cause:
+        keep &= _words(failures, "cause") == choice.cause
+    if choice.group:
+        keep &= failures["group"] == choice.group
+    if choice.confusion:
+        keep &= (failures["top_confusion"] == choice.confusion) | (_words(failures, "best_swap") == choice.confusion)
     if choice.verdict:
-        given = failures["id"].map(lambda i: book.get(i).verdict or NO_VERDICT)
-        keep &= given == choice.verdict
+        keep &= failures["id"].map(lambda i: book.get(i).verdict or NO_VERDICT) == choice.verdict
     if choice.class_name and choice.rule == "worst":
         keep &= failures["worst_class"] == choice.class_name
     elif choice.class_name:
         known = class_ious is not None and choice.class_name in class_ious
         low = class_ious.index[class_ious[choice.class_name] < LOW_IOU] if known else []
         keep &= failures["id"].isin(low)
-    columns = {"worst": ["miou"], "best": ["miou"], "id": ["id"], "class": ["worst_class", "miou"]}[choice.sort]
-    return failures[keep].sort_values(columns, ascending=choice.sort != "best", kind="stable")
+    if choice.text.strip():
+        keep &= _found(failures, choice.text, book)
+    column, down = choice.sort.removeprefix("-"), choice.sort.startswith("-")
+    order = {column: not down} if column in failures else {}
+    order.setdefault("miou", True)
+    return failures[keep].sort_values(list(order), ascending=list(order.values()), kind="stable")
+
+
+def _found(failures: pd.DataFrame, text: str, book: VerdictBook) -> pd.Series:
+    noted = {sample: given.note for sample, given in book.rows.items() if given.note}
+    haystack = failures["id"].map(lambda i: noted.get(i, "")).astype(str)
+    for name in _SEARCHED:
+        haystack = haystack + "\n" + _words(failures, name)
+    haystack = haystack.str.casefold()
+    found = pd.Series(True, index=failures.index)
+    for word in text.casefold().split():
+        found &= haystack.str.contains(word, regex=False)
+    return found
+
+
+def _words(failures: pd.DataFrame, name: str) -> pd.Series:
+    return failures[name] if name in failures else pd.Series("", index=failures.index)
+
+
+def offered(failures: pd.DataFrame, *names: str, most: int = 100) -> list[tuple[str, str]]:
+    """Values to filter by, the most frequent first: ("label error (12)", "label error"). More than `most` are left to free text.
+
+    Args:
+        names: the columns whose values are counted together; those missing and empty values are left out.
+    """
+    values = pd.concat([_words(failures, name) for name in names])
+    counts = values[values != ""].value_counts()
+    return [(f"{value} ({count})", value) for value, count in counts.head(most).items()]
 
 
 def read_failures(folder: Path) -> pd.DataFrame:
-    """failures.csv of a failures folder, ids and names as text.
+    """failures.csv of a failures folder, ids and names as text, figures as float64.
+
+    Columns that only newer folders have are missing where the file lacks them; what cannot be read as a number is NaN.
 
     Raises:
         FileNotFoundError: there is none; says which notebook writes it.
+        ValueError: it has no column id or miou.
     """
     path = Path(folder) / "failures.csv"
     if not path.exists():
         raise FileNotFoundError(
             f"no {shown(path)}: 04_failure_analysis writes it. Run that notebook first, or name another run or split."
         )
-    words = ["id", "severity", "worst_class", "top_confusion", "group"]
-    numbers = ["miou", "worst_class_iou", "top_confusion_share"]
-    # Only numbers may be missing: an image may well be called "NA" or "0042".
-    return pd.read_csv(
-        path, dtype=dict.fromkeys(words, str), keep_default_na=False, na_values={name: ["", "nan"] for name in numbers}
-    )
+    numbers = [*_NUMBERS, *_NEW_NUMBERS]
+    # Everything as text first: an image may well be called "NA" or "0042".
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if missing := {"id", "miou"} - set(table.columns):
+        raise ValueError(
+            f"{shown(path)} has no column {' and no column '.join(sorted(missing))}: 04_failure_analysis writes both. "
+            "Run that notebook again, or keep the columns when editing the file."
+        )
+    for name in _WORDS:
+        if name not in table:
+            table[name] = ""
+    for name in _NUMBERS:
+        if name not in table:
+            table[name] = np.nan
+    for name in numbers:
+        if name in table:
+            table[name] = pd.to_numeric(table[name], errors="coerce").astype("float64")
+    return table
 
 
 def read_layers(folder: Path, sample: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -104,104 +174,110 @@ def read_layers(folder: Path, sample: str) -> tuple[np.ndarray, np.ndarray, np.n
     Raises:
         OSError, ValueError: a picture is missing or cannot be read; the message names it.
     """
-    layers = []
-    for kind, mode in (("images", "RGB"), ("masks", ""), ("predictions", "")):
-        path = Path(folder) / kind / f"{sample}.png"
-        if path.parent != Path(folder) / kind or not path.is_file():
-            raise FileNotFoundError(
-                f"{kind}/{sample}.png is missing. Run 04_failure_analysis again: it rebuilds this folder."
-            )
-        try:
-            with Image.open(path) as picture:
-                layers.append(np.asarray(picture.convert(mode) if mode else picture))
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise OSError(
-                f"{kind}/{sample}.png cannot be read ({error}). Run 04_failure_analysis again: it rebuilds this folder."
-            ) from error
-    image, truth, pred = layers
-    for kind, mask in (("masks", truth), ("predictions", pred)):
-        if mask.ndim != 2:
-            raise ValueError(f"{kind}/{sample}.png holds colours, not class ids.")
-    return image, truth.astype(np.uint8), pred.astype(np.uint8)
+    image = read_picture(folder, "images", sample, "RGB")
+    return image, read_picture(folder, "masks", sample), read_picture(folder, "predictions", sample)
 
 
-def legend_html(ids: list[int], classes: ClassMap) -> str:
-    """A colour swatch and the name of every class id; 255 is "not scored"."""
-    entries = []
-    for c in ids:
-        name = classes.names[c] if c < len(classes) else "not scored" if c == IGNORE else f"unknown id {c}"
-        entries.append(
-            f'<span class="seg-key"><i style="background:{_color(classes, c)}"></i>{html.escape(name)}</span>'
-        )
-    return f'<div class="seg-legend">{"".join(entries)}</div>'
+def line(row: pd.Series, verdict: str) -> dict[str, str]:
+    """A failure as an entry of the list: id, score, words (cause, and the costliest confusion or worst class) and verdict."""
+    words = [row.get("cause", ""), row["top_confusion"] or row["worst_class"]]
+    score = "–" if pd.isna(row["miou"]) else f"{row['miou']:.3f}"
+    return {"id": row["id"], "score": score, "words": " · ".join(filter(None, words)), "verdict": verdict}
 
 
-def facts_html(row: pd.Series, ious: pd.Series | None, classes: ClassMap) -> str:
-    """What is known about one failure: scores, the costliest confusion, and the IoU of every class that counts in it, worst first."""
-    lines = [("mean IoU", f"<b>{_number(row['miou'])}</b> ({html.escape(row['severity'])})")]
+def describe(row: pd.Series, ious: pd.Series | None, classes: ClassMap) -> dict[str, Any]:
+    """What is known about one failure, as plain text and figures; `UNKNOWN` where the folder does not say.
+
+    Args:
+        row: of `read_failures`. ious: its IoU by class name.
+
+    Returns:
+        cause, sureness, evidence and remedy (text); lost: (kind, IoU points) pairs, empty if unknown; rows: (name, value)
+        pairs of text; ious: (class id, IoU) pairs of the classes that count in the image, the lowest first.
+    """
+    sure = _figure(row, "cause_confidence")
+    lost = [(name, _figure(row, f"lost_{name}")) for name in LOSSES]
+    score, severity = number(row["miou"]), row["severity"]
+    rows = [("mean IoU", f"{score} ({severity})" if severity else score)]
     if row["worst_class"]:
-        lines.append(("worst class", f"{html.escape(row['worst_class'])} {_number(row['worst_class_iou'])}"))
+        rows.append(("worst class", f"{row['worst_class']} {number(row['worst_class_iou'])}"))
     if row["top_confusion"]:
-        lines.append(("top confusion", f"{html.escape(row['top_confusion'])}, {100 * row['top_confusion_share']:.1f}%"))
+        share = _figure(row, "top_confusion_share")
+        rows.append(("top confusion", row["top_confusion"] + ("" if share is None else f", {share:.1%} of the pixels")))
+    rows += [
+        ("best swap", _best_swap(row)),
+        ("label", _label(row)),
+        ("confidence", _known(_figure(row, "confidence"), "{:.2f}, mean over the image")),
+        ("degradation", _degradation(row)),
+        ("novelty", _known(_figure(row, "novelty"), "{:.2f} (1: like no training image)")),
+    ]
     if row["group"]:
-        lines.append(("group", html.escape(row["group"])))
-    facts = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in lines)
-    bars = ""
-    if ious is not None:
-        scored = ious.reindex(list(classes.names)).dropna().sort_values(kind="stable")
-        for name, value in scored.items():
-            color = _color(classes, classes.names.index(name))
-            bars += (
-                f'<tr><th>{html.escape(name)}</th><td><div class="seg-bar"><i style="width:{100 * value:.0f}%;background:{color}"></i></div></td>'
-                f"<td>{value:.2f}</td></tr>"
-            )
-        bars = f'<table class="seg-ious"><caption>IoU of the classes here</caption>{bars}</table>' if bars else ""
-    return f'<h4 title="{html.escape(row["id"])}">{html.escape(row["id"])}</h4><table class="seg-facts">{facts}</table>{bars}'
+        rows.append(("sequence", row["group"]))
+    scored = [] if ious is None else [(c, ious.get(name)) for c, name in enumerate(classes.names)]
+    return {
+        "cause": row.get("cause", "") or "cause unknown",
+        "sureness": "" if sure is None or not row.get("cause", "") else f"confidence {sure:.2f}",
+        "evidence": row.get("evidence", ""),
+        "remedy": row.get("remedy", ""),
+        "lost": [] if any(points is None for _, points in lost) else lost,
+        "rows": rows,
+        "ious": sorted(
+            ((c, float(v)) for c, v in scored if v is not None and not pd.isna(v)), key=lambda pair: pair[1]
+        ),
+    }
 
 
-def gallery_html(folder: Path, failures: pd.DataFrame, classes: ClassMap, book: VerdictBook) -> str:
-    """The worst failures as a page that needs no kernel: image, truth, prediction and errors as embedded thumbnails."""
-    worst = failures.sort_values("miou", kind="stable").head(GALLERY)
-    rows, ids = [], set()
-    for _, row in worst.iterrows():
-        try:
-            image, truth, pred = read_layers(folder, row["id"])
-            layers = (
-                image,
-                overlay(image, truth, classes, 0.6),
-                overlay(image, pred, classes, 0.6),
-                error_map(image, truth, pred),
-            )
-            ids |= set(present(truth, pred))
-        except (OSError, ValueError) as error:
-            rows.append(f'<tr><td colspan="5">{html.escape(str(error))}</td></tr>')
-            continue
-        verdict = book.get(row["id"]).verdict
-        words = (
-            f"<b>{html.escape(row['id'])}</b><br>mean IoU {_number(row['miou'])}<br>{html.escape(row['top_confusion'])}"
-        )
-        words += f"<br><i>{html.escape(verdict)}</i>" if verdict else ""
-        cells = "".join(
-            f'<td><img alt="{name}" width="180" src="{data_uri(p, 180)}"></td>'
-            for name, p in zip(VIEWS[1:], layers, strict=True)
-        )
-        rows.append(f'<tr><td style="text-align:left;vertical-align:top;white-space:nowrap">{words}</td>{cells}</tr>')
-    swatches = " ".join(
-        f'<span style="white-space:nowrap"><span style="color:{_color(classes, c)}">&#9632;</span> '
-        f"{html.escape(classes.names[c] if c < len(classes) else 'not scored')}</span>"
-        for c in sorted(ids)
-    )
-    head = "".join(f'<th style="text-align:left">{name}</th>' for name in ("", *VIEWS[1:]))
-    title = (
-        f"The {len(worst)} worst of {len(failures)} failures, as they were saved. Run this cell to browse all of them."
-    )
-    table = f'<table class="seg-gallery"><tr>{head}</tr>{"".join(rows)}</table>'
-    return f'<style>{_SAVED_CSS}</style><div class="seg-saved"><p>{title}</p>{table}<p>{swatches}</p></div>'
+def nearest_ids(row: pd.Series) -> list[str] | None:
+    """The ids of the nearest training images, nearest first, at most `NEAREST`; None where the folder does not say."""
+    try:
+        ids = json.loads(row.get("nearest", ""))
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return [i for i in ids if isinstance(i, str)][:NEAREST] if isinstance(ids, list) else None
 
 
-def _color(classes: ClassMap, c: int) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*classes.palette()[c])
+def suspect_box(row: pd.Series) -> tuple[int, ...] | None:
+    """x0, y0, x1, y1 of the suspect region in pixels, the ends exclusive; None where there is none or it says nothing."""
+    parts = str(row.get("suspect_box", "")).split()
+    if len(parts) != 4 or not all(part.isdecimal() and len(part) < 10 for part in parts):
+        return None
+    x0, y0, x1, y1 = map(int, parts)
+    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
 
 
-def _number(value: Any) -> str:
+def number(value: Any) -> str:
+    """A score to three decimals, or "no score"."""
     return "no score" if pd.isna(value) else f"{value:.3f}"
+
+
+def _figure(row: pd.Series, name: str) -> float | None:
+    value = row.get(name, math.nan)
+    return float(value) if math.isfinite(value) else None
+
+
+def _known(value: float | None, form: str) -> str:
+    return UNKNOWN if value is None else form.format(value)
+
+
+def _best_swap(row: pd.Series) -> str:
+    if "best_swap" not in row:
+        return UNKNOWN
+    gain = _figure(row, "best_swap_gain")
+    return (row["best_swap"] + ("" if gain is None else f": {gain:+.3f} mean IoU")) if row["best_swap"] else "none"
+
+
+def _label(row: pd.Series) -> str:
+    score = _figure(row, "label_score")
+    if score is None:
+        return UNKNOWN
+    given, suggested = row.get("suspect_given", ""), row.get("suspect_suggested", "")
+    pair = f"{given} given, {suggested} suggested" if given and suggested else given or suggested
+    return ", ".join(filter(None, [f"suspicion {score:.2f}", row.get("suspect_kind", ""), pair]))
+
+
+def _degradation(row: pd.Series) -> str:
+    if "degradation" not in row:
+        return UNKNOWN
+    z = _figure(row, "degradation_z")
+    strength = "" if z is None else f", {z:.1f} robust sd from training"
+    return row["degradation"] + strength if row["degradation"] else "none found"

@@ -68,7 +68,7 @@ class VerdictBook:
         """Set and save the verdict on an image; an empty verdict with an empty note removes it.
 
         Raises:
-            ValueError: an unknown verdict.
+            ValueError: an unknown verdict, or text that UTF-8 cannot write (half a surrogate pair).
             OSError: the file cannot be written; the verdict is not recorded then.
         """
         if verdict not in ("", *VERDICTS):
@@ -81,7 +81,7 @@ class VerdictBook:
             self.rows.pop(sample, None)
         try:
             self._write()
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a character that UTF-8 cannot write
             self.rows = before
             raise
 

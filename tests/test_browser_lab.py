@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 import shutil
 import socket
@@ -17,14 +16,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import failures_folder as made
 import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from failures_folder import EVIL, POLE
 from PIL import Image
 
-from seglib.classes import IGNORE, ClassMap
-from seglib.review import GALLERY
+from seglib.gallery import GALLERY
 
 pytestmark = pytest.mark.browser
 
@@ -41,12 +41,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-CLASSES = ClassMap(("sky", "road", "car", "<b>pole</b>"))
-SAMPLES = {"night_1": 0.062, "street_2": 0.244, "street_3": 0.377, "dusk_4": 0.461}
-ONE, ALL_FOUR = (
-    15 * 64,
-    2 * 7 * 64 + 8,
-)  # columns of the pictures: enlarged to fill the page, and the gap between panels
+IDS = made.names(300)
 WAIT = 60_000  # milliseconds, for a machine that trains meanwhile; 1-2 seconds otherwise
 
 
@@ -57,7 +52,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
         pytest.skip("no Chromium on PATH (apt-get install chromium, or Chrome)")
     pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'")
     folder = tmp_path_factory.mktemp("lab")
-    write_failures(folder / "failures")
+    made.write_folder(folder / "failures", IDS, (120, 160))
     write_notebook(folder / "browse.ipynb")
     with running_lab(folder) as address:
         yield folder, address
@@ -114,51 +109,10 @@ def running_lab(folder: Path) -> Iterator[str]:
                     kernel.kill()
 
 
-def write_failures(folder: Path) -> None:
-    """Four failures of 48x64 pixels with one band unscored, and their tables."""
-    rng = np.random.default_rng(0)
-    for kind in ("images", "masks", "predictions"):
-        (folder / kind).mkdir(parents=True)
-    truth = np.zeros((48, 64), np.uint8)
-    truth[24:], truth[30:40, 10:26], truth[8:30, 50:53], truth[46:] = 1, 2, 3, IGNORE
-    for k, name in enumerate(SAMPLES):
-        pred = truth.copy()
-        pred[truth == 3] = 0
-        pred[24:, : 16 * (4 - k)] = 2
-        noise = rng.integers(0, 30, (48, 64, 1))
-        Image.fromarray((CLASSES.colorize(truth) // 2 + 60 + noise).astype(np.uint8)).save(
-            folder / "images" / f"{name}.png"
-        )
-        for kind, ids in (("masks", truth), ("predictions", pred)):
-            picture = Image.fromarray(ids)
-            picture.putpalette(CLASSES.palette().tobytes())
-            picture.save(folder / kind / f"{name}.png")
-    worst = ["car", "<b>pole</b>", "<b>pole</b>", "<b>pole</b>"]
-    severity = ["guessing", "clear", "clear", "near-threshold"]
-    table = {
-        "id": SAMPLES.keys(),
-        "miou": SAMPLES.values(),
-        "severity": severity,
-        "worst_class": worst,
-        "worst_class_iou": 0.0,
-    }
-    pd.DataFrame(table | {"top_confusion": "road -> car", "top_confusion_share": 0.31, "group": "street"}).to_csv(
-        folder / "failures.csv", index=False
-    )
-    ious = {
-        "id": SAMPLES.keys(),
-        "sky": 0.9,
-        "road": [0.1, 0.3, 0.6, 0.7],
-        "car": [0.0, 0.1, 0.2, 0.9],
-        "<b>pole</b>": [0.3, 0.0, 0.0, 0.0],
-    }
-    pd.DataFrame(ious).to_csv(folder / "class_ious.csv", index=False)
-
-
 def write_notebook(path: Path) -> None:
     source = (
         "import pandas as pd\nfrom seglib.browser import FailureBrowser\nfrom seglib.classes import ClassMap\n"
-        f"classes = ClassMap({CLASSES.names!r})\n"
+        f"classes = ClassMap({made.CLASSES.names!r})\n"
         "FailureBrowser('failures', classes, pd.read_csv('failures/class_ious.csv', dtype={'id': str}))"
     )
     cell = {
@@ -181,7 +135,7 @@ def opened(address: str):
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         try:
-            page = chromium.new_page(viewport={"width": 1500, "height": 1150})
+            page = chromium.new_page(viewport={"width": 1400, "height": 1100})
             page.set_default_timeout(WAIT)
             page.goto(address)
             ready(page)
@@ -202,9 +156,8 @@ def ready(page) -> None:
 def run_all(page):
     """Run the notebook; returns the browser's locator. The command is not awaited: it ends only when the kernel is idle."""
     page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells'); }")
-    browser = page.locator(".seg-browser").first
-    browser.locator(".seg-picture").wait_for(timeout=2 * WAIT)
-    return browser
+    page.locator(".seg-browser[data-shown]").wait_for(timeout=2 * WAIT)
+    return page.locator(".seg-browser")
 
 
 def settled(read, expected, seconds: float = WAIT / 1000):
@@ -215,12 +168,27 @@ def settled(read, expected, seconds: float = WAIT / 1000):
     assert value == expected
 
 
-def title(browser) -> str:
-    return browser.locator("h4").inner_text()
+def shown(browser) -> str:
+    """The id of the failure whose picture is drawn."""
+    return browser.get_attribute("data-shown")
 
 
-def listed(browser) -> list[str]:
-    return [re.sub(r"[\s\u00a0]+", " ", t).strip() for t in browser.locator(".widget-select option").all_inner_texts()]
+def menu(page, label: str):
+    """A filter, by the text above it."""
+    return page.locator(f".widget-vbox:has(> .seg-filter:text-is('{label}'))").last.locator("select, input[type=text]")
+
+
+def count(browser) -> str:
+    return browser.locator(".seg-count").inner_text()
+
+
+def pixel(page, x: float, y: float) -> list[int]:
+    """The colour of the canvas at a share of its width and height."""
+    return page.evaluate(
+        "([x, y]) => { const c = document.querySelector('.seg-picture canvas');"
+        " return [...c.getContext('2d').getImageData(x * c.width, y * c.height, 1, 1).data]; }",
+        [x, y],
+    )
 
 
 def shot(page, name: str, folder: Path) -> None:
@@ -229,64 +197,127 @@ def shot(page, name: str, folder: Path) -> None:
 
 def test_browse_filter_judge_and_find_it_again(lab: tuple[Path, str]) -> None:
     folder, address = lab
+    saved = folder / "failures" / "verdicts.csv"
     with opened(address) as page:
         browser = run_all(page)
-        settled(lambda: title(browser), "night_1")
+        cells = page.locator(".jp-Notebook .jp-Cell").count()
+        assert shown(browser) == IDS[0] == EVIL
+        settled(lambda: browser.locator(".seg-row img[src]").count() > 5, True)
         shot(page, "1_opened", folder)
-        assert listed(browser)[0] == "0.062 night_1 car"
-        assert browser.locator(".seg-legend b").count() == 0
-        assert "<b>pole</b>" in browser.locator(".seg-legend").inner_text()
+        assert count(browser) == "1 of 300 failures"
+        assert browser.locator(".seg-row").count() < 40  # of 300: only those in sight
 
-        image = browser.locator("img.seg-picture")
-        width = lambda: image.evaluate("i => i.complete && i.naturalWidth")  # noqa: E731
-        settled(width, ALL_FOUR)
+        # Step by keys, which JupyterLab would take for its own, by button and by row.
+        browser.focus()
+        page.keyboard.press("j")
+        settled(lambda: shown(browser), IDS[1])
+        page.keyboard.press("ArrowRight")
+        settled(lambda: shown(browser), IDS[2])
         browser.get_by_role("button", name="Next").click()
-        settled(lambda: title(browser), "street_2")
-        browser.get_by_role("button", name="errors").click()
-        settled(width, ONE)
-        shot(page, "2_errors", folder)
-        before = image.get_attribute("src")
-        browser.locator(".widget-readout").last.click()
-        page.keyboard.press("Control+A")
-        page.keyboard.type("1.0")
-        page.keyboard.press("Enter")
-        settled(lambda: image.get_attribute("src") != before, True)
+        settled(lambda: shown(browser), IDS[3])
+        page.keyboard.press("k")
+        settled(lambda: shown(browser), IDS[2])
+        page.keyboard.press("End")
+        settled(lambda: shown(browser), IDS[-1])
+        browser.locator(".seg-row", has_text=IDS[-3]).click()
+        settled(lambda: shown(browser), IDS[-3])
 
-        menus = browser.locator(".widget-dropdown select")
-        menus.nth(0).select_option("<b>pole</b>")
-        settled(lambda: len(listed(browser)), 3)
-        assert title(browser) == "street_2"  # the one on show stays while it passes
-        menus.nth(1).select_option("has IoU below 0.5")
-        settled(lambda: len(listed(browser)), 4)
-        menus.nth(2).select_option("near-threshold")
-        settled(lambda: title(browser), "dusk_4")
-        browser.get_by_role("button", name="all four").click()
-        settled(width, ALL_FOUR)
-        browser.get_by_role("button", name="label wrong").click()
-        settled(lambda: (folder / "failures" / "verdicts.csv").exists(), True)
-        note = browser.locator("input[type=text]").last
-        note.fill("the far side is unlabelled, <i>really</i>")
-        note.press("Enter")
-        settled(lambda: "really" in (folder / "failures" / "verdicts.csv").read_text(), True)
-        settled(lambda: "saved" in browser.locator(".seg-status").inner_text(), True)
+        # Values under the pointer, against the files.
+        page.keyboard.press("i")
+        canvas = browser.locator(".seg-picture canvas")
+        box = canvas.bounding_box()
+        canvas.hover(position={"x": box["width"] * 0.4, "y": box["height"] * 0.6})
+        text = browser.locator(".seg-readout").inner_text()
+        x, y = (int(part.split()[1]) for part in text.split(" · ")[0].split(", "))
+        assert abs(x - 0.4 * 160) <= 2
+        names = (*made.CLASSES.names, *[""] * 249, "not scored")
+        read = {
+            kind: np.asarray(Image.open(folder / "failures" / kind / f"{IDS[-3]}.png"))
+            for kind in ("masks", "predictions", "confidences")
+        }
+        values = names[read["masks"][y, x]], names[read["predictions"][y, x]], read["confidences"][y, x] / 255
+        assert text == "x {}, y {} · truth {} · predicted {} · confidence {:.2f}".format(x, y, *values)
+
+        # Layers, opacity and zoom need no kernel.
+        plain = pixel(page, 0.5, 0.9)
+        page.keyboard.press("t")
+        half = pixel(page, 0.5, 0.9)
+        browser.locator(".seg-opacity input").fill("100")
+        full = pixel(page, 0.5, 0.9)
+        assert full[:3] == made.CLASSES.colors[2].tolist()
+        assert sum(np.abs(np.subtract(plain, full))) > sum(np.abs(np.subtract(half, full))) > 0
+        page.keyboard.press("i")
+        before = pixel(page, 0.9, 0.1), pixel(page, 0.1, 0.9)
+        browser.focus()
+        canvas.hover(position={"x": box["width"] * 0.5, "y": box["height"] * 0.6})
+        page.mouse.wheel(0, -900)
+        settled(lambda: (pixel(page, 0.9, 0.1), pixel(page, 0.1, 0.9)) != before, True)
+        page.keyboard.press("f")
+        settled(lambda: (pixel(page, 0.9, 0.1), pixel(page, 0.1, 0.9)), before)
+        page.keyboard.press("a")
+        shot(page, "2_stepped", folder)
+
+        # Filter.
+        menu(page, "cause").select_option("label error")
+        settled(lambda: count(browser).endswith("of 50 chosen (300 failures in all)"), True)
+        menu(page, "class").select_option(POLE)
+        menu(page, "text").fill("STREET01")
+        settled(lambda: "chosen" in count(browser) and count(browser).split()[2] in ("2", "3", "4"), True)
+        settled(lambda: shown(browser).startswith("street01"), True)
+        first = shown(browser)
+
+        # Judge by key, note by typing; the note stays with its image although one steps on at once.
+        browser.focus()
+        page.keyboard.press("2")
+        settled(saved.exists, True)
+        page.keyboard.press("n")
+        page.keyboard.type("the far side is unlabelled, <i>really</i>")
         shot(page, "3_judged", folder)
-        menus.nth(1).select_option("is the worst class")
-        browser.get_by_role("button", name="Reset").click()
-        settled(lambda: len(listed(browser)), 4)
+        browser.get_by_role("button", name="Next").click()
+        settled(lambda: shown(browser) != first, True)
+        settled(lambda: "really" in saved.read_text(), True)
+        assert browser.locator("textarea").input_value() == ""
+        page.get_by_role("button", name="Reset").click()
+        settled(lambda: "of 300 failures" in count(browser), True)
+        assert page.locator(".jp-Notebook .jp-Cell").count() == cells
 
         page.reload()
         ready(page)
         browser = run_all(page)
-        menus = browser.locator(".widget-dropdown select")
-        settled(lambda: len(listed(browser)), 4)
-        menus.nth(3).select_option("label wrong")
-        settled(lambda: title(browser), "dusk_4")
-        assert browser.locator("input[type=text]").last.input_value() == "the far side is unlabelled, <i>really</i>"
-        assert browser.locator(".seg-side .mod-active").inner_text() == "label wrong"
+        menu(page, "verdict").select_option("label wrong")
+        settled(lambda: shown(browser), first)
+        assert browser.locator("textarea").input_value() == "the far side is unlabelled, <i>really</i>"
+        assert browser.locator(".seg-verdicts [aria-pressed=true]").inner_text() == "2 label wrong"
+        assert browser.locator(".seg-row .seg-given").first.inner_text() == "✓ label wrong"
         shot(page, "4_found_again", folder)
-    assert pd.read_csv(folder / "failures" / "verdicts.csv")[["id", "verdict"]].to_numpy().tolist() == [
-        ["dusk_4", "label wrong"]
-    ]
+        assert page.evaluate("() => window.hacked === undefined")
+        assert (
+            page.locator(".seg-browser :is(b, i, script) > b, .seg-browser script, .seg-browser img[src='x']").count()
+            == 0
+        )
+    assert pd.read_csv(saved)[["id", "verdict"]].to_numpy().tolist() == [[first, "label wrong"]]
+
+
+def test_the_next_picture_is_there_in_a_moment_and_a_held_key_does_not_queue_up(lab: tuple[Path, str]) -> None:
+    _, address = lab
+    with opened(address) as page:
+        browser = run_all(page)
+        browser.focus()
+        settled(lambda: browser.locator(".seg-row img[src]").count() > 5, True)
+        step = """(by) => new Promise((done) => {
+            const root = document.querySelector(".seg-browser"), start = performance.now();
+            new MutationObserver((_, self) => { self.disconnect(); done(performance.now() - start); })
+                .observe(root, {attributes: true, attributeFilter: ["data-shown"]});
+            root.dispatchEvent(new KeyboardEvent("keydown", {key: by, bubbles: true}));
+        })"""
+        taken = sorted(page.evaluate(step, "j") for _ in range(30))
+        print(f"next picture: median {taken[15]:.0f} ms, slowest {taken[-1]:.0f} ms")
+        assert taken[15] < 1000  # 100 ms on an idle machine; tests share theirs
+        page.evaluate(
+            "() => { for (let k = 0; k < 100; k++) document.querySelector('.seg-browser')"
+            ".dispatchEvent(new KeyboardEvent('keydown', {key: 'j', bubbles: true})); }"
+        )
+        settled(lambda: shown(browser), IDS[130])
 
 
 def test_the_saved_notebook_shows_the_gallery_without_its_kernel(lab: tuple[Path, str]) -> None:
@@ -299,6 +330,6 @@ def test_the_saved_notebook_shows_the_gallery_without_its_kernel(lab: tuple[Path
         page.evaluate("() => { jupyterapp.commands.execute('kernelmenu:shutdown'); }")
         page.reload()
         page.locator(".seg-saved").wait_for(timeout=2 * WAIT)
-        assert page.locator(".seg-gallery img").count() == 4 * min(len(SAMPLES), GALLERY)
+        assert page.locator(".seg-gallery img").count() == 4 * min(len(IDS), GALLERY)
         settled(lambda: "model not found" in page.locator(".jp-OutputArea").inner_text(), False)
         shot(page, "5_without_kernel", folder)

@@ -47,6 +47,7 @@ HOUSE = {
     ],
     3: [
         (("attribution",), TORCH | SHOW),
+        (("verdicts",), TORCH | SHOW),
         (("degradation", "novelty", "slices", "early_warning"), TORCH | SHOW),
         (("training", "trainer", "trials", "tracking"), SHOW),
         (("inference", "evaluation", "predictions", "evidence"), SHOW),
@@ -57,7 +58,6 @@ HOUSE = {
         (("comparison",), SHOW | TORCH),
         (("baselines",), SHOW | TORCH),
         (("launch",), SHOW),
-        (("verdicts",), SHOW | TORCH),
         (("exports", "annotation", "corrections", "brush"), SHOW | TORCH),
     ],
     5: [
@@ -68,7 +68,7 @@ HOUSE = {
             ),
             TORCH | {"ipywidgets", "anywidget"},
         ),
-        (("browser", "review"), TORCH),
+        (("browser", "gallery", "layers", "review"), TORCH),
         (("report", "report_data"), TORCH),
     ],
     6: [
