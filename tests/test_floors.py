@@ -54,6 +54,7 @@ HOUSE = {
         (("baselines",), SHOW | TORCH),
         (("launch",), SHOW),
         (("verdicts",), SHOW | TORCH),
+        (("label_errors",), SHOW | TORCH),
     ],
     5: [
         (
