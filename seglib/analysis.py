@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from seglib import attribution, causes, metrics, proposals
+from seglib import attribution, causes, label_errors, metrics, proposals
 from seglib.actions import Actions
 from seglib.dataset import Dataset, read_image, read_pair
 from seglib.degradation import QUALITIES, Reference, degradation, qualities
@@ -19,7 +19,6 @@ from seglib.early_warning import EarlyWarning, early_warning
 from seglib.evaluation import Evaluation
 from seglib.evidence import Seen, TrainingImages, look_again, training_images
 from seglib.failures import export
-from seglib.label_errors import Suspicion, UsualErrors, suspicion
 from seglib.novelty import novelty
 from seglib.params import Train
 from seglib.predictions import read_ids, run_dataset
@@ -69,18 +68,18 @@ def analyse(run: Run, evaluation: Evaluation, failures: pd.DataFrame, progress: 
     training = None if run.foreign else training_images(run, qualities, progress)
     reference = None if training is None else Reference.of(training.qualities)
     failed = set(failures["id"])
-    usual = UsualErrors.of(evaluation.confusions)
-    rows, features = [{}] * len(evaluation.per_image), {}
+    rows, features, looks = [{}] * len(evaluation.per_image), {}, {}
     for seen in look_again(run, evaluation, progress):
-        found = None
-        if seen.probabilities is not None:
-            found = suspicion(seen.truth, seen.probabilities, usual.without(evaluation.confusions[seen.position]))
-            features[seen.position] = seen.features
-        rows[seen.position] = _facts(seen, found, reference, dataset, evaluation)
+        rows[seen.position] = _facts(seen, reference, dataset, evaluation)
+        if seen.probabilities is None:
+            continue
+        looks[seen.position] = label_errors.look(seen.truth, seen.probabilities, seen.pred)
+        features[seen.position] = seen.features
         if seen.id in failed:
-            _save_layers(folder, seen)
-        if found is not None and found.region.any():
-            _save_grey(folder / "suspects" / f"{seen.id}.png", 255 * found.region)
+            _save_grey(folder / "confidences" / f"{seen.id}.png", np.round(255 * seen.probabilities.max(0)))
+    suspicions = label_errors.judge(list(looks.values()))
+    for position, suspicion in zip(looks, suspicions, strict=True):
+        rows[position] |= _suspicion(suspicion, dataset.classes.names)
     images = evaluation.per_image[["id", "group", "miou", "confidence"]].reset_index(drop=True)
     images = pd.concat([images.assign(failed=images["id"].isin(failed)), pd.DataFrame(rows)], axis=1)
     images = pd.concat([images, _novelty(evaluation, features, training, len(images))], axis=1)
@@ -94,33 +93,45 @@ def analyse(run: Run, evaluation: Evaluation, failures: pd.DataFrame, progress: 
     suspects = images[columns].dropna(subset=["label_score"])
     suspects = suspects.sort_values("label_score", ascending=False, kind="stable", ignore_index=True)
     write_csv(folder / "suspects.csv", suspects)
+    _save_regions(run, evaluation, images, dict(zip(looks, suspicions, strict=True)))
     return Analysis(folder, table, images, suspects, training)
 
 
 _SUSPECT = ["suspect_kind", "suspect_given", "suspect_suggested", "suspect_box"]
 
 
-def _facts(
-    seen: Seen, found: Suspicion | None, reference: Reference | None, dataset: Dataset, evaluation: Evaluation
-) -> dict:
+def _facts(seen: Seen, reference: Reference | None, dataset: Dataset, evaluation: Evaluation) -> dict:
     """What one image tells alone."""
     measured = qualities(seen.image)
     kind, z, detail = degradation(measured, reference) if reference else ("", np.nan, "")
-    names, absent = dataset.classes.names, evaluation.scores["absent"]
+    classes, absent = len(dataset.classes), evaluation.scores["absent"]
     facts = measured | {"degradation": kind, "degradation_z": z, "degradation_detail": detail}
-    facts |= attribution.lost_iou(seen.truth, seen.pred, len(names), absent)
-    facts["lost_small"] = _lost_small(seen, len(names), absent)
-    facts |= dict.fromkeys(_SUSPECT, "") | {"label_score": np.nan, "pixels": 0}
-    if found is not None:
-        facts |= {
-            "label_score": found.score,
-            "suspect_kind": found.kind,
-            "suspect_given": "" if found.given is None else names[found.given],
-            "suspect_suggested": "" if found.suggested is None else names[found.suggested],
-            "suspect_box": " ".join(map(str, found.box)) if found.box else "",
-            "pixels": found.pixels,
-        }
-    return facts
+    facts |= attribution.lost_iou(seen.truth, seen.pred, classes, absent)
+    facts["lost_small"] = _lost_small(seen, classes, absent)
+    return facts | dict.fromkeys(_SUSPECT, "") | {"label_score": np.nan, "pixels": 0}
+
+
+def _suspicion(found: label_errors.Suspicion, names: tuple[str, ...]) -> dict:
+    return {
+        "label_score": found.score,
+        "suspect_kind": found.kind,
+        "suspect_given": names[found.given] if found.given >= 0 else "",
+        "suspect_suggested": names[found.suggested] if found.suggested >= 0 else "",
+        "suspect_box": " ".join(map(str, found.box)) if found.box else "",
+        "pixels": found.pixels,
+    }
+
+
+def _save_regions(
+    run: Run, evaluation: Evaluation, images: pd.DataFrame, suspicions: dict[int, label_errors.Suspicion]
+) -> None:
+    """The suspect regions of failed images, and of those whose labels are in doubt."""
+    for position, suspicion in suspicions.items():
+        row = images.loc[position]
+        if suspicion.box and (row["failed"] or suspicion.score >= causes.DOUBTED):
+            _, truth, pred = layers(run, evaluation, row["id"])
+            region = label_errors.suspect_region(truth, pred, suspicion)
+            _save_grey(run.failures(evaluation.split) / "suspects" / f"{row['id']}.png", 255 * region)
 
 
 def _lost_small(seen: Seen, classes: int, absent: str) -> float:
@@ -217,11 +228,6 @@ def _units(run: Run, evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray]:
     samples = run_dataset(run).split(evaluation.split)
     frames = samples["frame"].to_numpy(float, na_value=np.nan)
     return metrics.independent_units(samples["group"].to_numpy(str), frames)[0], frames
-
-
-def _save_layers(folder: Path, seen: Seen) -> None:
-    if seen.probabilities is not None:
-        _save_grey(folder / "confidences" / f"{seen.id}.png", np.round(255 * seen.probabilities.max(0)))
 
 
 def _save_grey(path: Path, values: np.ndarray) -> None:

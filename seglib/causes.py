@@ -19,6 +19,7 @@ CAUSES = (
 )
 CAUSE_COLUMNS = ["cause", "cause_confidence", "evidence", "remedy"]
 SURE = 0.5  # a claim below this confidence is not made
+DOUBTED = 0.9  # label score from which a label is in doubt
 RARE = 0.01  # share of the training pixels under which a class is rare
 NOVEL = 0.95  # share of the training images that have a nearer neighbour than the image has
 _APART = 3.5  # robust standard deviations from which an image counts as degraded, see `seglib.degradation`

@@ -48,7 +48,7 @@ HOUSE = {
     3: [
         (("attribution",), TORCH | SHOW),
         (("verdicts",), TORCH | SHOW),
-        (("degradation", "novelty", "slices", "early_warning"), TORCH | SHOW),
+        (("degradation", "novelty", "slices", "early_warning", "label_errors"), TORCH | SHOW),
         (("training", "trainer", "trials", "tracking"), SHOW),
         (("inference", "evaluation", "predictions", "evidence"), SHOW),
         (("counts_metric",), SHOW),
