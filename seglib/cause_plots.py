@@ -119,7 +119,7 @@ def risk_coverage_plot(found: EarlyWarning, ax: Axes | None = None) -> Axes:
         right = found.half_coverage > 0.55
         ax.annotate(
             f"half the failures' rate: keep {found.half_coverage:.0%}", (found.half_coverage, at),
-            xytext=(-8 if right else 8, -13), textcoords="offset points", ha="right" if right else "left", fontsize=8,
+            xytext=(-8 if right else 8, 8 if at < rate / 2 else -13), textcoords="offset points", ha="right" if right else "left", fontsize=8,
         )  # fmt: skip
     percent = FuncFormatter(lambda value, _: f"{value:.0%}")
     ax.xaxis.set_major_formatter(percent)

@@ -161,28 +161,35 @@ def _text(row: Mapping[str, Any], column: str) -> str:
     return value if isinstance(value, str) else ""
 
 
+ADVICE = {
+    "label error": "Look at the masks; mend or exclude them before anything else: no training can.",
+    "degraded image": "Train with more of it if such images come in use, or keep them out.",
+    "unlike training": "Label and add images like these.",
+    "rare class": "Weigh the class (class_weights) or add images that hold it.",
+    "small objects": "Train and predict at a higher resolution.",
+    "class confusion": "Check that the labels of the two classes follow one rule; add images with both.",
+    "unexplained": "Look at them one by one: near misses may only want longer training or a larger encoder.",
+}
+
+
 def summary(failures: pd.DataFrame) -> pd.DataFrame:
     """How many failures each cause has, the most frequent first, "unexplained" last.
 
     Returns:
-        cause, failures, share, lost (points of mIoU that they lost together), remedy (of the first), example (its id).
+        cause, failures, share, lost (points of mIoU that they lost together), examples (ids of up to three), advice.
     """
     rows = []
     for cause, group in failures.groupby("cause", sort=False):
+        ids = group["id"].tolist()
         rows.append(
             {
                 "cause": cause,
                 "failures": len(group),
                 "share": len(group) / len(failures),
                 "lost": float((1 - group["miou"]).sum()),
-                "remedy": group["remedy"].iloc[0],
-                "example": group["id"].iloc[0],
+                "examples": ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else ""),
+                "advice": ADVICE[cause],
             }
         )
-    table = pd.DataFrame(rows, columns=["cause", "failures", "share", "lost", "remedy", "example"])
-    last = table["cause"] == "unexplained"
-    return (
-        table.assign(last=last)
-        .sort_values(["last", "failures"], ascending=[True, False], kind="stable", ignore_index=True)
-        .drop(columns="last")
-    )
+    rows.sort(key=lambda row: (row["cause"] == UNEXPLAINED.cause, -row["failures"]))
+    return pd.DataFrame(rows, columns=["cause", "failures", "share", "lost", "examples", "advice"])

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from seglib import metrics
+from seglib import causes, metrics
 from seglib.attribution import best_repairs
 from seglib.dataset import DatasetError, read_pair
 from seglib.inference import Evaluation, read_ids, run_dataset, save_ids
@@ -20,8 +20,9 @@ from seglib.thresholds import Threshold, failing, judged
 
 GUESSING = 0.1  # below this an image is no better than guessed
 NEAR = 0.1  # within this of the threshold, a failure is a near miss
-_RARE = 0.01  # share of the scored pixels under which a class is called rare
-_WEAK = 0.5  # a class whose IoU over the whole split is below this is weak everywhere, not just in the failures
+
+LAYERS = ("images", "masks", "predictions", "overlays")  # folders that hold a PNG of every failure
+FINDINGS = ("confidences", "suspects", "nearest")  # folders of what an analysis adds
 
 SEVERITIES = ("near-threshold", "clear", "guessing")
 
@@ -85,8 +86,9 @@ def export(run: Run, evaluation: Evaluation, failures: pd.DataFrame) -> Path:
     dataset = run_dataset(run)
     samples = dataset.split(evaluation.split).set_index("id", drop=False)
     folder = run.failures(evaluation.split)
-    for name in ("images", "masks", "predictions", "overlays"):
+    for name in (*LAYERS, *FINDINGS):
         shutil.rmtree(folder / name, ignore_errors=True)
+    for name in LAYERS:
         (folder / name).mkdir(parents=True)
     for sample in failures["id"]:
         if sample not in samples.index:
@@ -150,9 +152,11 @@ class Verdict:
 
 
 def verdict(evaluation: Evaluation, failures: pd.DataFrame, threshold: float) -> Verdict:
-    """Put the figures into words: near misses, clear failures and guesses apart, then what each pattern points to.
+    """Put it into words: how many fail and how badly, then what each cause asks for, the one that cost most first.
 
-    The pointers are read off counts alone, without looking at an image: they say where to look first, not what is proven.
+    Args:
+        failures: with the columns `cause` and `miou` of an analysis.
+        threshold: below which an image fails.
     """
     total, failed = len(evaluation.per_image), len(failures)
     if failed == 0:
@@ -168,71 +172,11 @@ def verdict(evaluation: Evaluation, failures: pd.DataFrame, threshold: float) ->
     counts = failures["severity"].value_counts()
     parts = [f"{counts[s]} {s.replace('guessing', 'no better than guessing')}" for s in SEVERITIES if s in counts]
     headline = f"{failed} of {total} images ({failed / total:.0%}) are below {threshold}: {', '.join(parts)}."
-    points = [*_by_severity(counts, threshold), *_by_class(evaluation, failures), *_by_sequence(evaluation, failures)]
+    points = []
+    for row in causes.summary(failures).sort_values("lost", ascending=False, kind="stable").itertuples():
+        share = row.lost / (1 - failures["miou"]).sum()
+        points.append(
+            f"{row.cause[:1].upper()}{row.cause[1:]}: {row.failures} of {failed}, {share:.0%} of the IoU that failures lost "
+            f"({row.examples}). {causes.ADVICE[row.cause]}"
+        )
     return Verdict(headline, tuple(points))
-
-
-def _by_severity(counts: pd.Series, threshold: float) -> list[str]:
-    points = []
-    if "guessing" in counts:
-        points.append(
-            f"Labels: {counts['guessing']} image(s) below {GUESSING}. A trained model is seldom that wrong on a sound sample; "
-            "look at image and mask first (another image's mask, a wrong palette, an unreadable picture)."
-        )
-    if "clear" in counts:
-        points.append(
-            f"Augmentation or data: {counts['clear']} clear failure(s). If their images are dark, blurred, noisy or of a scene that "
-            "training lacks, add that augmentation or more such data; if image and prediction agree, the label is wrong."
-        )
-    if "near-threshold" in counts:
-        points.append(
-            f"Training: {counts['near-threshold']} near miss(es) between {threshold - NEAR:.2g} and {threshold}. "
-            "Longer training, a larger encoder or flip averaging may lift them; mend the clear failures first."
-        )
-    return points
-
-
-def _by_class(evaluation: Evaluation, failures: pd.DataFrame) -> list[str]:
-    table = class_view(evaluation, failures)
-    table = table[table["worst_in"] > 0]
-    rare = table[table["pixel_share"] < _RARE]
-    weak = table[(table["pixel_share"] >= _RARE) & (table["iou"] < _WEAK)]
-    points = []
-    if len(rare):
-        points.append(
-            f"Class imbalance: the worst class of {rare['worst_in'].sum()} failure(s) holds less than {_RARE:.0%} of the pixels: "
-            f"{_names(rare)}. Try class_weights='sqrt_inverse', crops around it, or more images of it."
-        )
-    if len(weak):
-        points.append(
-            f"Loss weights: the worst class of {weak['worst_in'].sum()} failure(s) is not rare, yet below {_WEAK} IoU on the whole "
-            f"split: {_names(weak)}. Raise dice_weight, and check that its labels follow one rule."
-        )
-    if len(pairs := metrics.top_confusions(failure_confusions(evaluation, failures), evaluation.classes.names, 1)):
-        top = pairs.iloc[0]
-        points.append(
-            f"Most lost pixels: {top['truth']} -> {top['prediction']}, {top['share']:.0%} of the failures' {top['truth']} pixels. "
-            "Labels that swap the two look the same: check a few by eye."
-        )
-    return points
-
-
-def _by_sequence(evaluation: Evaluation, failures: pd.DataFrame) -> list[str]:
-    groups = failures.loc[failures["group"] != "", "group"].value_counts()
-    if len(groups) == 0:
-        return []
-    name, count = groups.index[0], int(groups.iloc[0])
-    of = int((evaluation.per_image["group"] == name).sum())
-    if of == len(evaluation.per_image):  # nothing to compare the sequence with
-        return []
-    share = count / of
-    others = (len(failures) - count) / (len(evaluation.per_image) - of)
-    if count < 3 or share < 2 * others:
-        return []
-    return [
-        f"One sequence: {name} holds {count} of the failures, {share:.0%} of its {of} images against {others:.0%} elsewhere. What is different there?"
-    ]
-
-
-def _names(table: pd.DataFrame) -> str:
-    return ", ".join(table["class"].head(4))

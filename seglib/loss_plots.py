@@ -78,9 +78,10 @@ def costly_pairs(pairs: pd.DataFrame, ax: Axes | None = None) -> Axes:
     most = float(max(pairs["gain"].max(), pairs["gain_image"].max()))
     beside = blended_transform_factory(ax.transAxes, ax.transData)
     for place, row in zip(places, pairs.itertuples(), strict=True):
-        ax.text(1.012, place, f"+{row.gain:.3f}", va="center", transform=beside)
+        words = {"xycoords": beside, "textcoords": "offset points", "va": "center", "annotation_clip": False}
+        ax.annotate(f"+{row.gain:.3f}", (1, place), xytext=(6, 0), **words)
         note = f"{row.share:.0%} of its pixels, {row.images} image{'s' if row.images != 1 else ''}"
-        ax.text(1.1, place, note, va="center", transform=beside, color=MUTED)
+        ax.annotate(note, (1, place), xytext=(50, 0), color=MUTED, **words)
     ax.set(xlim=(0, most * 1.04 or 1.0), xlabel="gain if these pixels were right (points of IoU)")
     names = [f"{_cut(row.truth, 20)} → {_cut(row.prediction, 20)}" for row in pairs.itertuples()]
     _finish(ax, names, "Confusions that cost most (truth → prediction)", False)

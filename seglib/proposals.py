@@ -95,7 +95,7 @@ def _training_changes(
 ) -> tuple[list[Setting], Weights]:
     if not {"cause", "cause_confidence"} <= set(failures.columns):
         return [], Weights()
-    blamed = failures["id"].map(lambda sample: verdicts.get(sample) == "model wrong")
+    blamed = failures["id"].map(lambda sample: verdicts.get(sample) == "model wrong").astype(bool)
     claims = failures[blamed | (failures["cause_confidence"] >= sure)]
     needed, total = max(2.0, _SUPPORT * len(failures)), len(failures)
     settings: dict[str, Setting] = {}

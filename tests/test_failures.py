@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from seglib import metrics
+from seglib import causes, metrics
 from seglib.classes import ClassMap
 from seglib.failures import class_view, export, failure_confusions, find_failures, severity, verdict
 from seglib.inference import Evaluation, evaluate_run, read_ids
@@ -102,7 +102,8 @@ def test_class_view_counts_by_hand():
 
 def said(confusions: list, threshold: float = 0.5, groups: list[str] | None = None):
     evaluation = make_evaluation(confusions, groups)
-    return verdict(evaluation, find_failures(evaluation, threshold), threshold)
+    failures = find_failures(evaluation, threshold)
+    return verdict(evaluation, pd.concat([failures, causes.explain(failures)], axis=1), threshold)
 
 
 def test_words_when_nothing_fails():
@@ -121,38 +122,18 @@ def test_words_when_nothing_is_scored():
 def test_words_for_near_misses_alone():
     words = said([GOOD, NEAR], 0.65)
     assert words.headline == "1 of 2 images (50%) are below 0.65: 1 near-threshold."
-    assert words.points[0].startswith("Training: 1 near miss(es) between 0.55 and 0.65.")
-    assert not any(point.startswith(("Labels", "Augmentation")) for point in words.points)
+    assert len(words.points) == 1
 
 
-def test_words_for_guesses_and_clear_failures():
-    words = said([GOOD, GUESS, CLEAR, CLEAR])
+def test_words_name_what_cost_most_first():
+    evaluation = make_evaluation([GOOD, GUESS, CLEAR, CLEAR])
+    failures = find_failures(evaluation).assign(cause=["label error", "unexplained", "unexplained"])
+    words = verdict(evaluation, failures, 0.5)
     assert words.headline == "3 of 4 images (75%) are below 0.5: 2 clear, 1 no better than guessing."
-    assert words.points[0].startswith("Labels: 1 image(s) below 0.1.")
-    assert words.points[1].startswith("Augmentation or data: 2 clear failure(s).")
-    assert any(point.startswith("Loss weights: ") and "sky" in point for point in words.points)
-    assert any(point.startswith("Most lost pixels: sky -> road, 73%") for point in words.points)
-
-
-def test_words_for_a_rare_class():
-    rare = [[1000, 300, 0], [300, 600, 0], [5, 0, 0]]
-    words = said([rare, rare], 0.5)
-    assert any(p.startswith("Class imbalance: the worst class of 2 failure(s)") and "car" in p for p in words.points)
-
-
-def test_words_for_one_sequence():
-    groups = ["night"] * 4 + ["day"] * 6
-    words = said([CLEAR] * 3 + [GOOD] * 6 + [CLEAR], groups=groups)
-    assert words.points[-1].startswith(
-        "One sequence: night holds 3 of the failures, 75% of its 4 images against 17% elsewhere."
-    )
-    everywhere = said([CLEAR] * 5 + [GOOD], groups=["a", "b"] * 3)
-    assert not any(point.startswith("One sequence") for point in everywhere.points)
-
-
-def test_a_sequence_is_not_singled_out_when_there_is_no_other():
-    words = said([CLEAR] * 4, groups=["only"] * 4)
-    assert not any(point.startswith("One sequence") for point in words.points)
+    lost = 2 * (1 - failures["miou"].iloc[1])
+    share = lost / (lost + 1 - failures["miou"].iloc[0])
+    assert words.points[0].startswith(f"Unexplained: 2 of 3, {share:.0%} of the IoU that failures lost (i2, i3). Look")
+    assert words.points[1].startswith("Label error: 1 of 3, ")
 
 
 def test_export_holds_exactly_the_failures_and_keeps_verdicts(trained_root):

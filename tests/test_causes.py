@@ -1,0 +1,77 @@
+"""Which cause is stated on which evidence, and when none is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from seglib import causes
+
+PLAIN = {
+    "id": "a", "miou": 0.4, "label_score": 0.3, "suspect_kind": "", "suspect_given": "", "suspect_suggested": "",
+    "degradation": "", "degradation_z": 0.4, "degradation_detail": "", "novelty": 0.5, "nearest": ["t1", "t2"],
+    "lost_rare": 0.1, "rare_classes": "pole", "lost_small": 0.1, "best_swap": "tree -> sky", "best_swap_gain": 0.1,
+}  # fmt: skip
+
+
+def stated(**changed) -> pd.Series:
+    return causes.explain(pd.DataFrame([PLAIN | changed])).iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "cause", "told"),
+    [
+        ({"label_score": 0.97, "suspect_kind": "missing object", "suspect_given": "road", "suspect_suggested": "car"},
+         "label error", "Missing object: the model is sure of 'car' where the mask says 'road'."),
+        ({"degradation": "blur", "degradation_z": 9.0, "degradation_detail": "blur: 0.1 of 0.5."},
+         "degraded image", "Blur: 0.1 of 0.5."),
+        ({"novelty": 0.99}, "unlike training", "than 99% of these are from each other. Nearest: t1."),
+        ({"lost_rare": 0.5}, "rare class", "83% of what it lost went to classes with less than 1% of the training pixels: pole"),
+        ({"lost_small": 0.45}, "small objects", "75% of what it lost went to regions smaller"),
+        ({"best_swap_gain": 0.4}, "class confusion", "One confusion, tree -> sky, costs 0.40 of its 0.60 lost."),
+    ],
+)  # fmt: skip
+def test_each_cause_on_its_evidence(changed, cause, told):
+    row = stated(**changed)
+    assert row["cause"] == cause
+    assert told in row["evidence"]
+    assert 0.5 <= row["cause_confidence"] <= 1
+    assert row["remedy"]
+
+
+def test_nothing_is_claimed_without_evidence():
+    row = stated()
+    assert (row["cause"], row["cause_confidence"]) == ("unexplained", 0.0)
+
+
+def test_what_is_unknown_speaks_for_nothing():
+    table = pd.DataFrame([{"id": "a", "miou": 0.2}, {"id": "b", "miou": np.nan}])
+    assert causes.explain(table)["cause"].tolist() == ["unexplained"] * 2
+
+
+def test_a_picture_or_a_label_at_fault_goes_before_the_classes():
+    assert stated(degradation="dark", degradation_z=4.0, lost_rare=0.6)["cause"] == "degraded image"
+    assert stated(label_score=0.95, best_swap_gain=0.6)["cause"] == "label error"
+    assert stated(degradation="dark", degradation_z=12.0, novelty=1.0)["cause"] == "degraded image"
+
+
+def test_the_most_confident_claim_of_a_sort_is_stated():
+    assert stated(lost_rare=0.55, lost_small=0.4)["cause"] == "rare class"
+    assert stated(lost_rare=0.4, lost_small=0.55)["cause"] == "small objects"
+
+
+def test_rows_keep_their_order_and_index():
+    table = pd.DataFrame([PLAIN | {"novelty": 1.0}, PLAIN], index=[7, 3])
+    assert causes.explain(table)["cause"].to_dict() == {7: "unlike training", 3: "unexplained"}
+
+
+def test_summary_counts_and_puts_the_unexplained_last():
+    table = pd.DataFrame({"id": list("abcdef"), "miou": [0.1] * 6, "cause": ["unexplained"] * 4 + ["rare class"] * 2})
+    found = causes.summary(table)
+    assert found["cause"].tolist() == ["rare class", "unexplained"]
+    assert found["failures"].tolist() == [2, 4]
+    assert found["examples"].tolist() == ["e, f", "a, b, c, ..."]
+    assert found["lost"].tolist() == pytest.approx([1.8, 3.6])
+    assert causes.summary(table.iloc[:0]).empty
+    assert set(causes.ADVICE) == set(causes.CAUSES)
