@@ -14,6 +14,8 @@ from seglib.looks import APART, FEWEST
 KINDS = ("blur", "noise", "dark", "washed out")
 QUALITIES = ("brightness", "highlights", "contrast_ratio", "noise", "sharpness")
 _SIDE = 512  # to about this longer side images are reduced: noise and blur finer than that do not show
+_ROUNDING = 0.5  # grey levels of measured noise that rounding alone may make
+_LEFT = 0.15  # of the noise's energy that is left in at least
 _LAPLACIAN_GAIN = 36  # sum of the squared weights of the mask whose response is taken for noise
 
 
@@ -23,7 +25,7 @@ class _Judged:
 
     Args:
         sign: of the logarithm's deviation that counts; -1: degraded images have less.
-        factor: from the training median that an image must be away at least, so that in a set of equals nobody is picked out.
+        factor: beyond the training images' tail that an image must be, so that in a set of equals nobody is picked out.
         invisible: added to every value before logarithms are taken: differences far below it do not count.
     """
 
@@ -59,8 +61,8 @@ def qualities(image: np.ndarray) -> dict[str, float]:
             Ideal Spatial Adaptation by Wavelet Shrinkage, Biometrika 1994), so that texture in less than half of the image
             does not count. Pixels at 0 and 255 are left out: clipping hides noise.
         sharpness: energy of the second differences over that of the first, less what the noise contributes to both; the
-            mean squared spatial frequency. Neither light nor contrast changes it. NaN for a flat image, one of fewer than
-            3 x 3 pixels, and where noise drowns the second differences.
+            mean squared spatial frequency. Neither light nor contrast changes it. NaN for a flat image and one of fewer than
+            3 x 3 pixels; where noise drowns all else, it tends to 3, which is sharp.
 
     Images whose longer side is beyond 768 pixels are reduced to about 512 first, by whole pixels' means: a camera's noise is
     grained over a few pixels, and what an image shows at that size is near to what a model sees of it.
@@ -98,10 +100,12 @@ def _fine_structure(grey: np.ndarray) -> tuple[float, float]:
     first = _energy(below - own) + _energy(np.diff(own, axis=1))
     second = _energy(down) + _energy(along)
     # White noise of variance v adds 2v to the energy of first differences and 6v to that of second ones, in each direction.
-    first, clean = first - 4 * noise**2, second - 12 * noise**2
-    if first <= 0 or clean < 0.5 * second:
-        return noise, float("nan")
-    return noise, clean / first
+    # The noise is known to a few percent of it, so no less of it is left: of nothing but noise the sharpness is noise's own, 3.
+    # Rounding makes a quarter of a grey level squared, and more in a median of whole numbers; taken off, it would hide blur.
+    variance = max(0.0, noise**2 - _ROUNDING**2)
+    first = max(first - 4 * variance, _LEFT * 4 * variance)
+    second = max(second - 12 * variance, _LEFT * 12 * variance)
+    return noise, second / first if first > 0 else float("nan")
 
 
 def _energy(differences: np.ndarray) -> float:
@@ -126,9 +130,9 @@ class Reference:
     def of(cls, training: pd.DataFrame) -> Reference:
         """Learn from a table of `qualities`, a row a training image.
 
-        The scale is the largest of 1.4826 x the median absolute deviation, the distance of the tail's 5 % from the median
-        over 1.645, and ln(factor) / `APART`. The median ignores a few degraded images among the training images; the tail
-        makes room for sequences in fog or at dusk, which the median absolute deviation alone would call degraded.
+        The scale is such that `APART` of it reach at least 3.5 times 1.4826 x the median absolute deviation, and at least a
+        factor beyond the last 5 %. A few degraded images among the training images thus change nothing, and sequences in fog
+        or at dusk, which the median absolute deviation alone would call degraded, make room for others like them and no more.
 
         Raises:
             ValueError: a quality is missing from the table.
@@ -145,7 +149,7 @@ class Reference:
             logs = judged.sign * np.log(values + judged.invisible)
             median, tail = np.percentile(logs, [50, 95])
             spread = 1.4826 * np.median(np.abs(logs - median))
-            scale = max(spread, (tail - median) / 1.645, np.log(judged.factor) / APART)
+            scale = max(spread, (tail - median + np.log(judged.factor)) / APART)
             rows[kind] = (*np.percentile(values, [50, 5, 95]), scale)
         table = pd.DataFrame.from_dict(rows, orient="index", columns=["median", "low", "high", "scale"])
         return cls(table, len(training))

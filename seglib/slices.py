@@ -69,7 +69,8 @@ def find_slices(
         level: chance of claiming anything where there is nothing to claim.
 
     Returns:
-        A row a slice with at least `FEWEST_IMAGES` images and `FEWEST_UNITS` units, and as many elsewhere, the costliest first:
+        A row a slice with at least `FEWEST_IMAGES` images and `FEWEST_UNITS` units, and as many elsewhere; the claimed ones
+        first, and of them the costliest:
         slice: in words; about: its property; images, units, failures: in it; miou, elsewhere: means over images; difference:
         the first less the second, with low and high, its 95 % percentile bootstrap interval over the units (for this slice
         alone); p: corrected, one-sided; claimed: p <= level and difference < 0; cost: points of the mean over all images that
@@ -95,7 +96,9 @@ def find_slices(
     parts = [_judge(family, miou, threshold, level, len(families), resamples, seed) for family in families]
     if not parts:
         return pd.DataFrame(columns=SLICE_COLUMNS)
-    return pd.concat(parts).sort_values("cost", ascending=False, kind="stable", ignore_index=True)[SLICE_COLUMNS]
+    return pd.concat(parts).sort_values(["claimed", "cost"], ascending=False, kind="stable", ignore_index=True)[
+        SLICE_COLUMNS
+    ]
 
 
 def sentence(row: Mapping) -> str:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from seglib.early_warning import area_under, auroc, compare_signals, early_warning, risk_coverage, sentence
+from seglib.early_warning import area_under, auroc, class_confidence, compare_signals, early_warning, risk_coverage, sentence
 
 
 def _case(seed: int, ties: bool, images: int = 60):
@@ -107,6 +107,14 @@ def test_no_image_one_image_and_unknown_values():
     assert np.isnan(early_warning(signal, failed, np.zeros(60)).auroc.low)
     with pytest.raises(ValueError, match="3, 2 and 3 values"):
         early_warning(np.ones(3), np.ones(2, bool))
+
+
+def test_class_confidence_by_hand():
+    pred = np.array([[0, 0, 0, 3], [0, 0, 0, 200]], np.uint8)
+    confidence = np.array([[1, 1, 1, 0.4], [1, 1, 0.4, 0.7]], np.float32)
+    assert class_confidence(pred, confidence) == pytest.approx((0.9 + 0.4 + 0.7) / 3)
+    assert class_confidence(pred, confidence, pred != 200) == pytest.approx((0.9 + 0.4) / 2)
+    assert np.isnan(class_confidence(pred, confidence, np.zeros_like(pred, bool)))
 
 
 def test_signals_are_compared_on_the_images_that_have_both():

@@ -80,9 +80,10 @@ def test_a_planted_slice_is_claimed_and_comes_first():
         properties = _properties(random, 90)
         miou = 0.7 + 0.08 * random.standard_normal(90)
         miou[properties["noise"] >= np.quantile(properties["noise"], 0.9)] -= 0.2
-        first = find_slices(miou, properties, resamples=300, seed=seed).iloc[0]
-        assert first["about"] == "noise"
-        found += first["claimed"] and "highest tenth" in first["slice"]
+        table = find_slices(miou, properties, resamples=300, seed=seed)
+        found += table["claimed"].iloc[0] and table["slice"].iloc[0].endswith("(highest tenth)")
+        assert table["claimed"].sum() <= 2
+        assert table["about"].is_unique
     assert found >= 19
 
 
