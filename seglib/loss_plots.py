@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.transforms import blended_transform_factory
 
 from seglib.style import INK, MUTED, axes, empty, style, text
 
@@ -46,13 +45,14 @@ def lost_iou(failures: pd.DataFrame, count: int = 20, ax: Axes | None = None) ->
     places, start = np.arange(len(table)), np.zeros(len(table))
     for kind, (color, hatch, label) in _KINDS.items():
         part = table[f"lost_{kind}"].to_numpy(float)
-        look = {"color": color, "edgecolor": INK if hatch else "white", "linewidth": 0.4, "hatch": hatch}
-        ax.barh(places, part, left=start, height=0.78, label=label, **look)
+        edge = np.where(part > 0, 0.4, 0)  # that of an empty part would show as a line
+        look = {"color": color, "edgecolor": INK if hatch else "white", "hatch": hatch}
+        ax.barh(places, part, left=start, height=0.78, linewidth=edge, label=label, **look)
         start += part
-    beside = blended_transform_factory(ax.transAxes, ax.transData)
+    aside = {"textcoords": "offset points", "color": MUTED}
     for place, miou in zip(places, table["miou"], strict=True):
-        ax.text(1.012, place, f"{miou:.2f}", va="center", transform=beside, color=MUTED)
-    ax.annotate("mIoU", (1.012, 0), (0, -5), "axes fraction", "offset points", va="top", color=MUTED)
+        ax.annotate(f"{miou:.2f}", (1, place), (8, 0), xycoords=("axes fraction", "data"), va="center", **aside)
+    ax.annotate("mIoU", (1, 0), (8, -6), xycoords="axes fraction", va="top", **aside)
     limit = min(1.0, np.ceil(start.max() * 10 + 0.2) / 10)
     ax.set(xlim=(0, limit), xlabel="lost IoU (points; a bar's length is 1 - mIoU)")
     shown = f"the worst {len(table)} of {len(failures)} failures" if len(table) < len(failures) else "every failure"
