@@ -51,40 +51,47 @@ def error_kinds(truth: np.ndarray, pred: np.ndarray, ratio: float = BAND) -> np.
     wrong = truth != pred
     if not wrong.any():
         return kinds
-    width = boundary_width(truth.shape, ratio)
-    near_truth = _near(truth, pred, width)
-    found, real = _mostly(_near(pred, truth, width), truth, wrong), _mostly(near_truth, pred, wrong)
+    width, at = boundary_width(truth.shape, ratio), np.flatnonzero(wrong)
+    near_truth = _near(truth, at, pred.ravel()[at], width)
+    found = _mostly(_near(pred, at, truth.ravel()[at], width), truth, at)
+    real = _mostly(near_truth, pred, at)
     patch, _, sizes = labelled_regions(wrong)
     rules = {
         "missed": ~found & real,
         "swapped": ~found,
-        "boundary": real & near_truth[wrong],
-        "specks": sizes[patch[wrong]] <= max(4, round(SPECK * truth.size)),
+        "boundary": real & near_truth,
+        "specks": sizes[patch.ravel()[at]] <= max(4, round(SPECK * truth.size)),
         "invented": ~real,
     }
     kinds[wrong] = np.select(list(rules.values()), [KINDS.index(name) for name in rules], KINDS.index("swapped"))
     return kinds
 
 
-def _mostly(holds: np.ndarray, ids: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """Of each `asked` pixel, whether `holds` does for at least half of the region of `ids` that it is in; all (H, W) in."""
+def _mostly(near: np.ndarray, ids: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Of each wrong pixel, whether at least half of the region of `ids` that it is in is right or near.
+
+    Args:
+        near: (K,) bool, of the wrong pixels.
+        ids: (H, W).
+        at: (K,) flat positions of the wrong pixels.
+    """
     label, _, sizes = labelled_regions(ids)
-    share = np.bincount(label.ravel(), holds.ravel(), len(sizes))
-    return (2 * share >= sizes)[label[asked]]
+    label = label.ravel()[at]
+    return (2 * np.bincount(label[~near], minlength=len(sizes)) <= sizes)[label]
 
 
-def _near(ids: np.ndarray, wanted: np.ndarray, width: int) -> np.ndarray:
-    """(H, W) bool: whether the id `wanted` at a pixel occurs in `ids` within `width` of it; False where 255 is wanted.
+def _near(ids: np.ndarray, at: np.ndarray, wanted: np.ndarray, width: int) -> np.ndarray:
+    """(K,) bool: whether `wanted[k]` occurs in `ids` (H, W) within `width` of the flat position `at[k]`.
 
     Each class is one bit, so that a few passes spread all classes at once.
     """
     present = np.flatnonzero(np.bincount(ids.ravel(), minlength=IGNORE + 1)[:IGNORE])
-    near = np.zeros(ids.shape, bool)
+    near = np.zeros(len(at), bool)
     for some in np.split(present, range(32, len(present), 32)):
         bits = np.zeros(IGNORE + 1, np.uint32)
         bits[some] = np.uint32(1) << np.arange(len(some), dtype=np.uint32)
         reach = _spread(_spread(bits[ids], width).T, width).T
-        near |= (reach & bits[wanted]) != 0
+        near |= (reach.ravel()[at] & bits[wanted]) != 0
     return near
 
 

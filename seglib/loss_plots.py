@@ -6,7 +6,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.transforms import blended_transform_factory
+from matplotlib.lines import Line2D
 
 from seglib.style import INK, MUTED, axes, empty, style, text
 
@@ -39,19 +39,20 @@ def lost_iou(failures: pd.DataFrame, count: int = 20, ax: Axes | None = None) ->
     columns = [f"lost_{kind}" for kind in _KINDS]
     known = failures.dropna(subset=columns) if set(columns) <= set(failures.columns) else failures.iloc[:0]
     table = known.sort_values("miou", kind="stable").head(count)
-    ax = axes(ax, 7.6, 1.7 + 0.25 * len(table) if len(table) else 1.2)
+    ax = axes(ax, 7.6, 1.9 + 0.25 * len(table) if len(table) else 1.2)
     if table.empty:
         return empty(ax, "no failures" if failures.empty else "nothing is known of where the IoU was lost")
     places, start = np.arange(len(table)), np.zeros(len(table))
     for kind, (color, hatch, label) in _KINDS.items():
         part = table[f"lost_{kind}"].to_numpy(float)
-        look = {"color": color, "edgecolor": INK if hatch else "white", "linewidth": 0.4, "hatch": hatch}
-        ax.barh(places, part, left=start, height=0.78, label=label, **look)
+        edge = np.where(part > 0, 0.4, 0)  # that of an empty part would show as a line
+        look = {"color": color, "edgecolor": INK if hatch else "white", "hatch": hatch}
+        ax.barh(places, part, left=start, height=0.78, linewidth=edge, label=label, **look)
         start += part
-    beside = blended_transform_factory(ax.transAxes, ax.transData)
+    aside = {"textcoords": "offset points", "color": MUTED}
     for place, miou in zip(places, table["miou"], strict=True):
-        ax.text(1.012, place, f"{miou:.2f}", va="center", transform=beside, color=MUTED)
-    ax.text(1.012, 1.0, "mIoU", va="bottom", transform=ax.transAxes, color=MUTED)
+        ax.annotate(f"{miou:.2f}", (1, place), (8, 0), xycoords=("axes fraction", "data"), va="center", **aside)
+    ax.annotate("mIoU", (1, 0), (8, -6), xycoords="axes fraction", va="top", **aside)
     limit = min(1.0, np.ceil(start.max() * 10 + 0.2) / 10)
     ax.set(xlim=(0, limit), xlabel="lost IoU (points; a bar's length is 1 - mIoU)")
     shown = f"the worst {len(table)} of {len(failures)} failures" if len(table) < len(failures) else "every failure"
@@ -76,12 +77,16 @@ def costly_pairs(pairs: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.plot(pairs["gain_image"], places, markerfacecolor="#e69f00", markeredgecolor=INK,
             label="mIoU of an image, on average", **dots)  # fmt: skip
     most = float(max(pairs["gain"].max(), pairs["gain_image"].max()))
-    beside = blended_transform_factory(ax.transAxes, ax.transData)
     for place, row in zip(places, pairs.itertuples(), strict=True):
-        words = {"xycoords": beside, "textcoords": "offset points", "va": "center", "annotation_clip": False}
-        ax.annotate(f"+{row.gain:.3f}", (1, place), xytext=(6, 0), **words)
-        note = f"{row.share:.0%} of its pixels, {row.images} image{'s' if row.images != 1 else ''}"
-        ax.annotate(note, (1, place), xytext=(50, 0), color=MUTED, **words)
+        images = f"{row.images} image{'s' if row.images != 1 else ''}"
+        for note, right, color in (
+            (f"+{row.gain:.3f}", 6, INK),
+            (f"{row.share:.0%} of the true class, {images}", 46, MUTED),
+        ):
+            ax.annotate(
+                note, (1, place), (right, 0), ("axes fraction", "data"), "offset points", va="center", color=color
+            )
+    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(6))
     ax.set(xlim=(0, most * 1.04 or 1.0), xlabel="gain if these pixels were right (points of IoU)")
     names = [f"{_cut(row.truth, 20)} → {_cut(row.prediction, 20)}" for row in pairs.itertuples()]
     _finish(ax, names, "Confusions that cost most (truth → prediction)", False)
@@ -95,11 +100,11 @@ def threshold_curve(curve: pd.DataFrame, ax: Axes | None = None) -> Axes:
     Args:
         curve: `thresholds.curve`: of, threshold (0-1), images, scored, share (0-1), chosen; a line for each `of`.
     """
-    ax = axes(ax, 6.4, 3.6)
     known = curve.dropna(subset=["share"])
+    lines = list(dict.fromkeys(known["of"]))
+    ax = axes(ax, 6.4, 3.4 + 0.2 * len(lines))
     if known.empty:
         return empty(ax, "no image has a score")
-    lines = list(dict.fromkeys(known["of"]))
     for k, name in enumerate(lines):
         line = known[known["of"] == name]
         color, dash = _LINES[k % len(_LINES)]
@@ -118,7 +123,7 @@ def threshold_curve(curve: pd.DataFrame, ax: Axes | None = None) -> Axes:
         count = int(scored[0])
         right = ax.secondary_yaxis("right", functions=(lambda y: y * count / 100, lambda n: n * 100 / count))
         right.set_ylabel("images")
-        right.yaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+        right.yaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         ax.spines["right"].set_visible(True)
     ax.grid()
     _legend_above(ax, "How many images fail at which threshold", 1)
@@ -132,14 +137,15 @@ def _finish(ax: Axes, labels: list[str], title: str, fill: bool) -> None:
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(fill)
     ax.grid(axis="x")
-    _legend_above(ax, title, 5 if fill else 2)
+    _legend_above(ax, title, 3 if fill else 2)
 
 
 def _legend_above(ax: Axes, title: str, columns: int) -> None:
-    lines = -(-len(ax.get_legend_handles_labels()[0]) // columns)
+    handles = sorted(ax.get_legend_handles_labels()[0], key=lambda drawn: isinstance(drawn, Line2D))  # bars first
+    lines = -(-len(handles) // columns)
     place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": columns, "borderaxespad": 0.1, "borderpad": 0.2}
-    ax.legend(handletextpad=0.5, columnspacing=1.2, handlelength=1.7, **place)
-    ax.set_title(title, pad=9 + 15 * lines)
+    ax.legend(handles=handles, handletextpad=0.5, columnspacing=1.2, handlelength=1.7, **place)
+    ax.set_title(title, pad=11 + 13 * lines)
 
 
 def _cut(name: object, most: int) -> str:

@@ -191,7 +191,7 @@ def test_apply_leaves_out_training_samples_and_sets_parameters(dataset):
 @pytest.mark.parametrize(
     ("wanted", "told"),
     [
-        ({"exclude": ["t9"]}, r"exclude names 't9', which dataset 'street' does not have \(did you mean 't\d'\?\)"),
+        ({"exclude": ["042"]}, r"exclude names '042', which dataset 'street' does not have \(did you mean '0042'\?\)"),
         ({"relabel": ["a", "b", "c", "d"]}, r"relabel names 'a', 'b', 'c', \.\.\. \(4 in all\), which dataset"),
         ({"exclude": ["t0", "x1"]}, r"exclude names 'x1 \(test\)': only samples of split 'train' can be excluded"),
         ({"exclude": ["v0"]}, r"'v0 \(val\)'"),

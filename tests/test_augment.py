@@ -158,6 +158,42 @@ def test_probabilities_and_strengths_are_kept():
     assert 2 <= min(noisy) <= max(noisy) <= 12
 
 
+def test_stronger_ranges_are_drawn_and_what_is_off_changes_no_draw():
+    strong = lights(Colour(0.2, 0.5, 0.5, blur_radius=3, noise_most=40.0, darkness=0.3, haze=0.25), 4000)
+    assert np.bincount([light.blur for light in strong])[1:].tolist() == pytest.approx([2000 / 3] * 3, rel=0.15)
+    assert 35 < max(light.noise for light in strong) <= 40
+    factors = np.array([[light.brightness, light.contrast] for light in strong])
+    assert 0.8 * 0.15 <= factors[:, 0].min() < 0.2
+    assert (factors[:, 0] < 0.56).mean() == pytest.approx(0.3 * 0.8, abs=0.06)
+    assert 0.8 * 0.2 <= factors[:, 1].min() < 0.25
+    assert (factors[:, 1] < 0.56).mean() == pytest.approx(0.25 * 0.8, abs=0.06)
+    plain = Colour(0.2, 0.5, 0.5)
+    assert lights(plain) == lights(Colour(0.2, 0.5, 0.5, blur_radius=1, noise_most=12.0, darkness=0.0, haze=0.0))
+
+
+@pytest.mark.parametrize("radius", [1, 2, 3, 7])
+def test_a_blur_has_the_spread_of_its_radius(radius):
+    image = torch.zeros(1, 3, 61, 61)
+    image[..., 30, 30] = 200.0
+    blurred = recolour(image, [Light(blur=radius)])[0, 0].double()
+    assert blurred.sum().item() == pytest.approx(200, rel=1e-4)
+    variance = (blurred.sum(0) * (torch.arange(61) - 30) ** 2).sum() / blurred.sum()
+    assert variance.item() == pytest.approx(2 * radius * (radius + 1) / 3, rel=1e-3)
+
+
+def test_blur_reaches_beyond_images_smaller_than_itself():
+    assert recolour(pictures(), [Light(blur=32)] * 6).isfinite().all()
+
+
+def test_darkness_and_haze_do_what_they_say():
+    image = torch.rand(1, 3, 30, 30, generator=torch.Generator().manual_seed(0)) * 200 + 20
+    dark = recolour(image.clone(), [Light(brightness=0.3)])
+    torch.testing.assert_close(dark, image * 0.3)
+    hazy = recolour(image.clone(), [Light(contrast=0.3)])
+    assert hazy.std().item() == pytest.approx(0.3 * image.std().item(), rel=1e-3)
+    assert hazy.mean().item() == pytest.approx(image.mean().item(), rel=1e-4)
+
+
 def test_noise_has_its_strength():
     noisy = recolour(torch.full((1, 3, 80, 80), 128.0), [Light(noise=8.0, seed=3)])
     assert noisy.std().item() == pytest.approx(8, rel=0.03)
