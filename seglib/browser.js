@@ -25,7 +25,7 @@ class Browser {
     root.tabIndex = 0;
     root.dataset.lmSuppressShortcuts = "true";  // JupyterLab would take j, k and the arrows for itself
     const page = make(root, "div", "seg-page");
-    const [left, main, side] = ["seg-left", "seg-main", "seg-side"].map((name) => make(page, "div", name));
+    const [left, main] = ["seg-left", "seg-main"].map((name) => make(page, "div", name));
     this.count = make(left, "div", "seg-count");
     this.thumbs = new Thumbs((message) => this.ask(message));
     const pick = (index) => { root.focus({ preventScroll: true }); this.go(index); };
@@ -41,8 +41,8 @@ class Browser {
     this.problems = make(main, "div", "seg-problem");
     this.problems.setAttribute("role", "alert");
     this.near = make(main, "div", "seg-near");
-    this.judging(side);
-    this.facts = make(side, "div", "seg-facts");
+    this.judging(page);
+    this.facts = make(page, "div", "seg-facts");
     make(page, "div", "seg-help", HELP);
     root.addEventListener("keydown", (event) => this.key(event));
     this.observer = new ResizeObserver(([{ contentRect: { width } }]) => {  // also when a hidden notebook comes back
@@ -75,8 +75,8 @@ class Browser {
     button(bar, "fit", "the whole picture (f, or a double click)", () => this.picture.fit());
   }
 
-  judging(side) {
-    this.verdicts = make(side, "div", "seg-verdicts");
+  judging(page) {
+    this.verdicts = make(page, "div", "seg-verdicts");
     make(this.verdicts, "div", "seg-label", "your verdict");
     this.choices = this.model.get("verdicts").map((name, k) =>
       [name, button(this.verdicts, `${k + 1} ${name}`, `press again to remove it (${k + 1})`, () => this.judge(name))]);
@@ -123,8 +123,9 @@ class Browser {
     this.press();
     this.pending += 1;
     this.ask({ type: "judge", id, verdict, note: this.text.value, from: this.token });
-    const late = () => { if (this.status.textContent === SAVING) this.say("not saved yet: the kernel does not answer", true); };
-    setTimeout(late, 5000);
+    setTimeout(() => {
+      if (this.status.textContent === SAVING) this.say("not saved yet: the kernel does not answer", true);
+    }, 5000);
   }
 
   say(text, problem = false) {
@@ -147,6 +148,7 @@ class Browser {
     this.keep();
     this.sample = null;
     this.root.classList.add("seg-none");
+    this.previous.disabled = this.next.disabled = true;
     this.count.textContent = `0 of ${this.of} failures: none passes these filters. Widen them, or press Reset.`;
   }
 

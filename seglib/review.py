@@ -137,7 +137,8 @@ def offered(failures: pd.DataFrame, *names: str, most: int = 100) -> list[tuple[
 def read_failures(folder: Path) -> pd.DataFrame:
     """failures.csv of a failures folder, ids and names as text, figures as float64.
 
-    Columns that only newer folders have are missing where the file lacks them; what cannot be read as a number is NaN.
+    Columns that only newer folders have are missing where the file lacks them; what cannot be read as a number is NaN;
+    columns that the browser does not know stay text.
 
     Raises:
         FileNotFoundError: there is none; says which notebook writes it.
