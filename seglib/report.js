@@ -12,7 +12,7 @@
     const photo = article.querySelector(".photo");
     if (!photo) continue;
     const outline = article.querySelector(".outline");
-    article.querySelector(".panels").classList.toggle("coarse", photo.width < 200);
+    article.querySelector(".panels").classList.toggle("tiny", photo.width < 200);
     for (const layer of ["truth", "prediction", "errors"]) {
       const stack = article.querySelector(`[data-layer="${layer}"] .stack`);
       const under = photo.cloneNode();
@@ -111,6 +111,7 @@
     stack.style.width = `${Math.floor(w * scale)}px`;
     stack.style.height = `${Math.floor(h * scale)}px`;
     view.classList.toggle("coarse", scale > 2);
+    view.classList.toggle("tiny", w < 200);
   };
   const enlarge = (which, name) => {
     article = which;

@@ -18,15 +18,14 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
-from seglib.classes import ClassMap
-from seglib.pictures import ERROR
+from seglib.classes import IGNORE, ClassMap
 from seglib.report_data import Item, Layers, number, read_items, read_layers, read_nearest, read_table
 from seglib.runs import write_text
 
 LIMIT = 20_000_000  # bytes
 SIDE = 480  # pixels of a picture's longer side
 SUSPICIOUS = 0.5  # label_score from which a label is listed although the image did not fail
-_ROWS = 20  # of a table in the summary
+_ROWS = 10  # of a table in the summary
 _DOTS = {
     "label error": "dot-label",
     "degraded image": "dot-degraded",
@@ -61,7 +60,7 @@ def write_report(
         threshold: mIoU below which an image fails; left out of the summary if None.
         images: how many were evaluated; the rows of suspects.csv if None.
         facts: shown below the headline, name -> value: the run, the dataset, the date.
-        tables: more of the summary, title -> table: slices, the costliest confusions. The first 20 rows are shown.
+        tables: more of the summary, title -> table: slices, the costliest confusions. The first 10 rows are shown.
         limit: bytes that the file may take.
         side: pixels of a picture's longer side at most.
 
@@ -73,35 +72,42 @@ def write_report(
     """
     folder = Path(folder)
     items, suspects = read_items(folder), read_table(folder / "suspects.csv")
-    # Text is counted before pictures: all of it is there, however many pictures fit.
-    room = limit - 60_000 - sum(900 + 2 * len(json.dumps(item.text)) for item in items)
-    pictured, thumbs, thumb_data = _pictures(folder, items, classes, side, room)
-    rest = items[len(pictured) :]
+    pictured, thumbs = _pictures(folder, items, classes, side, limit)
     total = images if images is not None else max(len(suspects), len(items)) if len(suspects) else None
     style, script = _part("report.css"), _part("report.js")
     page = _environment().from_string(_part("report_template.html"))
-    text = page.render(
-        title=title,
-        headline=_headline(len(items), total, threshold),
-        facts=[(name, value) for name, value in (facts or {}).items()],
-        items=items,
-        pictured=pictured,
-        rest=rest,
-        causes=_counts(items, "cause"),
-        severities=_counts(items, "severity"),
-        verdicts=_counts([item for item in items if item["verdict"]], "verdict"),
-        tables=[*_suspect_tables(suspects, items), *(_Table.of(name, table) for name, table in (tables or {}).items())],
-        legend=[(name, _hex(color)) for name, color in zip(classes.names, classes.colors, strict=True)],
-        error_color=_hex(ERROR),
-        thumbs=thumbs,
-        dot=lambda cause: _DOTS.get(cause, ""),
-        bars=_bars,
-        style=style,
-        style_hash=_hash(style),
-        script=script,
-        script_hash=_hash(script),
-        data=_block({"items": [_filters(item) for item in items], "thumbs": thumb_data}),
-    )
+    fixed = {
+        "title": title,
+        "headline": _headline(len(items), total, threshold),
+        "facts": [(name, value) for name, value in (facts or {}).items()],
+        "items": items,
+        "causes": _counts(items, "cause"),
+        "severities": _counts(items, "severity"),
+        "verdicts": _counts([item for item in items if item["verdict"]], "verdict"),
+        "tables": [
+            *_suspect_tables(suspects, items),
+            *(_Table.of(name, table) for name, table in (tables or {}).items()),
+        ],
+        "class_name": lambda c: (
+            classes.names[c] if c < len(classes) else "not scored" if c == IGNORE else f"unknown id {c}"
+        ),
+        "class_color": lambda c: "#{:02x}{:02x}{:02x}".format(*classes.palette()[c]),
+        "thumbs": {name: place for place, name in enumerate(thumbs)},
+        "dot": lambda cause: _DOTS.get(cause, ""),
+        "bars": _bars,
+        "style": style,
+        "style_hash": _hash(style),
+        "script": script,
+        "script_hash": _hash(script),
+        "data": _block({"items": [_filters(item) for item in items], "thumbs": list(thumbs.values())}),
+    }
+    text = page.render(fixed, pictured=pictured, rest=items[len(pictured) :])
+    # How many pictures fit beside the text is known when the text is there.
+    while pictured and (over := len(text.encode()) - limit) > 0:
+        while pictured and over > 0:
+            layers = pictured.pop()[1]
+            over -= layers.bytes if layers else 0
+        text = page.render(fixed, pictured=pictured, rest=items[len(pictured) :])
     return write_text(folder / "report.html", text)
 
 
@@ -126,7 +132,8 @@ def _cell(value: object) -> tuple[str, bool]:
     if isinstance(value, (bool, np.bool_)):
         return ("yes" if value else "no"), False
     if isinstance(value, (float, np.floating)):
-        return ("–" if not np.isfinite(value) else f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"), True
+        digits = 3 if abs(value) < 1 else 2 if abs(value) < 100 else 0
+        return ("–" if not np.isfinite(value) else f"{value:,.{digits}f}"), True
     if isinstance(value, (int, np.integer)):
         return f"{value:,}", True
     return ("" if value is None or value is pd.NA else str(value)), False
@@ -134,27 +141,22 @@ def _cell(value: object) -> tuple[str, bool]:
 
 def _pictures(
     folder: Path, items: list[Item], classes: ClassMap, side: int, room: int
-) -> tuple[list[tuple[Item, Layers | None, str]], dict[str, int], list[str]]:
-    """(failure, its pictures or None, why there are none) while they fit; id -> place of nearest thumbnails, and these."""
-    pictured, thumbs, data = [], {}, []
+) -> tuple[list[tuple[Item, Layers | None, str]], dict[str, str]]:
+    """(failure, its pictures or None, why there are none) while they fit; thumbnails of their nearest training images by id."""
+    pictured, thumbs = [], {}
     for item in items:
         layers, problem = None, ""
         try:
             layers = read_layers(folder, item, classes, side)
         except (OSError, ValueError) as error:
             problem = f"{error} Run 04_failure_analysis again: it rebuilds this folder."
-        new = {}
-        for name in item.nearest:
-            if name not in thumbs and (thumb := read_nearest(folder, name)):
-                new[name] = thumb
-        room -= (layers.bytes + 2500 if layers else 2500) + sum(map(len, new.values()))
+        new = {name: thumb for name in item.nearest if name not in thumbs and (thumb := read_nearest(folder, name))}
+        room -= (layers.bytes if layers else 0) + sum(map(len, new.values()))
         if room < 0:
             break
         pictured.append((item, layers, problem))
-        for name, thumb in new.items():
-            thumbs[name] = len(data)
-            data.append(thumb)
-    return pictured, thumbs, data
+        thumbs |= new
+    return pictured, thumbs
 
 
 def _headline(failed: int, total: int | None, threshold: float | None) -> str:
@@ -241,7 +243,3 @@ def _part(name: str) -> str:
 def _hash(text: str) -> str:
     """A source of a content security policy: this very text and no other."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
-
-
-def _hex(color: object) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*color)

@@ -179,14 +179,14 @@ def _uri(kind: str, picture: Image.Image, **options: object) -> str:
 
 
 def _photo(picture: Image.Image) -> str:
-    return _uri("WEBP", picture, quality=78, method=4) if features.check("webp") else _uri("JPEG", picture, quality=80)
+    return _uri("WEBP", picture, quality=78, method=2) if features.check("webp") else _uri("JPEG", picture, quality=80)
 
 
 def _indexed(index: np.ndarray, colors: list[tuple[int, ...]], transparent: bool) -> str:
     """A palette PNG: few colours take few bits a pixel, and stay exact."""
     picture = Image.fromarray(index.astype(np.uint8))
     picture.putpalette([v for color in colors for v in color])
-    return _uri("PNG", picture, optimize=True, **({"transparency": 0} if transparent else {}))
+    return _uri("PNG", picture, compress_level=6, **({"transparency": 0} if transparent else {}))
 
 
 def _colors(mask: np.ndarray, classes: ClassMap) -> str:
