@@ -17,7 +17,17 @@ from PIL import Image
 
 from seglib.classes import ClassMap
 from seglib.dataset import Dataset, DatasetError, read_pair
-from seglib.faults import KINDS, LABEL_FAULTS, LEVELS, PLANTED_COLUMNS, ClassUse, degrade, film_grain, label_fault
+from seglib.faults import (
+    KINDS,
+    LABEL_FAULTS,
+    LEVELS,
+    PLANTED_COLUMNS,
+    ClassUse,
+    LabelFault,
+    degrade,
+    film_grain,
+    label_fault,
+)
 from seglib.images import read_mask
 from seglib.recipe import FILE_NAME
 from seglib.runs import resolve, shown, write_csv, write_text
@@ -66,7 +76,7 @@ def plant(
     temporary = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
     try:
         temporary.mkdir()
-        table = _write(dataset, temporary, list(dict.fromkeys(kinds)), share, splits, seed)
+        table = _write(dataset, temporary, kinds, share, splits, seed)
         if out.is_dir():  # empty: Windows renames onto nothing
             out.rmdir()
         temporary.rename(out)
@@ -92,13 +102,13 @@ def _check(dataset: Dataset, out: Path, kinds: Sequence[str], share: float, spli
 
 
 def _write(
-    dataset: Dataset, folder: Path, kinds: list[str], share: float, splits: Sequence[str], seed: int
+    dataset: Dataset, folder: Path, kinds: Sequence[str], share: float, splits: Sequence[str], seed: int
 ) -> pd.DataFrame:
     pattern, places = _places(dataset.samples)
     palette, rows = dataset.classes.palette().tobytes(), []
     for split in dataset.splits:
         samples = dataset.split(split)
-        faults = _plan(dataset, samples, kinds, share, seed) if split in splits else {}
+        faults = plan_faults(dataset, split, kinds, share, seed) if split in splits else {}
         for row in samples.itertuples():
             kind, level, fault = faults.get(row.id, ("", 0, None))
             target = folder / split / "images" / f"{places[row.id]}{Path(row.image).suffix}"
@@ -124,9 +134,19 @@ def _write(
     return table
 
 
-def _plan(dataset: Dataset, samples: pd.DataFrame, kinds: list[str], share: float, seed: int) -> dict[str, tuple]:
-    """Sample -> kind, level (of a degradation), fault (of a label)."""
-    rng = np.random.default_rng([seed, zlib.crc32(samples["split"].iloc[0].encode())])
+def plan_faults(
+    dataset: Dataset, split: str, kinds: Sequence[str], share: float, seed: int
+) -> dict[str, tuple[str, int, LabelFault | None]]:
+    """Which samples of a split get which fault, as `plant` writes them.
+
+    Returns:
+        sample -> kind, level (1-3, of a degradation), fault (of a label; None for a degradation).
+
+    Raises:
+        DatasetError: a kind fits no sample that is left, or a mask cannot be read.
+    """
+    samples, kinds = dataset.split(split), list(dict.fromkeys(kinds))
+    rng = np.random.default_rng([seed, zlib.crc32(split.encode())])
     left = [samples.iloc[k] for k in rng.permutation(len(samples))]
     count = max(1, round(share * len(samples)))
     offset, chosen, used = int(rng.integers(len(kinds))), {}, dict.fromkeys(kinds, 0)
@@ -147,7 +167,7 @@ def _plan(dataset: Dataset, samples: pd.DataFrame, kinds: list[str], share: floa
             del left[k]
             break
         else:
-            detail = f"{kind} fits none of the {len(left)} samples left in split {samples['split'].iloc[0]!r}"
+            detail = f"{kind} fits none of the {len(left)} samples left in split {split!r}"
             raise DatasetError(f"{detail} of {len(samples)}.", "plant", "Plant fewer faults, or leave this kind out.")
     return chosen
 
@@ -155,10 +175,17 @@ def _plan(dataset: Dataset, samples: pd.DataFrame, kinds: list[str], share: floa
 def _other(
     dataset: Dataset, samples: pd.DataFrame, row: Any, rng: np.random.Generator
 ) -> tuple[str, np.ndarray] | None:
-    """Id and mask of another sample of the split, of another sequence if there is one: neighbours would be almost right."""
+    """Id and mask of another sample of the split: of another sequence, or else of the farther half of its own.
+
+    A neighbour's mask would be almost right.
+    """
     others = samples[samples["id"] != row["id"]]
     elsewhere = others[(others["group"] != row["group"]) | (others["group"] == "")]
-    others = elsewhere if len(elsewhere) else others
+    if len(elsewhere):
+        others = elsewhere
+    elif len(others) and others["frame"].notna().all() and pd.notna(row["frame"]):
+        away = (others["frame"] - row["frame"]).abs()
+        others = others[away >= away.median()]
     if others.empty:
         return None
     other = others.iloc[int(rng.integers(len(others)))]

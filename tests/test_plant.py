@@ -247,6 +247,16 @@ def test_a_foreign_mask_is_of_another_sequence(tmp_path):
         assert row.sample[0] != row.detail.removeprefix("mask of ")[0]
 
 
+def test_in_a_single_sequence_a_foreign_mask_comes_from_far_away(tmp_path):
+    recipe = FORMS["colours"] | {"form": "colours", "exclude": [f"c{k:02d}" for k in range(6)]}
+    dataset = load_dataset(write_dataset(tmp_path / "data", **recipe))
+    table = plant(dataset, tmp_path / "out", kinds=["wrong_mask"], share=1.0)
+    assert len(table) == 6
+    for row in table.itertuples():
+        other = row.detail.removeprefix("mask of ").split(";")[0]
+        assert abs(int(row.sample[1:]) - int(other[1:])) >= 2
+
+
 def test_what_cannot_be_done_is_said_and_leaves_nothing(tmp_path):
     dataset = load_dataset(write_dataset(tmp_path / "data"))
     (tmp_path / "mine").mkdir()
