@@ -1,4 +1,4 @@
-"""`seglib demo | run | check | evaluate | compare | plant | init | fetch | lab`: the notebooks and the package from a terminal."""
+"""`seglib demo | run | check | evaluate | compare | plant | export | import | init | fetch | lab`: the notebooks and the package from a terminal."""
 
 from __future__ import annotations
 
@@ -104,6 +104,24 @@ def _parser() -> argparse.ArgumentParser:
     plant.add_argument("--share", default=0.2, type=float, metavar="X", help="share of the samples (default: 0.2)")
     plant.add_argument("--splits", default="val", metavar="A,B", help="where to plant (default: val)")
     plant.add_argument("--seed", default=0, type=int, metavar="N", help="the same seed, the same faults (default: 0)")
+
+    export = _add(known, "export", commands.export, "hand suspected masks to an annotation tool")
+    export.add_argument("--run", default="demo", metavar="NAME", help="name of the run (default: demo)")
+    export.add_argument("--split", default="test", metavar="NAME", help="a split that 04 has analysed (default: test)")
+    export.add_argument("--to", required=True, choices=("cvat", "label-studio"), help="which tool")
+    export.add_argument("--out", required=True, metavar="FILE", type=Path, help="the zip to write")
+    export.add_argument(
+        "--masks", default="present", choices=("present", "predictions"), help="what to begin with (default: present)"
+    )
+    export.add_argument(
+        "--ids", default="", metavar="A,B", help="images (default: labels in doubt, by verdict and score)"
+    )
+
+    back = _add(known, "import", commands.import_masks, "take corrected masks back from an annotation tool")
+    back.add_argument("--from", dest="source", required=True, metavar="FILE", type=Path, help="CVAT's zip, or JSON")
+    back.add_argument("--dataset", required=True, metavar="FOLDER", type=Path, help="folder of the dataset")
+    back.add_argument("--recipe", default="", metavar="FILE", help="a dataset.yaml that lies elsewhere")
+    back.add_argument("--out", required=True, metavar="FOLDER", type=Path, help="folder of the corrected masks")
 
     init = _add(known, "init", commands.init, "write a draft dataset.yaml from what a folder holds")
     init.add_argument("folder", metavar="FOLDER", type=Path, help="folder of the dataset")

@@ -1,4 +1,4 @@
-"""What `seglib check | evaluate | compare | init | fetch | plant` do; `seglib.cli` reads their options."""
+"""What `seglib check | evaluate | compare | init | fetch | plant | export | import` do; `seglib.cli` reads their options."""
 
 from __future__ import annotations
 
@@ -127,4 +127,42 @@ def plant(options: argparse.Namespace) -> int:
     table = plant_faults(dataset, out, kinds, options.share, options.splits.split(","), options.seed)
     print(table.groupby(["split", "kind"], sort=False).size().rename("samples").reset_index().to_string(index=False))
     print(f"{len(table)} faults planted in {shown(out)}; which and where: {shown(out / 'planted.csv')}")
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write suspected masks in a form that an annotation tool takes."""
+    from seglib import annotation
+    from seglib.exports import to_relabel
+    from seglib.predictions import run_dataset
+    from seglib.runs import Run, shown
+
+    run = Run.open(options.run)
+    samples = options.ids.split(",") if options.ids else to_relabel(run.failures(options.split))
+    if not samples:
+        print("No label of that split is in doubt, and no verdict says so: nothing to export. Name images with --ids.")
+        return 0
+    masks = run.evaluation(options.split) / "predictions" if options.masks == "predictions" else None
+    write = annotation.export_cvat if options.to == "cvat" else annotation.export_label_studio
+    out = write(samples, run_dataset(run), masks, options.out.expanduser().absolute())
+    print(f"{len(samples)} images in {shown(out)}. How they get into the tool and back: docs/annotation.md")
+    return 0
+
+
+def import_masks(options: argparse.Namespace) -> int:
+    """Turn what an annotation tool exported into mask files in the dataset's own form, in a folder of their own."""
+    from seglib import corrections
+    from seglib.dataset import load_dataset
+    from seglib.runs import shown
+
+    file, out = place(options.source), options.out.expanduser().absolute()
+    dataset = load_dataset(place(options.dataset), place(options.recipe) if options.recipe else "")
+    read = corrections.import_cvat if file.suffix.lower() == ".zip" else corrections.import_label_studio
+    table = read(file, dataset, out)
+    print(table.round(4).to_string(index=False))
+    changed = int((table["changed"] > 0).sum())
+    print(
+        f"{changed} of {len(table)} masks changed"
+        + (f"; in {shown(out)}. Look, then copy them over." if changed else ".")
+    )
     return 0

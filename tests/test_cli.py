@@ -428,7 +428,7 @@ def test_every_parameter_can_be_given_by_option():
 
 
 def test_help_of_every_command(capsys):
-    for name in ("demo", "run", "check", "evaluate", "compare", "plant", "init", "fetch", "lab"):
+    for name in ("demo", "run", "check", "evaluate", "compare", "plant", "export", "import", "init", "fetch", "lab"):
         with pytest.raises(SystemExit):
             cli.main([name, "--help"])
         assert f"usage: seglib {name}" in capsys.readouterr().out
@@ -442,3 +442,14 @@ def test_plant(tiny_root, capsys):
     assert len(rows) == 4
     assert main(asked) == 1
     assert "exists and is left as it is" in capsys.readouterr().err
+
+
+def test_masks_go_to_an_annotation_tool_and_back(trained_root, capsys):
+    zipped, corrected = trained_root / "out.zip", trained_root / "corrected"
+    assert main(["export", "--run", "tiny", "--to", "cvat", "--out", str(zipped)]) == 0
+    assert "nothing to export" in capsys.readouterr().out
+    assert main(["export", "--run", "tiny", "--to", "cvat", "--out", str(zipped), "--ids", "0042,null"]) == 0
+    assert "2 images in out.zip" in capsys.readouterr().out
+    assert main(["import", "--from", str(zipped), "--dataset", "data/tiny", "--out", str(corrected)]) == 0
+    assert "0 of 2 masks changed." in capsys.readouterr().out
+    assert not list(corrected.rglob("*.png"))
