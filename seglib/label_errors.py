@@ -207,7 +207,7 @@ def judge(looks: Sequence[Look]) -> list[Suspicion]:
     images of which the model is less sure than usual (darkness, blur, the unseen) is discounted first: there it errs in new ways.
 
     Args:
-        looks: of every image of the split, in any order; without others to compare with, scores are 0.
+        looks: of every image of the split, in any order; without others to compare with, scores stay below 0.5.
     """
     doubts = np.array([one.doubt for one in looks])
     typical = np.nanmedian(doubts) if np.isfinite(doubts).any() else 0.0
@@ -223,7 +223,8 @@ def judge(looks: Sequence[Look]) -> list[Suspicion]:
     alike = (given * far + suggested, given, suggested, np.zeros_like(given))
     like = sum(weight * _others(key, image, mass) for weight, key in zip(_KINSHIP, alike, strict=True))
     noise = _NOISE * np.array([one.pixels for one in looks])[image]
-    share = (like + np.minimum(1, noise / mass)) / (sum(_KINSHIP) * (len(looks) - 1) + 1)
+    # As of a rank among n others, (r + 1) / (n + 1): the fewer there are to compare with, the less can be said.
+    share = (like + 0.5 + 0.5 * np.minimum(1, noise / mass)) / (sum(_KINSHIP) * (len(looks) - 1) + 1)
     agreement = np.nanmedian([one.agreement for one in looks])
     result = []
     for i, one in enumerate(looks):

@@ -113,9 +113,7 @@ def _write(
             kind, level, fault = faults.get(row.id, ("", 0, None))
             target = folder / split / "images" / f"{places[row.id]}{Path(row.image).suffix}"
             target.parent.mkdir(parents=True, exist_ok=True)
-            image, mask = read_pair(
-                dataset, row
-            )  # also of sound samples: a copy of what cannot be read would be no use
+            image, mask = read_pair(dataset, row)  # of sound samples as well: no copy of what cannot be read
             if kind and not fault:
                 rng = np.random.default_rng([seed, zlib.crc32(row.id.encode())])
                 worse = degrade(image, kind, level, film_grain(image.shape, rng))
