@@ -62,7 +62,7 @@ def qualities(image: np.ndarray) -> dict[str, float]:
             does not count. Pixels at 0 and 255 are left out: clipping hides noise.
         sharpness: energy of the second differences over that of the first, less what the noise contributes to both; the
             mean squared spatial frequency. Neither light nor contrast changes it. NaN for a flat image and one of fewer than
-            3 x 3 pixels; where noise drowns all else, it tends to 3, which is sharp.
+            3 x 3 pixels; where noise drowns all else, it tends to 3, which is sharp: then only the noise can be told.
 
     Images whose longer side is beyond 768 pixels are reduced to about 512 first, by whole pixels' means: a camera's noise is
     grained over a few pixels, and what an image shows at that size is near to what a model sees of it.

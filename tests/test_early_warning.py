@@ -5,7 +5,15 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from seglib.early_warning import area_under, auroc, class_confidence, compare_signals, early_warning, risk_coverage, sentence
+from seglib.early_warning import (
+    area_under,
+    auroc,
+    class_confidence,
+    compare_signals,
+    early_warning,
+    risk_coverage,
+    sentence,
+)
 
 
 def _case(seed: int, ties: bool, images: int = 60):
