@@ -66,7 +66,7 @@ def quality_plot(
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else ""))
-        ax.tick_params(axis="x", which="minor", labelsize=7.5)
+        ax.tick_params(axis="x", which="minor", labelsize=8.5, labelcolor=INK)
     else:
         margin = 0.03 * (high - low) or 1.0
         low, high = low - margin, high + margin
@@ -110,16 +110,17 @@ def risk_coverage_plot(found: EarlyWarning, ax: Axes | None = None) -> Axes:
     ax.axhline(rate, color=MUTED, linestyle="--", linewidth=1, label="any image left out by chance")
     ax.plot(coverage, best, color=MUTED, linestyle=":", linewidth=1.4, label="the failures left out first")
     ax.plot(
-        curve["coverage"], curve["risk"], color=_SOUND, linewidth=1.8, drawstyle="steps-post",
+        curve["coverage"],
+        curve["risk"],
+        color=_SOUND,
+        linewidth=1.8,
         label=f"lowest {text(found.signal)} left out first",
-    )  # fmt: skip
+    )
     if np.isfinite(found.half_coverage):
         at = curve.loc[curve["coverage"] == found.half_coverage, "risk"].iloc[0]
-        ax.scatter([found.half_coverage], [at], s=44, marker="D", color=_FAILED, edgecolor=INK, zorder=4, linewidth=0.8)
-        right = found.half_coverage > 0.55
-        ax.annotate(
-            f"half the failures' rate: keep {found.half_coverage:.0%}", (found.half_coverage, at),
-            xytext=(-8 if right else 8, 8 if at < rate / 2 else -13), textcoords="offset points", ha="right" if right else "left", fontsize=8,
+        ax.scatter(
+            [found.half_coverage], [at], s=44, marker="D", color=_FAILED, edgecolor=INK, zorder=4, linewidth=0.8,
+            label=f"half the failure rate: {found.half_coverage:.0%} kept",
         )  # fmt: skip
     percent = FuncFormatter(lambda value, _: f"{value:.0%}")
     ax.xaxis.set_major_formatter(percent)
@@ -130,13 +131,13 @@ def risk_coverage_plot(found: EarlyWarning, ax: Axes | None = None) -> Axes:
         ylabel="of those, failed", title=f"Risk and coverage{told}",
     )  # fmt: skip
     ax.grid(axis="y")
-    ax.legend(loc="upper left", bbox_to_anchor=(0, -0.18), ncols=1)
+    ax.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.18), ncols=1)
     return ax
 
 
 @style()
 def slice_plot(slices: pd.DataFrame, most: int = 15, ax: Axes | None = None) -> Axes:
-    """Slices by how much lower the mean IoU of their images is than elsewhere, the costliest on top.
+    """Slices by how much lower the mean IoU of their images is than elsewhere, the claimed ones on top, and of them the costliest.
 
     Args:
         slices: as `find_slices` returns it.
@@ -164,13 +165,13 @@ def slice_plot(slices: pd.DataFrame, most: int = 15, ax: Axes | None = None) -> 
                 label=name,
             )  # fmt: skip
     beside = ax.get_yaxis_transform()
-    ax.text(1.02, -1, "images (failed)", va="center", fontsize=8, color=MUTED, transform=beside)
+    ax.text(1.02, -0.75, "images (failed)", va="bottom", fontsize=8, color=MUTED, transform=beside)
     for row, images, failures in zip(rows, table["images"], table["failures"], strict=True):
         ax.text(1.02, row, f"{images} ({failures})", va="center", fontsize=8, transform=beside)
-    ax.set_yticks(rows, [text(words, 46) for words in table["slice"]])
+    ax.set_yticks(rows, [text(words, 58) for words in table["slice"]])
     ax.set(
         ylim=(len(table) - 0.4, -0.7), xlabel="mean IoU of the slice's images less that of all others, points",
-        title="Slices on which the model is worse or better, by what they cost",
+        title="Slices, the costliest on top",
     )  # fmt: skip
     ax.grid(axis="x")
     ax.tick_params(axis="y", length=0)

@@ -62,7 +62,7 @@ def qualities(image: np.ndarray) -> dict[str, float]:
             does not count. Pixels at 0 and 255 are left out: clipping hides noise.
         sharpness: energy of the second differences over that of the first, less what the noise contributes to both; the
             mean squared spatial frequency. Neither light nor contrast changes it. NaN for a flat image and one of fewer than
-            3 x 3 pixels; where noise drowns all else, it tends to 3, which is sharp.
+            3 x 3 pixels; where noise drowns all else, it tends to 3, which is sharp: then only the noise can be told.
 
     Images whose longer side is beyond 768 pixels are reduced to about 512 first, by whole pixels' means: a camera's noise is
     grained over a few pixels, and what an image shows at that size is near to what a model sees of it.
@@ -101,7 +101,7 @@ def _fine_structure(grey: np.ndarray) -> tuple[float, float]:
     second = _energy(down) + _energy(along)
     # White noise of variance v adds 2v to the energy of first differences and 6v to that of second ones, in each direction.
     # The noise is known to a few percent of it, so no less of it is left: of nothing but noise the sharpness is noise's own, 3.
-    # Rounding makes a quarter of a grey level squared, and more in a median of whole numbers; taken off, it would hide blur.
+    # What rounding to whole grey levels is measured as is left in: taken off, it would be all there is in a very blurred picture.
     variance = max(0.0, noise**2 - _ROUNDING**2)
     first = max(first - 4 * variance, _LEFT * 4 * variance)
     second = max(second - 12 * variance, _LEFT * 12 * variance)

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from seglib.classes import IGNORE
 from seglib.intervals import draw_sums, interval
+from seglib.region_scores import EDGES
+from seglib.regions import regions
 
 SLICE_COLUMNS = [
     *("slice", "about", "images", "units", "failures", "miou", "elsewhere", "difference"),
@@ -101,6 +104,30 @@ def find_slices(
     ]
 
 
+def with_classes(confusions: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Properties for `find_slices`: which images hold each class.
+
+    Args:
+        confusions: (N, C, C) counts; rows are truth.
+
+    Returns:
+        "with <class>" -> (N,) bool.
+    """
+    there = confusions.sum(-1) > 0
+    return {f"with {name}": there[:, c] for c, name in enumerate(names)}
+
+
+def small_share(mask: np.ndarray) -> float:
+    """Share of the scored pixels that belong to small regions (`region_scores.EDGES`), 0-1; NaN where none is scored.
+
+    Args:
+        mask: (H, W) uint8 ids, 255 = ignore.
+    """
+    values, sizes = regions(mask)
+    sizes = sizes[values != IGNORE]
+    return float(sizes[sizes < EDGES[0] * mask.size].sum() / sizes.sum()) if len(sizes) else float("nan")
+
+
 def sentence(row: Mapping) -> str:
     """A slice in words, for a reader."""
     known = np.isfinite(row["low"])
@@ -133,12 +160,11 @@ def _tails(name: str, values: np.ndarray) -> list[tuple[str, np.ndarray]]:
         return found
     for share, part in _SHARES.items():
         low, high = np.quantile(known, [part, 1 - part])
-        for side, edge, chosen in (("up to", low, values <= low), ("from", high, values >= high)):
+        ends = (("or less (lowest", low, values <= low), ("or more (highest", high, values >= high))
+        for words, edge, chosen in ends:
             # Where many are equal, the edge may hold more than was asked for: such a slice is no tail.
             if chosen.sum() <= 1.5 * part * len(known) + 1:
-                found.append(
-                    (f"{name} {side} {edge:.3g} ({'lowest' if side == 'up to' else 'highest'} {share})", chosen)
-                )
+                found.append((f"{name.replace('_', ' ')} of {edge:.3g} {words} {share})", chosen))
     return found
 
 

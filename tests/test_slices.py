@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from seglib.slices import FEWEST_IMAGES, SLICE_COLUMNS, find_slices, sentence
+from seglib.slices import FEWEST_IMAGES, SLICE_COLUMNS, find_slices, sentence, small_share, with_classes
 
 
 def _properties(random: np.random.Generator, images: int) -> dict[str, np.ndarray]:
@@ -144,3 +144,20 @@ def test_lengths_are_checked():
         find_slices(np.ones(4), {}, np.array(["a"] * 3))
     with pytest.raises(ValueError, match=r"brightness.* holds 3 values"):
         find_slices(np.ones(4), {"brightness": np.ones(3)})
+
+
+def test_classes_and_small_objects_by_hand():
+    confusions = np.zeros((2, 3, 3), np.int64)
+    confusions[0, 0, 0], confusions[0, 2, 0], confusions[1, 1, 2] = 5, 3, 4
+    found = with_classes(confusions, ("sky", "road", "car"))
+    assert {name: there.tolist() for name, there in found.items()} == {
+        "with sky": [True, False],
+        "with road": [False, True],
+        "with car": [True, False],
+    }
+    mask = np.zeros((100, 100), np.uint8)
+    mask[10:15, 10:16] = 2  # 30 of 10,000 pixels: below 0.33 %
+    mask[50:60, 50:60] = 2
+    mask[90:] = 255
+    assert small_share(mask) == pytest.approx(30 / 9000)
+    assert np.isnan(small_share(np.full((4, 4), 255, np.uint8)))
