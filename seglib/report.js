@@ -52,7 +52,9 @@
   for (const name of Object.keys(orders)) option($("sort"), name, name);
 
   const nodes = [...articles, ...rows], item = node => data.items[Number(node.dataset.i)];
-  const texts = nodes.map(node => node.textContent.toLowerCase());
+  // What is said of the failure, without labels and the legend, which all have in common.
+  const said = "h3, .chip, .evidence, .remedy, .given, dd, .nearest figcaption, td";
+  const texts = nodes.map(node => [...node.querySelectorAll(said)].map(part => part.textContent).join(" ").toLowerCase());
   let visible = articles;
   const bound = (id, otherwise) => $(id).value === "" || Number.isNaN(Number($(id).value)) ? otherwise : Number($(id).value);
   const apply = () => {

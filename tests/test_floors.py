@@ -54,8 +54,8 @@ HOUSE = {
         (("comparison",), SHOW | TORCH),
         (("baselines",), SHOW | TORCH),
         (("launch",), SHOW),
-        (("verdicts",), SHOW | TORCH),
-        (("exports", "annotation", "corrections", "brush"), SHOW | TORCH),
+        (("verdicts", "exports"), SHOW | TORCH),
+        (("annotation", "corrections", "brush"), SHOW | TORCH),
     ],
     5: [
         (
