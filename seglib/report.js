@@ -12,7 +12,8 @@
     const photo = article.querySelector(".photo");
     if (!photo) continue;
     const outline = article.querySelector(".outline");
-    article.querySelector(".panels").classList.toggle("tiny", photo.width < 200);
+    const panels = article.querySelector(".panels");
+    panels.classList.toggle("tiny", Number(panels.dataset.w) < 200);
     for (const layer of ["truth", "prediction", "errors"]) {
       const stack = article.querySelector(`[data-layer="${layer}"] .stack`);
       const under = photo.cloneNode();
