@@ -213,6 +213,7 @@ def test_an_older_folder_and_missing_pictures_are_no_error(folder):
     pd.DataFrame(columns=names).to_csv(folder / "failures.csv", index=False)
     page = Page(write(folder, images=9))
     assert "None of 9 images fails: mean IoU below 0.5." in page.words
+    assert EVIL in page.words  # the tables of the summary stay
     assert not page.all("article")
 
 
