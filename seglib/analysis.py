@@ -13,9 +13,10 @@ from PIL import Image
 
 from seglib import attribution, causes, label_errors, metrics, proposals
 from seglib.actions import Actions
+from seglib.classes import IGNORE
 from seglib.dataset import Dataset, read_image, read_pair
 from seglib.degradation import QUALITIES, Reference, degradation, qualities
-from seglib.early_warning import EarlyWarning, early_warning
+from seglib.early_warning import EarlyWarning, class_confidence, early_warning
 from seglib.evaluation import Evaluation
 from seglib.evidence import Seen, TrainingImages, look_again, training_images
 from seglib.failures import export
@@ -73,10 +74,12 @@ def analyse(run: Run, evaluation: Evaluation, failures: pd.DataFrame, progress: 
         rows[seen.position] = _facts(seen, reference, dataset, evaluation)
         if seen.probabilities is None:
             continue
+        top = seen.probabilities.max(0)
+        rows[seen.position]["class_confidence"] = class_confidence(seen.pred, top, seen.truth != IGNORE)
         looks[seen.position] = label_errors.look(seen.truth, seen.probabilities, seen.pred)
         features[seen.position] = seen.features
         if seen.id in failed:
-            _save_grey(folder / "confidences" / f"{seen.id}.png", np.round(255 * seen.probabilities.max(0)))
+            _save_grey(folder / "confidences" / f"{seen.id}.png", np.round(255 * top))
     suspicions = label_errors.judge(list(looks.values()))
     for position, suspicion in zip(looks, suspicions, strict=True):
         rows[position] |= _suspicion(suspicion, dataset.classes.names)
@@ -108,7 +111,7 @@ def _facts(seen: Seen, reference: Reference | None, dataset: Dataset, evaluation
     facts = measured | {"degradation": kind, "degradation_z": z, "degradation_detail": detail}
     facts |= attribution.lost_iou(seen.truth, seen.pred, classes, absent)
     facts["lost_small"] = _lost_small(seen, classes, absent)
-    return facts | dict.fromkeys(_SUSPECT, "") | {"label_score": np.nan, "pixels": 0}
+    return facts | dict.fromkeys(_SUSPECT, "") | {"label_score": np.nan, "pixels": 0, "class_confidence": np.nan}
 
 
 def _suspicion(found: label_errors.Suspicion, names: tuple[str, ...]) -> dict:
@@ -183,10 +186,14 @@ def slices_of(run: Run, evaluation: Evaluation, analysis: Analysis, threshold: f
     return find_slices(miou, pd.concat([properties, holds], axis=1), groups, units, frames, threshold)
 
 
-def warning_of(run: Run, evaluation: Evaluation, analysis: Analysis) -> EarlyWarning:
-    """`early_warning` of each image's mean confidence."""
-    images = analysis.images
-    return early_warning(images["confidence"].to_numpy(float), images["failed"].to_numpy(), _units(run, evaluation)[0])
+def warnings_of(run: Run, evaluation: Evaluation, analysis: Analysis) -> dict[str, EarlyWarning]:
+    """`early_warning` of each image's mean confidence over its pixels, and over its classes."""
+    images, units = analysis.images, _units(run, evaluation)[0]
+    signals = {"confidence": "confidence", "class_confidence": "confidence by class"}
+    return {
+        name: early_warning(images[column].to_numpy(float), images["failed"].to_numpy(), units, name)
+        for column, name in signals.items()
+    }
 
 
 def layers(run: Run, evaluation: Evaluation, sample: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -12,7 +12,8 @@
     const photo = article.querySelector(".photo");
     if (!photo) continue;
     const outline = article.querySelector(".outline");
-    article.querySelector(".panels").classList.toggle("tiny", photo.width < 200);
+    const panels = article.querySelector(".panels");
+    panels.classList.toggle("tiny", Number(panels.dataset.w) < 200);
     for (const layer of ["truth", "prediction", "errors"]) {
       const stack = article.querySelector(`[data-layer="${layer}"] .stack`);
       const under = photo.cloneNode();
@@ -52,7 +53,9 @@
   for (const name of Object.keys(orders)) option($("sort"), name, name);
 
   const nodes = [...articles, ...rows], item = node => data.items[Number(node.dataset.i)];
-  const texts = nodes.map(node => node.textContent.toLowerCase());
+  // What is said of the failure, without labels and the legend, which all have in common.
+  const said = "h3, .chip, .evidence, .remedy, .given, dd, .nearest figcaption, td";
+  const texts = nodes.map(node => [...node.querySelectorAll(said)].map(part => part.textContent).join(" ").toLowerCase());
   let visible = articles;
   const bound = (id, otherwise) => $(id).value === "" || Number.isNaN(Number($(id).value)) ? otherwise : Number($(id).value);
   const apply = () => {

@@ -83,7 +83,7 @@ def test_predictions_of_another_tool(run):
     assert not (found.folder / "confidences").exists()
     assert analysis.beside_nearest(other, found.failures) == ([], [])
     assert len(analysis.slices_of(other, evaluation, found)) >= 0
-    assert analysis.warning_of(other, evaluation, found).images == 0
+    assert {warning.images for warning in analysis.warnings_of(other, evaluation, found).values()} == {0}
 
 
 def test_no_failure_at_all(run):
