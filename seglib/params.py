@@ -156,7 +156,7 @@ class Failures(Params):
     threshold_mode: Literal["absolute", "percentile", "per_class"] = "absolute"
     class_thresholds: str = ""
     before: str = ""
-    sheets: int = Field(4, ge=1, le=50)
+    sheets: int = Field(3, ge=1, le=50)
 
 
 NOTEBOOKS: dict[str, type[Params]] = {

@@ -1,13 +1,16 @@
 """Figures: what they show, that nothing is cut off, and that odd data does not break them."""
 
+import io
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
+from PIL import Image
 
-from seglib import matrices, plots, sheets
+from seglib import live, matrices, plots, sheets
 from seglib.classes import IGNORE, ClassMap
 from seglib.style import SEVERITY, style
 
@@ -246,3 +249,18 @@ def test_grids_take_any_number_of_images_of_any_sizes(count):
         assert sum(bool(ax.images) for ax in fig.axes) == count
     with pytest.raises(ValueError, match="argument 2 is longer"):
         sheets.overlay_grid(images, [*masks, masks or 0], CLASSES)
+
+
+def test_a_small_picture_shows_the_same(monkeypatch):
+    shown = []
+    monkeypatch.setattr(live, "display", shown.append)
+    random = np.random.default_rng(0)
+    photograph = np.cumsum(random.normal(0, 4, (60, 80, 3)), axis=1).clip(-120, 120).astype(np.int16) + 128
+    figure = sheets.overlay_grid([photograph.astype(np.uint8)], [np.zeros((60, 80), np.uint8)], ClassMap(("road",)))
+    live.show_small(figure)
+    full, small = io.BytesIO(), shown[0].data
+    figure.savefig(full, format="png", dpi=figure.dpi)
+    assert len(small) < 0.6 * len(full.getvalue())
+    one, other = (np.asarray(Image.open(data).convert("RGB"), float) for data in (full, io.BytesIO(small)))
+    assert one.shape == other.shape
+    assert np.abs(one - other).mean() < 4
