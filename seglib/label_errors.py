@@ -23,15 +23,16 @@ BAND = (
     0.005  # of the diagonal: this far into a disagreement it may be a matter of the outline; Cityscapes' boundary width
 )
 REGIONS = 16  # regions kept an image; the rest are smaller
-_FLOOR = 1e-3  # probabilities below it count as equally impossible
+_FLOOR = 1e-5  # probabilities below it count as equally impossible
 _NOISE = 1e-4  # of the scored pixels: disagreement of that size is taken for what any image has
 # How much it counts that another image has the same confusion; the same given class, the same suggested class; any confusion.
-_KINSHIP = (1.0, 0.3, 0.3, 0.1)
+_KINSHIP = (1.0, 0.3, 0.3, 0.3)
 
 _COARSE = 64  # longer side of the grid on which shifts are tried
 _REACH = 0.15  # of the longer side: the farthest shift that is tried
 _MENDED = 0.5  # share of the disagreement that moving the mask must take away for it to be called shifted
-_FOREIGN = 0.6  # a mask that agrees on less than this share of what masks usually agree on may be of another image
+_FOREIGN = 3.0  # times the usual disagreement, beyond what the worst class explains: nothing fits, as of another image
+_OBJECT = 0.05  # of the scored pixels: what is larger was not left out, it has another name
 _WHOLE, _PART = (
     0.6,
     0.4,
@@ -260,14 +261,16 @@ def _others(key: np.ndarray, image: np.ndarray, mass: np.ndarray) -> np.ndarray:
 
 
 def _kind(one: Look, k: int, score: float, agreement: float) -> str:
+    """What kind of label error the evidence points to; `agreement`: of the typical mask."""
     if score < 0.5:
         return ""
     dx, dy, gone = one.shift
     if gone >= _MENDED and (dx or dy):
         return "shifted mask"
-    if one.agreement < _FOREIGN * agreement:
+    alike = one.size[one.by_given & (one.given == one.given[k])].sum()
+    if 1 - one.agreement - alike / one.pixels > _FOREIGN * (1 - agreement):
         return "mask of another image"
-    if one.whole[k] >= _WHOLE:
+    if one.whole[k] >= _WHOLE or one.size[k] > _OBJECT * one.pixels:
         return "swapped class"
     return "missing object" if one.whole[k] <= _PART else ""
 
