@@ -19,6 +19,7 @@ from seglib.degradation import QUALITIES, Reference, degradation, qualities
 from seglib.early_warning import EarlyWarning, class_confidence, early_warning
 from seglib.evaluation import Evaluation
 from seglib.evidence import Seen, TrainingImages, look_again, training_images
+from seglib.exports import write_records, write_spreadsheet
 from seglib.failures import export
 from seglib.novelty import novelty
 from seglib.params import Train
@@ -63,7 +64,8 @@ def analyse(run: Run, evaluation: Evaluation, failures: pd.DataFrame, progress: 
         progress: show bars.
 
     Writes:
-        what `failures.export` writes; confidences/, suspects/ and nearest/ (PNG); failures.csv and suspects.csv.
+        what `failures.export` writes; confidences/, suspects/ and nearest/ (PNG); suspects.csv; failures.csv, and the same for
+        spreadsheets and as JSON.
     """
     dataset, folder = run_dataset(run), export(run, evaluation, failures)
     training = None if run.foreign else training_images(run, qualities, progress)
@@ -91,7 +93,10 @@ def analyse(run: Run, evaluation: Evaluation, failures: pd.DataFrame, progress: 
     table = pd.concat([table, _class_losses(evaluation, places.to_numpy(), training)], axis=1)
     table = pd.concat([table, causes.explain(table)], axis=1)
     _save_nearest(folder, dataset, table["nearest"])
-    write_csv(folder / "failures.csv", table.assign(nearest=table["nearest"].map(json.dumps)))
+    flat = table.assign(nearest=table["nearest"].map(json.dumps))
+    write_csv(folder / "failures.csv", flat)
+    write_spreadsheet(folder / "failures_spreadsheet.csv", flat)
+    write_records(folder / "failures.json", flat)
     columns = ["id", "label_score", *_SUSPECT, "pixels", "failed"]
     suspects = images[columns].dropna(subset=["label_score"])
     suspects = suspects.sort_values("label_score", ascending=False, kind="stable", ignore_index=True)

@@ -54,11 +54,11 @@ HOUSE = {
         (("counts_metric",), SHOW),
     ],
     4: [
-        (("failures", "thresholds", "analysis", "causes"), SHOW),
+        (("failures", "thresholds", "analysis", "causes", "exports"), SHOW),
         (("comparison",), SHOW | TORCH),
         (("baselines",), SHOW | TORCH),
         (("launch",), SHOW),
-        (("exports", "annotation", "corrections", "brush"), SHOW | TORCH),
+        (("annotation", "corrections", "brush"), SHOW | TORCH),
     ],
     5: [
         (
