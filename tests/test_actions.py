@@ -232,13 +232,15 @@ def test_the_run_keeps_what_it_followed_and_resumes_with_nothing_else(tiny_root,
 
 @pytest.mark.slow
 def test_every_process_follows(tiny_root, tiny_params):
-    from seglib.launch import main
+    import subprocess
+    import sys
+
     from seglib.runs import read_json
 
     write("mine.yaml", Actions(exclude=[Sample(id="t00"), Sample(id="t01")], augment=[Setting(name="blur", value=0.5)]))
     values = tiny_params(actions="mine.yaml", epochs=1).model_dump()
     (tiny_root / "params.yaml").write_text(yaml.safe_dump(values))
-    main(["--params", "params.yaml"])
+    subprocess.run([sys.executable, "-m", "seglib.launch", "--params", "params.yaml"], check=True)
     run = tiny_root / "artifacts" / "runs" / "tiny"
     assert read_json(run / "params.json")["blur"] == 0.5
     (cache,) = (tiny_root / "artifacts" / "cache").glob("tiny-train-*/index.json")
