@@ -6,7 +6,7 @@ and masks of other images evenly often. Masks that the dataset's planted.csv rec
 first. Beside `seglib.label_errors` stand the segmentation scores of cleanlab (softmin, and num_pixel_issues by confident learning:
 Lad and Mueller, Estimating label quality and errors in semantic segmentation data via any model, 2023), on the same
 probabilities, computed here by their definition image by image, ignored pixels left out; on data without ignored pixels they
-equal those of the package. Further the plain IoU of each image, and the model's mean confidence.
+equal those of the package (cleanlab 2.9; up to the width of a bin). Further the plain IoU of each image, and the model's mean confidence.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ BAND = (
 )
 REGIONS = 16  # regions kept an image; the rest are smaller
 _FLOOR = 1e-5  # probabilities below it count as equally impossible
-_NOISE = 1e-4  # of the scored pixels: disagreement of that size is taken for what any image has
+_NOISE = 1e-3  # evidence a scored pixel that any image may hold: a few pixels surely wrong
 # How much it counts that another image has the same confusion; the same given class, the same suggested class; any confusion.
 _KINSHIP = (1.0, 0.3, 0.3, 0.3)
 
@@ -48,7 +48,7 @@ class Look:
         agreement: share of them on which prediction and mask agree; NaN without any.
         doubt: mean of 1 - top-1 probability over them. It does not depend on the mask.
         given, suggested: (R,) class ids: what the mask says, what the model says.
-        mass: (R,) float64, evidence: sum over the region's inner pixels of log(probability of the prediction / of the mask).
+        mass: (R,) float64, evidence: sum over the region's inner pixels of log(probability of the prediction / of the mask)^2.
         size: (R,) pixels, the band along the outline included.
         whole: (R,) share of the mask's regions they lie in that the model rejects: near 1, outlines agree and the class does not.
         box: (R, 4) x0, y0, x1, y1, ends exclusive.
@@ -123,7 +123,8 @@ def look(truth: np.ndarray, probabilities: np.ndarray, pred: np.ndarray | None =
     # The band is taken off the disagreement itself: slivers along any outline vanish, islands keep their inside.
     depth = ndimage.distance_transform_cdt(np.pad(apart, 1, mode="edge"), metric="chessboard")[1:-1, 1:-1]
     inner = apart & (depth > boundary_width(truth.shape, band))
-    weight = np.where(inner, np.log(np.maximum(top, _FLOOR) / np.maximum(of_mask, _FLOOR)), 0)
+    # Squared: the model's own errors leave the true class some probability, a wrong label is out of the question.
+    weight = np.where(inner, np.log(np.maximum(top, _FLOOR) / np.maximum(of_mask, _FLOOR)) ** 2, 0)
     found = [_regions(ids, pred, apart, weight, by_given, classes) for by_given in (True, False)]
     parts = [np.concatenate(part) for part in zip(*found, strict=True)]
     order = np.argsort(-parts[2], kind="stable")[:REGIONS]
