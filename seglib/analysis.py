@@ -136,7 +136,7 @@ def _save_regions(
     """The suspect regions of failed images, and of those whose labels are in doubt."""
     for position, suspicion in suspicions.items():
         row = images.loc[position]
-        if suspicion.box and (row["failed"] or suspicion.score >= causes.DOUBTED):
+        if suspicion.box and (row["failed"] or suspicion.score >= label_errors.SURE):
             _, truth, pred = layers(run, evaluation, row["id"])
             region = label_errors.suspect_region(truth, pred, suspicion)
             _save_grey(run.failures(evaluation.split) / "suspects" / f"{row['id']}.png", 255 * region)

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from seglib import label_errors
+
 CAUSES = (
     "label error",
     "degraded image",
@@ -19,9 +21,8 @@ CAUSES = (
 )
 CAUSE_COLUMNS = ["cause", "cause_confidence", "evidence", "remedy"]
 SURE = 0.5  # a claim below this confidence is not made
-DOUBTED = 0.9  # label score from which a label is in doubt
 RARE = 0.01  # share of the training pixels under which a class is rare
-NOVEL = 0.95  # share of the training images that have a nearer neighbour than the image has
+NOVEL = 0.9  # share of the training images that have a nearer neighbour than the image has
 _APART = 3.5  # robust standard deviations from which an image counts as degraded, see `seglib.degradation`
 
 _AUGMENTATIONS = {"blur": "blur", "noise": "noise", "dark": "darkness", "washed out": "haze"}
@@ -103,7 +104,8 @@ def _label_error(row: Mapping[str, Any]) -> Claim:
     what = what or "the model surely and widely disagrees with the mask"
     evidence = f"{kind[:1].upper()}{kind[1:]}: {what}." if kind else f"{what[:1].upper()}{what[1:]}."
     remedy = _LABEL_REMEDIES.get(kind, "Compare its mask with the image and correct it")
-    return Claim("label error", _number(row, "label_score"), evidence, f"{remedy}, or exclude it until that is done.")
+    confidence = max(0.0, 1 - (1 - SURE) * (1 - _number(row, "label_score")) / (1 - label_errors.SURE))
+    return Claim("label error", confidence, evidence, f"{remedy}, or exclude it until that is done.")
 
 
 def _degraded(row: Mapping[str, Any]) -> Claim:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from seglib import label_errors
 from seglib.runs import write_json, write_text
 from seglib.verdicts import VerdictBook
 
@@ -57,7 +58,7 @@ def _guarded(text: str) -> str:
     return f"'{text}" if text.startswith((*_FORMULA, "'")) else text
 
 
-def to_relabel(folder: Path, min_score: float = 0.5) -> list[str]:
+def to_relabel(folder: Path, min_score: float = label_errors.SURE) -> list[str]:
     """The samples of a failures folder whose labels should be looked at again, most suspicious first.
 
     Args:

@@ -9,9 +9,10 @@ import pandas as pd
 
 from seglib.actions import TRAIN, Actions, Sample, Setting, Weights
 from seglib.dataset import Dataset
+from seglib.label_errors import SURE as SUSPICIOUS
 from seglib.params import Train
 
-SURE = 0.8  # confidence from which a claim is acted upon without a person's verdict
+SURE = 0.8  # confidence from which a claim about a picture or a class is acted upon without a person's verdict
 _SUPPORT = 0.1  # share of the failures, and at least two of them, that a change of the training must stand on
 # What a failed image's degradation asks for, as parameters of 02_train and their least values.
 _REMEDIES = {
@@ -33,7 +34,7 @@ def propose(
     """What the findings of 04 ask for.
 
     A person's verdict goes before any claim: "label wrong" lists an image to be relabelled, "ignore" takes it out of training,
-    "model wrong" and "ambiguous" leave its label alone. Without one, a label is suspected from `sure` on. Samples of training are
+    "model wrong" and "ambiguous" leave its label alone. Without one, a label is suspected from `label_errors.SURE` on. Samples of training are
     excluded until relabelled; those of other splits are never excluded, only listed.
 
     A change of the training stands on at least two failures and a tenth of those whose labels are not in doubt, each by a claim of
@@ -50,7 +51,7 @@ def propose(
     verdicts, params = verdicts or {}, params or Train()
     splits = dict(zip(dataset.samples["id"], dataset.samples["split"], strict=True))
     exclude, relabel = [], []
-    for sample, reason in _label_claims(failures, suspects, verdicts, sure).items():
+    for sample, reason in _label_claims(failures, suspects, verdicts).items():
         if sample not in splits:  # of a verdict on an image that is no longer there
             continue
         ignored = verdicts.get(sample) == "ignore"
@@ -65,16 +66,16 @@ def propose(
     return Actions(exclude=exclude, relabel=relabel, augment=augment, class_weights=weights)
 
 
-def _label_claims(
-    failures: pd.DataFrame, suspects: pd.DataFrame | None, verdicts: Mapping[str, str], sure: float
-) -> dict[str, str]:
+def _label_claims(failures: pd.DataFrame, suspects: pd.DataFrame | None, verdicts: Mapping[str, str]) -> dict[str, str]:
     """id -> reason of each image whose label is in doubt: by verdict first, then by suspicion, the strongest first."""
     said = {"label wrong": "verdict: label wrong", "ignore": "verdict: ignore"}
     claims = {sample: said[verdict] for sample, verdict in verdicts.items() if verdict in said}
     for table in (suspects, failures):
         if table is None or "label_score" not in table:
             continue
-        for row in table[table["label_score"] >= sure].sort_values("label_score", ascending=False).to_dict("records"):
+        for row in (
+            table[table["label_score"] >= SUSPICIOUS].sort_values("label_score", ascending=False).to_dict("records")
+        ):
             if not verdicts.get(row["id"]):
                 claims.setdefault(row["id"], _suspicion(row))
     return claims

@@ -18,13 +18,14 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
+from seglib import label_errors
 from seglib.classes import IGNORE, ClassMap
 from seglib.report_data import Item, Layers, number, read_items, read_layers, read_nearest, read_table
 from seglib.runs import write_text
 
 LIMIT = 20_000_000  # bytes
 SIDE = 480  # pixels of a picture's longer side
-SUSPICIOUS = 0.5  # label_score from which a label is listed although the image did not fail
+SUSPICIOUS = label_errors.SURE  # label_score from which a label is listed although the image did not fail
 _ROWS = 10  # of a table in the summary
 _DOTS = {
     "label error": "dot-label",

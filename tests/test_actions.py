@@ -275,7 +275,7 @@ def test_verdicts_go_before_claims(dataset):
 def test_a_suspicion_says_what_it_is(dataset):
     suspects = table(
         id=["t0", "t1"],
-        label_score=[0.85, 0.93],
+        label_score=[0.9, 0.93],
         suspect_kind=["mask of another image", "swapped class"],
         suspect_given=["", "car"],
         suspect_suggested=["", "truck"],
@@ -283,9 +283,9 @@ def test_a_suspicion_says_what_it_is(dataset):
     found = propose(dataset, table(id=[]), suspects)
     assert [entry.reason for entry in found.relabel] == [
         "label suspected: swapped class (car, rather truck), score 0.93",
-        "label suspected: mask of another image, score 0.85",
+        "label suspected: mask of another image, score 0.90",
     ]
-    assert propose(dataset, table(id=[]), suspects, sure=0.95) == Actions()
+    assert propose(dataset, table(id=[]), suspects.assign(label_score=0.8)) == Actions()
 
 
 def failed(causes, degradations=None, confidence=0.9) -> pd.DataFrame:

@@ -73,7 +73,7 @@ def test_a_spreadsheet_runs_nothing_and_gives_every_cell_back(tmp_path):
 def test_what_to_relabel(tmp_path):
     assert to_relabel(tmp_path) == []
     pd.DataFrame(
-        {"id": ["a", "b", "c", "NA"], "label_score": [0.6, 0.9, 0.2, ""], "failed": [True, False, True, True]}
+        {"id": ["a", "b", "c", "NA"], "label_score": [0.9, 0.95, 0.2, ""], "failed": [True, False, True, True]}
     ).to_csv(tmp_path / "suspects.csv", index=False)
     pd.DataFrame({"id": ["NA", "c"], "miou": 0.2, "cause": ["label error", "rare class"]}).to_csv(
         tmp_path / "failures.csv", index=False

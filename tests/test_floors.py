@@ -42,7 +42,7 @@ HOUSE = {
         (("models", "averaging", "optimizer"), SHOW),
         (("metrics", "boundary", "calibration", "intervals", "region_scores"), TORCH | SHOW),
         (("pictures",), TORCH | SHOW),
-        (("actions", "proposals"), TORCH | SHOW),
+        (("actions",), TORCH | SHOW),
         (("mask_files",), TORCH | SHOW),
     ],
     3: [
@@ -54,7 +54,7 @@ HOUSE = {
         (("counts_metric",), SHOW),
     ],
     4: [
-        (("failures", "thresholds", "analysis", "causes", "exports"), SHOW),
+        (("failures", "thresholds", "analysis", "causes", "exports", "proposals"), SHOW),
         (("comparison",), SHOW | TORCH),
         (("baselines",), SHOW | TORCH),
         (("launch",), SHOW),

@@ -83,7 +83,7 @@ def folder(tmp_path) -> Path:
         "remedy": "relabel it",
     } | {f"lost_{name}": 0.1 for name in ("boundary", "missed", "invented", "swapped", "specks")}  # fmt: skip
     pd.DataFrame(table).to_csv(tmp_path / "failures.csv", index=False)
-    suspects = {"id": ["night_1", "fine_1", "fine_2"], "label_score": [0.95, 0.7, 0.1], "suspect_kind": [EVIL, BREAK, ""], "failed": [True, False, False]}  # fmt: skip
+    suspects = {"id": ["night_1", "fine_1", "fine_2"], "label_score": [0.95, 0.9, 0.1], "suspect_kind": [EVIL, BREAK, ""], "failed": [True, False, False]}  # fmt: skip
     pd.DataFrame(suspects).to_csv(tmp_path / "suspects.csv", index=False)
     (tmp_path / "verdicts.csv").write_text('id,verdict,note,time\nstreet_2,label wrong,"<script>evil()</script>",\n')
     return tmp_path
