@@ -81,7 +81,7 @@ def test_what_to_relabel(tmp_path):
     assert to_relabel(tmp_path) == ["b", "a", "NA"]
     (tmp_path / "verdicts.csv").write_text("id,verdict,note,time\nc,label wrong,,\nb,model wrong,,\n")
     assert to_relabel(tmp_path) == ["c", "a", "NA"]
-    assert to_relabel(tmp_path, min_score=0.7) == ["c", "NA"]
+    assert to_relabel(tmp_path, min_score=0.92) == ["c", "NA"]
 
 
 # Label Studio's run-length code

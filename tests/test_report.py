@@ -170,7 +170,7 @@ def test_the_summary(folder):
     assert "unknown 1" in words
     assert "guessing 1" in words
     assert "label wrong 1" in words
-    assert "Suspected labels of images that did not fail id suspicion kind fine_1 0.7" in words
+    assert "Suspected labels of images that did not fail id suspicion kind fine_1 0.9" in words
     assert "1,200" in words
 
 
