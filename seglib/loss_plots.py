@@ -52,7 +52,7 @@ def lost_iou(failures: pd.DataFrame, count: int = 20, ax: Axes | None = None) ->
     aside = {"textcoords": "offset points", "color": MUTED}
     for place, miou in zip(places, table["miou"], strict=True):
         ax.annotate(f"{miou:.2f}", (1, place), (8, 0), xycoords=("axes fraction", "data"), va="center", **aside)
-    ax.annotate("mIoU", (1, 0), (8, -6), xycoords="axes fraction", va="top", **aside)
+    ax.annotate("mIoU", (1, 1), (8, 1), xycoords="axes fraction", va="bottom", **aside)
     limit = min(1.0, np.ceil(start.max() * 10 + 0.2) / 10)
     ax.set(xlim=(0, limit), xlabel="lost IoU (points; a bar's length is 1 - mIoU)")
     shown = f"the worst {len(table)} of {len(failures)} failures" if len(table) < len(failures) else "every failure"
