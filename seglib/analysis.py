@@ -26,7 +26,7 @@ from seglib.params import Train
 from seglib.predictions import read_ids, run_dataset
 from seglib.region_scores import SIZES, region_counts
 from seglib.runs import Run, atomic_path, read_json, write_csv
-from seglib.slices import find_slices
+from seglib.slices import find_slices, small_share, with_classes
 from seglib.verdicts import VerdictBook
 
 _THUMBNAIL = 256  # longer side of the nearest training images' copies, pixels
@@ -115,6 +115,7 @@ def _facts(seen: Seen, reference: Reference | None, dataset: Dataset, evaluation
     classes, absent = len(dataset.classes), evaluation.scores["absent"]
     facts = measured | {"degradation": kind, "degradation_z": z, "degradation_detail": detail}
     facts |= attribution.lost_iou(seen.truth, seen.pred, classes, absent)
+    facts["small_share"] = small_share(seen.truth)
     facts["lost_small"] = _lost_small(seen, classes, absent)
     return facts | dict.fromkeys(_SUSPECT, "") | {"label_score": np.nan, "pixels": 0, "class_confidence": np.nan}
 
@@ -183,12 +184,12 @@ def _novelty(
 
 def slices_of(run: Run, evaluation: Evaluation, analysis: Analysis, threshold: float = 0.5) -> pd.DataFrame:
     """`find_slices` over what is known of the images: how they look, how unlike training, what they hold, their sequence."""
-    images, names = analysis.images, evaluation.classes.names
-    properties = images[[*QUALITIES, "novelty"]].dropna(axis=1, how="all")
-    holds = pd.DataFrame(evaluation.confusions.sum(2) > 0, columns=[f"holds {name}" for name in names])
+    images = analysis.images
+    properties = images[[*QUALITIES, "novelty", "small_share"]].dropna(axis=1, how="all")
+    classes = pd.DataFrame(with_classes(evaluation.confusions, evaluation.classes.names))
     units, frames = _units(run, evaluation)
     groups, miou = images["group"].to_numpy(str), images["miou"].to_numpy(float)
-    return find_slices(miou, pd.concat([properties, holds], axis=1), groups, units, frames, threshold)
+    return find_slices(miou, pd.concat([properties, classes], axis=1), groups, units, frames, threshold)
 
 
 def warnings_of(run: Run, evaluation: Evaluation, analysis: Analysis) -> dict[str, EarlyWarning]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from seglib import label_errors
+from seglib.looks import APART
 
 CAUSES = (
     "label error",
@@ -23,7 +24,6 @@ CAUSE_COLUMNS = ["cause", "cause_confidence", "evidence", "remedy"]
 SURE = 0.5  # a claim below this confidence is not made
 RARE = 0.01  # share of the training pixels under which a class is rare
 NOVEL = 0.9  # share of the training images that have a nearer neighbour than the image has
-_APART = 3.5  # robust standard deviations from which an image counts as degraded, see `seglib.degradation`
 
 _AUGMENTATIONS = {"blur": "blur", "noise": "noise", "dark": "darkness", "washed out": "haze"}
 _LABEL_REMEDIES = {
@@ -110,7 +110,7 @@ def _label_error(row: Mapping[str, Any]) -> Claim:
 
 def _degraded(row: Mapping[str, Any]) -> Claim:
     kind, z = _text(row, "degradation"), _number(row, "degradation_z")
-    confidence = 1 - 0.5 * (_APART / z) ** 2 if kind and z >= _APART else 0.0
+    confidence = 1 - 0.5 * (APART / z) ** 2 if kind and z >= APART else 0.0
     evidence = _text(row, "degradation_detail") or f"{kind}: {z:.1f} standard deviations from the training images."
     remedy = f"Train with more of it (augmentation {_AUGMENTATIONS.get(kind, kind)!r}) if such images come in use; else exclude it."
     return Claim("degraded image", confidence, evidence[:1].upper() + evidence[1:], remedy)

@@ -202,46 +202,6 @@ def per_class_image_iou(per_image_class_iou: pd.DataFrame, classes: ClassMap, ax
 
 
 @style()
-def failure_ious(failures: pd.DataFrame, threshold: float, ax: Axes | None = None) -> Axes:
-    """One bar a failed image, worst first, coloured by severity, with the threshold and the 0.1 line marked.
-
-    Args:
-        failures: failures.csv: columns id, miou (0-1), severity. Up to 60 ids are written out; beyond, bars are counted.
-    """
-    table = failures.sort_values("miou", kind="stable", na_position="last")
-    count = len(table)
-    ax = axes(ax, float(np.clip(2.5 + 0.24 * count, 6.4, 13)), 3.6 if count else 1.2)
-    if not count:
-        return empty(ax, f"no failures: every image reaches {threshold:g}")
-    places = np.arange(count)
-    for name, color in SEVERITY.items():
-        chosen = (table["severity"] == name).to_numpy()
-        if chosen.any():
-            ax.bar(
-                places[chosen],
-                table["miou"].fillna(0)[chosen],
-                width=0.8 if count <= 100 else 1.0,
-                color=color,
-                label=f"{name}: {chosen.sum()}",
-            )
-    lines = [(threshold, f"threshold {threshold:g}", "-")] + ([(0.1, "guessing 0.1", "--")] if threshold > 0.1 else [])
-    for value, name, line in lines:
-        ax.axhline(value, color=INK, linestyle=line, linewidth=1)
-        ax.text(1.008, value, name, va="center", transform=ax.get_yaxis_transform())
-    ax.set(ylim=(0, max(threshold * 1.06, 0.12)), xlim=(-0.6, max(count - 0.4, 4.6)), ylabel="mean IoU of the image")
-    ax.set_title(f"Failed images, worst first ({count})")
-    if count <= 60:
-        ax.set_xticks(places, [text(i, 40) for i in table["id"]], rotation=90 if count > 6 else 0)
-        ax.tick_params(axis="x", length=0)
-    else:
-        ax.set_xlabel("failed images, worst first")
-        ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-    ax.grid(axis="y")
-    _legend_above(ax, ax.get_legend_handles_labels()[0])
-    return ax
-
-
-@style()
 def image_properties(samples: pd.DataFrame, limits: pd.DataFrame | None = None) -> Figure:
     """Brightness, contrast, entropy and focus of every image, one row a split: what lies apart from the rest.
 

@@ -7,12 +7,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_rgb
 from PIL import Image
 
 from seglib import live, matrices, plots, sheets
 from seglib.classes import IGNORE, ClassMap
-from seglib.style import SEVERITY, style
+from seglib.style import style
 
 mpl.use("Agg")
 
@@ -148,25 +147,6 @@ def test_the_difference_is_in_points_and_signed():
     ax = matrices.confusion_difference(failed, full, ClassMap(("a", "b")))
     assert [t.get_text() for t in ax.texts] == ["-50", "+50"]
     drawn(matrices.confusion_difference(np.zeros((2, 2)), np.zeros((2, 2)), ClassMap(("a", "b"))).figure)
-
-
-@pytest.mark.parametrize("count", [1, 5, 30, 60, 300])
-def test_one_bar_a_failure_worst_first(count):
-    table = failures(count)
-    ax = plots.failure_ious(table, 0.5)
-    bars = sorted((p for p in ax.patches), key=lambda p: p.get_x())
-    assert [p.get_height() for p in bars] == sorted(table["miou"])
-    named = labels(ax.xaxis)
-    assert (named == table["id"].tolist()[::-1]) if count <= 60 else ("street_0000" not in named)
-    assert [t.get_text() for t in ax.texts] == ["threshold 0.5", "guessing 0.1"]
-    assert bars[-1].get_facecolor()[:3] == to_rgb(SEVERITY["near-threshold"])
-    drawn(ax.figure)
-
-
-def test_no_failures_and_a_threshold_below_guessing():
-    assert "no failures: every image reaches 0.5" in plots.failure_ious(failures(0), 0.5).texts[0].get_text()
-    table = failures(3).assign(miou=[0.01, np.nan, 0.04], severity="guessing")
-    assert [t.get_text() for t in drawn(plots.failure_ious(table, 0.05).figure).axes[0].texts] == ["threshold 0.05"]
 
 
 @pytest.mark.parametrize("scores", [[], [0.5], [np.nan], [0.2, 0.5, np.nan, 1.0]])
