@@ -1,7 +1,8 @@
 """How fast does training run here, and against what? `python benchmarks/training.py` prints the table, writes JSON.
 
-Every figure is a ratio of two ways to do the same work, timed in turns in one process on the same data. It takes about
-ten minutes on two processor cores; `--only loss,counts` runs parts.
+Every figure is a ratio of two ways to do the same work on the same data, timed in turns. The other way runs in a process
+of its own that does not know seglib (plain.py). It takes about ten minutes on two processor cores; `--only loss,counts`
+runs parts.
 """
 
 from __future__ import annotations
@@ -15,23 +16,33 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import psutil
-import segmentation_models_pytorch as smp
 import torch
 import torchmetrics
 from PIL import Image
+from plain import (
+    BATCH,
+    CLASSES,
+    ENCODER,
+    IGNORE,
+    SIZE,
+    WEIGHTS,
+    Plain,
+    Separate,
+    backward,
+    logits_and_target,
+    truth_and_pred,
+)
 from torch import Tensor, nn
-from torchvision import tv_tensors
-from torchvision.transforms import v2
 
-from seglib import metrics, runs, views
+from seglib import kernels, metrics, runs, views
 from seglib.batches import training_batches
-from seglib.classes import IGNORE
-from seglib.dataset import Dataset, load_dataset, read_pair
+from seglib.dataset import load_dataset, read_pair
 from seglib.loading import pack
 from seglib.losses import HybridLoss
 from seglib.models import ModelSpec, build
@@ -41,20 +52,19 @@ from seglib.trainer import Trainer
 from seglib.training import start_run
 from seglib.trials import plan_training
 
-BATCH, SIZE, CLASSES, IMAGES = 14, (352, 480), 11, 42
-WEIGHTS = [1.0 + 0.1 * c for c in range(CLASSES)]
+IMAGES = 42
 
 
-def compare(ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> tuple[float, float]:
-    """Median seconds of each, taken in turns after one round to warm up."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for k in range(rounds + 1):
-        for way, taken in zip((ours, theirs), times, strict=True):
-            started = time.perf_counter()
-            way()
-            if k:
-                taken.append(time.perf_counter() - started)
-    return tuple(map(statistics.median, times))
+def seconds_of(way: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    way()
+    return time.perf_counter() - started
+
+
+def compare(ours: Callable[[], object], theirs: Callable[[], float], rounds: int) -> tuple[float, float]:
+    """Median seconds of each, taken in turns after one round to warm up. `theirs` says its seconds itself."""
+    times = [(seconds_of(ours), theirs()) for _ in range(rounds + 1)][1:]
+    return tuple(map(statistics.median, zip(*times, strict=True)))
 
 
 def row(what: str, against: str, seconds: tuple[float, float], wanted: float, more: str = "") -> dict:
@@ -72,39 +82,6 @@ def row(what: str, against: str, seconds: tuple[float, float], wanted: float, mo
 
 
 # --- the loss
-
-
-def logits_and_target() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    logits = 3 * torch.randn(BATCH, CLASSES, *SIZE, generator=generator)
-    target = torch.randint(0, CLASSES, (BATCH, *SIZE), generator=generator)
-    target[torch.rand(target.shape, generator=generator) < 0.1] = IGNORE
-    return logits, target
-
-
-class Separate(nn.Module):
-    """Cross-entropy, SMP's Dice and SMP's focal loss, one after the other."""
-
-    def __init__(self, class_weights: list[float] | None = None) -> None:
-        super().__init__()
-        weight = None if class_weights is None else torch.tensor(class_weights)
-        self.terms = nn.ModuleList(
-            [
-                nn.CrossEntropyLoss(weight, ignore_index=IGNORE),
-                smp.losses.DiceLoss("multiclass", ignore_index=IGNORE),
-                smp.losses.FocalLoss("multiclass", ignore_index=IGNORE),
-            ]
-        )
-
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        return sum(term(logits, target) for term in self.terms)
-
-
-def backward(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    z = logits.detach().requires_grad_()
-    value = loss(z, target)
-    value.backward()
-    return value.detach(), z.grad
 
 
 def peak_memory(separate: bool, answer) -> None:
@@ -143,16 +120,15 @@ def in_new_process(function: Callable, *arguments: object) -> float:
     return value
 
 
-def loss_rows() -> list[dict]:
+def loss_rows(plain: Plain) -> list[dict]:
+    kernels.keep_freed_memory()  # as every training of ours does
     logits, target = logits_and_target()
     few = slice(0, 2)
     value, gradient = backward(hybrid(), logits[few], target[few])
     exact, exact_gradient = backward(Separate(), logits[few].double(), target[few])
     off = abs(value.item() / exact.item() - 1)
     off_gradient = ((gradient - exact_gradient).norm() / exact_gradient.norm()).item()
-    seconds = compare(
-        lambda: backward(hybrid(WEIGHTS), logits, target), lambda: backward(Separate(WEIGHTS), logits, target), 3
-    )
+    seconds = compare(lambda: backward(hybrid(WEIGHTS), logits, target), partial(plain.seconds, "loss"), 5)
     peaks = [in_new_process(peak_memory, separate) for separate in (False, True)]
     name = f"HybridLoss, forward and backward, {(BATCH, CLASSES, *SIZE)}"
     against = "cross-entropy + SMP's DiceLoss + SMP's FocalLoss"
@@ -182,47 +158,9 @@ def write_dataset(folder: Path, images: int, size: tuple[int, int] = (360, 480))
     (folder / "dataset.yaml").write_text(f"name: noise\nclasses: [{names}]\nsplits:\n{splits}", encoding="utf-8")
 
 
-class Files(torch.utils.data.Dataset):
-    """As most repositories write it: decode with PIL and augment in `__getitem__`."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.rows = list(dataset.split("train").itertuples())
-        self.root = dataset.root
-        self.transform = v2.Compose(
-            [
-                v2.RandomHorizontalFlip(),
-                v2.RandomAffine(5, scale=(0.75, 1.5), fill={tv_tensors.Image: 0, tv_tensors.Mask: IGNORE}),
-                v2.RandomCrop(SIZE),
-                v2.ColorJitter(0.3, 0.3, 0.3),
-                v2.RandomApply([v2.GaussianBlur(3)], 0.1),
-                v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
-                v2.Normalize([0.5] * 3, [0.5] * 3),
-            ]
-        )
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, k: int) -> tuple[Tensor, Tensor]:
-        with Image.open(self.root / self.rows[k].image) as picture, Image.open(self.root / self.rows[k].mask) as ids:
-            image, mask = tv_tensors.Image(picture.convert("RGB")), tv_tensors.Mask(np.array(ids))
-        image, mask = self.transform(image, mask)
-        return image, mask.squeeze(0).long()
-
-
-def plain_epoch(net: nn.Module, optimizer: torch.optim.Optimizer, batches) -> None:
-    loss = Separate(WEIGHTS)
-    net.train()
-    for images, masks in batches:
-        optimizer.zero_grad()
-        loss(net(images), masks).backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimizer.step()
-
-
-def step_rows() -> list[dict]:
+def step_rows(plain: Plain) -> list[dict]:
     params = Train(
-        run="benchmark", dataset="data/noise", encoder_weights="none", batch_size=BATCH, epochs=1000,
+        run="benchmark", dataset="data/noise", encoder=ENCODER, encoder_weights="none", batch_size=BATCH, epochs=1000,
         class_weights="sqrt_inverse", crop_height=SIZE[0], crop_width=SIZE[1],
     )  # fmt: skip
     write_dataset(runs.project_root() / "data" / "noise", IMAGES)
@@ -237,8 +175,6 @@ def step_rows() -> list[dict]:
     packing = time.perf_counter() - started
     val = pack(dataset, "val", original_masks=True)
     model = build(ModelSpec(params.architecture, params.encoder, dataset.classes), params.encoder_weights)
-    plain = build(model.spec, "none").net
-    plain_optimizer = torch.optim.AdamW(plain.parameters(), 1e-3)
     plan = plan_training(params, model, train, val)
     plan = replace(plan, micro_batch=BATCH, accumulation=1, cache="ram")
     trainer = Trainer(start_run(params), model, train.in_memory(), val, params, plan, World())
@@ -254,24 +190,25 @@ def step_rows() -> list[dict]:
         nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)
         trainer.optimizer.step()
 
-    ready = ((images.contiguous() - 127.5) / 127.5, masks.long())
-    step = compare(resident, lambda: plain_epoch(plain, plain_optimizer, [ready]), 3)
-    loader = torch.utils.data.DataLoader(Files(dataset), BATCH, shuffle=True)
-    epoch = compare(
-        lambda: trainer.train_epoch(2, lambda _: None), lambda: plain_epoch(plain, plain_optimizer, loader), 1
-    )
-    real, alone = compare(
-        lambda: trainer.train_epoch(3, lambda _: None), lambda: [resident() for _ in range(IMAGES // BATCH)], 2
-    )
+    def epoch() -> None:
+        trainer.train_epoch(2, lambda _: None)
+
+    def resident_epoch() -> None:
+        for _ in range(IMAGES // BATCH):
+            resident()
+
+    step = compare(resident, partial(plain.seconds, "step"), 3)
+    whole = compare(epoch, partial(plain.seconds, "epoch"), 2)
+    real, alone = compare(epoch, lambda: seconds_of(resident_epoch), 3)
     name = f"U-Net {params.encoder}, {SIZE[0]}x{SIZE[1]}, batch {BATCH}"
     return [
         row(f"training step, {name}, {plan.label}", "contiguous fp32, SMP's losses", step, 4),
         row(
             f"whole epoch from files, {IMAGES} images",
             "PIL decode and augmentation in __getitem__, 0 workers, contiguous fp32, SMP's losses",
-            epoch,
+            whole,
             4,
-            f"{IMAGES / epoch[0]:.2f} against {IMAGES / epoch[1]:.2f} images/s",
+            f"{IMAGES / whole[0]:.2f} against {IMAGES / whole[1]:.2f} images/s",
         ),
         row("epoch efficiency: steps on resident data / real steps", "1.0", (real, alone), 0.95),
         row("first epoch: decoding into the cache", "one plain pass of decoding", (packing, decoding), 1 / 1.1),
@@ -281,30 +218,20 @@ def step_rows() -> list[dict]:
 # --- counts
 
 
-def count_rows() -> list[dict]:
-    random = np.random.default_rng(0)
-    truth = random.integers(0, CLASSES, (64, 360, 480), np.uint8)
-    pred = np.where(random.random(truth.shape) < 0.8, truth, random.integers(0, CLASSES, truth.shape)).astype(np.uint8)
-    truth[random.random(truth.shape) < 0.1] = IGNORE
-    pairs = [(torch.from_numpy(p).long(), torch.from_numpy(t).long()) for t, p in zip(truth, pred, strict=True)]
-    settings = {"num_classes": CLASSES, "ignore_index": IGNORE}
+def count_rows(plain: Plain) -> list[dict]:
+    truth, pred = truth_and_pred()
+    metric = torchmetrics.classification.MulticlassConfusionMatrix(CLASSES, ignore_index=IGNORE)
+    for t, p in zip(truth, pred, strict=True):
+        expected = metric(torch.from_numpy(p).long(), torch.from_numpy(t).long())
+        assert np.array_equal(metrics.confusion_matrix(t, p, CLASSES), expected)
 
     def ours() -> list[np.ndarray]:
         return [metrics.confusion_matrix(t, p, CLASSES) for t, p in zip(truth, pred, strict=True)]
 
-    def matrices() -> list[Tensor]:
-        metric = torchmetrics.classification.MulticlassConfusionMatrix(**settings)
-        return [metric(p[None], t[None]) for p, t in pairs]
-
-    def jaccards() -> list[Tensor]:
-        metric = torchmetrics.classification.MulticlassJaccardIndex(**settings)
-        return [metric(p[None], t[None]) for p, t in pairs]
-
-    assert all(np.array_equal(mine, other) for mine, other in zip(ours(), matrices(), strict=True))
     what = "per-image confusion counts, 64 images 360x480, 11 classes"
     return [
-        row(what, "torchmetrics' confusion matrix, image by image", compare(ours, matrices, 2), 30),
-        row(what, "torchmetrics' Jaccard index, image by image", compare(ours, jaccards, 2), 200),
+        row(what, f"torchmetrics' {name}, image by image", compare(ours, partial(plain.seconds, work), 5), wanted)
+        for name, work, wanted in (("confusion matrix", "confusion", 30), ("Jaccard index", "jaccard", 200))
     ]
 
 
@@ -335,7 +262,7 @@ def train_and_weigh(images: int, root: str, answer) -> None:
     answer.put(peak)
 
 
-def memory_rows() -> list[dict]:
+def memory_rows(_: Plain) -> list[dict]:
     root = str(runs.project_root())
     few, many = (in_new_process(train_and_weigh, images, root) for images in (140, 1400))
     what = "peak memory of training, 1400 images (GB instead of seconds)"
@@ -355,7 +282,9 @@ def main() -> None:
         for name in ("notebooks", "data"):
             (Path(root) / name).mkdir()
         os.environ["SEGLIB_ROOT"] = root
-        rows = [line for part in given.only.split(",") for line in PARTS[part]()]
+        plain = Plain(Path(root) / "data" / "noise")
+        rows = [line for part in given.only.split(",") for line in PARTS[part](plain)]
+        plain.close()
     if not torch.cuda.is_available():
         rows.append(
             {"what": "GPU: images/s against SMP's Lightning recipe, efficiency", "more": "not measured: no GPU here"}

@@ -141,12 +141,10 @@ class _Pixels:
         exact = torch.float32 if weights.device.type == "mps" else torch.float64
         self.logits, self.weights, self.settings, self.keep = logits, weights, settings, keep
         self.nll = self.spread = weights.new_zeros((), dtype=exact)
-        self.intersection, self.predicted, self.focal, self.true = weights.new_zeros(
-            4, len(weights), dtype=exact
-        ).unbind()
+        self.intersection, self.predicted, self.focal = weights.new_zeros(3, len(weights), dtype=exact).unbind()
         scored = target != settings.ignore_id
         ids = torch.where(scored, target, 0).long()
-        self.true = self.true.index_add(0, ids.flatten(), scored.flatten().to(exact))
+        self.true = _per_class(ids.flatten(), scored.flatten().to(exact), len(weights))
         if settings.reduce:
             self.true = settings.reduce(self.true)
         self.pixels, self.weight_sum = self.true.sum(), self.weights.to(exact) @ self.true
@@ -174,7 +172,7 @@ class _Pixels:
         zt = z.take(place[0])
         hit = (zt - top).exp_().mul_(share)[None]
         self.nll = self.nll + pixel_weights @ (log_total - zt)
-        self.intersection = self.intersection.index_add(0, ids[0], hit[0].to(self.intersection.dtype))
+        self.intersection = self.intersection + _per_class(ids[0], hit[0].to(self.intersection.dtype), len(self.weights))
         self.predicted = self.predicted + p.sum(1)
         by_nll, by_spread = self._slopes()
         g = pull = None
@@ -186,7 +184,7 @@ class _Pixels:
             if self.keep:
                 g.addcmul_(by_spread[:, None], scored, value=-1)
         rest, slope_rest, true, slope_true = _focal(z, zt, scored, gamma, self.keep and focal > 0)
-        self.focal = (self.focal + rest).index_add(0, ids[0], true.to(self.focal.dtype))
+        self.focal = self.focal + rest + _per_class(ids[0], true.to(self.focal.dtype), len(self.weights))
         if slope_rest is not None:
             by_focal = focal * self.weights / self.weights.sum() / self.pixels.clamp_min(1).float()
             g.addcmul_(slope_rest, by_focal[:, None])
@@ -236,6 +234,13 @@ class _Pixels:
                 g.scatter_add_(0, ids, pull)
             gradient[b, :, rows] = g.view_as(gradient[b, :, rows])
         return gradient
+
+
+def _per_class(ids: Tensor, values: Tensor, classes: int) -> Tensor:
+    """(C,) sums of the values, (n,), by their class ids, (n,)."""
+    if ids.is_cuda:  # where bincount would wait for the GPU
+        return values.new_zeros(classes).index_add(0, ids, values)
+    return torch.bincount(ids, values, classes)
 
 
 def _focal(

@@ -44,13 +44,14 @@ def count(truth, pred, classes):
 # ---- counting
 
 
+@pytest.mark.parametrize("classes", [5, 15, 16, 255])  # up to 15, pairs are counted as bytes
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
-def test_confusion_matrix(dtype):
-    truth, pred = draw(1, absent=(3,))
-    ours = metrics.confusion_matrix(truth[0].astype(dtype), pred[0].astype(dtype), 5)
+def test_confusion_matrix(dtype, classes):
+    truth, pred = draw(1, classes, absent=(3,))
+    ours = metrics.confusion_matrix(truth[0].astype(dtype), pred[0].astype(dtype), classes)
     scored = truth[0] != IGNORE
-    np.testing.assert_array_equal(ours, sklearn_matrix(truth[0][scored], pred[0][scored], labels=range(5)))
-    brute = np.zeros((5, 5), int)
+    np.testing.assert_array_equal(ours, sklearn_matrix(truth[0][scored], pred[0][scored], labels=range(classes)))
+    brute = np.zeros((classes, classes), int)
     for t, p in zip(truth[0].ravel(), pred[0].ravel(), strict=True):
         if t != IGNORE:
             brute[t, p] += 1
