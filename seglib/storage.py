@@ -104,6 +104,8 @@ def _told(path: Path, folder: Path, needed: int = 0) -> Iterator:
     try:
         yield watch
     except (OSError, RuntimeError) as error:
+        while not getattr(error, "errno", None) and isinstance(error.__context__, (OSError, RuntimeError)):
+            error = error.__context__  # torch closes its archive while it reports, and fails again
         text = "" if isinstance(error, StorageError) else _explained(error, path, folder, needed, free_then)
         if not text:
             raise
@@ -122,6 +124,11 @@ def _explained(error: Exception, path: Path, folder: Path, needed: int, free_the
         return (
             f"{path} could not be written: the disk is full ({_bytes(free)} are free there, {wanted}). What was there before "
             "is unharmed. Make room (artifacts/cache may be deleted at any time), then run again."
+        )
+    if number == errno.EFBIG:
+        return (
+            f"{path} could not be written: it grew beyond what this disk or a limit of the system allows (4 GB on FAT32; "
+            "`ulimit -f`). What was there before is unharmed. Work on another disk, then run again."
         )
     if number in _FORBIDDEN:
         return (
