@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
+from tqdm.auto import tqdm
 
 from seglib import attribution, causes, label_errors, metrics, proposals
 from seglib.actions import Actions
+from seglib.claims import rebuilt
 from seglib.classes import IGNORE
 from seglib.dataset import Dataset, read_image, read_pair
 from seglib.degradation import QUALITIES, Reference, degradation, qualities
@@ -20,10 +22,10 @@ from seglib.early_warning import EarlyWarning, class_confidence, early_warning
 from seglib.evaluation import Evaluation
 from seglib.evidence import Seen, TrainingImages, look_again, training_images
 from seglib.exports import write_records, write_spreadsheet
-from seglib.failures import export
+from seglib.failures import FINDINGS, LAYERS, copy_layers
 from seglib.novelty import novelty
 from seglib.params import Train
-from seglib.predictions import read_ids, run_dataset
+from seglib.predictions import changed_since_training, check_as_scored, read_ids, run_dataset
 from seglib.region_scores import SIZES, region_counts
 from seglib.runs import Run, atomic_path, read_json, write_csv
 from seglib.slices import find_slices, small_share, with_classes
@@ -63,11 +65,25 @@ def analyse(run: Run, evaluation: Evaluation, failures: pd.DataFrame, progress: 
         failures: of `find_failures`.
         progress: show bars.
 
+    Raises:
+        DatasetError: the split is no longer what 03 scored.
+
     Writes:
         what `failures.export` writes; confidences/, suspects/ and nearest/ (PNG); suspects.csv; failures.csv, and the same for
-        spreadsheets and as JSON.
+        spreadsheets and as JSON. What an earlier analysis left stays until all of it is written.
     """
-    dataset, folder = run_dataset(run), export(run, evaluation, failures)
+    dataset = run_dataset(run)
+    check_as_scored(run, dataset, evaluation.split)
+    if changed := changed_since_training(run, dataset):
+        tqdm.write(changed)
+    folder = run.failures(evaluation.split)
+    with rebuilt(folder, (*LAYERS, *FINDINGS), last="failures.csv") as new:
+        return replace(_analyse(run, evaluation, failures, new, progress), folder=folder)
+
+
+def _analyse(run: Run, evaluation: Evaluation, failures: pd.DataFrame, folder: Path, progress: bool) -> Analysis:
+    dataset = run_dataset(run)
+    copy_layers(run, evaluation, failures, folder)
     training = None if run.foreign else training_images(run, qualities, progress)
     reference = None if training is None else Reference.of(training.qualities)
     failed = set(failures["id"])
@@ -101,7 +117,7 @@ def analyse(run: Run, evaluation: Evaluation, failures: pd.DataFrame, progress: 
     suspects = images[columns].dropna(subset=["label_score"])
     suspects = suspects.sort_values("label_score", ascending=False, kind="stable", ignore_index=True)
     write_csv(folder / "suspects.csv", suspects)
-    _save_regions(run, evaluation, images, dict(zip(looks, suspicions, strict=True)))
+    _save_regions(run, evaluation, folder, images, dict(zip(looks, suspicions, strict=True)))
     return Analysis(folder, table, images, suspects, training)
 
 
@@ -132,7 +148,11 @@ def _suspicion(found: label_errors.Suspicion, names: tuple[str, ...]) -> dict:
 
 
 def _save_regions(
-    run: Run, evaluation: Evaluation, images: pd.DataFrame, suspicions: dict[int, label_errors.Suspicion]
+    run: Run,
+    evaluation: Evaluation,
+    folder: Path,
+    images: pd.DataFrame,
+    suspicions: dict[int, label_errors.Suspicion],
 ) -> None:
     """The suspect regions of failed images, and of those whose labels are in doubt."""
     for position, suspicion in suspicions.items():
@@ -140,7 +160,7 @@ def _save_regions(
         if suspicion.box and (row["failed"] or suspicion.score >= label_errors.SURE):
             _, truth, pred = layers(run, evaluation, row["id"])
             region = label_errors.suspect_region(truth, pred, suspicion)
-            _save_grey(run.failures(evaluation.split) / "suspects" / f"{row['id']}.png", 255 * region)
+            _save_grey(folder / "suspects" / f"{row['id']}.png", 255 * region)
 
 
 def _lost_small(seen: Seen, classes: int, absent: str) -> float:

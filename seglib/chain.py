@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from seglib.claims import claimed
 from seglib.params import NOTEBOOKS, ParameterError, Train
 from seglib.runs import REPLACEABLE, Run, project_root, read_json, shown, write_json, write_text
 
@@ -94,6 +95,7 @@ def run_chain(
         FileExistsError: the run is trained and 02 was not told to resume it (the run `demo` is made anew).
         FileNotFoundError: no such notebook; or the chain starts behind 02 and the run has no trained model.
         ChainError: a notebook failed. It and its page are saved, and the ones after it did not start.
+        InUseError: another chain is running notebooks of this run.
     """
     first, last = STEPS.index(step(start)), STEPS.index(step(stop))
     if last < first:
@@ -105,9 +107,10 @@ def run_chain(
             given[notebook]["run"] = run
         _check_cell(notebook, given[notebook])
     folder = _open_run(run, steps, given)
-    status = _Status(folder.path / "status.json")
-    status.forget(STEPS[first:])
-    return [_execute(notebook, given[notebook], folder, status, out or sys.stdout) for notebook in steps]
+    with claimed(folder.notebooks / ".chain", "running notebooks"):
+        status = _Status(folder.path / "status.json")
+        status.forget(STEPS[first:])
+        return [_execute(notebook, given[notebook], folder, status, out or sys.stdout) for notebook in steps]
 
 
 def _source(notebook: str) -> Path:
@@ -186,7 +189,15 @@ def _run_notebook(source: Path, target: Path, given: Mapping[str, Any]) -> str:
     """Execute one notebook; returns its error in words, or "" when it ran to its end."""
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
+    from papermill.iorw import LocalHandler, papermill_io
 
+    class Whole(LocalHandler):
+        """papermill writes over the file after every cell: killed meanwhile, it would leave half a notebook."""
+
+        def write(self, buf: str, path: str) -> None:
+            write_text(path, buf)
+
+    papermill_io.register(str(target), Whole())
     kernel = {"kernel_name": "python3", "cwd": source.parent, "progress_bar": False}
     kernel["store_widget_state"] = False  # a stored browser would come up dead, in place of its gallery
     try:
@@ -262,12 +273,12 @@ def _ticking(notebook: str, given: Mapping[str, Any], run: Run, out: TextIO) -> 
     if not out.isatty():
         yield
         return
-    over, begin, since = threading.Event(), time.monotonic(), time.time()
+    over, begin, before = threading.Event(), time.monotonic(), _written(run.history)
     width = shutil.get_terminal_size().columns - 1
 
     def tick() -> None:
         while not over.wait(TICK):
-            epoch = _last_epoch(run, since, given) if notebook == "02_train" else ""
+            epoch = _last_epoch(run, before, given) if notebook == "02_train" else ""
             line = f"{notebook:<20}  running  {_clock(time.monotonic() - begin):>7}  {epoch}"
             print(f"\r{line[:width]:<{width}}", end="", file=out, flush=True)
 
@@ -281,9 +292,16 @@ def _ticking(notebook: str, given: Mapping[str, Any], run: Run, out: TextIO) -> 
         print(f"\r{'':<{width}}\r", end="", file=out, flush=True)
 
 
-def _last_epoch(run: Run, since: float, given: Mapping[str, Any]) -> str:
+def _written(path: Path) -> tuple[int, int] | None:
+    """Tells whether a file was written anew; clocks jump, so its time is compared with no other."""
+    with suppress(OSError):
+        return path.stat().st_ino, path.stat().st_mtime_ns
+    return None
+
+
+def _last_epoch(run: Run, before: tuple[int, int] | None, given: Mapping[str, Any]) -> str:
     try:
-        if run.history.stat().st_mtime < since:  # another training's, not yet replaced
+        if _written(run.history) == before:  # another training's, not yet replaced
             return ""
         last = list(csv.DictReader(run.history.read_text(encoding="utf-8").splitlines()))[-1]
         return f"epoch {last['epoch']} of {Train.check(given).epochs}, val mIoU {float(last['val_miou']):.3f}"

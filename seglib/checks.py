@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from seglib import leakage, mask_checks, sequences, shares, splits
+from seglib import content, leakage, mask_checks, sequences, shares, splits
 from seglib.ahead import map_ahead
+from seglib.claims import rebuilt
 from seglib.dataset import FINDING_COLUMNS, Dataset, DatasetError, explain, read_image
 from seglib.findings import SEVERITIES, Finding, finding, some
 from seglib.inspection import FACTS, KEYS, MOMENTS, inspect_pair
@@ -43,6 +44,7 @@ class DataCheck:
         limits: of `looks.limits`: beyond what values an image lies apart.
         suggested: (N,) a better split for each sample, of `splits.suggest_split`; empty where none can be made.
         summary: the counts as plain data; `mean` and `std` of the channels in 0-1.
+        files: of `content.check_record`: what every file held.
     """
 
     findings: pd.DataFrame
@@ -55,6 +57,7 @@ class DataCheck:
     limits: pd.DataFrame
     suggested: pd.Series
     summary: dict[str, Any]
+    files: dict[str, dict[str, str]]
 
     @property
     def train(self) -> np.ndarray:
@@ -131,6 +134,7 @@ def check_dataset(dataset: Dataset, progress: bool = False, near_frames: int = s
         limits(samples[samples["contrast"] >= FLAT]),
         _suggest(samples, counts, duplicates),
         summary,
+        content.check_record(dataset),
     )
 
 
@@ -261,7 +265,8 @@ def write(check: DataCheck, folder: str | Path) -> None:
     """Write every table as CSV, summary.json, and the suggested split as lists that dataset.yaml takes.
 
     findings.csv, samples.csv (with a `pixels <class>` column each), class_stats.csv, cooccurrence.csv, shift.csv,
-    class_weights.csv (of train), duplicates.csv, sequences.csv, limits.csv; suggested_split/<split>.txt, one id a line.
+    class_weights.csv (of train), duplicates.csv, sequences.csv, limits.csv; suggested_split/<split>.txt, one id a line;
+    data.json, the digest of every file.
     """
     folder, names = Path(folder), check.summary["classes"]
     pixels = pd.DataFrame(check.pixel_counts, columns=[f"pixels {name}" for name in names])
@@ -276,9 +281,11 @@ def write(check: DataCheck, folder: str | Path) -> None:
         "sequences": check.sequences,
         "limits": check.limits,
     }
-    for name, table in tables.items():
-        write_csv(folder / f"{name}.csv", table)
-    for split in check.summary["splits"] if len(check.suggested) else ():
-        ids = check.samples.loc[check.suggested == split, "id"]
-        write_text(folder / "suggested_split" / f"{split}.txt", "".join(f"{name}\n" for name in ids))
-    write_json(folder / "summary.json", check.summary | {"verdict": verdict(check)})
+    with rebuilt(folder, ("suggested_split",), last="summary.json") as new:
+        for name, table in tables.items():
+            write_csv(new / f"{name}.csv", table)
+        for split in check.summary["splits"] if len(check.suggested) else ():
+            ids = check.samples.loc[check.suggested == split, "id"]
+            write_text(new / "suggested_split" / f"{split}.txt", "".join(f"{name}\n" for name in ids))
+        write_json(new / "data.json", check.files)
+        write_json(new / "summary.json", check.summary | {"verdict": verdict(check)})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -176,11 +175,11 @@ def _chain(values: Mapping[str, Any], start: str, stop: str) -> int:
 
     shares = check_chain(values)
     run = Run(Run.folder(shares["02_train"].get("run", Train().run)))
-    begin = time.time()
+    before = _findings()
     try:
         run_chain(shares, run.name, start, stop)
     except ChainError as error:
-        if error.notebook == "01_data_check" and _print_new_findings(begin):
+        if error.notebook == "01_data_check" and _print_new_findings(before):
             raise ChainError(error.notebook, error.error.split("\n")[0].rstrip(": ") + ".", error.saved) from error
         raise
     split = shares["03_evaluate"].get("split", Evaluate().split)
@@ -193,12 +192,18 @@ def _chain(values: Mapping[str, Any], start: str, stop: str) -> int:
     return 0
 
 
-def _print_new_findings(since: float) -> bool:
-    """What 01 found before it stopped; nothing, and False, if it stopped before it had looked."""
+def _findings() -> dict[Path, tuple[int, int]]:
+    """Every findings.csv and what tells whether it was written anew: clocks jump, so no comparison with the time."""
     from seglib.runs import project_root
 
-    for path in (project_root() / "artifacts" / "data_check").glob("*/findings.csv"):
-        if path.stat().st_mtime >= since:
+    paths = (project_root() / "artifacts" / "data_check").glob("*/findings.csv")
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
+
+
+def _print_new_findings(before: Mapping[Path, tuple[int, int]]) -> bool:
+    """What 01 found before it stopped; nothing, and False, if it stopped before it had looked."""
+    for path, state in _findings().items():
+        if before.get(path) != state:
             with path.open(encoding="utf-8", newline="") as file:
                 print_findings(csv.DictReader(file), path)
             return True

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from seglib import metrics
+from seglib.claims import rebuilt
 from seglib.evaluation import Evaluation, open_evaluation
 from seglib.intervals import draw_sums, interval, iou_of, iou_parts, mean_iou_of
 from seglib.predictions import run_dataset
@@ -114,9 +115,10 @@ def write(comparison: Comparison, second: Run) -> Path:
         The folder.
     """
     folder = second.path / "comparison" / f"{comparison.first}-{comparison.split}"
-    write_csv(folder / "per_image.csv", comparison.per_image)
-    write_csv(folder / "per_class.csv", comparison.per_class)
-    write_json(folder / "summary.json", comparison.summary | {"sentence": sentence(comparison)})
+    with rebuilt(folder, (), last="summary.json") as new:
+        write_csv(new / "per_image.csv", comparison.per_image)
+        write_csv(new / "per_class.csv", comparison.per_class)
+        write_json(new / "summary.json", comparison.summary | {"sentence": sentence(comparison)})
     return folder
 
 

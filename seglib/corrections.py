@@ -278,10 +278,12 @@ def _write(
         raise DatasetError(
             f"{len(faults)} of {count} masks cannot be used: {'; '.join(faults[:_NAMED])}. Nothing was written."
         )
+    left = sum(len(data) for *_, data in corrected.values())  # asked for at once: half of the masks would mislead
     for target, changed, _, data in corrected.values():
         if changed:
-            with atomic_path(out / target) as temporary:
+            with atomic_path(out / target, needed=left) as temporary:
                 temporary.write_bytes(data)
+            left -= len(data)
     rows = [(sample, *corrected[sample][:3]) for sample in paths if sample in corrected]
     return pd.DataFrame(rows, columns=["id", "mask", "changed", "share"])
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import shutil
-import uuid
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ from PIL import Image
 
 from seglib import runs
 from seglib.demo_faults import write_broken, write_demo
+from seglib.storage import atomic_folder
 
 # Of what `checksum` reads. Where they differ on purpose, because the drawing was changed, the error names the new ones.
 DEMO_SHA256 = "788c9c4e3f24874d285c2b3e0f4cae89ea49b7bb9f6590eb66a87c21523b2329"
@@ -45,27 +44,20 @@ def make_demo(folder: str | Path, broken: bool = False) -> Path:
             f"{runs.shown(folder)} differs from the {what}: it was changed since, or it is another dataset. It is not "
             "overwritten: rename the folder to keep what it holds, or delete it; then make the demo again."
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
     try:
-        temporary.mkdir()
-        (write_broken if broken else write_demo)(temporary)
-        drawn = checksum(temporary)
-        if drawn != expected:
-            raise RuntimeError(
-                f"the {what} came out with checksum {drawn}; expected {expected} (numpy {np.__version__}). Nothing was "
-                "kept. If seglib's drawing was changed on purpose, put the new sum into seglib/demo.py; if not, this "
-                "machine computes differently: please report it with the version of Python and the processor."
-            )
-        if folder.is_dir():  # empty: Windows renames onto nothing
-            folder.rmdir()
-        temporary.rename(folder)
+        with atomic_folder(folder) as temporary:
+            (write_broken if broken else write_demo)(temporary)
+            drawn = checksum(temporary)
+            if drawn != expected:
+                raise RuntimeError(
+                    f"the {what} came out with checksum {drawn}; expected {expected} (numpy {np.__version__}). Nothing was "
+                    "kept. If seglib's drawing was changed on purpose, put the new sum into seglib/demo.py; if not, this "
+                    "machine computes differently: please report it with the version of Python and the processor."
+                )
     except OSError:
         if (folder / "planted.csv").exists() and checksum(folder) == expected:
             return folder  # another process was faster
         raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

@@ -5,7 +5,6 @@ It does not matter where the predictions come from: a checkpoint (`seglib.infere
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from seglib import metrics
+from seglib import content, metrics
 from seglib.boundary import boundary_counts, boundary_iou, boundary_width
 from seglib.calibration import (
     BINS,
@@ -24,6 +23,7 @@ from seglib.calibration import (
     mean_confidence,
     reliability_table,
 )
+from seglib.claims import rebuilt
 from seglib.classes import ClassMap
 from seglib.dataset import Dataset, DatasetError, load_dataset
 from seglib.intervals import mean_iou_interval
@@ -116,12 +116,24 @@ def write_evaluation(
         about: what metrics.json says of where they come from.
         progress: show a bar.
     """
-    samples = dataset.split(params.split)
-    names, folder = dataset.classes.names, run.evaluation(params.split)
-    # Written last and removed first: whoever finds metrics.json finds a whole evaluation.
-    (folder / "metrics.json").unlink(missing_ok=True)
-    (folder / "calibration.csv").unlink(missing_ok=True)
-    shutil.rmtree(folder / "predictions", ignore_errors=True)
+    files = content.digests(dataset, params.split)
+    # Whoever finds metrics.json finds a whole evaluation; an earlier one stays until this one is whole.
+    with rebuilt(run.evaluation(params.split), ("predictions", "calibration.csv"), last="metrics.json") as folder:
+        _write(folder, run, dataset, params, predictions, about, progress)
+        write_json(folder / "data.json", {params.split: files})
+    return open_evaluation(run, params.split)
+
+
+def _write(
+    folder: Path,
+    run: Run,
+    dataset: Dataset,
+    params: Evaluate,
+    predictions: Iterable[tuple[int, np.ndarray, np.ndarray, np.ndarray | None]],
+    about: Mapping,
+    progress: bool,
+) -> None:
+    samples, names = dataset.split(params.split), dataset.classes.names
     tally, ids = Tally.empty(len(samples), len(names)), samples["id"].tolist()
     started = time.perf_counter()
     stream = tqdm(predictions, f"scoring {params.split}", len(ids), leave=False, unit="image", disable=not progress)
@@ -149,7 +161,6 @@ def write_evaluation(
     head = {"run": run.name, "dataset": dataset.name, "split": params.split, "images": len(ids)}
     found = _scores(samples, tally, names, params)
     write_json(folder / "metrics.json", head | dict(about) | found | {"images_per_second": len(ids) / seconds})
-    return open_evaluation(run, params.split)
 
 
 def _scores(samples: pd.DataFrame, tally: Tally, names: tuple[str, ...], params: Evaluate) -> dict:

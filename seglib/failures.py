@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from PIL import Image
 
 from seglib import causes, metrics
 from seglib.attribution import best_repairs
+from seglib.claims import rebuilt
 from seglib.dataset import DatasetError, read_pair
 from seglib.inference import Evaluation, read_ids, run_dataset, save_ids
 from seglib.pictures import overlay
@@ -78,16 +78,22 @@ def failure_confusions(evaluation: Evaluation, failures: pd.DataFrame) -> np.nda
 def export(run: Run, evaluation: Evaluation, failures: pd.DataFrame) -> Path:
     """Copy the failures into `failures/<split>/`: images, masks, predictions, overlays as PNG, and failures.csv.
 
-    What an earlier analysis left is removed, except what a person wrote: verdicts.csv stays.
+    What an earlier analysis left is replaced when all is written, except what a person wrote: verdicts.csv stays.
 
     Returns:
         The folder.
     """
+    folder = run.failures(evaluation.split)
+    with rebuilt(folder, (*LAYERS, *FINDINGS), last="failures.csv") as new:
+        copy_layers(run, evaluation, failures, new)
+        write_csv(new / "failures.csv", failures)
+    return folder
+
+
+def copy_layers(run: Run, evaluation: Evaluation, failures: pd.DataFrame, folder: Path) -> None:
+    """Write the `LAYERS` of every failure into `folder`."""
     dataset = run_dataset(run)
     samples = dataset.split(evaluation.split).set_index("id", drop=False)
-    folder = run.failures(evaluation.split)
-    for name in (*LAYERS, *FINDINGS):
-        shutil.rmtree(folder / name, ignore_errors=True)
     for name in LAYERS:
         (folder / name).mkdir(parents=True)
     for sample in failures["id"]:
@@ -101,8 +107,6 @@ def export(run: Run, evaluation: Evaluation, failures: pd.DataFrame) -> Path:
         save_ids(folder / "masks" / f"{sample}.png", mask, dataset.classes)
         save_ids(folder / "predictions" / f"{sample}.png", pred, dataset.classes)
         _save_rgb(folder / "overlays" / f"{sample}.png", overlay(image, pred, dataset.classes))
-    write_csv(folder / "failures.csv", failures)
-    return folder
 
 
 def _save_rgb(path: Path, image: np.ndarray) -> None:

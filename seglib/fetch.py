@@ -8,7 +8,6 @@ import re
 import shutil
 import stat
 import tarfile
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -21,6 +20,7 @@ from typing import IO
 
 from seglib.images import DatasetError
 from seglib.runs import project_root, shown
+from seglib.storage import StorageError, atomic_folder, storing
 
 ATTEMPTS = 5  # in a row without a byte of progress
 TIMEOUT = 60  # seconds without a byte
@@ -88,18 +88,14 @@ def fetch(name: str, folder: str | Path, url: str | None = None, report: Callabl
     archive = folder.parent / f".{folder.name}.archive"
     if not archive.exists():
         _download(url or source.url, archive, source.most_bytes, report)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        _unpack(archive, temporary, source)
-        unknown = _verify(temporary, recipes / f"{name}.sha256")
-        shutil.copyfile(recipes / f"{name}.yaml", temporary / "dataset.yaml")
-        temporary.chmod(0o755)  # mkdtemp's 0700 would lock colleagues out
-        temporary.rename(folder)
+        with atomic_folder(folder) as temporary:
+            _unpack(archive, temporary, source)
+            unknown = _verify(temporary, recipes / f"{name}.sha256")
+            shutil.copyfile(recipes / f"{name}.yaml", temporary / "dataset.yaml")
     except DatasetError:
         archive.unlink()  # what it holds is wrong: the next attempt needs another
         raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     archive.unlink()
     count = sum(1 for path in folder.rglob("*.*") if path.is_file()) - 1
     report(f"{count} files in {shown(folder)}; {count - sum(unknown.values())} match their SHA-256 sums.")
@@ -129,6 +125,8 @@ def _download(url: str, target: Path, most_bytes: int, report: Callable[[str], N
             error = f"HTTP {problem.code} {problem.reason}"
             if problem.code < 500 and problem.code not in (408, 416, 429):
                 break
+        except StorageError:
+            raise
         except (OSError, http.client.HTTPException) as problem:
             error = str(getattr(problem, "reason", "") or problem) or type(problem).__name__
         size = part.stat().st_size if part.exists() else 0
@@ -182,7 +180,8 @@ def _receive(url: str, part: Path, most_bytes: int, report: Callable[[str], None
             tqdm(total=total, initial=start, unit="B", unit_scale=True, desc="downloading", disable=None) as bar,
         ):
             while chunk := response.read(_CHUNK):
-                start += file.write(chunk)
+                with storing(part):
+                    start += file.write(chunk)
                 bar.update(len(chunk))
                 if start > most_bytes:
                     break
@@ -229,15 +228,17 @@ def _unpack(archive: Path, target: Path, source: Source) -> None:
                     f"the archive holds {name!r}, a link or device; expected a file.", "unsafe-archive", remedy
                 )
             path = target.joinpath(*inner)
+            if path.exists():
+                raise DatasetError(f"the archive holds {name!r} twice.", "unsafe-archive", remedy)
             path.parent.mkdir(exist_ok=True)
-            with opened() as packed, path.open("xb") as file:
+            with opened() as packed, storing(path), path.open("xb") as file:
                 while chunk := packed.read(_CHUNK):
                     left -= file.write(chunk)
                     if left < 0:  # sizes in headers can lie
                         raise DatasetError(
                             f"the archive unpacks to over {source.most_bytes / 1e6:.0f} MB.", "unsafe-archive", remedy
                         )
-    except DatasetError:
+    except (DatasetError, StorageError):
         raise
     except Exception as error:  # damaged archives raise BadZipFile, TarError, zlib.error, EOFError, RuntimeError, ...
         raise DatasetError(f"the archive is damaged ({error}).", "unsafe-archive", "Fetch it again.") from error

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
 from seglib.batches import scoring_batches
 from seglib.evaluation import Evaluation, evaluate_predictions, open_evaluation, write_evaluation
@@ -16,7 +17,7 @@ from seglib.hardware import HardwarePlan, make_plan
 from seglib.loading import Packed, pack
 from seglib.models import Segmenter, load_checkpoint
 from seglib.params import Evaluate
-from seglib.predictions import predicted_pairs, read_ids, run_dataset, save_ids
+from seglib.predictions import changed_since_training, predicted_pairs, read_ids, run_dataset, save_ids
 from seglib.runs import Run, read_json
 
 __all__ = [
@@ -141,7 +142,10 @@ def evaluate_run(run: Run, params: Evaluate, progress: bool = False) -> Evaluati
     plan = scoring_plan(run, params.device)
     plan.place(model)
     packed = pack(dataset, params.split, model.spec.long_side, original_masks=True, progress=progress)
+    if changed := changed_since_training(run, dataset):
+        tqdm.write(changed)
     about = {
+        "data_changed": changed,
         "epoch": facts["epoch"],
         "flip_tta": params.flip_tta,
         "scale_tta": params.scale_tta,

@@ -20,6 +20,7 @@ import yaml
 from tqdm.auto import tqdm
 
 from seglib import actions
+from seglib.claims import claim, release
 from seglib.dataset import load_dataset
 from seglib.hardware import HardwarePlan, make_plan
 from seglib.loading import Packed, pack
@@ -59,7 +60,9 @@ def train(
 
     Raises:
         WorkerError: a process failed or was killed; the others are ended, and the last finished epoch is kept.
+        InUseError: another process is training the run.
     """
+    claim(run.training_claim, "training")
     if plan.processes == 1:
         return fit(run, model, train, val, params, plan, on_epoch)
     settings = {"device": plan.kind, "precision": plan.precision, "threads": plan.threads, "cache": plan.cache}
@@ -92,6 +95,7 @@ def train(
             # An interrupted cell, or a callback's error: no process outlives it.
             if workers.poll() is None:
                 workers.terminate()
+            release(run.training_claim)
     if workers.returncode:
         raise WorkerError(
             f"training ended with exit code {workers.returncode} in one of {plan.processes} processes. The last finished epoch is "

@@ -9,8 +9,8 @@ import math
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +19,15 @@ import pandas as pd
 from PIL import Image
 from tqdm.auto import tqdm
 
+from seglib import content
 from seglib.ahead import map_ahead
+from seglib.claims import claimed, in_use
 from seglib.dataset import Dataset, DatasetError, read_pair
 from seglib.runs import atomic_path, project_root, read_json, write_json
+from seglib.storage import StorageError
 
-_VERSION = 2
+_VERSION = 3
+_PATIENCE = 3600.0  # seconds to wait for another process that decodes the same
 _SPARE_DISK = 2 << 30  # bytes that the cache leaves free for checkpoints, predictions and everybody else
 
 
@@ -39,6 +43,7 @@ class Packed:
         pixel_counts: (N, C) scored pixels a class and sample.
         data: flat uint8, memory-mapped or in RAM; None: `read` decodes a sample whenever it is asked for.
         read: position -> image and mask.
+        files: what it was made from (see `content.digests`).
     """
 
     ids: list[str]
@@ -48,6 +53,7 @@ class Packed:
     pixel_counts: np.ndarray
     data: np.ndarray | None
     read: Callable[[int], tuple[np.ndarray, np.ndarray]]
+    files: dict[str, str] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -92,7 +98,8 @@ def pack(
 ) -> Packed:
     """Decode a split into the cache `artifacts/cache`, or open what is there and still true.
 
-    The cache is known by the content it was made from: names, sizes and times of the files, the classes and `long_side`.
+    The cache is known by the content it was made from: the files' digests, the classes and `long_side`. One that is damaged, or
+    another's, is made anew; one of files that have changed since is deleted. What changed since 01 checked it is said.
 
     Args:
         dataset: what to read.
@@ -104,52 +111,108 @@ def pack(
         progress: show a bar while decoding.
 
     Raises:
-        DatasetError: some samples cannot be used: names the first three, counts all, says the remedy.
+        DatasetError: some samples cannot be used: names the first three, counts all, says the remedy. Or files changed
+            while they were read.
+        StorageError: no room, and `cache` asks for it.
     """
     samples = dataset.split(split)
-    key = _key(dataset, samples, long_side, original_masks)
-    folder = project_root() / "artifacts" / "cache" / f"{dataset.name}-{split}-{key}"
+    settings = [long_side, original_masks]
+    files, key = _files(dataset, samples, split, settings)
+    name = f"{dataset.name}-{split}"
+    folder = project_root() / "artifacts" / "cache" / f"{name}-{key}"
     rows = list(samples.itertuples(index=False))
 
     def read(i: int) -> tuple[np.ndarray, np.ndarray]:
         return _read(dataset, rows[i], long_side, original_masks)
 
-    there = (folder / "index.json").is_file()
-    if cache == "auto" and not (folder / "samples.bin").is_file():
-        cache = "disk" if _decoded_bytes(dataset, rows, long_side) < _free_disk(folder) else "none"
-    if not there or (cache != "none" and not (folder / "samples.bin").is_file()):
-        index = {"ids": samples["id"].tolist()} | _decode(
-            folder, read, len(samples), len(dataset.classes), cache != "none", progress
-        )
-        write_json(folder / "index.json", index)
-    index = read_json(folder / "index.json")
-    sizes, counts = (np.array(index[key], np.int64) for key in ("sizes", "pixel_counts"))
-    sizes = sizes.reshape(-1, 4)
-    packed = Packed(index["ids"], key, sizes[:, :2], sizes[:, 2:], counts, None, read)
-    if cache == "none":
+    def opened() -> Packed | None:
+        return _opened(folder, key, samples["id"].tolist(), len(dataset.classes), read, files, cache == "none")
+
+    if changed := content.since_check(dataset, split, files):
+        tqdm.write(changed)
+    packed = None if cache == "auto" and not (folder / "samples.bin").is_file() else opened()
+    if packed is not None:
         return packed
-    data = np.memmap(folder / "samples.bin", np.uint8, mode="r")
-    if len(data) != packed.nbytes:
-        raise DatasetError(
-            f"the cache {folder.name} is damaged: {len(data)} bytes instead of {packed.nbytes}. Delete artifacts/cache and run again."
-        )
-    return replace(packed, data=data)
+    needed = _decoded_bytes(dataset, rows, long_side, original_masks)
+    if cache == "auto" and needed >= _free_disk(folder):
+        cache = "none"
+    with claimed(folder / ".decoding", "decoding", wait=_PATIENCE):
+        packed = opened()  # another process may have made it meanwhile
+        if packed is not None:
+            return packed
+        for left in folder.glob(".*-????????.*"):  # of a process that was killed
+            left.unlink(missing_ok=True)
+        (folder / "index.json").unlink(missing_ok=True)  # written last: it tells that the rest is whole
+        decode = partial(_decode, folder, read, len(samples), len(dataset.classes), progress)
+        try:
+            index = decode(0 if cache == "none" else needed)
+        except StorageError:
+            if cache != "auto":
+                raise
+            cache = "none"  # the room went to somebody else while it was decoded
+            index = decode(0)
+        if _files(dataset, samples, split, settings)[1] != key:
+            raise DatasetError(
+                f"files of split {split!r} changed while they were read. Wait until nothing writes to them, then run again."
+            )
+        about = {"version": _VERSION, "key": key, "source": [*settings, str(dataset.root)], "files": files}
+        write_json(folder / "index.json", about | {"ids": samples["id"].tolist()} | index)
+        _drop_stale(folder, name, files, about["source"])
+        return opened()
 
 
-def _key(dataset: Dataset, samples: pd.DataFrame, *settings: object) -> str:
-    digest = hashlib.sha256(json.dumps([_VERSION, dataset.classes.to_dict(), settings]).encode())
+def _files(dataset: Dataset, samples: pd.DataFrame, split: str, settings: list) -> tuple[dict[str, str], str]:
+    """Digests of a split's files, and the key of all that its decoded form depends on."""
+    files = content.digests(dataset, split)
     for sample in samples.itertuples():
         for path in (sample.image, sample.mask):
-            try:
-                stat = (dataset.root / path).stat()
-            except FileNotFoundError:
+            if not files[path] and not (dataset.root / path).is_file():
                 raise DatasetError(
                     f"{sample.id!r} ({path}) is gone: expected a file there.",
                     "missing-file",
                     "Restore it, or load the dataset anew.",
-                ) from None
-            digest.update(f"{sample.id}\0{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]
+                )
+    pairs = [(sample.id, files[sample.image], files[sample.mask]) for sample in samples.itertuples()]
+    told = json.dumps([_VERSION, dataset.classes.to_dict(), settings, pairs])
+    return files, hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def _opened(
+    folder: Path, key: str, ids: list[str], classes: int, read: Callable, files: dict[str, str], streamed: bool
+) -> Packed | None:
+    """What lies in a cache folder; None if it is not there, or not what it ought to be."""
+    try:
+        index = read_json(folder / "index.json")
+        if (index["version"], index["key"], index["ids"]) != (_VERSION, key, ids):
+            return None
+        sizes = np.array(index["sizes"], np.int64).reshape(len(ids), 4)
+        counts = np.array(index["pixel_counts"], np.int64).reshape(len(ids), classes)
+        packed = Packed(ids, key, sizes[:, :2], sizes[:, 2:], counts, None, read, files)
+        if streamed:
+            return packed
+        data = np.memmap(folder / "samples.bin", np.uint8, mode="r")
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
+        return None
+    return replace(packed, data=data) if len(data) == packed.nbytes else None
+
+
+def _drop_stale(folder: Path, name: str, files: dict[str, str], source: list) -> None:
+    """Delete caches of the same files and settings that hold what a file no longer holds.
+
+    Not while a training is under way anywhere in the project: it may read one of them.
+    """
+    if any(in_use(claim) for claim in folder.parent.parent.glob("runs/*/.training")):
+        return
+    for other in folder.parent.glob(f"{name}-*"):
+        try:
+            index = read_json(other / "index.json")
+            if other == folder or index["source"] != source:
+                continue
+            stale = any(files.get(path, digest) != digest for path, digest in index["files"].items())
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            continue
+        if stale:
+            shutil.rmtree(other, ignore_errors=True)  # Windows keeps what somebody has mapped
 
 
 def _read(dataset: Dataset, sample: NamedTuple, long_side: int, original_mask: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -163,12 +226,13 @@ def _read(dataset: Dataset, sample: NamedTuple, long_side: int, original_mask: b
     return image, mask
 
 
-def _decoded_bytes(dataset: Dataset, rows: list[NamedTuple], long_side: int) -> int:
+def _decoded_bytes(dataset: Dataset, rows: list[NamedTuple], long_side: int, original_masks: bool) -> int:
     """What the decoded split will take, from the files' headers; a damaged header counts nothing, it is named later."""
     total = 0
     for row in rows:
         with contextlib.suppress(OSError, Image.DecompressionBombError), Image.open(dataset.root / row.image) as image:
-            total += 4 * math.prod(_shrunk_size(image.size, long_side))
+            small = math.prod(_shrunk_size(image.size, long_side))
+            total += 3 * small + (math.prod(image.size) if original_masks else small)
     return total
 
 
@@ -177,8 +241,8 @@ def _free_disk(folder: Path) -> int:
     return shutil.disk_usage(folder).free - _SPARE_DISK
 
 
-def _decode(folder: Path, read: Callable, count: int, classes: int, store: bool, progress: bool) -> dict[str, list]:
-    """Read every sample once, and keep the bytes in samples.bin if they are to be stored."""
+def _decode(folder: Path, read: Callable, count: int, classes: int, progress: bool, store: int) -> dict[str, list]:
+    """Read every sample once, and keep the bytes in samples.bin if they are to be stored: about `store` bytes, or 0."""
 
     def attempt(i: int) -> tuple[np.ndarray, np.ndarray] | DatasetError:
         try:
@@ -191,7 +255,7 @@ def _decode(folder: Path, read: Callable, count: int, classes: int, store: bool,
         pool = stack.enter_context(ThreadPoolExecutor())
         file = None
         if store:
-            file = stack.enter_context(stack.enter_context(atomic_path(folder / "samples.bin")).open("wb"))
+            file = stack.enter_context(stack.enter_context(atomic_path(folder / "samples.bin", store)).open("wb"))
         results = map_ahead(pool, attempt, range(count))
         for result in tqdm(results, "decoding", count, leave=False, unit="image", disable=not progress):
             if isinstance(result, DatasetError):

@@ -271,8 +271,9 @@ def _read(path: Path) -> Any:
 
 def save_checkpoint(path: Path, model: Segmenter, **extra: Any) -> None:
     """Write a model and plain extra data (numbers, strings, lists, dicts, tensors) atomically."""
-    with atomic_path(path) as temporary:
-        torch.save({"format": _FORMAT, "spec": model.spec.to_dict(), "model": model.state_dict(), **extra}, temporary)
+    # A file of Python's: torch's own says of a full disk that a position is unexpected.
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        torch.save({"format": _FORMAT, "spec": model.spec.to_dict(), "model": model.state_dict(), **extra}, file)
 
 
 def load_checkpoint(path: Path, classes: ClassMap | None = None) -> tuple[Segmenter, dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import uuid
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +30,7 @@ from seglib.faults import (
 from seglib.images import read_mask
 from seglib.recipe import FILE_NAME
 from seglib.runs import resolve, shown, write_csv, write_text
+from seglib.storage import atomic_folder
 
 # Ways to write a sequence and a frame into a file's name; tried in turn. They are searched for, so ids stay as they are.
 _PATTERNS = (r"(?P<group>.+)_[A-Za-z]?(?P<frame>\d+)$", r"(?P<group>.+?)[-_. ]?(?P<frame>\d+)$", r"(?P<group>.+)$")
@@ -72,17 +72,8 @@ def plant(
     """
     out = resolve(out)
     _check(dataset, out, kinds, share, splits)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.mkdir()
-        table = _write(dataset, temporary, kinds, share, splits, seed)
-        if out.is_dir():  # empty: Windows renames onto nothing
-            out.rmdir()
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return table
+    with atomic_folder(out) as temporary:
+        return _write(dataset, temporary, kinds, share, splits, seed)
 
 
 def _check(dataset: Dataset, out: Path, kinds: Sequence[str], share: float, splits: Sequence[str]) -> None:

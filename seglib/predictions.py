@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from seglib import actions, content
 from seglib.classes import IGNORE, ClassMap
 from seglib.dataset import Dataset, DatasetError, load_dataset, read_mask
 from seglib.images import read_stored
@@ -38,6 +40,36 @@ def run_dataset(run: Run) -> Dataset:
     """
     params = read_json(run.params)
     return load_dataset(params["dataset"], params["recipe"])
+
+
+def changed_since_training(run: Run, dataset: Dataset) -> str:
+    """In one sentence what became of the files that a run was trained and validated on; "" if nothing did.
+
+    What its actions left out of the training does not count. Nothing is said of runs that kept no data.json.
+    """
+    kept, changes = run.path / "actions.yaml", []
+    if kept.is_file():
+        left_out = [sample.id for sample in actions.read(kept).exclude]
+        dataset = replace(dataset, samples=dataset.samples[~dataset.samples["id"].isin(left_out)])
+    for split, before in content.read_record(run.data).items():
+        now = content.digests(dataset, split) if split in dataset.splits else {}
+        if found := content.compare(before, now):
+            changes.append(f"{split}: {found}")
+    return f"The data changed since run {run.name!r} was trained on it ({'; '.join(changes)})." if changes else ""
+
+
+def check_as_scored(run: Run, dataset: Dataset, split: str) -> None:
+    """Refuse to go on when a split is no longer what 03 scored: its counts would be of other pictures.
+
+    Raises:
+        DatasetError: files changed, were added or are gone; says which.
+    """
+    before = content.read_record(run.evaluation(split) / "data.json").get(split)
+    if before and (changes := content.compare(before, content.digests(dataset, split))):
+        raise DatasetError(
+            f"split {split!r} changed since run {run.name!r} was evaluated on it: {changes}. Run 03_evaluate again, then 04.",
+            "changed-since",
+        )
 
 
 def predicted_pairs(run: Run, split: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

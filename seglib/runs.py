@@ -1,4 +1,4 @@
-"""Where things lie: the project root, run folders, atomic writes, snapshots of parameters and environment."""
+"""Where things lie: the project root, run folders, writing and reading files, a snapshot of the environment."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import platform
 import re
 import shutil
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from seglib.storage import atomic_path, storing
 
 REPLACEABLE = "demo"  # the one run that may be made anew without asking
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -84,32 +84,11 @@ def check_name(name: str, what: str = "run") -> str:
     return name
 
 
-@contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; on success it takes `path`'s place, on failure it is removed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would lock colleagues out
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def write_text(path: str | Path, text: str) -> Path:
     """Write UTF-8 text atomically, with "\\n" line ends on every platform."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+    data = text.encode()
+    with atomic_path(path, needed=len(data)) as temporary:
+        temporary.write_bytes(data)
     return Path(path)
 
 
@@ -209,9 +188,8 @@ class Run:
                 )
             for old in ("checkpoints", "evaluation", "outputs"):
                 shutil.rmtree(run.path / old, ignore_errors=True)
-        run.path.mkdir(parents=True, exist_ok=True)
-        for left in (run.path / "checkpoints").glob(".*"):  # half written when a training was killed
-            left.unlink(missing_ok=True)
+        with storing(run.path):
+            run.path.mkdir(parents=True, exist_ok=True)
         return run
 
     @classmethod
@@ -254,6 +232,16 @@ class Run:
     @property
     def params(self) -> Path:
         return self.path / "params.json"
+
+    @property
+    def data(self) -> Path:
+        """What it was trained on: the digest of every file (see `seglib.content`)."""
+        return self.path / "data.json"
+
+    @property
+    def training_claim(self) -> Path:
+        """Claimed by the process that trains it."""
+        return self.path / ".training"
 
     def evaluation(self, split: str) -> Path:
         return self.path / "evaluation" / check_name(split, "split")

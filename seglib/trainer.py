@@ -24,8 +24,9 @@ from seglib.models import Segmenter, load_checkpoint, save_checkpoint
 from seglib.optimizer import make_optimizer, rate
 from seglib.parallel import World
 from seglib.params import Train
-from seglib.runs import Run, write_csv
+from seglib.runs import Run, shown, write_csv
 from seglib.shares import class_weights
+from seglib.storage import StorageError
 
 _TERMS = ["loss", "ce", "dice", "focal"]
 
@@ -251,6 +252,11 @@ class Trainer:
     def save(self, rows: list[dict[str, Any]], best: bool) -> None:
         """History and checkpoints, each whole or not at all, by the first process."""
         if self.world.leads:
+            if not self.run.params.is_file():  # what is written now would be a run without a beginning
+                raise StorageError(
+                    f"the run folder {shown(self.run.path)} vanished while it was trained (deleted, moved, or on a disk that is "
+                    f"gone). Epoch {rows[-1]['epoch']} was not kept. Bring it back and set resume=True, or train anew."
+                )
             facts = {"epoch": rows[-1]["epoch"], "val_miou": rows[-1]["val_miou"]}
             if best:
                 save_checkpoint(self.run.best_checkpoint, self.scored_model, **facts)

@@ -9,7 +9,9 @@ from collections.abc import Callable
 import pandas as pd
 from tqdm.auto import tqdm
 
-from seglib import actions
+from seglib import actions, content
+from seglib.claims import claim, release
+from seglib.dataset import DatasetError
 from seglib.hardware import HardwarePlan
 from seglib.loading import Packed
 from seglib.models import Segmenter
@@ -19,6 +21,8 @@ from seglib.runs import Run, environment, read_json, resolve, shown, write_json,
 from seglib.tracking import make_tracker
 from seglib.trainer import Trainer
 
+_LEFT = ".*-????????.*"  # files that were half written
+
 
 def start_run(params: Train) -> Run:
     """The run folder for these parameters, with params.json in it and a copy of the actions that it follows.
@@ -26,8 +30,20 @@ def start_run(params: Train) -> Run:
     Raises:
         FileExistsError: trained already, and `resume` is False.
         ParameterError: resuming with other parameters than it was started with, or after its actions were changed.
+        InUseError: another process is training it. This one holds it from here on until `fit` has ended.
     """
+    claim(Run(Run.folder(params.run)).training_claim, "training")
+    try:
+        return _start(params)
+    except BaseException:
+        release(Run(Run.folder(params.run)).training_claim)
+        raise
+
+
+def _start(params: Train) -> Run:
     run = Run.create(params.run, resume=params.resume)
+    for left in (*run.path.glob(_LEFT), *run.path.glob(f"checkpoints/{_LEFT}")):  # when a training was killed
+        left.unlink(missing_ok=True)
     values = params.model_dump()
     if params.resume and run.params.exists():
         before = read_json(run.params)
@@ -71,7 +87,7 @@ def fit(
     """Train; keep the model that is best by validation mean IoU, and the last one with all that resuming needs.
 
     Args:
-        run: from `start_run`; receives environment.json, checkpoints/best.pth, checkpoints/last.pth, history.csv, steps.csv.
+        run: from `start_run`; receives environment.json, data.json, checkpoints/best.pth, checkpoints/last.pth, history.csv, steps.csv.
         model: from `models.build`.
         train: packed training split.
         val: packed validation split, with its masks at original resolution.
@@ -87,13 +103,20 @@ def fit(
     Raises:
         NonFiniteLossError: the loss or its gradient became NaN or infinite.
         OutOfMemoryError: one image alone does not fit the memory.
+        DatasetError: resuming with other data than it was begun with.
     """
     world = world or World(device=plan.device)
+    resuming = params.resume and run.last_checkpoint.exists()
+    data = {"train": train.files, "val": val.files}
+    if resuming:
+        _check_data(run, data)
     if world.leads:
+        write_json(run.data, data)
         write_json(run.path / "environment.json", environment() | {"plan": plan.to_dict()})
     trainer = Trainer(run, model, train, val, params, plan, world)
-    rows = trainer.resume() if params.resume and run.last_checkpoint.exists() else []
+    rows = trainer.resume() if resuming else []
     with contextlib.ExitStack() as stack:
+        stack.callback(release, run.training_claim)
         bar = tqdm(
             total=params.epochs * len(train),
             initial=len(rows) * len(train),
@@ -120,6 +143,16 @@ def fit(
                 if on_epoch is not None:
                     on_epoch(pd.DataFrame(rows))
     return pd.DataFrame(rows)
+
+
+def _check_data(run: Run, data: dict[str, dict[str, str]]) -> None:
+    before = content.read_record(run.data)
+    changes = [f"{split}: {found}" for split in before if (found := content.compare(before[split], data[split]))]
+    if changes:
+        raise DatasetError(
+            f"the data changed since run {run.name!r} was begun ({'; '.join(changes)}). Resuming would mix two trainings: restore "
+            "what it was, or start another run."
+        )
 
 
 def _stale(rows: list[dict], patience: int) -> bool:

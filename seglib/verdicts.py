@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from seglib.claims import claimed
 from seglib.runs import atomic_path, shown
+from seglib.storage import StorageError
 
 VERDICTS = ("model wrong", "label wrong", "ambiguous", "ignore")
+_PATIENCE = 10.0  # seconds to wait for another browser that saves
 _COLUMNS = ("id", "verdict", "note", "time")
 
 
@@ -48,6 +51,11 @@ class VerdictBook:
         try:
             data = self.path.read_bytes()
         except FileNotFoundError:
+            if self.rows and not self.path.parent.is_dir():
+                raise StorageError(
+                    f"the failures folder {shown(self.path.parent)} vanished (deleted, moved, or on a disk that is gone). Its "
+                    f"{len(self.rows)} verdicts are still in memory: bring the folder back before you go on."
+                ) from None
             self.rows = {}
             return
         self.rows, unread = _parse(data)
@@ -73,6 +81,12 @@ class VerdictBook:
         """
         if verdict not in ("", *VERDICTS):
             raise ValueError(f"verdict {verdict!r}: expected one of {', '.join(VERDICTS)}, or an empty one.")
+        if not self.path.parent.is_dir():
+            self.reload()
+        with claimed(self.path.with_name(".verdicts"), "saving a verdict", wait=_PATIENCE):
+            self._change(sample, verdict, note)
+
+    def _change(self, sample: str, verdict: str, note: str) -> None:
         self.reload()  # another browser may have written meanwhile: change one row, keep the others
         before = dict(self.rows)
         if verdict or note:

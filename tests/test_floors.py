@@ -20,10 +20,10 @@ SHOW = PLOTS | WIDGETS
 HOUSE = {
     0: [
         (("classes",), TORCH | SHOW),
-        (("runs", "params"), TORCH | SHOW),
+        (("runs", "params", "storage", "claims"), TORCH | SHOW),
     ],
     1: [
-        (("dataset", "images", "pairing", "recipe", "draft", "fetch"), TORCH | SHOW),
+        (("dataset", "images", "pairing", "recipe", "draft", "fetch", "content"), TORCH | SHOW),
         (("regions",), TORCH | SHOW),
         (("ahead",), TORCH | SHOW | {"numpy", "pandas"}),
         (("hardware", "machine", "kernels", "parallel"), SHOW),

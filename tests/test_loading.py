@@ -1,5 +1,6 @@
 """The packed cache and the batches cut from it."""
 
+import json
 import os
 from types import SimpleNamespace
 
@@ -33,7 +34,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def caches(folder):
-    return sorted((folder.parent / "artifacts" / "cache").glob("*"))
+    return sorted(path for path in (folder.parent / "artifacts" / "cache").glob("*") if path.is_dir())
 
 
 def test_pack_holds_what_the_files_hold(folder):
@@ -53,6 +54,7 @@ def test_pack_holds_what_the_files_hold(folder):
 def test_reopened_without_decoding_and_made_anew_after_a_change(folder, monkeypatch):
     pack(load_dataset(folder), "train")
     (cache,) = caches(folder)
+    os.utime(folder / "images/0.png", ns=(5, 5))  # the same content at another time is the same
     with monkeypatch.context() as patch:
         patch.setattr("seglib.loading.read_pair", None)
         pack(load_dataset(folder), "train")
@@ -61,15 +63,36 @@ def test_reopened_without_decoding_and_made_anew_after_a_change(folder, monkeypa
     Image.fromarray(white).save(folder / "images/0.png")
     os.utime(folder / "images/0.png", ns=(1, 1))
     assert (pack(load_dataset(folder), "train").pair(0)[0] == 255).all()
-    assert len(caches(folder)) == 2
+    assert len(caches(folder)) == 1
+    assert caches(folder) != [cache], "what no file holds any more is deleted"
 
 
-def test_damaged_cache(folder):
-    pack(load_dataset(folder), "train")
-    file = caches(folder)[0] / "samples.bin"
-    file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(DatasetError, match=r"damaged.*Delete artifacts/cache"):
-        pack(load_dataset(folder), "train")
+DAMAGE = {
+    "truncated": lambda cache: os.truncate(cache / "samples.bin", 100),
+    "no bytes": lambda cache: (cache / "samples.bin").unlink(),
+    "no JSON": lambda cache: (cache / "index.json").write_text('{"ids": ['),
+    "another kind": lambda cache: (cache / "index.json").write_text("[1, 2]"),
+    "another version": lambda cache: _edit(cache, version=2),
+    "another's": lambda cache: _edit(cache, key="0" * 16),
+    "other samples": lambda cache: _edit(cache, ids=["a"]),
+    "sizes missing": lambda cache: _edit(cache, sizes=[[6, 8, 6, 8]]),
+    "huge sizes": lambda cache: _edit(cache, sizes=[[1 << 62] * 4] * len(SIZES)),
+}
+
+
+def _edit(cache, **values):
+    path = cache / "index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_or_foreign_cache_is_made_anew(folder, damage):
+    before = pack(load_dataset(folder), "train").in_memory()
+    DAMAGE[damage](caches(folder)[0])
+    again = pack(load_dataset(folder), "train")
+    assert again.ids == before.ids
+    np.testing.assert_array_equal(again.data, before.data)
+    np.testing.assert_array_equal(again.pixel_counts, before.pixel_counts)
 
 
 def test_bad_samples_are_counted_and_leave_nothing(folder):
@@ -78,7 +101,7 @@ def test_bad_samples_are_counted_and_leave_nothing(folder):
     with pytest.raises(DatasetError, match="4 of 7 samples cannot be used") as caught:
         pack(load_dataset(folder), "train")
     assert [f"masks/{k}.png" in str(caught.value) for k in range(7)] == [False, True, True, True, False, False, False]
-    assert not [path for path in (folder.parent / "artifacts").rglob("*") if path.is_file()]
+    assert not [path for cache in caches(folder) for path in cache.iterdir()]
 
 
 def test_long_side(folder):
