@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from seglib.ahead import map_ahead
 from seglib.dataset import Dataset, DatasetError, read_pair
+from seglib.images import FORMATS
 from seglib.runs import atomic_path, project_root, read_json, write_json
 
 _VERSION = 2
@@ -167,7 +168,8 @@ def _decoded_bytes(dataset: Dataset, rows: list[NamedTuple], long_side: int) -> 
     """What the decoded split will take, from the files' headers; a damaged header counts nothing, it is named later."""
     total = 0
     for row in rows:
-        with contextlib.suppress(OSError, Image.DecompressionBombError), Image.open(dataset.root / row.image) as image:
+        # Decoders raise many things on damaged headers.
+        with contextlib.suppress(Exception), Image.open(dataset.root / row.image, formats=FORMATS) as image:
             total += 4 * math.prod(_shrunk_size(image.size, long_side))
     return total
 

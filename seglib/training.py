@@ -30,7 +30,7 @@ def start_run(params: Train) -> Run:
     run = Run.create(params.run, resume=params.resume)
     values = params.model_dump()
     if params.resume and run.params.exists():
-        before = read_json(run.params)
+        before = read_json(run.params, ["run"])
         changed = [n for n, v in values.items() if n != "resume" and before.get(n, v) != v]
         if changed:
             listed = ", ".join(f"{n}: {before[n]!r} -> {values[n]!r}" for n in changed)

@@ -20,7 +20,7 @@ SHOW = PLOTS | WIDGETS
 HOUSE = {
     0: [
         (("classes",), TORCH | SHOW),
-        (("runs", "params"), TORCH | SHOW),
+        (("runs", "params", "reading"), TORCH | SHOW),
     ],
     1: [
         (("dataset", "images", "pairing", "recipe", "draft", "fetch"), TORCH | SHOW),
