@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, mo
 
 from seglib.dataset import Dataset, DatasetError
 from seglib.params import ParameterError, Train
+from seglib.reading import brief
 from seglib.recipe import read_mapping
 from seglib.runs import resolve, shown, write_text
 
@@ -161,12 +162,12 @@ def _explain(problem: Mapping[str, Any]) -> str:
     place = ".".join(str(part + 1) if isinstance(part, int) else part for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         known = Actions.model_fields if len(problem["loc"]) == 1 else ("id, reason; or name, value, reason",)
-        return f"unknown key {place!r} (known: {', '.join(known)})"
+        return f"unknown key {brief(place)} (known: {', '.join(known)})"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{place}: {message}" if place else message
     quote = " (quote ids that are digits only)" if problem["type"] == "string_type" else ""
-    return f"{place} = {problem['input']!r}: {message}{quote}"
+    return f"{place} = {brief(problem['input'])}: {message}{quote}"
 
 
 def check(actions: Actions, dataset: Dataset) -> None:

@@ -25,7 +25,7 @@ from seglib.exports import write_records, write_spreadsheet
 from seglib.failures import FINDINGS, LAYERS, copy_layers
 from seglib.novelty import novelty
 from seglib.params import Train
-from seglib.predictions import changed_since_training, check_as_scored, read_ids, run_dataset
+from seglib.predictions import changed_since_training, check_as_scored, read_ids, run_dataset, saved_prediction
 from seglib.region_scores import SIZES, region_counts
 from seglib.runs import Run, atomic_path, read_json, write_csv
 from seglib.slices import find_slices, small_share, with_classes
@@ -226,7 +226,7 @@ def layers(run: Run, evaluation: Evaluation, sample: str) -> tuple[np.ndarray, n
     """Image (H, W, 3) uint8, truth and prediction (H, W) uint8 of any image of an evaluated split."""
     dataset = run_dataset(run)
     image, truth = read_pair(dataset, dataset.split(evaluation.split).set_index("id", drop=False).loc[sample])
-    return image, truth, read_ids(run.evaluation(evaluation.split) / "predictions" / f"{sample}.png")
+    return image, truth, saved_prediction(run, evaluation.split, sample, truth.shape)
 
 
 def suspect_region(run: Run, evaluation: Evaluation, sample: str) -> np.ndarray | None:
@@ -251,8 +251,8 @@ def propose(run: Run, analysis: Analysis) -> Actions:
     """`proposals.propose` from an analysis, the verdicts given so far and the parameters of the run."""
     book = VerdictBook(analysis.folder / "verdicts.csv")
     verdicts = {sample: row.verdict for sample, row in book.rows.items()}
-    known = read_json(run.params)
-    params = Train(**{name: known[name] for name in Train.model_fields if name in known})
+    known = read_json(run.params, ["run"])
+    params = Train.read(known)
     return proposals.propose(run_dataset(run), analysis.failures, analysis.suspects, verdicts, params)
 
 

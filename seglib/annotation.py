@@ -18,7 +18,8 @@ from PIL import Image
 
 from seglib.brush import encode
 from seglib.classes import IGNORE, ClassMap, default_colors
-from seglib.dataset import Dataset, DatasetError, read_pair
+from seglib.dataset import Dataset, DatasetError, own_files, read_pair
+from seglib.images import FORMATS
 from seglib.pictures import present
 from seglib.predictions import read_ids
 from seglib.runs import atomic_path, shown
@@ -48,7 +49,7 @@ def export_cvat(samples: Iterable[str], dataset: Dataset, masks_folder: Path | N
         `out`.
 
     Raises:
-        DatasetError: an id that the dataset lacks; a mask that is missing, of another size or of unknown ids.
+        DatasetError: an id that the dataset lacks; a link that leads out of it; a mask that is missing, of another size or of unknown ids.
         ValueError: a class or sample name that the lists of the format cannot hold.
 
     Format: the segmentation layout of Pascal VOC 2012 (Everingham et al.) with CVAT's labelmap.txt.
@@ -193,19 +194,19 @@ def _pairs(
         )
     for sample in samples:
         row = rows.loc[sample]
+        path, _ = own_files(dataset, row)
         image, mask = read_pair(dataset, row)
         if masks_folder is not None:
             mask = _ids(Path(masks_folder) / f"{sample}.png", mask.shape, dataset.classes)
-        yield sample, dataset.root / row["image"], image, mask
+        yield sample, path, image, mask
 
 
 def _ids(path: Path, shape: tuple[int, int], classes: ClassMap) -> np.ndarray:
-    try:
-        mask = read_ids(path)
-    except FileNotFoundError:
+    if not path.is_file():
         raise DatasetError(
             f"no {path.name} in {shown(path.parent)}: expected a mask of class ids. Is it another split's?"
-        ) from None
+        )
+    mask = read_ids(path)
     if mask.shape != shape:
         raise DatasetError(f"{shown(path)} is of shape {mask.shape}; its image is {shape} (height, width).")
     if len(wrong := [c for c in present(mask) if c >= len(classes) and c != IGNORE]):
@@ -215,7 +216,7 @@ def _ids(path: Path, shape: tuple[int, int], classes: ClassMap) -> np.ndarray:
 
 def _image_bytes(path: Path, image: np.ndarray) -> tuple[str, bytes]:
     """An image file as it is, if every tool shows it as seglib reads it; else as PNG. Suffix and bytes."""
-    with Image.open(path) as picture:
+    with Image.open(path, formats=FORMATS) as picture:  # it was read before
         plain = (
             picture.format in ("JPEG", "PNG")
             and picture.mode in ("RGB", "L")

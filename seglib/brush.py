@@ -68,10 +68,10 @@ def decode(rle: Sequence[int], height: int, width: int) -> np.ndarray:
     Raises:
         ValueError: no bytes, another size, values that are not of 8 bits, or an end before the last pixel.
     """
-    try:
-        data = bytes(rle)
-    except (TypeError, ValueError):
-        raise ValueError("an rle that is no list of bytes (integers 0-255).") from None
+    # A lone number would be taken for a count of zeros to make.
+    if not isinstance(rle, Sequence) or not all(isinstance(v, int) and 0 <= v <= 255 for v in rle):
+        raise ValueError("an rle that is no list of bytes (integers 0-255).")
+    data = bytes(rle)
     if len(data) * 8 < _HEADER:
         raise ValueError(f"an rle of {len(data)} bytes: expected a header of 7 and more.")
     stream = _Bits(data)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -24,13 +23,12 @@ from seglib.brush import decode
 from seglib.classes import IGNORE, ClassMap
 from seglib.dataset import Dataset, DatasetError, read_mask
 from seglib.mask_files import encode_mask
+from seglib.reading import brief
 from seglib.runs import atomic_path, shown
 
 _LIST_LIMIT = 1 << 20  # bytes of labelmap.txt
 _JSON_LIMIT = 1 << 30  # bytes of an export of Label Studio
 _NAMED = 3  # faults named in an error
-# What zipfile raises on damaged, unknown and encrypted (RuntimeError) archives.
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
 def import_cvat(file: str | Path, dataset: Dataset, out: str | Path) -> pd.DataFrame:
@@ -52,13 +50,22 @@ def import_cvat(file: str | Path, dataset: Dataset, out: str | Path) -> pd.DataF
         DatasetError: no such zip or layout, labels or samples that the dataset lacks, masks of another size, colours that
             labelmap.txt lacks, or a file that would lie on an original. Nothing is written then.
     """
+    file = _there(file)
     try:
         with zipfile.ZipFile(file) as archive:
             entries = _mask_entries(archive, dataset)
             labels = _labelmap(archive, dataset.classes)
             masks = ((sample, partial(_cvat_mask, archive, info, labels)) for sample, info in entries.items())
             return _write(dataset, Path(out), masks)
-    except _DAMAGED as error:
+    except DatasetError:
+        raise
+    except OSError as error:
+        if error.errno:  # of the disk, not of the archive
+            raise
+        raise DatasetError(f"{shown(file)} is no zip that can be read ({error}). Export it from CVAT again.") from None
+    except (
+        Exception
+    ) as error:  # damaged, unknown and encrypted archives raise BadZipFile, RuntimeError, struct.error, ...
         raise DatasetError(f"{shown(file)} is no zip that can be read ({error}). Export it from CVAT again.") from None
 
 
@@ -79,16 +86,25 @@ def import_label_studio(file: str | Path, dataset: Dataset, out: str | Path) -> 
     Raises:
         DatasetError: as `import_cvat`, for what is wrong with the JSON.
     """
-    path = Path(file)
+    path = _there(file)
     if path.stat().st_size > _JSON_LIMIT:
         raise DatasetError(f"{shown(path)} is larger than {_JSON_LIMIT >> 30} GiB. Export fewer tasks at a time.")
     try:
         tasks = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # no UTF-8, no JSON, numbers of thousands of digits, nested too deeply
         raise DatasetError(f"{shown(path)} is no JSON ({error}). Export the project as JSON.") from None
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise DatasetError(f"{shown(path)} is no list of tasks. Export the project as JSON, not as JSON_MIN.")
     return _write(dataset, Path(out), _label_studio_masks(tasks, dataset))
+
+
+def _there(file: str | Path) -> Path:
+    if not Path(file).is_file():
+        raise DatasetError(f"no file {shown(file)}: expected what an annotation tool exported. Check the path.")
+    return Path(file)
 
 
 # CVAT
@@ -134,10 +150,10 @@ def _labelmap(archive: zipfile.ZipFile, classes: ClassMap) -> list[tuple[tuple[i
         try:
             red, green, blue = (int(v) for v in rest.split(":")[0].split(","))
         except ValueError:
-            raise DatasetError(f"labelmap.txt: {line!r} is no 'label:red,green,blue::'.") from None
+            raise DatasetError(f"labelmap.txt: {brief(line)} is no 'label:red,green,blue::'.") from None
         if name not in ids:
             raise DatasetError(
-                f"labelmap.txt names the label {name!r}, which is no class of the dataset ({', '.join(classes.names)}). "
+                f"labelmap.txt names the label {brief(name)}, which is no class of the dataset ({', '.join(classes.names)}). "
                 "Rename the label in CVAT, or add the class to dataset.yaml."
             )
         labels.append(((red, green, blue), ids[name]))
@@ -191,7 +207,7 @@ def _label_studio_masks(
         sample = data.get("sample") if isinstance(data, dict) else None
         if not isinstance(sample, str) or sample not in known:
             raise DatasetError(
-                f"task {number} of {len(tasks)} is of sample {sample!r}, which dataset {dataset.name!r} lacks. "
+                f"task {number} of {len(tasks)} is of sample {brief(sample)}, which dataset {dataset.name!r} lacks. "
                 "Import tasks.json of `seglib export`: it names every task's sample."
             )
         annotation = _last_annotation(task)
@@ -205,7 +221,8 @@ def _label_studio_masks(
 
 def _last_annotation(task: dict) -> list | None:
     """The regions of the annotation that was changed last; None if nobody annotated."""
-    done = [a for a in task.get("annotations") or [] if isinstance(a, dict) and not a.get("was_cancelled")]
+    given = task.get("annotations")
+    done = [a for a in (given if isinstance(given, list) else []) if isinstance(a, dict) and not a.get("was_cancelled")]
     if not done:
         return None
     last = max(done, key=lambda a: str(a.get("updated_at") or a.get("created_at") or ""))
@@ -219,15 +236,15 @@ def _paint(regions: list, ids: Mapping[str, int], shape: tuple[int, int]) -> np.
             continue
         value = region.get("value")
         if not isinstance(value, dict) or value.get("format") != "rle":
-            raise ValueError(f"a region of the tag {str(region.get('from_name', MASK_TAG))!r} is no rle")
+            raise ValueError(f"a region of the tag {brief(region.get('from_name', MASK_TAG))} is no rle")
         size = region.get("original_width"), region.get("original_height")
         if size != shape[::-1]:
-            raise ValueError(_other_size(size, shape))
+            raise ValueError(_other_size([brief(side) for side in size], shape))
         if region.get("image_rotation"):
             raise ValueError("its image was rotated in Label Studio: rotate it back")
         names = value.get("brushlabels")
-        if not isinstance(names, list) or len(names) != 1 or str(names[0]) not in ids:
-            raise ValueError(f"a region is labelled {names!r}; expected one of {', '.join(ids)}")
+        if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str) or names[0] not in ids:
+            raise ValueError(f"a region is labelled {brief(names)}; expected one of {', '.join(ids)}")
         mask[decode(value.get("rle"), *shape)] = ids[names[0]]
     return mask
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections import Counter
@@ -59,7 +60,8 @@ def draft_dataset(folder: str | Path) -> str:
             _glob(root, *side) for side in ((image_folder, image_files, tails[0]), (mask_folder, mask_files, tails[1]))
         ]
         counts = f"{len(image_files)} images, {len(mask_files)} masks"
-        splits.append(f'  {split}: {{images: "{globs[0]}", masks: "{globs[1]}"}}  # {counts}')
+        quoted = [json.dumps(glob, ensure_ascii=False) for glob in globs]  # file names may hold quotes and line breaks
+        splits.append(f"  {split}: {{images: {quoted[0]}, masks: {quoted[1]}}}  # {counts}")
         masks += mask_files
     opened = min(SAMPLE, len(masks))
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", root.resolve().name).strip("-._") or "dataset"
@@ -159,7 +161,9 @@ def _classes(files: list[Path]) -> list[str]:
 
     lines = []
     if unreadable:
-        lines.append(f"# {len(unreadable)} of {len(files)} masks cannot be read: {unreadable[0].detail}")
+        lines.append(
+            f"# {len(unreadable)} of {len(files)} masks cannot be read: {' '.join(unreadable[0].detail.split())}"
+        )
     if colors:
         order = sorted(pixels, key=lambda v: (-pixels[v], v))
         lines += ["classes:", *(f"  - class_{c}  # {share(v)}" for c, v in enumerate(order))]

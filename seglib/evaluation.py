@@ -29,6 +29,7 @@ from seglib.dataset import Dataset, DatasetError, load_dataset
 from seglib.intervals import mean_iou_interval
 from seglib.params import Evaluate
 from seglib.predictions import check_predictions, foreign_predictions, run_dataset, save_ids
+from seglib.reading import read_table
 from seglib.region_scores import COUNTS, EDGES, SIZES, region_counts, region_iou, region_table
 from seglib.runs import Run, atomic_path, project_root, read_json, resolve, shown, write_csv, write_json
 
@@ -225,6 +226,7 @@ def open_evaluation(run: Run, split: str) -> Evaluation:
 
     Raises:
         FileNotFoundError: the split has not been evaluated; says which have.
+        ValueError: a file is missing or damaged, or the tables are not those of the counts: no score is made of such a mixture.
     """
     folder = run.evaluation(split)
     if not (folder / "metrics.json").is_file():
@@ -233,27 +235,73 @@ def open_evaluation(run: Run, split: str) -> Evaluation:
             f"run {run.name!r} has no evaluation of split {split!r} (evaluated: {', '.join(there) or 'none'}). "
             f"Run 03_evaluate with run={run.name!r}, split={split!r} first."
         )
-    with np.load(folder / "confusions.npz") as counts:
-        confusions = counts["confusions"]
     calibration, region_sizes = folder / "calibration.csv", folder / "region_sizes.csv"
-    return Evaluation(
+    scores = read_json(folder / "metrics.json", ["absent", "mean_iou"])
+    found = Evaluation(
         split,
         run_dataset(run).classes,
-        read_json(folder / "metrics.json"),
+        scores | {"absent": Evaluate.check({"absent": scores["absent"]}).absent},
         _read_table(folder / "per_image.csv", ("id", "image", "mask", "group", "worst_class")),
         _read_table(folder / "per_class.csv", ("class",)),
         _read_table(folder / "per_image_class_iou.csv", ("id",)),
-        confusions,
-        pd.read_csv(calibration) if calibration.is_file() else None,
+        _read_counts(folder / "confusions.npz"),
+        _read_table(calibration) if calibration.is_file() else None,
         _read_table(region_sizes, ("class", "size")) if region_sizes.is_file() else None,
     )
+    if fault := _disagreement(found):
+        raise ValueError(f"{shown(folder)} holds no whole evaluation: {fault}. Run 03_evaluate again.")
+    return found
 
 
-def _read_table(path: Path, text: tuple[str, ...]) -> pd.DataFrame:
+def _read_table(path: Path, text: tuple[str, ...] = ()) -> pd.DataFrame:
     """A table whose columns `text` are taken as written: "0042", "null" and "" are names there, not numbers or gaps."""
-    columns = pd.read_csv(path, nrows=0).columns
+    columns = read_table(path, nrows=0).columns
+    if missing := [name for name in text if name not in columns]:
+        raise ValueError(f"{shown(path)} has no column {', '.join(missing)}. Run 03_evaluate again.")
     gaps = {name: [""] for name in columns if name not in text}
-    return pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=gaps)
+    table = read_table(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=gaps)
+    if odd := [name for name in columns if name not in text and not pd.api.types.is_numeric_dtype(table[name])]:
+        raise ValueError(f"{shown(path)} holds more than numbers in the column {odd[0]!r}. Run 03_evaluate again.")
+    return table
+
+
+def _read_counts(path: Path) -> np.ndarray:
+    """(N, C, C) int64 of confusions.npz."""
+    try:
+        with np.load(path) as stored:
+            counts = stored["confusions"]
+    except Exception as error:  # damaged archives raise OSError, BadZipFile, ValueError, KeyError, zlib.error, ...
+        raise ValueError(f"{shown(path)} cannot be read ({error}). Run 03_evaluate again.") from None
+    if counts.ndim != 3 or counts.shape[1] != counts.shape[2] or counts.dtype.kind not in "iu" or (counts < 0).any():
+        raise ValueError(f"{shown(path)} holds no counts of images and classes. Run 03_evaluate again.")
+    return counts
+
+
+def _disagreement(found: Evaluation) -> str:
+    """How the tables differ from the counts, in words; "" if they agree."""
+    counts, images, names = found.confusions, found.per_image, list(found.classes.names)
+    ids = images["id"].tolist()
+    if counts.shape[1:] != (len(names), len(names)):
+        return f"its counts are of {counts.shape[1]} classes, the dataset has {len(names)}"
+    if not len(counts) == len(ids) == len(set(ids)) or found.per_image_class_iou["id"].tolist() != ids:
+        return "its tables and its counts are not of the same images"
+    if found.per_class["class"].tolist() != names or list(found.per_image_class_iou.columns) != ["id", *names]:
+        return "its tables are of other classes than the dataset"
+    iou, total = metrics.image_class_iou(counts, found.scores["absent"]), metrics.iou_per_class(counts.sum(0))
+    told = {
+        "per_image.csv": (images.get("miou"), metrics.nanmean(iou, axis=1)),
+        "per_class.csv": (found.per_class.get("iou"), total),
+        "per_image_class_iou.csv": (found.per_image_class_iou[names], iou),
+        "metrics.json": (found.scores["mean_iou"], metrics.nanmean(total)),
+    }
+    for name, (stored, counted) in told.items():
+        try:
+            same = np.allclose(np.asarray(stored, float), counted, rtol=0, atol=1e-6, equal_nan=True)
+        except (TypeError, ValueError):
+            same = False
+        if not same:
+            return f"the scores in {name} are not those of its counts"
+    return ""
 
 
 def evaluate_predictions(
@@ -279,7 +327,7 @@ def evaluate_predictions(
         "predictions": _portable(folder),
     }
     trained = run.best_checkpoint.exists() or run.last_checkpoint.exists()
-    if trained or (run.params.exists() and read_json(run.params).get("dataset") != record["dataset"]):
+    if trained or (run.params.exists() and read_json(run.params, ["dataset"])["dataset"] != record["dataset"]):
         what = "holds a trained model" if trained else "is of another dataset"
         raise FileExistsError(f"run {name!r} exists and {what} ({shown(run.path)}). Choose another name with --run.")
     if Path(folder).resolve().is_relative_to(run.evaluation(params.split).resolve()):

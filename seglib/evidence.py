@@ -5,6 +5,7 @@ One image is held at a time: the probabilities of a split would not fit into mem
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from seglib.inference import predict, scoring_plan
 from seglib.loading import pack
 from seglib.models import Segmenter, load_checkpoint
 from seglib.params import Evaluate
-from seglib.predictions import predicted_pairs, read_ids, run_dataset
+from seglib.predictions import predicted_pairs, run_dataset, saved_prediction
 from seglib.runs import Run, atomic_path
 
 _AT_ONCE = 8  # images a batch: each is handed on alone
@@ -88,16 +89,17 @@ def _without_model(run: Run, split: str) -> Iterator[Seen]:
 
 def _with_model(run: Run, evaluation: Evaluation) -> Iterator[Seen]:
     model, plan = _model(run)
-    params = Evaluate(**{name: evaluation.scores[name] for name in ("flip_tta", "scale_tta", "tile")})
+    known = ("flip_tta", "scale_tta", "tile")
+    params = Evaluate.check({name: evaluation.scores[name] for name in known if name in evaluation.scores})
     packed = pack(run_dataset(run), evaluation.split, model.spec.long_side, original_masks=True)
-    folder = run.evaluation(evaluation.split) / "predictions"
     for index, images, masks in scoring_batches(packed, _AT_ONCE):
         logits = predict(model, images, masks.shape[1:], plan, params.flip_tta, params.tile, params.scales)
         features = _features(model, images, plan)
         for k, position in enumerate(index):
             sample = packed.ids[position]
             probabilities = logits[k].softmax(0).cpu().numpy()
-            image, pred = packed.pair(position)[0], read_ids(folder / f"{sample}.png")
+            image = packed.pair(position)[0]
+            pred = saved_prediction(run, evaluation.split, sample, masks[k].shape)
             yield Seen(int(position), sample, image, masks[k], pred, probabilities, features[k])
 
 
@@ -119,11 +121,11 @@ def training_images(
     with run.best_checkpoint.open("rb") as file:
         key = hashlib.file_digest(file, "sha256").hexdigest() + packed.key
     path = run.path / "checkpoints" / "training_images.npz"
-    if path.is_file():
-        with np.load(path) as kept:
-            if str(kept["key"]) == key:
-                names = [str(name) for name in kept["names"]]
-                return TrainingImages(samples, kept["features"], pd.DataFrame(kept["qualities"], columns=names), pixels)
+    # Absent, damaged or of another training: it is made anew.
+    with contextlib.suppress(Exception), np.load(path) as kept:
+        if str(kept["key"]) == key and len(kept["features"]) == len(kept["qualities"]) == len(samples):
+            names = [str(name) for name in kept["names"]]
+            return TrainingImages(samples, kept["features"], pd.DataFrame(kept["qualities"], columns=names), pixels)
     features, qualities = [None] * len(packed), [None] * len(packed)
     with tqdm(total=len(packed), desc="looking at train", leave=False, unit="image", disable=not progress) as bar:
         for index, images, _ in scoring_batches(packed, _AT_ONCE):

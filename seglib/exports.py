@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from seglib import label_errors
+from seglib.reading import read_table
 from seglib.runs import write_json, write_text
 from seglib.verdicts import VerdictBook
 
@@ -83,5 +84,4 @@ def to_relabel(folder: Path, min_score: float = label_errors.SURE) -> list[str]:
 
 
 def _table(path: Path) -> pd.DataFrame:
-    # As text: an image may well be called "NA" or "0042".
-    return pd.read_csv(path, dtype=str, keep_default_na=False) if path.is_file() else pd.DataFrame({"id": []})
+    return read_table(path) if path.is_file() else pd.DataFrame({"id": []})

@@ -13,8 +13,9 @@ from seglib import causes, metrics
 from seglib.attribution import best_repairs
 from seglib.claims import rebuilt
 from seglib.dataset import DatasetError, read_pair
-from seglib.inference import Evaluation, read_ids, run_dataset, save_ids
+from seglib.inference import Evaluation, run_dataset, save_ids
 from seglib.pictures import overlay
+from seglib.predictions import saved_prediction
 from seglib.runs import Run, atomic_path, write_csv
 from seglib.thresholds import Threshold, failing, judged
 
@@ -102,7 +103,7 @@ def copy_layers(run: Run, evaluation: Evaluation, failures: pd.DataFrame, folder
                 f"sample {sample!r} was evaluated but is no longer in split {evaluation.split!r}. Run 03_evaluate again."
             )
         image, mask = read_pair(dataset, samples.loc[sample])
-        pred = read_ids(run.evaluation(evaluation.split) / "predictions" / f"{sample}.png")
+        pred = saved_prediction(run, evaluation.split, sample, mask.shape)
         _save_rgb(folder / "images" / f"{sample}.png", image)
         save_ids(folder / "masks" / f"{sample}.png", mask, dataset.classes)
         save_ids(folder / "predictions" / f"{sample}.png", pred, dataset.classes)

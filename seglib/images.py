@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ _PLUGINS = (PngImagePlugin, JpegImagePlugin, TiffImagePlugin, BmpImagePlugin, We
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 EXCLUDE = "or list the id under exclude in dataset.yaml"
+_AGAIN = f"Copy it again, {EXCLUDE}."
 
 
 class DatasetError(ValueError):
@@ -54,11 +57,12 @@ def read_image(path: str | Path, label: str = "") -> np.ndarray:
     """
     label = f"image {label or repr(Path(path).name)}"
     image = _decode(Path(path), label)
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGBA")  # not "RGB": palette transparency would be blended or warned about
-    elif image.mode in ("1", "CMYK", "YCbCr", "LAB", "HSV"):
-        image = image.convert("RGB")
-    pixels = np.array(image)
+    with _refusing(Path(path), label):
+        if image.mode in ("P", "PA"):
+            image = image.convert("RGBA")  # not "RGB": palette transparency would be blended or warned about
+        elif image.mode in ("1", "CMYK", "YCbCr", "LAB", "HSV"):
+            image = image.convert("RGB")
+        pixels = np.array(image)
     if pixels.dtype != np.uint8:
         if pixels.dtype.kind not in "iu" or pixels.min() < 0 or pixels.max() > 65535:
             raise DatasetError(
@@ -115,18 +119,32 @@ def read_mask(path: str | Path, classes: ClassMap, label: str = "") -> np.ndarra
         raise DatasetError(f"{label} {error}", "rgb-mask" if stored.ndim == 3 else "illegal-ids", remedy) from None
 
 
-def read_stored(path: str | Path) -> np.ndarray:
+def read_stored(path: str | Path, label: str = "") -> np.ndarray:
     """A mask file's values as they are stored: (H, W) integers or bool, or (H, W, 3) uint8 colours; alpha is dropped.
+
+    Args:
+        path: the mask file.
+        label: how errors name it; "mask" and its file name by default.
 
     Raises:
         DatasetError: as `read_image`.
     """
-    return _stored(Path(path), f"mask {Path(path).name!r}")
+    return _stored(Path(path), label or f"mask {Path(path).name!r}")
+
+
+def stored_mode(path: str | Path) -> str:
+    """Pillow's name for how a picture is stored ("RGB", "P", "I;16"); "" if that cannot be told."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.mode
+    except Exception:  # as in `_decode`, which says what is wrong
+        return ""
 
 
 def _stored(path: Path, label: str) -> np.ndarray:
     image = _decode(path, label)
-    stored = np.array(image)
+    with _refusing(path, label):
+        stored = np.array(image)
     if stored.ndim == 3 and (image.mode in ("LA", "PA") or stored.shape[2] < 3):
         stored = stored[..., 0]
     if stored.dtype.kind not in "iub" or image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
@@ -140,26 +158,39 @@ def _stored(path: Path, label: str) -> np.ndarray:
 
 def _decode(path: Path, label: str) -> Image.Image:
     """The file's first picture, decoded and turned upright."""
-    again = f"Copy it again, {EXCLUDE}."
-    try:
+    with _refusing(path, label):
         if path.stat().st_size == 0:
-            raise DatasetError(f"{label} is empty (0 bytes); expected a picture.", "empty-file", again)
+            raise DatasetError(f"{label} is empty (0 bytes); expected a picture.", "empty-file", _AGAIN)
         with Image.open(path, formats=FORMATS) as image:
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
+            if not all(image.size):
+                raise DatasetError(f"{label} has no pixels ({image.width}x{image.height}).", "unreadable", _AGAIN)
             return image
-    except (DatasetError, MemoryError):
+
+
+@contextmanager
+def _refusing(path: Path, label: str) -> Iterator[None]:
+    """What decoders raise on damaged files, as a `DatasetError`."""
+    try:
+        yield
+    except DatasetError:
         raise
     except FileNotFoundError:
         raise DatasetError(
             f"{label} is gone: expected a file at {path}.", "missing-file", f"Restore it, {EXCLUDE}."
         ) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError) as error:
         remedy = f"Cut it into tiles, {EXCLUDE}."
-        raise DatasetError(f"{label} claims more pixels than is safe to open ({error}).", "too-large", remedy) from None
+        reason = str(error) or "there is no memory for it"
+        raise DatasetError(
+            f"{label} claims more pixels than is safe to open ({reason}).", "too-large", remedy
+        ) from None
     except Image.UnidentifiedImageError:
         detail = f"{label} is no picture; expected PNG, JPEG, TIFF, BMP or WebP."
         raise DatasetError(detail, "unreadable", f"Replace the file, {EXCLUDE}.") from None
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ... on damaged files
         reason = str(error).replace(str(path), path.name) or type(error).__name__
-        raise DatasetError(f"{label} cannot be read ({reason}).", "unreadable", again) from None
+        raise DatasetError(
+            f"{label} cannot be read ({' '.join(reason.split())[:300]}).", "unreadable", _AGAIN
+        ) from None

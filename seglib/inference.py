@@ -16,7 +16,7 @@ from seglib.evaluation import Evaluation, evaluate_predictions, open_evaluation,
 from seglib.hardware import HardwarePlan, make_plan
 from seglib.loading import Packed, pack
 from seglib.models import Segmenter, load_checkpoint
-from seglib.params import Evaluate
+from seglib.params import Evaluate, Train
 from seglib.predictions import changed_since_training, predicted_pairs, read_ids, run_dataset, save_ids
 from seglib.runs import Run, read_json
 
@@ -191,7 +191,8 @@ def latency(
 
 def scoring_plan(run: Run, device: str = "auto") -> HardwarePlan:
     """On what, and in which precision, a trained run's model predicts: as it was trained, where that is possible."""
-    plan, trained_in = make_plan(device), read_json(run.params)["precision"]
+    stored = read_json(run.params, ["precision"])
+    plan, trained_in = make_plan(device), Train.check({"precision": stored["precision"]}).precision
     # fp16 is for CUDA GPUs alone, but what was trained on one may be evaluated anywhere
     off_gpu = trained_in == "fp16" and not plan.device.startswith("cuda")
     return plan if off_gpu else make_plan(device, trained_in)

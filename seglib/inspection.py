@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from PIL import Image
 from seglib.classes import IGNORE
 from seglib.dataset import Dataset, DatasetError, check_sizes, read_image, read_mask
 from seglib.findings import finding
+from seglib.images import stored_mode
 from seglib.leakage import difference_hash, thumbnail
 from seglib.looks import FLAT, LOOKS, look
 from seglib.mask_checks import edge_shift, speck_size
@@ -53,7 +53,7 @@ def inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
     facts["counts"] = np.zeros(len(dataset.classes), np.int64)
     if image is not None:
         grey = Image.fromarray(image).convert("L")
-        facts["mode"] = _stored_mode(dataset.root / row.image)
+        facts["mode"] = stored_mode(dataset.root / row.image)
         facts["height"], facts["width"] = image.shape[:2]
         facts |= look(image, grey)
         bits, facts["_thumb"] = difference_hash(grey), thumbnail(grey)
@@ -63,7 +63,7 @@ def inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
             detail = f"image {row.id!r} ({row.image}) is one flat colour."
             findings.append(finding("blank-image", row.id, row.split, detail))
     if mask is not None:
-        facts["mask_mode"] = _stored_mode(dataset.root / row.mask)
+        facts["mask_mode"] = stored_mode(dataset.root / row.mask)
         facts |= _mask_facts(mask, len(dataset.classes))
         check, what = _poor(facts, dataset.classes.names)
         if check:
@@ -107,8 +107,3 @@ def _poor(facts: dict[str, Any], names: tuple[str, ...]) -> tuple[str, str]:
     if facts["classes_present"] == 1 and len(names) > 2:  # of two, one alone is an empty scene
         return "single-class", f"holds nothing but {names[int(facts['counts'].argmax())]!r}"
     return "", ""
-
-
-def _stored_mode(path: Path) -> str:
-    with Image.open(path) as file:
-        return file.mode

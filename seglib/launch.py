@@ -16,17 +16,17 @@ from dataclasses import replace
 
 import pandas as pd
 import torch
-import yaml
 from tqdm.auto import tqdm
 
 from seglib import actions
 from seglib.claims import claim, release
-from seglib.dataset import load_dataset
+from seglib.dataset import DatasetError, load_dataset
 from seglib.hardware import HardwarePlan, make_plan
 from seglib.loading import Packed, pack
 from seglib.models import ModelSpec, Segmenter, build
 from seglib.parallel import World
 from seglib.params import ParameterError, Train, check_chain
+from seglib.recipe import read_mapping
 from seglib.runs import Run, resolve
 from seglib.training import fit, start_run
 
@@ -185,9 +185,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--settings", default="{}", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     path = resolve(given.params) if given.params else Run(Run.folder(given.started)).params
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise ParameterError(f"{path.name} holds no parameters: expected lines such as `epochs: 30`.")
+    try:
+        values = read_mapping(path, "lines such as `epochs: 30`", "params/camvid.yaml shows the form.")
+    except DatasetError as error:
+        raise ParameterError(str(error)) from None
     params = Train.check(check_chain(values)["02_train"])
     try:
         work(params.model_copy(update=json.loads(given.settings)), prepare=given.started is None)

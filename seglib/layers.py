@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 LARGEST = 2048  # pixels a side that the front end gets; larger pictures are reduced by a whole number
 _KINDS = {"truth": "masks", "prediction": "predictions", "confidence": "confidences", "suspect": "suspects"}
@@ -40,13 +40,13 @@ def read_picture(folder: Path, kind: str, sample: str, mode: str = "") -> np.nda
     """
     path = picture_path(folder, kind, sample)
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=("PNG",)) as picture:
             array = np.asarray(picture.convert(mode) if mode else picture)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ... on damaged files
         raise OSError(f"{kind}/{sample}.png cannot be read ({error}). {_AGAIN}") from error
-    if not mode and array.ndim != 2:
-        raise ValueError(f"{kind}/{sample}.png holds colours, not class ids.")
-    return array if array.dtype == np.uint8 else array.astype(np.uint8)
+    if not mode and (array.ndim != 2 or array.dtype != np.uint8):
+        raise ValueError(f"{kind}/{sample}.png holds colours or more than 8 bits, not class ids. {_AGAIN}")
+    return array
 
 
 def pack_layers(folder: Path, sample: str) -> tuple[dict[str, Any], list[bytes]]:
@@ -67,11 +67,11 @@ def pack_layers(folder: Path, sample: str) -> tuple[dict[str, Any], list[bytes]]
     try:
         path = picture_path(folder, "images", sample)
         try:
-            with Image.open(path) as picture:
+            with Image.open(path, formats=("PNG",)) as picture:
                 width, height = picture.size
                 step = max(1, -(-max(width, height) // LARGEST))
                 layers["image"] = path.read_bytes() if step == 1 else _reduced(picture, step)
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        except Exception as error:  # as above
             raise OSError(f"images/{sample}.png cannot be read ({error}). {_AGAIN}") from error
         for name, kind in _KINDS.items():
             _add_plane(layers, problems, folder, sample, name, kind, (height, width), step)
@@ -145,10 +145,10 @@ class Thumbnails:
         if kind not in ("images", "nearest"):
             return b""
         try:
-            with Image.open(picture_path(self.folder, kind, sample)) as picture:
+            with Image.open(picture_path(self.folder, kind, sample), formats=("PNG",)) as picture:
                 small = picture.convert("RGB")
             small.thumbnail(self.size, Image.Resampling.BILINEAR, reducing_gap=2.0)
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        except Exception:  # damaged: the layers of the picture say so when it is opened
             return b""
         stream = io.BytesIO()
         small.save(stream, "JPEG", quality=80)

@@ -23,6 +23,7 @@ from seglib import content
 from seglib.ahead import map_ahead
 from seglib.claims import claimed, in_use
 from seglib.dataset import Dataset, DatasetError, read_pair
+from seglib.images import FORMATS
 from seglib.runs import atomic_path, project_root, read_json, write_json
 from seglib.storage import StorageError
 
@@ -230,7 +231,8 @@ def _decoded_bytes(dataset: Dataset, rows: list[NamedTuple], long_side: int, ori
     """What the decoded split will take, from the files' headers; a damaged header counts nothing, it is named later."""
     total = 0
     for row in rows:
-        with contextlib.suppress(OSError, Image.DecompressionBombError), Image.open(dataset.root / row.image) as image:
+        # Decoders raise many things on damaged headers.
+        with contextlib.suppress(Exception), Image.open(dataset.root / row.image, formats=FORMATS) as image:
             small = math.prod(_shrunk_size(image.size, long_side))
             total += 3 * small + (math.prod(image.size) if original_masks else small)
     return total

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from seglib.classes import IGNORE, ClassError, ClassMap
-from seglib.images import DatasetError, read_mask, read_stored
+from seglib.images import FORMATS, DatasetError, read_mask, read_stored
 
 
 def encode_mask(path: str | Path, classes: ClassMap, mask: np.ndarray) -> bytes:
@@ -71,7 +71,7 @@ def _check(stored: np.ndarray, classes: ClassMap, mask: np.ndarray, path: str | 
 
 
 def _palette(path: str | Path) -> bytes:
-    with Image.open(path) as picture:
+    with Image.open(path, formats=FORMATS) as picture:
         return bytes(picture.getpalette("RGB") or b"") if picture.mode == "P" else b""
 
 

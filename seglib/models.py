@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import math
 import pickle
 import re
 import warnings
@@ -56,10 +57,16 @@ class ModelSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:
-        return cls(
+        spec = cls(
             **data
             | {"classes": ClassMap.from_dict(data["classes"]), "mean": tuple(data["mean"]), "std": tuple(data["std"])}
         )
+        numbers = [*spec.mean, *spec.std]
+        if len(spec.mean) != 3 or len(spec.std) != 3 or not all(map(math.isfinite, numbers)) or min(spec.std) <= 0:
+            raise ValueError(f"mean {spec.mean} and std {spec.std}: expected three numbers each, std above 0")
+        if not isinstance(spec.long_side, int) or spec.long_side < 0:
+            raise ValueError(f"long_side {spec.long_side!r}: expected pixels, or 0")
+        return spec
 
 
 class Segmenter(nn.Module):
@@ -141,7 +148,13 @@ def build(spec: ModelSpec, encoder_weights: str = "none") -> Segmenter:
         stored = _read(path)
         _load_encoder(net.encoder, stored, path)
         if "spec" in stored:  # a seglib checkpoint: its encoder knows images normalised like this
-            mean, std = tuple(stored["spec"]["mean"]), tuple(stored["spec"]["std"])
+            try:
+                known = ModelSpec.from_dict(stored["spec"])
+            except Exception as error:  # by what the description lacks or mistakes
+                raise ModelError(
+                    f"{shown(path)} is damaged: its description cannot be read ({_first_line(error)})."
+                ) from error
+            mean, std = known.mean, known.std
     return Segmenter(net, ModelSpec(spec.architecture, spec.encoder, spec.classes, mean, std, spec.long_side))
 
 
@@ -223,7 +236,9 @@ def _normalisation(encoder: str, from_hub: bool) -> tuple[tuple[float, ...], tup
 def _load_encoder(encoder: nn.Module, stored: Any, path: Path) -> None:
     """Load weights by name, or, where the names differ, by order and shape (ports of the same network)."""
     state = stored.get("model", stored.get("state_dict", stored)) if isinstance(stored, Mapping) else None
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(n, str) and isinstance(v, Tensor) for n, v in state.items()
+    ):
         raise ModelError(
             f"{shown(path)} holds no state dict: expected names and tensors. Save it with torch.save(encoder.state_dict(), path)."
         )
@@ -246,6 +261,10 @@ def _load_encoder(encoder: nn.Module, stored: Any, path: Path) -> None:
         raise ModelError(
             f"{shown(path)}: {len(odd)} tensors have another shape ({', '.join(odd[:3])}). Are they of another encoder?"
         )
+    if bad := [name for name in wanted if not state[name].isfinite().all()]:
+        raise ModelError(
+            f"{shown(path)} holds weights that are NaN or infinite ({', '.join(bad[:3])}). Take other weights."
+        )
     encoder.load_state_dict({name: state[name] for name in wanted})
 
 
@@ -255,18 +274,33 @@ def _read(path: Path) -> Any:
             f"no file {shown(path)}: expected model weights there. Check the path; relative ones start at the project root."
         )
     try:
+        _check_size(path)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)  # said before it is refused
             return torch.load(path, map_location="cpu", weights_only=True)
+    except ModelError:
+        raise
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{shown(path)} holds more than tensors and plain data, or is damaged; it was refused, since loading it could run code. "
             "Save a state dict (torch.save(model.state_dict(), path)), or take a checkpoint that 02_train wrote."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged files raise RuntimeError, EOFError, KeyError, AttributeError, BadZipFile, ...
         raise ModelError(
             f"{shown(path)} is truncated or no PyTorch file ({_first_line(error)}). Copy it again, or train anew."
         ) from error
+
+
+def _check_size(path: Path) -> None:
+    """PyTorch packs nothing: a file that would unpack to more than itself is none of its, and may fill the memory."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(info.file_size for info in archive.infolist())
+        if unpacked > path.stat().st_size:
+            raise ModelError(
+                f"{shown(path)} would unpack to {unpacked:,} bytes, more than the file has; it was refused. Take one that "
+                "torch.save wrote."
+            )
 
 
 def save_checkpoint(path: Path, model: Segmenter, **extra: Any) -> None:
@@ -287,7 +321,7 @@ def load_checkpoint(path: Path, classes: ClassMap | None = None) -> tuple[Segmen
         (model on the CPU in eval mode, the extra data)
 
     Raises:
-        ModelError: missing, truncated, pickled code, of another format, or of other classes.
+        ModelError: missing, truncated, pickled code, of another format, with weights that are not finite, or of other classes.
     """
     data = _read(Path(path))
     if not isinstance(data, Mapping) or not {"format", "spec", "model"} <= set(data):
@@ -302,10 +336,15 @@ def load_checkpoint(path: Path, classes: ClassMap | None = None) -> tuple[Segmen
         spec = ModelSpec.from_dict(data["spec"])
         model = Segmenter(_build_net(spec), spec)
         model.load_state_dict(data["model"])
-    except (KeyError, TypeError, RuntimeError) as error:
+    except Exception as error:  # KeyError, TypeError, AttributeError, ... by what the description lacks or mistakes
         raise ModelError(
             f"{shown(path)} is damaged: its model does not fit its own description ({_first_line(error)})."
         ) from error
+    if bad := [name for name, value in model.named_parameters() if not value.isfinite().all()]:
+        raise ModelError(
+            f"{shown(path)} holds weights that are NaN or infinite ({', '.join(bad[:3])}{', ...' * (len(bad) > 3)}): whatever "
+            "it predicted would be wrong. Take another checkpoint, or train anew with a lower learning_rate."
+        )
     if classes is not None and classes.names != spec.classes.names:
         raise ModelError(
             f"{shown(path)} was trained for {len(spec.classes)} classes ({', '.join(spec.classes.names[:4])}, ...); "

@@ -12,18 +12,19 @@ def read_file(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no such file.
-        ParameterError: not YAML, or not a mapping.
+        ParameterError: not YAML, a name twice, or not a mapping.
     """
-    import yaml
-
     from seglib.params import ParameterError
+    from seglib.reading import UnreadableError, load_yaml
 
     if not path.is_file():
         raise FileNotFoundError(f"no parameter file {path}. It is YAML or JSON, such as params/camvid.yaml.")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML too
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParameterError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        values = load_yaml(path.read_text(encoding="utf-8-sig"))  # JSON is YAML too
+    except UnicodeDecodeError:
+        raise ParameterError(f"{path} is not UTF-8 text. Save it as UTF-8.") from None
+    except UnreadableError as error:
+        raise ParameterError(f"{path} is not YAML{error}.") from None
     if not isinstance(values, dict):
         raise ParameterError(
             f"{path} holds {'nothing' if values is None else type(values).__name__}; expected lines `parameter: value`."
@@ -37,9 +38,8 @@ def read_parameters(pairs: Sequence[str]) -> dict[str, Any]:
     Raises:
         ParameterError: no "=" in one of them, or a value that is not YAML.
     """
-    import yaml
-
     from seglib.params import NOTEBOOKS, ParameterError
+    from seglib.reading import UnreadableError, load_yaml
 
     texts = {n for model in NOTEBOOKS.values() for n, field in model.model_fields.items() if field.annotation is str}
     values: dict[str, Any] = {}
@@ -48,7 +48,7 @@ def read_parameters(pairs: Sequence[str]) -> dict[str, Any]:
         if not sign or not name.strip():
             raise ParameterError(f"-p {pair}: expected NAME=VALUE, such as -p epochs=3.")
         try:
-            values[name.strip()] = value if name.strip() in texts else yaml.safe_load(value)
-        except yaml.YAMLError:
+            values[name.strip()] = value if name.strip() in texts else load_yaml(value)
+        except UnreadableError:
             raise ParameterError(f"-p {pair}: {value!r} is not a value that YAML can read.") from None
     return values

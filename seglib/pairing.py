@@ -13,11 +13,14 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from seglib.images import EXCLUDE, SUFFIXES, DatasetError
+from seglib.reading import is_plain
 from seglib.recipe import FILE_NAME, Recipe, Split
 
 FINDING_COLUMNS = ["severity", "check", "sample", "split", "detail", "remedy"]
 SAMPLE_COLUMNS = ["id", "split", "image", "mask", "group", "frame"]
 _GAP = "\0"
+_DIGITS = 18  # of a frame's number: what 64 bits hold
+_LONGEST = 240  # bytes of an id: its predictions are files of that name, and file names end at 255
 _WILD = re.compile(r"\*\*/|\*+|\?|\[[^\]]+\]")
 _LITTER = {"thumbs.db", "desktop.ini"}  # written by file managers; hidden files are passed over as well
 _UNSAFE = re.compile(r'[<>:"|?*\\\x00-\x1f]')  # not allowed in file names everywhere
@@ -93,6 +96,15 @@ def _regex(text: str, group: str) -> str:
     return out + re.escape(text[end:])
 
 
+def leads_outside(root: Path, path: str) -> bool:
+    """Whether links lead a file or folder out of the dataset's folder, or out of the sibling folder that `path` begins with."""
+    allowed = os.path.realpath(root)
+    if path.startswith("../"):
+        allowed = os.path.normpath(os.path.join(allowed, *PurePosixPath(path).parts[:2]))
+    real = os.path.realpath(root / path)
+    return real != allowed and not real.startswith(os.path.join(allowed, ""))
+
+
 @dataclass
 class _Side:
     """The files of one split on one side: images or masks."""
@@ -102,14 +114,19 @@ class _Side:
     groups: dict[str, tuple[str, ...]]  # what the wildcards matched
     keys: dict[str, str]  # the key as written
     strange: list[str]  # matched, but no picture by its name
+    odd: list[str]  # matched, but with a name that no table, page or terminal can hold
+    outside: list[str]  # matched, but a link leads elsewhere
     passed: list[str]  # lying beside matched files
 
     @classmethod
     def look(cls, root: Path, glob: str) -> _Side:
-        side = cls(_Glob.parse(glob), {}, {}, {}, [], [])
+        side = cls(_Glob.parse(glob), {}, {}, {}, [], [], [], [])
+        elsewhere: dict[str, bool] = {}  # folder -> whether a link leads there
         for path, groups in side.glob.files(root):
             if groups is None:
-                side.passed.append(path)
+                side.passed.append(path if is_plain(path) else ascii(path))
+            elif not is_plain(path):
+                side.odd.append(path)
             elif not path.lower().endswith(SUFFIXES):
                 side.strange.append(path)
             else:
@@ -118,6 +135,11 @@ class _Side:
                 side.found.setdefault(key, []).append(path)
                 side.groups.setdefault(key, groups)
                 side.keys.setdefault(key, text)
+                folder = path.rpartition("/")[0] or "."
+                if folder not in elsewhere:
+                    elsewhere[folder] = leads_outside(root, folder)
+                if elsewhere[folder] or (os.path.islink(root / path) and leads_outside(root, path)):
+                    side.outside.append(path)
         return side
 
 
@@ -128,11 +150,16 @@ def pair_files(root: Path, recipe: Recipe) -> tuple[pd.DataFrame, pd.DataFrame]:
         samples (`SAMPLE_COLUMNS`), complete and sound pairs only, and problems (`FINDING_COLUMNS`).
 
     Raises:
-        DatasetError: two samples would have the same id ("duplicate-id"); a split's list of ids is wrong ("split-ids").
+        DatasetError: two samples would have the same id ("duplicate-id"), or one is too long for a file's name ("long-id"); a split's list of ids is wrong ("split-ids").
     """
     problems: list[tuple[str, ...]] = []
     sides = {split: _look(root, globs) for split, globs in _sources(recipe.splits).items()}
     ids = _name_samples({split: {**masks.keys, **images.keys} for split, (images, masks) in sides.items()})
+    if long := next((name for name in ids.values() if len(name.encode()) > _LONGEST), ""):
+        detail = f"sample {long[:60]!r}... would have an id of {len(long.encode())} bytes; expected at most {_LONGEST}."
+        raise DatasetError(
+            detail, "long-id", "Shorten the name of the file, or of the folders that tell it from others."
+        )
     chosen = _chosen(root, recipe.splits, ids)
     used = {path for pair in sides.values() for side in pair for paths in side.found.values() for path in paths}
     for name in sorted(set(recipe.exclude) - set(ids.values())):
@@ -254,7 +281,7 @@ def _group(pattern: str, key: str) -> tuple[str, int | None]:
     match = re.search(pattern, key) if pattern else None
     parts = match.groupdict() if match else {}
     frame = parts.get("frame") or ""
-    return parts.get("group") or "", int(frame) if frame.isdecimal() else None
+    return parts.get("group") or "", int(frame) if frame.isdecimal() and len(frame) <= _DIGITS else None
 
 
 def _faults(root: Path, name: str, key: str, images: _Side, masks: _Side) -> Iterator[tuple[str, str, str]]:
@@ -280,6 +307,15 @@ def _faults(root: Path, name: str, key: str, images: _Side, masks: _Side) -> Ite
 
 def _beside(split: str, what: str, side: _Side, used: set[str]) -> Iterator[tuple[str, ...]]:
     remedy = f"Move it out of the folder, or narrow the glob in {FILE_NAME}."
+    for path in side.odd:
+        detail = f"{what} {path!a} has a control character or no UTF-8 in its name, which tables and pages cannot hold."
+        yield "error", "file-name", "", split, detail, "Rename it."
+    if side.outside:
+        detail = f"{len(side.outside)} {what}s are links that lead out of the dataset's folder: {_some(side.outside)}."
+        remedy_links = (
+            "If you did not make them, look where they lead: their pictures come into reports. Copies refuse them."
+        )
+        yield "warning", "link-outside", "", split, detail, remedy_links
     for path in side.strange:
         detail = f"{path} is matched by the {what}s glob, but is no {what}; expected {', '.join(SUFFIXES)}."
         yield "error", "not-an-image", "", split, detail, remedy

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from seglib.reading import brief
 from seglib.runs import check_name
+
+_MOST = 2**31 - 1  # what every library takes for a count, a size in pixels or a seed
 
 
 class ParameterError(ValueError):
@@ -37,6 +40,14 @@ class Params(BaseModel):
             wrong = "; ".join(_explain(cls, problem) for problem in error.errors())
             raise ParameterError(f"{cls.__name__}: {wrong}") from None
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_no_truths(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic takes true for 1: `epochs: yes` would train for one epoch.
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation in (int, float):
+            raise ValueError("expected a number")
+        return value
+
     @field_validator("run", check_fields=False)
     @classmethod
     def _run_is_a_name(cls, value: str) -> str:
@@ -46,8 +57,8 @@ class Params(BaseModel):
 def _explain(model: type[Params], problem: Mapping[str, Any]) -> str:
     name = str(problem["loc"][0]) if problem["loc"] else "values"
     if problem["type"] == "extra_forbidden":
-        return f"unknown parameter {name!r} (known: {', '.join(model.model_fields)})"
-    return f"{name} = {problem['input']!r}: {problem['msg']}"
+        return f"unknown parameter {brief(name)} (known: {', '.join(model.model_fields)})"
+    return f"{name} = {brief(problem['input'])}: {problem['msg']}"
 
 
 class DataCheck(Params):
@@ -56,8 +67,8 @@ class DataCheck(Params):
     dataset: str = "data/demo"
     recipe: str = ""
     examples: int = Field(8, ge=1, le=64)
-    seed: int = Field(0, ge=0)
-    near_frames: int = Field(30, ge=0)
+    seed: int = Field(0, ge=0, le=_MOST)
+    near_frames: int = Field(30, ge=0, le=_MOST)
 
 
 class Train(Params):
@@ -71,8 +82,8 @@ class Train(Params):
     architecture: str = "Unet"
     encoder: str = "timm-tf_efficientnet_lite0"
     encoder_weights: str = "imagenet"
-    epochs: int = Field(30, ge=1)
-    batch_size: int = Field(14, ge=1)
+    epochs: int = Field(30, ge=1, le=_MOST)
+    batch_size: int = Field(14, ge=1, le=_MOST)
     learning_rate: float = Field(1e-3, gt=0)
     encoder_lr_factor: float = Field(1.0, ge=0)
     weight_decay: float = Field(1e-2, ge=0)
@@ -80,15 +91,15 @@ class Train(Params):
     clip_norm: float = Field(1.0, gt=0)
     ema_decay: float = Field(0.0, ge=0, lt=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    freeze_epochs: int = Field(0, ge=0)
-    patience: int = Field(0, ge=0)
+    freeze_epochs: int = Field(0, ge=0, le=_MOST)
+    patience: int = Field(0, ge=0, le=_MOST)
     ce_weight: float = Field(1.0, ge=0)
     dice_weight: float = Field(1.0, ge=0)
     focal_weight: float = Field(1.0, ge=0)
     class_weights: Literal["none", "sqrt_inverse", "median_frequency"] = "none"
-    long_side: int = Field(1024, ge=0)
-    crop_height: int = Field(0, ge=0)
-    crop_width: int = Field(0, ge=0)
+    long_side: int = Field(1024, ge=0, le=_MOST)
+    crop_height: int = Field(0, ge=0, le=_MOST)
+    crop_width: int = Field(0, ge=0, le=_MOST)
     flip: float = Field(0.5, ge=0, le=1)
     scale_min: float = Field(0.75, gt=0, le=8)
     scale_max: float = Field(1.5, gt=0, le=8)
@@ -104,13 +115,13 @@ class Train(Params):
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
     memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
-    processes: int = Field(0, ge=0)
-    threads: int = Field(0, ge=0)
-    micro_batch: int = Field(0, ge=0)
+    processes: int = Field(0, ge=0, le=4096)
+    threads: int = Field(0, ge=0, le=4096)
+    micro_batch: int = Field(0, ge=0, le=_MOST)
     cache: Literal["auto", "ram", "disk", "none"] = "auto"
-    workers: int = Field(0, ge=0)
+    workers: int = Field(0, ge=0, le=4096)
     track: Literal["csv", "tensorboard", "wandb"] = "csv"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=_MOST)
 
 
 class Evaluate(Params):
@@ -122,10 +133,10 @@ class Evaluate(Params):
     boundary_ratio: float = Field(0.02, ge=0, le=0.5)
     flip_tta: bool = False
     scale_tta: str = ""
-    tile: int = Field(0, ge=0)
-    batch_size: int = Field(14, ge=1)
+    tile: int = Field(0, ge=0, le=_MOST)
+    batch_size: int = Field(14, ge=1, le=_MOST)
     device: str = "auto"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=_MOST)
 
     @field_validator("scale_tta")
     @classmethod
@@ -179,7 +190,7 @@ def check_chain(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         import difflib
 
         hints = [
-            f"{n!r}" + "".join(f" (did you mean {m!r}?)" for m in difflib.get_close_matches(n, known, 1))
+            brief(n) + "".join(f" (did you mean {m!r}?)" for m in difflib.get_close_matches(n, known, 1))
             for n in unknown
         ]
         raise ParameterError(f"unknown parameters: {', '.join(hints)}. Known: {', '.join(sorted(known))}.")

@@ -13,6 +13,7 @@ from seglib import actions, content
 from seglib.classes import IGNORE, ClassMap
 from seglib.dataset import Dataset, DatasetError, load_dataset, read_mask
 from seglib.images import read_stored
+from seglib.params import Train
 from seglib.runs import Run, atomic_path, read_json, shown
 
 _NAMED = 3  # samples named in an error
@@ -27,9 +28,15 @@ def save_ids(path: Path, ids: np.ndarray, classes: ClassMap) -> None:
 
 
 def read_ids(path: Path) -> np.ndarray:
-    """(H, W) uint8 class ids of a palette PNG that `save_ids` wrote."""
-    with Image.open(path) as picture:
-        return np.asarray(picture)
+    """(H, W) uint8 class ids of a palette PNG that `save_ids` wrote.
+
+    Raises:
+        DatasetError: missing, damaged, or no picture of 8-bit ids.
+    """
+    ids = read_stored(path, f"prediction {path.name!r}")
+    if ids.ndim != 2 or ids.dtype != np.uint8:
+        raise DatasetError(f"{shown(path)} holds no class ids of 8 bits. Run 03_evaluate again: it writes them.")
+    return ids
 
 
 def run_dataset(run: Run) -> Dataset:
@@ -38,8 +45,9 @@ def run_dataset(run: Run) -> Dataset:
     Raises:
         FileNotFoundError, DatasetError: it has moved or changed.
     """
-    params = read_json(run.params)
-    return load_dataset(params["dataset"], params["recipe"])
+    stored = read_json(run.params, ["dataset", "recipe"])
+    params = Train.check({name: stored[name] for name in ("dataset", "recipe")})
+    return load_dataset(params.dataset, params.recipe)
 
 
 def changed_since_training(run: Run, dataset: Dataset) -> str:
@@ -77,7 +85,26 @@ def predicted_pairs(run: Run, split: str) -> Iterator[tuple[str, np.ndarray, np.
     dataset = run_dataset(run)
     for sample in dataset.split(split).itertuples():
         truth = read_mask(dataset.root / sample.mask, dataset.classes)
-        yield sample.id, truth, read_ids(run.evaluation(split) / "predictions" / f"{sample.id}.png")
+        yield sample.id, truth, saved_prediction(run, split, sample.id, truth.shape)
+
+
+def saved_prediction(run: Run, split: str, sample: str, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) uint8 class ids that 03 saved of one image.
+
+    Args:
+        size: (height, width) of its mask.
+
+    Raises:
+        DatasetError: as `read_ids`; another size, which is not what 03 scored.
+    """
+    path = run.evaluation(split) / "predictions" / f"{sample}.png"
+    pred = read_ids(path)
+    if pred.shape != size:
+        raise DatasetError(
+            f"{shown(path)} is {pred.shape[1]}x{pred.shape[0]} (width x height), its mask {size[1]}x{size[0]}. "
+            "Run 03_evaluate again."
+        )
+    return pred
 
 
 def check_predictions(folder: Path, dataset: Dataset, split: str) -> None:
@@ -130,7 +157,7 @@ def foreign_predictions(
 
 def _foreign(path: Path, truth: np.ndarray, classes: int) -> np.ndarray:
     name = f"prediction {path.name!r}"
-    pred = read_stored(path)
+    pred = read_stored(path, name)
     if pred.ndim != 2:
         raise DatasetError(f"{name} is an RGB image; expected one channel of class ids. Save ids, not colours.")
     if pred.shape != truth.shape:

@@ -9,14 +9,15 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, field_validator, model_validator
 
 from seglib.classes import ClassError, ClassMap
 from seglib.images import DatasetError
+from seglib.reading import UnreadableError, brief, is_plain, load_yaml
 from seglib.runs import check_name, shown
 
 FILE_NAME = "dataset.yaml"
+_MOST = 16 << 20  # bytes of a YAML file that a person wrote
 
 
 class _Model(BaseModel):
@@ -41,7 +42,10 @@ class Split(_Model):
     @field_validator("images", "masks")
     @classmethod
     def _stays_near(cls, value: str) -> str:
-        return _near(value)
+        parts = PurePosixPath(_near(value)).parts if value else ()
+        if parts[:1] == ("..",) and (len(parts) < 3 or re.search(r"[*?[]", parts[1])):
+            raise ValueError("expected the name of a sibling folder after '../', and the files in it")
+        return value
 
     @field_validator("ids", mode="plain")
     @classmethod
@@ -65,6 +69,8 @@ class Split(_Model):
 def _near(value: str) -> str:
     """`value` if it is a path that stays in the dataset's folder or a sibling of it."""
     parts = PurePosixPath(value).parts
+    if not is_plain(value):
+        raise ValueError("holds a control character, or text that UTF-8 cannot write")
     if "\\" in value or re.match(r"[A-Za-z]:", value) or value.startswith(("/", "~")):
         raise ValueError("expected a path relative to the dataset's folder, with '/' between folders")
     if ".." in parts[1:] or not parts:
@@ -73,6 +79,7 @@ def _near(value: str) -> str:
 
 
 _Byte = Annotated[StrictInt, Field(ge=0, le=255)]
+_Stored = Annotated[StrictInt, Field(ge=-(2**31), lt=2**32)]  # what a picture can hold
 
 
 class Recipe(_Model):
@@ -81,8 +88,8 @@ class Recipe(_Model):
     name: str = ""
     classes: list[str]
     colors: list[tuple[_Byte, _Byte, _Byte]] = []
-    ignore_ids: list[StrictInt] = []
-    id_map: dict[StrictInt | tuple[_Byte, _Byte, _Byte], StrictInt] = {}
+    ignore_ids: list[_Stored] = []
+    id_map: dict[_Stored | tuple[_Byte, _Byte, _Byte], StrictInt] = {}
     splits: dict[str, Split] = Field(min_length=1)
     group: str = ""
     exclude: list[str] = []
@@ -91,6 +98,17 @@ class Recipe(_Model):
     @classmethod
     def _names_a_folder(cls, value: str) -> str:
         return check_name(value, "dataset") if value else value
+
+    @field_validator("classes")
+    @classmethod
+    def _are_names(cls, value: list[str]) -> list[str]:
+        # Names become columns of tables, labels of figures and of annotation tools.
+        for name in value:
+            if not name or name != name.strip() or not is_plain(name):
+                raise ValueError(
+                    f"{brief(name)} is no name: expected text without control characters or spaces around it"
+                )
+        return value
 
     @field_validator("splits")
     @classmethod
@@ -122,22 +140,6 @@ class Recipe(_Model):
         return ClassMap(tuple(self.classes), colors, tuple(self.ignore_ids), self.id_map)
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which [r, g, b] may be a key and no key may stand twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        mapping = {}
-        for key_node, value_node in node.value:
-            key = self.construct_object(key_node, deep=True)
-            key = tuple(key) if isinstance(key, list) else key
-            if not isinstance(key, (str, int, float, tuple)) or key in mapping:
-                raise yaml.MarkedYAMLError(
-                    problem=f"key {key!r} stands twice or is no key", problem_mark=key_node.start_mark
-                )
-            mapping[key] = self.construct_object(value_node, deep=True)
-        return mapping
-
-
 def read_mapping(path: Path, expected: str, remedy: str) -> dict:
     """The keys and values of a YAML file that a person wrote, in safe YAML without doubled keys.
 
@@ -150,15 +152,15 @@ def read_mapping(path: Path, expected: str, remedy: str) -> dict:
         DatasetError: check "recipe": not UTF-8, not YAML (with line and column), no mapping.
     """
     where = shown(path)
+    if path.stat().st_size > _MOST:
+        detail = f"{where} is larger than {_MOST >> 20} MiB; expected {expected}."
+        raise DatasetError(detail, "recipe", f"Put long lists of ids into text files. {remedy}")
     try:
-        values = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
+        values = load_yaml(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError:
         raise DatasetError(f"{where} is not UTF-8 text. Save it as UTF-8.", "recipe") from None
-    except (yaml.YAMLError, TypeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or str(error)
-        raise DatasetError(f"{where} is not valid YAML{line}: {reason}. Correct it; {remedy}", "recipe") from None
+    except UnreadableError as error:
+        raise DatasetError(f"{where} is not valid YAML{error}. Correct it; {remedy}", "recipe") from None
     if not isinstance(values, dict):
         what = "empty" if values is None else "no mapping"
         raise DatasetError(f"{where} is {what}; expected {expected}. {remedy}", "recipe")
@@ -200,6 +202,7 @@ def _explain_key(problem: Any) -> str:
         of = f" in {inside}" if inside else ""
         if problem["type"] == "missing":
             return f"no key {loc[-1]!r}{of}"
+        loc = (*loc[:-1], brief(loc[-1]).strip("'"))
         near = difflib.get_close_matches(str(loc[-1]), known, 1)
         return f"unknown key {loc[-1]!r}{of}" + (
             f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(known)})"
@@ -209,4 +212,4 @@ def _explain_key(problem: Any) -> str:
         if problem["type"] == "string_type" and not isinstance(problem["input"], (list, dict, type(None)))
         else ""
     )
-    return f"{_place(loc)} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}{quote}"
+    return f"{_place(loc)} = {brief(problem['input'])}: {problem['msg'].removeprefix('Value error, ')}{quote}"

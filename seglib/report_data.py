@@ -18,6 +18,7 @@ from PIL import Image, ImageFilter, features
 
 from seglib.classes import IGNORE, ClassMap
 from seglib.pictures import ERROR, present, wrong_pixels
+from seglib.reading import read_table
 from seglib.runs import shown
 from seglib.verdicts import VerdictBook
 
@@ -72,11 +73,9 @@ class Layers:
         return sum(len(part) for part in (self.photo, self.truth, self.prediction, self.errors, self.outline))
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_text(path: Path) -> pd.DataFrame:
     """A CSV file as text, nothing in it taken for a missing value; empty when there is no such file."""
-    return (
-        pd.read_csv(path, dtype=str, keep_default_na=False) if path.is_file() else pd.DataFrame({"id": []}, dtype=str)
-    )
+    return read_table(path) if path.is_file() else pd.DataFrame({"id": []}, dtype=str)
 
 
 def read_items(folder: Path) -> list[Item]:
@@ -89,7 +88,7 @@ def read_items(folder: Path) -> list[Item]:
     path = Path(folder) / "failures.csv"
     if not path.exists():
         raise FileNotFoundError(f"no {shown(path)}: 04_failure_analysis writes it. Run that notebook first.")
-    table, book = read_table(path), VerdictBook(Path(folder) / "verdicts.csv")
+    table, book = read_text(path), VerdictBook(Path(folder) / "verdicts.csv")
     if not {"id", "miou"} <= set(table):
         raise ValueError(
             f"{shown(path)} has no column id or miou. Run 04_failure_analysis again: it writes the file anew."

@@ -13,6 +13,7 @@ import pandas as pd
 
 from seglib.classes import ClassMap
 from seglib.layers import read_picture
+from seglib.reading import read_table
 from seglib.runs import shown
 from seglib.verdicts import VerdictBook
 
@@ -150,8 +151,7 @@ def read_failures(folder: Path) -> pd.DataFrame:
             f"no {shown(path)}: 04_failure_analysis writes it. Run that notebook first, or name another run or split."
         )
     numbers = [*_NUMBERS, *_NEW_NUMBERS]
-    # Everything as text first: an image may well be called "NA" or "0042".
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table = read_table(path)  # everything as text first
     if missing := {"id", "miou"} - set(table.columns):
         raise ValueError(
             f"{shown(path)} has no column {' and no column '.join(sorted(missing))}: 04_failure_analysis writes both. "

@@ -9,7 +9,7 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -58,7 +58,7 @@ def project_root() -> Path:
 
 def resolve(path: str | Path) -> Path:
     """`path` as it is if absolute, otherwise relative to the project root (never to the working directory)."""
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))  # pathlib's own raises where there is no such user
     return path if path.is_absolute() else project_root() / path
 
 
@@ -97,18 +97,30 @@ def write_json(path: str | Path, data: Any) -> Path:
     return write_text(path, json.dumps(_plain(data), indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
+def read_json(path: str | Path, keys: Iterable[str] = ()) -> Any:
     """Read JSON.
+
+    Args:
+        path: of the file.
+        keys: what it must name; it is a mapping then.
 
     Raises:
         FileNotFoundError, ValueError: with the file's name and what to do.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # not JSON, no UTF-8, numbers of thousands of digits, nested too deeply
         raise ValueError(
             f"{shown(path)} is not valid JSON ({error}). Delete it and run the notebook that writes it again."
         ) from error
+    missing = [key for key in keys if not isinstance(data, dict) or key not in data]
+    if missing:
+        what = f"no {', '.join(missing)}"
+        raise ValueError(f"{shown(path)} has {what}. Run the notebook that writes it again.")
+    return data
 
 
 def write_csv(path: str | Path, table: Any, index: bool = False) -> Path:
@@ -211,7 +223,7 @@ class Run:
     @property
     def foreign(self) -> bool:
         """Whether the run has no model of its own: it holds predictions that another tool made."""
-        return self.params.is_file() and "predictions" in read_json(self.params)
+        return self.params.is_file() and "predictions" in read_json(self.params, ["dataset"])
 
     @property
     def best_checkpoint(self) -> Path:

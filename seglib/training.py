@@ -46,7 +46,7 @@ def _start(params: Train) -> Run:
         left.unlink(missing_ok=True)
     values = params.model_dump()
     if params.resume and run.params.exists():
-        before = read_json(run.params)
+        before = read_json(run.params, ["run"])
         changed = [n for n, v in values.items() if n != "resume" and before.get(n, v) != v]
         if changed:
             listed = ", ".join(f"{n}: {before[n]!r} -> {values[n]!r}" for n in changed)

@@ -167,7 +167,7 @@ class Memory:
         entry = self._all().get(self.keys[0], {}).get(self.keys[1], {}).get(candidate)
         try:
             trial = Trial(float(entry["seconds"]), int(entry["image_bytes"]))
-        except (TypeError, KeyError, ValueError):
+        except (TypeError, KeyError, ValueError, OverflowError):
             return None
         return trial if trial.seconds > 0 else None
 
@@ -180,7 +180,7 @@ class Memory:
     def _all(self) -> dict:
         try:
             stored = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         fits = isinstance(stored, dict) and all(
             isinstance(jobs, dict) and all(isinstance(job, dict) for job in jobs.values()) for jobs in stored.values()

@@ -15,6 +15,7 @@ from seglib.storage import StorageError
 
 VERDICTS = ("model wrong", "label wrong", "ambiguous", "ignore")
 _PATIENCE = 10.0  # seconds to wait for another browser that saves
+LONGEST = 100_000  # characters of a note: more than 131,072 in one cell, no CSV reader takes
 _COLUMNS = ("id", "verdict", "note", "time")
 
 
@@ -76,11 +77,13 @@ class VerdictBook:
         """Set and save the verdict on an image; an empty verdict with an empty note removes it.
 
         Raises:
-            ValueError: an unknown verdict, or text that UTF-8 cannot write (half a surrogate pair).
+            ValueError: an unknown verdict, a note beyond `LONGEST`, or text that UTF-8 cannot write (half a surrogate pair).
             OSError: the file cannot be written; the verdict is not recorded then.
         """
         if verdict not in ("", *VERDICTS):
             raise ValueError(f"verdict {verdict!r}: expected one of {', '.join(VERDICTS)}, or an empty one.")
+        if len(note) > LONGEST:
+            raise ValueError(f"a note of {len(note):,} characters: expected at most {LONGEST:,}. It is not saved.")
         if not self.path.parent.is_dir():
             self.reload()
         with claimed(self.path.with_name(".verdicts"), "saving a verdict", wait=_PATIENCE):
@@ -101,7 +104,8 @@ class VerdictBook:
 
     def _write(self) -> None:
         with atomic_path(self.path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
+            # All quoted: an unquoted carriage return in a note would end its row.
+            writer = csv.writer(stream, quoting=csv.QUOTE_ALL, lineterminator="\n")
             writer.writerow(_COLUMNS)
             writer.writerows((sample, row.verdict, row.note, row.time) for sample, row in self.rows.items())
 
@@ -113,20 +117,32 @@ class VerdictBook:
         return aside
 
 
+def _lines(text: str) -> tuple[list[list[str]], int]:
+    """The rows of a CSV text, and how many could not be told apart."""
+    lines, refused = [], 0
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    while True:
+        try:
+            lines.append(next(reader))
+        except StopIteration:
+            return lines, refused
+        except csv.Error:
+            refused += 1
+
+
 def _parse(data: bytes) -> tuple[dict[str, Verdict], str]:
     """The rows that can be read, and what could not be ("" if all could)."""
-    try:
-        # utf-8-sig: spreadsheets write a byte order mark.
-        lines = list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        return {}, str(error)
-    if not lines or not {"id", "verdict"} <= set(lines[0]):
+    # utf-8-sig: spreadsheets write a byte order mark. What is no UTF-8 becomes surrogates, so that one row alone is lost.
+    text = data.decode("utf-8-sig", "surrogateescape")
+    lines, refused = _lines(text)
+    if not lines or not {"id", "verdict"} <= set(lines[0]) or len(set(lines[0])) < len(lines[0]):
         return {}, "no header with the columns " + ", ".join(_COLUMNS)
-    rows, refused = {}, 0
+    rows = {}
     for line in filter(None, lines[1:]):
         row = dict(zip(lines[0], line, strict=False))
         sample, verdict = row.get("id", ""), row.get("verdict", "")
-        if len(line) != len(lines[0]) or not sample or verdict not in ("", *VERDICTS) or sample in rows:
+        odd = len(line) != len(lines[0]) or any("\ud800" <= c <= "\udfff" for cell in line for c in cell)
+        if odd or not sample or verdict not in ("", *VERDICTS) or sample in rows:
             refused += 1
             continue
         rows[sample] = Verdict(verdict, row.get("note", ""), row.get("time", ""))

@@ -165,7 +165,7 @@ def test_the_last_of_a_name_counts():
         ("", "holds nothing"),
         ("- a\n- b\n", "holds list"),
         ("epochs", "holds str"),
-        ("a: [", "is not YAML: "),
+        ("a: [", "is not YAML at line 1, column 5: "),
         ("a: !!python/object:x.y {}", "is not YAML"),
     ],
 )

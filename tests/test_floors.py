@@ -20,7 +20,7 @@ SHOW = PLOTS | WIDGETS
 HOUSE = {
     0: [
         (("classes",), TORCH | SHOW),
-        (("runs", "params", "storage", "claims"), TORCH | SHOW),
+        (("runs", "params", "reading", "storage", "claims"), TORCH | SHOW),
     ],
     1: [
         (("dataset", "images", "pairing", "recipe", "draft", "fetch", "content"), TORCH | SHOW),

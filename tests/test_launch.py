@@ -131,7 +131,7 @@ def test_the_entry_point_of_clusters_takes_a_parameter_file(tiny_root, tiny_para
 
 def test_a_parameter_file_without_parameters_is_refused(tiny_root):
     (tiny_root / "params.yaml").write_text("- 3\n")
-    with pytest.raises(ParameterError, match=r"params\.yaml holds no parameters"):
+    with pytest.raises(ParameterError, match=r"params\.yaml is no mapping; expected lines such as"):
         launch.main(["--params", "params.yaml"])
 
 
