@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy import fft
 
 from seglib.classes import IGNORE
 from seglib.findings import Finding, finding, some
@@ -55,7 +56,8 @@ def edge_shift(grey: Image.Image, mask: np.ndarray) -> tuple[int, int, float] | 
         return None
     reach = max(2, round(_REACH * max(h, w)))
     size = tuple(-(-(side + reach) // 16) * 16 for side in (h, w))  # padded: what leaves on one side must not return
-    meets = np.fft.irfft2(np.fft.rfft2(edges, size) * np.conj(np.fft.rfft2(outlines, size)), size)
+    across = fft.rfft2(np.stack([edges, outlines]), size)  # of float32 and in one call: half numpy's time
+    meets = fft.irfft2(across[0] * across[1].conj(), size)
     shifts = np.arange(-reach, reach + 1)
     meets = meets[np.ix_(shifts, shifts)]
     y, x = np.unravel_index(meets.argmax(), meets.shape)
