@@ -103,7 +103,7 @@ def run_cells(number: str, values: dict) -> None:
     print("\n" + json.dumps(taken))
 
 
-def _peak(process) -> float:  # noqa: ANN001
+def _peak(process) -> float:
     """The most memory that a process ever held, in MB."""
     try:
         import resource

@@ -149,6 +149,7 @@ def write_evaluation(
     head = {"run": run.name, "dataset": dataset.name, "split": params.split, "images": len(ids)}
     found = _scores(samples, tally, names, params)
     write_json(folder / "metrics.json", head | dict(about) | found | {"images_per_second": len(ids) / seconds})
+    del tally  # of 150 classes and thousands of images its counts need not be held twice
     return open_evaluation(run, params.split)
 
 

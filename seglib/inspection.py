@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
 from seglib.classes import IGNORE
 from seglib.dataset import Dataset, DatasetError, check_sizes
 from seglib.findings import finding
