@@ -16,7 +16,7 @@ from seglib import attribution, causes, label_errors, metrics, proposals
 from seglib.actions import Actions
 from seglib.claims import rebuilt
 from seglib.classes import IGNORE
-from seglib.dataset import Dataset, read_image, read_pair
+from seglib.dataset import Dataset, read_image, read_mask, read_pair
 from seglib.degradation import QUALITIES, Reference, degradation, qualities
 from seglib.early_warning import EarlyWarning, class_confidence, early_warning
 from seglib.evaluation import Evaluation
@@ -117,7 +117,7 @@ def _analyse(run: Run, evaluation: Evaluation, failures: pd.DataFrame, folder: P
     suspects = images[columns].dropna(subset=["label_score"])
     suspects = suspects.sort_values("label_score", ascending=False, kind="stable", ignore_index=True)
     write_csv(folder / "suspects.csv", suspects)
-    _save_regions(run, evaluation, folder, images, dict(zip(looks, suspicions, strict=True)))
+    _save_regions(run, evaluation, dataset, folder, images, dict(zip(looks, suspicions, strict=True)))
     return Analysis(folder, table, images, suspects, training)
 
 
@@ -150,17 +150,20 @@ def _suspicion(found: label_errors.Suspicion, names: tuple[str, ...]) -> dict:
 def _save_regions(
     run: Run,
     evaluation: Evaluation,
+    dataset: Dataset,
     folder: Path,
     images: pd.DataFrame,
     suspicions: dict[int, label_errors.Suspicion],
 ) -> None:
     """The suspect regions of failed images, and of those whose labels are in doubt."""
+    masks, ids = dataset.split(evaluation.split).set_index("id")["mask"], images["id"].tolist()
+    failed, kept = images["failed"].to_numpy(), run.evaluation(evaluation.split) / "predictions"
     for position, suspicion in suspicions.items():
-        row = images.loc[position]
-        if suspicion.box and (row["failed"] or suspicion.score >= label_errors.SURE):
-            _, truth, pred = layers(run, evaluation, row["id"])
-            region = label_errors.suspect_region(truth, pred, suspicion)
-            _save_grey(folder / "suspects" / f"{row['id']}.png", 255 * region)
+        if suspicion.box and (failed[position] or suspicion.score >= label_errors.SURE):
+            sample = ids[position]
+            truth = read_mask(dataset.root / masks[sample], dataset.classes)
+            region = label_errors.suspect_region(truth, read_ids(kept / f"{sample}.png"), suspicion)
+            _save_grey(folder / "suspects" / f"{sample}.png", 255 * region)
 
 
 def _lost_small(seen: Seen, classes: int, absent: str) -> float:

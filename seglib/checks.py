@@ -106,7 +106,7 @@ def check_dataset(dataset: Dataset, progress: bool = False, near_frames: int = s
     found += sequences.judge_sequences(sequence_table, samples, near_frames)
     found += _exact_duplicates(samples)
     found += leakage.judge_duplicates(duplicates)
-    found += mask_checks.judge_masks(samples, samples["_mask_hash"], _copies(samples, duplicates))
+    found += mask_checks.judge_masks(samples, samples["_mask_hash"], _pictures(samples, duplicates))
     found += shares.judge_shifts(shift, sizes)
     found += judge_looks(samples)
     found += _modes_and_sizes(samples)
@@ -163,23 +163,30 @@ def _bits(hashes: pd.Series) -> np.ndarray:
     return np.frombuffer(b"".join(hashes), ">u8").astype(np.uint64)
 
 
-def _copies(samples: pd.DataFrame, duplicates: pd.DataFrame) -> set[frozenset[int]]:
-    """Pairs of positions that show the same picture, exactly or nearly."""
+def _pictures(samples: pd.DataFrame, duplicates: pd.DataFrame) -> np.ndarray:
+    """(N,) a number for each picture: equal where samples show the same one, exactly or nearly."""
     place = {pair: k for k, pair in enumerate(zip(samples["split"], samples["id"], strict=True))}
-    sets = [[place[pair] for pair in members] for members in leakage.clusters(duplicates)]
-    sets += [list(np.flatnonzero(samples["_hash"] == value)) for value in set(_repeated(samples))]
-    return {frozenset((int(a), int(b))) for members in sets for a in members for b in members if a != b}
+    numbers = np.arange(len(samples))
+    for same in _repeated(samples):
+        numbers[same] = same[0]
+    joined = np.arange(len(samples))
+    for members in leakage.clusters(duplicates):
+        places = [numbers[place[pair]] for pair in members]  # of exact copies the first stands for all
+        joined[places] = places[0]
+    return joined[numbers]
 
 
-def _repeated(samples: pd.DataFrame) -> list[bytes]:
-    known = samples["_hash"].dropna()
-    return list(dict.fromkeys(known[known.duplicated()]))
+def _repeated(samples: pd.DataFrame) -> list[np.ndarray]:
+    """Sets of positions whose images are exactly equal, two or more each."""
+    again = samples["_hash"].notna() & samples["_hash"].duplicated(keep=False)
+    places = pd.Series(np.flatnonzero(again))
+    return [part.to_numpy() for _, part in places.groupby(samples["_hash"][again].to_numpy(), sort=False)]
 
 
 def _suggest(samples: pd.DataFrame, counts: np.ndarray, duplicates: pd.DataFrame) -> pd.Series:
     together = [*leakage.clusters(duplicates)]
-    for value in _repeated(samples):
-        same = samples[samples["_hash"] == value]
+    for places in _repeated(samples):
+        same = samples.iloc[places]
         together.append(list(zip(same["split"], same["id"], strict=True)))
     if samples["split"].nunique() > 1 and counts.any():
         try:
@@ -213,12 +220,12 @@ def _across(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -> Iter
 
 
 def _exact_duplicates(samples: pd.DataFrame) -> Iterator[Finding]:
-    for _, same in samples[samples["_hash"].notna()].groupby("_hash", sort=False):
-        if len(same) > 1:
-            among = list(dict.fromkeys(same["split"]))
-            check = "duplicate-across-splits" if len(among) > 1 else "duplicate-image"
-            listed = some([f"{split}/{name}" for split, name in zip(same["split"], same["id"], strict=True)])
-            yield finding(check, same["id"].iloc[-1], among[-1], f"the same picture {len(same)} times: {listed}.")
+    for places in _repeated(samples):
+        same = samples.iloc[places]
+        among = list(dict.fromkeys(same["split"]))
+        check = "duplicate-across-splits" if len(among) > 1 else "duplicate-image"
+        listed = some([f"{split}/{name}" for split, name in zip(same["split"], same["id"], strict=True)])
+        yield finding(check, same["id"].iloc[-1], among[-1], f"the same picture {len(same)} times: {listed}.")
 
 
 def _modes_and_sizes(samples: pd.DataFrame) -> Iterator[Finding]:

@@ -123,6 +123,11 @@ class ClassMap:
         for value, class_id in self._stored_ids().items():
             if 0 <= value <= high:
                 lut[value] = class_id
+        if stored.dtype == np.uint8:  # bytes are looked up, and those that nobody names found, several times as fast
+            held, legal = bytearray(np.ascontiguousarray(stored)), np.flatnonzero(lut >= 0).astype(np.uint8).tobytes()
+            if (lut[low:] >= 0).all() or not held.translate(None, delete=legal):
+                table = lut.astype(np.uint8).tobytes().ljust(256, b"\0")
+                return np.frombuffer(held.translate(table), np.uint8).reshape(stored.shape)
         ids = lut[stored] if low >= 0 else np.full(stored.shape, -1, np.int16)
         if (ids < 0).any():
             self._refuse(sorted(int(v) for v in np.unique(stored[ids < 0])))

@@ -10,8 +10,6 @@ import pandas as pd
 
 from seglib.intervals import Interval, draw_counts, interval
 
-_ENTRIES = 1 << 22  # numbers held at a time while drawing: 32 MB
-
 
 @dataclass(frozen=True)
 class EarlyWarning:
@@ -205,9 +203,8 @@ def _auroc_interval(signal: np.ndarray, failed: np.ndarray, units: np.ndarray, r
     value = auroc(signal, failed)
     if np.isnan(value):
         return Interval(value, float("nan"), float("nan"), float("nan"))
-    times = draw_counts(len(found), resamples, seed)
-    step = max(1, _ENTRIES // len(signal))
-    draws = [_weighted_auroc(signal, failed, times[k : k + step][:, codes]) for k in range(0, resamples, step)]
+    blocks = draw_counts(len(found), resamples, seed, len(signal))
+    draws = [_weighted_auroc(signal, failed, times[:, codes]) for times in blocks]
     return interval(value, np.concatenate(draws), len(found))
 
 

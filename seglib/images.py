@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,26 @@ class DatasetError(ValueError):
         self.sample = sample
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A decoded image file.
+
+    Args:
+        pixels: (H, W, 3) uint8 RGB, owned and writable.
+        mode: as what the file stores it, in Pillow's words ("RGB", "L", "P", "I;16", ...).
+        decoded: the same as Pillow decoded it.
+    """
+
+    pixels: np.ndarray
+    mode: str
+    decoded: Image.Image
+
+    def grey(self) -> Image.Image:
+        """As Pillow's "L": luma of ITU-R BT.601."""
+        rgb = self.decoded if self.decoded.mode == "RGB" else Image.fromarray(self.pixels)
+        return rgb.convert("L")
+
+
 def read_image(path: str | Path, label: str = "") -> np.ndarray:
     """Any supported image file as RGB.
 
@@ -55,14 +76,23 @@ def read_image(path: str | Path, label: str = "") -> np.ndarray:
         DatasetError: check "missing-file", "empty-file", "unreadable" (truncated, another kind of file), "too-large"
             (Pillow's limit against decompression bombs) or "channels" (floating-point or 32-bit values).
     """
+    return read_picture(path, label).pixels
+
+
+def read_picture(path: str | Path, label: str = "") -> Picture:
+    """`read_image`, and what else the file tells, for whom decoding it once more would cost too much."""
     label = f"image {label or repr(Path(path).name)}"
-    image = _decode(Path(path), label)
+    image, mode = _decode(Path(path), label)
     with _refusing(Path(path), label):
-        if image.mode in ("P", "PA"):
-            image = image.convert("RGBA")  # not "RGB": palette transparency would be blended or warned about
-        elif image.mode in ("1", "CMYK", "YCbCr", "LAB", "HSV"):
-            image = image.convert("RGB")
-        pixels = np.array(image)
+        return Picture(_rgb(image, label), mode, image)
+
+
+def _rgb(image: Image.Image, label: str) -> np.ndarray:
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")  # not "RGB": palette transparency would be blended or warned about
+    elif image.mode in ("1", "CMYK", "YCbCr", "LAB", "HSV"):
+        image = image.convert("RGB")
+    pixels = np.array(image)
     if pixels.dtype != np.uint8:
         if pixels.dtype.kind not in "iu" or pixels.min() < 0 or pixels.max() > 65535:
             raise DatasetError(
@@ -97,8 +127,13 @@ def read_mask(path: str | Path, classes: ClassMap, label: str = "") -> np.ndarra
         DatasetError: as `read_image`; also "illegal-ids" (values that dataset.yaml does not name) and "rgb-mask" (colours
             that it does not name).
     """
+    return read_mask_and_mode(path, classes, label)[0]
+
+
+def read_mask_and_mode(path: str | Path, classes: ClassMap, label: str = "") -> tuple[np.ndarray, str]:
+    """`read_mask`, and as what the file stores it, in Pillow's words ("L", "P", "RGB", "I;16", ...)."""
     label = f"mask {label or repr(Path(path).name)}"
-    stored = _stored(Path(path), label)
+    stored, mode = _stored(Path(path), label)
     if stored.dtype == bool:
         white = 255 if 255 in classes.id_map and 1 not in classes.id_map else 1
         stored = stored.astype(np.uint8) * np.uint8(white)
@@ -112,7 +147,7 @@ def read_mask(path: str | Path, classes: ClassMap, label: str = "") -> np.ndarra
             )
         stored = stored[..., 0]
     try:
-        return classes.encode(stored)
+        return classes.encode(stored), mode
     except ClassError as error:
         jpeg = Path(path).suffix.lower() in (".jpg", ".jpeg")
         remedy = "JPEG smears ids: export masks as PNG." if jpeg else "Correct the mask, or dataset.yaml."
@@ -129,20 +164,11 @@ def read_stored(path: str | Path, label: str = "") -> np.ndarray:
     Raises:
         DatasetError: as `read_image`.
     """
-    return _stored(Path(path), label or f"mask {Path(path).name!r}")
+    return _stored(Path(path), label or f"mask {Path(path).name!r}")[0]
 
 
-def stored_mode(path: str | Path) -> str:
-    """Pillow's name for how a picture is stored ("RGB", "P", "I;16"); "" if that cannot be told."""
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            return image.mode
-    except Exception:  # as in `_decode`, which says what is wrong
-        return ""
-
-
-def _stored(path: Path, label: str) -> np.ndarray:
-    image = _decode(path, label)
+def _stored(path: Path, label: str) -> tuple[np.ndarray, str]:
+    image, mode = _decode(path, label)
     with _refusing(path, label):
         stored = np.array(image)
     if stored.ndim == 3 and (image.mode in ("LA", "PA") or stored.shape[2] < 3):
@@ -153,20 +179,21 @@ def _stored(path: Path, label: str) -> np.ndarray:
     if stored.size and stored.dtype.itemsize > 2 and stored.max() > 65535:  # no table of ids grows beyond 16 bits
         detail = f"{label} holds ids up to {stored.max()}; expected class ids of 8 or 16 bits."
         raise DatasetError(detail, "illegal-ids", "Is it a mask of instances? Export one of classes.")
-    return stored[..., :3] if stored.ndim == 3 else stored
+    return stored[..., :3] if stored.ndim == 3 else stored, mode
 
 
-def _decode(path: Path, label: str) -> Image.Image:
-    """The file's first picture, decoded and turned upright."""
+def _decode(path: Path, label: str) -> tuple[Image.Image, str]:
+    """The file's first picture, decoded and turned upright, and the mode in which it is stored."""
     with _refusing(path, label):
         if path.stat().st_size == 0:
             raise DatasetError(f"{label} is empty (0 bytes); expected a picture.", "empty-file", _AGAIN)
         with Image.open(path, formats=FORMATS) as image:
+            mode = image.mode  # decoding may widen it
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             if not all(image.size):
                 raise DatasetError(f"{label} has no pixels ({image.width}x{image.height}).", "unreadable", _AGAIN)
-            return image
+            return image, mode
 
 
 @contextmanager

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from seglib.classes import IGNORE
-from seglib.dataset import Dataset, DatasetError, check_sizes, read_image, read_mask
+from seglib.dataset import Dataset, DatasetError, check_sizes
 from seglib.findings import finding
-from seglib.images import stored_mode
-from seglib.leakage import difference_hash, thumbnail
+from seglib.images import read_mask_and_mode, read_picture
+from seglib.leakage import Small, difference_hash, thumbnail
 from seglib.looks import FLAT, LOOKS, look
 from seglib.mask_checks import edge_shift, speck_size
 from seglib.regions import regions
@@ -24,6 +23,7 @@ FACTS = [
     "height", "width", "mode", "mask_mode", *LOOKS,
     "ignore_share", "classes_present", "specks", "pinholes", "edge_fit", "shift_x", "shift_y",
 ]  # fmt: skip
+_ODD = np.random.default_rng(0).integers(0, 2**63, 64, np.uint64) * np.uint64(2) + np.uint64(1)
 KEYS = ["_hash", "_mask_hash", "_bits", "_thumb"]  # by which pairs are compared with each other
 
 
@@ -48,27 +48,27 @@ def inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
         except DatasetError as error:
             findings.append(("error", error.check, row.id, row.split, error.detail, error.remedy))
 
-    image = attempt(read_image, dataset.root / row.image, f"{row.id!r} ({row.image})")
-    mask = attempt(read_mask, dataset.root / row.mask, dataset.classes, f"{row.id!r} ({row.mask})")
+    picture = attempt(read_picture, dataset.root / row.image, f"{row.id!r} ({row.image})")
+    ids = attempt(read_mask_and_mode, dataset.root / row.mask, dataset.classes, f"{row.id!r} ({row.mask})")
     facts["counts"] = np.zeros(len(dataset.classes), np.int64)
-    if image is not None:
-        grey = Image.fromarray(image).convert("L")
-        facts["mode"] = stored_mode(dataset.root / row.image)
+    if picture is not None:
+        image, grey, facts["mode"] = picture.pixels, picture.grey(), picture.mode
         facts["height"], facts["width"] = image.shape[:2]
         facts |= look(image, grey)
-        bits, facts["_thumb"] = difference_hash(grey), thumbnail(grey)
+        small = Small.of(grey)
+        bits, facts["_thumb"] = difference_hash(small), thumbnail(small)
         facts["_bits"] = bits.to_bytes(8, "big")  # as a number it would lose digits in a column that has gaps
         facts["_hash"] = _key(image, bits, *facts["_thumb"].ravel()[::5].tolist())
         if facts["contrast"] < FLAT:
             detail = f"image {row.id!r} ({row.image}) is one flat colour."
             findings.append(finding("blank-image", row.id, row.split, detail))
-    if mask is not None:
-        facts["mask_mode"] = stored_mode(dataset.root / row.mask)
+    if ids is not None:
+        mask, facts["mask_mode"] = ids
         facts |= _mask_facts(mask, len(dataset.classes))
         check, what = _poor(facts, dataset.classes.names)
         if check:
             findings.append(finding(check, row.id, row.split, f"mask {row.id!r} ({row.mask}) {what}."))
-    if image is not None and mask is not None:
+    if picture is not None and ids is not None:
         attempt(check_sizes, row, image, mask)
         if image.shape[:2] == mask.shape and (shift := edge_shift(grey, mask)):
             facts["shift_x"], facts["shift_y"], facts["edge_fit"] = shift
@@ -76,8 +76,14 @@ def inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
 
 
 def _key(array: np.ndarray, *more: int) -> bytes:
-    """Alike for equal pixels. A checksum and what else is known of them tell pictures apart at a fifth of SHA-256's cost."""
-    return repr((array.shape, zlib.crc32(np.ascontiguousarray(array).data), more)).encode()
+    """Alike for equal pixels. A checksum and what else is known of them tell pictures apart at a tenth of SHA-256's cost.
+
+    Blocks of 64 words are summed with odd weights, so that none changes unseen, and the checksum is taken of the sums.
+    """
+    data = np.ascontiguousarray(array).reshape(-1)
+    words = data[: data.size // 512 * 512].view(np.uint64).reshape(-1, 64)
+    checksum = zlib.crc32(data[words.size * 8 :], zlib.crc32(np.einsum("ij,j->i", words, _ODD)))
+    return repr((array.shape, checksum, more)).encode()
 
 
 def _mask_facts(mask: np.ndarray, classes: int) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-_ENTRIES = 1 << 24  # float64 numbers held at a time while adding up draws: 128 MB
+_ENTRIES = 1 << 21  # float64 numbers of draws held at a time: 16 MB, however many images there are
 
 
 @dataclass(frozen=True)
@@ -47,23 +48,24 @@ def draw_sums(parts: np.ndarray, units: np.ndarray, resamples: int = 1000, seed:
     """
     codes, found = pd.factorize(np.asarray(units))
     count = len(found)
-    times = draw_counts(count, resamples, seed)
     flat = parts.reshape(len(parts), -1)
-    sums = np.empty((resamples, flat.shape[1]))
-    step = max(1, _ENTRIES // max(1, count))
-    for start in range(0, flat.shape[1], step):
-        columns = flat[:, start : start + step]
-        by_unit = np.zeros((count, columns.shape[1]))
-        np.add.at(by_unit, codes, columns)
-        sums[:, start : start + step] = times @ by_unit
+    by_unit = np.zeros((count, flat.shape[1]))
+    np.add.at(by_unit, codes, flat)
+    sums = np.concatenate([times @ by_unit for times in draw_counts(count, resamples, seed)])
     return sums.reshape(resamples, *parts.shape[1:])
 
 
-def draw_counts(units: int, resamples: int = 1000, seed: int = 0) -> np.ndarray:
-    """(resamples, units) float64: how often each unit was drawn in each bootstrap draw."""
+def draw_counts(units: int, resamples: int = 1000, seed: int = 0, images: int = 0) -> Iterator[np.ndarray]:
+    """How often each unit was drawn in each bootstrap draw: (R, units) float64, as many draws at a time as memory should hold.
+
+    Args:
+        images: numbers that each draw is going to be spread to; that of the units by default.
+    """
     random = np.random.default_rng(seed)
-    draws = (random.integers(units, size=units) for _ in range(resamples))
-    return np.stack([np.bincount(drawn, minlength=units) for drawn in draws]).astype(np.float64)
+    step = max(1, _ENTRIES // max(1, units, images))
+    for first in range(0, resamples, step):
+        draws = (random.integers(units, size=units) for _ in range(min(step, resamples - first)))
+        yield np.stack([np.bincount(drawn, minlength=units) for drawn in draws]).astype(np.float64)
 
 
 def mean_iou_of(parts: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -24,22 +25,48 @@ _CROWD = 1000  # images that share a piece of their hashes, beyond which each is
 _MATES = 8  # candidates that are verified for one image, nearest hashes first
 
 
-def difference_hash(grey: Image.Image) -> int:
+@dataclass(frozen=True)
+class Small:
+    """A grey picture small enough to be shrunk further at no cost: of each cell of a thumbnail 4 x 4 pixels, or more.
+
+    Args:
+        picture: Pillow's "L".
+        box: left, upper, right, lower of what it shows, in its pixels; the last ones of a row or column may be cut.
+    """
+
+    picture: Image.Image
+    box: tuple[float, float, float, float]
+
+    @classmethod
+    def of(cls, grey: Image.Image) -> Small:
+        along, down = (max(1, side // cells // 4) for side, cells in zip(grey.size, _THUMB, strict=True))
+        return cls(grey.reduce((along, down)), (0, 0, grey.width / along, grey.height / down))
+
+    def cells(self, size: tuple[int, int]) -> np.ndarray:
+        """(height, width) uint8: the mean grey values of that many cells, `size` in Pillow's order."""
+        return np.array(self.picture.resize(size, Image.Resampling.BOX, self.box))
+
+
+def difference_hash(grey: Image.Image | Small) -> int:
     """64 bits: whether each of 8 x 8 cells is brighter than its left neighbour.
 
     Args:
-        grey: a picture as Pillow's "L", any size. Where it is flat, noise decides, so that a noisy copy of a drawing with
+        grey: a picture as Pillow's "L", any size, or shrunk once for this and the thumbnail. Where it is flat, noise decides, so that a noisy copy of a drawing with
             large flat areas may lie beyond the radius.
 
     Source: Krawetz, Kind of Like That, 2013 (dHash).
     """
-    cells = np.asarray(grey.resize((9, 8), Image.Resampling.BOX, reducing_gap=4.0))
+    cells = _small(grey).cells((9, 8))
     return int.from_bytes(np.packbits(cells[:, 1:] > cells[:, :-1]).tobytes(), "big")
 
 
-def thumbnail(grey: Image.Image) -> np.ndarray:
+def thumbnail(grey: Image.Image | Small) -> np.ndarray:
     """(12, 16) uint8 grey values: enough to reject most pairs that only their hashes make alike."""
-    return np.array(grey.resize(_THUMB, Image.Resampling.BOX, reducing_gap=4.0))
+    return _small(grey).cells(_THUMB)
+
+
+def _small(grey: Image.Image | Small) -> Small:
+    return grey if isinstance(grey, Small) else Small.of(grey)
 
 
 def hamming(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ FEWEST = 20  # images without which nothing can be said to lie apart
 APART = 3.5  # robust standard deviations: Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993
 GREY = 1.0  # colourfulness below which an image has no colours
 _LINES = 96
+_OPPONENTS = np.array([[1.0, -1.0, 0.0], [0.5, 0.5, -1.0]])  # red - green, yellow - blue
 SIZE_APART, ASPECT_APART = 4.0, 1.8  # times the median area, or the median ratio of width to height
 
 
@@ -63,22 +64,23 @@ def look(image: np.ndarray, grey: Image.Image) -> dict[str, float]:
     # All pixels of a small image, about a hundred rows and columns of a large one: means and variances want no more.
     down, along = (max(1, side // _LINES) for side in image.shape[:2])
     sharpness = _laplacian_variance(np.asarray(grey), down)
-    small = image[::down, ::along].transpose(2, 0, 1).astype(np.float32, order="C").reshape(3, -1)  # fast by channel
+    small = np.ascontiguousarray(image[::down, ::along].transpose(2, 0, 1)).reshape(3, -1).astype(np.float64)
     count = max(1, small.shape[1])
-    means = [float(channel.sum(dtype=np.float64)) / count for channel in small]
-    squares = [float(np.dot(channel, channel)) / count for channel in small]
-    red_green = small[0] - small[1]
-    yellow_blue = (small[0] + small[1]) / 2 - small[2]
-    spread = float(np.hypot(red_green.std(), yellow_blue.std()))
+    # Means and covariances of the channels, from sums that doubles hold exactly: a grey image has a colour of 0.
+    sums, products = small.sum(axis=1), small @ small.T
+    means, squares = sums / count, products.diagonal() / count
+    covariance = (count * products - np.outer(sums, sums)) / count**2
+    opponents = _OPPONENTS @ means
+    spread = float(np.sqrt(np.trace(_OPPONENTS @ covariance @ _OPPONENTS.T)))
     return {
         "brightness": mean,
         "contrast": variance**0.5,
         "entropy": float(-(known @ np.log2(known))),
         "sharpness": sharpness,
         "focus": sharpness / variance if variance > 0 else 0.0,
-        "colour": spread + 0.3 * float(np.hypot(red_green.mean(), yellow_blue.mean())),
-        **dict(zip("rgb", means, strict=True)),
-        **dict(zip(("r2", "g2", "b2"), squares, strict=True)),
+        "colour": spread + 0.3 * float(np.hypot(*opponents)),
+        **dict(zip("rgb", means.tolist(), strict=True)),
+        **dict(zip(("r2", "g2", "b2"), squares.tolist(), strict=True)),
     }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy import fft
 
 from seglib.classes import IGNORE
 from seglib.findings import Finding, finding, some
@@ -55,7 +56,8 @@ def edge_shift(grey: Image.Image, mask: np.ndarray) -> tuple[int, int, float] | 
         return None
     reach = max(2, round(_REACH * max(h, w)))
     size = tuple(-(-(side + reach) // 16) * 16 for side in (h, w))  # padded: what leaves on one side must not return
-    meets = np.fft.irfft2(np.fft.rfft2(edges, size) * np.conj(np.fft.rfft2(outlines, size)), size)
+    across = fft.rfft2(np.stack([edges, outlines]), size)  # of float32 and in one call: half numpy's time
+    meets = fft.irfft2(across[0] * across[1].conj(), size)
     shifts = np.arange(-reach, reach + 1)
     meets = meets[np.ix_(shifts, shifts)]
     y, x = np.unravel_index(meets.argmax(), meets.shape)
@@ -71,13 +73,13 @@ def speck_size(shape: tuple[int, int]) -> int:
     return int(np.clip(round(SPECK_SHARE * shape[0] * shape[1]), 4, 64))
 
 
-def judge_masks(samples: pd.DataFrame, hashes: pd.Series, copies: set[frozenset[int]]) -> Iterator[Finding]:
+def judge_masks(samples: pd.DataFrame, hashes: pd.Series, pictures: np.ndarray) -> Iterator[Finding]:
     """Findings about masks that need no model.
 
     Args:
         samples: a data check's, with `shift_x`, `shift_y`, `edge_fit`, `specks`, `pinholes`, `classes_present`.
         hashes: of each mask's ids, aligned with `samples`; missing: not readable.
-        copies: pairs of positions whose images are the same picture: those may share a mask.
+        pictures: (N,) equal numbers where the images are the same picture: those may share a mask.
     """
     beside = samples["edge_fit"] < _BESIDE
     for row in samples[beside].itertuples():
@@ -85,9 +87,10 @@ def judge_masks(samples: pd.DataFrame, hashes: pd.Series, copies: set[frozenset[
         detail += f"as it lies, it meets {row.edge_fit:.0%} of what it meets there."
         yield finding("mask-beside-edges", row.id, row.split, detail)
     several = samples["classes_present"].fillna(0) > 1  # an empty scene is like any other
-    for _, same in samples[several & hashes.notna()].groupby(hashes, sort=False):
-        places = list(same.index)
-        if len(places) < 2 or all(frozenset((places[0], other)) in copies for other in places[1:]):
+    shared = several & hashes.notna()
+    shared &= hashes.where(shared).duplicated(keep=False)
+    for _, same in samples[shared].groupby(hashes, sort=False):
+        if len(set(pictures[same.index])) == 1:
             continue
         listed = some([f"{row.split}/{row.id}" for row in same.itertuples()])
         worst = same.loc[same["edge_fit"].fillna(1.0).idxmin()]

@@ -27,6 +27,7 @@ LIMIT = 20_000_000  # bytes
 SIDE = 480  # pixels of a picture's longer side
 SUSPICIOUS = label_errors.SURE  # label_score from which a label is listed although the image did not fail
 _ROWS = 10  # of a table in the summary
+_TEXT = 0.5  # share of the file that rows without pictures may take
 _DOTS = {
     "label error": "dot-label",
     "degraded image": "dot-degraded",
@@ -73,7 +74,6 @@ def write_report(
     """
     folder = Path(folder)
     items, suspects = read_items(folder), read_text(folder / "suspects.csv")
-    pictured, thumbs = _pictures(folder, items, classes, side, limit)
     total = images if images is not None else max(len(suspects), len(items)) if len(suspects) else None
     style, script = _part("report.css"), _part("report.js")
     page = _environment().from_string(_part("report_template.html"))
@@ -81,7 +81,7 @@ def write_report(
         "title": title,
         "headline": _headline(len(items), total, threshold),
         "facts": [(name, value) for name, value in (facts or {}).items()],
-        "items": items,
+        "failed": len(items),
         "causes": _counts(items, "cause"),
         "severities": _counts(items, "severity"),
         "verdicts": _counts([item for item in items if item["verdict"]], "verdict"),
@@ -93,23 +93,39 @@ def write_report(
             classes.names[c] if c < len(classes) else "not scored" if c == IGNORE else f"unknown id {c}"
         ),
         "class_color": lambda c: "#{:02x}{:02x}{:02x}".format(*classes.palette()[c]),
-        "thumbs": {name: place for place, name in enumerate(thumbs)},
         "dot": lambda cause: _DOTS.get(cause, ""),
         "bars": _bars,
         "style": style,
         "style_hash": _hash(style),
         "script": script,
         "script_hash": _hash(script),
-        "data": _block({"items": [_filters(item) for item in items], "thumbs": list(thumbs.values())}),
     }
-    text = page.render(fixed, pictured=pictured, rest=items[len(pictured) :])
-    # How many pictures fit beside the text is known when the text is there.
-    while pictured and (over := len(text.encode()) - limit) > 0:
+    thumbs: dict[str, str] = {}
+
+    def render(pictured: list[tuple[Item, Layers | None, str]]) -> bytes:
+        names = list(dict.fromkeys(n for item, *_ in pictured for n in item.nearest if n in thumbs))
+        data = _block({"items": [_filters(item) for item in items], "thumbs": [thumbs[name] for name in names]})
+        places = {name: place for place, name in enumerate(names)}
+        return page.render(
+            fixed, items=items, pictured=pictured, rest=items[len(pictured) :], thumbs=places, data=data
+        ).encode()
+
+    text = bare = render([])
+    if len(bare) > limit * _TEXT and len(items) > 1:  # the worst alone: the text of all would leave no room for pictures
+        items = items[: max(1, int(len(items) * limit * _TEXT / len(bare)))]
+        text = bare = render([])
+    pictured, thumbs = _pictures(folder, items, classes, side, limit - len(bare))
+    while pictured and len(text := render(pictured)) > limit:
+        # What an article takes beside its pictures is known when it is there.
+        words = (len(text) - len(bare) - sum(_bytes(layers) for _, layers, _ in pictured)) / len(pictured)
+        over = len(text) - limit
         while pictured and over > 0:
-            layers = pictured.pop()[1]
-            over -= layers.bytes if layers else 0
-        text = page.render(fixed, pictured=pictured, rest=items[len(pictured) :])
-    return write_text(folder / "report.html", text)
+            over -= _bytes(pictured.pop()[1]) + words
+    return write_text(folder / "report.html", (text if pictured else bare).decode())
+
+
+def _bytes(layers: Layers | None) -> int:
+    return layers.bytes if layers else 0
 
 
 @dataclass(frozen=True)
@@ -152,7 +168,7 @@ def _pictures(
         except (OSError, ValueError) as error:
             problem = f"{error} Run 04_failure_analysis again: it rebuilds this folder."
         new = {name: thumb for name in item.nearest if name not in thumbs and (thumb := read_nearest(folder, name))}
-        room -= (layers.bytes if layers else 0) + sum(map(len, new.values()))
+        room -= _bytes(layers) + sum(map(len, new.values()))
         if room < 0:
             break
         pictured.append((item, layers, problem))
