@@ -35,7 +35,8 @@ class Browser {
     this.next = button(steps, "Next ›", "the failure after (→, j)", () => this.go(this.at + 1));
     this.controls(main);
     const focused = () => root.contains(root.getRootNode().activeElement);
-    this.picture = new Picture(make(main, "div", "seg-picture"), colors, (read) => this.read(read), focused);
+    const sharpen = (id) => this.ask({ type: "sharp", id });
+    this.picture = new Picture(make(main, "div", "seg-picture"), colors, { read: (at) => this.read(at), focused, sharpen });
     this.readout = make(main, "div", "seg-readout");
     this.legend = make(main, "div", "seg-legend");
     this.problems = make(main, "div", "seg-problem");
@@ -137,6 +138,7 @@ class Browser {
     if (message.type === "rows") this.list.take(message);
     else if (message.type === "thumbs") this.thumbs.made(message, buffers);
     else if (message.type === "saved") this.saved(message);
+    else if (message.type === "sharp") this.picture.sharper(message, buffers).then(() => this.look({}));
     else if (message.type === "list") {
       [this.asked, this.wanted, this.of] = [0, null, message.of];
       this.list.reset(message);
