@@ -4,7 +4,8 @@ const LAYERS = [["all", "all four", "a"], ["image", "image", "i"], ["truth", "tr
   ["prediction", "prediction", "p"], ["errors", "errors", "e"], ["confidence", "confidence", "c"]];
 const HELP = "Keys, once you have clicked in here: ← → or j k: step · 1 2 3 4: verdict · n: note, Escape: back · "
   + "a i t p e c: layer · s: suspect region · [ ]: opacity · + − f, wheel: zoom · drag: move";
-const LOST = { boundary: "#56b4e9", missed: "#d55e00", invented: "#e69f00", swapped: "#0072b2", specks: "#999999" };
+// As seglib.loss_plots draws them, but for its dots.
+const LOST = { boundary: "#9fd0f0", missed: "#0b3c6f", invented: "#a6405f", swapped: "#e69f00", specks: "#999999" };
 const STEPS = { ArrowRight: 1, ArrowDown: 1, j: 1, ArrowLeft: -1, ArrowUp: -1, k: -1, PageDown: 8, PageUp: -8,
   Home: -Infinity, End: Infinity };
 const RAMP = "linear-gradient(90deg, #00224e, #414d6b, #7c7b78, #bcaf6f, #fee838)";  // cividis

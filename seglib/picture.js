@@ -56,7 +56,8 @@ class Picture {
     const ticket = ++this.ticket;
     if (!(await this.unpack(sample, buffers, () => ticket === this.ticket))) return false;
     if (!this.image && sample.layers.includes("image")) sample.problems.push("The image cannot be decoded.");
-    this.sample = sample;
+    Object.assign(this, { sample, pointer: null });  // what was read there belongs to the picture before
+    this.read(null);
     this.fit();
     return true;
   }
