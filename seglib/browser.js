@@ -4,7 +4,8 @@ const LAYERS = [["all", "all four", "a"], ["image", "image", "i"], ["truth", "tr
   ["prediction", "prediction", "p"], ["errors", "errors", "e"], ["confidence", "confidence", "c"]];
 const HELP = "Keys, once you have clicked in here: ← → or j k: step · 1 2 3 4: verdict · n: note, Escape: back · "
   + "a i t p e c: layer · s: suspect region · [ ]: opacity · + − f, wheel: zoom · drag: move";
-const LOST = { boundary: "#56b4e9", missed: "#d55e00", invented: "#e69f00", swapped: "#0072b2", specks: "#999999" };
+// As seglib.loss_plots draws them, but for its dots.
+const LOST = { boundary: "#9fd0f0", missed: "#0b3c6f", invented: "#a6405f", swapped: "#e69f00", specks: "#999999" };
 const STEPS = { ArrowRight: 1, ArrowDown: 1, j: 1, ArrowLeft: -1, ArrowUp: -1, k: -1, PageDown: 8, PageUp: -8,
   Home: -Infinity, End: Infinity };
 const RAMP = "linear-gradient(90deg, #00224e, #414d6b, #7c7b78, #bcaf6f, #fee838)";  // cividis
@@ -35,7 +36,8 @@ class Browser {
     this.next = button(steps, "Next ›", "the failure after (→, j)", () => this.go(this.at + 1));
     this.controls(main);
     const focused = () => root.contains(root.getRootNode().activeElement);
-    this.picture = new Picture(make(main, "div", "seg-picture"), colors, (read) => this.read(read), focused);
+    const sharpen = (id) => this.ask({ type: "sharp", id });
+    this.picture = new Picture(make(main, "div", "seg-picture"), colors, { read: (at) => this.read(at), focused, sharpen });
     this.readout = make(main, "div", "seg-readout");
     this.legend = make(main, "div", "seg-legend");
     this.problems = make(main, "div", "seg-problem");
@@ -137,6 +139,7 @@ class Browser {
     if (message.type === "rows") this.list.take(message);
     else if (message.type === "thumbs") this.thumbs.made(message, buffers);
     else if (message.type === "saved") this.saved(message);
+    else if (message.type === "sharp") this.picture.sharper(message, buffers).then(() => this.look({}));
     else if (message.type === "list") {
       [this.asked, this.wanted, this.of] = [0, null, message.of];
       this.list.reset(message);

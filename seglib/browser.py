@@ -21,7 +21,7 @@ from IPython.display import display
 
 from seglib.classes import ClassMap
 from seglib.gallery import gallery_html
-from seglib.layers import Thumbnails, pack_layers
+from seglib.layers import Pictures, Thumbnails, pack_layers
 from seglib.review import (
     NO_VERDICT,
     RULES,
@@ -78,7 +78,7 @@ class FailureBrowser:
         self.failures = read_failures(self.folder)
         self.class_ious = class_ious.set_index("id") if class_ious is not None and "id" in class_ious else class_ious
         self.book = VerdictBook(self.folder / "verdicts.csv")
-        self.thumbnails = Thumbnails(self.folder)
+        self.pictures, self.thumbnails = Pictures(self.folder), Thumbnails(self.folder)
         self.chosen, self.index, self._generation = self.failures, 0, 0
         self._lock = threading.RLock()
         self._resetting = False  # set while several filters change at once
@@ -188,6 +188,7 @@ class FailureBrowser:
             "rows": self._rows,
             "thumbs": self._thumbs,
             "go": self._go,
+            "sharp": self._sharp,
             "judge": self._judge,
         }
         with self._lock:
@@ -217,16 +218,26 @@ class FailureBrowser:
     def _go(self, message: dict[str, Any]) -> None:
         # An index into a list that the filters have since replaced means nothing; the new list's first was sent already.
         if message["generation"] == self._generation and len(self.chosen):
-            self.index = min(max(0, int(message["index"])), len(self.chosen) - 1)
-            self._show()
+            before, self.index = self.index, min(max(0, int(message["index"])), len(self.chosen) - 1)
+            self._show(by=self.index - before)
 
-    def _show(self) -> None:
-        """Send the failure at `index`: its pictures, facts, verdict and note, in one message."""
+    def _sharp(self, message: dict[str, Any]) -> None:
+        """The failure on show is looked at closely: send all of its pixels."""
+        if message["id"] == self.current:
+            shown, buffers = pack_layers(self.folder, message["id"], sharp=True)
+            self.front.send({"type": "sharp", "id": message["id"]} | shown, buffers)
+
+    def _show(self, by: int = 1) -> None:
+        """Send the failure at `index`: its pictures, facts, verdict and note, in one message.
+
+        Args:
+            by: the step that led here; one step further the next one is expected.
+        """
         row = self.chosen.iloc[self.index]
         sample = row["id"]
         ious = self.class_ious.loc[sample] if self.class_ious is not None and sample in self.class_ious.index else None
         given = self.book.get(sample)
-        shown, buffers = pack_layers(self.folder, sample)
+        shown, buffers = self.pictures.get(sample)
         message = {
             "type": "show",
             "generation": self._generation,
@@ -240,6 +251,8 @@ class FailureBrowser:
             "time": _clock(given.time),
         }
         self.front.send(message | shown, buffers)
+        if abs(by) == 1 and 0 <= self.index + by < len(self.chosen):
+            self.pictures.expect(self.chosen["id"].iloc[self.index + by])
 
     def _judge(self, message: dict[str, Any]) -> None:
         sample, error = str(message["id"]), ""

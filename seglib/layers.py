@@ -6,15 +6,18 @@ Files in a failures folder are named by ids that nobody vouches for: an id never
 from __future__ import annotations
 
 import io
+import math
 import zlib
 from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-LARGEST = 2048  # pixels a side that the front end gets; larger pictures are reduced by a whole number
+QUICK = 1024 * 1024  # pixels of a picture that the front end gets at first
+LARGEST = 2048 * 2048  # and at most, when it is zoomed
 _KINDS = {"truth": "masks", "prediction": "predictions", "confidence": "confidences", "suspect": "suspects"}
 _NEEDED = ("truth", "prediction")
 _AGAIN = "Run 04_failure_analysis again: it rebuilds this folder."
@@ -43,70 +46,115 @@ def read_picture(folder: Path, kind: str, sample: str, mode: str = "") -> np.nda
         with Image.open(path, formats=("PNG",)) as picture:
             array = np.asarray(picture.convert(mode) if mode else picture)
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ... on damaged files
-        raise OSError(f"{kind}/{sample}.png cannot be read ({error}). {_AGAIN}") from error
+        raise _unreadable(path, error) from error
     if not mode and (array.ndim != 2 or array.dtype != np.uint8):
         raise ValueError(f"{kind}/{sample}.png holds colours or more than 8 bits, not class ids. {_AGAIN}")
     return array
 
 
-def pack_layers(folder: Path, sample: str) -> tuple[dict[str, Any], list[bytes]]:
+def pack_layers(folder: Path, sample: str, sharp: bool = False) -> tuple[dict[str, Any], list[bytes]]:
     """Everything to look at of one failure, as the front end takes it.
 
     The image is sent as it is stored; the ids, confidences and the suspect region as one deflated byte a pixel, so that
-    no colour management or resampling comes between a pixel and its value. A side beyond `LARGEST` is reduced by a whole
-    number: the image by averaging, the rest by taking every `step`-th pixel, because averaged ids would be other classes.
+    no colour management or resampling comes between a pixel and its value. What has more than `QUICK` pixels is reduced by
+    a whole number, until it is looked at more closely: the image by averaging, the rest by taking every `step`-th pixel,
+    because averaged ids would be other classes.
+
+    Args:
+        sharp: reduce only what has more than `LARGEST` pixels.
 
     Returns:
-        width, height (of what is sent), step (how many pixels of the file one of them stands for), layers (their names, in
-        the order of the buffers: image, truth, prediction, confidence, suspect, as far as known) and problems (sentences);
-        and the buffers. Confidence and suspect region may be missing without a problem.
+        width, height (of what is sent), step (how many pixels of the file one of them stands for), finer (whether `sharp`
+        would give more of them), layers (their names, in the order of the buffers: image, truth, prediction, confidence,
+        suspect, as far as known) and problems (sentences); and the buffers. Confidence and suspect region may be missing
+        without a problem.
     """
-    problems: list[str] = []
-    layers: dict[str, bytes] = {}
-    width = height = step = 0
     try:
         path = picture_path(folder, "images", sample)
-        try:
-            with Image.open(path, formats=("PNG",)) as picture:
-                width, height = picture.size
-                step = max(1, -(-max(width, height) // LARGEST))
-                layers["image"] = path.read_bytes() if step == 1 else _reduced(picture, step)
-        except Exception as error:  # as above
-            raise OSError(f"images/{sample}.png cannot be read ({error}). {_AGAIN}") from error
-        for name, kind in _KINDS.items():
-            _add_plane(layers, problems, folder, sample, name, kind, (height, width), step)
+        width, height = _size(path)
+        step = _step(width, height, LARGEST if sharp else QUICK)
+        # Decoders leave the interpreter's lock to others: together the pictures take as long as the slowest.
+        with ThreadPoolExecutor(1 + len(_KINDS)) as pool:
+            photo = pool.submit(_image, path, step)
+            planes = pool.map(lambda name: _plane(folder, sample, name, (height, width), step), _KINDS)
+            layers, problems = {"image": photo.result()}, []
+            for name, (plane, problem) in zip(_KINDS, planes, strict=True):
+                layers |= {name: plane} if plane else {}
+                problems += [problem] if problem else []
     except (OSError, ValueError) as error:  # without the image, nothing has a size
-        layers, width, height = {}, 0, 0
-        problems.append(str(error))
-    shown = {"width": -(-width // max(1, step)), "height": -(-height // max(1, step)), "step": max(1, step)}
-    return {**shown, "layers": list(layers), "problems": problems}, list(layers.values())
+        layers, problems, width, height, step = {}, [str(error)], 0, 0, 1
+    shown = {"width": -(-width // step), "height": -(-height // step), "step": step}
+    finer = step > _step(width, height, LARGEST)
+    return {**shown, "finer": finer, "layers": list(layers), "problems": problems}, list(layers.values())
 
 
-def _add_plane(
-    layers: dict[str, bytes],
-    problems: list[str],
-    folder: Path,
-    sample: str,
-    name: str,
-    kind: str,
-    size: tuple[int, int],
-    step: int,
-) -> None:
+def _size(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path, formats=("PNG",)) as picture:
+            return picture.size
+    except Exception as error:  # as in `read_picture`
+        raise _unreadable(path, error) from error
+
+
+def _step(width: int, height: int, most: int) -> int:
+    """The smallest whole number by which a picture is reduced to at most `most` pixels."""
+    return max(1, math.ceil(math.sqrt(width * height / most)))
+
+
+def _image(path: Path, step: int) -> bytes:
+    if step == 1:
+        return path.read_bytes()
+    try:
+        with Image.open(path, formats=("PNG",)) as picture:
+            return _reduced(picture, step)
+    except Exception as error:  # as in `read_picture`
+        raise _unreadable(path, error) from error
+
+
+def _plane(folder: Path, sample: str, name: str, size: tuple[int, int], step: int) -> tuple[bytes, str]:
+    """The deflated bytes of one layer, empty where there is none; and what is wrong with it."""
+    kind = _KINDS[name]
     try:
         plane = read_picture(folder, kind, sample, "" if name in _NEEDED else "L")
     except FileNotFoundError as error:
-        if name in _NEEDED:
-            problems.append(str(error))
-        return
+        return b"", str(error) if name in _NEEDED else ""
     except (OSError, ValueError) as error:
-        problems.append(str(error))
-        return
+        return b"", str(error)
     if plane.shape != size:
         got, expected = ("x".join(map(str, shape)) for shape in (plane.shape, size))
-        problems.append(f"{kind}/{sample}.png is {got}, its image {expected}: they must lie pixel on pixel.")
-        return
+        return b"", f"{kind}/{sample}.png is {got}, its image {expected}: they must lie pixel on pixel."
     # Level 1: ids deflate to a few per cent at any level, and the eye waits.
-    layers[name] = zlib.compress(np.ascontiguousarray(plane[::step, ::step]).tobytes(), 1)
+    return zlib.compress(np.ascontiguousarray(plane[::step, ::step]).tobytes(), 1), ""
+
+
+def _unreadable(path: Path, error: Exception) -> OSError:
+    return OSError(f"{path.parent.name}/{path.name} cannot be read ({error}). {_AGAIN}")
+
+
+class Pictures:
+    """`pack_layers` of a folder's failures, with the one that is likely to be asked for next packed in the background.
+
+    Args:
+        folder: the failures folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="seglib-next-picture")
+        self._next: tuple[str, Future] | None = None
+
+    def expect(self, sample: str) -> None:
+        """Pack this one while nobody waits."""
+        self._next = sample, self._pool.submit(pack_layers, self.folder, sample)
+
+    def get(self, sample: str) -> tuple[dict[str, Any], list[bytes]]:
+        """As `pack_layers` gives it."""
+        expected, self._next = self._next, None
+        if expected and expected[0] == sample:
+            return expected[1].result()
+        if expected:
+            expected[1].cancel()
+        return pack_layers(self.folder, sample)
 
 
 def _reduced(picture: Image.Image, step: int) -> bytes:

@@ -36,8 +36,8 @@ function occurring(...planes) {
 }
 
 class Picture {
-  constructor(host, colors, read, focused) {
-    Object.assign(this, { host, read, focused, view: "all", opacity: 0.6, suspect: true, ticket: 0 });
+  constructor(host, colors, { read, focused, sharpen }) {
+    Object.assign(this, { host, read, focused, sharpen, view: "all", opacity: 0.6, suspect: true, ticket: 0 });
     Object.assign(this, { sample: null, arrays: {}, image: null, present: [], pointer: null });
     this.canvas = host.appendChild(document.createElement("canvas"));
     this.palette = new Uint32Array(256).fill(rgba(0, 0, 0));
@@ -53,17 +53,36 @@ class Picture {
 
   // Whether this failure is the one on show in the end: another may have been asked for while it was unpacked.
   async load(sample, buffers) {
-    const ticket = ++this.ticket, arrays = {};
+    const ticket = ++this.ticket;
+    if (!(await this.unpack(sample, buffers, () => ticket === this.ticket))) return false;
+    if (!this.image && sample.layers.includes("image")) sample.problems.push("The image cannot be decoded.");
+    Object.assign(this, { sample, pointer: null });  // what was read there belongs to the picture before
+    this.read(null);
+    this.fit();
+    return true;
+  }
+
+  // All pixels of the failure on show, in the place of a reduced picture; what is in sight stays in sight.
+  async sharper({ id, width, height, step, layers }, buffers) {
+    const { sample } = this, awaited = () => this.sample === sample && sample?.id === id && sample.step > step;
+    if (!awaited() || !(await this.unpack({ layers }, buffers, awaited))) return;
+    const factor = [width / sample.width, height / sample.height];
+    [this.x, this.y] = [this.x * factor[0], this.y * factor[1]];
+    this.pointer &&= this.pointer.map((v, k) => v * factor[k]);
+    Object.assign(sample, { width, height, step });
+    if (this.pointer) this.read(this.at(...this.pointer.map(Math.floor)));
+  }
+
+  async unpack({ layers }, buffers, awaited) {
+    const arrays = {};
     let image = null;
-    for (const [k, name] of sample.layers.entries()) {
+    await Promise.all(layers.map(async (name, k) => {
       if (name === "image") image = await createImageBitmap(new Blob([buffers[k]])).catch(() => null);
       else arrays[name] = await inflate(buffers[k]);
-    }
-    if (ticket !== this.ticket) { image?.close(); return false; }
+    }));
+    if (!awaited()) { image?.close(); return false; }
     this.image?.close();
-    if (!image && sample.layers.includes("image")) sample.problems.push("The image cannot be decoded.");
-    Object.assign(this, { sample, arrays, image, over: {}, present: occurring(arrays.truth, arrays.prediction) });
-    this.fit();
+    Object.assign(this, { arrays, image, over: {}, present: occurring(arrays.truth, arrays.prediction) });
     return true;
   }
 
@@ -127,6 +146,7 @@ class Picture {
       left: panel.x + panel.width / 2 - this.x * scale,
       top: panel.y + panel.height / 2 - this.y * scale,
     }));
+    if (this.sample.finer && scale * dpr > 1) this.ask();
     for (const panel of this.panels) {
       context.fillText(this.has(panel.name) ? panel.name : `${panel.name}: unknown`, panel.x + 1, panel.y - 5);
       context.save();
@@ -138,6 +158,13 @@ class Picture {
       this.paint(context, panel, scale * dpr);
       context.restore();
     }
+  }
+
+  // More pixels, once one stays with this failure: those who step on need none.
+  ask() {
+    const { sample } = this;
+    sample.finer = false;
+    setTimeout(() => { if (this.sample === sample) this.sharpen(sample.id); }, 250);
   }
 
   paint(context, { name }, zoom) {

@@ -11,6 +11,7 @@ from PIL import Image
 from seglib.classes import IGNORE, ClassMap
 
 ERROR = (255, 122, 0)  # lighter than any dimmed pixel, so that errors stand out in greyscale and to every eye
+CIVIDIS = ((0, 34, 78), (65, 77, 107), (124, 123, 120), (188, 175, 111), (254, 232, 56))  # from 0 to 1
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, classes: ClassMap, alpha: float = 0.5) -> np.ndarray:
@@ -55,6 +56,23 @@ def error_map(image: np.ndarray, truth: np.ndarray, pred: np.ndarray, alpha: flo
     rows, columns = np.nonzero(truth == IGNORE)
     shown[rows, columns] = np.where((rows + columns) % 8 < 2, 96, 0)[:, None]
     return shown
+
+
+def confidence_map(confidence: np.ndarray) -> np.ndarray:
+    """How sure the prediction is: dark blue where it is not, yellow where it is (cividis, the same to most colour-blind eyes).
+
+    Args:
+        confidence: (H, W) uint8, 255 for a probability of 1.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Source: Nunez et al., Optimizing colormaps with consideration for color vision deficiency, PLOS ONE 2018.
+    """
+    ramp = [
+        np.interp(np.arange(256), np.linspace(0, 256, len(CIVIDIS)), channel) for channel in zip(*CIVIDIS, strict=True)
+    ]
+    return np.round(np.stack(ramp, axis=1)).astype(np.uint8)[confidence]
 
 
 def wrong_pixels(truth: np.ndarray, pred: np.ndarray) -> np.ndarray:

@@ -14,8 +14,7 @@
     const outline = article.querySelector(".outline");
     const panels = article.querySelector(".panels");
     panels.classList.toggle("tiny", Number(panels.dataset.w) < 200);
-    for (const layer of ["truth", "prediction", "errors"]) {
-      const stack = article.querySelector(`[data-layer="${layer}"] .stack`);
+    for (const stack of article.querySelectorAll('.panels figure:not([data-layer="image"]) .stack')) {
       const under = photo.cloneNode();
       under.alt = "";
       stack.prepend(under);
@@ -98,7 +97,8 @@
   apply();
 
   // One picture large
-  const large = $("large"), view = large.querySelector(".view"), layers = ["image", "truth", "prediction", "errors"];
+  const large = $("large"), view = large.querySelector(".view"), layers = ["image", "truth", "prediction", "errors", "confidence"];
+  const has = (which, name) => which.querySelector(`[data-layer="${name}"]`) !== null;
   let article = null, layer = "image";
   for (const name of layers) {
     const button = document.createElement("button");
@@ -118,14 +118,19 @@
   };
   const enlarge = (which, name) => {
     article = which;
-    layer = name;
+    layer = has(article, name) ? name : "errors";
     const pictured = visible.filter(node => node.querySelector(".panels")), at = pictured.indexOf(article);
     large.querySelector("h3").textContent = article.querySelector("h3").textContent;
-    for (const button of large.querySelectorAll(".layers button")) button.setAttribute("aria-pressed", String(button.textContent === name));
+    for (const button of large.querySelectorAll(".layers button")) {
+      button.setAttribute("aria-pressed", String(button.textContent === layer));
+      button.disabled = !has(article, button.textContent);
+    }
     large.querySelector(".previous").disabled = at <= 0;
     large.querySelector(".next").disabled = at < 0 || at === pictured.length - 1;
-    view.dataset.layer = name;
-    view.replaceChildren(article.querySelector(`[data-layer="${name}"] .stack`).cloneNode(true));
+    view.dataset.layer = layer;
+    view.replaceChildren(article.querySelector(`[data-layer="${layer}"] .stack`).cloneNode(true));
+    large.querySelector(".legend")?.remove();
+    large.append(article.querySelector(".legend").cloneNode(true));
     if (!large.open) large.showModal();
     fit();
   };
@@ -144,7 +149,8 @@
   large.addEventListener("close", () => article && article.scrollIntoView({block: "nearest"}));
   large.addEventListener("keydown", event => {
     const turn = {ArrowLeft: -1, ArrowRight: 1}[event.key], by = {PageUp: -1, PageDown: 1}[event.key];
-    if (turn) enlarge(article, layers[(layers.indexOf(layer) + turn + layers.length) % layers.length]);
+    const known = layers.filter(name => has(article, name));
+    if (turn) enlarge(article, known[(known.indexOf(layer) + turn + known.length) % known.length]);
     if (by) step(by);
     if (turn || by) event.preventDefault();
   });

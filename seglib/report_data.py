@@ -17,7 +17,7 @@ import pandas as pd
 from PIL import Image, ImageFilter, features
 
 from seglib.classes import IGNORE, ClassMap
-from seglib.pictures import ERROR, present, wrong_pixels
+from seglib.pictures import ERROR, confidence_map, present, wrong_pixels
 from seglib.reading import read_table
 from seglib.runs import shown
 from seglib.verdicts import VerdictBook
@@ -55,8 +55,9 @@ class Layers:
 
     Args:
         size: width and height in pixels.
-        photo, truth, prediction, errors, outline: `data:` addresses of the image, the class colours, what is wrong, and the
-            outline of the suspect region ("" where there is none); all but the image are transparent or blended over it.
+        photo, truth, prediction, errors, confidence, outline: `data:` addresses of the image, the class colours, what is
+            wrong, how sure the prediction is, and the outline of the suspect region (the last two "" where there is none);
+            all but the image are transparent or blended over it.
         ids: class ids that occur in truth or prediction.
     """
 
@@ -65,12 +66,14 @@ class Layers:
     truth: str
     prediction: str
     errors: str
+    confidence: str = ""
     outline: str = ""
     ids: tuple[int, ...] = field(default=())
 
     @property
     def bytes(self) -> int:
-        return sum(len(part) for part in (self.photo, self.truth, self.prediction, self.errors, self.outline))
+        parts = (self.photo, self.truth, self.prediction, self.errors, self.confidence, self.outline)
+        return sum(map(len, parts))
 
 
 def read_text(path: Path) -> pd.DataFrame:
@@ -140,7 +143,7 @@ def read_layers(folder: Path, item: Item, classes: ClassMap, side: int) -> Layer
     truth, pred = masks.values()
     small = image.resize(size, Image.Resampling.BOX) if size != image.size else image
     return Layers(
-        size, _photo(small), _colors(truth, classes), _colors(pred, classes), _errors(truth, pred),
+        size, _photo(small), _colors(truth, classes), _colors(pred, classes), _errors(truth, pred), _confidence(folder, sample, size),
         _outline(folder, item, image.size, size), tuple(present(truth, pred)),
     )  # fmt: skip
 
@@ -177,8 +180,18 @@ def _uri(kind: str, picture: Image.Image, **options: object) -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
-def _photo(picture: Image.Image) -> str:
-    return _uri("WEBP", picture, quality=78, method=2) if features.check("webp") else _uri("JPEG", picture, quality=80)
+def _photo(picture: Image.Image, quality: int = 78) -> str:
+    kind = "WEBP" if features.check("webp") else "JPEG"
+    return _uri(kind, picture, quality=quality, **({"method": 2} if kind == "WEBP" else {}))
+
+
+def _confidence(folder: Path, sample: str, size: tuple[int, int]) -> str:
+    """Smooth but for thin lines: looked at, not measured, so it may lose more than a photograph."""
+    try:
+        plane = _open(folder, "confidences", sample).convert("L")
+    except (OSError, ValueError):
+        return ""
+    return _photo(Image.fromarray(confidence_map(np.asarray(plane.resize(size, Image.Resampling.BOX)))), quality=50)
 
 
 def _indexed(index: np.ndarray, colors: list[tuple[int, ...]], transparent: bool) -> str:

@@ -217,7 +217,7 @@ def describe(row: pd.Series, ious: pd.Series | None, classes: ClassMap) -> dict[
     scored = [] if ious is None else [(c, ious.get(name)) for c, name in enumerate(classes.names)]
     return {
         "cause": row.get("cause", "") or "cause unknown",
-        "sureness": "" if sure is None or not row.get("cause", "") else f"confidence {sure:.2f}",
+        "sureness": "" if not sure or not row.get("cause", "") else f"confidence {sure:.2f}",
         "evidence": row.get("evidence", ""),
         "remedy": row.get("remedy", ""),
         "lost": [] if any(points is None for _, points in lost) else lost,

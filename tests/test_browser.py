@@ -266,7 +266,7 @@ def test_a_sample_never_leaves_its_folder(older, sample):
 def test_every_pixel_arrives(folder):
     shown, buffers = pack_layers(folder, "0042")
     assert shown == {
-        "width": 80, "height": 60, "step": 1, "problems": [],
+        "width": 80, "height": 60, "step": 1, "finer": False, "problems": [],
         "layers": ["image", "truth", "prediction", "confidence", "suspect"],
     }  # fmt: skip
     image, truth, pred = read_layers(folder, "0042")
@@ -277,13 +277,23 @@ def test_every_pixel_arrives(folder):
 
 
 def test_large_pictures_are_reduced_without_inventing_ids(folder, monkeypatch):
-    monkeypatch.setattr(layers, "LARGEST", 32)
+    monkeypatch.setattr(layers, "QUICK", 32 * 32)
     shown, buffers = pack_layers(folder, "NA")
-    assert (shown["width"], shown["height"], shown["step"]) == (27, 20, 3)  # 80 x 60
+    assert (shown["width"], shown["height"], shown["step"], shown["finer"]) == (27, 20, 3, True)  # 80 x 60
     with Image.open(io.BytesIO(buffers[0])) as sent:
         assert sent.size == (27, 20)
     truth = read_layers(folder, "NA")[1]
     assert (np.frombuffer(zlib.decompress(buffers[1]), np.uint8).reshape(20, 27) == truth[::3, ::3]).all()
+    shown, buffers = pack_layers(folder, "NA", sharp=True)
+    assert (shown["width"], shown["height"], shown["step"], shown["finer"]) == (80, 60, 1, False)
+    assert buffers[0] == (folder / "images" / "NA.png").read_bytes()
+    monkeypatch.setattr(layers, "LARGEST", 32 * 32)
+    assert not pack_layers(folder, "NA")[0]["finer"]
+    (folder / "images" / "NA.png").unlink()
+    (folder / "images" / "NA.png").write_bytes((folder / "images" / "0042.png").read_bytes()[:2000])
+    shown, buffers = pack_layers(folder, "NA")
+    assert (shown["layers"], buffers, shown["finer"]) == ([], [], False)
+    assert re.fullmatch(r"images/NA\.png cannot be read .*", shown["problems"][0])
 
 
 def test_pictures_that_are_missing_or_broken_are_named_and_the_others_shown(folder):
@@ -343,6 +353,30 @@ def test_it_lists_steps_and_shows(page):
     assert shown["nearest"] == ["train_0", EVIL, "../outside", "train_1"]
     assert shown["box"] == [20, 27, 52, 42]
     assert (page.go(10**9)["id"], page.go(-7)["id"]) == (IDS[-1], IDS[0])
+
+
+def test_the_next_picture_is_packed_before_it_is_asked_for(page, folder, monkeypatch):
+    packed, pack = [], layers.pack_layers
+    monkeypatch.setattr(layers, "pack_layers", lambda *sample: packed.append(sample[1]) or pack(*sample))
+    page.go(5)
+    assert packed == [IDS[5]]  # a jump: what comes next is anyone's guess
+    page.go(4)
+    page.go(3)
+    page.go(2)
+    assert packed[1:4] == [IDS[4], IDS[3], IDS[2]]  # each once, and in the background but for the first
+    assert page.sent["show"][1] == pack(folder, IDS[2])[1]
+    page.go(9)
+    assert page.sent["show"][1] == pack(folder, IDS[9])[1]
+    assert page.go(8)["id"] == IDS[8]
+
+
+def test_all_pixels_are_sent_of_the_failure_on_show_alone(page, monkeypatch):
+    monkeypatch.setattr(layers, "QUICK", 32 * 32)
+    assert page.go(4)["step"] == 3
+    page.ask(type="sharp", id=IDS[3])  # it came too late: another is on show
+    assert "sharp" not in page.sent
+    assert page.ask(type="sharp", id=IDS[4])["sharp"]["step"] == 1
+    assert len(page.sent["sharp"][1]) == 5
 
 
 def test_filters_change_the_list_and_keep_the_failure_on_show_while_it_passes(page):

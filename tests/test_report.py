@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -54,6 +55,9 @@ def folder(tmp_path) -> Path:
         )
         save(tmp_path / "masks" / f"{name}.png", truth)
         save(tmp_path / "predictions" / f"{name}.png", pred)
+    confidence = np.where(truth == 2, 40, 250).astype(np.uint8)
+    for name in list(SAMPLES)[:3]:  # of the others it is not known
+        save(tmp_path / "confidences" / f"{name}.png", confidence)
     save(tmp_path / "suspects" / "night_1.png", np.where(truth == 2, 255, 0).astype(np.uint8))
     save(tmp_path / "nearest" / "train_7.png", np.full((30, 200, 3), 90, np.uint8))
     table = {
@@ -263,6 +267,12 @@ def test_layers_are_the_pictures_of_the_browser(folder):
     assert (errors[wrong][:, :3] == ERROR).all()
     reference = error_map(np.zeros((*SIZE, 3), np.uint8), truth, pred)
     assert np.array_equal(errors[ignored][:, :3], reference[ignored])
+    # Lossy: a step between two confidences stays where it is, and near the colours of its ends.
+    sure = decoded(layers.confidence)[..., :3].astype(int)
+    expected = plt.get_cmap("cividis")(np.where(truth == 2, 40, 250).astype(np.uint8), bytes=True)[..., :3]
+    assert np.median(np.abs(sure - expected)) < 12
+    assert np.corrcoef(sure[..., 0].ravel(), expected[..., 0].ravel())[0, 1] > 0.95
+    assert read_layers(folder, read_items(folder)[3], CLASSES, 480).confidence == ""
     photo, image = decoded(layers.photo)[..., :3], np.asarray(Image.open(folder / "images" / "night_1.png"))
     assert np.abs(photo.astype(int) - image).mean() < 12
 
@@ -376,8 +386,9 @@ def test_a_colleague_reads_it(folder, chromium):
         assert page.locator("#count").inner_text() == "5 of 5 failures"
         assert page.evaluate("[...document.images].every(i => i.complete && (i.naturalWidth || !i.src))")
         first = page.locator("article").first
-        assert first.locator(".photo").count() == 4  # the photograph lies under every panel
-        assert first.locator(".outline").count() == 4
+        assert first.locator(".photo").count() == 5  # the photograph lies under every panel
+        assert first.locator(".outline").count() == 5
+        assert page.locator("article").nth(3).locator(".photo").count() == 4  # no confidences are known of it
         assert (
             first.locator(".photo").first.evaluate("i => getComputedStyle(i).imageRendering") == "pixelated"
         )  # 64 wide
@@ -427,7 +438,14 @@ def test_a_colleague_reads_it(folder, chromium):
         assert large.locator(".stack").bounding_box()["width"] > 600
         page.keyboard.press("ArrowRight")
         assert large.locator("[aria-pressed=true]").inner_text() == "prediction"
+        assert large.locator(".legend span").count() == 5
+        assert large.get_by_role("button", name="confidence").is_disabled()
+        for name in ("errors", "image"):  # the arrows pass over what is not known
+            page.keyboard.press("ArrowRight")
+            assert large.locator("[aria-pressed=true]").inner_text() == name
         page.keyboard.press("PageDown")
+        page.keyboard.press("ArrowLeft")
+        assert large.locator("[aria-pressed=true]").inner_text() == "confidence"
         assert large.locator("h3").inner_text() == every[2]
         large.locator(".next").click()
         large.locator(".next").click()
