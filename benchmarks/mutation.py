@@ -70,9 +70,31 @@ def prepare(folder: Path, module: str) -> None:
     (folder / "conftest.py").write_text(CONFTEST, encoding="utf-8")
 
 
-def mutmut(folder: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "mutmut", *arguments]
+# mutmut's first step alone, and its "show" of many mutants at once: each start of it takes seconds.
+_WRITE = """
+from pathlib import Path
+from mutmut import __main__ as mutmut
+mutmut.set_mutant_under_test("mutant_generation")
+Path("mutants").mkdir()
+mutmut.copy_src_dir(), mutmut.copy_also_copy_files(), mutmut.setup_source_paths()
+mutmut.store_lines_covered_by_tests(), mutmut.create_mutants(1)
+"""
+_SHOW = """
+import json, sys
+from pathlib import Path
+from mutmut.__main__ import get_diff_for_mutant
+module, *names = sys.argv[1:]
+shown = {}
+for name in names:
+    lines = get_diff_for_mutant(name, path=Path("seglib") / f"{module}.py").splitlines()
+    shown[name] = [line for line in lines if line[:1] in "+-" and line[:3] not in ("---", "+++")]
+print(json.dumps(shown))
+"""
+
+
+def python(folder: Path, *arguments: str) -> str:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    command = [sys.executable, "-c" if "\n" in arguments[0] else "-m", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, errors="replace")
     (folder / "log.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
     return done.stdout
@@ -89,18 +111,20 @@ def run(folder: Path, module: str, sample: int, seed: int, again: bool) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     prepare(folder, module)
     if not codes(folder, module):
-        mutmut(folder, "run", "--max-children", "1", "none")  # matches nothing: the mutants are only written down
+        python(folder, _WRITE)
     found = codes(folder, module)
     if not found:
         sys.exit(f"mutmut made no mutants of {module}: see {folder / 'log.txt'}")
     chosen = random.Random(seed).sample(sorted(found), min(sample, len(found)))
     todo = [name for name in chosen if found[name] is None or (again and STATUS.get(found[name]) != "killed")]
     if todo:
-        mutmut(folder, "run", "--max-children", "1", *todo)
+        python(folder, "mutmut", "run", "--max-children", "1", *todo)
         found = codes(folder, module)
     status = {name: STATUS.get(found[name], "not tried" if found[name] is None else "killed") for name in chosen}
     counts = Counter(status.values())
-    left = {name: mutmut(folder, "show", name) for name in chosen if status[name] != "killed"}
+    left = {name: state for name, state in status.items() if state != "killed"}
+    shown = json.loads(python(folder, _SHOW, module, *left)) if left else {}
+    left = {name: {"state": state, "change": shown[name]} for name, state in left.items()}
     return {"module": module, "mutants": len(found), "tried": len(chosen), **counts, "left": left}
 
 

@@ -69,7 +69,8 @@ def test_from_the_files_to_the_training_crop(tmp_path, monkeypatch, long_side, f
                     most = 0.51 if shrunk[i] == 1 else shrunk[i] / 2 + 1
                     assert error.abs().max() <= most
                     errors.append(error)
-        assert abs(torch.cat(errors).mean()) < 0.02
+        # Shrinking by no whole factor brings up to half a pixel here and its opposite there.
+        assert abs(torch.cat(errors).mean()) < (0.15 if long_side else 0.02)
 
 
 @pytest.mark.parametrize("size", [(64, 96), (65, 97), (40, 70)], ids=str)
