@@ -9,6 +9,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 def replace_depthwise(model: nn.Module) -> None:
@@ -40,6 +41,7 @@ class _Depthwise(torch.autograd.Function):
         )
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
         stride, padding, dilation, bias_shape = ctx.settings

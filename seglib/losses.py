@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from seglib.classes import IGNORE
 
@@ -77,7 +78,7 @@ class HybridLoss(nn.Module):
         """Compute the loss.
 
         Args:
-            logits: (B, C, H, W), any float type and memory format; computed in float32.
+            logits: (B, C, H, W), any float type and memory format; computed in float32, or in float64 where they are that.
             target: (B, H, W) integers, class ids or `ignore_id`.
 
         Raises:
@@ -88,12 +89,11 @@ class HybridLoss(nn.Module):
                 f"expected logits (B, C, H, W) and target (B, H, W): got {tuple(logits.shape)} and {tuple(target.shape)}."
             )
         classes = logits.shape[1]
-        weights = (
-            self.class_weights if self.class_weights is not None else logits.new_ones(classes, dtype=torch.float32)
-        )
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        weights = logits.new_ones(classes) if self.class_weights is None else self.class_weights
         if len(weights) != classes:
             raise ValueError(f"{len(weights)} class weights, but the logits have {classes} classes.")
-        return LossTerms(*_Hybrid.apply(logits, target, weights, self.settings))
+        return LossTerms(*_Hybrid.apply(logits, target, weights.to(dtype), self.settings))
 
 
 class _Settings(NamedTuple):
@@ -115,6 +115,7 @@ class _Hybrid(torch.autograd.Function):
         return values
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad_total, *_):
         (gradient,) = ctx.saved_tensors
         if not gradient.is_cuda and grad_total == 1:  # there, asking would cost more than multiplying
@@ -159,8 +160,8 @@ class _Pixels:
     def _visit(self, logits: Tensor, ids: Tensor, scored: Tensor) -> _Kept | None:
         """Add up what a block adds to the losses: (C, h, w) logits, (h, w) ids with 0 for ignored ones, (h, w) bool."""
         (_, _, focal), gamma, _, smoothing, _ = self.settings
-        z = logits.to(torch.float32, memory_format=torch.contiguous_format).flatten(1).contiguous()
-        ids, scored = ids.reshape(1, -1), scored.reshape(-1).to(torch.float32)
+        z = logits.to(self.weights.dtype, memory_format=torch.contiguous_format).flatten(1).contiguous()
+        ids, scored = ids.reshape(1, -1), scored.reshape(-1).to(z.dtype)
         top = z.amax(0)
         p = (z - top).exp_()
         total = p.sum(0)
@@ -186,7 +187,7 @@ class _Pixels:
         rest, slope_rest, true, slope_true = _focal(z, zt, scored, gamma, self.keep and focal > 0)
         self.focal = self.focal + rest + _per_class(ids[0], true.to(self.focal.dtype), len(self.weights))
         if slope_rest is not None:
-            by_focal = focal * self.weights / self.weights.sum() / self.pixels.clamp_min(1).float()
+            by_focal = focal * self.weights / self.weights.sum() / self.pixels.clamp_min(1).to(z.dtype)
             g.addcmul_(slope_rest, by_focal[:, None])
             pull.addcmul_(slope_true, by_focal.take(ids[0]))
         if not self.keep:
@@ -196,7 +197,7 @@ class _Pixels:
     def _slopes(self) -> tuple[Tensor, Tensor]:
         """d cross-entropy / d nll, a scalar, and d cross-entropy / d (-log p) by smoothing, (C,)."""
         ce, smoothing = self.settings.terms[0], self.settings.smoothing
-        by_smoothed = (ce / self.weight_sum.clamp_min(_EPS)).float()
+        by_smoothed = (ce / self.weight_sum.clamp_min(_EPS)).to(self.weights.dtype)
         return (1 - smoothing) * by_smoothed, smoothing / len(self.weights) * by_smoothed * self.weights
 
     def _add_up(self, reduce: Callable[[Tensor], Tensor]) -> None:
@@ -219,8 +220,9 @@ class _Pixels:
         dice = (counts * (1 - score)).sum()
         focal = (share * self.focal).sum() / self.pixels.clamp_min(1)
         total = terms[0] * ce + terms[1] * dice + terms[2] * focal
-        slopes = (counts * score / size).float(), (-2 * counts / size).float()
-        return (total.float(), ce.float(), dice.float(), focal.float()), slopes
+        slopes = counts * score / size, -2 * counts / size
+        values, slopes = ([part.to(share.dtype) for part in parts] for parts in ((total, ce, dice, focal), slopes))
+        return tuple(values), tuple(slopes)
 
     def gradient(self, dice_slopes: tuple[Tensor, Tensor]) -> Tensor:
         """Second visit: d total / d logits, in the logits' type and memory format."""
@@ -257,7 +259,7 @@ def _focal(
     """
     # exp and log take a quarter of the time of sigmoid and softplus; beyond 88 exp leaves float32's range.
     grown = z.clamp_max(88).exp_().add_(1)
-    softplus, other = grown.log(), grown.reciprocal_()
+    softplus, other = torch.maximum(grown.log(), z), grown.reciprocal_()
     sigmoid = torch.addcmul(scored, other, scored, value=-1)
     power = sigmoid.square() if gamma == 2 else sigmoid.pow(gamma).mul_(scored)
     rest = (power * softplus).sum(1)

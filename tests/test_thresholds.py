@@ -89,6 +89,11 @@ def test_ways_of_writing(text):
     assert read_threshold(0.5, "per_class", text, NAMES).classes == {"sky": 0.3, "traffic sign": 0.2}
 
 
+def test_both_ends_are_thresholds():
+    assert read_threshold(0.5, "per_class", "sky 0, traffic sign 1", NAMES).classes == {"sky": 0, "traffic sign": 1}
+    assert [read_threshold(value).value for value in (0, 1)] == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -106,7 +111,9 @@ def test_ways_of_writing(text):
         ),
         ((0.5, "per_class", "0.3", NAMES), r"class threshold '0\.3': no class '0\.3'"),
         ((0.5, "per_class", "=", NAMES), r"class threshold '=': no class '='"),
+        ((0.5, "per_class", "zebra 0.3", NAMES), r"no class 'zebra'\. Classes: sky"),
         ((0.5, "per_class", "sky 30", NAMES), r"class threshold 'sky 30': expected an IoU from 0 to 1"),
+        ((0.5, "per_class", "sky 1.01", NAMES), r"class threshold 'sky 1\.01': expected an IoU from 0 to 1"),
         ((0.5, "per_class", "sky nan", NAMES), r"expected an IoU from 0 to 1"),
         ((0.5, "per_class", "sky 0.3, sky", NAMES), r"class 'sky' stands twice"),
     ],
@@ -139,6 +146,11 @@ def test_the_curve_counts_what_would_fail(threshold):
     assert len(chosen) == table["of"].nunique()
     if threshold.mode != "per_class":
         assert chosen["images"].item() == failing(evaluation, threshold).sum()
+    assert table["of"].unique().tolist() == (list(threshold.classes) or ["mIoU"])
+    for _, part in table.groupby("of"):
+        hundredths = part.loc[~part["chosen"] | part["threshold"].isin(np.arange(101) / 100), "threshold"]
+        np.testing.assert_allclose(hundredths, np.arange(101) / 100)
+    assert table.index.tolist() == list(range(len(table)))
     nothing = curve(evaluation_of(np.full((2, 3), NAN)), threshold)
     assert nothing["share"].isna().all()
 
