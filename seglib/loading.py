@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ from seglib.ahead import map_ahead
 from seglib.dataset import Dataset, DatasetError, read_pair
 from seglib.runs import atomic_path, project_root, read_json, write_json
 
-_VERSION = 2
+_VERSION = 3
 _SPARE_DISK = 2 << 30  # bytes that the cache leaves free for checkpoints, predictions and everybody else
 
 
@@ -39,6 +39,7 @@ class Packed:
         pixel_counts: (N, C) scored pixels a class and sample.
         data: flat uint8, memory-mapped or in RAM; None: `read` decodes a sample whenever it is asked for.
         read: position -> image and mask.
+        content: digest of ids, sizes and decoded bytes: equal wherever the split decodes to the same.
     """
 
     ids: list[str]
@@ -48,6 +49,7 @@ class Packed:
     pixel_counts: np.ndarray
     data: np.ndarray | None
     read: Callable[[int], tuple[np.ndarray, np.ndarray]]
+    content: str = ""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -119,13 +121,13 @@ def pack(
         cache = "disk" if _decoded_bytes(dataset, rows, long_side) < _free_disk(folder) else "none"
     if not there or (cache != "none" and not (folder / "samples.bin").is_file()):
         index = {"ids": samples["id"].tolist()} | _decode(
-            folder, read, len(samples), len(dataset.classes), cache != "none", progress
+            folder, read, samples["id"].tolist(), len(dataset.classes), cache != "none", progress
         )
         write_json(folder / "index.json", index)
     index = read_json(folder / "index.json")
     sizes, counts = (np.array(index[key], np.int64) for key in ("sizes", "pixel_counts"))
     sizes = sizes.reshape(-1, 4)
-    packed = Packed(index["ids"], key, sizes[:, :2], sizes[:, 2:], counts, None, read)
+    packed = Packed(index["ids"], key, sizes[:, :2], sizes[:, 2:], counts, None, read, index["content"])
     if cache == "none":
         return packed
     data = np.memmap(folder / "samples.bin", np.uint8, mode="r")
@@ -177,7 +179,7 @@ def _free_disk(folder: Path) -> int:
     return shutil.disk_usage(folder).free - _SPARE_DISK
 
 
-def _decode(folder: Path, read: Callable, count: int, classes: int, store: bool, progress: bool) -> dict[str, list]:
+def _decode(folder: Path, read: Callable, ids: list[str], classes: int, store: bool, progress: bool) -> dict[str, Any]:
     """Read every sample once, and keep the bytes in samples.bin if they are to be stored."""
 
     def attempt(i: int) -> tuple[np.ndarray, np.ndarray] | DatasetError:
@@ -186,6 +188,7 @@ def _decode(folder: Path, read: Callable, count: int, classes: int, store: bool,
         except DatasetError as error:
             return error
 
+    count, content = len(ids), hashlib.sha256()
     sizes, counts, errors = [], [], []
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor())
@@ -193,14 +196,17 @@ def _decode(folder: Path, read: Callable, count: int, classes: int, store: bool,
         if store:
             file = stack.enter_context(stack.enter_context(atomic_path(folder / "samples.bin")).open("wb"))
         results = map_ahead(pool, attempt, range(count))
-        for result in tqdm(results, "decoding", count, leave=False, unit="image", disable=not progress):
+        bar = tqdm(results, "decoding", count, leave=False, unit="image", disable=not progress)
+        for name, result in zip(ids, bar, strict=True):
             if isinstance(result, DatasetError):
                 errors.append(result)
             elif not errors:
-                image, mask = result
-                if file:
-                    file.write(np.ascontiguousarray(image).data)
-                    file.write(np.ascontiguousarray(mask).data)
+                image, mask = map(np.ascontiguousarray, result)
+                content.update(f"{name} {image.shape} {mask.shape}\n".encode())
+                for array in (image, mask):
+                    content.update(array.data)
+                    if file:
+                        file.write(array.data)
                 sizes.append([*image.shape[:2], *mask.shape])
                 counts.append(np.bincount(mask.ravel(), minlength=256)[:classes].tolist())
         if errors:
@@ -208,7 +214,7 @@ def _decode(folder: Path, read: Callable, count: int, classes: int, store: bool,
             raise DatasetError(
                 f"{len(errors)} of {count} samples cannot be used: {shown}. 01_data_check lists them all with remedies."
             )
-    return {"sizes": sizes, "pixel_counts": counts}
+    return {"sizes": sizes, "pixel_counts": counts, "content": content.hexdigest()[:16]}
 
 
 def _shrunk_size(size: tuple[int, int], long_side: int) -> tuple[int, int]:

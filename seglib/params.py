@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, Self
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from seglib.runs import check_name
+from seglib.runs import check_name, read_written
 
 
 class ParameterError(ValueError):
@@ -165,6 +168,35 @@ NOTEBOOKS: dict[str, type[Params]] = {
     "03_evaluate": Evaluate,
     "04_failure_analysis": Failures,
 }
+
+# Parameters that 02 does not know.
+OTHERS = tuple(
+    dict.fromkeys(n for model in NOTEBOOKS.values() for n in model.model_fields if n not in Train.model_fields)
+)
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The parameters in a YAML or JSON file: one flat mapping of names to values.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ParameterError: not YAML, or not a mapping.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no parameter file {path}. It is YAML or JSON, such as params/camvid.yaml.")
+    try:
+        text = read_written(path)
+        try:
+            values = json.loads(text)  # YAML would take 1e-05 for text, and an emoji's escape for two characters
+        except ValueError:
+            values = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParameterError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ParameterError(
+            f"{path} holds {'nothing' if values is None else type(values).__name__}; expected lines `parameter: value`."
+        )
+    return {str(name): value for name, value in values.items()}
 
 
 def check_chain(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

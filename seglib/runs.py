@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import os
@@ -71,6 +72,12 @@ def shown(path: str | Path) -> str:
         return "/".join(("...", *path.parts[-2:]))
 
 
+def portable(path: str | Path) -> str:
+    """`path` as it is written down: relative to the project root if it lies in it, so that the project can be moved."""
+    full = resolve(path).resolve()
+    return full.relative_to(project_root()).as_posix() if full.is_relative_to(project_root()) else full.as_posix()
+
+
 def check_name(name: str, what: str = "run") -> str:
     """`name` if it can be a folder's name on every platform.
 
@@ -111,6 +118,17 @@ def write_text(path: str | Path, text: str) -> Path:
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
     return Path(path)
+
+
+def read_written(path: str | Path) -> str:
+    """Text that a person wrote: UTF-8, or UTF-16 as the redirection of Windows PowerShell writes it; line ends become "\\n".
+
+    Raises:
+        OSError, UnicodeDecodeError: no such file; another encoding.
+    """
+    data = Path(path).read_bytes()
+    text = data.decode("utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
+    return text.replace("\r\n", "\n")
 
 
 def write_json(path: str | Path, data: Any) -> Path:

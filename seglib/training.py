@@ -12,9 +12,10 @@ from tqdm.auto import tqdm
 from seglib import actions
 from seglib.hardware import HardwarePlan
 from seglib.loading import Packed
+from seglib.machine import Machine
 from seglib.models import Segmenter
 from seglib.parallel import World
-from seglib.params import ParameterError, Train
+from seglib.params import OTHERS, ParameterError, Train
 from seglib.runs import Run, environment, read_json, resolve, shown, write_json, write_text
 from seglib.tracking import make_tracker
 from seglib.trainer import Trainer
@@ -28,9 +29,10 @@ def start_run(params: Train) -> Run:
         ParameterError: resuming with other parameters than it was started with, or after its actions were changed.
     """
     run = Run.create(params.run, resume=params.resume)
-    values = params.model_dump()
-    if params.resume and run.params.exists():
+    values, before = params.model_dump(), {}
+    with contextlib.suppress(FileNotFoundError if params.resume else (FileNotFoundError, ValueError)):
         before = read_json(run.params)
+    if params.resume and run.last_checkpoint.exists():
         changed = [n for n, v in values.items() if n != "resume" and before.get(n, v) != v]
         if changed:
             listed = ", ".join(f"{n}: {before[n]!r} -> {values[n]!r}" for n in changed)
@@ -38,7 +40,8 @@ def start_run(params: Train) -> Run:
                 f"run {run.name!r} was started with other parameters ({listed}). Resume with the same ones, or start another run."
             )
     _keep_actions(run, params)
-    write_json(run.params, values)
+    # What the chain has noted for the other notebooks stays.
+    write_json(run.params, values | {n: before[n] for n in OTHERS if n in before})
     return run
 
 
@@ -90,7 +93,12 @@ def fit(
     """
     world = world or World(device=plan.device)
     if world.leads:
-        write_json(run.path / "environment.json", environment() | {"plan": plan.to_dict()})
+        facts = {
+            "machine": Machine.here().name,
+            "plan": plan.to_dict(),
+            "data": {"train": train.content, "val": val.content},
+        }
+        write_json(run.path / "environment.json", environment() | facts)
     trainer = Trainer(run, model, train, val, params, plan, world)
     rows = trainer.resume() if params.resume and run.last_checkpoint.exists() else []
     with contextlib.ExitStack() as stack:
