@@ -56,11 +56,9 @@ def test_a_run_repeats_to_the_last_bit_here_and_through_papermill(
     tiny_root, tiny_params, tmp_path, monkeypatch, capsys
 ):
     # Every random part of a training is on; precision and memory format are found by trial.
-    how = {"precision": "auto", "blur": 0.5, "noise": 0.5, "darkness": 0.3, "haze": 0.3, "seed": 7, "ema_decay": 0.5}
+    how = {"precision": "auto", "blur": 0.5, "noise": 0.5, "darkness": 0.3, "haze": 0.3, "seed": 7, "epochs": 2}
     first, second = train(tiny_params(**how)), train(tiny_params(run="second", **how))
     same(first, second)
-    other = train(tiny_params(run="other", **how | {"seed": 8}))
-    assert not np.array_equal(pd.read_csv(first.history)["train_loss"], pd.read_csv(other.history)["train_loss"])
 
     (tiny_root / "artifacts/hardware.json").unlink()  # new trials might find another plan
     shutil.rmtree(tiny_root / "notebooks")
@@ -72,7 +70,7 @@ def test_a_run_repeats_to_the_last_bit_here_and_through_papermill(
     assert cli.main(command) == 0, capsys.readouterr().err
     told = capsys.readouterr().out
     same(first, Run.open("again"))
-    assert "history    identical to that of run 'tiny' in all 3 epochs" in told
+    assert "history    identical to that of run 'tiny' in all 2 epochs" in told
     assert "Not as it was" not in told
     assert not (tiny_root / "artifacts/hardware.json").exists()  # no trial was needed
 
@@ -135,18 +133,18 @@ def test_hardware_that_is_asked_for_goes_before_the_old_plan(kept, capsys):
     assert values["threads"] == 0  # as the run was started; the command line has the last word
 
 
-def test_other_content_is_noticed_whatever_names_and_times_say(kept, tiny_root, capsys):
-    path = tiny_root / "data/tiny/val/images/v1.png"
+def test_other_content_is_noticed_whatever_names_and_times_say(kept, trained_root, capsys):
+    path = trained_root / "data/tiny/val/images/v1.png"
     pixels = np.asarray(Image.open(path))
     Image.fromarray(pixels).save(path, compress_level=1)  # the same picture in another file
     assert "Not as it was" not in prepared(kept, capsys)[1]
     Image.fromarray(pixels ^ 1).save(path)
     assert "Not as it was: split 'val' of data/tiny holds other images or masks." in prepared(kept, capsys)[1]
-    shutil.rmtree(tiny_root / "data/tiny")
+    shutil.rmtree(trained_root / "data/tiny")
     prepared(kept, capsys)  # 01 tells what is missing, in its own words
 
 
-def test_the_actions_are_those_that_the_run_kept_and_resume_is_dropped(kept, tiny_root, capsys):
+def test_the_actions_are_those_that_the_run_kept_and_resume_is_dropped(kept, trained_root, capsys):
     (kept.path / "actions.yaml").write_text("exclude: [t01]\n", encoding="utf-8")
     write_json(kept.params, read_json(kept.params) | {"actions": "data/edited since.yaml", "resume": True})
     values, told = prepared(kept, capsys)
@@ -155,12 +153,12 @@ def test_the_actions_are_those_that_the_run_kept_and_resume_is_dropped(kept, tin
     assert "split 'train'" in told  # without t01 it is another training set than the one of environment.json
 
 
-def test_only_the_parameters_of_a_run_are_repeated(kept, tiny_root, monkeypatch, capsys):
+def test_only_the_parameters_of_a_run_are_repeated(kept, trained_root, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(cli, "_chain", lambda values, *steps: calls.append(values) or 0)
     assert cli.main(["run", "--params", str(kept.params), "--run", "again"]) == 0
     assert cli.main(["run", "--params", str(kept.params), "--from", "3"]) == 0  # the run itself goes on
-    copy = tiny_root / "mine.json"
+    copy = trained_root / "mine.json"
     shutil.copy(kept.params, copy)
     assert cli.main(["run", "--params", str(copy), "--run", "again"]) == 0
     assert [values["threads"] > 0 for values in calls] == [True, False, False]
