@@ -27,6 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 when it did what was asked, 1 when it could not (one message on stderr, no traceback unless `--debug`),
         130 when interrupted. Wrong usage leaves through argparse with code 2.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # Redirected on Windows, they know a few hundred characters; the name of an image must not end a command.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     options = parse(argv)
     try:
         return options.command(options)

@@ -24,7 +24,7 @@ from seglib.brush import decode
 from seglib.classes import IGNORE, ClassMap
 from seglib.dataset import Dataset, DatasetError, read_mask
 from seglib.mask_files import encode_mask
-from seglib.runs import atomic_path, shown
+from seglib.runs import atomic_path, read_written, shown
 
 _LIST_LIMIT = 1 << 20  # bytes of labelmap.txt
 _JSON_LIMIT = 1 << 30  # bytes of an export of Label Studio
@@ -83,7 +83,7 @@ def import_label_studio(file: str | Path, dataset: Dataset, out: str | Path) -> 
     if path.stat().st_size > _JSON_LIMIT:
         raise DatasetError(f"{shown(path)} is larger than {_JSON_LIMIT >> 30} GiB. Export fewer tasks at a time.")
     try:
-        tasks = json.loads(path.read_text(encoding="utf-8"))
+        tasks = json.loads(read_written(path))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise DatasetError(f"{shown(path)} is no JSON ({error}). Export the project as JSON.") from None
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):

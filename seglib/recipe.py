@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, f
 
 from seglib.classes import ClassError, ClassMap
 from seglib.images import DatasetError
-from seglib.runs import check_name, shown
+from seglib.runs import check_name, read_written, shown
 
 FILE_NAME = "dataset.yaml"
 
@@ -95,6 +95,8 @@ class Recipe(_Model):
     @field_validator("splits")
     @classmethod
     def _split_names(cls, value: dict[str, Split]) -> dict[str, Split]:
+        if len({name.lower() for name in value}) < len(value):
+            raise ValueError(f"{', '.join(value)} differ in case alone; on Windows and macOS they are one folder")
         return {check_name(name, "split"): split for name, split in value.items()}
 
     @field_validator("splits")
@@ -151,7 +153,7 @@ def read_mapping(path: Path, expected: str, remedy: str) -> dict:
     """
     where = shown(path)
     try:
-        values = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
+        values = yaml.load(read_written(path), Loader=_Loader)
     except UnicodeDecodeError:
         raise DatasetError(f"{where} is not UTF-8 text. Save it as UTF-8.", "recipe") from None
     except (yaml.YAMLError, TypeError) as error:

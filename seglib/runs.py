@@ -11,6 +11,7 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from typing import Any
 
 REPLACEABLE = "demo"  # the one run that may be made anew without asking
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-_WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10))}
+WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10))}
 _PACKAGES = (
     "seglib",
     "torch",
@@ -84,7 +85,7 @@ def check_name(name: str, what: str = "run") -> str:
     Raises:
         ValueError: a path, an empty name, a character outside A-Z a-z 0-9 . _ -, or a name that Windows reserves.
     """
-    if not _NAME.fullmatch(name) or name.endswith(".") or name.split(".")[0].lower() in _WINDOWS_DEVICES:
+    if not _NAME.fullmatch(name) or name.endswith(".") or name.split(".")[0].lower() in WINDOWS_DEVICES:
         raise ValueError(
             f"{what} name {name!r}: expected 1-80 of A-Z a-z 0-9 . _ - beginning with a letter or digit, not a path. Choose a plain name such as 'street_v2'."
         )
@@ -102,9 +103,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would lock colleagues out
-        os.replace(temporary, path)
+        _replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """`os.replace`; on Windows it waits for a moment, since a file that somebody reads cannot be replaced there."""
+    for wait in (0.02, 0.1, 0.5) if sys.platform == "win32" else ():
+        try:
+            return os.replace(temporary, path)
+        except PermissionError:
+            time.sleep(wait)
+    return os.replace(temporary, path)
 
 
 def _umask() -> int:

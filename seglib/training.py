@@ -16,7 +16,7 @@ from seglib.machine import Machine
 from seglib.models import Segmenter
 from seglib.parallel import World
 from seglib.params import OTHERS, ParameterError, Train
-from seglib.runs import Run, environment, read_json, resolve, shown, write_json, write_text
+from seglib.runs import Run, environment, read_json, read_written, resolve, shown, write_json, write_text
 from seglib.tracking import make_tracker
 from seglib.trainer import Trainer
 
@@ -57,7 +57,7 @@ def _keep_actions(run: Run, params: Train) -> None:
             f"{shown(path)} was changed since run {run.name!r} began; what the run began with is in {shown(kept)}. Resume with "
             "that, or start another run."
         )
-    write_text(kept, path.read_text(encoding="utf-8-sig"))
+    write_text(kept, read_written(path))
 
 
 def fit(
