@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from seglib.claims import claimed
-from seglib.params import NOTEBOOKS, ParameterError, Train
+from seglib.params import NOTEBOOKS, OTHERS, ParameterError, Train
 from seglib.runs import REPLACEABLE, Run, project_root, read_json, shown, write_json, write_text
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ def run_chain(
         _check_cell(notebook, given[notebook])
     folder = _open_run(run, steps, given)
     with claimed(folder.notebooks / ".chain", "running notebooks"):
+        _note_parameters(folder, shares, given)
         status = _Status(folder.path / "status.json")
         status.forget(STEPS[first:])
         return [_execute(notebook, given[notebook], folder, status, out or sys.stdout) for notebook in steps]
@@ -140,6 +141,21 @@ def _open_run(name: str, steps: Sequence[str], given: Mapping[str, Mapping[str, 
     if steps[0] > "02_train":
         return Run.open(name)
     return Run(Run.folder(name))
+
+
+def _note_parameters(run: Run, shares: Mapping[str, Mapping[str, Any]], given: Mapping[str, Mapping[str, Any]]) -> None:
+    """Let params.json tell what every notebook is given, so that this one file repeats the run (`seglib.repeat`)."""
+    if run.foreign:
+        return
+    noted: dict[str, Any] = {}
+    with suppress(FileNotFoundError, ValueError):  # absent or damaged
+        noted = read_json(run.params)
+    # Parameters of a model that is there are for 02 to replace, together with the model.
+    trained = run.best_checkpoint.exists() or run.last_checkpoint.exists()
+    for notebook in sorted(given if trained else STEPS, key=lambda name: name == "02_train"):  # 02 has the last word
+        values = NOTEBOOKS[notebook].check({**shares.get(notebook, {}), **given.get(notebook, {})}).model_dump()
+        noted |= {name: value for name, value in values.items() if not trained or name in OTHERS}
+    write_json(run.params, noted if trained else noted | {"run": run.name})
 
 
 class _Status:

@@ -11,7 +11,7 @@ from typing import Any
 
 from seglib import commands
 from seglib.commands import place, print_findings
-from seglib.options import read_file, read_parameters
+from seglib.options import read_parameters
 
 # Everything heavier than argparse is imported by the command that needs it: `seglib --help` answers at once.
 
@@ -26,6 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 when it did what was asked, 1 when it could not (one message on stderr, no traceback unless `--debug`),
         130 when interrupted. Wrong usage leaves through argparse with code 2.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # Redirected on Windows, they know a few hundred characters; the name of an image must not end a command.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     options = parse(argv)
     try:
         return options.command(options)
@@ -163,9 +167,19 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    values = read_file(place(options.params)) | read_parameters(options.parameters)
-    values["run"] = options.run or values.get("run", options.params.stem)
-    return _chain(values, options.start, options.stop)
+    from seglib import repeat
+    from seglib.params import read_file
+
+    path, given = place(options.params), read_parameters(options.parameters)
+    values = read_file(path)
+    run = options.run or given.get("run") or values.get("run", options.params.stem)
+    again = repeat.is_of_a_run(path) and run != values.get("run")
+    if again:
+        values = repeat.prepare(path, values, given)
+    code = _chain(values | given | {"run": run}, options.start, options.stop)
+    if again and code == 0:
+        repeat.compare(path.parent, run)
+    return code
 
 
 def _chain(values: Mapping[str, Any], start: str, stop: str) -> int:

@@ -24,7 +24,7 @@ from seglib.classes import IGNORE, ClassMap
 from seglib.dataset import Dataset, DatasetError, read_mask
 from seglib.mask_files import encode_mask
 from seglib.reading import brief
-from seglib.runs import atomic_path, shown
+from seglib.runs import atomic_path, read_written, shown
 
 _LIST_LIMIT = 1 << 20  # bytes of labelmap.txt
 _JSON_LIMIT = 1 << 30  # bytes of an export of Label Studio
@@ -90,11 +90,8 @@ def import_label_studio(file: str | Path, dataset: Dataset, out: str | Path) -> 
     if path.stat().st_size > _JSON_LIMIT:
         raise DatasetError(f"{shown(path)} is larger than {_JSON_LIMIT >> 30} GiB. Export fewer tasks at a time.")
     try:
-        tasks = json.loads(path.read_text(encoding="utf-8"))
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # no UTF-8, no JSON, numbers of thousands of digits, nested too deeply
+        tasks = json.loads(read_written(path))
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, endless digits, nested too deeply
         raise DatasetError(f"{shown(path)} is no JSON ({error}). Export the project as JSON.") from None
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise DatasetError(f"{shown(path)} is no list of tasks. Export the project as JSON, not as JSON_MIN.")

@@ -31,7 +31,7 @@ from seglib.params import Evaluate
 from seglib.predictions import check_predictions, foreign_predictions, run_dataset, save_ids
 from seglib.reading import read_table
 from seglib.region_scores import COUNTS, EDGES, SIZES, region_counts, region_iou, region_table
-from seglib.runs import Run, atomic_path, project_root, read_json, resolve, shown, write_csv, write_json
+from seglib.runs import Run, atomic_path, portable, read_json, shown, write_csv, write_json
 
 
 @dataclass(frozen=True)
@@ -322,9 +322,9 @@ def evaluate_predictions(
     run, data = Run(Run.folder(name)), load_dataset(dataset, recipe)
     record = {
         "run": name,
-        "dataset": _portable(dataset),
-        "recipe": _portable(recipe) if recipe else "",
-        "predictions": _portable(folder),
+        "dataset": portable(dataset),
+        "recipe": portable(recipe) if recipe else "",
+        "predictions": portable(folder),
     }
     trained = run.best_checkpoint.exists() or run.last_checkpoint.exists()
     if trained or (run.params.exists() and read_json(run.params, ["dataset"])["dataset"] != record["dataset"]):
@@ -336,9 +336,3 @@ def evaluate_predictions(
     write_json(run.params, record)
     predictions = foreign_predictions(Path(folder), data, params.split)
     return write_evaluation(run, data, params, predictions, {"predictions": record["predictions"]}, progress)
-
-
-def _portable(path: str | Path) -> str:
-    """A path relative to the project root if it lies in it, so that the project can be moved."""
-    full = resolve(path).resolve()
-    return full.relative_to(project_root()).as_posix() if full.is_relative_to(project_root()) else full.as_posix()

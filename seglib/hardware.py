@@ -115,6 +115,19 @@ class HardwarePlan:
     def to_dict(self) -> dict:
         return asdict(self)
 
+    def settings(self) -> dict[str, str | int]:
+        """The parameters of 02_train that ask for this plan; processes apart."""
+        return {
+            "device": self.kind if self.processes > 1 else self.device,
+            "precision": self.precision,
+            "memory_format": "channels_last" if self.channels_last else "contiguous",
+            "compile": "on" if self.compile else "off",
+            "threads": self.threads,
+            "micro_batch": self.micro_batch,
+            "cache": self.cache,
+            "workers": self.workers,
+        }
+
 
 @dataclass(frozen=True)
 class Trial:

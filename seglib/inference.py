@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 
@@ -193,6 +194,9 @@ def scoring_plan(run: Run, device: str = "auto") -> HardwarePlan:
     """On what, and in which precision, a trained run's model predicts: as it was trained, where that is possible."""
     stored = read_json(run.params, ["precision"])
     plan, trained_in = make_plan(device), Train.check({"precision": stored["precision"]}).precision
-    # fp16 is for CUDA GPUs alone, but what was trained on one may be evaluated anywhere
-    off_gpu = trained_in == "fp16" and not plan.device.startswith("cuda")
+    if trained_in == "auto":
+        with contextlib.suppress(FileNotFoundError, KeyError):  # what was found to be fastest then
+            trained_in = read_json(run.path / "environment.json")["plan"]["precision"]
+    # fp16 and tf32 are for CUDA GPUs alone, but what was trained on one may be evaluated anywhere
+    off_gpu = trained_in in ("fp16", "tf32") and not plan.device.startswith("cuda")
     return plan if off_gpu else make_plan(device, trained_in)

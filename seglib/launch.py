@@ -20,13 +20,12 @@ from tqdm.auto import tqdm
 
 from seglib import actions
 from seglib.claims import claim, release
-from seglib.dataset import DatasetError, load_dataset
+from seglib.dataset import load_dataset
 from seglib.hardware import HardwarePlan, make_plan
 from seglib.loading import Packed, pack
 from seglib.models import ModelSpec, Segmenter, build
 from seglib.parallel import World
-from seglib.params import ParameterError, Train, check_chain
-from seglib.recipe import read_mapping
+from seglib.params import Train, check_chain, read_file
 from seglib.runs import Run, resolve
 from seglib.training import fit, start_run
 
@@ -65,11 +64,8 @@ def train(
     claim(run.training_claim, "training")
     if plan.processes == 1:
         return fit(run, model, train, val, params, plan, on_epoch)
-    settings = {"device": plan.kind, "precision": plan.precision, "threads": plan.threads, "cache": plan.cache}
-    settings |= {"micro_batch": plan.micro_batch, "workers": plan.workers, "compile": "on" if plan.compile else "off"}
-    settings |= {"memory_format": "channels_last" if plan.channels_last else "contiguous"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={plan.processes}"]
-    command += ["-m", "seglib.launch", "--started", run.name, "--settings", json.dumps(settings)]
+    command += ["-m", "seglib.launch", "--started", run.name, "--settings", json.dumps(plan.settings())]
     rows, errors, tail = [], [], deque(maxlen=_TAIL)
     total = params.epochs * len(train)
     with (
@@ -185,11 +181,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--settings", default="{}", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     path = resolve(given.params) if given.params else Run(Run.folder(given.started)).params
-    try:
-        values = read_mapping(path, "lines such as `epochs: 30`", "params/camvid.yaml shows the form.")
-    except DatasetError as error:
-        raise ParameterError(str(error)) from None
-    params = Train.check(check_chain(values)["02_train"])
+    params = Train.check(check_chain(read_file(path))["02_train"])
     try:
         work(params.model_copy(update=json.loads(given.settings)), prepare=given.started is None)
     except Exception as error:

@@ -63,10 +63,15 @@ class Machine:
         )
 
     @property
-    def signature(self) -> str:
-        """What measured times hold for; memory that is free by chance is left out."""
+    def name(self) -> str:
+        """What tells this machine from another kind; memory that is free by chance is left out."""
         gpus = ", ".join(gpu.name for gpu in self.gpus)
-        return f"{self.system} {self.processor}, {self.cores} cores, bf16 {self.cpu_bf16}, [{gpus}], torch {torch.__version__}"
+        return f"{self.system} {self.processor}, {self.cores} cores, bf16 {self.cpu_bf16}, [{gpus}]"
+
+    @property
+    def signature(self) -> str:
+        """What measured times hold for."""
+        return f"{self.name}, torch {torch.__version__}"
 
 
 def _gpu(number: int) -> Gpu:

@@ -9,12 +9,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from unicodedata import normalize
 
 import pandas as pd
 
 from seglib.images import EXCLUDE, SUFFIXES, DatasetError
 from seglib.reading import is_plain
 from seglib.recipe import FILE_NAME, Recipe, Split
+from seglib.runs import WINDOWS_DEVICES, read_written
 
 FINDING_COLUMNS = ["severity", "check", "sample", "split", "detail", "remedy"]
 SAMPLE_COLUMNS = ["id", "split", "image", "mask", "group", "frame"]
@@ -130,7 +132,8 @@ class _Side:
             elif not path.lower().endswith(SUFFIXES):
                 side.strange.append(path)
             else:
-                text = "/".join(g.strip("/") for g in groups if g.strip("/"))
+                # macOS hands out letters and their accents apart (NFD), everybody else together (NFC)
+                text = normalize("NFC", "/".join(g.strip("/") for g in groups if g.strip("/")))
                 key = text.casefold()  # names that differ by case alone are one file on Windows and macOS
                 side.found.setdefault(key, []).append(path)
                 side.groups.setdefault(key, groups)
@@ -161,8 +164,9 @@ def pair_files(root: Path, recipe: Recipe) -> tuple[pd.DataFrame, pd.DataFrame]:
             detail, "long-id", "Shorten the name of the file, or of the folders that tell it from others."
         )
     chosen = _chosen(root, recipe.splits, ids)
+    excluded = {normalize("NFC", name) for name in recipe.exclude}
     used = {path for pair in sides.values() for side in pair for paths in side.found.values() for path in paths}
-    for name in sorted(set(recipe.exclude) - set(ids.values())):
+    for name in sorted(excluded - set(ids.values())):
         near = "".join(f" Did you mean {n!r}?" for n in difflib.get_close_matches(name, ids.values(), 1))
         detail = f"exclude names {name!r}, but there is no such sample.{near}"
         problems.append(("warning", "exclude", name, "", detail, "Correct or remove it."))
@@ -170,7 +174,7 @@ def pair_files(root: Path, recipe: Recipe) -> tuple[pd.DataFrame, pd.DataFrame]:
         detail = f"{recipe.classes[0]!r} is the only class: any prediction is right."
         problems.append(("warning", "one-class", "", "", detail, "Name the background as a class too."))
 
-    rows, excluded = {split: [] for split in recipe.splits}, set(recipe.exclude)
+    rows: dict[str, list] = {split: [] for split in recipe.splits}
     for split, (images, masks) in sides.items():
         problems += [*_beside(split, "image", images, used), *_beside(split, "mask", masks, used)]
         if not images.found and not masks.found:
@@ -236,9 +240,9 @@ def _chosen(root: Path, splits: dict[str, Split], ids: dict[tuple[str, str], str
 
 def _listed(root: Path, split: str, ids: str | list[str]) -> list[str]:
     if not isinstance(ids, str):
-        return ids
+        return [normalize("NFC", name) for name in ids]
     try:
-        lines = (root / ids).read_text(encoding="utf-8-sig").splitlines()
+        lines = normalize("NFC", read_written(root / ids)).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "cannot be read"
         detail = f"ids of split {split!r}: {ids} {reason}; expected a text file in the dataset's folder, one id a line."
@@ -266,7 +270,7 @@ def _name_samples(keys: dict[str, dict[str, str]]) -> dict[tuple[str, str], str]
             form.format(split=split, path=text.replace("/", "-"), stem=text.rpartition("/")[2])
             for split, _, text in left
         ]
-        names = [_UNSAFE.sub("_", name) or "sample" for name in names]
+        names = [_safe(name) for name in names]
         count = Counter(name.casefold() for name in [*names, *ids.values()])
         ids |= {(s, k): name for (s, k, _), name in zip(left, names, strict=True) if count[name.casefold()] == 1}
         left = [place for place in left if place[:2] not in ids]
@@ -275,6 +279,12 @@ def _name_samples(keys: dict[str, dict[str, str]]) -> dict[tuple[str, str], str]
         detail = f"{clash} lead to the same sample id; expected names that differ in more than case, '/' and '-'."
         raise DatasetError(detail, "duplicate-id", "Rename one of them.")
     return ids
+
+
+def _safe(name: str) -> str:
+    """`name` as a file may be called everywhere."""
+    name = _UNSAFE.sub("_", name) or "sample"
+    return f"_{name}" if name.split(".")[0].rstrip().lower() in WINDOWS_DEVICES else name
 
 
 def _group(pattern: str, key: str) -> tuple[str, int | None]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from seglib.reading import brief
-from seglib.runs import check_name
+from seglib.reading import UnreadableError, brief, load_yaml
+from seglib.runs import check_name, read_written
 
 _MOST = 2**31 - 1  # what every library takes for a count, a size in pixels or a seed
 
@@ -176,6 +178,38 @@ NOTEBOOKS: dict[str, type[Params]] = {
     "03_evaluate": Evaluate,
     "04_failure_analysis": Failures,
 }
+
+# Parameters that 02 does not know.
+OTHERS = tuple(
+    dict.fromkeys(n for model in NOTEBOOKS.values() for n in model.model_fields if n not in Train.model_fields)
+)
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The parameters in a YAML or JSON file: one flat mapping of names to values.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ParameterError: not YAML, a name twice, or not a mapping.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no parameter file {path}. It is YAML or JSON, such as params/camvid.yaml.")
+    try:
+        text = read_written(path)
+    except UnicodeDecodeError:
+        raise ParameterError(f"{path} is not UTF-8 text. Save it as UTF-8.") from None
+    try:
+        values = json.loads(text)  # YAML would take 1e-05 for text, and an emoji's escape for two characters
+    except (ValueError, RecursionError):
+        try:
+            values = load_yaml(text)
+        except UnreadableError as error:
+            raise ParameterError(f"{path} is not YAML{error}.") from None
+    if not isinstance(values, dict):
+        raise ParameterError(
+            f"{path} holds {'nothing' if values is None else type(values).__name__}; expected lines `parameter: value`."
+        )
+    return {str(name): value for name, value in values.items()}
 
 
 def check_chain(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

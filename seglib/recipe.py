@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, f
 from seglib.classes import ClassError, ClassMap
 from seglib.images import DatasetError
 from seglib.reading import UnreadableError, brief, is_plain, load_yaml
-from seglib.runs import check_name, shown
+from seglib.runs import check_name, read_written, shown
 
 FILE_NAME = "dataset.yaml"
 _MOST = 16 << 20  # bytes of a YAML file that a person wrote
@@ -113,6 +113,8 @@ class Recipe(_Model):
     @field_validator("splits")
     @classmethod
     def _split_names(cls, value: dict[str, Split]) -> dict[str, Split]:
+        if len({name.lower() for name in value}) < len(value):
+            raise ValueError(f"{', '.join(value)} differ in case alone; on Windows and macOS they are one folder")
         return {check_name(name, "split"): split for name, split in value.items()}
 
     @field_validator("splits")
@@ -156,7 +158,7 @@ def read_mapping(path: Path, expected: str, remedy: str) -> dict:
         detail = f"{where} is larger than {_MOST >> 20} MiB; expected {expected}."
         raise DatasetError(detail, "recipe", f"Put long lists of ids into text files. {remedy}")
     try:
-        values = load_yaml(path.read_text(encoding="utf-8-sig"))
+        values = load_yaml(read_written(path))
     except UnicodeDecodeError:
         raise DatasetError(f"{where} is not UTF-8 text. Save it as UTF-8.", "recipe") from None
     except UnreadableError as error:

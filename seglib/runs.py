@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import os
@@ -20,7 +21,7 @@ from seglib.storage import atomic_path, storing
 
 REPLACEABLE = "demo"  # the one run that may be made anew without asking
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-_WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10))}
+WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10))}
 _PACKAGES = (
     "seglib",
     "torch",
@@ -71,13 +72,19 @@ def shown(path: str | Path) -> str:
         return "/".join(("...", *path.parts[-2:]))
 
 
+def portable(path: str | Path) -> str:
+    """`path` as it is written down: relative to the project root if it lies in it, so that the project can be moved."""
+    full = resolve(path).resolve()
+    return full.relative_to(project_root()).as_posix() if full.is_relative_to(project_root()) else full.as_posix()
+
+
 def check_name(name: str, what: str = "run") -> str:
     """`name` if it can be a folder's name on every platform.
 
     Raises:
         ValueError: a path, an empty name, a character outside A-Z a-z 0-9 . _ -, or a name that Windows reserves.
     """
-    if not _NAME.fullmatch(name) or name.endswith(".") or name.split(".")[0].lower() in _WINDOWS_DEVICES:
+    if not _NAME.fullmatch(name) or name.endswith(".") or name.split(".")[0].lower() in WINDOWS_DEVICES:
         raise ValueError(
             f"{what} name {name!r}: expected 1-80 of A-Z a-z 0-9 . _ - beginning with a letter or digit, not a path. Choose a plain name such as 'street_v2'."
         )
@@ -90,6 +97,17 @@ def write_text(path: str | Path, text: str) -> Path:
     with atomic_path(path, needed=len(data)) as temporary:
         temporary.write_bytes(data)
     return Path(path)
+
+
+def read_written(path: str | Path) -> str:
+    """Text that a person wrote: UTF-8, or UTF-16 as the redirection of Windows PowerShell writes it; line ends become "\\n".
+
+    Raises:
+        OSError, UnicodeDecodeError: no such file; another encoding.
+    """
+    data = Path(path).read_bytes()
+    text = data.decode("utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
+    return text.replace("\r\n", "\n")
 
 
 def write_json(path: str | Path, data: Any) -> Path:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -49,10 +51,20 @@ def atomic_path(path: str | Path, needed: int = 0) -> Iterator[Path]:
             with watch():
                 yield temporary
             os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would lock colleagues out
-            os.replace(temporary, path)
+            _replace(temporary, path)
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """`os.replace`; on Windows it waits for a moment, since a file that somebody reads cannot be replaced there."""
+    for wait in (0.02, 0.1, 0.5) if sys.platform == "win32" else ():
+        try:
+            return os.replace(temporary, path)
+        except PermissionError:
+            time.sleep(wait)
+    return os.replace(temporary, path)
 
 
 @contextmanager

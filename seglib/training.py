@@ -14,10 +14,11 @@ from seglib.claims import claim, release
 from seglib.dataset import DatasetError
 from seglib.hardware import HardwarePlan
 from seglib.loading import Packed
+from seglib.machine import Machine
 from seglib.models import Segmenter
 from seglib.parallel import World
-from seglib.params import ParameterError, Train
-from seglib.runs import Run, environment, read_json, resolve, shown, write_json, write_text
+from seglib.params import OTHERS, ParameterError, Train
+from seglib.runs import Run, environment, read_json, read_written, resolve, shown, write_json, write_text
 from seglib.tracking import make_tracker
 from seglib.trainer import Trainer
 
@@ -44,9 +45,10 @@ def _start(params: Train) -> Run:
     run = Run.create(params.run, resume=params.resume)
     for left in (*run.path.glob(_LEFT), *run.path.glob(f"checkpoints/{_LEFT}")):  # when a training was killed
         left.unlink(missing_ok=True)
-    values = params.model_dump()
-    if params.resume and run.params.exists():
-        before = read_json(run.params, ["run"])
+    values, before = params.model_dump(), {}
+    with contextlib.suppress(FileNotFoundError if params.resume else (FileNotFoundError, ValueError)):
+        before = read_json(run.params)
+    if params.resume and run.last_checkpoint.exists():
         changed = [n for n, v in values.items() if n != "resume" and before.get(n, v) != v]
         if changed:
             listed = ", ".join(f"{n}: {before[n]!r} -> {values[n]!r}" for n in changed)
@@ -54,7 +56,8 @@ def _start(params: Train) -> Run:
                 f"run {run.name!r} was started with other parameters ({listed}). Resume with the same ones, or start another run."
             )
     _keep_actions(run, params)
-    write_json(run.params, values)
+    # What the chain has noted for the other notebooks stays.
+    write_json(run.params, values | {n: before[n] for n in OTHERS if n in before})
     return run
 
 
@@ -70,7 +73,7 @@ def _keep_actions(run: Run, params: Train) -> None:
             f"{shown(path)} was changed since run {run.name!r} began; what the run began with is in {shown(kept)}. Resume with "
             "that, or start another run."
         )
-    write_text(kept, path.read_text(encoding="utf-8-sig"))
+    write_text(kept, read_written(path))
 
 
 def fit(
@@ -112,7 +115,8 @@ def fit(
         _check_data(run, data)
     if world.leads:
         write_json(run.data, data)
-        write_json(run.path / "environment.json", environment() | {"plan": plan.to_dict()})
+        facts = {"machine": Machine.here().name, "plan": plan.to_dict()}
+        write_json(run.path / "environment.json", environment() | facts)
     trainer = Trainer(run, model, train, val, params, plan, world)
     rows = trainer.resume() if resuming else []
     with contextlib.ExitStack() as stack:

@@ -16,7 +16,7 @@ import pytest
 
 from seglib import chain
 from seglib.chain import ChainError, export_page, run_chain, step
-from seglib.params import ParameterError, check_chain
+from seglib.params import NOTEBOOKS, ParameterError, check_chain
 from seglib.runs import Run
 
 NAMES = ("01_data_check", "02_train", "03_evaluate", "04_failure_analysis")
@@ -211,6 +211,32 @@ def test_a_page_that_cannot_be_written_ends_nothing(root, no_kernel, monkeypatch
         run_chain({}, "mine", stop=1, out=out)
 
 
+def test_params_json_tells_what_every_notebook_was_given(root, no_kernel):
+    def noted():
+        return json.loads((root / "artifacts/runs/mine/params.json").read_text())
+
+    def run(values, **steps):
+        run_chain(check_chain(values), "mine", out=io.StringIO(), **steps)
+
+    run({"run": "other", "epochs": 3, "split": "val", "threshold": 0.4}, stop=1)
+    first = noted()
+    assert first == {n: v for model in NOTEBOOKS.values() for n, v in model().model_dump().items()} | {
+        "run": "mine", "epochs": 3, "split": "val", "threshold": 0.4,
+    }  # fmt: skip
+    assert check_chain(first)["03_evaluate"]["split"] == "val"
+    train("mine")
+    # What trained the model that is there stays; 04 is told another threshold than before.
+    run({"epochs": 5, "split": "val", "threshold": 0.3}, start=3)
+    assert noted() == first | {"threshold": 0.3}
+    run({"epochs": 5, "split": "test"}, start=3, stop=3)
+    assert noted() == first | {"threshold": 0.3, "split": "test"}
+    foreign = root / "artifacts/runs/foreign/params.json"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text('{"predictions": "masks"}')
+    run_chain({}, "foreign", start=4, out=io.StringIO())
+    assert json.loads(foreign.read_text()) == {"predictions": "masks"}
+
+
 @pytest.mark.parametrize("name", ["02_train", "02_train.ipynb", "2", "02", 2, "train"])
 def test_a_notebook_has_several_names(name):
     assert step(name) == "02_train"
@@ -341,9 +367,10 @@ def test_the_real_notebooks_with_parameters_other_than_the_defaults(tmp_path):
     assert states(tmp_path, "other") == dict.fromkeys(NAMES, "done")
     run = tmp_path / "artifacts/runs/other"
     used = json.loads((run / "params.json").read_text())
-    assert {name: used[name] for name in values if name in used} == {n: v for n, v in values.items() if n in used}
     assert used["learning_rate"] == 2e-3
-    assert check_chain(used)["02_train"] == used  # `seglib run --params .../params.json --run again` repeats it
+    again = check_chain(used)  # as `seglib run --params .../params.json --run again` gives it to the notebooks
+    assert {name: value for share in again.values() for name, value in share.items()} == used
+    assert values.items() <= used.items()
     assert (run / "checkpoints/best.pth").exists()
     assert (run / "evaluation/val/metrics.json").exists()
     assert (run / "failures/val/failures.csv").exists()

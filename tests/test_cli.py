@@ -11,8 +11,8 @@ from PIL import Image
 
 from seglib import chain, cli, fetch
 from seglib.chain import ChainError
-from seglib.cli import main, parse, read_file, read_parameters
-from seglib.params import NOTEBOOKS, ParameterError
+from seglib.cli import main, parse, read_parameters
+from seglib.params import NOTEBOOKS, ParameterError, read_file
 from seglib.runs import write_json
 
 

@@ -13,8 +13,8 @@ import nbformat
 import pytest
 import yaml
 
-from seglib.cli import parse, read_file
-from seglib.params import check_chain
+from seglib.cli import parse
+from seglib.params import check_chain, read_file
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -1,5 +1,6 @@
 """Parameters: the defaults, what is refused and in which words, and the shares of a chain."""
 
+import json
 import math
 from contextlib import suppress
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seglib.params import NOTEBOOKS, DataCheck, Evaluate, Failures, ParameterError, Train, check_chain
+from seglib.params import NOTEBOOKS, DataCheck, Evaluate, Failures, ParameterError, Train, check_chain, read_file
 
 
 @pytest.mark.parametrize("model", NOTEBOOKS.values())
@@ -136,3 +137,17 @@ def test_any_values_are_taken_whole_or_refused_in_words(values):
 def test_scales_are_read_from_text():
     assert Evaluate().scales == (1.0,)
     assert Evaluate(scale_tta="0.75, 1.25 1").scales == (1.0, 0.75, 1.25)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])  # editors on Windows; PowerShell's redirection
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_parameter_file_is_read_as_windows_writes_it(tmp_path, encoding, end):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(end.join(["run: a", "dataset: daten/Straße 1  # ü", "epochs: 3", ""]).encode(encoding))
+    assert read_file(path) == {"run": "a", "dataset": "daten/Straße 1", "epochs": 3}
+
+
+def test_json_is_read_as_json(tmp_path):
+    values = {"learning_rate": 1e-05, "dataset": "data/\U0001f6e3 é", "run": "1e5", "resume": False}
+    (tmp_path / "params.json").write_text(json.dumps(values), encoding="ascii")
+    assert read_file(tmp_path / "params.json") == values
