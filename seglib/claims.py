@@ -6,6 +6,7 @@ number now; and on network disks they count between machines.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import json
 import os
@@ -84,6 +85,12 @@ def release(path: str | Path) -> None:
             path.unlink()
         with suppress(OSError):
             file.close()
+
+
+@atexit.register
+def _release_all() -> None:
+    for path in list(_claims):
+        release(path)
 
 
 @contextmanager
