@@ -71,8 +71,7 @@ def test_errors_of_other_files_and_of_the_caller_stay_what_they_are(tmp_path):
 
 def test_a_folder_that_vanishes_while_it_is_written_to(tmp_path):
     path = tmp_path / "run" / "a.txt"
-    with pytest.raises(StorageError, match=r"a\.txt could not be written: its folder vanished"), atomic_path(path) as new:
-        new.write_text("x")
+    with pytest.raises(StorageError, match=r"a\.txt could not be written: its folder vanished"), atomic_path(path):
         shutil.rmtree(path.parent)
 
 
