@@ -169,9 +169,13 @@ def rebuilt(folder: str | Path, replaced: Iterable[str], last: str) -> Iterator[
         for left in folder.glob(".new-*"):  # of a process that was killed, since the claim is ours
             shutil.rmtree(left, ignore_errors=True)
         new = Path(tempfile.mkdtemp(dir=folder, prefix=".new-"))
-        old = new / ".old"
+        old, made = new / ".old", new.stat()
         try:
             yield new
+            if not os.path.samestat(
+                made, new.stat()
+            ):  # what was written before it was deleted and made again is missing
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             names = sorted({*replaced, *(path.name for path in new.iterdir())} - {last})
             old.mkdir()
             for name in (last, *names):

@@ -158,7 +158,12 @@ def pack(
         about = {"version": _VERSION, "key": key, "root": str(dataset.root), "files": files}
         write_json(folder / "index.json", about | {"ids": samples["id"].tolist()} | index)
         _drop_stale(dataset, folder, name, files)
-        return opened()
+        packed = opened()
+    if packed is None:
+        raise StorageError(
+            f"the cache {folder} cannot be read back as it was written. Is that disk sound? Try another."
+        )
+    return packed
 
 
 def _files(dataset: Dataset, samples: pd.DataFrame, split: str, settings: list) -> tuple[dict[str, str], str]:

@@ -148,6 +148,18 @@ def test_what_a_killed_process_left_in_a_rebuilt_folder_goes(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_folder_that_was_deleted_while_it_was_rebuilt_is_not_put_in_place(tmp_path):
+    def work():
+        with rebuilt(tmp_path / "run", (), last="done.json") as new:
+            write_text(new / "a.txt", "x")
+            shutil.rmtree(tmp_path / "run")
+            write_text(new / "done.json", "x")
+
+    with pytest.raises(StorageError, match=r"done\.json could not be written: its folder vanished"):
+        work()
+    assert not files(tmp_path)
+
+
 # claims
 
 HOLD = """
