@@ -169,15 +169,13 @@ def rebuilt(folder: str | Path, replaced: Iterable[str], last: str) -> Iterator[
         for left in folder.glob(".new-*"):  # of a process that was killed, since the claim is ours
             shutil.rmtree(left, ignore_errors=True)
         new = Path(tempfile.mkdtemp(dir=folder, prefix=".new-"))
-        old, made = new / ".old", new.stat()
+        old = new / ".old"
         try:
-            yield new
-            if not os.path.samestat(
-                made, new.stat()
-            ):  # what was written before it was deleted and made again is missing
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-            names = sorted({*replaced, *(path.name for path in new.iterdir())} - {last})
             old.mkdir()
+            yield new
+            if not old.is_dir():  # deleted, and made again by later writes: what was written before is missing
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            names = sorted({*replaced, *(path.name for path in new.iterdir())} - {last, old.name})
             for name in (last, *names):
                 if (folder / name).exists():
                     os.replace(folder / name, old / name)  # deleted below: thousands of files would take a while
