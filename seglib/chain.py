@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from seglib.claims import claimed
 from seglib.params import NOTEBOOKS, OTHERS, ParameterError, Train
 from seglib.runs import REPLACEABLE, Run, project_root, read_json, shown, write_json, write_text
+from seglib.storage import StorageError
 
 if TYPE_CHECKING:
     from traitlets.config import Config
@@ -221,6 +222,8 @@ def _run_notebook(source: Path, target: Path, given: Mapping[str, Any]) -> str:
             execute_notebook(source, target, parameters=dict(given), config=config, **kernel)
     except PapermillExecutionError as error:
         return f"{error.ename}: {error.evalue}".removesuffix(": ")
+    except StorageError as error:  # of the executed notebook itself
+        return str(error)
     except DeadKernelError:
         return (
             "the kernel died; the system ends one that wants more memory than there is. "

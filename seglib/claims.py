@@ -6,6 +6,7 @@ number now; and on network disks they count between machines.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import json
 import os
@@ -86,6 +87,12 @@ def release(path: str | Path) -> None:
             file.close()
 
 
+@atexit.register
+def _release_all() -> None:
+    for path in list(_claims):
+        release(path)
+
+
 @contextmanager
 def claimed(path: str | Path, doing: str, wait: float = 0.0) -> Iterator[None]:
     """`claim` for the time of a block."""
@@ -164,9 +171,11 @@ def rebuilt(folder: str | Path, replaced: Iterable[str], last: str) -> Iterator[
         new = Path(tempfile.mkdtemp(dir=folder, prefix=".new-"))
         old = new / ".old"
         try:
-            yield new
-            names = sorted({*replaced, *(path.name for path in new.iterdir())} - {last})
             old.mkdir()
+            yield new
+            if not old.is_dir():  # deleted, and made again by later writes: what was written before is missing
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            names = sorted({*replaced, *(path.name for path in new.iterdir())} - {last, old.name})
             for name in (last, *names):
                 if (folder / name).exists():
                     os.replace(folder / name, old / name)  # deleted below: thousands of files would take a while

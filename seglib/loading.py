@@ -156,10 +156,15 @@ def pack(
             raise DatasetError(
                 f"files of split {split!r} changed while they were read. Wait until nothing writes to them, then run again."
             )
-        about = {"version": _VERSION, "key": key, "source": [*settings, str(dataset.root)], "files": files}
+        about = {"version": _VERSION, "key": key, "root": str(dataset.root), "files": files}
         write_json(folder / "index.json", about | {"ids": samples["id"].tolist()} | index)
-        _drop_stale(folder, name, files, about["source"])
-        return opened()
+        _drop_stale(dataset, folder, name, files)
+        packed = opened()
+    if packed is None:
+        raise StorageError(
+            f"the cache {folder} cannot be read back as it was written. Is that disk sound? Try another."
+        )
+    return packed
 
 
 def _files(dataset: Dataset, samples: pd.DataFrame, split: str, settings: list) -> tuple[dict[str, str], str]:
@@ -197,8 +202,8 @@ def _opened(
     return replace(packed, data=data) if len(data) == packed.nbytes else None
 
 
-def _drop_stale(folder: Path, name: str, files: dict[str, str], source: list) -> None:
-    """Delete caches of the same files and settings that hold what a file no longer holds.
+def _drop_stale(dataset: Dataset, folder: Path, name: str, files: dict[str, str]) -> None:
+    """Delete caches of the same split that hold what one of its files no longer holds.
 
     Not while a training is under way anywhere in the project: it may read one of them.
     """
@@ -207,7 +212,7 @@ def _drop_stale(folder: Path, name: str, files: dict[str, str], source: list) ->
     for other in folder.parent.glob(f"{name}-*"):
         try:
             index = read_json(other / "index.json")
-            if other == folder or index["source"] != source:
+            if other == folder or index["root"] != str(dataset.root):
                 continue
             stale = any(files.get(path, digest) != digest for path, digest in index["files"].items())
         except (OSError, ValueError, TypeError, KeyError, AttributeError):

@@ -151,7 +151,11 @@ def fit(
 
 def _check_data(run: Run, data: dict[str, dict[str, str]]) -> None:
     before = content.read_record(run.data)
-    changes = [f"{split}: {found}" for split in before if (found := content.compare(before[split], data[split]))]
+    changes = [
+        f"{split}: {found}"
+        for split in data
+        if split in before and (found := content.compare(before[split], data[split]))
+    ]
     if changes:
         raise DatasetError(
             f"the data changed since run {run.name!r} was begun ({'; '.join(changes)}). Resuming would mix two trainings: restore "

@@ -270,9 +270,10 @@ def test_a_second_evaluation_leaves_nothing_of_the_first(trained_root):
     assert not stale.exists()
 
 
-def test_an_interrupted_evaluation_is_not_opened_as_a_whole_one(trained_root, monkeypatch):
+def test_an_interrupted_evaluation_is_none_and_leaves_an_earlier_one_whole(trained_root, monkeypatch):
     run = Run.open("tiny")
     evaluate_run(run, Evaluate(run="tiny", device="cpu"))
+    before = {path: path.read_bytes() for path in run.evaluation("test").rglob("*") if path.is_file()}
 
     def stop(*_):
         raise KeyboardInterrupt
@@ -280,8 +281,11 @@ def test_an_interrupted_evaluation_is_not_opened_as_a_whole_one(trained_root, mo
     monkeypatch.setattr("seglib.evaluation.save_ids", stop)
     with pytest.raises(KeyboardInterrupt):
         evaluate_run(run, Evaluate(run="tiny", device="cpu"))
-    with pytest.raises(FileNotFoundError, match="no evaluation"):
-        open_evaluation(run, "test")
+    assert {path: path.read_bytes() for path in run.evaluation("test").rglob("*") if path.is_file()} == before
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_run(run, Evaluate(run="tiny", split="val", device="cpu"))
+    with pytest.raises(FileNotFoundError, match=r"no evaluation of split 'val' \(evaluated: test\)"):
+        open_evaluation(run, "val")
 
 
 def test_a_run_trained_in_fp16_is_evaluated_on_a_processor(trained_root):

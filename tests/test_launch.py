@@ -139,7 +139,7 @@ def test_a_run_killed_again_and_again_ends_like_an_undisturbed_one(tiny_root, ti
     kills, wanted = 0, int(os.environ.get("KILLS", "3"))
     options = {"epochs": 3 * wanted, "ema_decay": 0.5, "memory_format": "contiguous", "threads": 1}
     straight, _ = train(tiny_params(run="straight", **options), 1)
-    run = start_run(tiny_params(run="cut", **options))
+    run = Run(Run.folder("cut"))
     random = np.random.default_rng(0)
     values = tiny_params(run="cut", resume=True, **options).model_dump()
     (tiny_root / "params.yaml").write_text(yaml.safe_dump(values))

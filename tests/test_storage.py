@@ -71,8 +71,7 @@ def test_errors_of_other_files_and_of_the_caller_stay_what_they_are(tmp_path):
 
 def test_a_folder_that_vanishes_while_it_is_written_to(tmp_path):
     path = tmp_path / "run" / "a.txt"
-    with pytest.raises(StorageError, match=r"a\.txt could not be written: its folder vanished"), atomic_path(path) as new:
-        new.write_text("x")
+    with pytest.raises(StorageError, match=r"a\.txt could not be written: its folder vanished"), atomic_path(path):
         shutil.rmtree(path.parent)
 
 
@@ -147,6 +146,18 @@ def test_what_a_killed_process_left_in_a_rebuilt_folder_goes(tmp_path):
     write_text(tmp_path / ".new-dead" / "pictures" / "a.txt", "x")
     write_result(tmp_path, "one")
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_folder_that_was_deleted_while_it_was_rebuilt_is_not_put_in_place(tmp_path):
+    def work():
+        with rebuilt(tmp_path / "run", (), last="done.json") as new:
+            write_text(new / "a.txt", "x")
+            shutil.rmtree(tmp_path / "run")
+            write_text(new / "done.json", "x")
+
+    with pytest.raises(StorageError, match=r"done\.json could not be written: its folder vanished"):
+        work()
+    assert not files(tmp_path)
 
 
 # claims
