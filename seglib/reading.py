@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 200, 200
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxstring, _SHORT.maxother = 2, 4, 200, 200
 
 
 class UnreadableError(ValueError):

@@ -155,8 +155,9 @@ def test_what_differs_is_named(tiny_root):
     with pytest.raises(ValueError, match=r"masks changed .* 1 of 4 images hold other true pixels \(0042\)"):
         compare(first, second, "test")
 
-    path = second.evaluation("test") / "per_image.csv"
-    path.write_text(path.read_text().replace("\n0041,", "\nzebra,"))
+    for name in ("per_image.csv", "per_image_class_iou.csv"):
+        path = second.evaluation("test") / name
+        path.write_text(path.read_text().replace("\n0041,", "\nzebra,"))
     with pytest.raises(ValueError, match=r"different images: 1 only in 'first' \(0041\); 1 only in 'second' \(zebra\)"):
         compare(first, second, "test")
 
