@@ -54,6 +54,18 @@ class _Loader(yaml.SafeLoader):
         return mapping
 
 
+def _text(loader: _Loader, node: yaml.ScalarNode) -> str:
+    # JSON writes characters beyond 16 bits as two halves, which PyYAML leaves apart.
+    text = loader.construct_scalar(node)
+    try:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:  # one half alone
+        return text
+
+
+_Loader.add_constructor("tag:yaml.org,2002:str", _text)
+
+
 def load_yaml(text: str) -> Any:
     """What a YAML (or JSON) text says, as plain data.
 

@@ -114,7 +114,7 @@ def place(tmp_path_factory):
     return folder
 
 
-@cases(150)
+@cases(40)
 @given(text=texts(RECIPE))
 def test_dataset_yaml(place, text):
     (place / "dataset.yaml").write_bytes(text)
@@ -126,7 +126,7 @@ def test_dataset_yaml(place, text):
         dataset.samples.to_csv().encode()
 
 
-@cases(150)
+@cases(50)
 @given(text=texts(PARAMS) | changed(PARAMS, ANYTHING | st.floats()).map(as_json))
 def test_parameter_files(place, text):
     (place / "p.yaml").write_bytes(text)
@@ -148,7 +148,7 @@ def test_parameters_at_a_terminal(name, value):
         check_chain(read_parameters([f"{name}={value}"]))
 
 
-@cases(100)
+@cases(40)
 @given(text=texts(ACTIONS))
 def test_actions_yaml(place, text):
     (place / "actions.yaml").write_bytes(text)
@@ -215,7 +215,7 @@ def test_verdicts_come_back_to_the_last_character(place, notes):
 GOOD = b'id,verdict,note,time\na,label wrong,"two\nlines",t\nb,ignore,,\n"c,d",model wrong,x,\n'
 
 
-@cases(150)
+@cases(50)
 @given(
     data=damaged(GOOD, b"\xef\xbb\xbf" + GOOD, GOOD.replace(b"\n", b"\r\n"), GOOD.replace(b"lines", b"\xe9\0" * 70_000))
 )
@@ -264,7 +264,7 @@ def dataset(tmp_path_factory):
     return load_dataset(root)
 
 
-@cases(150)
+@cases(60)
 @given(task=changed(TASK, ANYTHING | st.just(10**12) | st.lists(st.integers(0, 255), max_size=12)))
 def test_tasks_of_label_studio(dataset, tmp_path_factory, task):
     folder = tmp_path_factory.mktemp("import")
@@ -276,7 +276,7 @@ def test_tasks_of_label_studio(dataset, tmp_path_factory, task):
     assert {p.name for p in folder.rglob("*") if p.is_file()} <= {"x.json", "train-a.png"}
 
 
-@cases(150)
+@cases(80)
 @given(rle=damaged(bytes(brush.encode(MASK))).map(list) | ANYTHING)
 def test_run_lengths(rle):
     with works_or_refuses():
@@ -307,6 +307,12 @@ def test_doubled_parameters_are_refused(tmp_path):
     (tmp_path / "p.yaml").write_text("epochs: 3\nepochs: 30\n")
     with pytest.raises(ValueError, match=r"line 2, column 1: key 'epochs' stands twice"):
         read_file(tmp_path / "p.yaml")
+
+
+def test_json_beyond_16_bits_is_read_whole(tmp_path):
+    (tmp_path / "params.json").write_text(json.dumps({"dataset": "data/🚢", "run": "x"}))
+    assert read_file(tmp_path / "params.json")["dataset"] == "data/🚢"
+    assert load_yaml('"\\ud83d"') == "\ud83d"
 
 
 def test_truth_is_no_number():
