@@ -126,7 +126,7 @@ def file(tmp_path_factory):
     return tmp_path_factory.mktemp("pictures") / "x.png"
 
 
-@cases(400)
+@cases(250)
 @given(data=damaged(*FILES) | lying_png())
 def test_pictures(file, data):
     file.write_bytes(data)
@@ -197,8 +197,8 @@ for side in ("images", "masks"):
     Image.fromarray(np.zeros((6, 9), np.uint8)).save(root / side / "a.png")
 (root / "dataset.yaml").write_text("classes: [a, b]\\nsplits: {train: {images: images/*.png, masks: masks/*.png}}")
 data = load_dataset(root)
-zeros = zlib.compressobj(9)
-body = b"".join(zeros.compress(bytes(1 << 20)) for _ in range(2000)) + zeros.flush()  # 2 GB in 2 MB
+zeros = zlib.compressobj(1)
+body = b"".join(zeros.compress(bytes(1 << 20)) for _ in range(256)) + zeros.flush()  # 256 MB in 256 kB
 before, said = peak(), []
 def refused(call, *args):
     try:
@@ -211,7 +211,7 @@ for side in (60_000, 2**31 - 1):
 (root / "bomb.png").write_bytes(b"\\x89PNG\\r\\n\\x1a\\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 8, 0, 0, 0, 0)) + chunk(b"iCCP", b"a\\0\\0" + body) + chunk(b"zTXt", b"a\\0\\0" + body) + chunk(b"IDAT", b""))
 refused(read_image, root / "bomb.png")
 labels = "# label:color_rgb:parts:actions\\na:1,1,1::\\nb:2,2,2::\\n"
-for entry in ({"SegmentationClass/a.png": png(6, body)}, {"SegmentationClass/a.png": b"x", "labelmap.txt": b"0" * (1 << 30)}):
+for entry in ({"SegmentationClass/a.png": png(6, body)}, {"SegmentationClass/a.png": b"x", "labelmap.txt": bytes(1 << 27)}):
     with zipfile.ZipFile(root / "bomb.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, content in ({"labelmap.txt": labels.encode()} | entry).items():
             archive.writestr(name, content)
@@ -238,8 +238,8 @@ def test_bombs_are_refused_in_little_memory(tmp_path):
         strict=True,
     ):
         assert told in said
-    # 1 GB is what the test itself packs for the list of labels.
-    assert found["megabytes"] < 1300, found
+    # 128 MB are what the test itself packs for the list of labels.
+    assert found["megabytes"] < 200, found
 
 
 # checkpoints
@@ -275,7 +275,7 @@ JUNK = st.sampled_from(
 )
 
 
-@cases(20)
+@cases(8)
 @given(data=st.data())
 def test_contents_of_a_checkpoint(checkpoint, data):
     path, _, stored = checkpoint
@@ -341,7 +341,7 @@ def annotated(tmp_path_factory):
     return dataset, export_cvat(["a"], dataset, None, root / "export.zip").read_bytes()
 
 
-@cases(150)
+@cases(60)
 @given(data=st.data())
 def test_archives_of_cvat(annotated, tmp_path_factory, data):
     dataset, whole = annotated
@@ -382,7 +382,7 @@ def as_tar(mode: str) -> bytes:
     return stream.getvalue()
 
 
-@cases(150)
+@cases(60)
 @given(data=damaged(as_zip(), as_tar("w"), as_tar("w:gz"), as_tar("w:xz")))
 def test_archives_that_are_fetched(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("fetch")
@@ -411,7 +411,7 @@ def evaluated(tiny_root):
     return folder, params, evaluation
 
 
-@cases(25)
+@cases(12)
 @given(data=st.data())
 def test_folders_of_predictions(evaluated, data):
     folder, params, before = evaluated
@@ -430,7 +430,7 @@ def test_folders_of_predictions(evaluated, data):
         path.write_bytes(whole)
 
 
-@cases(120)
+@cases(50)
 @given(data=st.data())
 def test_evaluations_read_back(evaluated, data):
     _, _, before = evaluated
@@ -463,7 +463,7 @@ def failed(tmp_path_factory):
     return write_folder(tmp_path_factory.mktemp("failed"), names(4), (12, 16))
 
 
-@cases(60)
+@cases(25)
 @given(data=st.data())
 def test_failures_folders(failed, data):
     path = data.draw(st.sampled_from([failed / "failures.csv", *sorted(failed.rglob("NA.png"))]))
