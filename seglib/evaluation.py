@@ -268,7 +268,8 @@ def _read_table(path: Path, text: tuple[str, ...] = ()) -> pd.DataFrame:
 def _read_counts(path: Path) -> np.ndarray:
     """(N, C, C) int64 of confusions.npz."""
     try:
-        with np.load(path) as stored:
+        # Opened here: numpy forgets to close a file that is no archive.
+        with path.open("rb") as file, np.load(file) as stored:
             counts = stored["confusions"]
     except Exception as error:  # damaged archives raise OSError, BadZipFile, ValueError, KeyError, zlib.error, ...
         raise ValueError(f"{shown(path)} cannot be read ({error}). Run 03_evaluate again.") from None

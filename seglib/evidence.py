@@ -122,7 +122,7 @@ def training_images(
         key = hashlib.file_digest(file, "sha256").hexdigest() + packed.key
     path = run.path / "checkpoints" / "training_images.npz"
     # Absent, damaged or of another training: it is made anew.
-    with contextlib.suppress(Exception), np.load(path) as kept:
+    with contextlib.suppress(Exception), path.open("rb") as file, np.load(file) as kept:
         if str(kept["key"]) == key and len(kept["features"]) == len(kept["qualities"]) == len(samples):
             names = [str(name) for name in kept["names"]]
             return TrainingImages(samples, kept["features"], pd.DataFrame(kept["qualities"], columns=names), pixels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import math
-import pickle
+import pickle  # nosec B403: for the name of the error that a refused file raises
 import re
 import warnings
 import zipfile
@@ -268,13 +268,14 @@ def _load_encoder(encoder: nn.Module, stored: Any, path: Path) -> None:
     encoder.load_state_dict({name: state[name] for name in wanted})
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, whole: bool = False) -> Any:
+    """Tensors and plain data of a file; `whole`: its checksums are compared, which not every tool writes."""
     if not path.is_file():
         raise ModelError(
             f"no file {shown(path)}: expected model weights there. Check the path; relative ones start at the project root."
         )
     try:
-        _check_size(path)
+        _check_archive(path, whole)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)  # said before it is refused
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -291,11 +292,18 @@ def _read(path: Path) -> Any:
         ) from error
 
 
-def _check_size(path: Path) -> None:
-    """PyTorch packs nothing: a file that would unpack to more than itself is none of its, and may fill the memory."""
+def _check_archive(path: Path, whole: bool) -> None:
+    """PyTorch packs nothing: a file that would unpack to more than itself is none of its, and may fill the memory.
+
+    Nor does it compare checksums: a weight that changed on the disk would go unnoticed.
+    """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(info.file_size for info in archive.infolist())
+            if whole and unpacked <= path.stat().st_size and (bad := archive.testzip()):
+                raise ModelError(
+                    f"{shown(path)} is damaged: {bad} does not match its checksum. Copy it again, or train anew."
+                )
         if unpacked > path.stat().st_size:
             raise ModelError(
                 f"{shown(path)} would unpack to {unpacked:,} bytes, more than the file has; it was refused. Take one that "
@@ -323,7 +331,7 @@ def load_checkpoint(path: Path, classes: ClassMap | None = None) -> tuple[Segmen
     Raises:
         ModelError: missing, truncated, pickled code, of another format, with weights that are not finite, or of other classes.
     """
-    data = _read(Path(path))
+    data = _read(Path(path), whole=True)
     if not isinstance(data, Mapping) or not {"format", "spec", "model"} <= set(data):
         raise ModelError(
             f"{shown(path)} is not a checkpoint of seglib: expected format, spec and model in it. Use encoder_weights for foreign weights."

@@ -175,6 +175,7 @@ def pair_files(root: Path, recipe: Recipe) -> tuple[pd.DataFrame, pd.DataFrame]:
         problems.append(("warning", "one-class", "", "", detail, "Name the background as a class too."))
 
     rows: dict[str, list] = {split: [] for split in recipe.splits}
+    unnumbered: list[str] = []
     for split, (images, masks) in sides.items():
         problems += [*_beside(split, "image", images, used), *_beside(split, "mask", masks, used)]
         if not images.found and not masks.found:
@@ -188,7 +189,9 @@ def pair_files(root: Path, recipe: Recipe) -> tuple[pd.DataFrame, pd.DataFrame]:
             problems += faults
             if not faults:
                 paths = images.found[key][0], masks.found[key][0]
-                rows[held].append((name, held, *paths, *_group(recipe.group, images.keys[key])))
+                group, frame, beyond = _group(recipe.group, images.keys[key])
+                rows[held].append((name, held, *paths, group, frame))
+                unnumbered += [name] * beyond
 
     listed = [row for split in rows.values() for row in (sorted(split) if chosen else split)]
     samples = pd.DataFrame(listed, columns=SAMPLE_COLUMNS).astype({"frame": "Int64"})
@@ -197,6 +200,11 @@ def pair_files(root: Path, recipe: Recipe) -> tuple[pd.DataFrame, pd.DataFrame]:
         detail = f"group does not match {len(lost)} of {len(samples)} names ({_some(lost)})."
         remedy = "Widen the pattern; these samples count as independent."
         problems.append(("warning", "group-pattern", "", "", detail, remedy))
+    if unnumbered:
+        detail = (
+            f"{len(unnumbered)} frame numbers have more than {_DIGITS} digits and count as none ({_some(unnumbered)})."
+        )
+        problems.append(("warning", "group-pattern", "", "", detail, "Let the pattern's frame be fewer digits."))
     return samples, pd.DataFrame(problems, columns=FINDING_COLUMNS)
 
 
@@ -287,11 +295,13 @@ def _safe(name: str) -> str:
     return f"_{name}" if name.split(".")[0].rstrip().lower() in WINDOWS_DEVICES else name
 
 
-def _group(pattern: str, key: str) -> tuple[str, int | None]:
+def _group(pattern: str, key: str) -> tuple[str, int | None, bool]:
+    """Sequence, frame, and whether its number is too long to be one."""
     match = re.search(pattern, key) if pattern else None
     parts = match.groupdict() if match else {}
     frame = parts.get("frame") or ""
-    return parts.get("group") or "", int(frame) if frame.isdecimal() and len(frame) <= _DIGITS else None
+    beyond = len(frame) > _DIGITS
+    return parts.get("group") or "", int(frame) if frame.isdecimal() and not beyond else None, beyond
 
 
 def _faults(root: Path, name: str, key: str, images: _Side, masks: _Side) -> Iterator[tuple[str, str, str]]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 200, 200
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxstring, _SHORT.maxother = 2, 4, 200, 200
 
 
 class UnreadableError(ValueError):
@@ -52,6 +52,18 @@ class _Loader(yaml.SafeLoader):
                 )
             mapping[key] = self.construct_object(value_node, deep=True)
         return mapping
+
+
+def _text(loader: _Loader, node: yaml.ScalarNode) -> str:
+    # JSON writes characters beyond 16 bits as two halves, which PyYAML leaves apart.
+    text = loader.construct_scalar(node)
+    try:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:  # one half alone
+        return text
+
+
+_Loader.add_constructor("tag:yaml.org,2002:str", _text)
 
 
 def load_yaml(text: str) -> Any:

@@ -20,10 +20,11 @@ from seglib.batches import Batch, batch_edges, portions, scoring_batches, traini
 from seglib.hardware import HardwarePlan, out_of_memory
 from seglib.loading import Packed
 from seglib.losses import HybridLoss
-from seglib.models import Segmenter, load_checkpoint, save_checkpoint
+from seglib.models import ModelError, Segmenter, load_checkpoint, save_checkpoint
 from seglib.optimizer import make_optimizer, rate
 from seglib.parallel import World
 from seglib.params import Train
+from seglib.reading import read_table
 from seglib.runs import Run, shown, write_csv
 from seglib.shares import class_weights
 from seglib.storage import StorageError
@@ -278,12 +279,20 @@ class Trainer:
         """Take up the last finished epoch; returns the history so far."""
         model, extra = load_checkpoint(self.run.last_checkpoint, self.model.spec.classes)
         self.model.load_state_dict(model.state_dict())
-        self.optimizer.load_state_dict(extra["optimizer"])
-        self.scaler.load_state_dict(extra["scaler"])
-        if self.average:
-            self.average.model.load_state_dict(extra["average"])
-        self.micro_batch = extra["micro_batch"]
+        try:
+            self.optimizer.load_state_dict(extra["optimizer"])
+            self.scaler.load_state_dict(extra["scaler"])
+            if self.average:
+                self.average.model.load_state_dict(extra["average"])
+            self.micro_batch, _, _ = extra["micro_batch"], extra["epoch"], extra["history"]
+        except Exception as error:  # KeyError, ValueError, TypeError, ... by what is missing or of another training
+            raise ModelError(
+                f"{shown(self.run.last_checkpoint)} does not hold what resuming needs ({type(error).__name__}: {error}). Start "
+                "another run."
+            ) from error
         if self.run.steps.exists():
-            steps = pd.read_csv(self.run.steps)
+            steps = read_table(self.run.steps, index_col=False)
+            if "epoch" not in steps:
+                raise ValueError(f"{shown(self.run.steps)} has no column epoch. Move it away to resume without it.")
             self.steps = [steps[steps["epoch"] <= extra["epoch"]]]
         return extra["history"]

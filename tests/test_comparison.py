@@ -155,8 +155,9 @@ def test_what_differs_is_named(tiny_root):
     with pytest.raises(ValueError, match=r"masks changed .* 1 of 4 images hold other true pixels \(0042\)"):
         compare(first, second, "test")
 
-    path = second.evaluation("test") / "per_image.csv"
-    path.write_text(path.read_text().replace("\n0041,", "\nzebra,"))
+    for name in ("per_image.csv", "per_image_class_iou.csv"):
+        path = second.evaluation("test") / name
+        path.write_text(path.read_text().replace("\n0041,", "\nzebra,"))
     with pytest.raises(ValueError, match=r"different images: 1 only in 'first' \(0041\); 1 only in 'second' \(zebra\)"):
         compare(first, second, "test")
 
@@ -164,6 +165,9 @@ def test_what_differs_is_named(tiny_root):
     shutil.copytree(tiny_root / "data" / "tiny", other)
     recipe = other / "dataset.yaml"
     recipe.write_text(recipe.read_text().replace("car", "bus"))
+    for name in ("per_class.csv", "per_image_class_iou.csv"):
+        path = second.evaluation("test") / name
+        path.write_text(path.read_text().replace("car", "bus"))
     params = json.loads(second.params.read_text())
     write_json(second.params, params | {"dataset": "data/other"})
     with pytest.raises(ValueError, match=r"know different classes \(bus, car\)"):
