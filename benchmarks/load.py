@@ -125,8 +125,10 @@ def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def measure(root: Path, what: str, counts: dict[str, int], sizes: list[tuple[int, int]], classes: int) -> list[dict]:
-    """Rows of the table: one a notebook."""
+def measure(
+    root: Path, what: str, counts: dict[str, int], sizes: list[tuple[int, int]], classes: int, chosen: list[str]
+) -> list[dict]:
+    """Rows of the table: one a notebook of those chosen."""
     name = f"{what}{sum(counts.values())}"
     started = time.perf_counter()
     write_dataset(root / "data" / name, counts, sizes, classes)
@@ -137,13 +139,16 @@ def measure(root: Path, what: str, counts: dict[str, int], sizes: list[tuple[int
         "precision": "fp32",
     }  # fmt: skip
     notebooks = {"01": {"dataset": f"data/{name}"}}
+    run = name
     if what == "sizes":
-        notebooks["02"] = training
-    untrained(root, name)
-    scoring = {"run": name, "device": "cpu"} | ({"tile": 1024} if what == "sizes" else {})
-    notebooks |= {"03": scoring, "04": {"run": name}}
+        notebooks["02"], run = training, training["run"]
+    elif {"03", "04"} & set(chosen):
+        untrained(root, name)
+    notebooks |= {"03": {"run": run, "device": "cpu"}, "04": {"run": run}}
     rows = []
     for number, values in notebooks.items():
+        if number not in chosen:
+            continue
         cells = in_a_process(root, number, **values)
         images = counts["test"] if number in ("03", "04") else sum(counts.values())
         slowest = max(cells, key=lambda cell: cell["cpu_s"])
@@ -155,7 +160,7 @@ def measure(root: Path, what: str, counts: dict[str, int], sizes: list[tuple[int
             "slowest_cell": slowest["begins"], "its_share": slowest["cpu_s"] / used, "cells": cells,
         }  # fmt: skip
         if number == "04":
-            failures = root / "artifacts" / "runs" / name / "failures" / "test"
+            failures = root / "artifacts" / "runs" / run / "failures" / "test"
             row["report_mb"] = (failures / "report.html").stat().st_size / 1e6
             row["failures_folder_kb_per_image"] = folder_bytes(failures) / 1e3 / images
         rows.append(row)
@@ -170,6 +175,7 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=2000, help="test images of the set classes")
     parser.add_argument("--large", type=int, default=24, help="test images of the set large")
     parser.add_argument("--largest", type=int, default=8192, help="pixels a side of the largest of the set sizes")
+    parser.add_argument("--notebooks", default="01,02,03,04")
     parser.add_argument("--out", default="benchmarks/load.json")
     parser.add_argument("--cells", help=argparse.SUPPRESS)
     parser.add_argument("--values", help=argparse.SUPPRESS)
@@ -181,6 +187,7 @@ def main() -> None:
     from seglib import runs
 
     rows: list[dict] = []
+    chosen = arguments.notebooks.split(",")
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         for name in ("notebooks", "data"):
@@ -189,15 +196,17 @@ def main() -> None:
             if what == "images":
                 for total in map(int, arguments.images.split(",")):
                     half = total // 2
-                    rows += measure(root, what, {"train": half - 20, "val": 20, "test": half}, [(96, 96)], 8)
+                    rows += measure(root, what, {"train": half - 20, "val": 20, "test": half}, [(96, 96)], 8, chosen)
             elif what == "classes":
-                rows += measure(root, what, {"train": 200, "val": 20, "test": arguments.many}, [(128, 128)], 150)
+                rows += measure(
+                    root, what, {"train": 200, "val": 20, "test": arguments.many}, [(128, 128)], 150, chosen
+                )
             elif what == "large":
-                rows += measure(root, what, {"train": 4, "val": 2, "test": arguments.large}, [(1024, 2048)], 19)
+                rows += measure(root, what, {"train": 4, "val": 2, "test": arguments.large}, [(1024, 2048)], 19, chosen)
             else:
                 side = arguments.largest
                 sizes = [(32, 32), (side, side), (33, 1500), (96, 96), (700, 40), (512, 768)]
-                rows += measure(root, what, {"train": 6, "val": 6, "test": 6}, sizes, 8)
+                rows += measure(root, what, {"train": 6, "val": 6, "test": 6}, sizes, 8, chosen)
     runs.write_json(Path(arguments.out).resolve(), {"environment": runs.environment(), "rows": rows})
 
 
