@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 from PIL import Image
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
@@ -75,7 +76,6 @@ def untrained(root: Path, name: str) -> None:
 def run_cells(number: str, values: dict) -> None:
     """Run the code cells of one notebook in this process; prints JSON of seconds and largest memory after each."""
     import matplotlib as mpl
-    import psutil
     from matplotlib import pyplot as plt
 
     mpl.use("agg")
@@ -97,19 +97,22 @@ def run_cells(number: str, values: dict) -> None:
                 "begins": source.strip().splitlines()[-1][:70],
                 "s": time.perf_counter() - started,
                 "cpu_s": time.process_time() - used,
-                "peak_mb": _peak(psutil.Process()),
+                "peak_mb": _peak(),
             }
         )
     print("\n" + json.dumps(taken))
 
 
-def _peak(process) -> float:
-    """The most memory that a process ever held, in MB."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return process.memory_info().peak_wset / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if sys.platform == "linux" else 1) / 1e6
+def _peak() -> float:
+    """The most memory that this process ever held, in MB."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage's figure would begin with what the process held that started this one
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1e3
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 1e6
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def in_a_process(root: Path, number: str, **values: object) -> list[dict]:
