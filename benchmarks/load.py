@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 from PIL import Image
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
@@ -75,7 +76,6 @@ def untrained(root: Path, name: str) -> None:
 def run_cells(number: str, values: dict) -> None:
     """Run the code cells of one notebook in this process; prints JSON of seconds and largest memory after each."""
     import matplotlib as mpl
-    import psutil
     from matplotlib import pyplot as plt
 
     mpl.use("agg")
@@ -97,19 +97,22 @@ def run_cells(number: str, values: dict) -> None:
                 "begins": source.strip().splitlines()[-1][:70],
                 "s": time.perf_counter() - started,
                 "cpu_s": time.process_time() - used,
-                "peak_mb": _peak(psutil.Process()),
+                "peak_mb": _peak(),
             }
         )
     print("\n" + json.dumps(taken))
 
 
-def _peak(process) -> float:
-    """The most memory that a process ever held, in MB."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return process.memory_info().peak_wset / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if sys.platform == "linux" else 1) / 1e6
+def _peak() -> float:
+    """The most memory that this process ever held, in MB."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage's figure would begin with what the process held that started this one
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1e3
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 1e6
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def in_a_process(root: Path, number: str, **values: object) -> list[dict]:
@@ -125,8 +128,10 @@ def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def measure(root: Path, what: str, counts: dict[str, int], sizes: list[tuple[int, int]], classes: int) -> list[dict]:
-    """Rows of the table: one a notebook."""
+def measure(
+    root: Path, what: str, counts: dict[str, int], sizes: list[tuple[int, int]], classes: int, chosen: list[str]
+) -> list[dict]:
+    """Rows of the table: one a notebook of those chosen."""
     name = f"{what}{sum(counts.values())}"
     started = time.perf_counter()
     write_dataset(root / "data" / name, counts, sizes, classes)
@@ -137,13 +142,16 @@ def measure(root: Path, what: str, counts: dict[str, int], sizes: list[tuple[int
         "precision": "fp32",
     }  # fmt: skip
     notebooks = {"01": {"dataset": f"data/{name}"}}
+    run = name
     if what == "sizes":
-        notebooks["02"] = training
-    untrained(root, name)
-    scoring = {"run": name, "device": "cpu"} | ({"tile": 1024} if what == "sizes" else {})
-    notebooks |= {"03": scoring, "04": {"run": name}}
+        notebooks["02"], run = training, training["run"]
+    elif {"03", "04"} & set(chosen):
+        untrained(root, name)
+    notebooks |= {"03": {"run": run, "device": "cpu"}, "04": {"run": run}}
     rows = []
     for number, values in notebooks.items():
+        if number not in chosen:
+            continue
         cells = in_a_process(root, number, **values)
         images = counts["test"] if number in ("03", "04") else sum(counts.values())
         slowest = max(cells, key=lambda cell: cell["cpu_s"])
@@ -155,7 +163,7 @@ def measure(root: Path, what: str, counts: dict[str, int], sizes: list[tuple[int
             "slowest_cell": slowest["begins"], "its_share": slowest["cpu_s"] / used, "cells": cells,
         }  # fmt: skip
         if number == "04":
-            failures = root / "artifacts" / "runs" / name / "failures" / "test"
+            failures = root / "artifacts" / "runs" / run / "failures" / "test"
             row["report_mb"] = (failures / "report.html").stat().st_size / 1e6
             row["failures_folder_kb_per_image"] = folder_bytes(failures) / 1e3 / images
         rows.append(row)
@@ -170,6 +178,7 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=2000, help="test images of the set classes")
     parser.add_argument("--large", type=int, default=24, help="test images of the set large")
     parser.add_argument("--largest", type=int, default=8192, help="pixels a side of the largest of the set sizes")
+    parser.add_argument("--notebooks", default="01,02,03,04")
     parser.add_argument("--out", default="benchmarks/load.json")
     parser.add_argument("--cells", help=argparse.SUPPRESS)
     parser.add_argument("--values", help=argparse.SUPPRESS)
@@ -181,6 +190,7 @@ def main() -> None:
     from seglib import runs
 
     rows: list[dict] = []
+    chosen = arguments.notebooks.split(",")
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         for name in ("notebooks", "data"):
@@ -189,15 +199,17 @@ def main() -> None:
             if what == "images":
                 for total in map(int, arguments.images.split(",")):
                     half = total // 2
-                    rows += measure(root, what, {"train": half - 20, "val": 20, "test": half}, [(96, 96)], 8)
+                    rows += measure(root, what, {"train": half - 20, "val": 20, "test": half}, [(96, 96)], 8, chosen)
             elif what == "classes":
-                rows += measure(root, what, {"train": 200, "val": 20, "test": arguments.many}, [(128, 128)], 150)
+                rows += measure(
+                    root, what, {"train": 200, "val": 20, "test": arguments.many}, [(128, 128)], 150, chosen
+                )
             elif what == "large":
-                rows += measure(root, what, {"train": 4, "val": 2, "test": arguments.large}, [(1024, 2048)], 19)
+                rows += measure(root, what, {"train": 4, "val": 2, "test": arguments.large}, [(1024, 2048)], 19, chosen)
             else:
                 side = arguments.largest
                 sizes = [(32, 32), (side, side), (33, 1500), (96, 96), (700, 40), (512, 768)]
-                rows += measure(root, what, {"train": 6, "val": 6, "test": 6}, sizes, 8)
+                rows += measure(root, what, {"train": 6, "val": 6, "test": 6}, sizes, 8, chosen)
     runs.write_json(Path(arguments.out).resolve(), {"environment": runs.environment(), "rows": rows})
 
 

@@ -48,7 +48,7 @@ def find_failures(evaluation: Evaluation, threshold: float | Threshold = 0.5) ->
     score, limit = judged(evaluation, threshold)
     images = evaluation.per_image.iloc[failed].reset_index(drop=True)
     counts = evaluation.confusions[failed]
-    pairs = [metrics.top_confusions(count, names, 1) for count in counts]
+    pairs = [_top_confusion(count, names) for count in counts]
     table = pd.DataFrame(
         {
             "id": images["id"],
@@ -56,12 +56,21 @@ def find_failures(evaluation: Evaluation, threshold: float | Threshold = 0.5) ->
             "severity": [severity(score[i], limit[i]) for i in failed],
             "worst_class": images["worst_class"],
             "worst_class_iou": evaluation.per_image_class_iou[list(names)].iloc[failed].min(axis=1).to_numpy(float),
-            "top_confusion": [" -> ".join(pair.iloc[0, :2]) if len(pair) else "" for pair in pairs],
-            "top_confusion_share": [pair["pixels"].sum() for pair in pairs] / images["scored_pixels"],
+            "top_confusion": [words for words, _ in pairs],
+            "top_confusion_share": [pixels for _, pixels in pairs] / images["scored_pixels"],
             "group": images["group"],
         }
     ).join(best_repairs(counts, names, evaluation.scores.get("absent", "truth")))
     return table.sort_values(["miou", "id"], ignore_index=True)
+
+
+def _top_confusion(confusion: np.ndarray, names: tuple[str, ...]) -> tuple[str, int]:
+    """The confusion of the most pixels in words, and those; "" and 0 where nothing is wrong."""
+    wrong = confusion.copy()
+    np.fill_diagonal(wrong, 0)
+    truth, pred = divmod(int(wrong.argmax()), len(names))
+    pixels = int(wrong[truth, pred])
+    return (f"{names[truth]} -> {names[pred]}" if pixels else "", pixels)
 
 
 def severity(miou: float, threshold: float) -> str:

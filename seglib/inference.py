@@ -35,6 +35,10 @@ __all__ = [
 ]
 
 _STRIDE = 32  # what SMP's encoders divide an image by
+# Pixels along a tile's inner borders that are left out, since the network sees too little around them, and pixels over which
+# neighbours are blended. Of larger tiles no more than that is computed twice. Measured in docs/scaling.md.
+_MARGIN, _BLEND = 96, 64
+_AT_ONCE = 1 << 22  # scores from which classes and confidences are taken at a time: 16 MB
 
 
 @torch.inference_mode()
@@ -55,8 +59,9 @@ def predict(
         size: (height, width) of the result.
         plan: device and precision.
         flip: average with the prediction of the mirrored images.
-        tile: largest side in pixels that is predicted at once; larger images are cut into tiles that overlap by half or more
-            and are blended. 0: whole images. Equal to the whole prediction where the model sees no further than tile / 6.
+        tile: largest side in pixels that is predicted at once; larger images are cut into tiles that overlap and are blended.
+            0: whole images. Equal to the whole prediction where the model sees no further than tile / 6, and 96 pixels; with
+            320 pixels or more, mean IoU stayed within 0.001 (docs/scaling.md).
         scales: sizes, as factors of the images', at which they are predicted; the predictions are averaged.
 
     Returns:
@@ -97,32 +102,34 @@ def _logits(model: Segmenter, images: Tensor, size: tuple[int, int], plan: Hardw
             with plan.autocast():
                 total[..., top : top + tile, left : left + tile] += window * model.logits(part)
             weight[top : top + tile, left : left + tile] += window
-    blended = total / weight
-    if size == (height, width):
-        return blended
-    return F.interpolate(blended, size=size, mode="bilinear", align_corners=False)
+    total /= weight  # in place: of a large image a second one might not fit
+    return total if size == (height, width) else F.interpolate(total, size=size, mode="bilinear", align_corners=False)
 
 
 def _starts(size: int, tile: int) -> list[int]:
-    """Where tiles begin so that they overlap by half or more.
+    """Where tiles begin so that they overlap by two margins and what is blended, the smaller ones by half.
 
     At multiples of the stride where the tile is long enough: shifted by anything else, a network that divides the image by 32
     answers differently.
     """
     unit = _STRIDE if tile >= 2 * _STRIDE else 1
-    step = max(1, tile // 2 // unit * unit)
+    step = max(1, max(tile // 2, tile - 2 * _margin(tile) - _BLEND) // unit * unit)
     last = -(-max(0, size - tile) // unit) * unit
     return sorted({min(start, last) for start in range(0, last + step, step)})
 
 
 def _ramp(start: int, size: int, tile: int) -> Tensor:
-    """(length,) weights of a tile's pixels along one side: 0 in the outer sixth, where the network sees too little around
-    them, then rising inwards. At the image's own ends there is no more to see, and no other tile."""
+    """(length,) weights of a tile's pixels along one side: 0 in the margin, where the network sees too little around them,
+    then rising inwards. At the image's own ends there is no more to see, and no other tile."""
     length = min(tile, size - start)
     place = torch.arange(1, length + 1, dtype=torch.float32)
     before = place if start > 0 else torch.full_like(place, tile)
     after = place.flip(0) if start + length < size else torch.full_like(place, tile)
-    return (torch.minimum(before, after) - tile // 6).clamp(min=0)
+    return (torch.minimum(before, after) - _margin(tile)).clamp(min=0)
+
+
+def _margin(tile: int) -> int:
+    return min(_MARGIN, tile // 6)
 
 
 def evaluate_run(run: Run, params: Evaluate, progress: bool = False) -> Evaluation:
@@ -164,10 +171,21 @@ def _predictions(
     """Position, truth, prediction and confidence of every image, (H, W) each, in the order of the batches."""
     for index, images, masks in scoring_batches(packed, params.batch_size):
         logits = predict(model, images, masks.shape[1:], plan, params.flip_tta, params.tile, params.scales)
-        top, ids = logits.max(1)  # (B, C, H, W) -> (B, H, W)
-        # The winner's softmax without that of the others, image by image: a second (B, C, H, W) might not fit.
-        confidence = torch.stack([(best - one.logsumexp(0)).exp() for best, one in zip(top, logits, strict=True)])
-        yield from zip(index, masks, ids.to(torch.uint8).cpu().numpy(), confidence.cpu().numpy(), strict=True)
+        for position, mask, scores in zip(index, masks, logits, strict=True):
+            yield position, mask, *_classes(scores)
+
+
+def _classes(scores: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """(C, H, W) logits -> class ids (H, W) uint8 and their probabilities (H, W) float32.
+
+    Some rows at a time, and the winner's softmax without that of the others: a second (C, H, W) might not fit.
+    """
+    parts = []
+    for rows in scores.split(max(1, _AT_ONCE // (len(scores) * scores.shape[2])), dim=1):
+        top, ids = rows.max(0)
+        parts.append((ids.to(torch.uint8).cpu(), (top - rows.logsumexp(0)).exp().cpu()))
+    ids, confidence = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
+    return ids, confidence
 
 
 def latency(

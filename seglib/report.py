@@ -102,20 +102,19 @@ def write_report(
     }
     thumbs: dict[str, str] = {}
 
-    def render(pictured: list[tuple[Item, Layers | None, str]]) -> bytes:
+    def render(pictured: list[tuple[Item, Layers | None, str]], items: list[Item]) -> bytes:
         names = list(dict.fromkeys(n for item, *_ in pictured for n in item.nearest if n in thumbs))
         data = _block({"items": [_filters(item) for item in items], "thumbs": [thumbs[name] for name in names]})
-        places = {name: place for place, name in enumerate(names)}
-        return page.render(
-            fixed, items=items, pictured=pictured, rest=items[len(pictured) :], thumbs=places, data=data
-        ).encode()
+        places, rest = {name: place for place, name in enumerate(names)}, items[len(pictured) :]
+        return page.render(fixed, items=items, pictured=pictured, rest=rest, thumbs=places, data=data).encode()
 
-    text = bare = render([])
-    if len(bare) > limit * _TEXT and len(items) > 1:  # the worst alone: the text of all would leave no room for pictures
-        items = items[: max(1, int(len(items) * limit * _TEXT / len(bare)))]
-        text = bare = render([])
+    text = bare = render([], items)
+    rows = len(bare) - len(render([], []))
+    if rows > limit * _TEXT:  # the worst alone: those of all would leave no room for pictures
+        items = items[: max(1, int(len(items) * limit * _TEXT / rows))]
+        text = bare = render([], items)
     pictured, thumbs = _pictures(folder, items, classes, side, limit - len(bare))
-    while pictured and len(text := render(pictured)) > limit:
+    while pictured and len(text := render(pictured, items)) > limit:
         # What an article takes beside its pictures is known when it is there.
         words = (len(text) - len(bare) - sum(_bytes(layers) for _, layers, _ in pictured)) / len(pictured)
         over = len(text) - limit

@@ -107,7 +107,9 @@ class Local(nn.Module):
         return self.layers(images)
 
 
-@pytest.mark.parametrize(("size", "tile"), [((300, 411), 192), ((200, 192), 192), ((97, 500), 224), ((640, 200), 256)])
+@pytest.mark.parametrize(
+    ("size", "tile"), [((300, 411), 192), ((200, 192), 192), ((97, 500), 224), ((640, 200), 256), ((90, 1500), 640)]
+)
 def test_tiles_are_exact_where_the_model_sees_no_further(size, tile):
     model = Segmenter(Local(), ModelSpec("Unet", "resnet18", CLASSES)).eval()
     images = images_of(*size)

@@ -245,6 +245,26 @@ def test_more_than_fits_is_listed_without_pictures(folder):
     assert any(0 < count < 5 for count in counts)
 
 
+def test_many_failures_fill_the_file_and_no_more(folder):
+    table = pd.read_csv(folder / "failures.csv", dtype=str, keep_default_na=False)
+    few = len(write(folder).encode())
+    pd.concat([table] * 20, ignore_index=True).to_csv(folder / "failures.csv", index=False)
+    text = write(folder, limit=5 * few)
+    page = Page(text)
+    pictured = len(page.all("article"))
+    assert 4 * few < len(text.encode()) <= 5 * few
+    assert f"{100 - pictured} more failures, without pictures" in page.words
+    assert "not listed here" not in page.words
+    # Where even their rows would crowd out the pictures, the worst are listed and the rest is counted.
+    pd.concat([table] * 200, ignore_index=True).to_csv(folder / "failures.csv", index=False)
+    text = write(folder, limit=3 * few)
+    page = Page(text)
+    listed = len(json.loads(page.inside["application/json"])["items"])
+    assert len(text.encode()) <= 3 * few
+    assert 0 < len(page.all("article")) < listed < 1000
+    assert f"{1000 - listed} more, with a higher mIoU, are not listed here" in page.words
+
+
 # pictures
 
 
