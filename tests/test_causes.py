@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from seglib import causes
+from seglib.looks import APART
 
 PLAIN = {
     "id": "a", "miou": 0.4, "label_score": 0.3, "suspect_kind": "", "suspect_given": "", "suspect_suggested": "",
@@ -38,6 +39,49 @@ def test_each_cause_on_its_evidence(changed, cause, told):
     assert told in row["evidence"]
     assert 0.5 <= row["cause_confidence"] <= 1
     assert row["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "confidence"),
+    [
+        ({"label_score": 0.87}, 0.5), ({"label_score": 0.97}, 1 - 0.5 * 3 / 13), ({"label_score": 1.0}, 1.0),
+        ({"degradation": "blur", "degradation_z": APART}, 0.5),
+        ({"degradation": "blur", "degradation_z": 2 * APART}, 0.875),
+        ({"novelty": 0.9}, 0.5), ({"novelty": 0.95}, 0.625), ({"novelty": 1.0}, 0.75),
+        ({"lost_rare": 0.3}, 0.5), ({"lost_rare": 0.9}, 1.0), ({"lost_small": 0.45}, 0.75), ({"best_swap_gain": 0.42}, 0.7),
+    ],
+)  # fmt: skip
+def test_confidence_grows_with_the_evidence(changed, confidence):
+    assert stated(**changed)["cause_confidence"] == pytest.approx(confidence)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"label_score": 0.869}, {"degradation": "blur", "degradation_z": APART - 0.01}, {"degradation_z": 9.0},
+     {"novelty": 0.899}, {"lost_rare": 0.299}, {"lost_small": 0.299}, {"best_swap_gain": 0.299},
+     {"miou": 1.0, "lost_rare": 0.0}],
+)  # fmt: skip
+def test_what_is_not_likelier_than_not_is_not_claimed(changed):
+    assert stated(**changed)["cause"] == "unexplained"
+
+
+@pytest.mark.parametrize(
+    ("changed", "evidence", "remedy"),
+    [
+        ({"label_score": 1.0}, "The model surely and widely disagrees with the mask.",
+         "Compare its mask with the image and correct it, or exclude it until that is done."),
+        ({"label_score": 1.0, "suspect_kind": "shifted mask", "suspect_given": "road"},
+         "Shifted mask: the model surely and widely disagrees with the mask.",
+         "Move its mask to where the outlines are, or exclude it until that is done."),
+        ({"degradation": "dark", "degradation_z": 8.04}, "Dark: 8.0 standard deviations from the training images.",
+         "Train with more of it (augmentation 'darkness') if such images come in use; else exclude it."),
+        ({"novelty": 0.97, "nearest": []}, "Farther from its nearest training image than 97% of these are from each other.",
+         "Label more images like it and train with them."),
+    ],
+)  # fmt: skip
+def test_what_is_said_where_little_is_known(changed, evidence, remedy):
+    row = stated(**changed)
+    assert (row["evidence"], row["remedy"]) == (evidence, remedy)
 
 
 def test_nothing_is_claimed_without_evidence():

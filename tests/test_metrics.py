@@ -77,6 +77,7 @@ def test_confusion_matrix_edges():
         (np.zeros((2, 2)), np.full((2, 2), 7), "prediction holds ids 7-7; expected 0-2"),
         (np.full((2, 2), -1), np.zeros((2, 2)), "truth holds ids -1"),
         (np.zeros((2, 2)), np.full((2, 2), IGNORE), "prediction holds ids 255"),
+        (np.zeros((2, 2)), np.full((2, 2), 300), "prediction holds ids 300-300; expected class ids"),
     ],
 )
 def test_confusion_matrix_refuses(truth, pred, message):
@@ -324,6 +325,9 @@ def test_independent_units_without_frame_numbers():
     labels, _ = metrics.independent_units(np.array(["a"] * 12 + ["b"] * 12), np.r_[np.full(12, NAN), np.arange(12.0)])
     assert len(set(labels[:12])) == 1
     assert len(set(labels[12:])) == 2
+    labels, _ = metrics.independent_units(np.array(["a"] * 24), np.r_[np.full(12, NAN), np.arange(12.0)])
+    assert len(set(labels[:12])) == 1
+    assert labels[0] not in labels[12:]  # nor are they neighbours of those that are known
 
 
 # ---- properties
