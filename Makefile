@@ -7,7 +7,7 @@ INSTALLED = $(VENV)/.installed
 SOURCES = seglib tests notebooks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lab notebooks clean
+.PHONY: help demo test check coverage lab notebooks clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ test: $(INSTALLED) lint  ## everything: lint, unit and browser tests, the notebo
 
 check: $(INSTALLED) lint  ## lint and the quick tests alone
 	$(BIN)/pytest -m "not slow and not browser"
+
+coverage: $(INSTALLED)  ## the quick tests, and the lines of seglib that they do not run
+	$(BIN)/pytest -m "not slow and not browser" --cov --cov-report=term-missing:skip-covered
 
 lab: $(INSTALLED)  ## open JupyterLab on the notebooks
 	$(BIN)/seglib lab
