@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -91,7 +92,8 @@ def _changed_data(values: Mapping[str, Any], then: Any) -> list[str]:
     with suppress(DatasetError):  # 01 will tell it better, or make the demo dataset
         params, dataset = follow(params, load_dataset(params.dataset, params.recipe))
         for split in ("train", "val"):
-            packed = pack(dataset, split, params.long_side, original_masks=split == "val", cache=params.cache)
+            masks, shown = split == "val", sys.stderr.isatty()
+            packed = pack(dataset, split, params.long_side, original_masks=masks, cache=params.cache, progress=shown)
             if packed.content != then.get(split):
                 told.append(f"split {split!r} of {params.dataset} holds other images or masks")
     return told
