@@ -23,6 +23,7 @@ CAUSES = (
 CAUSE_COLUMNS = ["cause", "cause_confidence", "evidence", "remedy"]
 SURE = 0.5  # a claim below this confidence is not made
 RARE = 0.01  # share of the training pixels under which a class is rare
+DOUBTED = 0.8  # label score from which a class that did worse than usual may be the label's fault
 NOVEL = 0.9  # share of the training images that have a nearer neighbour than the image has
 
 _AUGMENTATIONS = {"blur": "blur", "noise": "noise", "dark": "darkness", "washed out": "haze"}
@@ -61,13 +62,15 @@ def explain(failures: pd.DataFrame) -> pd.DataFrame:
     """State the primary cause of each failed image.
 
     What lies outside of the model comes first: a wrong label, a degraded image, a scene that training lacks. Only where none of
-    them is seen, the classes are blamed: what was lost on rare classes, on small objects, or to one confusion. Among several
-    claims of one sort the most confident is taken. A claim that is not likelier than not is not made.
+    them is seen, the classes are blamed: what was lost on rare classes, on small objects, or to one confusion; where none of
+    these holds half of it, what made the image worse than usual. Among several claims of one sort the most confident is taken. A
+    claim that is not likelier than not is not made.
 
     Args:
         failures: a row a failed image with the columns of failures.csv (`label_score`, `suspect_kind`, `suspect_given`,
             `suspect_suggested`, `degradation`, `degradation_z`, `degradation_detail`, `novelty`, `nearest`, `lost_rare`,
-            `rare_classes`, `lost_small`, `miou`, `best_swap`, `best_swap_gain`). What is missing or NaN speaks for nothing.
+            `rare_classes`, `lost_small`, `miou`, `best_swap`, `best_swap_gain`, those of `shortfall`). What is missing or NaN
+            speaks for nothing.
 
     Returns:
         `CAUSE_COLUMNS`, in the order of `failures`.
@@ -128,6 +131,13 @@ def _unlike_training(row: Mapping[str, Any]) -> Claim:
 def _rare_class(row: Mapping[str, Any]) -> Claim:
     names, share = _text(row, "rare_classes"), _lost_share(row, "lost_rare")
     evidence = f"{share:.0%} of what it lost went to classes with less than {RARE:.0%} of the training pixels: {names}."
+    beyond = _behind_share(row, "behind_rare")
+    if share < SURE <= beyond:
+        rare = f"classes with less than {RARE:.0%} of the training pixels: {names}"
+        share, evidence = (
+            _softer(beyond),
+            f"{beyond:.0%} of what it did worse than usual in this split is due to {rare}.",
+        )
     remedy = "Set class_weights='sqrt_inverse', crop closer, or add images that hold them."
     return Claim("rare class", share, evidence, remedy)
 
@@ -140,10 +150,16 @@ def _small_objects(row: Mapping[str, Any]) -> Claim:
 
 
 def _class_confusion(row: Mapping[str, Any]) -> Claim:
-    pair, share = _text(row, "best_swap"), _lost_share(row, "best_swap_gain")
-    evidence = (
-        f"One confusion, {pair}, costs {_number(row, 'best_swap_gain'):.2f} of its {1 - _number(row, 'miou'):.2f} lost."
-    )
+    pair, share, lost = _text(row, "best_swap"), _lost_share(row, "best_swap_gain"), 1 - _number(row, "miou")
+    evidence = f"One confusion, {pair}, costs {_number(row, 'best_swap_gain'):.2f} of its {lost:.2f} lost."
+    beyond = _behind_share(row, "behind_swap_gain")
+    if share < SURE <= beyond:
+        more, worse, worst = (_number(row, f"behind{part}") for part in ("_swap_gain", "", "_class_iou"))
+        evidence = (
+            f"One confusion, {_text(row, 'behind_swap')}, costs {more:.2f} more than usual in this split; its classes below their "
+            f"usual IoU cost it {worse:.2f}, {_text(row, 'behind_class')!r} (usually {worst:.2f}) the most of that."
+        )
+        share = _softer(beyond)
     remedy = "Check that the labels of the two follow one rule; then add images that show them side by side."
     return Claim("class confusion", share, evidence, remedy)
 
@@ -151,6 +167,19 @@ def _class_confusion(row: Mapping[str, Any]) -> Claim:
 def _lost_share(row: Mapping[str, Any], column: str) -> float:
     lost = 1 - _number(row, "miou")
     return min(1.0, _number(row, column) / lost) if lost > 0 else 0.0
+
+
+def _behind_share(row: Mapping[str, Any], column: str) -> float:
+    """Of what the image did worse than usual; 0 where its label is in doubt, which would make a class look bad in it alone."""
+    behind = _number(row, "behind")
+    if behind <= 0 or _number(row, "label_score") >= DOUBTED:
+        return 0.0
+    return min(1.0, _number(row, column) / behind)
+
+
+def _softer(share: float) -> float:
+    """The confidence in what was worse than usual: it tells why this image fails and others do not, not what was lost."""
+    return SURE + 0.25 * (share - SURE) / (1 - SURE)
 
 
 def _number(row: Mapping[str, Any], column: str) -> float:

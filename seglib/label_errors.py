@@ -28,7 +28,7 @@ REGIONS = 16  # regions kept an image; the rest are smaller
 _FLOOR = 1e-5  # probabilities below it count as equally impossible
 _NOISE = 1e-3  # evidence a scored pixel that any image may hold: a few pixels surely wrong
 # How much it counts that another image has the same confusion; the same given class, the same suggested class; any confusion.
-_KINSHIP = (1.0, 0.3, 0.3, 0.3)
+_KINSHIP = (1.0, 0.1, 0.1, 0.3)
 
 _COARSE = 64  # longer side of the grid on which shifts are tried
 _REACH = 0.15  # of the longer side: the farthest shift that is tried
@@ -78,7 +78,8 @@ class Suspicion:
     """How suspicious the mask of one image is, and where.
 
     Args:
-        score: in [0, 1]: 1 - the share of the other images in which the model errs as badly by a like confusion.
+        score: in [0, 1]: 1 - the share of the other images in which the model errs as badly by a like confusion, less the part
+            that moving the mask would mend.
         kind: one of `KINDS`; "" where the evidence does not tell, or there is hardly any suspicion.
         given, suggested: class ids of the most suspicious region; -1 without one.
         box: x0, y0, x1, y1 of it, ends exclusive; None without one.
@@ -209,6 +210,8 @@ def judge(looks: Sequence[Look]) -> list[Suspicion]:
     min(1, a_j / m); images with only the same given class, the same suggested class or any confusion count for less. The
     share of images that err like this, and a trace for noise, is the chance that it is the model's own error. The evidence of
     images of which the model is less sure than usual (darkness, blur, the unseen) is discounted first: there it errs in new ways.
+    Where moving the whole mask takes more of the disagreement away than it usually does, the chance falls by as much: sound
+    masks gain nothing.
 
     Args:
         looks: of every image of the split, in any order; without others to compare with, scores stay below 0.5.
@@ -230,6 +233,8 @@ def judge(looks: Sequence[Look]) -> list[Suspicion]:
     # As of a rank among n others, (r + 1) / (n + 1): the fewer there are to compare with, the less can be said.
     share = (like + 0.5 + 0.5 * np.minimum(1, noise / mass)) / (sum(_KINSHIP) * (len(looks) - 1) + 1)
     agreement = np.nanmedian([one.agreement for one in looks])
+    still = np.array([1 - one.shift[2] for one in looks])
+    still = np.minimum(1, still / max(np.median(still), _FLOOR))
     result = []
     for i, one in enumerate(looks):
         own = np.flatnonzero(image == i)
@@ -237,7 +242,7 @@ def judge(looks: Sequence[Look]) -> list[Suspicion]:
             result.append(Suspicion(0.0))
             continue
         k = int(share[own].argmin())
-        score = float(np.clip(1 - share[own[k]], 0, 1))
+        score = float(np.clip(1 - share[own[k]] * still[i], 0, 1))
         result.append(
             Suspicion(
                 score, _kind(one, k, score, agreement), int(one.given[k]), int(one.suggested[k]),

@@ -119,3 +119,29 @@ def test_summary_counts_and_puts_the_unexplained_last():
     assert found["lost"].tolist() == pytest.approx([1.8, 3.6])
     assert causes.summary(table.iloc[:0]).empty
     assert set(causes.ADVICE) == set(causes.CAUSES)
+
+
+WORSE = {"behind": 0.08, "behind_class": "sign", "behind_class_iou": 0.51, "behind_swap": "sign -> tree"}
+
+
+def test_what_was_worse_than_usual_is_said_where_nothing_holds_half():
+    row = stated(**WORSE, behind_swap_gain=0.06)
+    assert row["cause"] == "class confusion"
+    assert row["cause_confidence"] == pytest.approx(0.625)
+    assert "sign -> tree, costs 0.06 more than usual" in row["evidence"]
+    assert "0.08, 'sign' (usually 0.51)" in row["evidence"]
+    rare = stated(**WORSE, behind_rare=0.08)
+    assert (rare["cause"], rare["cause_confidence"]) == ("rare class", 0.75)
+    assert rare["evidence"].startswith("100% of what it did worse than usual")
+    assert stated(**WORSE, behind_swap_gain=0.039)["cause"] == "unexplained"
+    assert stated(**WORSE, behind_swap_gain=0.06, lost_small=0.55)["cause"] == "small objects"
+
+
+def test_a_class_is_not_blamed_for_what_may_be_the_labels_fault():
+    assert stated(**WORSE, behind_swap_gain=0.06, label_score=0.85)["cause"] == "unexplained"
+
+
+def test_half_of_the_loss_goes_before_what_was_worse_than_usual():
+    row = stated(**WORSE, behind_swap_gain=0.08, best_swap_gain=0.36)
+    assert row["cause_confidence"] == pytest.approx(0.6)
+    assert "tree -> sky" in row["evidence"]

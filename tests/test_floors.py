@@ -46,7 +46,7 @@ HOUSE = {
         (("mask_files",), TORCH | SHOW),
     ],
     3: [
-        (("attribution",), TORCH | SHOW),
+        (("attribution", "shortfall"), TORCH | SHOW),
         (("verdicts",), TORCH | SHOW),
         (("degradation", "novelty", "slices", "early_warning", "label_errors"), TORCH | SHOW),
         (("training", "trainer", "trials", "tracking"), SHOW),
