@@ -107,7 +107,14 @@ def _peak() -> float:
     """The most memory that this process ever held, in MB."""
     status = Path("/proc/self/status")
     if status.is_file():  # getrusage's figure would begin with what the process held that started this one
-        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1e3
+        return (
+            next(
+                int(line.split()[1])
+                for line in status.read_text(encoding="ascii").splitlines()
+                if line.startswith("VmHWM")
+            )
+            / 1e3
+        )
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset / 1e6
     import resource
@@ -118,7 +125,7 @@ def _peak() -> float:
 def in_a_process(root: Path, number: str, **values: object) -> list[dict]:
     command = [sys.executable, __file__, "--cells", number, "--values", json.dumps(values)]
     environment = os.environ | {"SEGLIB_ROOT": str(root)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
         raise RuntimeError(f"{number} of {values} ended with {done.returncode}:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])

@@ -95,7 +95,7 @@ print(json.dumps(shown))
 def python(folder: Path, *arguments: str) -> str:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": "", "SEGLIB_ROOT": str(folder)}
     command = [sys.executable, "-c" if "\n" in arguments[0] else "-m", *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, errors="replace")
+    done = subprocess.run(command, cwd=folder, env=environment, encoding="utf-8", capture_output=True, errors="replace")
     (folder / "log.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
     return done.stdout
 

@@ -173,7 +173,9 @@ class _Pixels:
         zt = z.take(place[0])
         hit = (zt - top).exp_().mul_(share)[None]
         self.nll = self.nll + pixel_weights @ (log_total - zt)
-        self.intersection = self.intersection + _per_class(ids[0], hit[0].to(self.intersection.dtype), len(self.weights))
+        self.intersection = self.intersection + _per_class(
+            ids[0], hit[0].to(self.intersection.dtype), len(self.weights)
+        )
         self.predicted = self.predicted + p.sum(1)
         by_nll, by_spread = self._slopes()
         g = pull = None

@@ -20,7 +20,7 @@ from jinja2 import Environment, StrictUndefined
 
 from seglib import label_errors
 from seglib.classes import IGNORE, ClassMap
-from seglib.report_data import Item, Layers, number, read_items, read_layers, read_nearest, read_text
+from seglib.report_data import Item, Layers, number, read_cells, read_items, read_layers, read_nearest
 from seglib.runs import write_text
 
 LIMIT = 20_000_000  # bytes
@@ -73,7 +73,7 @@ def write_report(
         FileNotFoundError, ValueError: there is no failures.csv, or it is another table.
     """
     folder = Path(folder)
-    items, suspects = read_items(folder), read_text(folder / "suspects.csv")
+    items, suspects = read_items(folder), read_cells(folder / "suspects.csv")
     total = images if images is not None else max(len(suspects), len(items)) if len(suspects) else None
     style, script = _part("report.css"), _part("report.js")
     page = _environment().from_string(_part("report_template.html"))

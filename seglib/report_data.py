@@ -76,7 +76,7 @@ class Layers:
         return sum(map(len, parts))
 
 
-def read_text(path: Path) -> pd.DataFrame:
+def read_cells(path: Path) -> pd.DataFrame:
     """A CSV file as text, nothing in it taken for a missing value; empty when there is no such file."""
     return read_table(path) if path.is_file() else pd.DataFrame({"id": []}, dtype=str)
 
@@ -91,7 +91,7 @@ def read_items(folder: Path) -> list[Item]:
     path = Path(folder) / "failures.csv"
     if not path.exists():
         raise FileNotFoundError(f"no {shown(path)}: 04_failure_analysis writes it. Run that notebook first.")
-    table, book = read_text(path), VerdictBook(Path(folder) / "verdicts.csv")
+    table, book = read_cells(path), VerdictBook(Path(folder) / "verdicts.csv")
     if not {"id", "miou"} <= set(table):
         raise ValueError(
             f"{shown(path)} has no column id or miou. Run 04_failure_analysis again: it writes the file anew."

@@ -127,10 +127,7 @@ def read_json(path: str | Path, keys: Iterable[str] = ()) -> Any:
     """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # not JSON, no UTF-8, numbers of thousands of digits, nested too deeply
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, endless digits, nested too deeply
         raise ValueError(
             f"{shown(path)} is not valid JSON ({error}). Delete it and run the notebook that writes it again."
         ) from error
@@ -241,7 +238,7 @@ class Run:
     @property
     def foreign(self) -> bool:
         """Whether the run has no model of its own: it holds predictions that another tool made."""
-        return self.params.is_file() and "predictions" in read_json(self.params, ["dataset"])
+        return self.params.is_file() and "predictions" in read_json(self.params)
 
     @property
     def best_checkpoint(self) -> Path:

@@ -26,7 +26,7 @@ from seglib.dataset import DatasetError, load_dataset, read_image, read_mask
 from seglib.evaluation import evaluate_predictions, open_evaluation
 from seglib.failures import find_failures
 from seglib.fetch import Source, _unpack
-from seglib.images import read_stored, stored_mode
+from seglib.images import read_stored
 from seglib.layers import pack_layers
 from seglib.models import ModelError, ModelSpec, build, load_checkpoint, save_checkpoint
 from seglib.params import Evaluate
@@ -130,7 +130,6 @@ def file(tmp_path_factory):
 @given(data=damaged(*FILES) | lying_png())
 def test_pictures(file, data):
     file.write_bytes(data)
-    stored_mode(file)
     with works_or_refuses():
         image = read_image(file)
         assert image.dtype == np.uint8

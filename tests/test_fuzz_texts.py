@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from seglib import actions, brush
 from seglib.corrections import import_label_studio
 from seglib.dataset import load_dataset
-from seglib.options import read_file, read_parameters
-from seglib.params import NOTEBOOKS, check_chain
+from seglib.options import read_parameters
+from seglib.params import NOTEBOOKS, check_chain, read_file
 from seglib.reading import brief, load_yaml
 from seglib.recipe import read_recipe
 from seglib.runs import read_json

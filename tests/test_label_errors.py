@@ -229,5 +229,7 @@ def test_what_moving_the_mask_mends_is_not_the_models_error():
     clear, others = look(swapped(scene()), believing(scene())), [replace(one, shift=(0, 0, 0.0)) for one in sound()]
     plain, moved = (judge([replace(clear, shift=(4, 0, gone)), *others])[0].score for gone in (0.0, 0.6))
     assert 1 - moved == pytest.approx((1 - plain) * 0.4)
-    off = [replace(one, shift=(1, 0, 0.6)) for one in others]  # all masks are a little beside their place: that is usual
+    off = [
+        replace(one, shift=(1, 0, 0.6)) for one in others
+    ]  # all masks are a little beside their place: that is usual
     assert judge([replace(clear, shift=(1, 0, 0.6)), *off])[0].score == pytest.approx(plain)
