@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from seglib import chain
+from seglib import chain, cli
 from seglib.claims import InUseError
 from seglib.dataset import DatasetError, load_dataset
 from seglib.failures import export, find_failures
@@ -171,3 +171,27 @@ def test_artifacts_that_vanish_leave_an_error_that_names_the_run(trained_root):
     shutil.rmtree(trained_root / "artifacts")
     with pytest.raises(FileNotFoundError, match=r"run 'tiny' has no trained model.*Trained runs: none yet"):
         Run.open("tiny")
+
+
+# clocks that jump
+
+
+def test_what_was_written_under_a_clock_that_went_back_is_new_all_the_same(tiny_root, capsys):
+    path = tiny_root / "artifacts/data_check/tiny/findings.csv"
+    text = "severity,check,sample,split,detail,remedy\nerror,unreadable,a,train,{},Copy it again.\n"
+    write_text(path, text.format("old"))
+    before = cli._findings()
+    assert not cli._print_new_findings(before)
+    write_text(path, text.format("new"))
+    os.utime(path, (0, 0))
+    assert cli._print_new_findings(before)
+    assert "new" in capsys.readouterr().out
+
+
+def test_the_progress_of_a_training_under_a_clock_that_went_back(trained_root):
+    run = Run.open("tiny")
+    before = chain._written(run.history)
+    assert chain._last_epoch(run, before, {"epochs": 3}) == "", "another training's"
+    write_text(run.history, run.history.read_text())
+    os.utime(run.history, (0, 0))
+    assert chain._last_epoch(run, before, {"epochs": 3}).startswith("epoch 3 of 3")

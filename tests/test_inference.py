@@ -170,7 +170,7 @@ def test_an_evaluation_holds_what_it_promises(trained_root):
     folder = run.evaluation("test")
     assert {p.name for p in folder.iterdir()} == {
         "metrics.json", "per_image.csv", "per_class.csv", "per_image_class_iou.csv", "confusions.npz", "calibration.csv",
-        "region_sizes.csv", "predictions", "data.json",
+        "region_sizes.csv", "data.json", "predictions",
     }  # fmt: skip
     assert list(evaluation.per_image.columns) == [
         "id", "image", "mask", "group", "height", "width", "miou", "pixel_accuracy", "worst_class", "scored_pixels",
