@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import quote
-from xml.sax.saxutils import quoteattr  # nosec B406: it writes, and parses nothing
+from xml.sax.saxutils import quoteattr  # nosec B406  # it writes, and parses nothing
 
 import numpy as np
 from PIL import Image

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 IGNORE = 255  # the id of pixels that are not scored, everywhere inside seglib
+_BLOCK = 1 << 20  # pixels whose colours are looked up at a time: that takes 40 bytes a pixel
 
 # Okabe and Ito's colour-blind-safe palette, then Paul Tol's "muted" scheme: told apart under the common colour deficiencies.
 _SAFE_COLORS = (
@@ -113,7 +114,9 @@ class ClassMap:
             ClassError: a value or colour that neither the classes, `ignore_ids` nor `id_map` name.
         """
         if stored.ndim == 3:
-            return self._encode_colors(stored)
+            rows = max(1, _BLOCK // max(1, stored.shape[1]))
+            starts = range(0, max(1, len(stored)), rows)
+            return np.concatenate([self._encode_colors(stored[start : start + rows]) for start in starts])
         if any(isinstance(key, tuple) for key in self.id_map):
             raise ClassError("holds single-channel ids, but id_map in dataset.yaml names colours.")
         if stored.size == 0:

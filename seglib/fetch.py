@@ -151,7 +151,7 @@ def _receive(url: str, part: Path, most_bytes: int, report: Callable[[str], None
             headers["If-Range"] = tag.read_text(encoding="ascii")  # another archive by now: send all of it
     try:
         request = urllib.request.Request(url, headers=headers)
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)  # nosec B310: `_download` lets http and https in alone
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)  # nosec B310  # `_download` lets http and https in alone
     except urllib.error.HTTPError as error:
         if error.code == 416 and start:  # nothing beyond what is here, or not the same file: the latter starts anew
             complete = error.headers.get("Content-Range", "") == f"bytes */{start}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import math
-import pickle  # nosec B403: for the name of the error that a refused file raises
+import pickle  # nosec B403  # for the name of the error that a refused file raises
 import re
 import warnings
 import zipfile

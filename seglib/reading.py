@@ -73,7 +73,7 @@ def load_yaml(text: str) -> Any:
         UnreadableError: " at line 3, column 7: the reason", to stand behind the name of the thing.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # nosec B506: a SafeLoader
+        return yaml.load(text, Loader=_Loader)  # nosec B506  # a SafeLoader
     except RecursionError:
         raise UnreadableError(": nested too deeply") from None
     except Exception as error:  # PyYAML's constructors raise ValueError, KeyError, AttributeError, ... on odd scalars

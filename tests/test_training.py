@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from seglib.augment import Colour, Geometry
 from seglib.batches import training_batches
 from seglib.dataset import load_dataset, read_pair
 from seglib.loading import pack
-from seglib.models import ModelSpec, build, load_checkpoint
+from seglib.models import ModelError, ModelSpec, build, load_checkpoint
 from seglib.optimizer import make_optimizer, rate
 from seglib.parallel import World
 from seglib.params import ParameterError
@@ -182,6 +183,19 @@ def test_resuming_with_other_parameters_is_refused(trained_root, tiny_params):
     ):
         start_run(tiny_params(epochs=5, seed=1, resume=True))
     assert read_json(Run.open("tiny").params)["epochs"] == 3
+
+
+def test_resuming_from_what_is_damaged_is_refused(trained_root, tiny_params):
+    run, resumed = Run.open("tiny"), tiny_params(resume=True)
+    steps = run.steps.read_text()
+    for text, told in (("x\n1\n", r"steps\.csv has no column epoch"), ("", r"steps\.csv is no table that can be read")):
+        run.steps.write_text(text)
+        with pytest.raises(ValueError, match=told):
+            train(resumed)
+    run.steps.write_text(steps)
+    shutil.copy(run.best_checkpoint, run.last_checkpoint)  # the best model, where the last one's optimiser should be
+    with pytest.raises(ModelError, match=r"last\.pth does not hold what resuming needs \(KeyError: 'optimizer'\)"):
+        train(resumed)
 
 
 def test_a_trained_run_is_not_overwritten(trained_root, tiny_params):
