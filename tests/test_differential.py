@@ -205,7 +205,9 @@ def test_calibration(case, bins):
         expected += abs(confidence[inside].sum(dtype=float) - (truth == pred)[inside].sum()) / max(n, 1)
     close(expected_calibration_error(counts), expected if n else NAN, 1e-9)
     if n:
-        rest = (1 - confidence[..., None]) / (classes - 1)  # what is left is shared, so that the predicted class is first
+        rest = (1 - confidence[..., None]) / (
+            classes - 1
+        )  # what is left is shared, so that the predicted class is first
         one_hot = np.arange(classes) == pred[..., None]
         shares = torch.from_numpy(np.where(one_hot, confidence[..., None] + 1e-6, rest)).movedim(-1, 1)
         judge = MulticlassCalibrationError(classes, n_bins=bins, ignore_index=IGNORE)
