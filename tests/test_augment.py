@@ -82,6 +82,15 @@ def test_small_image_stands_whole_in_a_frame_of_ignore():
     assert warped.max() <= 9  # edges are repeated, not blackened nor mixed with ignore
 
 
+@pytest.mark.parametrize("shift", [-0.5, 0.5])
+def test_the_outer_half_of_a_rim_pixel_belongs_to_the_image(shift):
+    image, xs, _ = coordinates(4, 5)
+    for reach, ignored in ((shift, 0), (1.01 * shift, 4 + 5 - 1)):
+        window = Window(0, 0, 4, 5, ((1.0, 0.0, reach), (0.0, 1.0, reach)))
+        mask = warp(cut(image, window), cut(xs, window), [window], (4, 5))[1]
+        assert (mask == 255).sum() == ignored
+
+
 def test_batch_of_windows_of_different_sizes_reads_no_padding():
     random = np.random.default_rng(4)
     windows = [Window(0, 0, 5, 6, IDENTITY), Window(0, 0, 9, 8, IDENTITY)]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
 from seglib import causes, metrics
+from seglib.attribution import best_repairs
 from seglib.classes import ClassMap
 from seglib.failures import class_view, export, failure_confusions, find_failures, severity, verdict
 from seglib.inference import Evaluation, evaluate_run, read_ids
@@ -71,6 +74,26 @@ def test_failures_come_worst_first_with_their_confusions():
     assert failures["top_confusion_share"].tolist() == pytest.approx([0.5, 0.3])
     assert failures["group"].tolist() == ["b", "a"]
     np.testing.assert_array_equal(failure_confusions(evaluation, failures), np.add(CLEAR, GUESS))
+
+
+def test_repairs_are_reckoned_by_the_policy_of_the_evaluation():
+    counts = np.array(
+        [[[30, 0, 20], [25, 25, 0], [0, 0, 0]]]
+    )  # car is called where none is: it counts under "union" alone
+    gains = []
+    for absent in metrics.POLICIES:
+        evaluation = replace(make_evaluation(counts), scores={"absent": absent})
+        row = find_failures(evaluation, 0.6).iloc[0]
+        best = best_repairs(counts, CLASSES.names, absent).iloc[0]
+        assert (row["best_swap"], row["best_swap_gain"]) == (best["best_swap"], best["best_swap_gain"])
+        gains.append(row["best_swap_gain"])
+    assert gains[0] != gains[1]
+
+
+def test_equal_failures_come_by_name():
+    failures = find_failures(make_evaluation([GUESS, CLEAR, GUESS]))
+    assert failures["id"].tolist() == ["i0", "i2", "i1"]
+    assert failures.index.tolist() == [0, 1, 2]
 
 
 def test_an_image_at_the_threshold_does_not_fail():

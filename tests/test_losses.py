@@ -303,7 +303,7 @@ def test_parts_of_a_batch_in_several_processes_make_the_whole_loss():
     logits, target = batch((4, 5, 6, 7), seed=13)
     options = {"class_weights": WEIGHTS, "label_smoothing": 0.1}
     whole, whole_gradient = ours(logits, target, (1, 1, 1), **options)
-    meeting, heap, results = threading.Barrier(2), [], {}
+    meeting, heap, results = threading.Barrier(2, timeout=60), [], {}
 
     def reduce(values):
         heap.append(values)
