@@ -164,7 +164,7 @@ def measure(
         slowest = max(cells, key=lambda cell: cell["cpu_s"])
         total, used = (sum(cell[key] for cell in cells) for key in ("s", "cpu_s"))
         row = {
-            "set": what, "notebook": number, "images": images, "classes": classes, "s": total,
+            "set": what, "notebook": number, "images": images, "classes": classes, "largest": max(map(max, sizes)), "s": total,
             "ms_per_image": 1000 * total / images, "cpu_ms_per_image": 1000 * used / images,
             "peak_mb": cells[-1]["peak_mb"], "start_mb": cells[1]["peak_mb"],
             "slowest_cell": slowest["begins"], "its_share": slowest["cpu_s"] / used, "cells": cells,

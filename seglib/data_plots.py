@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from seglib.pictures import fitting
 from seglib.style import INK, MUTED, axes, empty, sheet, style, text
 
 SPLITS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")  # Okabe and Ito's, told apart by every eye
@@ -152,6 +153,7 @@ _SMALL = {"fontsize": 8.5, "fontweight": "normal", "pad": 3}
 
 
 def _show(ax: Axes, picture: np.ndarray) -> None:
+    (picture,) = fitting(picture)
     ax.imshow(picture, cmap="gray", vmin=0, vmax=255)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)

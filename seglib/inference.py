@@ -61,7 +61,7 @@ def predict(
         flip: average with the prediction of the mirrored images.
         tile: largest side in pixels that is predicted at once; larger images are cut into tiles that overlap and are blended.
             0: whole images. Equal to the whole prediction where the model sees no further than tile / 6, and 96 pixels; with
-            320 pixels or more, mean IoU stayed within 0.001 (docs/scaling.md).
+            640 pixels or more, mean IoU stayed within 0.001 (docs/scaling.md).
         scales: sizes, as factors of the images', at which they are predicted; the predictions are averaged.
 
     Returns:

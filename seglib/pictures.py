@@ -10,8 +10,25 @@ from PIL import Image
 
 from seglib.classes import IGNORE, ClassMap
 
+MOST = 2048  # pixels of a longer side: more than a figure or a screen shows
 ERROR = (255, 122, 0)  # lighter than any dimmed pixel, so that errors stand out in greyscale and to every eye
 CIVIDIS = ((0, 34, 78), (65, 77, 107), (124, 123, 120), (188, 175, 111), (254, 232, 56))  # from 0 to 1
+
+
+def fitting(image: np.ndarray, *masks: np.ndarray, most: int = MOST) -> list[np.ndarray]:
+    """An image and its masks, small enough to be drawn: what blends them takes many times their memory.
+
+    Args:
+        image: (H, W, 3) uint8 RGB; averaged.
+        masks: (H, W) uint8 or bool; nearest neighbour, since averaged ids would be other classes.
+        most: pixels of the longer side. What is no larger is given back as it is.
+    """
+    scale = most / max(1, *image.shape[:2])
+    if scale >= 1:
+        return [image, *masks]
+    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+    small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
+    return [small, *(_nearest(mask, *small.shape[:2]) for mask in masks)]
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, classes: ClassMap, alpha: float = 0.5) -> np.ndarray:

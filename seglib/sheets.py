@@ -14,7 +14,7 @@ from matplotlib.legend import Legend
 from matplotlib.patches import Patch
 
 from seglib.classes import IGNORE, ClassMap
-from seglib.pictures import ERROR, error_map, overlay, present, top_confusions, wrong_pixels
+from seglib.pictures import ERROR, error_map, fitting, overlay, present, top_confusions, wrong_pixels
 from seglib.style import INK, MUTED, class_handles, empty, sheet, style, text
 
 
@@ -32,7 +32,7 @@ def overlay_grid(
         images, masks: (H, W, 3) uint8 RGB and (H, W) uint8 ids, pair by pair; sizes may differ between pairs.
         titles: one a pair, for example the sample ids.
     """
-    cells = [overlay(i, m, classes, 0.55) for i, m in zip(images, masks, strict=True)]
+    cells = [overlay(*fitting(i, m), classes, 0.55) for i, m in zip(images, masks, strict=True)]
     return _grid(cells, masks, classes, [text(t, 34) for t in titles], columns)
 
 
@@ -151,6 +151,8 @@ def failure_sheet(
     fig, axs = sheet(rows, columns, 12.6, panels_height + extra)
     wrong, scored = int(wrong_pixels(truth, pred).sum()), int((truth != IGNORE).sum())
     share = f"{100 * wrong / scored:.1f}% of the scored pixels wrong" if scored else "no scored pixel"
+    image, truth, pred, *regions = fitting(image, truth, pred, *([] if region is None else [region]))
+    height, width = image.shape[:2]
     panels = [
         ("image", image),
         ("truth", overlay(image, truth, classes, 0.7)),
@@ -160,8 +162,8 @@ def failure_sheet(
     for ax, (name, picture) in zip(axs.flat, panels, strict=True):
         _show(ax, picture)
         ax.set_title(name, fontsize=9, fontweight="normal", pad=4)
-        if region is not None and region.any() and name in ("image", "truth"):
-            padded = np.pad(region, 1).astype(float)  # so that what touches the image's edge is closed
+        if regions and regions[0].any() and name in ("image", "truth"):
+            padded = np.pad(regions[0], 1).astype(float)  # so that what touches the image's edge is closed
             place = (-1.5, width + 0.5, -1.5, height + 0.5)
             for color, thickness in (("black", 2.6), ("white", 1.2)):
                 ax.contour(padded, levels=[0.5], colors=color, linewidths=thickness, extent=place)

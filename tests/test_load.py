@@ -14,6 +14,7 @@ from seglib.inference import evaluate_run
 from seglib.inspection import _key
 from seglib.leakage import Small, difference_hash, thumbnail
 from seglib.params import Evaluate
+from seglib.pictures import fitting
 from seglib.runs import Run
 
 
@@ -126,3 +127,19 @@ def test_bytes_are_encoded_as_other_integers_are():
         told.append(str(error.value))
     assert told[0] == told[1]
     assert "{7, 40}" in told[0]
+
+
+@pytest.mark.parametrize("size", [(30, 40), (2048, 9), (6000, 2), (1, 5000), (2500, 2500)])
+def test_what_is_drawn_is_no_larger_than_a_screen(size):
+    random = np.random.default_rng(0)
+    image, mask = random.integers(0, 256, (*size, 3), np.uint8), random.integers(0, 7, size, np.uint8)
+    small, ids, region = fitting(image, mask, mask > 3)
+    assert max(small.shape) <= 2048
+    assert small.shape[:2] == ids.shape == region.shape
+    assert set(np.unique(ids)) <= set(range(7))
+    np.testing.assert_array_equal(region, ids > 3)
+    if max(size) <= 2048:
+        assert small is image
+    elif min(size) > 2:
+        assert small.shape[0] / small.shape[1] == pytest.approx(size[0] / size[1], rel=0.5)
+        assert abs(small.mean() - image.mean()) < 2
