@@ -103,6 +103,8 @@ def _analyse(run: Run, evaluation: Evaluation, failures: pd.DataFrame, folder: P
     for position, suspicion in zip(looks, suspicions, strict=True):
         rows[position] |= _suspicion(suspicion, dataset.classes.names)
     images = evaluation.per_image[["id", "group", "miou", "confidence"]].reset_index(drop=True)
+    doubt = 1 - images["confidence"]
+    images = images.assign(unsure=doubt / max(doubt.median(), 1e-9))  # times the doubt of the typical image
     images = pd.concat([images.assign(failed=images["id"].isin(failed)), pd.DataFrame(rows)], axis=1)
     images = pd.concat([images, _novelty(evaluation, features, training, len(images))], axis=1)
     table = failures.merge(images.drop(columns=["group", "miou", "failed"]), on="id", how="left", validate="1:1")

@@ -145,3 +145,13 @@ def test_half_of_the_loss_goes_before_what_was_worse_than_usual():
     row = stated(**WORSE, behind_swap_gain=0.08, best_swap_gain=0.36)
     assert row["cause_confidence"] == pytest.approx(0.6)
     assert "tree -> sky" in row["evidence"]
+
+
+def test_a_model_that_is_lost_in_a_picture_is_no_witness_against_its_mask():
+    lost = stated(unsure=2.4, label_score=0.95)
+    assert lost["cause"] == "unlike training"
+    assert lost["cause_confidence"] == pytest.approx(0.56)
+    assert lost["evidence"].startswith("The model is 2.4 times as unsure all over it")
+    assert stated(unsure=1.3, label_score=0.95)["cause"] == "label error"
+    assert stated(unsure=2.4, degradation="dark", degradation_z=5.0)["cause"] == "degraded image"
+    assert stated(unsure=2.4, novelty=1.0)["evidence"].startswith("Farther from")
