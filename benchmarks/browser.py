@@ -24,7 +24,7 @@ from seglib.browser import FailureBrowser
 from seglib.classes import ClassMap
 
 CLASSES = ClassMap(tuple(f"class {k}" for k in range(11)))
-LOOK = 0.3  # seconds that a person looks at a picture before stepping on, at least
+LOOK = 1.0  # seconds that a person looks at a picture before stepping on, at least
 CAUSES = ("label error", "degraded image", "unlike training", "rare class", "class confusion", "unexplained")
 
 
@@ -113,8 +113,8 @@ def measure(folder: Path, steps: int) -> dict[str, float]:
 
     show(0)
     ways = {
-        "next picture": [next_one(index) for index in range(1, 61)],
-        "any picture": [seconds(lambda i=i: show(int(i))) for i in random.integers(0, len(browser.chosen), 100)],
+        "next picture": [next_one(index) for index in range(1, 31)],
+        "any picture": [seconds(lambda i=i: show(int(i))) for i in random.integers(0, len(browser.chosen), 60)],
     }
     for name, taken in ways.items():
         result[f"{name}, median (s)"] = float(np.median(taken))

@@ -83,7 +83,7 @@ class Browser {
     this.choices = this.model.get("verdicts").map((name, k) =>
       [name, button(this.verdicts, `${k + 1} ${name}`, `press again to remove it (${k + 1})`, () => this.judge(name))]);
     this.text = make(this.verdicts, "textarea");
-    Object.assign(this.text, { rows: 2, placeholder: "a note (n), saved as you type" });
+    Object.assign(this.text, { rows: 2, placeholder: "a note (n), saved as you type", ariaLabel: "note" });
     this.text.oninput = () => {
       clearTimeout(this.timer);
       this.typed = true;

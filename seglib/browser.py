@@ -142,15 +142,15 @@ class FailureBrowser:
             control.observe(self._refill, "value")
         self.reset.on_click(self._all)
         row = [
-            _labelled("cause", self.cause, "130px"),
-            _labelled("class", self.class_name, "120px"),
+            _labelled("cause", self.cause, "120px"),
+            _labelled("class", self.class_name, "105px"),
             _labelled("which", self.rule, "140px"),
-            _labelled("confusion", self.confusion, "150px"),
-            _labelled("mean IoU of the image", self.iou, "220px"),
-            _labelled("sequence", self.group, "110px"),
-            _labelled("verdict", self.given, "110px"),
-            _labelled("text", self.text, "120px"),
-            _labelled("sort by", self.sort, "160px"),
+            _labelled("confusion", self.confusion, "140px"),
+            _labelled("mean IoU of the image", self.iou, "250px"),
+            _labelled("sequence", self.group, "90px"),
+            _labelled("verdict", self.given, "105px"),
+            _labelled("text", self.text, "100px"),
+            _labelled("sort by", self.sort, "150px"),
             _labelled("\u00a0", self.reset, "70px"),
         ]
         top = widgets.HBox(row, layout={"flex_flow": "row wrap", "grid_gap": "4px 10px"})
@@ -266,8 +266,9 @@ class FailureBrowser:
 
 
 def _labelled(label: str, control: widgets.Widget, width: str) -> widgets.Widget:
-    control.layout.width = "100%"
-    name = widgets.Label(label)
+    control.layout.width = "auto"  # as wide as the box; 100 % and the margins would be cut off
+    control.tooltip = label.strip() or control.tooltip  # the name that a screen reader says
+    name = widgets.Label(label, layout={"height": "16px", "margin": "0 2px"})
     name.add_class("seg-filter")
     return widgets.VBox([name, control], layout={"width": width})
 

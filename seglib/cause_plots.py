@@ -66,7 +66,7 @@ def quality_plot(
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else ""))
-        ax.tick_params(axis="x", which="minor", labelsize=8.5, labelcolor=INK)
+        ax.tick_params(axis="x", which="minor", labelsize=8.5, labelcolor=INK, length=3.5, pad=3.5)
     else:
         margin = 0.03 * (high - low) or 1.0
         low, high = low - margin, high + margin

@@ -129,7 +129,7 @@ class List {
     row.style.top = `${index * ROW}px`;
     row.setAttribute("role", "option");
     row.setAttribute("aria-selected", String(index === this.index));
-    row.title = id;
+    row.title = `${id}\n${words}`;
     row.onclick = () => this.pick(index);
     const image = make(row, "img");
     image.alt = "";

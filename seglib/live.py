@@ -13,13 +13,14 @@ from PIL import Image as Pillow
 from seglib.sheets import training_curves
 
 _PAUSE = 15.0  # seconds between two drawings: each takes a good part of one
+_PALETTE = Pillow.Quantize.MAXCOVERAGE  # median cut gives all colours to the photographs: two classes would get one
 
 
 def show_small(figure: Figure) -> None:
     """Show a figure full of photographs in 256 colours: a third of the bytes, so that the notebook stays small."""
     full, small = io.BytesIO(), io.BytesIO()
     figure.savefig(full, format="png", dpi=figure.dpi)
-    picture = Pillow.open(full).convert("RGB").quantize(256, dither=Pillow.Dither.NONE)
+    picture = Pillow.open(full).convert("RGB").quantize(256, _PALETTE, 2, dither=Pillow.Dither.NONE)
     picture.save(small, "PNG", optimize=True)
     display(Image(small.getvalue()))
 

@@ -52,7 +52,7 @@ def write_report(
     """Write `report.html` into a failures folder.
 
     The worst failures come with pictures, as many as fit into `limit`; the others are rows without, and the page says so.
-    200 failures of 360x480 take 10-12 MB and as many seconds.
+    200 failures of 360x480 take 14 MB and half a minute.
 
     Args:
         folder: failures/<split> as 04 writes it: failures.csv, images/, masks/, predictions/, and where they are there

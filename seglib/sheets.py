@@ -97,16 +97,10 @@ def training_curves(history: pd.DataFrame, fig: Figure | None = None) -> Figure:
             markeredgewidth=0.7,
             clip_on=False,
         )
-        # Towards the middle, and below the curve's end unless that is at the bottom: there the curve leaves room.
-        side, down = "right" if best["epoch"] > epochs.mean() else "left", best["val_miou"] > 0.2
-        score.annotate(
-            f"best {best['val_miou']:.3f}, epoch {int(best['epoch'])}",
-            (best["epoch"], best["val_miou"]),
-            xytext=(0, -16 if down else 14),
-            textcoords="offset points",
-            ha=side,
-            va="top" if down else "bottom",
-        )
+        # In the corner that the curve leaves free, not at its end: there the words would lie over it.
+        y, align = (0.04, "bottom") if best["val_miou"] > 0.2 else (0.96, "top")
+        words = f"best {best['val_miou']:.3f}, epoch {int(best['epoch'])}"
+        score.text(0.98, y, words, transform=score.transAxes, ha="right", va=align)
     rate.set(title="Learning rate", ylabel="learning rate")
     if "learning_rate" in known:
         # The power of ten in the label: matplotlib would write it above the axes and push the title up.
@@ -219,8 +213,11 @@ def _legend(fig: Figure, handles: list[Patch]) -> Legend:
 
 
 def _legend_columns(width: float, handles: list[Patch]) -> int:
-    longest = max((len(handle.get_label()) for handle in handles), default=1)
-    return int(np.clip(width / (0.078 * longest + 0.5), 1, max(len(handles), 1)))  # inches a letter, and a swatch
+    sizes = [0.078 * len(handle.get_label()) + 0.5 for handle in handles] or [1.0]  # inches a letter, and a swatch
+    if sum(sizes) <= width:
+        return len(sizes)
+    rows = -(-len(sizes) // max(1, int(width / max(sizes))))
+    return -(-len(sizes) // rows)  # evenly: matplotlib fills column by column, and would leave one alone in its row
 
 
 def _legend_height(width: float, handles: list[Patch]) -> float:

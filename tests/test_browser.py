@@ -8,6 +8,7 @@ from pathlib import Path
 
 import failures_folder as made
 import ipywidgets
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -448,6 +449,13 @@ def test_only_what_the_folder_knows_can_be_sorted_or_filtered_by(older):
     assert dict(browser.rule.options) == {"is the worst class": "worst"}
 
 
+def test_every_filter_has_a_name_for_screen_readers(folder):
+    browser = FailureBrowser(folder, CLASSES, made.class_ious(IDS))
+    names = [control.tooltip for control in (*browser.filters.values(), browser.iou)]
+    assert all(names)
+    assert len(set(names)) == len(names)
+
+
 def test_no_failures_is_said(tmp_path):
     (tmp_path / "failures.csv").write_text("id,miou\n")
     browser = FailureBrowser(tmp_path, CLASSES)
@@ -595,6 +603,13 @@ def test_top_confusions_count_scored_pixels():
     ]
     assert pictures.top_confusions(truth, truth, classes) == []
     assert pictures.top_confusions(np.full((2, 2), IGNORE, np.uint8), np.zeros((2, 2), np.uint8), classes) == []
+
+
+def test_confidences_are_coloured_as_in_the_browser_and_as_matplotlibs_cividis():
+    values = np.arange(256, dtype=np.uint8)[None]
+    expected = plt.get_cmap("cividis")(values, bytes=True)[..., :3].astype(int)
+    assert np.abs(pictures.confidence_map(values) - expected).mean() < 6  # five of its colours, and lines between them
+    assert str([list(color) for color in pictures.CIVIDIS]) in str(Front._esm)
 
 
 def test_thumbnails_are_jpeg_of_the_asked_width():

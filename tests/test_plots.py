@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.patches import Patch
 from PIL import Image
 
 from seglib import live, matrices, plots, sheets
@@ -231,12 +232,24 @@ def test_grids_take_any_number_of_images_of_any_sizes(count):
         sheets.overlay_grid(images, [*masks, masks or 0], CLASSES)
 
 
+def test_the_entries_of_a_legend_fill_its_rows():
+    names = ["sky", "building", "road", "pavement", "tree", "car", "person", "sign", "not scored", "wrong"]
+    short = [Patch(label=name) for name in names]
+    assert sheets._legend_columns(11, short) == 10  # one row
+    assert sheets._legend_columns(8, short) == 5  # 6 at most: 5 and 5, not 6 and 4 in columns of two
+    assert sheets._legend_columns(1, short) == 1
+    assert sheets._legend_columns(11, []) == 1
+
+
 def test_a_small_picture_shows_the_same(monkeypatch):
     shown = []
     monkeypatch.setattr(live, "display", shown.append)
     random = np.random.default_rng(0)
     photograph = np.cumsum(random.normal(0, 4, (60, 80, 3)), axis=1).clip(-120, 120).astype(np.int16) + 128
-    figure = sheets.overlay_grid([photograph.astype(np.uint8)], [np.zeros((60, 80), np.uint8)], ClassMap(("road",)))
+    mask = np.zeros((60, 80), np.uint8)
+    mask[:3, :3] = 1
+    near = ClassMap(("person", "wrong"), ((213, 94, 0), (255, 122, 0)))  # colours that a palette might take for one
+    figure = sheets.overlay_grid([photograph.astype(np.uint8)], [mask], near)
     live.show_small(figure)
     full, small = io.BytesIO(), shown[0].data
     figure.savefig(full, format="png", dpi=figure.dpi)
@@ -244,3 +257,6 @@ def test_a_small_picture_shows_the_same(monkeypatch):
     one, other = (np.asarray(Image.open(data).convert("RGB"), float) for data in (full, io.BytesIO(small)))
     assert one.shape == other.shape
     assert np.abs(one - other).mean() < 4
+    for color in near.colors:
+        assert (other[(one == color).all(axis=2)] == color).all()
+        assert (one == color).all(axis=2).sum() > 20  # its swatch
