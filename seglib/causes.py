@@ -36,6 +36,10 @@ _LABEL_REMEDIES = {
 }
 
 
+_MORE_OF_IT = "Set class_weights='sqrt_inverse', crop closer, or add images that hold them."
+_ONE_RULE = "Check that the labels of the two follow one rule; then add images that show them side by side."
+
+
 class Claim(NamedTuple):
     """A cause that the evidence speaks for.
 
@@ -80,25 +84,27 @@ def explain(failures: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(claims, columns=CAUSE_COLUMNS, index=failures.index)
 
 
-def primary(claims: Iterable[tuple[Claim, bool]]) -> Claim:
+def primary(claims: Iterable[tuple[Claim, int]]) -> Claim:
     """The claim to state.
 
     Args:
-        claims: each with whether it lies outside of the model.
+        claims: each with its rank; a higher rank goes first, whatever the confidences.
     """
-    stated = [(claim, outside) for claim, outside in claims if claim.confidence >= SURE]
-    return max(stated, key=lambda item: (item[1], item[0].confidence), default=(UNEXPLAINED, False))[0]
+    stated = [(claim, rank) for claim, rank in claims if claim.confidence >= SURE]
+    return max(stated, key=lambda item: (item[1], item[0].confidence), default=(UNEXPLAINED, 0))[0]
 
 
-def claims_of(row: Mapping[str, Any]) -> list[tuple[Claim, bool]]:
-    """All claims about one failed image, sure or not, and whether each lies outside of the model."""
+def claims_of(row: Mapping[str, Any]) -> list[tuple[Claim, int]]:
+    """All claims about one failed image, sure or not, and their ranks: outside of the model 2, half of the loss 1, else 0."""
     return [
-        (_label_error(row), True),
-        (_degraded(row), True),
-        (_unlike_training(row), True),
-        (_rare_class(row), False),
-        (_small_objects(row), False),
-        (_class_confusion(row), False),
+        (_label_error(row), 2),
+        (_degraded(row), 2),
+        (_unlike_training(row), 2),
+        (_rare_class(row), 1),
+        (_small_objects(row), 1),
+        (_class_confusion(row), 1),
+        (_rare_class_behind(row), 0),
+        (_class_confusion_behind(row), 0),
     ]
 
 
@@ -136,17 +142,18 @@ def _unlike_training(row: Mapping[str, Any]) -> Claim:
 
 
 def _rare_class(row: Mapping[str, Any]) -> Claim:
-    names, share = _text(row, "rare_classes"), _lost_share(row, "lost_rare")
-    evidence = f"{share:.0%} of what it lost went to classes with less than {RARE:.0%} of the training pixels: {names}."
-    beyond = _behind_share(row, "behind_rare")
-    if share < SURE <= beyond:
-        rare = f"classes with less than {RARE:.0%} of the training pixels: {names}"
-        share, evidence = (
-            _softer(beyond),
-            f"{beyond:.0%} of what it did worse than usual in this split is due to {rare}.",
-        )
-    remedy = "Set class_weights='sqrt_inverse', crop closer, or add images that hold them."
-    return Claim("rare class", share, evidence, remedy)
+    share = _lost_share(row, "lost_rare")
+    return Claim("rare class", share, f"{share:.0%} of what it lost went to {_rare(row)}.", _MORE_OF_IT)
+
+
+def _rare_class_behind(row: Mapping[str, Any]) -> Claim:
+    share = _behind_share(row, "behind_rare")
+    evidence = f"{share:.0%} of what it did worse than usual in this split is due to {_rare(row)}."
+    return Claim("rare class", _softer(share), evidence, _MORE_OF_IT)
+
+
+def _rare(row: Mapping[str, Any]) -> str:
+    return f"classes with less than {RARE:.0%} of the training pixels: {_text(row, 'rare_classes')}"
 
 
 def _small_objects(row: Mapping[str, Any]) -> Claim:
@@ -157,18 +164,20 @@ def _small_objects(row: Mapping[str, Any]) -> Claim:
 
 
 def _class_confusion(row: Mapping[str, Any]) -> Claim:
-    pair, share, lost = _text(row, "best_swap"), _lost_share(row, "best_swap_gain"), 1 - _number(row, "miou")
-    evidence = f"One confusion, {pair}, costs {_number(row, 'best_swap_gain'):.2f} of its {lost:.2f} lost."
-    beyond = _behind_share(row, "behind_swap_gain")
-    if share < SURE <= beyond:
-        more, worse, worst = (_number(row, f"behind{part}") for part in ("_swap_gain", "", "_class_iou"))
-        evidence = (
-            f"One confusion, {_text(row, 'behind_swap')}, costs {more:.2f} more than usual in this split; its classes below their "
-            f"usual IoU cost it {worse:.2f}, {_text(row, 'behind_class')!r} (usually {worst:.2f}) the most of that."
-        )
-        share = _softer(beyond)
-    remedy = "Check that the labels of the two follow one rule; then add images that show them side by side."
-    return Claim("class confusion", share, evidence, remedy)
+    pair, share = _text(row, "best_swap"), _lost_share(row, "best_swap_gain")
+    evidence = (
+        f"One confusion, {pair}, costs {_number(row, 'best_swap_gain'):.2f} of its {1 - _number(row, 'miou'):.2f} lost."
+    )
+    return Claim("class confusion", share, evidence, _ONE_RULE)
+
+
+def _class_confusion_behind(row: Mapping[str, Any]) -> Claim:
+    more, worse, usual = (_number(row, f"behind{part}") for part in ("_swap_gain", "", "_class_iou"))
+    evidence = (
+        f"One confusion, {_text(row, 'behind_swap')}, costs {more:.2f} more than usual in this split; its classes below their "
+        f"usual IoU cost it {worse:.2f}, {_text(row, 'behind_class')!r} (usually {usual:.2f}) the most of that."
+    )
+    return Claim("class confusion", _softer(_behind_share(row, "behind_swap_gain")), evidence, _ONE_RULE)
 
 
 def _lost_share(row: Mapping[str, Any], column: str) -> float:

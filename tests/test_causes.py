@@ -134,7 +134,7 @@ def test_what_was_worse_than_usual_is_said_where_nothing_holds_half():
     assert (rare["cause"], rare["cause_confidence"]) == ("rare class", 0.75)
     assert rare["evidence"].startswith("100% of what it did worse than usual")
     assert stated(**WORSE, behind_swap_gain=0.039)["cause"] == "unexplained"
-    assert stated(**WORSE, behind_swap_gain=0.06, lost_small=0.55)["cause"] == "small objects"
+    assert stated(**WORSE, behind_swap_gain=0.06, lost_small=0.31)["cause"] == "small objects"
 
 
 def test_a_class_is_not_blamed_for_what_may_be_the_labels_fault():
