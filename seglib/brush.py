@@ -69,7 +69,7 @@ def decode(rle: Sequence[int], height: int, width: int) -> np.ndarray:
         ValueError: no bytes, another size, values that are not of 8 bits, or an end before the last pixel.
     """
     # A lone number would be taken for a count of zeros to make.
-    if not isinstance(rle, Sequence) or not all(isinstance(v, int) and 0 <= v <= 255 for v in rle):
+    if not isinstance(rle, (list, tuple, bytes)) or not all(isinstance(v, int) and 0 <= v <= 255 for v in rle):
         raise ValueError("an rle that is no list of bytes (integers 0-255).")
     data = bytes(rle)
     if len(data) * 8 < _HEADER:

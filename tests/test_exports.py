@@ -139,6 +139,8 @@ def test_literal_values_and_other_sizes_are_read():
     [
         ([], "header"),
         ("0011", "list of bytes"),
+        ("", "list of bytes"),
+        (10**12, "list of bytes"),
         ([300] * 9, "list of bytes"),
         (None, "list of bytes"),
         (pack(header(1 << 31)), "has 8"),

@@ -274,7 +274,7 @@ JUNK = st.sampled_from(
 )
 
 
-@cases(8)
+@cases(5)
 @given(data=st.data())
 def test_contents_of_a_checkpoint(checkpoint, data):
     path, _, stored = checkpoint

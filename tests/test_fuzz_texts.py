@@ -114,7 +114,7 @@ def place(tmp_path_factory):
     return folder
 
 
-@cases(40)
+@cases(20)
 @given(text=texts(RECIPE))
 def test_dataset_yaml(place, text):
     (place / "dataset.yaml").write_bytes(text)
@@ -148,7 +148,7 @@ def test_parameters_at_a_terminal(name, value):
         check_chain(read_parameters([f"{name}={value}"]))
 
 
-@cases(40)
+@cases(20)
 @given(text=texts(ACTIONS))
 def test_actions_yaml(place, text):
     (place / "actions.yaml").write_bytes(text)
