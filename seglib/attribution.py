@@ -244,10 +244,7 @@ def pair_costs(
     order = np.argsort(-np.where(wrong > 0, gain, -np.inf), axis=None, kind="stable")[: (wrong > 0).sum()][:count]
     step = max(1, _CHUNK // len(names) ** 2)
     scored = confusions[confusions.any((1, 2))]
-    image_gain = sum(
-        (repair_gains(scored[start : start + step], absent).sum(0) for start in range(0, len(scored), step)),
-        np.zeros_like(gain),
-    )
+    image_gain = sum(repair_gains(scored[at : at + step], absent).sum(0) for at in range(0, len(scored), step))
     rows = [
         {
             "truth": names[t],

@@ -58,7 +58,7 @@ def test_from_the_files_to_the_training_crop(tmp_path, monkeypatch, long_side, f
         packed = pack(write(tmp_path / f"set{axis}", SIZES, axis, cell=1), "train", long_side)
         shrunk = [max(SIZES[int(i)]) / max(size) for i, size in zip(packed.ids, packed.image_sizes, strict=True)]
         errors = []
-        for epoch in range(6):
+        for epoch in range(4):
             for batch in training_batches(packed, geometry, STILL, 3, seed=0, epoch=epoch):
                 images, masks = augmented(batch, geometry.crop, PLAN)
                 for i, image, mask in zip(batch.index, images[:, channel] / 2, masks, strict=True):
@@ -106,8 +106,8 @@ def segmenter(**options) -> Segmenter:
     return Segmenter(Sees(spec, **options), spec).eval()
 
 
-@pytest.mark.parametrize("tile", [0, 16, 33, 64])
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("tile", [0, 33, 64])
+@pytest.mark.parametrize("size", [(33, 47), (91, 121), (1, 50), (64, 64)], ids=str)
 def test_padded_tiled_stitched_and_resized_logits_stand_in_their_places(size, tile):
     images = torch.from_numpy(picture(*size)).permute(2, 0, 1)[None]
     for scale in (1, 0.6, 1.9):
@@ -121,14 +121,14 @@ def test_padded_tiled_stitched_and_resized_logits_stand_in_their_places(size, ti
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"flip": True}, {"tile": 32}, {"flip": True, "tile": 40, "scales": (0.75, 1.0, 1.5)}],
+    [{}, {"flip": True}, {"tile": 32}, {"flip": True, "tile": 64, "scales": (0.75, 1.0, 1.5)}],
     ids=["plain", "mirrored", "tiled", "all"],
 )
 @pytest.mark.parametrize("long_side", [0, 60], ids=["whole", "shrunk"])
 def test_predictions_lie_on_the_masks_they_are_scored_with(tmp_path, monkeypatch, long_side, options):
     """What the network sees in the shrunk picture, brought to the mask's own size, is the mask: but for the rims of cells."""
     monkeypatch.setenv("SEGLIB_ROOT", str(tmp_path))
-    sizes = [(48, 72), (47, 71), (90, 120), (120, 96), (33, 64)]
+    sizes = [(47, 71), (96, 120), (33, 64)]
     for axis, channel in ((1, 0), (0, 1)):
         dataset = write(tmp_path / f"set{axis}", sizes, axis, CELL)
         model = segmenter(cells=len(dataset.classes), channel=channel)

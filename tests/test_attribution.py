@@ -207,6 +207,7 @@ def test_lost_points_by_hand():
     counts = metrics.confusion_matrix(truth, pred, 4)[None]
     assert lost_by_pair(counts)[0, 1, 3] == pytest.approx((25 / 50) / 2)
     assert lost_by_pair(counts, "union")[0, 1, 3] == pytest.approx((25 / 50 + 1) / 3)
+    assert lost_iou(truth, pred, 4) == lost_iou(truth, pred, 4, "truth") != lost_iou(truth, pred, 4, "union")
 
 
 COUNTS = hnp.arrays(np.int64, (3, 4, 4), elements=st.sampled_from([0, 0, 0, 1, 2, 7, 50]))
@@ -217,6 +218,7 @@ COUNTS = hnp.arrays(np.int64, (3, 4, 4), elements=st.sampled_from([0, 0, 0, 1, 2
 def test_repairs_taken_again_one_by_one(counts, absent):
     gains = repair_gains(counts, absent)
     before = metrics.image_miou(counts, absent)
+    np.testing.assert_allclose(lost_by_pair(counts, absent).sum((1, 2)), 1 - before, atol=1e-12)  # image by image
     expected = np.zeros(counts.shape)
     for t, p in product(range(4), range(4)):
         after = counts.copy()

@@ -116,6 +116,7 @@ def test_summary_counts_and_puts_the_unexplained_last():
     assert found["cause"].tolist() == ["rare class", "unexplained"]
     assert found["failures"].tolist() == [2, 4]
     assert found["examples"].tolist() == ["e, f", "a, b, c, ..."]
+    assert causes.summary(table.iloc[:3])["examples"].item() == "a, b, c"
     assert found["lost"].tolist() == pytest.approx([1.8, 3.6])
     assert causes.summary(table.iloc[:0]).empty
     assert set(causes.ADVICE) == set(causes.CAUSES)

@@ -48,7 +48,7 @@ def batches(draw, most=5):
     return classes, truth.astype(np.uint8), pred.astype(np.uint8)
 
 
-cases = settings(deadline=None, max_examples=40)
+cases = settings(deadline=None, max_examples=25)
 
 
 def count(classes, truth, pred):
