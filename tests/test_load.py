@@ -13,6 +13,7 @@ from seglib.images import read_mask_and_mode, read_picture
 from seglib.inference import evaluate_run
 from seglib.inspection import _key
 from seglib.leakage import Small, difference_hash, thumbnail
+from seglib.matrices import confusion
 from seglib.params import Evaluate
 from seglib.pictures import fitting
 from seglib.runs import Run
@@ -143,3 +144,16 @@ def test_what_is_drawn_is_no_larger_than_a_screen(size):
     elif min(size) > 2:
         assert small.shape[0] / small.shape[1] == pytest.approx(size[0] / size[1], rel=0.5)
         assert abs(small.mean() - image.mean()) < 2
+
+
+def test_the_confusion_matrix_of_many_classes_makes_no_canvas_for_every_label(monkeypatch):
+    from matplotlib.figure import Figure
+
+    made = []
+    measure = Figure._get_renderer
+    monkeypatch.setattr(Figure, "_get_renderer", lambda figure: made.append(1) or measure(figure))
+    classes = ClassMap(tuple(f"class {k}" for k in range(150)))
+    ax = confusion(np.random.default_rng(0).integers(0, 9, (150, 150)), classes)
+    assert len(made) <= 2
+    assert [label.get_text() for label in ax.get_xticklabels()] == list(classes.names)
+    assert len(ax.get_yticklabels()) == 150
