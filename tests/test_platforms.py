@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import unicodedata
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -191,7 +191,7 @@ def test_ids_may_be_file_names_everywhere(tmp_path):
     ids = load_dataset(make(tmp_path, names)).samples["id"].tolist()
     assert sorted(ids) == sorted(["_con", "_NUL", "_com1.left", "_aux ", "console", "a_b", "q______", "dot.", "space "])
     for name in ids:  # with .png behind them, as everything is that seglib names by an id
-        assert not PureWindowsPath(f"{name}.png").is_reserved()
+        assert not re.match(r"(?i)(con|prn|aux|nul|(com|lpt)\d) *\.", f"{name}.png")
         assert not re.search(r'[<>:"|?*\\/\x00-\x1f]|[. ]$', f"{name}.png")
 
 

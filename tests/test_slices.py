@@ -55,6 +55,7 @@ def test_interval_is_that_of_drawing_anew():
     assert [row["low"], row["high"]] == pytest.approx(np.percentile(draws, [2.5, 97.5]).tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["images", "sequences"])
 def test_random_scores_are_seldom_claimed(kind):
     """Of 100 runs in which nothing is to be found about 5 claim anything, or fewer: 12 or more happen once in 230 times."""

@@ -144,6 +144,7 @@ def test_validation_score_is_that_of_the_predictions(trained_root):
     assert facts["val_miou"] == pytest.approx(np.mean(ious), abs=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
     [
