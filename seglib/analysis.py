@@ -79,11 +79,12 @@ def analyse(run: Run, evaluation: Evaluation, failures: pd.DataFrame, progress: 
         tqdm.write(changed)
     folder = run.failures(evaluation.split)
     with rebuilt(folder, (*LAYERS, *FINDINGS), last="failures.csv") as new:
-        return replace(_analyse(run, evaluation, failures, new, progress), folder=folder)
+        return replace(_analyse(run, dataset, evaluation, failures, new, progress), folder=folder)
 
 
-def _analyse(run: Run, evaluation: Evaluation, failures: pd.DataFrame, folder: Path, progress: bool) -> Analysis:
-    dataset = run_dataset(run)
+def _analyse(
+    run: Run, dataset: Dataset, evaluation: Evaluation, failures: pd.DataFrame, folder: Path, progress: bool
+) -> Analysis:
     copy_layers(run, evaluation, failures, folder)
     training = None if run.foreign else training_images(run, qualities, progress)
     reference = None if training is None else Reference.of(training.qualities)

@@ -16,6 +16,8 @@ from seglib.inference import evaluate_predictions, evaluate_run
 from seglib.params import Evaluate
 from seglib.runs import Run, write_text
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(trained_root) -> Run:

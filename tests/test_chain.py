@@ -86,6 +86,7 @@ def train(run: str) -> None:
         path.write_bytes(b"model")
 
 
+@pytest.mark.slow
 def test_the_chain_passes_parameters_and_leaves_notebooks_pages_and_states(root):
     out = io.StringIO()
     shares = check_chain({"epochs": 3, "split": "val", "threshold": 0.4})
@@ -105,12 +106,14 @@ def test_the_chain_passes_parameters_and_leaves_notebooks_pages_and_states(root)
     assert not any(c.get("outputs") for n in NAMES for c in nbformat.read(root / f"notebooks/{n}.ipynb", 4).cells)
 
 
+@pytest.mark.slow
 def test_kernels_work_in_the_notebooks_folder(root):
     put(root, "01_data_check", "import pathlib\nprint(pathlib.Path.cwd().name)")
     done = run_chain({}, "mine", stop="1")
     assert printed(done[0].path) == "notebooks\n"
 
 
+@pytest.mark.slow
 def test_the_first_failing_notebook_ends_the_chain_with_its_own_error(root):
     put(root, "02_train", "print('so far')", "raise ValueError('mask a: expected 96 x 128')", "print('never')")
     with pytest.raises(ChainError) as caught:
@@ -127,6 +130,7 @@ def test_the_first_failing_notebook_ends_the_chain_with_its_own_error(root):
     assert states(root, "mine") == {"01_data_check": "done", "02_train": "failed"}
 
 
+@pytest.mark.slow
 def test_a_killed_kernel_is_a_failure(root):
     put(root, "01_data_check", "import os\nos._exit(9)")
     with pytest.raises(ChainError, match="the kernel died"):
@@ -288,6 +292,7 @@ def test_the_page_loads_nothing_and_holds_its_pictures(tmp_path):
     assert not re.search(r"url\((?!['\"]?(?:data:|#))", text)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="kernels speak through TCP there")
 def test_sockets_lie_apart_and_go_with_the_kernel(root, tmp_path_factory, monkeypatch):
     with chain._kernel_sockets() as config, chain._kernel_sockets() as other:
@@ -315,6 +320,7 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.slow
 def test_on_a_terminal_the_running_notebook_tells_its_epoch(root, monkeypatch):
     monkeypatch.setattr(chain, "TICK", 0.05)
     put(

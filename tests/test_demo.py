@@ -16,6 +16,8 @@ from seglib.dataset import load_dataset, read_pair
 from seglib.demo_paint import SPECK, render
 from seglib.demo_scenes import CLASSES, UNSCORED, WEATHER, build_street
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:

@@ -14,6 +14,8 @@ from seglib.params import Evaluate
 from seglib.predictions import read_ids, run_dataset
 from seglib.runs import Run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(trained_root) -> Run:

@@ -31,6 +31,8 @@ from seglib.storage import StorageError, atomic_folder
 from seglib.training import fit, start_run
 from seglib.verdicts import VerdictBook
 
+pytestmark = pytest.mark.slow
+
 resource = pytest.importorskip("resource", reason="needs the limits of a POSIX system")
 
 TEST = Evaluate(run="tiny", split="test")

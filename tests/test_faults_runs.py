@@ -22,6 +22,8 @@ from seglib.storage import StorageError
 from seglib.training import fit, start_run
 from seglib.verdicts import VerdictBook
 
+pytestmark = pytest.mark.slow
+
 HOLD = "import sys, time; from seglib.claims import claim; claim(sys.argv[1], sys.argv[2]); print(); time.sleep(60)"
 
 

@@ -35,6 +35,8 @@ from seglib.report_data import read_items
 from seglib.review import describe, nearest_ids, read_failures, suspect_box
 from seglib.runs import Run
 
+pytestmark = pytest.mark.slow
+
 # pictures
 
 RNG = np.random.default_rng(0)

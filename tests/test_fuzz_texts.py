@@ -24,6 +24,8 @@ from seglib.runs import read_json
 from seglib.thresholds import read_threshold
 from seglib.verdicts import LONGEST, VERDICTS, VerdictBook
 
+pytestmark = pytest.mark.slow
+
 RECIPE = {
     "name": "street",
     "classes": ["road", "car", "person"],

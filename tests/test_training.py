@@ -186,6 +186,7 @@ def test_resuming_with_other_parameters_is_refused(trained_root, tiny_params):
     assert read_json(Run.open("tiny").params)["epochs"] == 3
 
 
+@pytest.mark.slow
 def test_resuming_from_what_is_damaged_is_refused(trained_root, tiny_params):
     run, resumed = Run.open("tiny"), tiny_params(resume=True)
     steps = run.steps.read_text()
@@ -225,6 +226,7 @@ def test_a_loss_that_is_not_finite_names_the_samples(tiny_root, tiny_params):
     assert not Run(Run.folder("tiny")).last_checkpoint.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqrt_inverse", "median_frequency"])
 def test_class_weights_reach_the_loss(tiny_root, tiny_params, kind, monkeypatch):
     seen = []
@@ -252,6 +254,7 @@ def test_validation_masks_without_a_label_still_leave_a_model(tiny_root, tiny_pa
     assert run.best_checkpoint.exists()
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_stays_as_it_is(tiny_root, tiny_params):
     params = tiny_params(epochs=2, freeze_epochs=1)
     model, seen = new_model(params), []
@@ -267,6 +270,7 @@ def test_a_frozen_encoder_stays_as_it_is(tiny_root, tiny_params):
     assert not any(torch.equal(seen[0][name], seen[1][name]) for name in encoder if name.endswith("conv.weight"))
 
 
+@pytest.mark.slow
 def test_the_averaged_weights_are_validated_and_kept(tiny_root, tiny_params):
     run, history = train(tiny_params(epochs=3, ema_decay=0.5))
     best, facts = load_checkpoint(run.best_checkpoint)
@@ -279,6 +283,7 @@ def test_the_averaged_weights_are_validated_and_kept(tiny_root, tiny_params):
     )
 
 
+@pytest.mark.slow
 def test_training_stops_when_nothing_gets_better(tiny_root, tiny_params):
     # A rate too small to change a prediction: the first epoch stays the best.
     params = tiny_params(epochs=9, learning_rate=1e-12, patience=2)
@@ -288,6 +293,7 @@ def test_training_stops_when_nothing_gets_better(tiny_root, tiny_params):
     assert len(again) == 3
 
 
+@pytest.mark.slow
 def test_micro_batches_give_the_gradient_of_the_batch(tiny_root, tiny_params):
     """With normalisation asleep and cross-entropy alone, where the parts' sum is exact."""
     gradients = {}
@@ -373,6 +379,7 @@ def test_a_gradient_that_is_not_finite_is_told_from_the_loss(tiny_root, tiny_par
         train(params, model)
 
 
+@pytest.mark.slow
 def test_steps_that_the_scaler_leaves_out_are_counted_and_no_error(tiny_root, tiny_params, monkeypatch):
     class Scaler:
         """Finds the first step's gradient infinite, as a real one does with too large a scale."""

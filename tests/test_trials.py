@@ -15,6 +15,8 @@ from seglib.loading import pack
 from seglib.models import ModelSpec, build
 from seglib.trials import Memory, measure, plan_training
 
+pytestmark = pytest.mark.slow
+
 PLAIN = HardwarePlan("cpu", "fp32", threads=torch.get_num_threads())
 
 
