@@ -179,6 +179,7 @@ MASKS = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(MASKS, st.sampled_from(metrics.POLICIES), st.sampled_from([0.005, 0.1, 2.0]))
 def test_the_lost_points_add_up(masks, absent, ratio):
@@ -213,6 +214,7 @@ def test_lost_points_by_hand():
 COUNTS = hnp.arrays(np.int64, (3, 4, 4), elements=st.sampled_from([0, 0, 0, 1, 2, 7, 50]))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(COUNTS, st.sampled_from(metrics.POLICIES))
 def test_repairs_taken_again_one_by_one(counts, absent):

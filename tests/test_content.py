@@ -23,6 +23,8 @@ from seglib.predictions import changed_since_training, check_as_scored
 from seglib.runs import Run, project_root, read_json, write_json, write_text
 from seglib.training import fit, start_run
 
+pytestmark = pytest.mark.slow
+
 TEST = Evaluate(run="tiny", split="test")
 
 

@@ -18,6 +18,8 @@ from seglib.params import Evaluate
 from seglib.pictures import fitting
 from seglib.runs import Run
 
+pytestmark = pytest.mark.slow
+
 
 def test_an_analysis_reads_the_dataset_as_often_for_one_failure_as_for_all(trained_root, monkeypatch):
     run, calls = Run.open("tiny"), []

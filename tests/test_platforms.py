@@ -26,6 +26,8 @@ from seglib.params import Evaluate
 from seglib.recipe import Split
 from seglib.runs import Run, read_json, read_written, write_json, write_text
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "seglib").glob("*.py"))
 # What CPython has on POSIX systems alone (docs.python.org, "Availability: Unix" and "not Windows").

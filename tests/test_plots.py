@@ -63,6 +63,7 @@ def labels(axis) -> list[str]:
     return [tick.get_text() for tick in axis.get_ticklabels()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 11, pytest.param(40, marks=pytest.mark.slow)])
 def test_every_figure_of_classes_is_whole_from_1_to_40_classes(count):
     classes = many(count)
@@ -131,6 +132,7 @@ def test_confusion_rows_are_shares_and_small_numbers_are_left_out():
     assert not matrices.confusion(np.eye(21), many(21)).texts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [21, 40, pytest.param(80, marks=pytest.mark.slow)])
 def test_many_classes_number_only_the_confusions_that_stand_out(count):
     counts = 100 * np.eye(count, dtype=int)

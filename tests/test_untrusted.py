@@ -30,6 +30,8 @@ from seglib.reading import is_plain
 from seglib.report import write_report
 from seglib.runs import Run
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(seglib.__file__).parent
 RECIPE = "classes: [{classes}]\nsplits:\n  train: {{images: train/images/*.png, masks: train/masks/*.png}}\n"
 
