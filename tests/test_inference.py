@@ -227,13 +227,14 @@ def test_the_streamed_scores_are_those_of_the_files(trained_root):
 
 
 def test_without_boundaries(trained_root):
-@pytest.mark.slow
     evaluation = evaluate_run(Run.open("tiny"), Evaluate(run="tiny", device="cpu", boundary_ratio=0))
     assert evaluation.scores["mean_boundary_iou"] is None
     assert evaluation.scores["boundary"]["width"] == "off"
     assert evaluation.per_class["boundary_iou"].isna().all()
-def test_shrunk_images_are_scored_at_original_resolution(trained_root):
+
+
 @pytest.mark.slow
+def test_shrunk_images_are_scored_at_original_resolution(trained_root):
     run = Run.open("tiny")
     model, facts = load_checkpoint(run.best_checkpoint)
     model.spec = replace(model.spec, long_side=32)
@@ -241,6 +242,9 @@ def test_shrunk_images_are_scored_at_original_resolution(trained_root):
     evaluation = evaluate_run(run, Evaluate(run="tiny", device="cpu"))
     assert (evaluation.per_image[["height", "width"]].to_numpy() == (40, 56)).all()
     check_against_torchmetrics(run, evaluation)
+
+
+@pytest.mark.slow
 def test_images_of_different_sizes_and_without_a_label(trained_root):
     folder = trained_root / "data" / "tiny" / "test"
     for kind in ("images", "masks"):
@@ -263,13 +267,15 @@ def test_images_of_different_sizes_and_without_a_label(trained_root):
 
 
 def test_a_second_evaluation_leaves_nothing_of_the_first(trained_root):
-@pytest.mark.slow
     run = Run.open("tiny")
     stale = run.evaluation("test") / "predictions" / "gone.png"
     stale.parent.mkdir(parents=True)
     stale.write_bytes(b"")
     evaluate_run(run, Evaluate(run="tiny", device="cpu"))
     assert not stale.exists()
+
+
+@pytest.mark.slow
 def test_an_interrupted_evaluation_is_none_and_leaves_an_earlier_one_whole(trained_root, monkeypatch):
     run = Run.open("tiny")
     evaluate_run(run, Evaluate(run="tiny", device="cpu"))
