@@ -136,7 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--failures", type=int, default=10_000)
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--out", type=Path, default=Path("artifacts/benchmarks/browser.json"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/browser.json"))
     arguments = parser.parse_args()
     rows = []
     for size in ((360, 480), (1024, 2048)):
