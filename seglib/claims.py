@@ -119,9 +119,9 @@ def _lock(file: IO[bytes]) -> bool:
         if fcntl:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         else:
-            file.seek(_LOCKED_BYTE)
             import msvcrt
 
+            file.seek(_LOCKED_BYTE)
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
             file.seek(0)
     except OSError as error:

@@ -237,11 +237,6 @@ def mean_iou(confusions: np.ndarray) -> float:
     return float(nanmean(iou_per_class(confusions.sum(0))))
 
 
-def row_normalised(confusion: np.ndarray) -> np.ndarray:
-    """(C, C) counts -> shares of the true class's pixels; NaN rows for classes without any."""
-    return _ratio(confusion, confusion.sum(-1, keepdims=True))
-
-
 def top_confusions(confusion: np.ndarray, names: tuple[str, ...], count: int = 5) -> pd.DataFrame:
     """The pairs of classes that cost the most pixels: truth, prediction, pixels, share (of the true class's pixels)."""
     wrong = confusion * (1 - np.eye(len(names), dtype=np.int64))

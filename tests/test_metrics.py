@@ -215,10 +215,6 @@ def test_per_class_table_by_hand():
     np.testing.assert_allclose(union["miou_c"], [(4 / 7 + 1) / 2, 0.5, 3 / 4])
 
 
-def test_row_normalised():
-    np.testing.assert_allclose(metrics.row_normalised(HAND[0]), [[4 / 6, 2 / 6, 0], [NAN] * 3, [1 / 4, 0, 3 / 4]])
-
-
 def test_top_confusions():
     table = metrics.top_confusions(HAND[0], ("sky", "road", "tree"))
     assert table.to_dict("records") == [
