@@ -124,13 +124,14 @@ class _Hybrid(torch.autograd.Function):
 
 
 class _Kept(NamedTuple):
-    """Of a block of n pixels, for the second visit: softmax (C, n), gradient without Dice's (C, n), ids (1, n) and the true
-    class's softmax (1, n); ignored pixels are 0 in all of them."""
+    """Of a block of n pixels, for the second visit: softmax (C, n), gradient without Dice's and the true classes' own (C, n),
+    and of the true classes: ids (1, n), softmax (1, n), gradient to subtract (1, n); ignored pixels are 0 in all of them."""
 
     softmax: Tensor
     gradient: Tensor
     ids: Tensor
     hit: Tensor
+    pull: Tensor
 
 
 class _Pixels:
@@ -168,9 +169,8 @@ class _Pixels:
         share = scored / total
         p.mul_(share)
         log_total = total.log_().add_(top)
-        pixel_weights = self.weights.take(ids[0]).mul_(scored)
-        place = ids.mul(z.shape[1]).add_(torch.arange(z.shape[1], device=z.device))
-        zt = z.take(place[0])
+        pixel_weights = self.weights.index_select(0, ids[0]).mul_(scored)
+        zt = z.gather(0, ids)[0]
         hit = (zt - top).exp_().mul_(share)[None]
         self.nll = self.nll + pixel_weights @ (log_total - zt)
         self.intersection = self.intersection + _per_class(
@@ -186,15 +186,13 @@ class _Pixels:
             self.spread = self.spread + (log_total * self.weights.sum() - self.weights @ z) @ scored
             if self.keep:
                 g.addcmul_(by_spread[:, None], scored, value=-1)
-        rest, slope_rest, true, slope_true = _focal(z, zt, scored, gamma, self.keep and focal > 0)
+        rest, slope_rest, true, slope_true = _focal(z, zt, scored, gamma, _bounded(top), self.keep and focal > 0)
         self.focal = self.focal + rest + _per_class(ids[0], true.to(self.focal.dtype), len(self.weights))
         if slope_rest is not None:
-            by_focal = focal * self.weights / self.weights.sum() / self.pixels.clamp_min(1).to(z.dtype)
-            g.addcmul_(slope_rest, by_focal[:, None])
-            pull.addcmul_(slope_true, by_focal.take(ids[0]))
-        if not self.keep:
-            return None
-        return _Kept(p, g.scatter_add_(0, ids, pull[None]), ids, hit)
+            by_focal = focal / self.weights.sum() / self.pixels.clamp_min(1).to(z.dtype)
+            g.addcmul_(slope_rest, (by_focal * self.weights)[:, None])
+            pull.addcmul_(slope_true.mul_(pixel_weights), by_focal)
+        return _Kept(p, g, ids, hit, pull[None]) if self.keep else None
 
     def _slopes(self) -> tuple[Tensor, Tensor]:
         """d cross-entropy / d nll, a scalar, and d cross-entropy / d (-log p) by smoothing, (C,)."""
@@ -230,12 +228,13 @@ class _Pixels:
         """Second visit: d total / d logits, in the logits' type and memory format."""
         by_predicted, by_intersection = (self.settings.terms[1] * slope for slope in dice_slopes)
         gradient = torch.empty_like(self.logits)
-        for (b, rows), (p, g, ids, hit) in zip(self.places, self.kept, strict=True):
+        for (b, rows), (p, g, ids, hit, pull) in zip(self.places, self.kept, strict=True):
             if self.settings.terms[1]:
-                pull = hit * by_intersection.take(ids)
+                by_hit = hit * by_intersection.index_select(0, ids[0])
                 # The softmax's Jacobian: dz = p * (slope - sum_c p_c slope_c), plus the true class's own part.
-                g.addcmul_(p, by_predicted[:, None] - (by_predicted @ p + pull))
-                g.scatter_add_(0, ids, pull)
+                g.addcmul_(p, by_predicted[:, None] - (by_predicted @ p + by_hit))
+                pull.add_(by_hit)
+            g.scatter_add_(0, ids, pull)
             gradient[b, :, rows] = g.view_as(gradient[b, :, rows])
         return gradient
 
@@ -247,29 +246,40 @@ def _per_class(ids: Tensor, values: Tensor, classes: int) -> Tensor:
     return torch.bincount(ids, values, classes)
 
 
+def _bounded(top: Tensor) -> bool:
+    """Whether exp of logits up to these stays in float32's range; a GPU is not waited for to tell."""
+    return not top.is_cuda and bool(top.max() <= 88)
+
+
 def _focal(
-    z: Tensor, zt: Tensor, scored: Tensor, gamma: float, with_slopes: bool
+    z: Tensor, zt: Tensor, scored: Tensor, gamma: float, bounded: bool, with_slopes: bool
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
     """Focal loss of every class against the rest, taking every pixel as "rest", and the true class's correction.
 
     Args:
-        z: (C, n) logits; zt: (n,) those of the true classes; scored: (n,) 1.0 or 0.0.
+        z: (C, n) logits; zt: (n,) those of the true classes; scored: (n,) 1.0 or 0.0; bounded: no logit is above 88.
 
     Returns:
         (C,) loss as rest, added up, and (C, n) its slope by z; (n,) the true class's loss minus its loss as rest, and the
         slope of that. Without slopes: None in their place.
     """
-    # exp and log take a quarter of the time of sigmoid and softplus; beyond 88 exp leaves float32's range.
-    grown = z.clamp_max(88).exp_().add_(1)
-    softplus, other = torch.maximum(grown.log(), z), grown.reciprocal_()
+    # exp and log take a quarter of the time of sigmoid and softplus.
+    grown = (z if bounded else z.clamp_max(88)).exp().add_(1)
+    softplus = grown.log() if bounded else torch.maximum(grown.log(), z)
+    other = grown.reciprocal_()
     sigmoid = torch.addcmul(scored, other, scored, value=-1)
-    power = sigmoid.square() if gamma == 2 else sigmoid.pow(gamma).mul_(scored)
+    power = _power(sigmoid, gamma) * scored if gamma == 0 else _power(sigmoid, gamma)  # 0 ** 0 is 1
     rest = (power * softplus).sum(1)
-    st, sp = torch.sigmoid(zt), F.softplus(zt)
-    rest_t, true_t = st.pow(gamma), (1 - st).pow(gamma)
-    true = (true_t * F.softplus(-zt) - rest_t * sp).mul_(scored)
+    st, loss_true = torch.sigmoid(zt), F.softplus(-zt)
+    loss_rest, missed = loss_true + zt, 1 - st
+    rest_t, true_t = _power(st, gamma), _power(missed, gamma)
+    true = (true_t * loss_true - rest_t * loss_rest).mul_(scored)
     if not with_slopes:
         return rest, None, true, None
     slope_rest = sigmoid.addcmul_(other, softplus, value=gamma).mul_(power)
-    slope_true = -true_t * (gamma * st * F.softplus(-zt) + 1 - st) - rest_t * (gamma * (1 - st) * sp + st)
+    slope_true = -true_t * (gamma * st * loss_true + missed) - rest_t * (gamma * missed * loss_rest + st)
     return rest, slope_rest, true, slope_true.mul_(scored)
+
+
+def _power(x: Tensor, exponent: float) -> Tensor:
+    return x.square() if exponent == 2 else x.pow(exponent)
