@@ -3,8 +3,9 @@
 The code cells of 01, 03 and 04 run one after the other in a fresh process each, on generated datasets and a network that
 was never trained, so that every image fails. What a process held at its largest and how long each cell took is kept.
 
-Sets: "images" (N, half of them in train), "classes" (150 of them), "large" (2048x1024, 19 classes), "sizes" (32x32 to
-8192x8192 in one split). `--sets sizes` runs one; 02 is run on "sizes" too.
+Sets: "images" (N in train and N in test), "classes" (150 of them), "large" (2048x1024, 19 classes), "sizes" (32x32 to
+8192x8192 in one split). `--sets sizes` runs one; 02 is run on "sizes" too. What the JSON file has of other sets, notebooks
+and sizes stays there.
 """
 
 from __future__ import annotations
@@ -139,6 +140,8 @@ def measure(
     root: Path, what: str, counts: dict[str, int], sizes: list[tuple[int, int]], classes: int, chosen: list[str]
 ) -> list[dict]:
     """Rows of the table: one a notebook of those chosen."""
+    from seglib import runs
+
     name = f"{what}{sum(counts.values())}"
     started = time.perf_counter()
     write_dataset(root / "data" / name, counts, sizes, classes)
@@ -164,24 +167,24 @@ def measure(
         slowest = max(cells, key=lambda cell: cell["cpu_s"])
         total, used = (sum(cell[key] for cell in cells) for key in ("s", "cpu_s"))
         row = {
-            "set": what, "notebook": number, "images": images, "classes": classes, "largest": max(map(max, sizes)), "s": total,
+            "set": what, "notebook": number, "time": runs.environment()["time"], "images": images, "classes": classes, "largest": max(map(max, sizes)), "s": total,
             "ms_per_image": 1000 * total / images, "cpu_ms_per_image": 1000 * used / images,
             "peak_mb": cells[-1]["peak_mb"], "start_mb": cells[1]["peak_mb"],
-            "slowest_cell": slowest["begins"], "its_share": slowest["cpu_s"] / used, "cells": cells,
+            "slowest_cell": slowest["begins"], "its_share": slowest["cpu_s"] / used,
         }  # fmt: skip
         if number == "04":
             failures = root / "artifacts" / "runs" / run / "failures" / "test"
             row["report_mb"] = (failures / "report.html").stat().st_size / 1e6
             row["failures_folder_kb_per_image"] = folder_bytes(failures) / 1e3 / images
         rows.append(row)
-        print(pd.DataFrame([row]).drop(columns="cells").round(3).T.to_string(header=False), flush=True)
+        print(pd.DataFrame([row]).round(3).T.to_string(header=False), flush=True)
     return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", default="images,classes,large,sizes")
-    parser.add_argument("--images", default="2000,20000", help="sizes of the set images, in train and test together")
+    parser.add_argument("--images", default="2000,20000", help="sizes of the set images, in train and in test each")
     parser.add_argument("--many", type=int, default=2000, help="test images of the set classes")
     parser.add_argument("--large", type=int, default=24, help="test images of the set large")
     parser.add_argument("--largest", type=int, default=8192, help="pixels a side of the largest of the set sizes")
@@ -196,6 +199,7 @@ def main() -> None:
         return
     from seglib import runs
 
+    out = Path(arguments.out).resolve()
     rows: list[dict] = []
     chosen = arguments.notebooks.split(",")
     with tempfile.TemporaryDirectory() as temporary:
@@ -205,8 +209,7 @@ def main() -> None:
         for what in arguments.sets.split(","):
             if what == "images":
                 for total in map(int, arguments.images.split(",")):
-                    half = total // 2
-                    rows += measure(root, what, {"train": half - 20, "val": 20, "test": half}, [(96, 96)], 8, chosen)
+                    rows += measure(root, what, {"train": total, "val": 20, "test": total}, [(96, 96)], 8, chosen)
             elif what == "classes":
                 rows += measure(
                     root, what, {"train": 200, "val": 20, "test": arguments.many}, [(128, 128)], 150, chosen
@@ -217,7 +220,9 @@ def main() -> None:
                 side = arguments.largest
                 sizes = [(32, 32), (side, side), (33, 1500), (96, 96), (700, 40), (512, 768)]
                 rows += measure(root, what, {"train": 6, "val": 6, "test": 6}, sizes, 8, chosen)
-    runs.write_json(Path(arguments.out).resolve(), {"environment": runs.environment(), "rows": rows})
+    known = json.loads(out.read_text(encoding="utf-8"))["rows"] if out.is_file() else []
+    measured = {tuple(row[key] for key in ("set", "notebook", "images")): row for row in known + rows}
+    runs.write_json(out, {"environment": runs.environment(), "rows": list(measured.values())})
 
 
 if __name__ == "__main__":
