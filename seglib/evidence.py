@@ -24,7 +24,7 @@ from seglib.inference import predict, scoring_plan
 from seglib.loading import pack
 from seglib.models import Segmenter, load_checkpoint
 from seglib.params import Evaluate
-from seglib.predictions import predicted_pairs, run_dataset, saved_prediction
+from seglib.predictions import predicted_pairs, run_dataset, saved_prediction, trained_on
 from seglib.runs import Run, atomic_path
 
 _AT_ONCE = 8  # images a batch: each is handed on alone
@@ -113,7 +113,7 @@ def training_images(
         measure: image (H, W, 3) uint8 -> what is to be known of how it looks.
         progress: show a bar.
     """
-    dataset = run_dataset(run)
+    dataset = trained_on(run, run_dataset(run))
     model, plan = _model(run)
     packed = pack(dataset, "train", model.spec.long_side)
     samples = dataset.split("train")[["id", "group"]].reset_index(drop=True)

@@ -50,15 +50,19 @@ def run_dataset(run: Run) -> Dataset:
     return load_dataset(params.dataset, params.recipe)
 
 
+def trained_on(run: Run, dataset: Dataset) -> Dataset:
+    """The dataset without the samples that the run's actions left out of its training."""
+    kept = run.path / "actions.yaml"
+    left_out = [sample.id for sample in actions.read(kept).exclude] if kept.is_file() else []
+    return replace(dataset, samples=dataset.samples[~dataset.samples["id"].isin(left_out)])
+
+
 def changed_since_training(run: Run, dataset: Dataset) -> str:
     """In one sentence what became of the files that a run was trained and validated on; "" if nothing did.
 
     What its actions left out of the training does not count. Nothing is said of runs that kept no data.json.
     """
-    kept, changes = run.path / "actions.yaml", []
-    if kept.is_file():
-        left_out = [sample.id for sample in actions.read(kept).exclude]
-        dataset = replace(dataset, samples=dataset.samples[~dataset.samples["id"].isin(left_out)])
+    dataset, changes = trained_on(run, dataset), []
     for split, before in content.read_record(run.data).items():
         now = content.digests(dataset, split) if split in dataset.splits else {}
         if found := content.compare(before, now):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from seglib import evidence
+from seglib import actions, evidence
+from seglib.actions import Actions
 from seglib.dataset import read_pair
 from seglib.inference import evaluate_predictions, evaluate_run
 from seglib.models import load_checkpoint
@@ -80,6 +81,15 @@ def test_training_images_that_changed_are_looked_at_anew(run, trained_root):
     again = evidence.training_images(run, brightness)
     np.testing.assert_allclose(again.features[0], first.features[1], atol=1e-5)
     assert not np.allclose(first.features[0], first.features[1])
+
+
+def test_images_that_a_run_left_out_are_none_of_its_training_images(run):
+    every = evidence.training_images(run, brightness)
+    actions.write(run.path / "actions.yaml", Actions(exclude=[every.samples["id"][2]]))
+    found = evidence.training_images(run, brightness)
+    assert found.samples["id"].tolist() == every.samples["id"].drop(2).tolist()
+    np.testing.assert_allclose(found.features, np.delete(every.features, 2, axis=0), atol=1e-5)
+    assert found.pixels.sum() < every.pixels.sum()
 
 
 @pytest.mark.parametrize(
