@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 from torch.autograd import gradcheck
 
-from seglib.kernels import _Depthwise
+from seglib.kernels import _Depthwise, replace_doubling
 from seglib.losses import HybridLoss
 
 IGNORE = 255
@@ -127,6 +131,63 @@ def test_depthwise_convolution(stride, padding, dilation, kernel, multiplier, bi
         settings = pair(stride), pair(padding), pair(dilation)
         return _Depthwise.apply(x, weight.float(), None if bias is None else bias.float(), *settings).double()
 
-    expected = torch.nn.functional.conv2d(*inputs, *([] if bias else [None]), stride, padding, dilation, 3)
+    expected = F.conv2d(*inputs, *([] if bias else [None]), stride, padding, dilation, 3)
     assert torch.equal(convolution(*inputs), expected)
     assert gradcheck(convolution, inputs, eps=1.0, atol=0, rtol=0)
+
+
+class Upsampling(nn.Module):
+    """Upsamples as decoders do and joins the result with what it is given."""
+
+    def __init__(self, options: dict) -> None:
+        super().__init__()
+        self.options = options
+
+    def forward(self, x, skip):
+        up = F.interpolate(x, **self.options)
+        self.gradient = up.grad_fn.name()
+        return torch.cat([up, skip], 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize(
+    ("options", "doubles"),
+    [
+        ({"scale_factor": 2}, True),
+        ({"scale_factor": 2.0, "mode": "nearest"}, True),
+        ({"size": (6, 10), "mode": "nearest"}, True),
+        ({"size": torch.Size([6, 10])}, True),
+        ({"size": (6, 11)}, False),
+        ({"size": 6}, False),
+        ({"scale_factor": 4}, False),
+        ({"scale_factor": (2, 1)}, False),
+        ({"scale_factor": 2, "mode": "bilinear"}, False),
+    ],
+    ids=str,
+)
+def test_upsampling(options, doubles, memory_format, dtype):
+    """torch's own gradient, digit by digit, and through copies of the model."""
+    plain = Upsampling(options)
+    quick = Upsampling(options)
+    replace_doubling(quick)
+    x = torch.randn(2, 3, 3, 5).to(dtype).to(memory_format=memory_format).requires_grad_()
+    skip = torch.randn(2, 4, *F.interpolate(x, **options).shape[2:]).to(dtype).to(memory_format=memory_format)
+    for model in (quick, copy.deepcopy(quick)):
+        expected, found = plain(x, skip), model(x, skip)
+        assert torch.equal(found, expected)
+        assert model.gradient.startswith("_Doubled") == doubles
+        by = torch.randn_like(expected)
+        (slope,), (right,) = (torch.autograd.grad(y, x, by) for y in (found, expected))
+        assert torch.equal(slope, right)
+
+
+def test_a_copy_of_a_model_that_upsamples_quickly_stands_alone():
+    model = nn.Linear(1, 1)
+    replace_doubling(model)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.weight.zero_()
+        other.bias.zero_()
+    assert other(torch.ones(1, 1)).item() == 0
+    assert model(torch.ones(1, 1)).item() != 0
