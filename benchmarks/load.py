@@ -1,7 +1,7 @@
 """Do time and memory stay flat as a dataset grows? `python benchmarks/load.py` prints tables and writes JSON.
 
 The code cells of 01, 03 and 04 run one after the other in a fresh process each, on generated datasets and a network that
-was never trained, so that every image fails. What a process held at its largest and how long each cell took is kept.
+was never trained, so that every image fails. What a process held at its largest and how long its cells took is kept.
 
 Sets: "images" (N in train and N in test), "classes" (150 of them), "large" (2048x1024, 19 classes), "sizes" (32x32 to
 8192x8192 in one split). `--sets sizes` runs one; 02 is run on "sizes" too. What the JSON file has of other sets, notebooks
@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -83,7 +84,7 @@ def run_cells(number: str, values: dict) -> None:
     (path,) = NOTEBOOKS.glob(f"{number}_*.ipynb")
     cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
     space: dict = {"__name__": "notebook"}
-    taken = []
+    taken, memory = [], Memory()
     for place, cell in enumerate(cells):
         source = "".join(cell["source"])
         started = time.perf_counter()
@@ -98,29 +99,29 @@ def run_cells(number: str, values: dict) -> None:
                 "begins": source.strip().splitlines()[-1][:70],
                 "s": time.perf_counter() - started,
                 "cpu_s": time.process_time() - used,
-                "peak_mb": _peak(),
+                "peak_mb": memory.look(),
             }
         )
     print("\n" + json.dumps(taken))
 
 
-def _peak() -> float:
-    """The most memory that this process ever held, in MB."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # getrusage's figure would begin with what the process held that started this one
-        return (
-            next(
-                int(line.split()[1])
-                for line in status.read_text(encoding="ascii").splitlines()
-                if line.startswith("VmHWM")
-            )
-            / 1e3
-        )
-    if sys.platform == "win32":
-        return psutil.Process().memory_info().peak_wset / 1e6
-    import resource
+class Memory:
+    """The most that this process held of its own, in MB, looked at 20 times a second; of mapped files, as the packed cache, the
+    system holds what it has room for."""
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    def __init__(self) -> None:
+        self.peak, self.process = 0.0, psutil.Process()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while True:
+            self.look()
+            time.sleep(0.05)
+
+    def look(self) -> float:
+        held = self.process.memory_info()
+        self.peak = max(self.peak, (held.rss - getattr(held, "shared", 0)) / 1e6)
+        return self.peak
 
 
 def in_a_process(root: Path, number: str, **values: object) -> list[dict]:
