@@ -89,11 +89,12 @@ def run_comparison(
     ordered = table.sort_values("difference", kind="stable")
     named = pd.concat([ordered[ordered["difference"] < -0.01].head(3), ordered[ordered["difference"] > 0.01].tail(3)])
     for row in named.itertuples():
-        # Away from the crowd on the diagonal, unless the edge is near.
-        right = row.miou_first < (0.28 if row.difference > 0 else 0.72)
+        # Away from the crowd on the diagonal; where the edge is near, above or below the point.
+        better = row.difference > 0
+        aside = row.miou_first >= 0.28 if better else row.miou_first < 0.72
         ax.annotate(
-            text(row.id), (row.miou_first, row.miou_second), xytext=(6 if right else -6, -3), textcoords="offset points",
-            ha="left" if right else "right", fontsize=7.5, color=INK,
+            text(row.id), (row.miou_first, row.miou_second), xytext=(-6 if better else 6, -3) if aside else (0, 7 if better else -13),
+            textcoords="offset points", ha="right" if better is aside else "left", fontsize=7.5, color=INK,
         )  # fmt: skip
     ax.set(
         xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel=f"mIoU of the image, {text(first)}",
