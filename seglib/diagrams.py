@@ -89,12 +89,15 @@ def run_comparison(
     ordered = table.sort_values("difference", kind="stable")
     named = pd.concat([ordered[ordered["difference"] < -0.01].head(3), ordered[ordered["difference"] > 0.01].tail(3)])
     for row in named.itertuples():
-        # Away from the crowd on the diagonal; where the edge is near, above or below the point.
-        better = row.difference > 0
-        aside = row.miou_first >= 0.28 if better else row.miou_first < 0.72
+        # Away from the crowd on the diagonal: beside the point, or above or below it where the edge is near.
+        long = 0.03 + 0.016 * len(str(row.id))  # of an axis
+        if row.difference > 0:
+            place, align = ((-6, -3), "right") if row.miou_first >= long else ((0, 7), "left")
+        else:
+            place, align = ((6, -3), "left") if row.miou_first <= 1 - long else ((0, -13), "right")
         ax.annotate(
-            text(row.id), (row.miou_first, row.miou_second), xytext=(-6 if better else 6, -3) if aside else (0, 7 if better else -13),
-            textcoords="offset points", ha="right" if better is aside else "left", fontsize=7.5, color=INK,
+            text(row.id), (row.miou_first, row.miou_second), xytext=place, textcoords="offset points",
+            ha=align, fontsize=7.5, color=INK,
         )  # fmt: skip
     ax.set(
         xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel=f"mIoU of the image, {text(first)}",
