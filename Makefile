@@ -33,7 +33,7 @@ lab: $(INSTALLED)  ## open JupyterLab on the notebooks
 
 notebooks: $(INSTALLED)  ## execute the committed notebooks in place, in order
 	$(BIN)/jupyter nbconvert --execute --inplace --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False \
-		--ExecutePreprocessor.kernel_name=python3 notebooks/0*.ipynb
+		--ExecutePreprocessor.kernel_name=python3 --NotebookExporter.preprocessors=seglib.pages.DropDeadWidgets notebooks/0*.ipynb
 
 clean:  ## remove the environment and the caches (never data or runs)
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import logging
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -27,14 +25,7 @@ if TYPE_CHECKING:
     from traitlets.config import Config
 
 STEPS = tuple(NOTEBOOKS)
-logging.getLogger("seglib.page").setLevel(logging.ERROR)  # nbconvert warns of every picture without a caption
 TICK = 1.0  # seconds between two updates of the line on a terminal
-_PAGE = """{% extends 'index.html.j2' %}
-{% block html_head_js %}{% endblock %}
-{% block jupyter_widgets %}{% endblock %}
-{% block html_head_js_mathjax %}{% endblock %}
-{% block html_head_js_mermaidjs %}{% endblock %}
-"""
 
 
 class ChainError(RuntimeError):
@@ -194,6 +185,8 @@ def _execute(notebook: str, given: Mapping[str, Any], run: Run, status: _Status,
         status.write(notebook, state, started=started, seconds=seconds, **({"error": error} if error else {}))
         print(f"{notebook:<20}  {state:<7}  {_clock(seconds):>7}", file=out, flush=True)
     try:
+        from seglib.pages import export_page
+
         export_page(path, page)
     except Exception as problem:  # a page is a convenience: it must neither end a chain nor hide a notebook's own error
         print(f"{notebook}: no HTML page ({type(problem).__name__}: {problem})", file=out, flush=True)
@@ -247,37 +240,6 @@ def _kernel_sockets() -> Iterator[Config]:
         if os.name != "nt" and len(os.fsencode(folder)) < 80:
             config.KernelManager = Config({"transport": "ipc", "ip": f"{folder}/kernel"})
         yield config
-
-
-def export_page(notebook: str | Path, page: str | Path) -> Path:
-    """Write an executed notebook as one HTML page that needs no server: pictures inside, no script from elsewhere.
-
-    A widget shows its HTML form or nothing, since a live one would need a kernel.
-    """
-    import nbformat
-    from nbconvert import HTMLExporter
-
-    path, page = Path(notebook), Path(page)
-    content = nbformat.read(path, as_version=4)
-    content.metadata.pop("widgets", None)
-    for cell in content.cells:
-        if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if not _is_dead_widget(output)]
-        else:
-            cell.source = re.sub(r"\]\(([\w.-]+)\.ipynb\)", r"](\1.html)", cell.source)  # from page to page
-    exporter = HTMLExporter(
-        log=logging.getLogger("seglib.page"),
-        raw_template=_PAGE,
-        embed_images=True,
-    )
-    where = {"metadata": {"name": path.stem, "path": str(path.parent)}}  # pictures in Markdown are relative to it
-    return write_text(page, exporter.from_notebook_node(content, where)[0])
-
-
-def _is_dead_widget(output: Any) -> bool:
-    """A widget without an HTML form, such as a progress bar: its text would for ever say 0 %."""
-    kinds = output.get("data", {})
-    return "application/vnd.jupyter.widget-view+json" in kinds and "text/html" not in kinds
 
 
 def _clock(seconds: float) -> str:

@@ -46,7 +46,7 @@ def check(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Score another tool's predictions."""
-    from seglib.evaluation import evaluate_predictions
+    from seglib.evaluation import evaluate_predictions, interval_sentence
     from seglib.params import Evaluate
     from seglib.runs import Run, shown
 
@@ -55,8 +55,7 @@ def evaluate(options: argparse.Namespace) -> int:
     params = Evaluate.check({"run": name, "split": options.split} | read_parameters(options.parameters))
     recipe = place(options.recipe) if options.recipe else ""
     found = evaluate_predictions(name, folder, place(options.dataset), params, recipe, sys.stderr.isatty()).scores
-    low, high = (found["mean_iou_interval"][end] or float("nan") for end in ("low", "high"))
-    print(f"mean IoU {found['mean_iou']:.3f} ({low:.3f} to {high:.3f}) on {found['images']} images of {params.split}")
+    print(f"{found['images']} images of {params.split}: {interval_sentence(found)}")
     print(f"scores   {shown(Run.folder(name) / 'evaluation' / params.split)}")
     return 0
 

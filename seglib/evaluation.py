@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -162,6 +163,17 @@ def _write(
     head = {"run": run.name, "dataset": dataset.name, "split": params.split, "images": len(ids)}
     found = _scores(samples, tally, names, params)
     write_json(folder / "metrics.json", head | dict(about) | found | {"images_per_second": len(ids) / seconds})
+
+
+def interval_sentence(scores: Mapping[str, Any]) -> str:
+    """The mean IoU of metrics.json with its interval, and what was resampled for it."""
+    interval = scores["mean_iou_interval"]
+    if interval["low"] is None or np.isnan(interval["low"]):
+        return f"mean IoU {scores['mean_iou'] or np.nan:.3f}; too little is independent for an interval: {interval['basis']}"
+    return (
+        f"mean IoU {scores['mean_iou']:.3f}, {interval['level']:.0%} interval {interval['low']:.3f} to {interval['high']:.3f}; "
+        f"resampled: {interval['basis']}"
+    )
 
 
 def _scores(samples: pd.DataFrame, tally: Tally, names: tuple[str, ...], params: Evaluate) -> dict:

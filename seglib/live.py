@@ -1,4 +1,4 @@
-"""What notebooks show in a way of its own: curves that grow while it trains, photographs that keep it small."""
+"""What notebooks show in a way of their own: curves that grow while it trains, photographs that keep them small, texts in full."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 import pandas as pd
 from IPython.display import DisplayHandle, Image, display
 from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 from PIL import Image as Pillow
 
 from seglib.sheets import training_curves
@@ -23,6 +24,12 @@ def show_small(figure: Figure) -> None:
     picture = Pillow.open(full).convert("RGB").quantize(256, _PALETTE, 2, dither=Pillow.Dither.NONE)
     picture.save(small, "PNG", optimize=True)
     display(Image(small.getvalue()))
+
+
+def in_full(table: pd.DataFrame) -> Styler:
+    """A table with its texts whole, which pandas cuts at 50 characters; what is in them does not become HTML."""
+    left = table.style.format(precision=3, escape="html").format_index(escape="html")
+    return left.set_properties(**{"text-align": "left", "white-space": "normal"})
 
 
 class LiveCurves:

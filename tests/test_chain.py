@@ -14,8 +14,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from seglib import chain
-from seglib.chain import ChainError, export_page, run_chain, step
+from seglib import chain, pages
+from seglib.chain import ChainError, run_chain, step
+from seglib.pages import export_page
 from seglib.params import NOTEBOOKS, ParameterError, check_chain
 from seglib.runs import Run
 
@@ -65,7 +66,7 @@ def no_kernel(monkeypatch):
         return "ValueError: told to" if source.stem in failing else ""
 
     monkeypatch.setattr(chain, "_run_notebook", run_notebook)
-    monkeypatch.setattr(chain, "export_page", lambda notebook, page: page)
+    monkeypatch.setattr(pages, "export_page", lambda notebook, page: page)
     return failing
 
 
@@ -206,7 +207,7 @@ def test_a_page_that_cannot_be_written_ends_nothing(root, no_kernel, monkeypatch
     def fail(notebook, page):
         raise AttributeError("mistune")
 
-    monkeypatch.setattr(chain, "export_page", fail)
+    monkeypatch.setattr(pages, "export_page", fail)
     out = io.StringIO()
     assert len(run_chain({}, "mine", stop=2, out=out)) == 2
     assert "02_train: no HTML page (AttributeError: mistune)" in out.getvalue()

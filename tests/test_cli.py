@@ -350,8 +350,8 @@ def test_predictions_are_scored_and_runs_compared(root, capsys):
         command = ["evaluate", "--predictions", name, "--dataset", "mine", "--split", "val", "-p", "boundary_ratio=0.1"]
         assert main(command) == 0
         captured = capsys.readouterr()
-        assert captured.out.startswith("mean IoU 0.")
-        assert captured.out.endswith(f"on 2 images of val\nscores   artifacts/runs/{name}/evaluation/val\n")
+        assert captured.out.startswith("2 images of val: mean IoU 0.")
+        assert captured.out.endswith(f"\nscores   artifacts/runs/{name}/evaluation/val\n")
     assert json.loads((root / "artifacts/runs/better/params.json").read_text())["dataset"] == "mine"
     assert main(["compare", "worse", "better", "--split", "val"]) == 0
     told = capsys.readouterr().out.splitlines()

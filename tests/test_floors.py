@@ -72,7 +72,7 @@ HOUSE = {
         (("report", "report_data"), TORCH),
     ],
     6: [
-        (("cli", "options", "chain", "commands", "repeat"), TORCH | PLOTS | {"pandas"}),
+        (("cli", "options", "chain", "pages", "commands", "repeat"), TORCH | PLOTS | {"pandas"}),
     ],
 }
 FLOOR = {module: floor for floor, rooms in HOUSE.items() for modules, _ in rooms for module in modules}

@@ -378,3 +378,19 @@ def test_counts_add_up(truth, pred, row):
     assert whole.sum() == (truth != IGNORE).sum()
     np.testing.assert_array_equal(whole.sum(1), [(truth == c).sum() for c in range(3)])
     assert (truth == pred).sum() == whole.trace()
+
+
+@pytest.mark.parametrize(
+    ("low", "expected"),
+    [
+        (0.4, "mean IoU 0.500, 95% interval 0.400 to 0.600; resampled: whole sequences"),
+        (None, "mean IoU 0.500; too little is independent for an interval: whole sequences"),
+        (float("nan"), "mean IoU 0.500; too little is independent for an interval: whole sequences"),
+        (0.0, "mean IoU 0.500, 95% interval 0.000 to 0.600; resampled: whole sequences"),
+    ],
+)
+def test_the_interval_in_words(low, expected):
+    from seglib.evaluation import interval_sentence
+
+    interval = {"low": low, "high": 0.6, "level": 0.95, "basis": "whole sequences"}
+    assert interval_sentence({"mean_iou": 0.5, "mean_iou_interval": interval}) == expected

@@ -271,3 +271,13 @@ def test_nothing_in_the_pages_makes_markup_of_text():
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|srcdoc", scripts)
     page = (PACKAGE / "report_template.html").read_text(encoding="utf-8")
     assert sorted(re.findall(r"(\w+)\s*\|\s*safe", page)) == ["data", "script", "style"]
+
+
+def test_tables_of_notebooks_show_what_is_written_in_full_and_as_text():
+    from seglib.live import in_full
+
+    hostile = "<img src=x onerror=alert(1)>" + "a" * 60
+    html = in_full(pd.DataFrame({"evidence": [hostile], "miou": [0.12345]}, index=[hostile])).to_html()
+    assert "<img" not in html
+    assert html.count("&lt;img src=x onerror=alert(1)&gt;" + "a" * 60) == 2
+    assert "0.123<" in html
