@@ -273,7 +273,7 @@ def main() -> None:
     names = given.run or ["demo"]
     datasets = {name: sound(run_dataset(Run.open(name))) for name in names}
     seeds = list(range(given.first_seed, given.first_seed + given.seeds))
-    result: dict = {"environment": runs.environment(), "share": given.share, "seeds": seeds}
+    result: dict = {"environment": runs.environment(), "share": given.share}
     for name in names:
         run, dataset = Run.open(name), datasets[name]
         others = (one for theirs, one in datasets.items() if theirs != name)
@@ -283,7 +283,7 @@ def main() -> None:
         table["before"] = table["sample"].map(image_scores(run, dataset, given.split))
         print(f"\n{name}, {given.split}")
         thresholds = {text: told(table, float(text)) for text in given.thresholds.split(",")}
-        result[f"{name}/{given.split}"] = {"faults": len(table), "thresholds": thresholds}
+        result[f"{name}/{given.split}"] = {"seeds": seeds, "faults": len(table), "thresholds": thresholds}
     runs.write_json(Path(given.out).resolve(), result)
 
 
