@@ -3,11 +3,13 @@
 A copy of the run's dataset gets faults, one an image, and goes through 03 and 04 as any dataset does:
 
 - label faults and degradations of all kinds (`seglib.plant`): "label error" and "degraded image" are right;
-- pictures unlike those of training, in place of others: inverted colours, and scenes of another run's dataset, with its masks
-  as far as the classes' names agree: "unlike training" is right;
-- faults of the model, for there are no others with that name: in some images its logits are changed before anything else sees
-  them. It never says a rare class ("rare class" is right); it overlooks every region below 0.33 % of the image ("small objects");
-  it takes one common class for another, unsurely ("class confusion").
+- pictures unlike those of training, in place of others: inverted colours, and scenes from elsewhere, with their masks as far as
+  the classes' names agree: the demo's streets, painted at the size of the picture that they replace; in the demo, the pictures of
+  another run's dataset, reduced. "Unlike training" is right;
+- faults of the model, for there are no others with that name: its logits are changed before anything else sees them. In some images
+  it overlooks every region below 0.33 % of the image ("small objects" is right), in some it takes one common class for another,
+  unsurely ("class confusion"). It never says a rare class ("rare class"): never means in no image, so the copy goes through 03 and
+  04 once more with a model that says it nowhere, and as many images are counted as of any other fault.
 
 Asked is about images that pass a threshold as they are and fail with their fault. Masks that the dataset's planted.csv records as
 faulty are replaced by their sound ones first.
@@ -21,7 +23,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -32,10 +34,11 @@ from failure_finding import probabilities, sound
 from PIL import Image
 from scipy import ndimage
 
-from seglib import analysis, causes, metrics, runs
+from seglib import analysis, causes, demo_scenes, metrics, runs
 from seglib.baselines import learn_prior
 from seglib.classes import IGNORE
 from seglib.dataset import Dataset, load_dataset, read_mask, read_pair
+from seglib.demo_paint import render
 from seglib.failures import find_failures
 from seglib.faults import DEGRADATIONS, KINDS
 from seglib.inference import evaluate_run, run_dataset
@@ -64,6 +67,10 @@ def moved(run: Run, dataset: Path) -> Run:
     return copy
 
 
+def is_demo(dataset: Dataset) -> bool:
+    return dataset.classes.names == demo_scenes.CLASSES
+
+
 def one_seed(run: Run, dataset: Dataset, split: str, share: float, seed: int, other: Dataset | None) -> pd.DataFrame:
     """One row a faulty image: sample, kind, mIoU after, cause, confidence, evidence."""
     rng = np.random.default_rng(seed)
@@ -71,67 +78,90 @@ def one_seed(run: Run, dataset: Dataset, split: str, share: float, seed: int, ot
         table = plant(dataset, root / "data" / "planted", KINDS, share, (split,), seed)[["sample", "kind"]]
         copy = load_dataset(root / "data" / "planted")
         left = rng.permutation(sorted(set(copy.split(split)["id"]) - set(table["sample"])))
-        kinds = [kind for kind in (*STRANGE, *MODEL_FAULTS) if kind != "elsewhere" or other is not None]
+        kinds = [
+            kind
+            for kind in (*STRANGE, *MODEL_FAULTS)
+            if kind != "elsewhere" or other is not None or not is_demo(dataset)
+        ]
         chosen = {
             str(name): kinds[k % len(kinds)] for k, name in enumerate(left[: round(share * len(copy.split(split)))])
         }
         rows = copy.split(split).set_index("id", drop=False)
         for name, kind in chosen.items():
-            if kind in STRANGE:
-                replace_picture(copy, rows.loc[name], None if kind == "inverted" else other, split, rng)
-        changes = model_faults(copy, rows, chosen, rng)
+            if kind == "inverted":
+                image = read_pair(copy, rows.loc[name])[0]
+                Image.fromarray(255 - image).save(copy.root / rows.loc[name, "image"], "PNG")
+            elif kind == "elsewhere":
+                place_scene(copy, rows.loc[name], other, split, rng)
+        changes, never_rare = model_faults(copy, rows, chosen, rng)
         record = moved(run, copy.root)
-        with faulty_model(changes):
-            evaluation = evaluate_run(record, Evaluate(run=run.name, split=split))
-            found = analysis.analyse(record, evaluation, find_failures(evaluation, 2.0)).failures.set_index("id")
+        found = stated(record, split, faulty_model(changes))
+        of_habit = [name for name, kind in chosen.items() if kind == "never_rare"]
+        found.loc[of_habit] = stated(record, split, faulty_model({}, never_rare)).loc[of_habit]
     planted = pd.DataFrame(chosen.items(), columns=["sample", "kind"])
     table = pd.concat([table, planted], ignore_index=True).assign(seed=seed)
-    table["after"] = evaluation.per_image.set_index("id")["miou"][table["sample"]].to_numpy()
-    told = found.reindex(table["sample"])[["cause", "cause_confidence", "evidence"]].reset_index(drop=True)
-    return pd.concat([table, told], axis=1)
+    return pd.concat([table, found.loc[table["sample"]].reset_index(drop=True)], axis=1)
 
 
-def replace_picture(
-    dataset: Dataset, row: pd.Series, other: Dataset | None, split: str, rng: np.random.Generator
-) -> None:
-    """A picture with its colours inverted, or one of the other dataset with its mask, at the size of the one it replaces."""
-    image = read_pair(dataset, row)[0]
+def stated(record: Run, split: str, faults: AbstractContextManager) -> pd.DataFrame:
+    """By id of every scored image: its mIoU (`after`), cause, cause_confidence and evidence."""
+    with faults:
+        evaluation = evaluate_run(record, Evaluate(run=record.name, split=split))
+        found = analysis.analyse(record, evaluation, find_failures(evaluation, 2.0)).failures
+    found = found.rename(columns={"miou": "after"}).set_index("id")
+    return found[["after", "cause", "cause_confidence", "evidence"]]
+
+
+def painted(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Picture and mask of a street of the demo's painters that no dataset holds, (H, W) of `shape` large: not enlarged, so sharp."""
+    height, width = shape[:2]
+    look = str(rng.choice(["terrace", "suburb", "centre", "avenue"])), str(rng.choice(list(demo_scenes.WEATHER)))
+    street = demo_scenes.build_street(int(rng.integers(1 << 31)), *look, signs=4)
+    scale = max(height / demo_scenes.HEIGHT, width / demo_scenes.WIDTH)
+    frame = render(street, int(rng.integers(10)), scale=scale)
+    y, x = (frame.mask.shape[0] - height) // 2, (frame.mask.shape[1] - width) // 2
+    part = slice(y, y + height), slice(x, x + width)
+    return frame.image[part], frame.mask[part]
+
+
+def place_scene(dataset: Dataset, row: pd.Series, other: Dataset | None, split: str, rng: np.random.Generator) -> None:
+    """Put a picture from elsewhere, with its mask, in place of a sample: of the other dataset's split, or a painted one."""
+    shape = read_pair(dataset, row)[0].shape
     if other is None:
-        Image.fromarray(255 - image).save(dataset.root / row["image"], "PNG")
-        return
-    samples = other.split(split)
-    strange, theirs = read_pair(other, samples.iloc[int(rng.integers(len(samples)))])
+        image, mask = painted(rng, shape)
+        theirs = demo_scenes.CLASSES
+    else:
+        samples = other.split(split)
+        image, mask = read_pair(other, samples.iloc[int(rng.integers(len(samples)))])
+        theirs = other.classes.names
     names = list(dataset.classes.names)
     table = np.full(IGNORE + 1, IGNORE, np.uint8)
-    for k, name in enumerate(other.classes.names):
+    for k, name in enumerate(theirs):
         own = name if name in names else SAME.get(name)
         table[k] = names.index(own) if own in names else IGNORE
-    size = image.shape[1::-1]
-    Image.fromarray(strange).resize(size, Image.Resampling.BILINEAR).save(dataset.root / row["image"], "PNG")
-    ids = Image.fromarray(table[theirs]).resize(size, Image.Resampling.NEAREST)
-    ids.save(dataset.root / row["mask"])
+    size = shape[1::-1]
+    Image.fromarray(image).resize(size, Image.Resampling.BILINEAR).save(dataset.root / row["image"], "PNG")
+    Image.fromarray(table[mask]).resize(size, Image.Resampling.NEAREST).save(dataset.root / row["mask"])
 
 
 def model_faults(
     dataset: Dataset, rows: pd.DataFrame, chosen: dict[str, str], rng: np.random.Generator
-) -> dict[int, Change]:
-    """What happens to the logits (C, H, W) of each image with a fault of the model, by the image's checksum."""
+) -> tuple[dict[int, Change], Change]:
+    """What happens to the logits (C, H, W) of each image with a fault of the model, by its checksum; and in "never_rare" to all."""
     pixels = learn_prior(dataset).pixels
     shares = pixels / pixels.sum()
     rare, common = np.flatnonzero(shares < causes.RARE), np.flatnonzero(shares >= causes.RARE)
     is_now, was = rng.choice(common, 2, replace=False)  # the same two in all images: a habit of the model
     changes = {}
     for name, kind in chosen.items():
-        if kind in MODEL_FAULTS:
+        if kind in ("never_small", "torn"):
             image, mask = read_pair(dataset, rows.loc[name])
-            if kind == "never_rare":
-                change = partial(never, classes=rare)
-            elif kind == "never_small":
+            if kind == "never_small":
                 change = partial(moved_in, where=around_small(mask))
             else:
                 change = partial(torn, is_now=int(is_now), was=int(was))
             changes[checksum(np.moveaxis(image, -1, 0))] = change
-    return changes
+    return changes, partial(never, classes=rare)
 
 
 def never(logits: torch.Tensor, classes: np.ndarray) -> torch.Tensor:
@@ -165,13 +195,13 @@ def checksum(image: np.ndarray) -> int:
 
 
 @contextmanager
-def faulty_model(changes: dict[int, Change]) -> Iterator[None]:
-    """For a while, every model's logits are changed where it is shown one of these images."""
+def faulty_model(changes: dict[int, Change], all_else: Change | None = None) -> Iterator[None]:
+    """For a while, every model's logits are changed where it is shown one of these images, and in `all_else`'s way elsewhere."""
     as_it_is = Segmenter.logits
 
     def logits(self: Segmenter, images: torch.Tensor, size: tuple[int, int] | None = None) -> torch.Tensor:
         found = as_it_is(self, images, size)
-        known = [changes.get(checksum(image.to(torch.uint8).cpu().numpy())) for image in images]
+        known = [changes.get(checksum(image.to(torch.uint8).cpu().numpy()), all_else) for image in images]
         return torch.stack([change(one) if change else one for one, change in zip(found, known, strict=True)])
 
     Segmenter.logits = logits
@@ -232,7 +262,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", action="append", help="a trained run; may be repeated (default: demo)")
     parser.add_argument("--split", default="val")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument(
         "--share", type=float, default=0.4, help="of the images: planted faults, and as many of the others"
     )
@@ -241,16 +272,18 @@ def main() -> None:
     given = parser.parse_args()
     names = given.run or ["demo"]
     datasets = {name: sound(run_dataset(Run.open(name))) for name in names}
-    result: dict = {"environment": runs.environment(), "share": given.share, "seeds": given.seeds}
+    seeds = list(range(given.first_seed, given.first_seed + given.seeds))
+    result: dict = {"environment": runs.environment(), "share": given.share}
     for name in names:
         run, dataset = Run.open(name), datasets[name]
-        other = next((one for theirs, one in datasets.items() if theirs != name), None)
-        parts = [one_seed(run, dataset, given.split, given.share, seed, other) for seed in range(given.seeds)]
+        others = (one for theirs, one in datasets.items() if theirs != name)
+        other = next(others, None) if is_demo(dataset) else None
+        parts = [one_seed(run, dataset, given.split, given.share, seed, other) for seed in seeds]
         table = pd.concat(parts, ignore_index=True)
         table["before"] = table["sample"].map(image_scores(run, dataset, given.split))
         print(f"\n{name}, {given.split}")
         thresholds = {text: told(table, float(text)) for text in given.thresholds.split(",")}
-        result[f"{name}/{given.split}"] = {"faults": len(table), "thresholds": thresholds}
+        result[f"{name}/{given.split}"] = {"seeds": seeds, "faults": len(table), "thresholds": thresholds}
     runs.write_json(Path(given.out).resolve(), result)
 
 

@@ -28,7 +28,7 @@ from seglib.params import Train
 from seglib.predictions import changed_since_training, check_as_scored, read_ids, run_dataset, saved_prediction
 from seglib.region_scores import SIZES, region_counts
 from seglib.runs import Run, atomic_path, read_json, write_csv
-from seglib.shortfall import shortfall
+from seglib.shortfall import shortfall, unsaid
 from seglib.slices import find_slices, small_share, with_classes
 from seglib.verdicts import VerdictBook
 
@@ -180,7 +180,7 @@ def _lost_small(seen: Seen, classes: int, absent: str) -> float:
 
 
 def _class_losses(evaluation: Evaluation, places: np.ndarray, training: TrainingImages | None) -> pd.DataFrame:
-    """lost_rare, rare_classes and the shortfall of the images at `places`."""
+    """lost_rare, rare_classes, unsaid_classes and the shortfall of the images at `places`."""
     names, absent = evaluation.classes.names, evaluation.scores["absent"]
     iou = metrics.image_class_iou(evaluation.confusions[places], absent)
     lost = np.nan_to_num(1 - iou) / np.maximum((~np.isnan(iou)).sum(1, keepdims=True), 1)
@@ -188,7 +188,8 @@ def _class_losses(evaluation: Evaluation, places: np.ndarray, training: Training
     rare = shares < causes.RARE
     worst = [np.flatnonzero(rare)[np.argsort(-row[rare])] for row in lost]
     words = [", ".join(names[c] for c in order if row[c] > 0) for order, row in zip(worst, lost, strict=True)]
-    told = pd.DataFrame({"lost_rare": lost[:, rare].sum(1), "rare_classes": words})
+    nowhere = ", ".join(names[c] for c in np.flatnonzero(unsaid(evaluation.confusions)))
+    told = pd.DataFrame({"lost_rare": lost[:, rare].sum(1), "rare_classes": words, "unsaid_classes": nowhere})
     return pd.concat([told, shortfall(evaluation.confusions, places, names, rare, absent)], axis=1)
 
 

@@ -106,23 +106,6 @@ def _spread(bits: np.ndarray, width: int) -> np.ndarray:
     return rows
 
 
-def error_counts(truth: np.ndarray, pred: np.ndarray, num_classes: int, ratio: float = BAND) -> np.ndarray:
-    """Wrong pixels by kind and by pair of classes: over the kinds they add up to the confusion matrix without its diagonal.
-
-    Args:
-        truth, pred, ratio: as of `error_kinds`.
-        num_classes: C.
-
-    Returns:
-        (5, C, C) int64, in the order of `KINDS`; rows are truth.
-
-    Raises:
-        ValueError: shapes that differ, or an id outside the classes.
-    """
-    metrics.confusion_matrix(truth, pred, num_classes)  # its refusals are ours
-    return _count(error_kinds(truth, pred, ratio), truth, pred, num_classes)
-
-
 def _count(kinds: np.ndarray, truth: np.ndarray, pred: np.ndarray, size: int) -> np.ndarray:
     wrong = kinds != IGNORE
     place = (kinds[wrong].astype(np.int64) * size + truth[wrong]) * size + pred[wrong]

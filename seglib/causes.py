@@ -24,8 +24,11 @@ CAUSE_COLUMNS = ["cause", "cause_confidence", "evidence", "remedy"]
 SURE = 0.5  # a claim below this confidence is not made
 RARE = 0.01  # share of the training pixels under which a class is rare
 DOUBTED = 0.8  # label score from which a class that did worse than usual may be the label's fault
-UNSURE = 1.5  # times the usual doubt: sound pictures of CamVid and the demo stay below 1.3, pictures from elsewhere lie above 1.6
 NOVEL = 0.9  # share of the training images that have a nearer neighbour than the image has
+# Times the usual doubt from which the model is lost in a picture, where most training images have a nearer neighbour (STRANGE), and
+# anywhere: sound pictures of CamVid and the demo stay below 1.3.
+UNSURE, STRANGE = (1.25, 1.5), 0.5
+WORSE = 0.02  # points of mIoU behind the usual below which nothing is explained by them
 
 _AUGMENTATIONS = {"blur": "blur", "noise": "noise", "dark": "darkness", "washed out": "haze"}
 _LABEL_REMEDIES = {
@@ -36,6 +39,7 @@ _LABEL_REMEDIES = {
 }
 
 
+_LIKE_IT = "Label more images like it and train with them."
 _MORE_OF_IT = "Set class_weights='sqrt_inverse', crop closer, or add images that hold them."
 _ONE_RULE = "Check that the labels of the two follow one rule; then add images that show them side by side."
 
@@ -68,14 +72,14 @@ def explain(failures: pd.DataFrame) -> pd.DataFrame:
 
     What lies outside of the model comes first: a wrong label, a degraded image, a scene that training lacks. Only where none of
     them is seen, the classes are blamed: what was lost on rare classes, on small objects, or to one confusion; where none of
-    these holds half of it, what made the image worse than usual. Among several claims of one sort the most confident is taken. A
-    claim that is not likelier than not is not made.
+    these holds half of it, what made the image worse than usual, or that the model is lost in it. Among several claims of one sort
+    the most confident is taken. A claim that is not likelier than not is not made.
 
     Args:
         failures: a row a failed image with the columns of failures.csv (`label_score`, `suspect_kind`, `suspect_given`,
             `suspect_suggested`, `degradation`, `degradation_z`, `degradation_detail`, `novelty`, `nearest`, `unsure`,
-            `lost_rare`, `rare_classes`, `lost_small`, `miou`, `best_swap`, `best_swap_gain`, those of `shortfall`). What is missing or NaN
-            speaks for nothing.
+            `lost_rare`, `rare_classes`, `unsaid_classes`, `lost_small`, `miou`, `best_swap`, `best_swap_gain`, those of `shortfall`).
+            What is missing or NaN speaks for nothing.
 
     Returns:
         `CAUSE_COLUMNS`, in the order of `failures`.
@@ -105,6 +109,7 @@ def claims_of(row: Mapping[str, Any]) -> list[tuple[Claim, int]]:
         (_class_confusion(row), 1),
         (_rare_class_behind(row), 0),
         (_class_confusion_behind(row), 0),
+        (_doubted(row), 0),
     ]
 
 
@@ -115,8 +120,9 @@ def _label_error(row: Mapping[str, Any]) -> Claim:
     evidence = f"{kind[:1].upper()}{kind[1:]}: {what}." if kind else f"{what[:1].upper()}{what[1:]}."
     remedy = _LABEL_REMEDIES.get(kind, "Compare its mask with the image and correct it")
     confidence = max(0.0, 1 - (1 - SURE) * (1 - _number(row, "label_score")) / (1 - label_errors.SURE))
-    if _number(row, "unsure") >= UNSURE:  # a model that is lost in a picture is no witness against its mask
-        confidence = min(confidence, SURE)
+    # No witness against a mask is a model that is lost in the picture, or that says the class of the mask nowhere else either.
+    if _lost(row) or (given and given in _text(row, "unsaid_classes").split(", ")):
+        confidence = 0.0
     return Claim("label error", confidence, evidence, f"{remedy}, or exclude it until that is done.")
 
 
@@ -129,16 +135,33 @@ def _degraded(row: Mapping[str, Any]) -> Claim:
 
 
 def _unlike_training(row: Mapping[str, Any]) -> Claim:
-    novelty, nearest = _number(row, "novelty"), row.get("nearest")
+    novelty = _number(row, "novelty")
     # Distance alone is weaker evidence than a mask or a picture that is visibly wrong.
     confidence = SURE + 0.25 * (novelty - NOVEL) / (1 - NOVEL) if novelty >= NOVEL else 0.0
-    like = f" Nearest: {nearest[0]}." if isinstance(nearest, list) and nearest else ""
-    evidence = f"Farther from its nearest training image than {novelty:.0%} of these are from each other.{like}"
+    evidence = (
+        f"Farther from its nearest training image than {novelty:.0%} of these are from each other.{_nearest(row)}"
+    )
+    return Claim("unlike training", confidence, evidence, _LIKE_IT)
+
+
+def _doubted(row: Mapping[str, Any]) -> Claim:
+    """Doubt alone may as well come from one confusion, which then is the more confident claim."""
     unsure = _number(row, "unsure")
-    if confidence < SURE and unsure >= UNSURE:
-        confidence = SURE + 0.1 * min(1.0, unsure / UNSURE - 1)
-        evidence = f"The model is {unsure:.1f} times as unsure all over it as in the typical image of this split.{like}"
-    return Claim("unlike training", confidence, evidence, "Label more images like it and train with them.")
+    confidence = SURE + 0.1 * min(1.0, unsure / UNSURE[0] - 1) if _lost(row) else 0.0
+    evidence = (
+        f"The model is {unsure:.1f} times as unsure all over it as in the typical image of this split.{_nearest(row)}"
+    )
+    return Claim("unlike training", confidence, evidence, _LIKE_IT)
+
+
+def _lost(row: Mapping[str, Any]) -> bool:
+    """Whether the model is lost in the picture."""
+    return _number(row, "unsure") >= UNSURE[_number(row, "novelty") < STRANGE]
+
+
+def _nearest(row: Mapping[str, Any]) -> str:
+    nearest = row.get("nearest")
+    return f" Nearest: {nearest[0]}." if isinstance(nearest, list) and nearest else ""
 
 
 def _rare_class(row: Mapping[str, Any]) -> Claim:
@@ -149,6 +172,8 @@ def _rare_class(row: Mapping[str, Any]) -> Claim:
 def _rare_class_behind(row: Mapping[str, Any]) -> Claim:
     share = _behind_share(row, "behind_rare")
     evidence = f"{share:.0%} of what it did worse than usual in this split is due to {_rare(row)}."
+    if unsaid := _text(row, "unsaid_classes"):
+        evidence += f" The model hardly says {unsaid} in any image."
     return Claim("rare class", _softer(share), evidence, _MORE_OF_IT)
 
 
@@ -188,7 +213,7 @@ def _lost_share(row: Mapping[str, Any], column: str) -> float:
 def _behind_share(row: Mapping[str, Any], column: str) -> float:
     """Of what the image did worse than usual; 0 where its label is in doubt, which would make a class look bad in it alone."""
     behind = _number(row, "behind")
-    if behind <= 0 or _number(row, "label_score") >= DOUBTED:
+    if behind < WORSE or _number(row, "label_score") >= DOUBTED:
         return 0.0
     return min(1.0, _number(row, column) / behind)
 

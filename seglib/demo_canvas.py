@@ -32,8 +32,7 @@ from seglib.demo_scenes import (
     Thing,
 )  # fmt: skip
 
-_ROWS, _COLS = 2 * HEIGHT + 1, 2 * WIDTH + 1  # sample k lies at k / 2 pixels: the middle of pixel i is sample 2 i + 1
-_FOCAL = 200.0  # samples
+_FOCAL = 200.0  # samples, at a scale of 1
 NEAR, _FAR = 0.8, 2000.0  # metres
 MIDDLE = (slice(1, None, 2), slice(1, None, 2))
 _PX, _PY = 0x85EBCA6B, 0xC2B2AE35
@@ -42,7 +41,7 @@ _TABLE = np.array(Dice(1).many(4096), np.float32)
 
 @dataclass(frozen=True)
 class Frame:
-    """`image` (96, 128, 3) uint8 RGB; `mask` (96, 128) uint8 stored ids; `things` (96, 128) int16, -1 for none."""
+    """`image` (H, W, 3) uint8 RGB; `mask` (H, W) uint8 stored ids; `things` (H, W) int16, -1 for none. 96 x 128 by default."""
 
     image: np.ndarray
     mask: np.ndarray
@@ -92,29 +91,37 @@ def tint(color: Color, factor: np.ndarray | float) -> np.ndarray:
 
 
 class Canvas:
-    """Samples of one frame: colour, depth in metres, class, thing and whether it shines by itself."""
+    """Samples of one frame: colour, depth in metres, class, thing and whether it shines by itself.
 
-    def __init__(self, street: Street, frame: int) -> None:
-        self.street, self.frame, self.weather = street, frame, WEATHER[street.weather]
+    Sample k lies at k / 2 pixels: the middle of pixel i is sample 2 i + 1.
+    """
+
+    def __init__(self, street: Street, frame: int, scale: float = 1.0) -> None:
+        self.street, self.frame, self.weather, self.scale = street, frame, WEATHER[street.weather], scale
+        self.height, self.width, self.focal = round(HEIGHT * scale), round(WIDTH * scale), _FOCAL * scale
+        self.rows, self.cols = 2 * self.height + 1, 2 * self.width + 1
         self.z = street.step * frame
         jolt = Dice(street.seed * 101 + frame).between(-0.4, 0.4)
-        self.vx, self.vy = (street.vanish[0] + street.turn * frame) * 2.0, (street.vanish[1] + jolt) * 2.0
+        self.vx = (street.vanish[0] + street.turn * frame) * (2.0 * scale)
+        self.vy = (street.vanish[1] + jolt) * (2.0 * scale)
         self.below = int(np.floor(self.vy)) + 1  # the first row below the horizon
-        self.rgb = np.zeros((3, _ROWS, _COLS), np.float32)  # planes: loops over a last axis of 3 are slow
-        self.depth = np.full((_ROWS, _COLS), _FAR, np.float32)
-        self.ids = np.zeros((_ROWS, _COLS), np.uint8)
-        self.things = np.full((_ROWS, _COLS), -1, np.int16)
-        self.shining = np.zeros((_ROWS, _COLS), bool)
+        self.rgb = np.zeros((3, self.rows, self.cols), np.float32)  # planes: loops over a last axis of 3 are slow
+        self.depth = np.full((self.rows, self.cols), _FAR, np.float32)
+        self.ids = np.zeros((self.rows, self.cols), np.uint8)
+        self.things = np.full((self.rows, self.cols), -1, np.int16)
+        self.shining = np.zeros((self.rows, self.cols), bool)
         # How far a ray goes to the right, and down, for a metre ahead: (1, columns) and (rows, 1).
-        self.u = ((np.arange(_COLS) - self.vx)[None, :] / _FOCAL).astype(np.float32)
-        self.v = ((np.arange(_ROWS) - self.vy)[:, None] / _FOCAL).astype(np.float32)
+        self.u = ((np.arange(self.cols) - self.vx)[None, :] / self.focal).astype(np.float32)
+        self.v = ((np.arange(self.rows) - self.vy)[:, None] / self.focal).astype(np.float32)
         self._open: list[Patch] = []
 
     def front(self, x0: float, x1: float, top: float, ahead: float) -> Patch:
         """The plane across the street from `x0` to `x1`, `ahead` metres from the eye; empty if out of sight."""
         eye, rows, cols = self.street.eye_x, slice(0, 0), slice(0, 0)
         if ahead >= NEAR:
-            cols = _span((x0 - eye) / ahead * _FOCAL + self.vx, (x1 - eye) / ahead * _FOCAL + self.vx, _COLS)
+            cols = _span(
+                (x0 - eye) / ahead * self.focal + self.vx, (x1 - eye) / ahead * self.focal + self.vx, self.cols
+            )
             rows = self._rows(top, ahead)
         return self._patch(rows, cols, eye + self.u[:, cols] * ahead, ahead)
 
@@ -122,13 +129,13 @@ class Canvas:
         """The plane along the street at `x`, `z0` to `z1` metres from the eye; its patch's x is the way along."""
         side, z0, rows, cols = x - self.street.eye_x, max(z0, NEAR), slice(0, 0), slice(0, 0)
         if z1 > z0 and abs(side) > 0.05:
-            cols = _span(*sorted((side / z0 * _FOCAL + self.vx, side / z1 * _FOCAL + self.vx)), _COLS)
+            cols = _span(*sorted((side / z0 * self.focal + self.vx, side / z1 * self.focal + self.vx)), self.cols)
             rows = self._rows(top, z0)
         ahead = side / self.u[:, cols]
         return self._patch(rows, cols, ahead + self.z, ahead)
 
     def _rows(self, top: float, ahead: float) -> slice:
-        return _span((EYE - top) / ahead * _FOCAL + self.vy, EYE / ahead * _FOCAL + self.vy, _ROWS)
+        return _span((EYE - top) / ahead * self.focal + self.vy, EYE / ahead * self.focal + self.vy, self.rows)
 
     def _patch(self, rows: slice, cols: slice, x: np.ndarray, ahead: np.ndarray | float) -> Patch:
         self._open.append(Patch(self, rows, cols, x, EYE - self.v[rows] * ahead, ahead))
@@ -163,7 +170,7 @@ class Patch:
         self.covered = np.zeros(self.shape, bool)
         # Textures fade with distance, before they alias. An array, never a number: numpy versions disagree on whether
         # float32 times a float64 number is float32.
-        self.fine = 1.0 / (1.0 + np.asarray(self.ahead, np.float32).reshape(1, -1) / 14.0)
+        self.fine = 1.0 / (1.0 + np.asarray(self.ahead, np.float32).reshape(1, -1) / (14.0 * self.canvas.scale))
 
     def fill(self, where: np.ndarray, color: Color | np.ndarray, shine: bool = False) -> None:
         if isinstance(color, tuple):
@@ -174,7 +181,7 @@ class Patch:
 
 
 def draw_sky(canvas: Canvas) -> None:
-    air, rows = canvas.weather, slice(0, min(_ROWS, int(canvas.vy) + 6))
+    air, rows = canvas.weather, slice(0, min(canvas.rows, int(canvas.vy) + 6))
     height = np.clip(-canvas.v[rows] * 2.2, 0.0, 1.0)
     height = height * (2.0 - height)
     color = tint(air.horizon, 1.0 - height) + tint(air.zenith, height)
@@ -196,11 +203,11 @@ def draw_sky(canvas: Canvas) -> None:
 
 def draw_ground(canvas: Canvas, shown: list[tuple[Thing, float]]) -> None:
     street, air = canvas.street, canvas.weather
-    rows = slice(canvas.below, _ROWS)
+    rows = slice(canvas.below, canvas.rows)
     ahead = np.minimum(EYE / canvas.v[rows], _FAR)  # (rows, 1)
     z = ahead + canvas.z
     x = street.eye_x + canvas.u * ahead
-    away, fine = np.abs(x), 1.0 / (1.0 + ahead / 9.0)
+    away, fine = np.abs(x), 1.0 / (1.0 + ahead / (9.0 * canvas.scale))
     road = away < KERB
     grain = (speckle(street.seed + 21, x * 14.0, z * 10.0) - 0.5) * 0.3 * fine
     stains = (smooth(street.seed + 22, x * 0.7, z * 0.25) - 0.5) * 0.22
@@ -255,9 +262,9 @@ def _shadow(canvas: Canvas, shade: np.ndarray, x: np.ndarray, ahead: np.ndarray,
 
 def _ground_rows(canvas: Canvas, near: float, far: float) -> slice:
     """The rows from `near` to `far` metres ahead, counted from the first below the horizon."""
-    low = _ROWS if near <= NEAR else int(np.floor(canvas.vy + EYE / near * _FOCAL)) + 2
-    high = int(np.floor(canvas.vy + EYE / max(far, NEAR) * _FOCAL)) - 1
-    return slice(max(0, high - canvas.below), max(0, min(_ROWS, low) - canvas.below))
+    low = canvas.rows if near <= NEAR else int(np.floor(canvas.vy + EYE / near * canvas.focal)) + 2
+    high = int(np.floor(canvas.vy + EYE / max(far, NEAR) * canvas.focal)) - 1
+    return slice(max(0, high - canvas.below), max(0, min(canvas.rows, low) - canvas.below))
 
 
 def develop(canvas: Canvas) -> Frame:
@@ -280,12 +287,14 @@ def develop(canvas: Canvas) -> Frame:
     fixed = fixed[:, :-2:2] + 2 * fixed[:, 1::2] + fixed[:, 2::2]
     fixed = fixed[:, :, :-2:2] + 2 * fixed[:, :, 1::2] + fixed[:, :, 2::2]
     image = fixed.astype(np.float32) / (64.0 * 16.0)
-    rows = np.arange(HEIGHT, dtype=np.float32)[:, None]
-    cols = np.arange(WIDTH, dtype=np.float32)[None, :]
+    rows = np.arange(canvas.height, dtype=np.float32)[:, None]
+    cols = np.arange(canvas.width, dtype=np.float32)[None, :]
     if canvas.street.weather == "rain":
-        streaks = speckle(seed + 41 + canvas.frame, cols, (rows + cols * 3.0) / 9.0) > 0.965
+        streaks = (
+            speckle(seed + 41 + canvas.frame, cols / canvas.scale, (rows + cols * 3.0) / (9.0 * canvas.scale)) > 0.965
+        )
         image = np.where(streaks, image * 0.84 + 32.0, image)
-    dx, dy = cols / WIDTH - 0.5, rows / HEIGHT - 0.5
+    dx, dy = cols / canvas.width - 0.5, rows / canvas.height - 0.5
     image = image * (1.0 - 0.28 * (dx * dx + dy * dy))  # vignette
     image = image + air.noise * bell(seed * 131 + canvas.frame * 17, image.shape)
     mask = np.where(bonnet[MIDDLE], UNSCORED, canvas.ids[MIDDLE]).astype(np.uint8)
@@ -297,9 +306,11 @@ def develop(canvas: Canvas) -> Frame:
 def _reflect(canvas: Canvas) -> None:
     """Wet ground mirrors what stands above the horizon, a little rippled."""
     start = canvas.below
-    rows, cols = np.arange(start, _ROWS)[:, None], np.arange(_COLS)[None, :]
-    ripple = speckle(canvas.street.seed + 31, rows / 2.0, cols / 6.0) * 8.0 - 4.0
-    mirror = np.clip(2 * start - rows + np.floor(ripple).astype(np.int64), 0, _ROWS - 1)
+    rows, cols = np.arange(start, canvas.rows)[:, None], np.arange(canvas.cols)[None, :]
+    ripple = (
+        speckle(canvas.street.seed + 31, rows / (2.0 * canvas.scale), cols / (6.0 * canvas.scale)) * 8.0 - 4.0
+    ) * canvas.scale
+    mirror = np.clip(2 * start - rows + np.floor(ripple).astype(np.int64), 0, canvas.rows - 1)
     amount = np.zeros(8, np.float32)
     amount[[ROAD, PAVEMENT]] = canvas.weather.wet, canvas.weather.wet / 2
     below = canvas.rgb[:, start:]
@@ -308,12 +319,13 @@ def _reflect(canvas: Canvas) -> None:
 
 def _bonnet(canvas: Canvas, rgb: np.ndarray) -> np.ndarray:
     """Paint the bonnet of the camera's car along the lower edge into `rgb`; returns where it is, (rows, cols) bool."""
-    x = (np.arange(_COLS, dtype=np.float32) / WIDTH - 1.0)[None, :]
-    low = np.arange(_ROWS, dtype=np.float32)[::-1][:, None]
-    height = 15.0 * (1.0 - 0.75 * x * x)
+    x = (np.arange(canvas.cols, dtype=np.float32) / canvas.width - 1.0)[None, :]
+    low = np.arange(canvas.rows, dtype=np.float32)[::-1][:, None]
+    deep = round(16 * canvas.scale)
+    height = 15.0 * canvas.scale * (1.0 - 0.75 * x * x)
     where = low < height
     color = ((70, 30, 34), (36, 48, 70), (66, 68, 72))[canvas.street.seed % 3]
-    gloss = (0.45 + 0.55 * np.minimum(low[-16:] / height, 1.0) - 0.12 * np.abs(x)) * 1.25
-    part = slice(_ROWS - 16, _ROWS)
+    gloss = (0.45 + 0.55 * np.minimum(low[-deep:] / height, 1.0) - 0.12 * np.abs(x)) * 1.25
+    part = slice(canvas.rows - deep, canvas.rows)
     np.copyto(rgb[:, part], tint(color, gloss) * tint(canvas.weather.light, 1.0) + 18.0, where=where[part])
     return where

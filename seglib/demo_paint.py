@@ -20,28 +20,29 @@ from seglib.demo_canvas import (
     speckle,
     tint,
 )  # fmt: skip
-from seglib.demo_scenes import HEIGHT, WALL, WIDTH, Street, Thing
+from seglib.demo_scenes import WALL, Street, Thing
 
 SPECK = 20  # pixels: what stands in the street is left out where less of it would show, unless it is marked to be kept
 # half the width and the height in metres, and how much of that rectangle the thing covers
 _SMALL = {"car": (0.9, 1.5, 0.8), "person": (0.4, 1.9, 0.5), "sign": (0.65, 3.2, 0.35), "tree": (1.4, 5.5, 0.4)}
 
 
-def render(street: Street, frame: int, omit: tuple[int, ...] = ()) -> Frame:
+def render(street: Street, frame: int, omit: tuple[int, ...] = (), scale: float = 1.0) -> Frame:
     """One frame of the drive down a street.
 
     Args:
         street: what stands where.
         frame: counted from 0; everything moves by it.
         omit: indices into `street.things` to leave out, as if they had never been there.
+        scale: of the picture: 96 x 128 pixels at 1, 360 x 480 at 3.75. It is painted at that size, not enlarged.
 
     Things of which only a speck would show are left out of the image and the mask alike, unless they are `keep`.
     """
     while True:
-        canvas = _draw(street, frame, omit)
+        canvas = _draw(street, frame, omit, scale)
         middle = canvas.things[MIDDLE]
         counts = np.bincount(middle[middle >= 0], minlength=len(street.things))
-        small = np.flatnonzero((counts > 0) & (counts < SPECK)).tolist()
+        small = np.flatnonzero((counts > 0) & (counts < SPECK * scale * scale)).tolist()
         specks = [k for k in small if street.things[k].kind in _SMALL and not street.things[k].keep]
         if not specks:
             return develop(canvas)
@@ -50,7 +51,7 @@ def render(street: Street, frame: int, omit: tuple[int, ...] = ()) -> Frame:
 
 def _hidden(canvas: Canvas, shown: list[tuple[bool, float, int]]) -> set[int]:
     """Things of which hardly anything can show, told by rectangles alone: drawing them only to find out costs time."""
-    free, hidden = np.ones((HEIGHT, WIDTH), bool), set()
+    free, hidden = np.ones((canvas.height, canvas.width), bool), set()
     for _, behind, index in reversed(shown):
         thing = canvas.street.things[index]
         if thing.kind not in _SMALL:
@@ -59,15 +60,15 @@ def _hidden(canvas: Canvas, shown: list[tuple[bool, float, int]]) -> set[int]:
         patch = canvas.front(x - half, x + half, tall, -behind)
         low, right = -(-patch.rows.stop // 2), -(-patch.cols.stop // 2)
         part = (slice(patch.rows.start // 2, low), slice(patch.cols.start // 2, right))
-        if np.count_nonzero(free[part]) * share < 1.8 * SPECK and not thing.keep:
+        if np.count_nonzero(free[part]) * share < 1.8 * SPECK * canvas.scale * canvas.scale and not thing.keep:
             hidden.add(index)
         elif thing.kind != "tree":
             free[part] = False
     return hidden
 
 
-def _draw(street: Street, frame: int, omit: tuple[int, ...]) -> Canvas:
-    canvas = Canvas(street, frame)
+def _draw(street: Street, frame: int, omit: tuple[int, ...], scale: float) -> Canvas:
+    canvas = Canvas(street, frame, scale)
     shown = []
     for index, thing in enumerate(street.things):
         ahead, length = thing.z + thing.vz * frame - canvas.z, thing.look.get("length", 0.0)

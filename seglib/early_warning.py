@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +44,7 @@ def class_confidence(pred: np.ndarray, confidence: np.ndarray, counted: np.ndarr
 
     Most pixels are road, sky and walls, about which the model is always sure. On CamVid's validation images the rank correlation
     with the mIoU was 0.69, that of the mean over pixels 0.36 and of the lowest tenth of the pixels 0.41; but the mean foretold
-    better which degraded images fail. `compare_signals` says which does on the data at hand.
+    better which degraded images fail. 04 shows both.
 
     Args:
         pred: (H, W) uint8 ids.
@@ -109,27 +108,6 @@ def early_warning(
         half_coverage=float(half),
         curve=curve,
     )
-
-
-def compare_signals(
-    signals: Mapping[str, np.ndarray], failed: np.ndarray, units: np.ndarray | None = None, seed: int = 0
-) -> pd.DataFrame:
-    """Several signals side by side, the best AUROC first; images that lack one of them are left out for all.
-
-    The first of several that were tried flatters itself a little: choose on one split and report on another, or keep to the
-    mean confidence unless another is ahead by more than the intervals' width.
-
-    Returns:
-        signal, images, failures, auroc, low, high, aurc, half_coverage.
-    """
-    known = np.isfinite(np.stack([np.asarray(values, np.float64) for values in signals.values()])).all(0)
-    rows = []
-    for name, values in signals.items():
-        kept = np.where(known, values, np.nan)
-        found = early_warning(kept, failed, units, name, seed=seed)
-        rows.append((name, found.images, found.failures, found.auroc.value, found.auroc.low, found.auroc.high, found.aurc, found.half_coverage))  # fmt: skip
-    columns = ["signal", "images", "failures", "auroc", "low", "high", "aurc", "half_coverage"]
-    return pd.DataFrame(rows, columns=columns).sort_values("auroc", ascending=False, kind="stable", ignore_index=True)
 
 
 def auroc(signal: np.ndarray, failed: np.ndarray) -> float:

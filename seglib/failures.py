@@ -17,7 +17,7 @@ from seglib.inference import Evaluation, run_dataset, save_ids
 from seglib.pictures import overlay
 from seglib.predictions import saved_prediction
 from seglib.runs import Run, atomic_path, write_csv
-from seglib.thresholds import Threshold, failing, judged
+from seglib.thresholds import Threshold, described, failing, judged
 
 GUESSING = 0.1  # below this an image is no better than guessed
 NEAR = 0.1  # within this of the threshold, a failure is a near miss
@@ -165,13 +165,14 @@ class Verdict:
         return "\n".join([f"**{self.headline}**", "", *(f"- {point}" for point in self.points)])
 
 
-def verdict(evaluation: Evaluation, failures: pd.DataFrame, threshold: float) -> Verdict:
+def verdict(evaluation: Evaluation, failures: pd.DataFrame, threshold: float | Threshold) -> Verdict:
     """Put it into words: how many fail and how badly, then what each cause asks for, the one that cost most first.
 
     Args:
         failures: with the columns `cause` and `miou` of an analysis.
-        threshold: below which an image fails.
+        threshold: what they were found with: of mIoU, or one of `thresholds.read_threshold`.
     """
+    below = described(evaluation, threshold if isinstance(threshold, Threshold) else Threshold(threshold))
     total, failed = len(evaluation.per_image), len(failures)
     if failed == 0:
         lowest = evaluation.per_image["miou"].min()
@@ -180,12 +181,10 @@ def verdict(evaluation: Evaluation, failures: pd.DataFrame, threshold: float) ->
                 f"None of {total} images has a scored pixel: nothing can be said. Look at the masks in 01_data_check.",
                 (),
             )
-        return Verdict(
-            f"No image of {total} is below {threshold}: a good result. The lowest has mIoU {lowest:.2f}.", ()
-        )
+        return Verdict(f"No image of {total} is {below}: a good result. The lowest has mIoU {lowest:.2f}.", ())
     counts = failures["severity"].value_counts()
     parts = [f"{counts[s]} {s.replace('guessing', 'no better than guessing')}" for s in SEVERITIES if s in counts]
-    headline = f"{failed} of {total} images ({failed / total:.0%}) are below {threshold}: {', '.join(parts)}."
+    headline = f"{failed} of {total} images ({failed / total:.0%}) are {below}: {', '.join(parts)}."
     points = []
     for row in causes.summary(failures).sort_values("lost", ascending=False, kind="stable").itertuples():
         share = row.lost / (1 - failures["miou"]).sum()

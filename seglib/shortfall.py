@@ -15,6 +15,10 @@ from seglib import metrics
 from seglib.attribution import repair_gains
 
 _CHUNK = 1 << 24  # numbers that a table of pairs holds at a time
+_UNSAID, _HELD_BY = (
+    0.05,
+    3,
+)  # share of its pixels found, and images that hold it: below it, in so many, the model does not say a class
 COLUMNS = ["behind", "behind_rare", "behind_class", "behind_class_iou", "behind_swap", "behind_swap_gain"]
 
 
@@ -23,7 +27,8 @@ def shortfall(
 ) -> pd.DataFrame:
     """By how much images stay behind what each class usually reaches, and which class and confusion that is.
 
-    Usual is the median over the images of the split in which the class counts.
+    Usual is the median over the images of the split in which the class counts. A rare class that the model says nowhere in the split
+    (`unsaid`) has no usual: not to be found is no standard. What the model usually reaches on the other classes takes its place.
 
     Args:
         confusions: (N, C, C) pixel counts of all images of the split; rows are truth.
@@ -42,6 +47,9 @@ def shortfall(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice encountered", RuntimeWarning)  # a class that never counts
         usual = np.nanmedian(iou, axis=0)
+    blind = unsaid(confusions)
+    if (said := ~blind & ~np.isnan(usual)).any():
+        usual = np.where(rare & blind, np.median(usual[said]), usual)
     counted = np.maximum((~np.isnan(iou[places])).sum(1, keepdims=True), 1)
     behind = np.nan_to_num(np.maximum(usual - iou[places], 0)) / counted
     common, size, rows = _usual_gains(confusions, iou, absent), len(names), []
@@ -58,6 +66,20 @@ def shortfall(
             known = (names[worst], float(usual[worst])) if lost[worst] > 0 else ("", np.nan)
             rows.append((float(lost.sum()), float(lost[rare].sum()), *known, swap, float(gain[t, p]) if swap else 0.0))
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def unsaid(confusions: np.ndarray) -> np.ndarray:
+    """Which classes the model hardly says at all: under a twentieth of their pixels found, though three images or more hold them.
+
+    Args:
+        confusions: (N, C, C) pixel counts of all images of the split; rows are truth.
+
+    Returns:
+        (C,) bool. Of a class in fewer images nothing is said: the labels may as well be at fault.
+    """
+    pixels = confusions.sum(2)
+    found = np.diagonal(confusions, axis1=1, axis2=2).sum(0)
+    return ((pixels > 0).sum(0) >= _HELD_BY) & (found < _UNSAID * pixels.sum(0))
 
 
 def _usual_gains(confusions: np.ndarray, iou: np.ndarray, absent: str) -> np.ndarray:

@@ -127,14 +127,13 @@ def failing(evaluation: Evaluation, threshold: Threshold) -> np.ndarray:
 
 
 def described(evaluation: Evaluation, threshold: Threshold) -> str:
-    """What fails, in words that finish "a failure is ...": "an image with mIoU below 0.5"."""
+    """What failures are, in words that finish "three images are ...": "below 0.5"."""
     if threshold.mode == "per_class":
-        listed = " or ".join(f"{name} IoU below {limit:g}" for name, limit in threshold.classes.items())
-        return f"an image with {listed}"
+        return "below an IoU of " + " or ".join(f"{limit:g} in {name}" for name, limit in threshold.classes.items())
     if threshold.mode == "absolute":
-        return f"an image with mIoU below {threshold.value:g}"
+        return f"below {threshold.value:g}"
     cut = _cut(evaluation.per_image["miou"].to_numpy(float), threshold)
-    return f"an image of the lowest {100 * threshold.value:g}% by mIoU, which is below {cut:.3g}"
+    return f"below {cut:.3g}, the lowest {100 * threshold.value:g}%"
 
 
 def curve(evaluation: Evaluation, threshold: Threshold) -> pd.DataFrame:

@@ -148,11 +148,38 @@ def test_half_of_the_loss_goes_before_what_was_worse_than_usual():
     assert "tree -> sky" in row["evidence"]
 
 
+def test_hardly_worse_than_usual_explains_nothing():
+    little = WORSE | {"behind": 0.019}
+    assert stated(**little, behind_swap_gain=0.019)["cause"] == "unexplained"
+    assert stated(**little | {"behind": 0.02}, behind_swap_gain=0.019)["cause"] == "class confusion"
+
+
 def test_a_model_that_is_lost_in_a_picture_is_no_witness_against_its_mask():
-    lost = stated(unsure=2.4, label_score=0.95)
+    lost = stated(unsure=2.5, label_score=0.95)
     assert lost["cause"] == "unlike training"
-    assert lost["cause_confidence"] == pytest.approx(0.56)
-    assert lost["evidence"].startswith("The model is 2.4 times as unsure all over it")
-    assert stated(unsure=1.3, label_score=0.95)["cause"] == "label error"
+    assert lost["cause_confidence"] == pytest.approx(0.6)
+    assert lost["evidence"].startswith("The model is 2.5 times as unsure all over it")
+    assert "Nearest: t1." in lost["evidence"]
+    assert stated(unsure=1.3, label_score=0.95, novelty=0.49)["cause"] == "label error"
+    assert stated(unsure=1.3, label_score=0.95, novelty=0.5)["cause"] == "unlike training"
+    assert stated(unsure=1.24, label_score=0.95, novelty=0.5)["cause"] == "label error"
+    assert stated(unsure=1.5, label_score=0.95, novelty=0.49)["cause"] == "unlike training"
     assert stated(unsure=2.4, degradation="dark", degradation_z=5.0)["cause"] == "degraded image"
     assert stated(unsure=2.4, novelty=1.0)["evidence"].startswith("Farther from")
+
+
+def test_doubt_that_comes_from_one_confusion_is_that_confusion():
+    torn = WORSE | {"unsure": 2.4, "behind_swap_gain": 0.07}
+    assert stated(**torn)["cause"] == "class confusion"
+    assert stated(**torn | {"behind_swap_gain": 0.045})["cause"] == "unlike training"
+    assert stated(unsure=2.4, best_swap_gain=0.31)["cause"] == "class confusion"
+
+
+def test_a_class_that_the_model_says_nowhere_is_its_own_fault():
+    wrong = {"label_score": 0.95, "suspect_given": "pole", "suspect_suggested": "road"}
+    assert stated(**wrong, unsaid_classes="sign, tree")["cause"] == "label error"
+    assert stated(**wrong, unsaid_classes="sign, pole")["cause"] == "unexplained"
+    assert stated(label_score=0.95, unsaid_classes="")["cause"] == "label error"
+    behind = stated(behind=0.08, behind_rare=0.07, unsaid_classes="pole")
+    assert behind["cause"] == "rare class"
+    assert behind["evidence"].endswith("pole. The model hardly says pole in any image.")

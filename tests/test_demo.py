@@ -13,6 +13,7 @@ from PIL import Image
 from seglib import demo, demo_canvas, demo_faults
 from seglib.checks import check_dataset
 from seglib.dataset import load_dataset, read_pair
+from seglib.degradation import qualities
 from seglib.demo_paint import SPECK, render
 from seglib.demo_scenes import CLASSES, UNSCORED, WEATHER, build_street
 
@@ -71,6 +72,17 @@ def test_frames_are_drawn_again_alike(weather):
     assert first.image.dtype == first.mask.dtype == np.uint8
     assert (first.image == again.image).all()
     assert (first.mask == again.mask).all()
+
+
+def test_a_larger_picture_is_painted_and_not_enlarged():
+    street = build_street(40, "avenue", "dusk", signs=2)
+    small, large = render(street, 3), render(street, 3, scale=2.5)
+    assert large.image.shape == (240, 320, 3)
+    assert large.mask.shape == large.things.shape == (240, 320)
+    rows, cols = (np.arange(side) * 2 // 5 for side in large.mask.shape)
+    assert (small.mask[rows][:, cols] == large.mask).mean() > 0.95
+    enlarged = np.asarray(Image.fromarray(small.image).resize((320, 240), Image.Resampling.BILINEAR))
+    assert qualities(large.image)["sharpness"] > 1.3 * qualities(enlarged)["sharpness"]
 
 
 def test_colours_are_float32_throughout(monkeypatch):

@@ -9,7 +9,6 @@ from seglib.early_warning import (
     area_under,
     auroc,
     class_confidence,
-    compare_signals,
     early_warning,
     risk_coverage,
     sentence,
@@ -123,15 +122,6 @@ def test_class_confidence_by_hand():
     assert class_confidence(pred, confidence) == pytest.approx((0.9 + 0.4 + 0.7) / 3)
     assert class_confidence(pred, confidence, pred != 200) == pytest.approx((0.9 + 0.4) / 2)
     assert np.isnan(class_confidence(pred, confidence, np.zeros_like(pred, bool)))
-
-
-def test_signals_are_compared_on_the_images_that_have_both():
-    signal, failed = _case(5, False)
-    partly = np.where(np.arange(60) < 10, np.nan, 0.01 * signal - failed)
-    table = compare_signals({"confidence": signal, "lowest tenth": partly}, failed)
-    assert table["signal"].tolist() == ["lowest tenth", "confidence"]
-    assert table["images"].tolist() == [50, 50]
-    assert table["auroc"].tolist() == [1.0, auroc(signal[10:], failed[10:])]
 
 
 def test_sentence_says_what_was_found():

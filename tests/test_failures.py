@@ -16,6 +16,7 @@ from seglib.failures import class_view, export, failure_confusions, find_failure
 from seglib.inference import Evaluation, evaluate_run, read_ids
 from seglib.params import Evaluate
 from seglib.runs import Run, write_text
+from seglib.thresholds import Threshold
 
 CLASSES = ClassMap(("sky", "road", "car"))
 GOOD = [[50, 0, 0], [0, 45, 0], [0, 0, 5]]
@@ -146,6 +147,13 @@ def test_words_for_near_misses_alone():
     words = said([GOOD, NEAR], 0.65)
     assert words.headline == "1 of 2 images (50%) are below 0.65: 1 near-threshold."
     assert len(words.points) == 1
+
+
+def test_words_say_by_which_threshold_an_image_fails():
+    words = said([GOOD, NEAR], Threshold(0.5, "percentile"))
+    assert words.headline.startswith("1 of 2 images (50%) are below 0.788, the lowest 50%: ")
+    words = said([GOOD], Threshold(0.5, "per_class", {"sky": 0.3}))
+    assert words.headline.startswith("No image of 1 is below an IoU of 0.3 in sky: ")
 
 
 def test_words_name_what_cost_most_first():

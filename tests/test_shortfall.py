@@ -8,7 +8,7 @@ import pytest
 
 from seglib import metrics
 from seglib import shortfall as module
-from seglib.shortfall import shortfall
+from seglib.shortfall import shortfall, unsaid
 
 NAMES = ("sky", "road", "sign")
 RARE = np.array([False, False, True])
@@ -57,12 +57,32 @@ def _gain(counts: np.ndarray, t: int, p: int) -> float:
 
 def test_what_is_weak_everywhere_is_usual():
     counts = split()
-    counts[:, 2] = (50, 10, 0)
+    counts[:, 2] = (50, 6, 4)
     found = shortfall(counts, np.arange(len(counts)), NAMES, RARE)
     assert found["behind"].max() < 0.02
     same = np.repeat(counts[:1], 5, axis=0)
     assert shortfall(same, np.arange(5), NAMES, RARE)[["behind", "behind_swap_gain"]].to_numpy().max() == 0
     assert set(shortfall(same, np.arange(5), NAMES, RARE)["behind_swap"]) == {""}
+
+
+def test_a_rare_class_that_is_said_nowhere_is_no_standard():
+    counts = split()
+    counts[:, 2] = (50, 8, 2)  # a thirtieth found; in one image nothing
+    counts[4, 2] = (60, 0, 0)
+    assert unsaid(counts).tolist() == [False, False, True]
+    found, places = shortfall(counts, np.arange(9), NAMES, RARE), np.arange(9)
+    iou = metrics.image_class_iou(counts, "truth")
+    usual = np.median(np.median(iou, axis=0)[:2])
+    np.testing.assert_allclose(found["behind_rare"], (usual - iou[:, 2]) / 3)
+    assert (found["behind_rare"] / found["behind"]).min() > 0.9
+    # A class that is not rare keeps its own usual, and of one that two images hold nothing is said.
+    assert shortfall(counts, places, NAMES, np.zeros(3, bool))["behind"].max() < 0.02
+    counts[2:, 2] = 0
+    assert not unsaid(counts).any()
+    nothing = np.zeros((4, 3, 3), np.int64)
+    nothing[:, :, 0] = 5  # one class is said, whatever is there; the others count, and none has a usual
+    assert unsaid(nothing).tolist() == [False, True, True]
+    assert np.isfinite(shortfall(nothing, np.arange(4), NAMES, RARE)["behind"]).all()
 
 
 def test_images_without_anything_and_nothing_asked():

@@ -52,14 +52,14 @@ def test_absolute():
     assert failed(read_threshold(0.5)) == [1, 2]
     assert failed(read_threshold(0.2)) == []  # at the threshold is not below it
     assert failed(read_threshold(1)) == [0, 1, 2]
-    assert described(EVALUATION, read_threshold(0.5)) == "an image with mIoU below 0.5"
+    assert described(EVALUATION, read_threshold(0.5)) == "below 0.5"
 
 
 def test_percentile():
     half = read_threshold(0.5, "percentile")
     assert failed(half) == [1, 2]
     np.testing.assert_allclose(judged(EVALUATION, half)[1], [0.55, 0.55, 0.55, NAN, 0.55])
-    assert described(EVALUATION, half) == "an image of the lowest 50% by mIoU, which is below 0.55"
+    assert described(EVALUATION, half) == "below 0.55, the lowest 50%"
     assert failed(read_threshold(0, "percentile")) == []
     random = evaluation_of(np.random.default_rng(0).random((200, 3)))
     for share in (0.01, 0.05, 0.1, 0.33):
@@ -77,7 +77,7 @@ def test_per_class():
     score, limit = judged(EVALUATION, threshold)
     np.testing.assert_allclose(score, [0.5, 0.1, 0.2, NAN, 1.0])
     np.testing.assert_allclose(limit, [0.2, 0.2, 0.5, NAN, 0.5])
-    assert described(EVALUATION, threshold) == "an image with traffic sign IoU below 0.2 or sky IoU below 0.5"
+    assert described(EVALUATION, threshold) == "below an IoU of 0.2 in traffic sign or 0.5 in sky"
     assert failed(read_threshold(0.5, "per_class", "level 2 0.3", NAMES)) == []
     assert failed(read_threshold(0.5, "per_class", "level 2", NAMES)) == [1]
 
