@@ -211,14 +211,14 @@ def _novelty(
     return found
 
 
-def slices_of(run: Run, evaluation: Evaluation, analysis: Analysis, threshold: float = 0.5) -> pd.DataFrame:
+def slices_of(run: Run, evaluation: Evaluation, analysis: Analysis) -> pd.DataFrame:
     """`find_slices` over what is known of the images: how they look, how unlike training, what they hold, their sequence."""
     images = analysis.images
     properties = images[[*QUALITIES, "novelty", "small_share"]].dropna(axis=1, how="all")
     classes = pd.DataFrame(with_classes(evaluation.confusions, evaluation.classes.names))
     units, frames = _units(run, evaluation)
     groups, miou = images["group"].to_numpy(str), images["miou"].to_numpy(float)
-    return find_slices(miou, pd.concat([properties, classes], axis=1), groups, units, frames, threshold)
+    return find_slices(miou, pd.concat([properties, classes], axis=1), groups, units, frames, images["failed"])
 
 
 def warnings_of(run: Run, evaluation: Evaluation, analysis: Analysis) -> dict[str, EarlyWarning]:

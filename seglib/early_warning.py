@@ -148,19 +148,13 @@ def area_under(signal: np.ndarray, failed: np.ndarray) -> float:
     return float((np.cumsum(np.repeat(share, times)) / np.arange(1, len(place) + 1)).mean())
 
 
-def sentence(found: EarlyWarning, threshold: float = 0.5) -> str:
-    """What it comes to, for a reader.
-
-    Args:
-        threshold: of the mIoU below which an image failed.
-    """
+def sentence(found: EarlyWarning) -> str:
+    """What it comes to, for a reader."""
     if not found.images:
         return f"No image has a {found.signal}: nothing can be said of how well it warns."
     if found.failures in (0, found.images):
         what = "No image" if not found.failures else "Every image"
-        return (
-            f"{what} of {found.images} is below {threshold:g}: there is nothing for the {found.signal} to tell apart."
-        )
+        return f"{what} of {found.images} failed: there is nothing for the {found.signal} to tell apart."
     interval_told = ""
     if np.isfinite(found.auroc.low):
         interval_told = f" (95 % interval {found.auroc.low:.2f} to {found.auroc.high:.2f})"

@@ -43,7 +43,7 @@ def write_report(
     folder: str | Path,
     classes: ClassMap,
     title: str = "Failures",
-    threshold: float | None = None,
+    below: str = "",
     images: int | None = None,
     facts: Mapping[str, object] | None = None,
     tables: Mapping[str, pd.DataFrame] | None = None,
@@ -60,7 +60,7 @@ def write_report(
             suspects.csv, suspects/, nearest/, verdicts.csv. What is missing is shown as unknown.
         classes: of the dataset.
         title: for example the run and the split.
-        threshold: mIoU below which an image fails; left out of the summary if None.
+        below: what an image fails by, such as "below a mean IoU of 0.5" (see `thresholds.described`), for the summary.
         images: how many were evaluated; the rows of suspects.csv if None.
         facts: shown below the headline, name -> value: the run, the dataset, the date.
         tables: more of the summary, title -> table: slices, the costliest confusions. The first 10 rows are shown.
@@ -80,7 +80,7 @@ def write_report(
     page = _environment().from_string(_part("report_template.html"))
     fixed = {
         "title": title,
-        "headline": _headline(len(items), total, threshold),
+        "headline": _headline(len(items), total, below),
         "facts": [(name, value) for name, value in (facts or {}).items()],
         "failed": len(items),
         "causes": _counts(items, "cause"),
@@ -177,11 +177,11 @@ def _pictures(
     return pictured, thumbs
 
 
-def _headline(failed: int, total: int | None, threshold: float | None) -> str:
+def _headline(failed: int, total: int | None, below: str) -> str:
     of = f"{failed:,} of {total:,} images fail ({failed / total:.0%})" if total else f"{failed:,} images fail"
     if failed == 0:
         of = f"None of {total:,} images fails" if total else "No image fails"
-    return of + (f": mean IoU below {threshold:g}." if threshold is not None else ".")
+    return f"{of}: {below}." if below else f"{of}."
 
 
 def _counts(items: list[Item], name: str) -> list[tuple[str, int]]:

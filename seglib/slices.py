@@ -45,7 +45,7 @@ def find_slices(
     groups: np.ndarray | None = None,
     units: np.ndarray | None = None,
     frames: np.ndarray | None = None,
-    threshold: float = 0.5,
+    failed: np.ndarray | None = None,
     level: float = 0.05,
     resamples: int = 2000,
     seed: int = 0,
@@ -68,7 +68,7 @@ def find_slices(
         groups: (N,) sequence of each image, "" for none; None: no sequences.
         units: (N,) labels of what is independent (see `metrics.independent_units`); every image by default.
         frames: (N,) numbers within the sequence; in the given order where None or NaN.
-        threshold: an image below it failed.
+        failed: (N,) bool, which images failed; by default those with mIoU below 0.5.
         level: chance of claiming anything where there is nothing to claim.
 
     Returns:
@@ -86,17 +86,19 @@ def find_slices(
     groups = np.full(len(miou), "") if groups is None else np.asarray(groups, str)
     units = np.arange(len(miou)) if units is None else np.asarray(units)
     frames = np.full(len(miou), np.nan) if frames is None else np.asarray(frames, np.float64)
+    failed = miou < 0.5 if failed is None else np.asarray(failed, bool)
     columns = {str(name): np.asarray(values) for name, values in properties.items()}
-    for name, values in {"groups": groups, "units": units, "frames": frames, **columns}.items():
+    for name, values in {"groups": groups, "units": units, "frames": frames, "failed": failed, **columns}.items():
         if len(values) != len(miou):
             raise ValueError(f"{name} holds {len(values)} values; expected one for each of {len(miou)} images.")
     table = pd.DataFrame(columns, index=range(len(miou)))
     # In order of time within each sequence: units are shuffled as runs of neighbours.
     order = np.lexsort((frames, pd.factorize(groups)[0]))
     order = order[np.isfinite(miou[order])]
-    miou, groups, units, table = miou[order], groups[order], units[order], table.iloc[order].reset_index(drop=True)
+    miou, failed, groups, units = miou[order], failed[order], groups[order], units[order]
+    table = table.iloc[order].reset_index(drop=True)
     families = [family for family in (_of_properties(table, units), _of_sequences(groups)) if family.words]
-    parts = [_judge(family, miou, threshold, level, len(families), resamples, seed) for family in families]
+    parts = [_judge(family, miou, failed, level, len(families), resamples, seed) for family in families]
     if not parts:
         return pd.DataFrame(columns=SLICE_COLUMNS)
     return pd.concat(parts).sort_values(["claimed", "cost"], ascending=False, kind="stable", ignore_index=True)[
@@ -194,7 +196,7 @@ def _supported(words: list[str], about: list[str], members: list[np.ndarray], un
 
 
 def _judge(
-    family: _Family, miou: np.ndarray, threshold: float, level: float, families: int, resamples: int, seed: int
+    family: _Family, miou: np.ndarray, failed: np.ndarray, level: float, families: int, resamples: int, seed: int
 ) -> pd.DataFrame:
     inside = family.members.sum(0)
     means = miou @ family.members / inside
@@ -208,7 +210,7 @@ def _judge(
             "about": family.about,
             "images": inside,
             "units": [len(pd.unique(family.units[chosen])) for chosen in family.members.T],
-            "failures": (miou < threshold) @ family.members.astype(np.int64),
+            "failures": failed @ family.members.astype(np.int64),
             "miou": means,
             "elsewhere": elsewhere,
             "difference": means - elsewhere,

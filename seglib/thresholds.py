@@ -109,10 +109,15 @@ def judged(evaluation: Evaluation, threshold: Threshold) -> tuple[np.ndarray, np
     return score, np.where(np.isnan(score), np.nan, _cut(score, threshold))
 
 
+def cut(evaluation: Evaluation, threshold: Threshold) -> float:
+    """The mIoU below which an image of this evaluation fails; at "per_class" what classes without a number of their own take."""
+    return _cut(evaluation.per_image["miou"].to_numpy(float), threshold)
+
+
 def _cut(miou: np.ndarray, threshold: Threshold) -> float:
     """The mIoU below which an image fails."""
     known = miou[~np.isnan(miou)]
-    if threshold.mode == "absolute" or not len(known):
+    if threshold.mode != "percentile" or not len(known):
         return threshold.value
     return float(np.percentile(known, 100 * threshold.value))
 
@@ -131,9 +136,8 @@ def described(evaluation: Evaluation, threshold: Threshold) -> str:
     if threshold.mode == "per_class":
         return "below an IoU of " + " or ".join(f"{limit:g} in {name}" for name, limit in threshold.classes.items())
     if threshold.mode == "absolute":
-        return f"below {threshold.value:g}"
-    cut = _cut(evaluation.per_image["miou"].to_numpy(float), threshold)
-    return f"below {cut:.3g}, the lowest {100 * threshold.value:g}%"
+        return f"below a mean IoU of {threshold.value:g}"
+    return f"below a mean IoU of {cut(evaluation, threshold):.3g}, the lowest {100 * threshold.value:g}%"
 
 
 def curve(evaluation: Evaluation, threshold: Threshold) -> pd.DataFrame:

@@ -132,7 +132,7 @@ def said(confusions: list, threshold: float = 0.5, groups: list[str] | None = No
 
 def test_words_when_nothing_fails():
     words = said([GOOD, GOOD, BLANK])
-    assert words.headline == "No image of 3 is below 0.5: a good result. The lowest has mIoU 1.00."
+    assert words.headline == "No image of 3 is below a mean IoU of 0.5: a good result. The lowest has mIoU 1.00."
     assert words.points == ()
     assert words.headline in words._repr_markdown_()
 
@@ -145,13 +145,13 @@ def test_words_when_nothing_is_scored():
 
 def test_words_for_near_misses_alone():
     words = said([GOOD, NEAR], 0.65)
-    assert words.headline == "1 of 2 images (50%) are below 0.65: 1 near-threshold."
+    assert words.headline == "1 of 2 images (50%) are below a mean IoU of 0.65: 1 near-threshold."
     assert len(words.points) == 1
 
 
 def test_words_say_by_which_threshold_an_image_fails():
     words = said([GOOD, NEAR], Threshold(0.5, "percentile"))
-    assert words.headline.startswith("1 of 2 images (50%) are below 0.788, the lowest 50%: ")
+    assert words.headline.startswith("1 of 2 images (50%) are below a mean IoU of 0.788, the lowest 50%: ")
     words = said([GOOD], Threshold(0.5, "per_class", {"sky": 0.3}))
     assert words.headline.startswith("No image of 1 is below an IoU of 0.3 in sky: ")
 
@@ -160,7 +160,7 @@ def test_words_name_what_cost_most_first():
     evaluation = make_evaluation([GOOD, GUESS, CLEAR, CLEAR])
     failures = find_failures(evaluation).assign(cause=["label error", "unexplained", "unexplained"])
     words = verdict(evaluation, failures, 0.5)
-    assert words.headline == "3 of 4 images (75%) are below 0.5: 2 clear, 1 no better than guessing."
+    assert words.headline == "3 of 4 images (75%) are below a mean IoU of 0.5: 2 clear, 1 no better than guessing."
     lost = 2 * (1 - failures["miou"].iloc[1])
     share = lost / (lost + 1 - failures["miou"].iloc[0])
     assert words.points[0].startswith(f"Unexplained: 2 of 3, {share:.0%} of the IoU that failures lost (i2, i3). Look")

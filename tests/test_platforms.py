@@ -257,7 +257,7 @@ def test_a_run_in_folders_with_spaces_and_unicode(trained_root, tmp_path, monkey
     ids = {"Bild ä 1", "交差点", "100% #1 [x] & 'y'", "0042"}
     assert set(evaluation.per_image["id"]) == ids
     assert set(result.failures["id"]) == {path.stem for path in (result.folder / "overlays").glob("*.png")} <= ids
-    page = report.write_report(result.folder, evaluation.classes, "x", 1.0, 4).read_text(encoding="utf-8")
+    page = report.write_report(result.folder, evaluation.classes, "x", "", 4).read_text(encoding="utf-8")
     assert "交差点" in page
 
 

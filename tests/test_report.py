@@ -97,7 +97,15 @@ def write(folder: Path, **options) -> str:
     tables = {
         EVIL: pd.DataFrame({EVIL: [BREAK, "x"], "mIoU": [0.25, np.nan], "images": [1200, 3], "rare": [True, False]})
     }
-    path = write_report(folder, CLASSES, f"tiny {EVIL}", 0.5, facts={EVIL: BREAK}, tables=tables, **options)
+    path = write_report(
+        folder,
+        CLASSES,
+        f"tiny {EVIL}",
+        f"below a mean IoU of 0.5 {EVIL}",
+        facts={EVIL: BREAK},
+        tables=tables,
+        **options,
+    )
     assert path == folder / "report.html"
     return path.read_text(encoding="utf-8")
 
@@ -169,7 +177,7 @@ def test_nothing_but_its_own_script_and_style_may_run(folder):
 
 def test_the_summary(folder):
     words = re.sub(r"\s+", " ", Page(write(folder, images=50)).words)
-    assert "5 of 50 images fail (10%): mean IoU below 0.5." in words
+    assert "5 of 50 images fail (10%): below a mean IoU of 0.5" in words
     assert "rare class 2" in words
     assert "unknown 1" in words
     assert "guessing 1" in words
@@ -210,13 +218,13 @@ def test_an_older_folder_and_missing_pictures_are_no_error(folder):
     (folder / "masks" / "NA.png").write_bytes(b"no png")
     save(folder / "predictions" / "street_2.png", np.zeros((3, 3), np.uint8))
     words = re.sub(r"\s+", " ", Page(write(folder)).words)
-    assert "5 images fail: mean IoU below 0.5." in words
+    assert "5 images fail: below a mean IoU of 0.5" in words
     assert words.count("cause unknown") == words.count("Where IoU was lost: unknown.") == 5
     for text in ("images/0042.png is missing", "masks/NA.png cannot be read", "predictions/street_2.png is no mask"):
         assert text in words
     pd.DataFrame(columns=names).to_csv(folder / "failures.csv", index=False)
     page = Page(write(folder, images=9))
-    assert "None of 9 images fails: mean IoU below 0.5." in page.words
+    assert "None of 9 images fails: below a mean IoU of 0.5" in page.words
     assert EVIL in page.words  # the tables of the summary stay
     assert not page.all("article")
 

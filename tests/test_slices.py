@@ -162,3 +162,10 @@ def test_classes_and_small_objects_by_hand():
     mask[90:] = 255
     assert small_share(mask) == pytest.approx(30 / 9000)
     assert np.isnan(small_share(np.full((4, 4), 255, np.uint8)))
+
+
+def test_failures_are_those_that_are_told():
+    miou, pole = np.array([0.3] * 6 + [0.8] * 14), np.arange(20) < 6
+    assert find_slices(miou, {"pole": pole}, resamples=100)["failures"].iloc[0] == 6
+    told = find_slices(miou, {"pole": pole}, failed=np.arange(20) < 2, resamples=100)
+    assert told["failures"].iloc[0] == 2

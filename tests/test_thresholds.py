@@ -10,7 +10,7 @@ from seglib import metrics
 from seglib.classes import ClassMap
 from seglib.evaluation import Evaluation
 from seglib.failures import find_failures
-from seglib.thresholds import Threshold, ThresholdError, curve, described, failing, judged, read_threshold
+from seglib.thresholds import Threshold, ThresholdError, curve, cut, described, failing, judged, read_threshold
 
 NAMES = ("sky", "traffic sign", "level 2")
 NAN = float("nan")
@@ -52,14 +52,14 @@ def test_absolute():
     assert failed(read_threshold(0.5)) == [1, 2]
     assert failed(read_threshold(0.2)) == []  # at the threshold is not below it
     assert failed(read_threshold(1)) == [0, 1, 2]
-    assert described(EVALUATION, read_threshold(0.5)) == "below 0.5"
+    assert described(EVALUATION, read_threshold(0.5)) == "below a mean IoU of 0.5"
 
 
 def test_percentile():
     half = read_threshold(0.5, "percentile")
     assert failed(half) == [1, 2]
     np.testing.assert_allclose(judged(EVALUATION, half)[1], [0.55, 0.55, 0.55, NAN, 0.55])
-    assert described(EVALUATION, half) == "below 0.55, the lowest 50%"
+    assert described(EVALUATION, half) == "below a mean IoU of 0.55, the lowest 50%"
     assert failed(read_threshold(0, "percentile")) == []
     random = evaluation_of(np.random.default_rng(0).random((200, 3)))
     for share in (0.01, 0.05, 0.1, 0.33):
@@ -165,3 +165,9 @@ def test_failures_are_found_by_the_same_rule_and_judged_by_what_fails():
     ]  # level 2 at 0.3 of 0.95, traffic sign at 0.5 of 0.6
     assert found["worst_class"].tolist() == ["traffic sign", "traffic sign"]
     pd.testing.assert_frame_equal(find_failures(EVALUATION, 0.5), find_failures(EVALUATION, read_threshold(0.5)))
+
+
+def test_the_cut_in_mean_iou():
+    assert cut(EVALUATION, read_threshold(0.3)) == 0.3
+    assert cut(EVALUATION, read_threshold(0.5, "percentile")) == pytest.approx(0.55)
+    assert cut(EVALUATION, read_threshold(0.4, "per_class", "sky 0.9", NAMES)) == 0.4

@@ -83,7 +83,7 @@ def through_everything(root: Path, tmp: Path) -> pd.DataFrame:
     run = Run.open("theirs")
     found = find_failures(evaluation)
     folder = export(run, evaluation, found)
-    write_report(folder, evaluation.classes, "theirs", 0.5)
+    write_report(folder, evaluation.classes, "theirs")
     write_spreadsheet(folder / "failures_spreadsheet.csv", found)
     assert read_spreadsheet(folder / "failures_spreadsheet.csv")["id"].tolist() == found["id"].tolist()
     assert len(found) == len(dataset.samples) == len(list((folder / "images").iterdir()))
