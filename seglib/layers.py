@@ -25,17 +25,14 @@ _NEEDED = ("truth", "prediction")
 _AGAIN = "Run 04_failure_analysis again: it rebuilds this folder."
 
 
-def own_picture(folder: Path, kind: str, sample: str) -> Path | None:
-    """`folder/kind/<sample>.png`; None if it is not there, or the id or a link would lead out of the folder."""
-    path = Path(folder) / kind / f"{sample}.png"
-    inside = path.parent == Path(folder) / kind and path.is_file() and not leads_outside(folder, f"{kind}/{path.name}")
-    return path if inside else None
-
-
 def picture_path(folder: Path, kind: str, sample: str) -> Path:
-    """`own_picture`; FileNotFoundError where that is None."""
-    path = own_picture(folder, kind, sample)
-    if path is None:
+    """`folder/kind/<sample>.png`.
+
+    Raises:
+        FileNotFoundError: it is not there, or the id or a link would lead out of the folder.
+    """
+    path = Path(folder) / kind / f"{sample}.png"
+    if path.parent != Path(folder) / kind or not path.is_file() or leads_outside(folder, f"{kind}/{path.name}"):
         raise FileNotFoundError(f"{kind}/{sample}.png is missing. {_AGAIN}")
     return path
 

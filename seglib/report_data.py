@@ -17,7 +17,7 @@ import pandas as pd
 from PIL import Image, ImageFilter, features
 
 from seglib.classes import IGNORE, ClassMap
-from seglib.layers import own_picture
+from seglib.pairing import leads_outside
 from seglib.pictures import ERROR, confidence_map, present, wrong_pixels
 from seglib.reading import read_table
 from seglib.runs import shown
@@ -159,8 +159,8 @@ def read_nearest(folder: Path, sample: str) -> str:
 
 
 def _open(folder: Path, kind: str, sample: str) -> Image.Image:
-    path = own_picture(folder, kind, sample)
-    if path is None:
+    path = Path(folder) / kind / f"{sample}.png"
+    if path.parent != Path(folder) / kind or not path.is_file() or leads_outside(folder, f"{kind}/{path.name}"):
         raise FileNotFoundError(f"{kind}/{sample}.png is missing.")
     try:
         with Image.open(path, formats=("PNG",)) as picture:
