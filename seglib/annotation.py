@@ -18,7 +18,7 @@ from PIL import Image
 
 from seglib.brush import encode
 from seglib.classes import IGNORE, ClassMap, default_colors
-from seglib.dataset import Dataset, DatasetError, own_files, read_pair
+from seglib.dataset import Dataset, DatasetError, read_pair
 from seglib.images import FORMATS
 from seglib.pictures import present
 from seglib.predictions import read_ids
@@ -49,7 +49,7 @@ def export_cvat(samples: Iterable[str], dataset: Dataset, masks_folder: Path | N
         `out`.
 
     Raises:
-        DatasetError: an id that the dataset lacks; a link that leads out of it; a mask that is missing, of another size or of unknown ids.
+        DatasetError: an id that the dataset lacks; a mask that is missing, of another size or of unknown ids.
         ValueError: a class or sample name that the lists of the format cannot hold.
 
     Format: the segmentation layout of Pascal VOC 2012 (Everingham et al.) with CVAT's labelmap.txt.
@@ -194,11 +194,10 @@ def _pairs(
         )
     for sample in samples:
         row = rows.loc[sample]
-        path, _ = own_files(dataset, row)
         image, mask = read_pair(dataset, row)
         if masks_folder is not None:
             mask = _ids(Path(masks_folder) / f"{sample}.png", mask.shape, dataset.classes)
-        yield sample, path, image, mask
+        yield sample, dataset.root / row["image"], image, mask
 
 
 def _ids(path: Path, shape: tuple[int, int], classes: ClassMap) -> np.ndarray:

@@ -286,5 +286,5 @@ def _last_epoch(run: Run, before: tuple[int, int] | None, given: Mapping[str, An
             return ""
         last = list(csv.DictReader(run.history.read_text(encoding="utf-8").splitlines()))[-1]
         return f"epoch {last['epoch']} of {Train.check(given).epochs}, val mIoU {float(last['val_miou']):.3f}"
-    except (OSError, IndexError, KeyError, ValueError):
+    except (OSError, IndexError, KeyError, ValueError, TypeError, csv.Error):  # damaged: only a line on a terminal
         return ""

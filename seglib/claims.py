@@ -1,7 +1,8 @@
 """Claims: which process is at work on a folder, so that no other works on it meanwhile.
 
 They are the system's own locks: one that a killed process held is free at once, whatever the clock says and whoever has its
-number now; and on network disks they count between machines.
+number now; and on network disks they count between machines. (`filelock` keeps no owner's name in the file that it locks, and where
+a disk knows no locks it may fall back on files that outlive a killed process.)
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -201,7 +200,8 @@ def _chain(values: Mapping[str, Any], start: str, stop: str) -> int:
     print(f"\nnotebooks  {shown(run.notebooks)} (.ipynb, .html)")
     for what, path in (("pictures", run.outputs), ("scores", scores), ("failures", run.failures(split))):
         if path.exists():
-            note = f" (mean IoU {read_json(path)['mean_iou']:.3f} on {split})" if path == scores else ""
+            score = read_json(path).get("mean_iou") if path == scores else None  # null: no pixel was scored
+            note = f" (mean IoU {score:.3f} on {split})" if isinstance(score, (int, float)) else ""
             print(f"{what:<9}  {shown(path)}{note}")
     return 0
 
@@ -216,10 +216,11 @@ def _findings() -> dict[Path, tuple[int, int]]:
 
 def _print_new_findings(before: Mapping[Path, tuple[int, int]]) -> bool:
     """What 01 found before it stopped; nothing, and False, if it stopped before it had looked."""
+    from seglib.reading import read_table
+
     for path, state in _findings().items():
         if before.get(path) != state:
-            with path.open(encoding="utf-8", newline="") as file:
-                print_findings(csv.DictReader(file), path)
+            print_findings(read_table(path).to_dict("records"), path)
             return True
     return False
 

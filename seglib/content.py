@@ -15,11 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from seglib.dataset import Dataset
-from seglib.runs import check_name, project_root, read_json, write_json
+from seglib.runs import check_name, project_root, read_json, shown, write_json
 
 CLASSES = "dataset.yaml (classes)"  # stands among the files for how their values become class ids
+_SEAL = "sha256"
 _AT_ONCE = 1000  # files asked for at a time: each that waits takes a kilobyte
 _FRESH = 2e9  # ns: a file changed as recently as that may change again within one tick of the file system's clock
 
@@ -58,7 +60,9 @@ def digests(dataset: Dataset, split: str) -> dict[str, str]:
     samples = dataset.split(split)
     paths = list(dict.fromkeys([*samples["image"], *samples["mask"]]))
     table = _table_path(dataset)
-    known = _read(table)
+    known: dict[str, Any] = {}
+    with suppress(OSError, ValueError):  # absent, damaged
+        known = read_sealed(table)
     found: dict[str, str] = {}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(paths), _AT_ONCE):
@@ -67,7 +71,7 @@ def digests(dataset: Dataset, split: str) -> dict[str, str]:
     settled = {path: entry for path, entry in found.items() if entry and _settled(entry)}
     if any(known.get(path) != entry for path, entry in settled.items()):
         with suppress(OSError):  # it only saves reading the files again
-            write_json(table, known | settled)
+            write_sealed(table, known | settled)
     own = hashlib.sha256(json.dumps(dataset.classes.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
     return {CLASSES: own} | {path: entry.rpartition(" ")[2] for path, entry in found.items()}
 
@@ -89,6 +93,27 @@ def compare(before: Mapping[str, str], now: Mapping[str, str], root: Path | None
 def record_path(dataset: Dataset) -> Path:
     """Where 01 keeps the digests of what it checked."""
     return project_root() / "artifacts" / "data_check" / check_name(dataset.name, "dataset") / "data.json"
+
+
+def write_sealed(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a JSON object with a digest of itself, for `read_sealed`."""
+    write_json(path, {**data, _SEAL: _seal(data)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """What `write_sealed` wrote, to the last bit.
+
+    Raises:
+        OSError, ValueError: absent; damaged.
+    """
+    data = read_json(path, [_SEAL])
+    if data.pop(_SEAL) != _seal(data):
+        raise ValueError(f"{shown(path)} does not match its checksum. Delete it: it is made anew.")
+    return data
+
+
+def _seal(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_record(path: Path) -> dict[str, dict[str, str]]:
@@ -142,7 +167,6 @@ def _root_name(dataset: Dataset) -> str:
 
 def _read(path: Path) -> dict:
     try:
-        found = read_json(path)
+        return read_json(path)
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}

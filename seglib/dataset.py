@@ -15,9 +15,9 @@ import pandas as pd
 
 from seglib.classes import ClassMap
 from seglib.images import EXCLUDE, DatasetError, read_image, read_mask
-from seglib.pairing import FINDING_COLUMNS, leads_outside, pair_files
+from seglib.pairing import FINDING_COLUMNS, pair_files
 from seglib.recipe import FILE_NAME, read_recipe
-from seglib.runs import resolve, shown
+from seglib.runs import resolve
 
 __all__ = [
     "FINDING_COLUMNS",
@@ -128,26 +128,6 @@ def read_pair(dataset: Dataset, row: Any) -> tuple[np.ndarray, np.ndarray]:
         error.sample = row.id
         raise
     return image, mask
-
-
-def own_files(dataset: Dataset, row: Any) -> tuple[Path, Path]:
-    """Where the image and the mask of a sample lie, to hand on copies of them.
-
-    Raises:
-        DatasetError: check "link-outside": a link leads out of the dataset's folder. Whoever made the dataset could have
-            anybody's pictures copied by it.
-    """
-    row = SimpleNamespace(**row) if isinstance(row, pd.Series) else row
-    for path in (row.image, row.mask):
-        if leads_outside(dataset.root, path):
-            raise DatasetError(
-                f"{path} of sample {row.id!r} is reached by a link that leads out of {shown(dataset.root)}; nothing from there "
-                "is copied.",
-                "link-outside",
-                "Put the file itself there, or name the folder that it really lies in as the dataset.",
-                row.id,
-            )
-    return dataset.root / row.image, dataset.root / row.mask
 
 
 def check_sizes(row: Any, image: np.ndarray, mask: np.ndarray) -> None:

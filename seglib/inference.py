@@ -213,8 +213,9 @@ def scoring_plan(run: Run, device: str = "auto") -> HardwarePlan:
     stored = read_json(run.params, ["precision"])
     plan, trained_in = make_plan(device), Train.check({"precision": stored["precision"]}).precision
     if trained_in == "auto":
-        with contextlib.suppress(FileNotFoundError, KeyError):  # what was found to be fastest then
-            trained_in = read_json(run.path / "environment.json")["plan"]["precision"]
+        with contextlib.suppress(FileNotFoundError, KeyError, TypeError):  # what was found to be fastest then
+            found = read_json(run.path / "environment.json")["plan"]["precision"]
+            trained_in = Train.check({"precision": found}).precision
     # fp16 and tf32 are for CUDA GPUs alone, but what was trained on one may be evaluated anywhere
     off_gpu = trained_in in ("fp16", "tf32") and not plan.device.startswith("cuda")
     return plan if off_gpu else make_plan(device, trained_in)

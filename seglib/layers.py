@@ -1,6 +1,6 @@
 """The pictures of one failure, packed for the browser's front end; and small pictures, kept only as far as a bound.
 
-Files in a failures folder are named by ids that nobody vouches for: an id never leads out of its folder.
+Files in a failures folder are named by ids that nobody vouches for: neither an id nor a link leads out of it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from seglib.pairing import leads_outside
+
 QUICK = 1024 * 1024  # pixels of a picture that the front end gets at first
 LARGEST = 2048 * 2048  # and at most, when it is zoomed
 _KINDS = {"truth": "masks", "prediction": "predictions", "confidence": "confidences", "suspect": "suspects"}
@@ -27,10 +29,10 @@ def picture_path(folder: Path, kind: str, sample: str) -> Path:
     """`folder/kind/<sample>.png`.
 
     Raises:
-        FileNotFoundError: it is not there, or the id would lead out of `folder/kind`.
+        FileNotFoundError: it is not there, or the id or a link would lead out of the folder.
     """
     path = Path(folder) / kind / f"{sample}.png"
-    if path.parent != Path(folder) / kind or not path.is_file():
+    if path.parent != Path(folder) / kind or not path.is_file() or leads_outside(folder, f"{kind}/{path.name}"):
         raise FileNotFoundError(f"{kind}/{sample}.png is missing. {_AGAIN}")
     return path
 

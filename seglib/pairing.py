@@ -16,10 +16,11 @@ import pandas as pd
 from seglib.images import EXCLUDE, SUFFIXES, DatasetError
 from seglib.reading import is_plain
 from seglib.recipe import FILE_NAME, Recipe, Split
-from seglib.runs import WINDOWS_DEVICES, read_written
+from seglib.runs import WINDOWS_DEVICES, read_written, shown
 
 FINDING_COLUMNS = ["severity", "check", "sample", "split", "detail", "remedy"]
 SAMPLE_COLUMNS = ["id", "split", "image", "mask", "group", "frame"]
+LINKS = "SEGLIB_LINKS"
 _GAP = "\0"
 _DIGITS = 18  # of a frame's number: what 64 bits hold
 _LONGEST = 240  # bytes of an id: its predictions are files of that name, and file names end at 255
@@ -99,12 +100,19 @@ def _regex(text: str, group: str) -> str:
 
 
 def leads_outside(root: Path, path: str) -> bool:
-    """Whether links lead a file or folder out of the dataset's folder, or out of the sibling folder that `path` begins with."""
-    allowed = os.path.realpath(root)
+    """Whether links lead a file or folder out of the dataset's folder, or out of the sibling folder that `path` begins with.
+
+    Folders that the environment variable `LINKS` names, separated as in PATH, are no outside: whoever runs seglib vouches
+    for them.
+    """
+    allowed = [
+        os.path.realpath(root),
+        *map(os.path.realpath, filter(None, os.environ.get(LINKS, "").split(os.pathsep))),
+    ]
     if path.startswith("../"):
-        allowed = os.path.normpath(os.path.join(allowed, *PurePosixPath(path).parts[:2]))
+        allowed[0] = os.path.normpath(os.path.join(allowed[0], *PurePosixPath(path).parts[:2]))
     real = os.path.realpath(root / path)
-    return real != allowed and not real.startswith(os.path.join(allowed, ""))
+    return not any(real == folder or real.startswith(os.path.join(folder, "")) for folder in allowed)
 
 
 @dataclass
@@ -117,12 +125,12 @@ class _Side:
     keys: dict[str, str]  # the key as written
     strange: list[str]  # matched, but no picture by its name
     odd: list[str]  # matched, but with a name that no table, page or terminal can hold
-    outside: list[str]  # matched, but a link leads elsewhere
+    outside: set[str]  # matched, but a link leads elsewhere
     passed: list[str]  # lying beside matched files
 
     @classmethod
     def look(cls, root: Path, glob: str) -> _Side:
-        side = cls(_Glob.parse(glob), {}, {}, {}, [], [], [], [])
+        side = cls(_Glob.parse(glob), {}, {}, {}, [], [], set(), [])
         elsewhere: dict[str, bool] = {}  # folder -> whether a link leads there
         for path, groups in side.glob.files(root):
             if groups is None:
@@ -142,7 +150,7 @@ class _Side:
                 if folder not in elsewhere:
                     elsewhere[folder] = leads_outside(root, folder)
                 if elsewhere[folder] or (os.path.islink(root / path) and leads_outside(root, path)):
-                    side.outside.append(path)
+                    side.outside.add(path)
         return side
 
 
@@ -323,6 +331,14 @@ def _faults(root: Path, name: str, key: str, images: _Side, masks: _Side) -> Ite
                 detail = f"{what} {name!r} ({path}) is empty (0 bytes); expected a picture."
                 if size == 0:
                     yield "empty-file", detail, f"Copy it again, {EXCLUDE}."
+                if path in side.outside:
+                    real = Path(os.path.realpath(root / path))
+                    detail = f"{what} {name!r} ({path}) is reached by a link that leads out of the dataset's folder, to {shown(real)}."
+                    remedy = (
+                        "Whoever made the link chose whose file is read and shown: put the file itself there, or vouch for the folder "
+                        f"it lies in by the environment variable {LINKS}, {EXCLUDE}."
+                    )
+                    yield "link-outside", detail, remedy
 
 
 def _beside(split: str, what: str, side: _Side, used: set[str]) -> Iterator[tuple[str, ...]]:
@@ -330,12 +346,6 @@ def _beside(split: str, what: str, side: _Side, used: set[str]) -> Iterator[tupl
     for path in side.odd:
         detail = f"{what} {path!a} has a control character or no UTF-8 in its name, which tables and pages cannot hold."
         yield "error", "file-name", "", split, detail, "Rename it."
-    if side.outside:
-        detail = f"{len(side.outside)} {what}s are links that lead out of the dataset's folder: {_some(side.outside)}."
-        remedy_links = (
-            "If you did not make them, look where they lead: their pictures come into reports. Copies refuse them."
-        )
-        yield "warning", "link-outside", "", split, detail, remedy_links
     for path in side.strange:
         detail = f"{path} is matched by the {what}s glob, but is no {what}; expected {', '.join(SUFFIXES)}."
         yield "error", "not-an-image", "", split, detail, remedy

@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 from seglib.classes import ClassMap
-from seglib.dataset import Dataset, DatasetError, own_files, read_pair
+from seglib.dataset import Dataset, DatasetError, read_pair
 from seglib.faults import (
     KINDS,
     LABEL_FAULTS,
@@ -67,7 +67,7 @@ def plant(
 
     Raises:
         FileExistsError: `out` holds something.
-        DatasetError: a file cannot be read or is a link that leads out of the dataset, a split is not there, or a kind fits no sample that is left.
+        DatasetError: a file cannot be read, a split is not there, or a kind fits no sample that is left.
         ValueError: an unknown kind, a share outside (0, 1], or `out` inside the dataset.
     """
     out = resolve(out)
@@ -104,7 +104,6 @@ def _write(
             kind, level, fault = faults.get(row.id, ("", 0, None))
             target = folder / split / "images" / f"{places[row.id]}{Path(row.image).suffix}"
             target.parent.mkdir(parents=True, exist_ok=True)
-            source, _ = own_files(dataset, row)
             image, mask = read_pair(dataset, row)  # of sound samples as well: no copy of what cannot be read
             if kind and not fault:
                 rng = np.random.default_rng([seed, zlib.crc32(row.id.encode())])
@@ -112,7 +111,7 @@ def _write(
                 Image.fromarray(worse).save(target.with_name(f"{row.id}.png"))
                 rows.append((row.id, split, kind, LEVELS[level - 1], "", ""))
             else:
-                shutil.copyfile(source, target)
+                shutil.copyfile(dataset.root / row.image, target)
             if fault:
                 _save_ids(folder / "clean_masks" / f"{row.id}.png", mask, palette)
                 box = " ".join(map(str, fault.box)) if fault.box else ""

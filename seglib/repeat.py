@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from seglib.runs import Run, environment, portable, read_json
+from seglib.reading import read_table
+from seglib.runs import Run, environment, portable, read_json, shown
 
 _TIMES = {"seconds", "seconds_left", "images_per_second"}  # columns of history.csv that no two trainings share
 
@@ -49,13 +49,15 @@ def _settings(then: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
     """The parameters that ask for the plan of then, if this is such a machine and nobody asks for another."""
     from seglib.hardware import HardwarePlan
     from seglib.machine import Machine
+    from seglib.params import Train
 
     try:
         plan = HardwarePlan(**then["plan"])
-    except (KeyError, TypeError):
+        settings = plan.settings() | {"processes": plan.processes}
+        Train.check(settings)
+    except (KeyError, TypeError, AttributeError, ValueError):
         print("Not as it was: environment.json tells no plan that this version knows; one is chosen anew.")
         return {}
-    settings = plan.settings() | {"processes": plan.processes}
     here = Machine.here().name
     if then.get("machine") != here:
         print(f"Not as it was: the machine was {then.get('machine', 'not noted')} and is {here}.")
@@ -71,7 +73,9 @@ def _settings(then: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
 
 def _changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     pairs = {"Python": (then.get("python"), now["python"])}
-    pairs |= {name: (then.get("packages", {}).get(name), version) for name, version in now["packages"].items()}
+    packages = then.get("packages")
+    packages = packages if isinstance(packages, dict) else {}
+    pairs |= {name: (packages.get(name), version) for name, version in now["packages"].items()}
     return [
         f"{name} was {old or 'absent'} and is {new or 'absent'}" for name, (old, new) in pairs.items() if old != new
     ]
@@ -93,7 +97,11 @@ def _changed_data(run: Run, values: Mapping[str, Any]) -> list[str]:
 
 def compare(before: Path, run: str) -> None:
     """Print whether a repeated training went as the first did, by their history.csv."""
-    first, second = _history(before / "history.csv"), _history(Run(Run.folder(run)).history)
+    try:
+        first, second = _history(before / "history.csv"), _history(Run(Run.folder(run)).history)
+    except ValueError as error:
+        print(f"history    cannot be compared: {error}")
+        return
     if not first or not second:
         return
     if first == second:
@@ -101,17 +109,23 @@ def compare(before: Path, run: str) -> None:
         return
     pairs = list(zip(first, second, strict=False))
     apart = next((k for k, (a, b) in enumerate(pairs, start=1) if a != b), len(pairs) + 1)
-    most = max((abs(_number(a) - _number(b)) for a, b in pairs), default=math.nan)
-    print(
-        f"history    differs from that of run {before.name!r} from epoch {apart} on; val mean IoU by at most {most:.4f}"
-    )
+    known = [d for a, b in pairs if not math.isnan(d := abs(_number(a) - _number(b)))]
+    most = f"; val mean IoU by at most {max(known):.4f}" if known else ""
+    print(f"history    differs from that of run {before.name!r} from epoch {apart} on{most}")
 
 
 def _history(path: Path) -> list[dict[str, str]]:
-    with suppress(FileNotFoundError), path.open(encoding="utf-8", newline="") as file:
-        return [{n: v for n, v in row.items() if n not in _TIMES} for row in csv.DictReader(file)]
-    return []
+    """Its rows without their times; none where there is no such file. ValueError: it is no history."""
+    if not path.is_file():
+        return []
+    rows = read_table(path).drop(columns=list(_TIMES), errors="ignore").to_dict("records")
+    for row in rows:
+        try:
+            _number(row)
+        except (KeyError, ValueError):
+            raise ValueError(f"{shown(path)} holds no val_miou of every epoch, or none that is a number.") from None
+    return rows
 
 
 def _number(row: Mapping[str, str]) -> float:
-    return float(row.get("val_miou") or "nan")
+    return float(row["val_miou"] or "nan")

@@ -115,12 +115,12 @@ def write_json(path: str | Path, data: Any) -> Path:
     return write_text(path, json.dumps(_plain(data), indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path, keys: Iterable[str] = ()) -> Any:
-    """Read JSON.
+def read_json(path: str | Path, keys: Iterable[str] = ()) -> dict[str, Any]:
+    """Read a JSON object.
 
     Args:
         path: of the file.
-        keys: what it must name; it is a mapping then.
+        keys: what it must name.
 
     Raises:
         FileNotFoundError, ValueError: with the file's name and what to do.
@@ -131,10 +131,12 @@ def read_json(path: str | Path, keys: Iterable[str] = ()) -> Any:
         raise ValueError(
             f"{shown(path)} is not valid JSON ({error}). Delete it and run the notebook that writes it again."
         ) from error
-    missing = [key for key in keys if not isinstance(data, dict) or key not in data]
-    if missing:
-        what = f"no {', '.join(missing)}"
-        raise ValueError(f"{shown(path)} has {what}. Run the notebook that writes it again.")
+    if not isinstance(data, dict):
+        raise ValueError(
+            f"{shown(path)} holds {type(data).__name__}; expected an object. Delete it and run the notebook that writes it again."
+        )
+    if missing := [key for key in keys if key not in data]:
+        raise ValueError(f"{shown(path)} has no {', '.join(missing)}. Run the notebook that writes it again.")
     return data
 
 

@@ -6,6 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -291,8 +292,17 @@ class Trainer:
                 "another run."
             ) from error
         if self.run.steps.exists():
-            steps = read_table(self.run.steps, index_col=False)
-            if "epoch" not in steps:
-                raise ValueError(f"{shown(self.run.steps)} has no column epoch. Move it away to resume without it.")
-            self.steps = [steps[steps["epoch"] <= extra["epoch"]]]
+            self.steps = [read_steps(self.run.steps, extra["epoch"])]
         return extra["history"]
+
+
+def read_steps(path: Path, last: int) -> pd.DataFrame:
+    """steps.csv up to the epoch `last`.
+
+    Raises:
+        ValueError: it does not tell the epoch of every step.
+    """
+    steps = read_table(path, index_col=False)
+    if "epoch" not in steps or not pd.api.types.is_numeric_dtype(steps["epoch"]) or steps["epoch"].isna().any():
+        raise ValueError(f"{shown(path)} tells not of every step its epoch. Move it away to resume without it.")
+    return steps[steps["epoch"] <= last]

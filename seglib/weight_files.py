@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pickle  # nosec B403  # for the name of the error that a refused file raises
 import re
+import tarfile
 import warnings
 import zipfile
 from pathlib import Path
@@ -69,8 +70,13 @@ def read_tensors(path: Path, whole: bool = False) -> Any:
 def _check_archive(path: Path, whole: bool) -> None:
     """PyTorch packs nothing: a file that would unpack to more than itself is none of its, and may fill the memory.
 
-    Nor does it compare checksums: a weight that changed on the disk would go unnoticed.
+    Nor does it compare checksums: a weight that changed on the disk would go unnoticed. And its oldest format, a tar archive, could
+    run code before PyTorch 2.6, whatever `weights_only` says (CVE-2025-32434).
     """
+    if tarfile.is_tarfile(path):
+        raise ModelError(
+            f"{shown(path)} is a tar archive; it was refused. Take weights that torch.save of PyTorch 1.6 or newer wrote."
+        )
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(info.file_size for info in archive.infolist())

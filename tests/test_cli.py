@@ -244,6 +244,14 @@ def test_a_wrong_parameter_is_named_before_anything_starts(root, calls, capsys, 
     assert not (root / "artifacts").exists()
 
 
+def test_a_split_without_a_scored_pixel_has_no_mean_iou_to_tell(root, monkeypatch, capsys):
+    write_json(root / "artifacts/runs/a/evaluation/test/metrics.json", {"mean_iou": float("nan")})
+    monkeypatch.setattr(chain, "run_chain", lambda *args: [])
+    (root / "a.yaml").write_text("split: test")
+    assert main(["run", "--params", "a.yaml"]) == 0
+    assert capsys.readouterr().out.endswith("scores     artifacts/runs/a/evaluation/test/metrics.json\n")
+
+
 def test_a_failing_notebook_is_told_in_its_own_words(root, monkeypatch, capsys):
     saved = root / "artifacts/runs/a/notebooks/03_evaluate.ipynb"
 

@@ -326,6 +326,21 @@ def test_a_checkpoint_that_unpacks_to_more_than_itself_is_refused(tmp_path):
         load_checkpoint(tmp_path / "x.pth")
 
 
+def test_a_checkpoint_in_a_tar_archive_is_refused(tmp_path):
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("storages"))
+    path = tmp_path / "x.pth"
+    path.write_bytes(stream.getvalue())
+    with pytest.raises(ModelError, match="is a tar archive; it was refused"):
+        load_checkpoint(path)
+    with zipfile.ZipFile(path, "a") as archive:  # a zip by its end; PyTorch goes by the beginning
+        archive.writestr("archive/data.pkl", b"x")
+    assert zipfile.is_zipfile(path)
+    with pytest.raises(ModelError, match="is a tar archive; it was refused"):
+        load_checkpoint(path)
+
+
 # archives of CVAT
 
 

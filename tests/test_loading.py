@@ -1,14 +1,14 @@
 """The packed cache and the batches cut from it."""
 
-import json
 import os
+import zlib
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from seglib import loading
+from seglib import content, loading
 from seglib.dataset import DatasetError, load_dataset, read_pair
 from seglib.loading import pack
 
@@ -75,14 +75,20 @@ DAMAGE = {
     "another version": lambda cache: _edit(cache, version=2),
     "another's": lambda cache: _edit(cache, key="0" * 16),
     "other samples": lambda cache: _edit(cache, ids=["a"]),
+    "a size that a disk has changed": lambda cache: _overwrite(cache, "6,", "8,"),
+    "no sums": lambda cache: _edit(cache, sums=[]),
     "sizes missing": lambda cache: _edit(cache, sizes=[[6, 8, 6, 8]]),
     "huge sizes": lambda cache: _edit(cache, sizes=[[1 << 62] * 4] * len(SIZES)),
 }
 
 
 def _edit(cache, **values):
+    content.write_sealed(cache / "index.json", content.read_sealed(cache / "index.json") | values)
+
+
+def _overwrite(cache, old, new):
     path = cache / "index.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    path.write_text(path.read_text().replace(old, new, 1))
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -93,6 +99,27 @@ def test_a_damaged_or_foreign_cache_is_made_anew(folder, damage):
     assert again.ids == before.ids
     np.testing.assert_array_equal(again.data, before.data)
     np.testing.assert_array_equal(again.pixel_counts, before.pixel_counts)
+
+
+def test_a_sample_that_a_failing_disk_has_changed_is_decoded_anew(folder, capsys):
+    dataset = load_dataset(folder)
+    whole = pack(dataset, "train")
+    bad = bytearray((caches(folder)[0] / "samples.bin").read_bytes())
+    bad[int(whole.offsets[3]) - 1] ^= 4  # the last pixel of the third mask
+    (caches(folder)[0] / "samples.bin").write_bytes(bad)
+    packed = pack(dataset, "train")
+    for source in (packed, packed.in_memory()):
+        for i, row in enumerate(dataset.samples.itertuples()):
+            for mine, other in zip(source.pair(i), read_pair(dataset, row), strict=True):
+                np.testing.assert_array_equal(mine, other)
+        source.pair(2)
+        told = capsys.readouterr().out
+        assert told.count("'2' is damaged in artifacts/cache/set-train-") == 1, "said once"
+    again = pack(dataset, "train")
+    assert zlib.crc32(again.data) != zlib.crc32(bytes(bad)), "made anew"
+    assert not capsys.readouterr().out
+    again.pair(2)
+    assert not capsys.readouterr().out
 
 
 def test_bad_samples_are_counted_and_leave_nothing(folder):

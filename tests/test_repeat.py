@@ -170,6 +170,14 @@ def test_only_the_parameters_of_a_run_are_repeated(kept, trained_root, monkeypat
     assert capsys.readouterr().out.count("Repeating run 'tiny'") == 1
 
 
+def test_a_history_that_is_damaged_is_not_compared(kept, capsys):
+    shutil.copytree(kept.path, Run.folder("again"))
+    for text in ("epoch,val_miou\n1,x\n", "epoch\n1\n", "", "\xff\n"):
+        Run(Run.folder("again")).history.write_text(text, encoding="latin-1")
+        repeat.compare(kept.path, "again")
+        assert "history    cannot be compared: artifacts/runs/again/history.csv" in capsys.readouterr().out
+
+
 def test_a_history_that_differs_is_measured(kept, capsys):
     other = Run(kept.path.parent / "other")
     shutil.copytree(kept.path, other.path)

@@ -172,6 +172,9 @@ def test_damaged_json_is_named(root):
     (root / "a.json").write_text("{")
     with pytest.raises(ValueError, match=r"a\.json is not valid JSON .*Delete it"):
         read_json(root / "a.json")
+    (root / "a.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"a\.json holds list; expected an object\. Delete it"):
+        read_json(root / "a.json")
 
 
 def test_tables_come_back_as_they_were(tmp_path):

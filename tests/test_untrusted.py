@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 from pathlib import Path
 
@@ -18,11 +19,13 @@ from PIL import Image
 import seglib
 from seglib import checks
 from seglib.annotation import export_cvat, export_label_studio
+from seglib.classes import ClassMap
 from seglib.dataset import DatasetError, load_dataset, read_mask
 from seglib.draft import draft_dataset
-from seglib.evaluation import evaluate_predictions
+from seglib.evaluation import evaluate_predictions, open_evaluation
 from seglib.exports import read_spreadsheet, write_spreadsheet
 from seglib.failures import export, find_failures
+from seglib.layers import pack_layers
 from seglib.params import Evaluate
 from seglib.plant import plant
 from seglib.predictions import save_ids
@@ -182,7 +185,7 @@ def test_a_draft_is_not_written_by_names(tmp_path):
 
 @pytest.fixture
 def linked(root, tmp_path):
-    """A dataset of which one image is a link to a private picture, one a link to its neighbour."""
+    """The folder of a dataset of which one image is a link to a private picture, one a link to its neighbour."""
     write(root / "data" / "set", ["one", "two", "three"])
     private = tmp_path / "private" / "secret.png"
     save(private, 1)
@@ -190,36 +193,74 @@ def linked(root, tmp_path):
     for name, target in (("one", private), ("two", images / "three.png")):
         (images / f"{name}.png").unlink()
         (images / f"{name}.png").symlink_to(target)
-    return load_dataset("data/set")
+    return root / "data" / "set"
 
 
-def test_links_out_of_a_dataset_are_told_and_never_copied(linked, root, tmp_path):
-    told = linked.problems[linked.problems["check"] == "link-outside"]
-    assert told["severity"].tolist() == ["warning"]
-    assert "1 images are links that lead out of the dataset's folder: train/images/one.png" in told["detail"].iloc[0]
-    refused = r"train/images/one\.png of sample 'one' is reached by a link that leads out of data/set.*Put the file itself there"
-    with pytest.raises(DatasetError, match=refused):
-        plant(linked, tmp_path / "copy", splits=["train"], kinds=["blur"])
-    for write_archive in (export_cvat, export_label_studio):
-        with pytest.raises(DatasetError, match=refused):
-            write_archive(["one"], linked, None, tmp_path / "out.zip")
-        assert not (tmp_path / "out.zip").exists()
-        write_archive(["two", "three"], linked, None, tmp_path / "out.zip")  # a link that stays inside
-        (tmp_path / "out.zip").unlink()
+def test_what_links_lead_out_to_is_not_read(linked, root, tmp_path):
+    told = (
+        r"image 'one' \(train/images/one\.png\) is reached by a link that leads out of the dataset's folder, to "
+        r"\.\.\./private/secret\.png\..* SEGLIB_LINKS, or list the id under exclude"
+    )
+    with pytest.raises(DatasetError, match=told):
+        load_dataset(linked)
+    dataset = load_dataset(linked, strict=False)
+    assert dataset.samples["id"].tolist() == ["three", "two"]  # a link that stays inside is no fault
+    assert dataset.problems[["severity", "check", "sample"]].values.tolist() == [["error", "link-outside", "one"]]
+    with pytest.raises(DatasetError, match=told):
+        through_everything(root, tmp_path)
+    with pytest.raises(DatasetError, match="no sample 'one'"):
+        export_cvat(["one"], dataset, None, tmp_path / "out.zip")
     assert {p.name for p in tmp_path.iterdir()} == {"project", "private"}
 
 
-def test_a_linked_folder_is_told_too(root, tmp_path):
+def test_links_that_were_made_after_the_scoring(root, tmp_path):
+    """04 reads the dataset anew: what has become a link meanwhile comes into no failures folder."""
+    write(root / "data" / "set", ["one", "two"])
+    through_everything(root, tmp_path)
+    image = root / "data" / "set" / "train" / "images" / "one.png"
+    image.rename(tmp_path / "secret.png")
+    image.symlink_to(tmp_path / "secret.png")
+    with pytest.raises(DatasetError, match="leads out"):
+        open_evaluation(Run.open("theirs"), "train")
+
+
+def test_links_to_folders_that_somebody_vouches_for(linked, root, tmp_path, monkeypatch):
+    for folders in (tmp_path, tmp_path / "private", f"/nowhere{os.pathsep}{tmp_path / 'private'}"):
+        monkeypatch.setenv("SEGLIB_LINKS", str(folders))
+        assert len(load_dataset(linked).samples) == 3
+    assert len(through_everything(root, tmp_path)) == 3
+    plant(load_dataset(linked), tmp_path / "copy", splits=["train"], kinds=["blur"], share=0.5)
+    assert not any(path.is_symlink() for path in (tmp_path / "copy").rglob("*"))
+    for folder in ("", tmp_path / "priv", tmp_path / "private" / "deeper"):
+        monkeypatch.setenv("SEGLIB_LINKS", str(folder))
+        with pytest.raises(DatasetError, match="leads out"):
+            load_dataset(linked)
+
+
+def test_a_linked_folder_is_outside_too(root, tmp_path):
     write(tmp_path / "elsewhere", ["one"])
     (root / "data" / "set").mkdir()
     (root / "data" / "set" / "train").symlink_to(tmp_path / "elsewhere" / "train")
     (root / "data" / "set" / "dataset.yaml").write_text(RECIPE.format(classes="a, b"))
-    dataset = load_dataset("data/set")
+    dataset = load_dataset("data/set", strict=False)
     assert dataset.problems["check"].tolist() == ["link-outside"] * 2
-    with pytest.raises(DatasetError, match="leads out"):
-        export_cvat(["one"], dataset, None, tmp_path / "out.zip")
+    assert dataset.samples.empty
     (root / "data" / "whole").symlink_to(tmp_path / "elsewhere")  # the dataset's folder itself may well be a link
     assert load_dataset("data/whole").problems.empty
+
+
+def test_a_report_shows_no_picture_that_a_link_leads_to(root, tmp_path):
+    write(root / "data" / "set", ["one", "two"])
+    through_everything(root, tmp_path)
+    folder = Run.open("theirs").failures("train")
+    save(tmp_path / "secret.png", 5)
+    (folder / "images" / "one.png").unlink()
+    (folder / "images" / "one.png").symlink_to(tmp_path / "secret.png")
+    page = write_report(folder, ClassMap(("a", "b"))).read_text(encoding="utf-8")
+    assert "images/one.png is missing." in page
+    assert pack_layers(folder, "one")[0]["problems"] == [
+        "images/one.png is missing. Run 04_failure_analysis again: it rebuilds this folder."
+    ]
 
 
 @pytest.mark.parametrize(
