@@ -14,10 +14,11 @@ from seglib.findings import finding
 from seglib.images import read_mask_and_mode, read_picture
 from seglib.leakage import Small, difference_hash, thumbnail
 from seglib.looks import FLAT, LOOKS, look
-from seglib.mask_checks import edge_shift, speck_size
+from seglib.mask_checks import edge_shift, shrunk, speck_size
 from seglib.regions import regions
 
 MUCH_IGNORED = 0.9  # of a mask's pixels
+_SHORT = 48  # pixels of the shorter side from which on a picture shrunk for its edges serves for hash and thumbnail
 MOMENTS = ["r", "g", "b", "r2", "g2", "b2"]
 FACTS = [
     "height", "width", "mode", "mask_mode", *LOOKS,
@@ -55,7 +56,8 @@ def inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
         image, grey, facts["mode"] = picture.pixels, picture.grey(), picture.mode
         facts["height"], facts["width"] = image.shape[:2]
         facts |= look(image, grey)
-        small = Small.of(grey)
+        reduced = shrunk(grey)
+        small = Small.of(reduced if min(reduced.size) >= _SHORT else grey)
         bits, facts["_thumb"] = difference_hash(small), thumbnail(small)
         facts["_bits"] = bits.to_bytes(8, "big")  # as a number it would lose digits in a column that has gaps
         facts["_hash"] = _key(image, bits, *facts["_thumb"].ravel()[::5].tolist())
@@ -70,7 +72,7 @@ def inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
             findings.append(finding(check, row.id, row.split, f"mask {row.id!r} ({row.mask}) {what}."))
     if picture is not None and ids is not None:
         attempt(check_sizes, row, image, mask)
-        if image.shape[:2] == mask.shape and (shift := edge_shift(grey, mask)):
+        if image.shape[:2] == mask.shape and (shift := edge_shift(reduced, mask)):
             facts["shift_x"], facts["shift_y"], facts["edge_fit"] = shift
     return facts
 
