@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +93,9 @@ def check_dataset(dataset: Dataset, progress: bool = False, near_frames: int = s
             facts.append(fact)
         samples = pd.DataFrame(facts, columns=["id", "split", "group", "frame", *FACTS, *_HIDDEN])
         samples = samples.astype({"height": "Int64", "width": "Int64", "frame": "Int64"} | dict.fromkeys(LOOKS, float))
-        duplicates = _near_duplicates(dataset, samples, lambda work, pairs: map_ahead(pool, work, pairs))
+        run = partial(map_ahead, pool)
+        _tell_apart(dataset, samples, run)
+        duplicates = _near_duplicates(dataset, samples, run)
     counts = np.array(counts, np.int64).reshape(len(rows), len(dataset.classes))
 
     guess = _guess(samples)
@@ -136,6 +140,18 @@ def check_dataset(dataset: Dataset, progress: bool = False, near_frames: int = s
         summary,
         content.check_record(dataset),
     )
+
+
+def _tell_apart(dataset: Dataset, samples: pd.DataFrame, run: Callable) -> None:
+    """Where pictures share a hash, that of their pixels in its place."""
+    paths = dataset.samples["image"].to_numpy()
+
+    def digest(place: int) -> bytes:
+        pixels = read_image(dataset.root / paths[place])
+        return repr(pixels.shape).encode() + hashlib.sha256(pixels).digest()
+
+    places = np.flatnonzero(samples["_hash"].notna() & samples["_hash"].duplicated(keep=False))
+    samples.loc[places, "_hash"] = pd.Series(list(run(digest, places)), places, object)
 
 
 def _near_duplicates(dataset: Dataset, samples: pd.DataFrame, run: Callable) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +26,9 @@ FACTS = [
     "ignore_share", "classes_present", "specks", "pinholes", "edge_fit", "shift_x", "shift_y",
 ]  # fmt: skip
 _ODD = np.random.default_rng(0).integers(0, 2**63, 64, np.uint64) * np.uint64(2) + np.uint64(1)
-KEYS = ["_hash", "_mask_hash", "_bits", "_thumb"]  # by which pairs are compared with each other
+# By which pairs are compared with each other. Equal pictures have an equal `_hash`; whether those that have are equal, only
+# their pixels tell.
+KEYS = ["_hash", "_mask_hash", "_bits", "_thumb"]
 
 
 def inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
@@ -53,14 +56,16 @@ def inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
     ids = attempt(read_mask_and_mode, dataset.root / row.mask, dataset.classes, f"{row.id!r} ({row.mask})")
     facts["counts"] = np.zeros(len(dataset.classes), np.int64)
     if picture is not None:
-        image, grey, facts["mode"] = picture.pixels, picture.grey(), picture.mode
-        facts["height"], facts["width"] = image.shape[:2]
-        facts |= look(image, grey)
+        grey, facts["mode"] = picture.grey(), picture.mode
+        facts["width"], facts["height"] = grey.size
+        looks = look(picture.rgb, grey)
+        facts |= looks
         reduced = shrunk(grey)
         small = Small.of(reduced if min(reduced.size) >= _SHORT else grey)
         bits, facts["_thumb"] = difference_hash(small), thumbnail(small)
         facts["_bits"] = bits.to_bytes(8, "big")  # as a number it would lose digits in a column that has gaps
-        facts["_hash"] = _key(image, bits, *facts["_thumb"].ravel()[::5].tolist())
+        told = repr((grey.size, bits, looks)).encode() + facts["_thumb"].tobytes()
+        facts["_hash"] = hashlib.sha256(told).digest()
         if facts["contrast"] < FLAT:
             detail = f"image {row.id!r} ({row.image}) is one flat colour."
             findings.append(finding("blank-image", row.id, row.split, detail))
@@ -71,8 +76,8 @@ def inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
         if check:
             findings.append(finding(check, row.id, row.split, f"mask {row.id!r} ({row.mask}) {what}."))
     if picture is not None and ids is not None:
-        attempt(check_sizes, row, image, mask)
-        if image.shape[:2] == mask.shape and (shift := edge_shift(reduced, mask)):
+        attempt(check_sizes, row, grey.size[::-1], mask.shape)
+        if grey.size[::-1] == mask.shape and (shift := edge_shift(reduced, mask)):
             facts["shift_x"], facts["shift_y"], facts["edge_fit"] = shift
     return facts
 
