@@ -98,7 +98,7 @@ def _laplacian_variance(grey: np.ndarray, step: int) -> float:
     edges = np.add(grey[:-2:step], grey[2::step], dtype=np.int16)
     edges = edges[:, 1:-1] + own[:, :-2] + own[:, 2:] - 4 * own[:, 1:-1]
     edges = edges.astype(np.float32).ravel()
-    return float(np.dot(edges, edges) / edges.size - float(edges.mean()) ** 2)
+    return float(edges @ edges) / edges.size - float(edges.sum() / edges.size) ** 2
 
 
 def limits(samples: pd.DataFrame) -> pd.DataFrame:

@@ -192,6 +192,19 @@ def test_same_picture_twice(root):
     assert "train/a2, train/a3" in found.loc["duplicate-image", "detail"]
 
 
+def test_pictures_that_differ_in_one_colour_are_no_exact_copies(root):
+    image = np.array(Image.fromarray(picture(97)).resize((200, 200), Image.Resampling.BICUBIC))
+    image[0, 0] = 90, 90, 90
+    other = image.copy()
+    other[0, 0] = 89, 90, 93  # a pixel between those whose colours are looked at, as bright as it was
+    assert Image.fromarray(image).convert("L") == Image.fromarray(other).convert("L")
+    for name, pixels in (("a1", image), ("b5", other)):
+        put(root, "train" if name == "a1" else "val", name, pixels, np.zeros((200, 200), np.uint8))
+    found = set(check(root).findings["check"])
+    assert "near-duplicate-across-splits" in found
+    assert "duplicate-across-splits" not in found
+
+
 def test_no_train_split_and_no_sample_at_all(tmp_path):
     (tmp_path / "dataset.yaml").write_text('classes: [a, b]\nsplits: {val: {images: "i/*", masks: "m/*"}}\n')
     result = check(tmp_path)
