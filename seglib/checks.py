@@ -71,7 +71,7 @@ class DataCheck:
 def check_dataset(dataset: Dataset, progress: bool = False, near_frames: int = sequences.NEAR_FRAMES) -> DataCheck:
     """Read every image and mask once and judge them; a bad file becomes a finding and the pass goes on.
 
-    Only near-duplicates are read again, to verify them. Of a decoded pair a few kilobytes are kept (4.5 kB measured).
+    Only what may be a copy is read again, to verify it. Of a decoded pair a few kilobytes are kept (5 kB measured).
 
     Args:
         dataset: best loaded with `strict=False`, so that faults of names are listed beside faults of contents.

@@ -56,9 +56,8 @@ def edge_shift(grey: Image.Image, mask: np.ndarray) -> tuple[int, int, float] | 
     edges -= edges.mean()
     reach = max(2, round(_REACH * max(h, w)))
     size = tuple(-(-(side + reach) // 16) * 16 for side in (h, w))  # padded: what leaves on one side must not return
-    across = fft.rfft2(
-        np.stack([edges, outlines], dtype=np.float32), size
-    )  # of float32 and in one call: half numpy's time
+    both = np.stack([edges, outlines], dtype=np.float32)
+    across = fft.rfft2(both, size)  # of float32 and in one call: half numpy's time
     meets = fft.irfft2(across[0] * across[1].conj(), size)
     shifts = np.arange(-reach, reach + 1)
     meets = meets[np.ix_(shifts, shifts)]
