@@ -123,18 +123,18 @@ def read_pair(dataset: Dataset, row: Any) -> tuple[np.ndarray, np.ndarray]:
     try:
         image = read_image(dataset.root / row.image, f"{row.id!r} ({row.image})")
         mask = read_mask(dataset.root / row.mask, dataset.classes, f"{row.id!r} ({row.mask})")
-        check_sizes(row, image, mask)
+        check_sizes(row, image.shape[:2], mask.shape)
     except DatasetError as error:
         error.sample = row.id
         raise
     return image, mask
 
 
-def check_sizes(row: Any, image: np.ndarray, mask: np.ndarray) -> None:
-    """Refuse a mask of another size than its image (DatasetError, check "size-mismatch")."""
-    if image.shape[:2] == mask.shape:
+def check_sizes(row: Any, image: tuple[int, int], mask: tuple[int, int]) -> None:
+    """Refuse a mask of another height and width than its image (DatasetError, check "size-mismatch")."""
+    if image == mask:
         return
-    (mh, mw), (h, w) = mask.shape, image.shape[:2]
+    (mh, mw), (h, w) = mask, image
     turned = " One is the other turned: was the mask drawn on the unrotated photograph?" if (mh, mw) == (w, h) else ""
     raise DatasetError(
         f"mask {row.id!r} ({row.mask}) is {mw}x{mh} (width x height), but its image is {w}x{h}; expected equal sizes.{turned}",

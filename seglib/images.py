@@ -44,19 +44,21 @@ class Picture:
     """A decoded image file.
 
     Args:
-        pixels: (H, W, 3) uint8 RGB, owned and writable.
+        rgb: its pixels as Pillow's "RGB".
         mode: as what the file stores it, in Pillow's words ("RGB", "L", "P", "I;16", ...).
-        decoded: the same as Pillow decoded it.
     """
 
-    pixels: np.ndarray
+    rgb: Image.Image
     mode: str
-    decoded: Image.Image
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """(H, W, 3) uint8 RGB, owned and writable; copied anew whenever asked for."""
+        return np.array(self.rgb)
 
     def grey(self) -> Image.Image:
         """As Pillow's "L": luma of ITU-R BT.601."""
-        rgb = self.decoded if self.decoded.mode == "RGB" else Image.fromarray(self.pixels)
-        return rgb.convert("L")
+        return self.rgb.convert("L")
 
 
 def read_image(path: str | Path, label: str = "") -> np.ndarray:
@@ -83,8 +85,10 @@ def read_picture(path: str | Path, label: str = "") -> Picture:
     """`read_image`, and what else the file tells, for whom decoding it once more would cost too much."""
     label = f"image {label or repr(Path(path).name)}"
     image, mode = _decode(Path(path), label)
+    if image.mode == "RGB":
+        return Picture(image, mode)
     with _refusing(Path(path), label):
-        return Picture(_rgb(image, label), mode, image)
+        return Picture(Image.fromarray(_rgb(image, label)), mode)
 
 
 def _rgb(image: Image.Image, label: str) -> np.ndarray:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
+from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,25 +17,30 @@ from seglib.findings import finding
 from seglib.images import read_mask_and_mode, read_picture
 from seglib.leakage import Small, difference_hash, thumbnail
 from seglib.looks import FLAT, LOOKS, look
-from seglib.mask_checks import edge_shift, speck_size
+from seglib.mask_checks import edge_shift, shrunk, speck_size
 from seglib.regions import regions
 
 MUCH_IGNORED = 0.9  # of a mask's pixels
+_ALONE = nullcontext()
+_SHORT = 48  # pixels of the shorter side from which on a picture shrunk for its edges serves for hash and thumbnail
 MOMENTS = ["r", "g", "b", "r2", "g2", "b2"]
 FACTS = [
     "height", "width", "mode", "mask_mode", *LOOKS,
     "ignore_share", "classes_present", "specks", "pinholes", "edge_fit", "shift_x", "shift_y",
 ]  # fmt: skip
 _ODD = np.random.default_rng(0).integers(0, 2**63, 64, np.uint64) * np.uint64(2) + np.uint64(1)
-KEYS = ["_hash", "_mask_hash", "_bits", "_thumb"]  # by which pairs are compared with each other
+# By which pairs are compared with each other. Equal pictures have an equal `_hash`; whether those that have are equal, only
+# their pixels tell.
+KEYS = ["_hash", "_mask_hash", "_bits", "_thumb"]
 
 
-def inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
+def inspect_pair(dataset: Dataset, row: Any, turn: AbstractContextManager = _ALONE) -> dict[str, Any]:
     """Read one pair and measure it; what cannot be read becomes a finding.
 
     Args:
         dataset: the dataset.
         row: a row of its samples, as a named tuple.
+        turn: held while what was read is measured; a semaphore, where threads would be in each other's way.
 
     Returns:
         `id`, `split`, `group`, `frame`; of `FACTS`, `MOMENTS` and `KEYS` what could be read; `counts`: (C,) int64 scored
@@ -50,28 +58,32 @@ def inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
 
     picture = attempt(read_picture, dataset.root / row.image, f"{row.id!r} ({row.image})")
     ids = attempt(read_mask_and_mode, dataset.root / row.mask, dataset.classes, f"{row.id!r} ({row.mask})")
-    facts["counts"] = np.zeros(len(dataset.classes), np.int64)
-    if picture is not None:
-        image, grey, facts["mode"] = picture.pixels, picture.grey(), picture.mode
-        facts["height"], facts["width"] = image.shape[:2]
-        facts |= look(image, grey)
-        small = Small.of(grey)
-        bits, facts["_thumb"] = difference_hash(small), thumbnail(small)
-        facts["_bits"] = bits.to_bytes(8, "big")  # as a number it would lose digits in a column that has gaps
-        facts["_hash"] = _key(image, bits, *facts["_thumb"].ravel()[::5].tolist())
-        if facts["contrast"] < FLAT:
-            detail = f"image {row.id!r} ({row.image}) is one flat colour."
-            findings.append(finding("blank-image", row.id, row.split, detail))
-    if ids is not None:
-        mask, facts["mask_mode"] = ids
-        facts |= _mask_facts(mask, len(dataset.classes))
-        check, what = _poor(facts, dataset.classes.names)
-        if check:
-            findings.append(finding(check, row.id, row.split, f"mask {row.id!r} ({row.mask}) {what}."))
-    if picture is not None and ids is not None:
-        attempt(check_sizes, row, image, mask)
-        if image.shape[:2] == mask.shape and (shift := edge_shift(grey, mask)):
-            facts["shift_x"], facts["shift_y"], facts["edge_fit"] = shift
+    with turn:
+        facts["counts"] = np.zeros(len(dataset.classes), np.int64)
+        if picture is not None:
+            grey, facts["mode"] = picture.grey(), picture.mode
+            facts["width"], facts["height"] = grey.size
+            looks = look(picture.rgb, grey)
+            facts |= looks
+            reduced = shrunk(grey)
+            small = Small.of(reduced if min(reduced.size) >= _SHORT else grey)
+            bits, facts["_thumb"] = difference_hash(small), thumbnail(small)
+            facts["_bits"] = bits.to_bytes(8, "big")  # as a number it would lose digits in a column that has gaps
+            told = repr((grey.size, bits, looks)).encode() + facts["_thumb"].tobytes()
+            facts["_hash"] = hashlib.sha256(told).digest()
+            if facts["contrast"] < FLAT:
+                detail = f"image {row.id!r} ({row.image}) is one flat colour."
+                findings.append(finding("blank-image", row.id, row.split, detail))
+        if ids is not None:
+            mask, facts["mask_mode"] = ids
+            facts |= _mask_facts(mask, len(dataset.classes))
+            check, what = _poor(facts, dataset.classes.names)
+            if check:
+                findings.append(finding(check, row.id, row.split, f"mask {row.id!r} ({row.mask}) {what}."))
+        if picture is not None and ids is not None:
+            attempt(check_sizes, row, grey.size[::-1], mask.shape)
+            if grey.size[::-1] == mask.shape and (shift := edge_shift(reduced, mask)):
+                facts["shift_x"], facts["shift_y"], facts["edge_fit"] = shift
     return facts
 
 
@@ -90,15 +102,13 @@ def _mask_facts(mask: np.ndarray, classes: int) -> dict[str, Any]:
     values, sizes = regions(mask)
     count = np.bincount(values, sizes, minlength=256).astype(np.int64)
     small = sizes < speck_size(mask.shape)
-    keys, times = np.unique(values.astype(np.int64) << 40 | sizes, return_counts=True)
-    pieces = {(k >> 40, k & (1 << 40) - 1): n for k, n in zip(keys.tolist(), times.tolist(), strict=True)}
     return {
         "counts": count[:classes],
         "classes_present": int((count[:classes] > 0).sum()),
         "ignore_share": float(count[IGNORE] / max(1, mask.size)),
         "specks": int((small & (values != IGNORE)).sum()),
         "pinholes": int((small & (values == IGNORE)).sum()),
-        "pieces": pieces,
+        "pieces": Counter(zip(values.tolist(), sizes.tolist(), strict=True)),
         "_mask_hash": _key(mask, *sizes[:32].tolist()),
     }
 

@@ -14,11 +14,11 @@ from seglib.findings import Finding, finding, some
 
 DUPLICATE_COLUMNS = ["split_1", "id_1", "split_2", "id_2", "distance", "difference"]
 RADIUS = 6  # bits of 64: a copy saved as JPEG of quality 40, scaled by half or with noise of 5 grey values stays within
-_THUMB = (16, 12)  # kept of every image: 192 bytes
+_THUMB = (32, 24)  # kept of every image: 768 bytes
 _GRID = (32, 24)  # cells of the verification, at most; of small images fewer, so that a cell has 3 x 3 pixels
-# In grey values, after a change of light is taken out: the largest difference of a cell, and of a thumbnail's. Noise and
-# compression average out within a cell; what moved between neighbouring frames does not.
-_CELL, _ROUGH = 16.0, 16.0
+# In grey values, after a change of light is taken out: the largest difference of a cell, of 2 x 2 pixels of a thumbnail, and
+# of one. Noise and compression average out within a cell; what moved between neighbouring frames does not.
+_CELL, _ROUGH, _FINE = 16.0, 16.0, 20.0
 _RELATIVE = 0.08  # mean difference of the cells over their standard deviation
 _GAINS = (0.5, 2.0)  # beyond, it is no change of light
 _CROWD = 1000  # images that share a piece of their hashes, beyond which each is compared with so many only
@@ -27,7 +27,7 @@ _MATES = 8  # candidates that are verified for one image, nearest hashes first
 
 @dataclass(frozen=True)
 class Small:
-    """A grey picture small enough to be shrunk further at no cost: of each cell of a thumbnail 4 x 4 pixels, or more.
+    """A grey picture small enough to be shrunk further at no cost: of each pixel of a thumbnail 2 x 2, or more.
 
     Args:
         picture: Pillow's "L".
@@ -39,7 +39,7 @@ class Small:
 
     @classmethod
     def of(cls, grey: Image.Image) -> Small:
-        along, down = (max(1, side // cells // 4) for side, cells in zip(grey.size, _THUMB, strict=True))
+        along, down = (max(1, side // cells // 2) for side, cells in zip(grey.size, _THUMB, strict=True))
         return cls(grey.reduce((along, down)), (0, 0, grey.width / along, grey.height / down))
 
     def cells(self, size: tuple[int, int]) -> np.ndarray:
@@ -61,7 +61,7 @@ def difference_hash(grey: Image.Image | Small) -> int:
 
 
 def thumbnail(grey: Image.Image | Small) -> np.ndarray:
-    """(12, 16) uint8 grey values: enough to reject most pairs that only their hashes make alike."""
+    """(24, 32) uint8 grey values: enough to reject most pairs that only their hashes make alike."""
     return _small(grey).cells(_THUMB)
 
 
@@ -145,9 +145,9 @@ def near_duplicates(
     """Pairs of images that show the same picture, each verified on the decoded pixels.
 
     Args:
-        samples: N rows with `id` and `split`.
+        samples: N rows with `id`, `split`, `height` and `width`.
         hashes: (N,) uint64 of `difference_hash`. Pass each picture once: of exact copies one, and none that is flat.
-        thumbs: (N, 12, 16) uint8 of `thumbnail`.
+        thumbs: (N, 24, 32) uint8 of `thumbnail`.
         read: position -> image (H, W, 3) uint8.
         run: how to map a function over pairs; `map_ahead` with a pool to use threads.
         radius: bits in which the hashes of a pair may differ.
@@ -157,9 +157,10 @@ def near_duplicates(
         0-255, at the smaller one's size). Of an image at most 8 candidates are read, nearest first.
     """
     first, second, distance = candidates(hashes, radius)
-    rough = _alike(thumbs, first, second)
+    cells = thumbs.reshape(-1, _THUMB[1] // 2, 2, _THUMB[0] // 2, 2).mean((2, 4), np.float32)
+    rough = _alike(cells, first, second, _ROUGH)
     first, second, distance = first[rough], second[rough], distance[rough]
-    splits = samples["split"].to_numpy()
+    splits, sizes = samples["split"].to_numpy(), samples[["width", "height"]].to_numpy(int)
     mates = np.zeros(len(samples), int)
     pairs = []
     for k in np.lexsort((splits[first] == splits[second], distance)):
@@ -170,6 +171,10 @@ def near_duplicates(
 
     def verify(pair: tuple[int, int, int]) -> tuple | None:
         i, j, bits = pair
+        # The thumbnails of two pictures of one size are their cells: what those tell apart need not be read again.
+        comparable = (sizes[i] == sizes[j]).all() and (sizes[i] >= 3 * np.array(_GRID)).all()
+        if comparable and not _alike(thumbs, np.array([i]), np.array([j]), _FINE)[0]:
+            return None
         a, b = read(i), read(j)
         if not same_picture(a, b):
             return None
@@ -214,15 +219,15 @@ def _relit(values: np.ndarray, like: np.ndarray) -> np.ndarray:
     return np.clip(gain, *_GAINS) * moved + goal
 
 
-def _alike(thumbs: np.ndarray, first: np.ndarray, second: np.ndarray, at_once: int = 4096) -> np.ndarray:
-    """(P,) bool: pairs whose thumbnails differ little, once a gain and an offset are taken out."""
+def _alike(thumbs: np.ndarray, first: np.ndarray, second: np.ndarray, most: float, at_once: int = 4096) -> np.ndarray:
+    """(P,) bool: pairs whose thumbnails differ by `most` at most, once a gain and an offset are taken out."""
     alike = np.zeros(len(first), bool)
     for k in range(0, len(first), at_once):
         part = slice(k, k + at_once)
         a, b = (thumbs[places[part]].reshape(-1, thumbs[0].size).astype(np.float32) for places in (first, second))
         a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
         gain = (a * b).sum(axis=1, keepdims=True) / np.maximum((b**2).sum(axis=1, keepdims=True), 1e-6)
-        alike[part] = np.abs(a - np.clip(gain, *_GAINS) * b).max(axis=1) <= _ROUGH
+        alike[part] = np.abs(a - np.clip(gain, *_GAINS) * b).max(axis=1) <= most
     return alike
 
 

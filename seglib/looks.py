@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,8 +17,8 @@ LOOKS = ["brightness", "contrast", "entropy", "sharpness", "focus", "colour"]
 FEWEST = 20  # images without which nothing can be said to lie apart
 APART = 3.5  # robust standard deviations: Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993
 GREY = 1.0  # colourfulness below which an image has no colours
-_LINES = 96
-_OPPONENTS = np.array([[1.0, -1.0, 0.0], [0.5, 0.5, -1.0]])  # red - green, yellow - blue
+_LINES, _BANDS = 96, 64  # rows and columns of a large image that are looked at; rows whose edges are
+_POWERS = np.arange(256.0)[:, None] ** [1, 2]
 SIZE_APART, ASPECT_APART = 4.0, 1.8  # times the median area, or the median ratio of width to height
 
 
@@ -41,11 +42,11 @@ _JUDGED = (
 )
 
 
-def look(image: np.ndarray, grey: Image.Image) -> dict[str, float]:
+def look(image: Image.Image, grey: Image.Image) -> dict[str, float]:
     """What can be told from one image.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
+        image: Pillow's "RGB".
         grey: the same as Pillow's "L" (luma of ITU-R BT.601).
 
     Returns:
@@ -56,31 +57,37 @@ def look(image: np.ndarray, grey: Image.Image) -> dict[str, float]:
         colour: Hasler and Süsstrunk's colourfulness (Measuring colourfulness in natural images, SPIE 2003); 0: grey.
         r, g, b, r2, g2, b2: means of the channels and of their squares, for the dataset's mean and deviation.
     """
-    levels = np.arange(256.0)
-    share = np.array(grey.histogram()) / max(1, image.shape[0] * image.shape[1])
-    mean = float(share @ levels)
-    variance = max(0.0, float(share @ levels**2) - mean**2)
+    width, height = image.size
+    share = np.array(grey.histogram()) / max(1, width * height)
+    mean, square = (share @ _POWERS).tolist()
+    variance = max(0.0, square - mean**2)
     known = share[share > 0]
+    sharpness = _laplacian_variance(np.asarray(grey), max(1, height // _BANDS))
     # All pixels of a small image, about a hundred rows and columns of a large one: means and variances want no more.
-    down, along = (max(1, side // _LINES) for side in image.shape[:2])
-    sharpness = _laplacian_variance(np.asarray(grey), down)
-    small = np.ascontiguousarray(image[::down, ::along].transpose(2, 0, 1)).reshape(3, -1).astype(np.float64)
-    count = max(1, small.shape[1])
+    along, down = (max(1, side // _LINES) for side in image.size)
+    size = (width // along, height // down)
+    some = image.resize(size, Image.Resampling.NEAREST, (0, 0, size[0] * along, size[1] * down))
+    rgb = np.ascontiguousarray(np.asarray(some).reshape(-1, 3).T, float)
     # Means and covariances of the channels, from sums that doubles hold exactly: a grey image has a colour of 0.
-    sums, products = small.sum(axis=1), small @ small.T
-    means, squares = sums / count, products.diagonal() / count
-    covariance = (count * products - np.outer(sums, sums)) / count**2
-    opponents = _OPPONENTS @ means
-    spread = float(np.sqrt(np.trace(_OPPONENTS @ covariance @ _OPPONENTS.T)))
+    count = max(1, rgb.shape[1])
+    r, g, b = sums = rgb.sum(axis=1).tolist()
+    products = np.einsum("ik,jk->ij", rgb, rgb).tolist()  # of three rows, twice as fast as by BLAS
+
+    def covariance(i: int, j: int) -> float:
+        return (count * products[i][j] - sums[i] * sums[j]) / count**2
+
+    rr, gg, bb, rg, rb, gb = (covariance(i, j) for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)))
+    # Of red - green and of yellow - blue.
+    spread = max(0.0, rr + gg - 2 * rg) + max(0.0, (rr + gg + 2 * rg) / 4 + bb - rb - gb)
     return {
         "brightness": mean,
         "contrast": variance**0.5,
         "entropy": float(-(known @ np.log2(known))),
         "sharpness": sharpness,
         "focus": sharpness / variance if variance > 0 else 0.0,
-        "colour": spread + 0.3 * float(np.hypot(*opponents)),
-        **dict(zip("rgb", means.tolist(), strict=True)),
-        **dict(zip(("r2", "g2", "b2"), squares.tolist(), strict=True)),
+        "colour": spread**0.5 + 0.3 * math.hypot(r - g, (r + g) / 2 - b) / count,
+        **{name: value / count for name, value in zip("rgb", sums, strict=True)},
+        **{f"{name}2": products[k][k] / count for k, name in enumerate("rgb")},
     }
 
 
@@ -91,7 +98,7 @@ def _laplacian_variance(grey: np.ndarray, step: int) -> float:
     edges = np.add(grey[:-2:step], grey[2::step], dtype=np.int16)
     edges = edges[:, 1:-1] + own[:, :-2] + own[:, 2:] - 4 * own[:, 1:-1]
     edges = edges.astype(np.float32).ravel()
-    return float(np.dot(edges, edges) / edges.size - edges.mean(dtype=np.float64) ** 2)
+    return float(edges @ edges) / edges.size - float(edges.sum() / edges.size) ** 2
 
 
 def limits(samples: pd.DataFrame) -> pd.DataFrame:

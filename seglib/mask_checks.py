@@ -30,7 +30,7 @@ def edge_shift(grey: Image.Image, mask: np.ndarray) -> tuple[int, int, float] | 
     The outlines (of scored against scored) are moved over the image's gradient in all directions, by cross-correlation.
 
     Args:
-        grey: the image as Pillow's "L".
+        grey: the image as Pillow's "L"; or what `shrunk` made of it.
         mask: (H, W) uint8 ids, 255 = ignore.
 
     Returns:
@@ -38,39 +38,51 @@ def edge_shift(grey: Image.Image, mask: np.ndarray) -> tuple[int, int, float] | 
         fit: what it meets where it lies over what it would meet there; 1: it lies best where it is, 0: it meets no more
             than chance. None: too few outlines, or no place where they meet clearly more edges than chance.
     """
-    times = max(1, -(-max(mask.shape) // _LONG))
-    pixels = np.asarray(grey.reduce(times) if times > 1 else grey, np.float32)
+    times = _times(max(mask.shape))
+    pixels = np.asarray(shrunk(grey))
     small = mask[times // 2 :: times, times // 2 :: times]
     h, w = min(pixels.shape[0], small.shape[0]), min(pixels.shape[1], small.shape[1])
-    pixels, small = pixels[:h, :w], small[:h, :w]
-    edges, outlines = np.zeros((h, w), np.float32), np.zeros((h, w), np.float32)
+    pixels, small = pixels[:h, :w], np.ascontiguousarray(small[:h, :w])
+    edges, outlines = np.zeros((h, w), np.uint8), np.zeros((h, w), bool)
     scored = small != IGNORE
-    edges[:, :-1] = np.abs(np.diff(pixels, axis=1))
-    outlines[:, :-1] = (small[:, 1:] != small[:, :-1]) & scored[:, 1:] & scored[:, :-1]
-    edges[:-1] = np.maximum(edges[:-1], np.abs(np.diff(pixels, axis=0)))
-    outlines[:-1] = np.maximum(outlines[:-1], (small[1:] != small[:-1]) & scored[1:] & scored[:-1])
-    edges = np.sqrt(edges)  # so that a few strong edges do not outvote the rest
-    edges -= edges.mean()
-    count = outlines.sum()
+    for here, there in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
+        a, b = pixels[here], pixels[there]
+        np.maximum(edges[here], np.maximum(a, b) - np.minimum(a, b), out=edges[here])
+        outlines[here] |= (small[here] != small[there]) & scored[here] & scored[there]
+    count = np.count_nonzero(outlines)
     if count < _FEWEST_EDGES or not edges.any():
         return None
+    edges = np.sqrt(edges, dtype=np.float32)  # so that a few strong edges do not outvote the rest
+    edges -= edges.mean()
     reach = max(2, round(_REACH * max(h, w)))
     size = tuple(-(-(side + reach) // 16) * 16 for side in (h, w))  # padded: what leaves on one side must not return
-    across = fft.rfft2(np.stack([edges, outlines]), size)  # of float32 and in one call: half numpy's time
+    both = np.stack([edges, outlines], dtype=np.float32)
+    across = fft.rfft2(both, size)  # of float32 and in one call: half numpy's time
     meets = fft.irfft2(across[0] * across[1].conj(), size)
     shifts = np.arange(-reach, reach + 1)
     meets = meets[np.ix_(shifts, shifts)]
     y, x = np.unravel_index(meets.argmax(), meets.shape)
-    if meets[y, x] < edges.std() * max(_SURE * np.sqrt(count), _CLEAR * count):
+    deviation = np.sqrt(np.vdot(edges, edges) / edges.size)
+    if meets[y, x] < deviation * max(_SURE * np.sqrt(count), _CLEAR * count):
         return None
     if max(abs(shifts[y]), abs(shifts[x])) < 2:  # one pixel there is within drawing accuracy
         return 0, 0, 1.0
     return int(shifts[x]) * times, int(shifts[y]) * times, float(max(0.0, meets[reach, reach] / meets[y, x]))
 
 
+def shrunk(grey: Image.Image) -> Image.Image:
+    """A picture with at most 128 pixels on its longer side, each the mean of a block; a smaller one as it is."""
+    times = _times(max(grey.size))
+    return grey.reduce(times) if times > 1 else grey
+
+
+def _times(side: int) -> int:
+    return max(1, -(-side // _LONG))
+
+
 def speck_size(shape: tuple[int, int]) -> int:
     """Pixels below which a region of a mask of that height and width counts as a speck or a pinhole."""
-    return int(np.clip(round(SPECK_SHARE * shape[0] * shape[1]), 4, 64))
+    return min(max(round(SPECK_SHARE * shape[0] * shape[1]), 4), 64)
 
 
 def judge_masks(samples: pd.DataFrame, hashes: pd.Series, pictures: np.ndarray) -> Iterator[Finding]:

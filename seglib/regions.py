@@ -41,39 +41,54 @@ def _joined(mask: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray
     if not mask.size:
         nothing = np.empty(0, np.intp)
         return (nothing, nothing), np.empty(0, np.uint8), np.empty(0, np.int64)
-    begins = np.ones(mask.shape, bool)
-    np.not_equal(mask[:, 1:], mask[:, :-1], out=begins[:, 1:])
+    pixels = mask.ravel()
+    begins = np.ones(mask.size, bool)
+    np.not_equal(pixels[1:], pixels[:-1], out=begins[1:])
+    begins[::width] = True
     starts = np.flatnonzero(begins)
-    ends = np.append(starts[1:], mask.size)
-    values = mask.ravel()[starts]
-    # The runs in the next row from the one below the pixel before the start to the one below the pixel after the end.
-    upper = int(np.searchsorted(starts, mask.size - width))
-    row = starts[:upper] // width * width
-    left = np.maximum(starts[:upper] - 1, row) + width
-    right = np.minimum(ends[:upper], row + width - 1) + width
-    first = np.searchsorted(starts, left, "right") - 1
-    count = np.searchsorted(starts, right, "right") - first
-    above = np.repeat(np.arange(upper), count)
-    below = np.arange(count.sum()) + np.repeat(first - (np.cumsum(count) - count), count)
-    same = values[above] == values[below]
-    root = _roots(len(starts), above[same], below[same])
-    first = root == np.arange(len(root))
-    number = (np.cumsum(first) - 1)[root]
-    sizes = np.bincount(number, ends - starts).astype(np.int64)
-    return (ends - starts, number), values[first], sizes
+    lengths = np.append(starts[1:], mask.size) - starts
+    values = pixels[starts]
+    # A run hangs on the one above its first pixel, if that is of its value: a forest, and most of all that touches.
+    lower, upper = (int(n) for n in starts.searchsorted([width, mask.size - width]))
+    across = starts[lower:] - width
+    above = starts.searchsorted(across, "right") - 1
+    parent = np.arange(len(starts))
+    parent[lower:] = np.where(values.take(above) == values[lower:], above, parent[lower:])
+    # The rest: runs above one that began before them, and those that meet at a corner between two pairs of runs.
+    below = starts[:upper] + width
+    wide = np.flatnonzero((pixels.take(below) == values[:upper]) & ~begins.take(below))
+    corner = np.flatnonzero(begins.take(across))
+    corner = corner[across[corner] % width > 0]
+    first = np.concatenate([wide, above[corner] - 1, above[corner]])
+    second = np.concatenate([starts.searchsorted(below[wide]) - 1, corner + lower, corner + lower - 1])
+    same = np.flatnonzero(values[first] == values[second])
+    number, begin = _sets(parent, first[same], second[same])
+    sizes = np.bincount(number, lengths).astype(np.int64)
+    return (lengths, number), values[begin], sizes
 
 
-def _roots(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Of each of `count` nodes the smallest one it is linked to, through the links first[k] - second[k], first < second."""
-    parent = np.arange(count)
-    parent[second[::-1]] = first[::-1]  # at once to the first of those above it: most links are settled by that
-    while (parent != (parent := parent[parent])).any():
+def _sets(parent: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which set each node is in, numbered in the order of their first nodes; and those.
+
+    Nodes are joined with their parents, which come before them, and by the links first[k] - second[k]. Links join trees:
+    those are few beside the nodes.
+    """
+    root = _root(parent)
+    top = root == np.arange(len(root))
+    tree = (top.cumsum() - 1).take(root)
+    a, b = tree[first], tree[second]
+    joined = np.arange(np.count_nonzero(top))
+    while len(a):
+        np.minimum.at(joined, np.maximum(a, b), np.minimum(a, b))  # towards smaller numbers only: no circle
+        joined = _root(joined)
+        a, b = joined[a], joined[b]
+        apart = np.flatnonzero(a != b)
+        a, b = a[apart], b[apart]
+    begin = joined == np.arange(len(joined))
+    return (begin.cumsum() - 1)[joined].take(tree), np.flatnonzero(top)[begin]
+
+
+def _root(parent: np.ndarray) -> np.ndarray:
+    while (parent != (parent := parent.take(parent))).any():
         pass
-    while len(first):
-        a, b = parent[first], parent[second]
-        apart = a != b
-        first, second, a, b = first[apart], second[apart], a[apart], b[apart]
-        parent[np.maximum(a, b)] = np.minimum(a, b)  # towards smaller numbers only: no circle
-        while (parent != (parent := parent[parent])).any():
-            pass
     return parent

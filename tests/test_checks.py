@@ -192,6 +192,19 @@ def test_same_picture_twice(root):
     assert "train/a2, train/a3" in found.loc["duplicate-image", "detail"]
 
 
+def test_pictures_that_differ_in_one_colour_are_no_exact_copies(root):
+    image = np.array(Image.fromarray(picture(97)).resize((200, 200), Image.Resampling.BICUBIC))
+    image[0, 0] = 90, 90, 90
+    other = image.copy()
+    other[0, 0] = 89, 90, 93  # a pixel between those whose colours are looked at, as bright as it was
+    assert Image.fromarray(image).convert("L") == Image.fromarray(other).convert("L")
+    for name, pixels in (("a1", image), ("b5", other)):
+        put(root, "train" if name == "a1" else "val", name, pixels, np.zeros((200, 200), np.uint8))
+    found = set(check(root).findings["check"])
+    assert "near-duplicate-across-splits" in found
+    assert "duplicate-across-splits" not in found
+
+
 def test_no_train_split_and_no_sample_at_all(tmp_path):
     (tmp_path / "dataset.yaml").write_text('classes: [a, b]\nsplits: {val: {images: "i/*", masks: "m/*"}}\n')
     result = check(tmp_path)
@@ -439,15 +452,15 @@ def test_mean_and_deviation_are_those_of_all_pixels(root):
 def test_entropy_focus_and_colour():
     image, _ = photograph(0)
     grey = Image.fromarray(image).convert("L")
-    facts = look(image, grey)
+    facts = look(Image.fromarray(image), grey)
     share = np.bincount(np.array(grey).ravel(), minlength=256) / (48 * 64)
     assert facts["entropy"] == pytest.approx(-(share[share > 0] * np.log2(share[share > 0])).sum())
-    half = image // 2
-    assert look(half, Image.fromarray(half).convert("L"))["focus"] == pytest.approx(facts["focus"], rel=0.1)
-    assert look(np.array(grey.convert("RGB")), grey)["colour"] == 0
-    flat = np.full((8, 8, 3), 7, np.uint8)
-    assert look(flat, Image.fromarray(flat).convert("L"))["focus"] == 0
-    one = look(image[:1, :1], grey.crop((0, 0, 1, 1)))
+    half = Image.fromarray(image // 2)
+    assert look(half, half.convert("L"))["focus"] == pytest.approx(facts["focus"], rel=0.1)
+    assert look(grey.convert("RGB"), grey)["colour"] == 0
+    flat = Image.new("RGB", (8, 8), (7, 7, 7))
+    assert look(flat, flat.convert("L"))["focus"] == 0
+    one = look(Image.fromarray(image[:1, :1]), grey.crop((0, 0, 1, 1)))
     assert (one["contrast"], one["sharpness"], one["entropy"]) == (0, 0, 0)
 
 

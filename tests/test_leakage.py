@@ -35,7 +35,10 @@ def grey(image):
 
 
 def find(images, splits, radius=6):
-    samples = pd.DataFrame({"id": [f"i{k}" for k in range(len(images))], "split": splits})
+    sizes = np.array([i.shape[:2] for i in images]).reshape(-1, 2)
+    samples = pd.DataFrame(
+        {"id": [f"i{k}" for k in range(len(images))], "split": splits, "height": sizes[:, 0], "width": sizes[:, 1]}
+    )
     hashes = np.array([difference_hash(grey(i)) for i in images], np.uint64)
     thumbs = np.array([thumbnail(grey(i)) for i in images])
     return near_duplicates(samples, hashes, thumbs, images.__getitem__, radius=radius)
@@ -92,9 +95,10 @@ CHANGES = {
 }
 
 
+@pytest.mark.parametrize("size", [(64, 96), (120, 160)])  # of large pictures the thumbnails are compared first
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_copy_is_found_however_it_was_changed(change):
-    images = [scene(k) for k in range(12)]
+def test_a_copy_is_found_however_it_was_changed(change, size):
+    images = [scene(k, size) for k in range(12)]
     found = find([*images, CHANGES[change](images[3])], ["train"] * 12 + ["val"], radius=8)
     assert found[["split_1", "id_1", "split_2", "id_2"]].values.tolist() == [["train", "i3", "val", "i12"]]
     assert 0 <= found["difference"].iloc[0] < 40
@@ -112,6 +116,19 @@ def test_another_picture_of_the_same_place_is_none():
     assert find([], []).empty
 
 
+def test_neighbouring_frames_are_told_apart_without_reading_them_again():
+    image, reads = scene(4, (120, 160)), []
+    moved = image.copy()
+    moved[50:80, 60:80] = moved[50:80, 64:84] // 2 + 90
+    samples = pd.DataFrame({"id": ["a", "b", "c"], "split": "train", "height": 120, "width": 160})
+    pictures = [image, moved, jpeg(image, 80)]
+    thumbs = np.array([thumbnail(grey(p)) for p in pictures])
+    hashes = np.full(3, difference_hash(grey(image)), np.uint64)
+    found = near_duplicates(samples, hashes, thumbs, lambda k: reads.append(k) or pictures[k])
+    assert found[["id_1", "id_2"]].values.tolist() == [["a", "c"]]
+    assert reads == [0, 2]
+
+
 def test_difference_is_the_mean_over_pixels():
     image = scene(2)
     other = np.clip(image.astype(int) + 1, 0, 255).astype(np.uint8)
@@ -125,7 +142,7 @@ def test_many_alike_do_not_cost_every_pair():
     noise = [
         np.clip(image + np.random.default_rng(k).normal(0, 2, image.shape), 0, 255).astype(np.uint8) for k in range(60)
     ]
-    samples = pd.DataFrame({"id": [f"i{k}" for k in range(60)], "split": "train"})
+    samples = pd.DataFrame({"id": [f"i{k}" for k in range(60)], "split": "train", "height": 64, "width": 96})
     hashes = np.full(60, difference_hash(grey(image)), np.uint64)
     found = near_duplicates(
         samples, hashes, np.array([thumbnail(grey(i)) for i in noise]), lambda k: reads.append(k) or noise[k]
