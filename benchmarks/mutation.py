@@ -58,7 +58,16 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("mutation", deadline=None, suppress_health_check=list(HealthCheck), database=None)
 settings.load_profile("mutation")
 """
-STATUS = {0: "survived", 1: "killed", 3: "killed", 33: "no tests", 36: "timeout", 24: "timeout", -24: "timeout", -14: "timeout"}
+STATUS = {
+    0: "survived",
+    1: "killed",
+    3: "killed",
+    33: "no tests",
+    36: "timeout",
+    24: "timeout",
+    -24: "timeout",
+    -14: "timeout",
+}
 
 
 def prepare(folder: Path, module: str) -> None:
@@ -141,7 +150,9 @@ print(json.dumps(shown))
 def python(folder: Path, *arguments: str, cwd: str = ".") -> str:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": "", "SEGLIB_ROOT": str(folder)}
     command = [sys.executable, "-c" if "\n" in arguments[0] else "-m", *arguments]
-    done = subprocess.run(command, cwd=folder / cwd, env=environment, encoding="utf-8", capture_output=True, errors="replace")
+    done = subprocess.run(
+        command, cwd=folder / cwd, env=environment, encoding="utf-8", capture_output=True, errors="replace"
+    )
     (folder / "log.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
     return done.stdout
 
@@ -161,6 +172,7 @@ def run(folder: Path, module: str, sample: int, seed: int, again: bool) -> dict:
     if not found:
         sys.exit(f"mutmut made no mutants of {module}: see {folder / 'log.txt'}")
     chosen = random.Random(seed).sample(sorted(found), min(sample or len(found), len(found)))
+    chosen += [name for name in found if found[name] is not None and name not in chosen]
     todo = [name for name in chosen if found[name] is None or (again and STATUS.get(found[name]) != "killed")]
     if todo:
         python(folder, _TRY, module, *todo, cwd="mutants")
@@ -178,7 +190,12 @@ def run(folder: Path, module: str, sample: int, seed: int, again: bool) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="*", default=[], help=f"of {', '.join(TESTS)}; all by default")
-    parser.add_argument("--sample", type=int, default=100, help="mutants a module, drawn at random (default 100); 0: all")
+    parser.add_argument(
+        "--sample",
+        type=int,
+        default=100,
+        help="mutants a module, drawn at random (default 100), besides those tried before; 0: all",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--again", action="store_true", help="try the survivors of the last run once more")
     parser.add_argument("--work", type=Path, default=ROOT / "artifacts" / "mutation", help="kept between runs")

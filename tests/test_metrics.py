@@ -78,6 +78,7 @@ def test_confusion_matrix_edges():
         (np.zeros((2, 3)), np.zeros((3, 2)), "must be of one size"),
         (np.full((2, 2), 3), np.zeros((2, 2)), "truth holds ids 3-3; expected 0-2"),
         (np.zeros((2, 2)), np.full((2, 2), 7), "prediction holds ids 7-7; expected 0-2"),
+        (np.zeros((2, 2)), np.full((2, 2), 3), "prediction holds ids 3-3; expected 0-2"),
         (np.full((2, 2), -1), np.zeros((2, 2)), "truth holds ids -1"),
         (np.zeros((2, 2)), np.full((2, 2), IGNORE), "prediction holds ids 255"),
         (np.zeros((2, 2)), np.full((2, 2), 300), "prediction holds ids 300-300; expected class ids"),
