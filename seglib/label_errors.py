@@ -133,7 +133,7 @@ def look(truth: np.ndarray, probabilities: np.ndarray, pred: np.ndarray | None =
     given, suggested, mass, size, whole, box, seed, by_given = (part[order] for part in parts)
     agreement = 1 - np.count_nonzero(apart) / pixels if pixels else np.nan
     doubt = float(1 - top[scored].mean(dtype=np.float64)) if pixels else np.nan
-    shift = _best_shift(truth, pred, classes)
+    shift = _best_shift(truth, pred)
     return Look(pixels, agreement, doubt, given, suggested, mass, size, whole, box, seed, by_given, shift)
 
 
@@ -153,7 +153,7 @@ def _regions(
     where = place[flat[inside]]
     # The other class of a region is the one that carries most of its evidence.
     votes = np.bincount(where * classes + other.ravel()[inside], w[inside], minlength=len(chosen) * classes)
-    second = votes.reshape(len(chosen), classes).argmax(1) if len(chosen) else np.empty(0, np.intp)
+    second = votes.reshape(len(chosen), classes).argmax(1)
     first = value[chosen].astype(np.intp)
     given, suggested = (first, second) if by_given else (second, first)
     boxes = np.zeros((len(chosen), 4), np.int64)
@@ -173,7 +173,7 @@ def _regions(
     return given, suggested, mass[chosen], size[chosen], share, boxes, seed, np.full(len(chosen), by_given)
 
 
-def _best_shift(truth: np.ndarray, pred: np.ndarray, classes: int) -> tuple[int, int, float]:
+def _best_shift(truth: np.ndarray, pred: np.ndarray) -> tuple[int, int, float]:
     """dx, dy that move the mask onto the prediction best, and the share of the disagreement that goes away.
 
     The agreement at every shift is a sum of cross-correlations, one a class: products of Fourier transforms on a coarse grid.

@@ -101,9 +101,10 @@ def test_a_shifted_mask_is_told_by_moving_it_back(dx, dy):
     assert found.kind == "shifted mask"
 
 
-def test_the_best_shift_is_that_of_trying_them_all():
+@pytest.mark.parametrize("columns", [40, 39])  # the transform is of an even and of an odd length
+def test_the_best_shift_is_that_of_trying_them_all(columns):
     rng = np.random.default_rng(1)
-    truth = ndimage.zoom(rng.integers(0, 3, (6, 8)), 5, order=0).astype(np.uint8)
+    truth = ndimage.zoom(rng.integers(0, 3, (6, 8)), 5, order=0).astype(np.uint8)[:, :columns]
     truth[:3, :3] = 255
     pred = np.roll(truth, (2, -3), (0, 1))
     pred = np.where(pred == 255, 0, pred)
@@ -116,7 +117,7 @@ def test_the_best_shift_is_that_of_trying_them_all():
             ys, xs = ys[inside], xs[inside]
             best = max(best, ((pred[ys + dy, xs + dx] == truth[ys, xs]).mean(), dx, dy))
     still = (pred == truth)[truth != 255].mean()
-    dx, dy, gone = _best_shift(truth, pred, 3)
+    dx, dy, gone = _best_shift(truth, pred)
     assert (dx, dy) == best[1:] == (-3, 2)
     assert gone == pytest.approx((best[0] - still) / (1 - still), abs=1e-5)
 
@@ -189,6 +190,8 @@ def test_nothing_scored_one_class_and_odd_sizes():
     assert judge([empty, *sound()])[0] == Suspicion(0.0)
     plain = np.zeros(SIZE, np.uint8)
     assert len(look(plain, believing(plain, 1.0, 1)).mass) == 0
+    plain[:9] = 255
+    assert look(plain, believing(plain, 1.0, 1)).agreement == 1
     for size in ((1, 1), (1, 9), (7, 3), (33, 2)):
         truth = np.zeros(size, np.uint8)
         found = look(truth, believing(np.ones(size, np.uint8)))
@@ -328,12 +331,12 @@ def test_no_shift_beyond_the_reach_is_tried():
     truth = np.zeros((30, 40), np.uint8)
     truth[10:16, 10:16] = 1
     for far, found in ((6, 6), (9, 0)):  # 15 % of the longer side: 6 pixels
-        dx, _, gone = _best_shift(truth, np.roll(truth, far, 1), 2)
+        dx, _, gone = _best_shift(truth, np.roll(truth, far, 1))
         assert abs(dx) <= 6
         assert dx == found or gone < 0.5
         assert found == 0 or gone == pytest.approx(1, abs=1e-6)
-    assert _best_shift(np.full((4, 4), 255, np.uint8), np.zeros((4, 4), np.uint8), 2) == (0, 0, 0.0)
-    assert _best_shift(truth, truth, 2) == (0, 0, 0.0)
+    assert _best_shift(np.full((4, 4), 255, np.uint8), np.zeros((4, 4), np.uint8)) == (0, 0, 0.0)
+    assert _best_shift(truth, truth) == (0, 0, 0.0)
 
 
 def random_look(random: np.random.Generator) -> Look:
@@ -341,7 +344,7 @@ def random_look(random: np.random.Generator) -> Look:
     pixels = int(random.integers(500, 5000))
     return Look(
         pixels, random.uniform(0.5, 1), random.uniform(0.01, 0.3), random.integers(0, 3, count), random.integers(0, 3, count),
-        np.sort(random.uniform(0.5, 200, count))[::-1], random.integers(1, 400, count), random.random(count),
+        np.sort(random.uniform(0.5, 200, count))[::-1] * random.choice([1, 0.01]), random.integers(1, 400, count), random.random(count),
         random.integers(0, 50, (count, 4)), random.integers(0, 900, count), random.random(count) < 0.5,
         (*random.integers(-3, 4, 2).tolist(), random.uniform(0, 0.6)),
     )  # fmt: skip
