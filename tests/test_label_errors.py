@@ -337,6 +337,8 @@ def test_no_shift_beyond_the_reach_is_tried():
         assert found == 0 or gone == pytest.approx(1, abs=1e-6)
     assert _best_shift(np.full((4, 4), 255, np.uint8), np.zeros((4, 4), np.uint8)) == (0, 0, 0.0)
     assert _best_shift(truth, truth) == (0, 0, 0.0)
+    large = truth.repeat(4, 0).repeat(4, 1)  # 160 pixels: every third is looked at
+    assert _best_shift(large, np.roll(large, 4, 1))[:2] in ((3, 0), (6, 0))
 
 
 def random_look(random: np.random.Generator) -> Look:

@@ -188,6 +188,15 @@ def test_a_split_that_does_not_fit_the_disk_is_not_stored(folder, monkeypatch):
     assert pack(load_dataset(folder), "train").stored
 
 
+@pytest.mark.parametrize("original_masks", [False, True])
+@pytest.mark.parametrize("long_side", [0, 8])
+def test_the_room_that_is_looked_for_is_what_is_taken(folder, long_side, original_masks):
+    dataset = load_dataset(folder)
+    rows = list(dataset.split("train").itertuples(index=False))
+    needed = loading._decoded_bytes(dataset, rows, long_side, original_masks)
+    assert needed == pack(dataset, "train", long_side, original_masks).nbytes
+
+
 def test_a_bad_file_is_found_without_a_cache_too(folder):
     (folder / "images/3.png").write_bytes((folder / "images/3.png").read_bytes()[:60])
     with pytest.raises(DatasetError, match="1 of 7 samples cannot be used"):
