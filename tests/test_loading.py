@@ -1,5 +1,6 @@
 """The packed cache and the batches cut from it."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -195,6 +196,21 @@ def test_the_room_that_is_looked_for_is_what_is_taken(folder, long_side, origina
     rows = list(dataset.split("train").itertuples(index=False))
     needed = loading._decoded_bytes(dataset, rows, long_side, original_masks)
     assert needed == pack(dataset, "train", long_side, original_masks).nbytes
+
+
+def test_it_waits_for_another_process_that_decodes_and_says_what_changed(folder, monkeypatch, capsys):
+    waited = []
+
+    @contextlib.contextmanager
+    def other(path, doing, wait=0.0):
+        waited.append((path.name, wait))
+        yield
+
+    monkeypatch.setattr(loading, "claimed", other)
+    monkeypatch.setattr(content, "since_check", lambda *_: "1 file changed since 01")
+    pack(load_dataset(folder), "train")
+    assert waited == [(".decoding", 3600)]
+    assert "1 file changed since 01" in capsys.readouterr().out
 
 
 def test_a_bad_file_is_found_without_a_cache_too(folder):
