@@ -124,25 +124,24 @@ def look(truth: np.ndarray, probabilities: np.ndarray, pred: np.ndarray | None =
     apart = scored & (pred != truth)
     of_mask = np.take_along_axis(probabilities, ids[None].astype(np.intp), 0)[0].astype(np.float32)
     # The band is taken off the disagreement itself: slivers along any outline vanish, islands keep their inside.
-    depth = ndimage.distance_transform_cdt(np.pad(apart, 1, mode="edge"), metric="chessboard")[1:-1, 1:-1]
-    inner = apart & (depth > boundary_width(truth.shape, band))
+    inner = ndimage.minimum_filter(apart, 2 * boundary_width(truth.shape, band) + 1)
     # Squared: the model's own errors leave the true class some probability, a wrong label is out of the question.
     weight = np.where(inner, np.log(np.maximum(top, _FLOOR) / np.maximum(of_mask, _FLOOR)) ** 2, 0)
-    found = [_regions(ids, pred, apart, weight, by_given, classes) for by_given in (True, False)]
+    found = [_regions(truth, pred, apart, weight, by_given, classes) for by_given in (True, False)]
     parts = [np.concatenate(part) for part in zip(*found, strict=True)]
     order = np.argsort(-parts[2], kind="stable")[:REGIONS]
     given, suggested, mass, size, whole, box, seed, by_given = (part[order] for part in parts)
     agreement = 1 - np.count_nonzero(apart) / pixels if pixels else np.nan
     doubt = float(1 - top[scored].mean(dtype=np.float64)) if pixels else np.nan
-    shift = _best_shift(truth, pred, classes)
+    shift = _best_shift(truth, pred)
     return Look(pixels, agreement, doubt, given, suggested, mass, size, whole, box, seed, by_given, shift)
 
 
 def _regions(
-    ids: np.ndarray, pred: np.ndarray, apart: np.ndarray, weight: np.ndarray, by_given: bool, classes: int
+    truth: np.ndarray, pred: np.ndarray, apart: np.ndarray, weight: np.ndarray, by_given: bool, classes: int
 ) -> tuple[np.ndarray, ...]:
     """The connected disagreements of one given class (or one suggested class): the fields of `Look` from `given` on."""
-    one, other = (ids, pred) if by_given else (pred, ids)
+    one, other = (truth, pred) if by_given else (pred, truth)
     labels, value, size = labelled_regions(np.where(apart, one, IGNORE).astype(np.uint8))
     flat, w = labels.ravel(), weight.ravel()
     mass = np.bincount(flat, w, minlength=len(value))
@@ -154,7 +153,7 @@ def _regions(
     where = place[flat[inside]]
     # The other class of a region is the one that carries most of its evidence.
     votes = np.bincount(where * classes + other.ravel()[inside], w[inside], minlength=len(chosen) * classes)
-    second = votes.reshape(len(chosen), classes).argmax(1) if len(chosen) else np.empty(0, np.intp)
+    second = votes.reshape(len(chosen), classes).argmax(1)
     first = value[chosen].astype(np.intp)
     given, suggested = (first, second) if by_given else (second, first)
     boxes = np.zeros((len(chosen), 4), np.int64)
@@ -164,7 +163,7 @@ def _regions(
     seed = np.zeros(len(chosen), np.int64)
     seed[where[::-1]] = inside[::-1]
     # Of the given regions that a disagreement lies in for the most part, how much does it cover?
-    labels_given, _, size_given = labelled_regions(ids)
+    labels_given, _, size_given = labelled_regions(truth)
     of = labels_given.ravel()[inside]
     pairs, overlap = np.unique(where * len(size_given) + of, return_counts=True)
     owner, region = np.divmod(pairs, len(size_given))
@@ -174,7 +173,7 @@ def _regions(
     return given, suggested, mass[chosen], size[chosen], share, boxes, seed, np.full(len(chosen), by_given)
 
 
-def _best_shift(truth: np.ndarray, pred: np.ndarray, classes: int) -> tuple[int, int, float]:
+def _best_shift(truth: np.ndarray, pred: np.ndarray) -> tuple[int, int, float]:
     """dx, dy that move the mask onto the prediction best, and the share of the disagreement that goes away.
 
     The agreement at every shift is a sum of cross-correlations, one a class: products of Fourier transforms on a coarse grid.

@@ -252,9 +252,7 @@ def _margins(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     whole = np.asarray(whole, np.float64)
-    return np.divide(
-        part, whole, out=np.full(np.broadcast_shapes(np.shape(part), whole.shape), np.nan), where=whole > 0
-    )
+    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)
 
 
 def nanmean(values: np.ndarray, axis: int | None = None) -> np.ndarray:

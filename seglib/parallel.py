@@ -81,6 +81,9 @@ def _whole_batch_norm(module: nn.modules.batchnorm._BatchNorm, world: World, x: 
     axes = [0, *range(2, x.ndim)]
     shape = [1, -1, *[1] * (x.ndim - 2)]
     values = x.float()
+    if module.track_running_stats:
+        # About a mean that all processes share: squares of values far from 0 would swallow the digits of the variance.
+        values = values - module.running_mean.view(shape)
     local = torch.cat([values.sum(axes), values.square().sum(axes), values.new_tensor([values.numel() / x.shape[1]])])
     total, squares, count = _Sum.apply(local, world).split([x.shape[1], x.shape[1], 1])
     mean = total / count
@@ -89,7 +92,7 @@ def _whole_batch_norm(module: nn.modules.batchnorm._BatchNorm, world: World, x: 
         with torch.no_grad():
             module.num_batches_tracked.add_(1)
             momentum = module.momentum if module.momentum is not None else 1 / float(module.num_batches_tracked)
-            module.running_mean.lerp_(mean, momentum)
+            module.running_mean.add_(mean * momentum)
             module.running_var.lerp_(variance * count / (count - 1).clamp_min(1), momentum)
     scale = (variance + module.eps).rsqrt()
     if module.affine:

@@ -125,6 +125,7 @@ def test_classes_change_places_and_images_add_up():
     [
         (np.zeros((2, 2), np.uint8), np.zeros((2, 3), np.uint8), 0.02, "must be of one size"),
         (np.zeros((2, 2), np.uint8), np.full((2, 2), 7, np.uint8), 0.02, "holds id 7; expected 0-2"),
+        (np.full((2, 2), 3, np.uint8), np.zeros((2, 2), np.uint8), 0.02, "holds id 3; expected 0-2"),
         (np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.uint8), 0.0, "boundary ratio 0.0"),
     ],
 )

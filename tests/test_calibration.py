@@ -53,6 +53,7 @@ def test_by_hand():
     assert table.loc[8, "gap"] == pytest.approx(0.85)
     assert table.loc[0, ["confidence", "accuracy", "gap"]].isna().all()
     assert expected_calibration_error(counts) == pytest.approx((2 * 0.025 + 0.85) / 3)
+    assert table["confidence_from"].tolist() == pytest.approx([k / 10 for k in range(10)])
     assert table["confidence_to"].tolist() == pytest.approx([k / 10 for k in range(1, 11)])
 
 
@@ -70,10 +71,18 @@ def test_nothing_scored_says_nothing():
     assert reliability_table(counts)["share"].isna().all()
 
 
-@pytest.mark.parametrize("value", [1.7, -3.0, np.nan])
+def test_the_ends_and_what_rounding_adds_to_them():
+    values = np.array([[-5e-5, 0.0, 1.0, 1 + 5e-5]], np.float32)
+    ids = np.zeros((1, 4), np.uint8)
+    assert calibration_counts(ids, ids, values)[0].tolist() == [2, 0, 0, 0, 0, 0, 0, 0, 0, 2]
+
+
+@pytest.mark.parametrize("value", [1.7, -3.0, np.nan, 1.0002, -0.0002])
 def test_what_is_no_probability_is_refused(value):
     ids = np.zeros((2, 2), np.uint8)
     with pytest.raises(ValueError, match="expected probabilities"):
         calibration_counts(ids, ids, np.full((2, 2), value, np.float32))
     with pytest.raises(ValueError, match="one size"):
         calibration_counts(ids, ids, np.ones((2, 3), np.float32))
+    with pytest.raises(ValueError, match="one size"):
+        calibration_counts(ids, np.zeros((2, 3), np.uint8), np.ones((2, 3), np.float32))

@@ -124,6 +124,24 @@ def test_class_view_counts_by_hand():
     assert view.loc["car", "pixel_share"] == pytest.approx(5 / 300)
 
 
+def test_classes_come_by_how_often_they_are_the_worst_then_by_their_iou():
+    rows = [
+        [[40, 5, 5], [10, 10, 0], [0, 30, 0]],
+        [[40, 0, 0], [10, 30, 0], [20, 0, 0]],
+        [[10, 40, 0], [10, 40, 0], [0] * 3],
+    ]
+    evaluation = make_evaluation(rows)
+    view = class_view(evaluation, find_failures(evaluation, 0.9))
+    assert view["class"].tolist() == ["car", "sky", "road"]
+    assert view["worst_in"].tolist() == [2, 1, 0]
+    assert view["failures"].tolist() == [2, 3, 3]
+    assert view["mistaken_for"].tolist() == ["road", "road", "sky"]
+    total = np.sum(rows, axis=0)
+    np.testing.assert_allclose(view["pixel_share"], total.sum(1)[[2, 0, 1]] / total.sum())
+    np.testing.assert_allclose(view["iou_failures"], view["iou"])  # all fail
+    np.testing.assert_allclose(view["iou"], metrics.iou_per_class(total)[[2, 0, 1]])
+
+
 def said(confusions: list, threshold: float = 0.5, groups: list[str] | None = None):
     evaluation = make_evaluation(confusions, groups)
     failures = find_failures(evaluation, threshold)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from seglib.label_errors import Look, Suspicion, _best_shift, _others, judge, look, suspect_region
+from seglib import label_errors
+from seglib.label_errors import REGIONS, Look, Suspicion, _best_shift, _kind, _others, judge, look, suspect_region
 
 SIZE = (60, 80)
 
@@ -100,9 +101,10 @@ def test_a_shifted_mask_is_told_by_moving_it_back(dx, dy):
     assert found.kind == "shifted mask"
 
 
-def test_the_best_shift_is_that_of_trying_them_all():
+@pytest.mark.parametrize("columns", [40, 39])  # the transform is of an even and of an odd length
+def test_the_best_shift_is_that_of_trying_them_all(columns):
     rng = np.random.default_rng(1)
-    truth = ndimage.zoom(rng.integers(0, 3, (6, 8)), 5, order=0).astype(np.uint8)
+    truth = ndimage.zoom(rng.integers(0, 3, (6, 8)), 5, order=0).astype(np.uint8)[:, :columns]
     truth[:3, :3] = 255
     pred = np.roll(truth, (2, -3), (0, 1))
     pred = np.where(pred == 255, 0, pred)
@@ -115,7 +117,7 @@ def test_the_best_shift_is_that_of_trying_them_all():
             ys, xs = ys[inside], xs[inside]
             best = max(best, ((pred[ys + dy, xs + dx] == truth[ys, xs]).mean(), dx, dy))
     still = (pred == truth)[truth != 255].mean()
-    dx, dy, gone = _best_shift(truth, pred, 3)
+    dx, dy, gone = _best_shift(truth, pred)
     assert (dx, dy) == best[1:] == (-3, 2)
     assert gone == pytest.approx((best[0] - still) / (1 - still), abs=1e-5)
 
@@ -188,6 +190,8 @@ def test_nothing_scored_one_class_and_odd_sizes():
     assert judge([empty, *sound()])[0] == Suspicion(0.0)
     plain = np.zeros(SIZE, np.uint8)
     assert len(look(plain, believing(plain, 1.0, 1)).mass) == 0
+    plain[:9] = 255
+    assert look(plain, believing(plain, 1.0, 1)).agreement == 1
     for size in ((1, 1), (1, 9), (7, 3), (33, 2)):
         truth = np.zeros(size, np.uint8)
         found = look(truth, believing(np.ones(size, np.uint8)))
@@ -208,8 +212,9 @@ def test_ignored_pixels_are_no_evidence():
 def test_shapes_and_ids_must_fit():
     with pytest.raises(ValueError, match=r"expected \(C, H, W\) of its size"):
         look(scene(), np.ones((4, 5, 5), np.float32))
-    with pytest.raises(ValueError, match="truth holds id 3; there are probabilities of 2 classes"):
-        look(scene(), np.full((2, *SIZE), 0.5, np.float32))
+    for classes in (2, 3):
+        with pytest.raises(ValueError, match=f"truth holds id 3; there are probabilities of {classes} classes"):
+            look(scene(), np.full((classes, *SIZE), 0.5, np.float32))
 
 
 def test_others_count_as_by_hand():
@@ -233,3 +238,172 @@ def test_what_moving_the_mask_mends_is_not_the_models_error():
         replace(one, shift=(1, 0, 0.6)) for one in others
     ]  # all masks are a little beside their place: that is usual
     assert judge([replace(clear, shift=(1, 0, 0.6)), *off])[0].score == pytest.approx(plain)
+
+
+def test_a_mask_that_is_wrong_everywhere_is_the_most_suspicious():
+    empty = np.zeros(SIZE, np.uint8)  # as of a forgotten annotation; the model sees no pixel of class 0
+    seen = look(empty, believing(np.ones(SIZE, np.uint8)))
+    assert seen.agreement == 0
+    found = judge([seen, *sound()])[0]
+    assert found.score > 0.95
+    assert found.box == (0, 0, SIZE[1], SIZE[0])
+    assert suspect_region(empty, np.ones(SIZE, np.uint8), found).all()
+
+
+def one_square(inside: int, around: int, rim: int = 255) -> np.ndarray:
+    """A square of 20 x 20 pixels in a rim of 40 x 60 that is not scored by default."""
+    truth = np.full(SIZE, around, np.uint8)
+    truth[10:50, 10:70] = rim
+    truth[20:40, 20:40] = inside
+    return truth
+
+
+@pytest.mark.parametrize(("inside", "around"), [(0, 1), (1, 0), (3, 0)])
+def test_evidence_by_hand(inside, around):
+    """A whole region of the mask is rejected: its 18 x 18 inner pixels count, and what is not scored belongs to no class."""
+    truth = one_square(inside, around)
+    seen = look(truth, believing(np.where(truth == inside, 2, truth)))
+    assert seen.given.tolist() == [inside] * 2
+    assert seen.suggested.tolist() == [2, 2]
+    assert seen.by_given.tolist() == [True, False]
+    np.testing.assert_allclose(seen.mass, 18 * 18 * np.log(0.97 / 0.01) ** 2, rtol=1e-5)
+    assert seen.size.tolist() == [400, 400]
+    assert seen.whole.tolist() == [1, 1]
+    assert seen.box.tolist() == [[20, 20, 40, 40]] * 2
+    assert seen.seed.tolist() == [20 * 80 + 20] * 2
+    assert seen.agreement == pytest.approx(1 - 400 / (60 * 80 - 40 * 60 + 400))
+
+
+def test_the_impossible_counts_as_one_in_a_hundred_thousand():
+    truth = one_square(1, 0)
+    seen = look(truth, believing(np.where(truth == 1, 2, truth), 1.0))
+    np.testing.assert_allclose(seen.mass, 18 * 18 * np.log(1e5) ** 2, rtol=1e-5)
+    wrong = np.where(truth == 1, 3, 0).astype(np.uint8)  # a prediction that these probabilities rule out as well
+    seen = look(truth, believing(np.where(truth == 1, 2, truth), 1.0), wrong)
+    assert seen.doubt == pytest.approx(400 / np.count_nonzero(truth != 255))
+    assert len(seen.mass) == 0
+
+
+def test_a_part_of_a_region_and_what_carries_its_evidence():
+    """Of a region of 400 pixels half is rejected: three fifths of that for one class, unsurely, the rest surely for another."""
+    truth = one_square(1, 0)
+    pred = truth.copy()
+    pred[20:32, 20:30], pred[32:40, 20:30] = 2, 3
+    probabilities = believing(pred)
+    probabilities[:, 20:32, 20:30] = np.array([0.05, 0.44, 0.46, 0.05])[:, None, None]
+    seen = look(truth, probabilities)
+    whole = np.flatnonzero(seen.by_given)
+    assert (seen.given[whole], seen.suggested[whole], seen.size[whole], seen.whole[whole]) == (1, 3, 200, 0.5)
+    parts = dict(zip(seen.suggested[~seen.by_given], seen.whole[~seen.by_given], strict=True))
+    assert parts == {2: 120 / 400, 3: 80 / 400}
+    for k in range(len(seen.mass)):
+        of = Suspicion(1.0, seed=int(seen.seed[k]), by_given=bool(seen.by_given[k]))
+        region = suspect_region(truth, pred, of)
+        assert region.sum() == seen.size[k]
+        assert not region[truth == 255].any()
+
+
+@pytest.mark.parametrize(("rows", "share"), [(2, 400 / 4000), (1, 380 / 3600)])
+def test_a_region_of_which_less_than_a_tenth_is_meant_is_not_asked_for(rows, share):
+    truth = np.zeros(SIZE, np.uint8)
+    truth[45:50] = 1
+    truth[50:] = 255
+    pred = truth.copy()
+    pred[25 + rows : 45 + rows, 20:40] = 2  # `rows` of its 20 lie in class 1
+    seen = look(truth, believing(pred))
+    assert seen.whole[~seen.by_given].tolist() == [pytest.approx(share)]
+
+
+def test_the_largest_evidence_is_kept():
+    truth, pred = np.zeros((120, 160), np.uint8), np.zeros((120, 160), np.uint8)
+    sides = np.random.default_rng(0).permutation(np.arange(20) % 10 + 4)
+    for k, side in enumerate(sides):
+        y, x = 30 * (k // 5), 32 * (k % 5)
+        pred[y : y + side, x : x + side] = 1
+    seen = look(truth, believing(pred))
+    # Each is one disagreement of the given class and one of the suggested class.
+    assert seen.size.tolist() == np.repeat(np.sort(sides)[::-1] ** 2, 2)[:REGIONS].tolist()
+    assert seen.by_given.sum() == REGIONS / 2
+    assert (np.diff(seen.mass) <= 0).all()
+
+
+def test_no_shift_beyond_the_reach_is_tried():
+    truth = np.zeros((30, 40), np.uint8)
+    truth[10:16, 10:16] = 1
+    for far, found in ((6, 6), (9, 0)):  # 15 % of the longer side: 6 pixels
+        dx, _, gone = _best_shift(truth, np.roll(truth, far, 1))
+        assert abs(dx) <= 6
+        assert dx == found or gone < 0.5
+        assert found == 0 or gone == pytest.approx(1, abs=1e-6)
+    assert _best_shift(np.full((4, 4), 255, np.uint8), np.zeros((4, 4), np.uint8)) == (0, 0, 0.0)
+    assert _best_shift(truth, truth) == (0, 0, 0.0)
+    large = truth.repeat(4, 0).repeat(4, 1)  # 160 pixels: every third is looked at
+    assert _best_shift(large, np.roll(large, 4, 1))[:2] in ((3, 0), (6, 0))
+
+
+def random_look(random: np.random.Generator) -> Look:
+    count = int(random.integers(0, 4))
+    pixels = int(random.integers(500, 5000))
+    return Look(
+        pixels, random.uniform(0.5, 1), random.uniform(0.01, 0.3), random.integers(0, 3, count), random.integers(0, 3, count),
+        np.sort(random.uniform(0.5, 200, count))[::-1] * random.choice([1, 0.01]), random.integers(1, 400, count), random.random(count),
+        random.integers(0, 50, (count, 4)), random.integers(0, 900, count), random.random(count) < 0.5,
+        (*random.integers(-3, 4, 2).tolist(), random.uniform(0, 0.6)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_scores_by_hand(seed):
+    """The docstring's sums, region by region and image by image."""
+    random = np.random.default_rng(seed)
+    looks = [random_look(random) for _ in range(6)]
+    typical, moves = np.median([one.doubt for one in looks]), np.median([1 - one.shift[2] for one in looks])
+    masses = [one.mass * min(1, typical / one.doubt) ** 2 for one in looks]
+    for i, (one, suspicion) in enumerate(zip(looks, judge(looks), strict=True)):
+        shares = []
+        for k, m in enumerate(masses[i]):
+            like = 0.0
+            for j, other in enumerate(looks):
+                same = other.given == one.given[k], other.suggested == one.suggested[k]
+                for weight, where in ((1, same[0] & same[1]), (0.1, same[0]), (0.1, same[1]), (0.3, same[0] | True)):
+                    if j != i and where.any():
+                        like += weight * min(1, masses[j][where].max() / m)
+            shares.append((like + 0.5 + 0.5 * min(1, 1e-3 * one.pixels / m)) / (1.5 * 5 + 1))
+        if not shares:
+            assert suspicion == Suspicion(0.0)
+            continue
+        k = int(np.argmin(shares))
+        assert suspicion.score == pytest.approx(1 - shares[k] * min(1, (1 - one.shift[2]) / moves))
+        assert (suspicion.given, suspicion.suggested, suspicion.pixels) == (one.given[k], one.suggested[k], one.size[k])
+        assert (suspicion.box, suspicion.seed) == (tuple(one.box[k]), one.seed[k])
+        assert suspicion.by_given == one.by_given[k]
+
+
+# Of a mask of 1000 pixels: agreement, whole, size, shift -> kind, where the usual agreement is 0.9.
+KINDS = [
+    (0.90, 0.60, 20, (0, 0, 0.0), "swapped class"),
+    (0.90, 0.59, 20, (0, 0, 0.0), ""),
+    (0.90, 0.41, 50, (0, 0, 0.0), ""),
+    (0.90, 0.40, 50, (0, 0, 0.0), "missing object"),
+    (0.90, 0.10, 51, (0, 0, 0.0), "swapped class"),
+    (0.90, 0.10, 20, (1, 0, 0.5), "shifted mask"),
+    (0.90, 0.10, 20, (0, 1, 0.5), "shifted mask"),
+    (0.90, 0.10, 20, (0, 0, 0.5), "missing object"),
+    (0.90, 0.10, 20, (1, 1, 0.49), "missing object"),
+    (0.61, 0.10, 40, (0, 0, 0.0), "mask of another image"),  # 0.39 - two regions of 0.04: not the worst class's fault
+    (0.63, 0.10, 40, (0, 0, 0.0), "missing object"),
+]
+
+
+@pytest.mark.parametrize(("agreement", "whole", "size", "shift", "kind"), KINDS)
+def test_kinds_by_hand(agreement, whole, size, shift, kind):
+    zeros = np.zeros(4, np.int64)
+    sizes, given = np.array([size, 20, 30, 40]), np.array([1, 0, 1, 1])
+    sizes[3] = 40 if size == 40 else 0
+    one = Look(
+        1000, agreement, 0.1, given, zeros, np.ones(4), sizes, np.full(4, whole), np.zeros((4, 4), int), zeros,
+        np.array([True, True, False, True]), shift,
+    )  # fmt: skip
+    assert _kind(one, 0, 0.5, 0.9) == kind
+    assert _kind(one, 0, 0.499, 0.9) == ""
+    assert kind in ("", *label_errors.KINDS)

@@ -1,6 +1,9 @@
 """The packed cache and the batches cut from it."""
 
+import contextlib
+import json
 import os
+import shutil
 import zlib
 from types import SimpleNamespace
 
@@ -9,6 +12,7 @@ import pytest
 from PIL import Image
 
 from seglib import content, loading
+from seglib.claims import claimed
 from seglib.dataset import DatasetError, load_dataset, read_pair
 from seglib.loading import pack
 
@@ -141,6 +145,54 @@ def test_long_side(folder):
     assert set(np.unique(packed.pair(3)[1])) <= {0, 1, 2, 255}
 
 
+def test_shrinking_averages_the_image_and_picks_from_the_mask(folder):
+    """At exactly half the size each pixel stands for 2 x 2, so both can be worked out by hand."""
+    packed = pack(load_dataset(folder), "train", long_side=4)
+    for i, (height, width) in enumerate(SIZES[:3]):
+        image = np.asarray(Image.open(folder / f"images/{i}.png")).reshape(height // 2, 2, width // 2, 2, 3)
+        np.testing.assert_allclose(packed.pair(i)[0], image.mean((1, 3)), atol=1)  # rows, then columns are rounded
+        mask = np.asarray(Image.open(folder / f"masks/{i}.png")).reshape(height // 2, 2, width // 2, 2)
+        assert (packed.pair(i)[1][:, None, :, None] == mask).any((1, 3)).all()
+
+
+def test_what_is_packed_says_what_it_was_made_from_and_cannot_be_written(folder):
+    dataset = load_dataset(folder)
+    for cache in ("disk", "none"):
+        packed = pack(dataset, "train", cache=cache)
+        assert caches(folder)[0].name == f"{dataset.name}-train-{packed.key}"
+        assert packed.files == content.digests(dataset, "train")
+    with pytest.raises(ValueError, match="read-only"):
+        pack(dataset, "train").data[0] = 1
+
+
+def test_only_what_no_file_holds_any_more_is_deleted(folder):
+    """Other sizes of the same files, another dataset's of that name, and what cannot be read stay; so does all in a training."""
+    dataset = load_dataset(folder)
+    pack(dataset, "train", long_side=8)
+    pack(dataset, "train")
+    small, whole = sorted(caches(folder), key=lambda cache: json.loads((cache / "index.json").read_text())["sizes"][3])
+    names = {"another": "set-train-another", "odd": "set-train-odd", "empty": "set-train-empty"}
+    another, odd, empty = (small.with_name(name) for name in names.values())
+    shutil.copytree(whole, another)
+    index = json.loads((another / "index.json").read_text())
+    (another / "index.json").write_text(json.dumps(index | {"root": "elsewhere"}))
+    odd.mkdir()
+    (odd / "index.json").write_text("[]")
+    empty.mkdir()
+    for path in ("images/6.png", "masks/6.png"):
+        (folder / path).unlink()
+    pack(load_dataset(folder), "train")
+    assert {small, whole, another, odd, empty} < set(caches(folder)), "a file that is gone contradicts nothing"
+
+    Image.fromarray(np.zeros((*SIZES[0], 3), np.uint8)).save(folder / "images/0.png")
+    with claimed(folder.parent / "artifacts/runs/one/.training", "training"):
+        pack(load_dataset(folder), "train")
+        assert {small, whole, another, odd, empty} < set(caches(folder))
+    Image.fromarray(np.ones((*SIZES[0], 3), np.uint8)).save(folder / "images/0.png")
+    packed = pack(load_dataset(folder), "train")
+    assert {cache.name for cache in caches(folder)} == {*names.values(), f"set-train-{packed.key}"}
+
+
 def test_without_a_cache_every_file_is_decoded_when_it_is_asked_for(folder, monkeypatch):
     stored, streamed = (pack(load_dataset(folder), "train", cache=cache) for cache in ("disk", "none"))
     assert stored.stored
@@ -163,6 +215,30 @@ def test_a_split_that_does_not_fit_the_disk_is_not_stored(folder, monkeypatch):
     assert not list((folder.parent / "artifacts").rglob("samples.bin"))
     free.free += 1
     assert pack(load_dataset(folder), "train").stored
+
+
+@pytest.mark.parametrize("original_masks", [False, True])
+@pytest.mark.parametrize("long_side", [0, 8])
+def test_the_room_that_is_looked_for_is_what_is_taken(folder, long_side, original_masks):
+    dataset = load_dataset(folder)
+    rows = list(dataset.split("train").itertuples(index=False))
+    needed = loading._decoded_bytes(dataset, rows, long_side, original_masks)
+    assert needed == pack(dataset, "train", long_side, original_masks).nbytes
+
+
+def test_it_waits_for_another_process_that_decodes_and_says_what_changed(folder, monkeypatch, capsys):
+    waited = []
+
+    @contextlib.contextmanager
+    def other(path, doing, wait=0.0):
+        waited.append((path.name, wait))
+        yield
+
+    monkeypatch.setattr(loading, "claimed", other)
+    monkeypatch.setattr(content, "since_check", lambda *_: "1 file changed since 01")
+    pack(load_dataset(folder), "train")
+    assert waited == [(".decoding", 3600)]
+    assert "1 file changed since 01" in capsys.readouterr().out
 
 
 def test_a_bad_file_is_found_without_a_cache_too(folder):

@@ -63,6 +63,9 @@ def test_confusion_matrix_edges():
     one = np.zeros((1, 1), np.uint8)
     assert metrics.confusion_matrix(one, one, 1).tolist() == [[1]]
     assert metrics.confusion_matrix(one + IGNORE, one + 77, 2).tolist() == [[0, 0], [0, 0]]  # prediction is not read
+    for beyond in (-1, 256, 1000):  # of another type neither, whatever a byte can hold
+        pred = np.array([[0, beyond]])
+        assert metrics.confusion_matrix(np.array([[0, IGNORE]]), pred, 2).tolist() == [[1, 0], [0, 0]]
     last = np.full((2, 3), 254, np.uint8)  # 254 * 255 + 254 does not fit in the masks' own type
     assert metrics.confusion_matrix(last, last, 255)[254, 254] == 6
     strided = np.arange(24, dtype=np.uint8).reshape(4, 6)[::2, ::3] % 4
@@ -75,6 +78,7 @@ def test_confusion_matrix_edges():
         (np.zeros((2, 3)), np.zeros((3, 2)), "must be of one size"),
         (np.full((2, 2), 3), np.zeros((2, 2)), "truth holds ids 3-3; expected 0-2"),
         (np.zeros((2, 2)), np.full((2, 2), 7), "prediction holds ids 7-7; expected 0-2"),
+        (np.zeros((2, 2)), np.full((2, 2), 3), "prediction holds ids 3-3; expected 0-2"),
         (np.full((2, 2), -1), np.zeros((2, 2)), "truth holds ids -1"),
         (np.zeros((2, 2)), np.full((2, 2), IGNORE), "prediction holds ids 255"),
         (np.zeros((2, 2)), np.full((2, 2), 300), "prediction holds ids 300-300; expected class ids"),
@@ -305,7 +309,7 @@ def test_independent_units_many_sequences():
 def test_independent_units_blocks_of_frames():
     groups = np.array(["a"] * 25 + ["b"] * 10)
     frames = np.r_[np.random.default_rng(0).permutation(25) * 30.0, np.arange(10)[::-1]]
-    labels, text = metrics.independent_units(groups, frames, block=10)
+    labels, text = metrics.independent_units(groups, frames)
     assert sorted(pd.Series(labels).value_counts().tolist()) == [5, 10, 10, 10]
     for label in set(labels):
         members = np.flatnonzero(labels == label)

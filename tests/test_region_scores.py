@@ -79,6 +79,16 @@ def test_by_hand():
     assert table.loc[("ground", "large"), "recall"] == pytest.approx((10000 - 1216 - 160 - 25) / (10000 - 1216))
 
 
+def test_a_region_of_exactly_an_edge_is_of_the_larger_size():
+    truth = np.zeros((100, 100), np.uint8)
+    truth[:3, :11], truth[10:13, :11], truth[10, 0] = 1, 1, 0  # 33 pixels are COCO's smallest medium region; 32
+    truth[20:30, :30], truth[40:50, :30], truth[40, 0] = 2, 2, 0  # 300 pixels are its smallest large one; 299
+    counts = region_counts(truth, truth, 3)
+    assert counts[0].tolist() == [[0, 0, 1], [1, 1, 0], [0, 1, 1]]
+    assert counts[1].sum() == truth.size
+    assert region_counts(truth[:0], truth[:0], 3).tolist() == np.zeros((4, 3, 3)).tolist()
+
+
 def test_a_perfect_prediction_and_nothing_to_score():
     truth = np.kron(np.arange(6).reshape(2, 3) % 3, np.ones((4, 4))).astype(np.uint8)
     assert np.nanmin(region_iou(region_counts(truth, truth, 3))) == 1
