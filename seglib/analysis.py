@@ -251,7 +251,7 @@ def beside_nearest(run: Run, failures: pd.DataFrame, count: int = 4) -> tuple[li
         if row.nearest:
             near = row.nearest[:count]
             pictures += [read_image(dataset.root / paths[name]) for name in (row.id, *near)]
-            titles += [f"{row.id}\nnovelty {row.novelty:.0%}", *(f"train: {name}" for name in near)]
+            titles += [f"{row.id}: novelty {row.novelty:.0%}", *(f"train: {name}" for name in near)]
     return pictures, titles
 
 

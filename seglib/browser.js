@@ -9,6 +9,7 @@ const LOST = { boundary: "#9fd0f0", missed: "#0b3c6f", invented: "#a6405f", swap
 const STEPS = { ArrowRight: 1, ArrowDown: 1, j: 1, ArrowLeft: -1, ArrowUp: -1, k: -1, PageDown: 8, PageUp: -8,
   Home: -Infinity, End: Infinity };
 const RAMP = "linear-gradient(90deg, #00224e, #414d6b, #7c7b78, #bcaf6f, #fee838)";  // cividis
+const WRONG = "#ff7a00", HATCHED = "repeating-linear-gradient(135deg, #606060 0 2px, #000 2px 6px)";
 const SAVING = "saving …";
 
 function swatch(parent, color, text) {
@@ -72,9 +73,10 @@ class Browser {
     this.opacity = make(label, "input");
     const blend = () => this.look({ opacity: this.opacity.value / 100 });
     Object.assign(this.opacity, { type: "range", min: 0, max: 100, value: 60, oninput: blend });
-    button(bar, "−", "zoom out (-)", () => this.picture.zoomBy(1 / 1.5));
-    button(bar, "+", "zoom in (+)", () => this.picture.zoomBy(1.5));
-    button(bar, "fit", "the whole picture (f, or a double click)", () => this.picture.fit());
+    const zoom = make(bar, "span", "seg-zoom");
+    button(zoom, "−", "zoom out (-)", () => this.picture.zoomBy(1 / 1.5));
+    button(zoom, "+", "zoom in (+)", () => this.picture.zoomBy(1.5));
+    button(zoom, "fit", "the whole picture (f, or a double click)", () => this.picture.fit());
   }
 
   judging(page) {
@@ -214,8 +216,12 @@ class Browser {
 
   explain() {
     this.legend.replaceChildren();
-    if (this.picture.view === "confidence") swatch(this.legend, RAMP, "confidence, 0 to 1");
-    else for (const id of this.picture.present) swatch(this.legend, this.colors[id] ?? "#000000", this.name(id));
+    const { view, present } = this.picture;
+    if (view === "confidence") swatch(this.legend, RAMP, "confidence, 0 to 1");
+    else if (view === "errors") {
+      swatch(this.legend, WRONG, "wrong");
+      if (present.includes(255)) swatch(this.legend, HATCHED, "not scored");
+    } else for (const id of present) swatch(this.legend, this.colors[id] ?? "#000000", this.name(id));
   }
 
   name(id) { return id === undefined ? "unknown" : this.names[id] ?? (id === 255 ? "not scored" : `unknown id ${id}`); }

@@ -142,7 +142,7 @@ class FailureBrowser:
             control.observe(self._refill, "value")
         self.reset.on_click(self._all)
         row = [
-            _labelled("cause", self.cause, "120px"),
+            _labelled("cause", self.cause, "160px"),
             _labelled("class", self.class_name, "105px"),
             _labelled("which", self.rule, "140px"),
             _labelled("confusion", self.confusion, "140px"),

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from seglib.degradation import KINDS, QUALITY_OF, Reference
 from seglib.early_warning import EarlyWarning
@@ -28,10 +29,13 @@ _LEAST = {"sharpness": 1e-2, "noise": 0.1, "contrast_ratio": 1e-2}  # below it n
 @style()
 def degradation_sheet(training: pd.DataFrame, images: pd.DataFrame, failed: np.ndarray) -> Figure:
     """`quality_plot` of every kind of degradation, two by two."""
-    fig, axs = sheet(2, 2, 9.4, 5.6)
+    fig, axs = sheet(2, 2, 9.4, 5.8)
+    entries: dict[str, Artist] = {}
     for kind, ax in zip(KINDS, axs.flat, strict=True):
         quality_plot(kind, training, images, failed, ax)
-    axs[0, 0].legend(loc="upper left", bbox_to_anchor=(0, 1.0), fontsize=8)
+        entries |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    if entries:
+        fig.legend(entries.values(), entries, loc="outside upper left", ncols=len(entries), columnspacing=1.4)
     return fig
 
 
@@ -64,9 +68,9 @@ def quality_plot(
         low, high = low / 1.15, high * 1.15
         edges = np.geomspace(low, high, 45)
         ax.set_xscale("log")
+        ax.xaxis.set_major_locator(FixedLocator(_log_ticks(low, high)))
+        ax.xaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        ax.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else ""))
-        ax.tick_params(axis="x", which="minor", labelsize=8.5, labelcolor=INK, length=3.5, pad=3.5)
     else:
         margin = 0.03 * (high - low) or 1.0
         low, high = low - margin, high + margin
@@ -83,13 +87,26 @@ def quality_plot(
     if np.isfinite(limit):
         below = limit < np.median(known[np.isfinite(known)])
         ends = (low, limit) if below else (limit, high)
-        ax.axvspan(*ends, facecolor="none", edgecolor="#d9d9d9", hatch="///", linewidth=0, zorder=0)
+        ax.axvspan(
+            *ends, facecolor="none", edgecolor="#d9d9d9", hatch="///", linewidth=0, zorder=0, label="counts as degraded"
+        )
         ax.axvline(limit, color=INK, linewidth=1, linestyle="--")
     ax.axhline(0, color=MUTED, linewidth=0.8)
-    ax.set(xlim=(low, high), ylim=(-0.3 * top, 1.12 * top), xlabel=_AXES[quality], ylabel="training images", title=kind)
+    ax.set(xlim=(low, high), ylim=(-0.3 * top, 1.12 * top), xlabel=_AXES[quality], ylabel="training images")
+    ax.set_title(kind.capitalize())
     ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     ax.set_yticks([tick for tick in ax.get_yticks() if 0 <= tick <= 1.12 * top])
     return ax
+
+
+def _log_ticks(low: float, high: float) -> np.ndarray:
+    """Round values between two positive ones: 1, 2, 3 and 5 of every power of ten, or even steps where those are too few."""
+    powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)))
+    ticks = np.outer(powers, (1, 2, 3, 5)).ravel()
+    ticks = ticks[(ticks >= low) & (ticks <= high)]
+    if len(ticks) > 7:
+        ticks = ticks[np.isclose(np.log10(ticks) % 1, 0) | np.isclose(np.log10(ticks / 3) % 1, 0)]
+    return ticks if len(ticks) > 2 else MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high)
 
 
 @style()
@@ -120,7 +137,7 @@ def risk_coverage_plot(found: EarlyWarning, ax: Axes | None = None) -> Axes:
         at = curve.loc[curve["coverage"] == found.half_coverage, "risk"].iloc[0]
         ax.scatter(
             [found.half_coverage], [at], s=44, marker="D", color=_FAILED, edgecolor=INK, zorder=4, linewidth=0.8,
-            label=f"half the failure rate: {found.half_coverage:.0%} kept",
+            clip_on=False, label=f"at most half the failure rate: {found.half_coverage:.0%} kept",
         )  # fmt: skip
     percent = FuncFormatter(lambda value, _: f"{value:.0%}")
     ax.xaxis.set_major_formatter(percent)

@@ -107,19 +107,19 @@ def split_shifts(shift: pd.DataFrame, ax: Axes | None = None) -> Axes:
     names = list(dict.fromkeys(shift["name"]))
     largest = shift.groupby("name")["delta"].apply(lambda d: d.abs().max()).fillna(0)
     names.sort(key=lambda name: -largest[name])
-    ax = axes(ax, 7.6, 1.3 + 0.24 * len(names))
-    ax.axvspan(-0.474, 0.474, color="#f1f1f1", zorder=0)
+    ax = axes(ax, 7.6, 1.5 + 0.24 * len(names))
+    ax.axvspan(-0.474, 0.474, color="#f1f1f1", zorder=0, label="no large difference")
     ax.axvline(0, color=MUTED, linewidth=0.8)
     for k, split in enumerate(dict.fromkeys(shift["split"])):
         part = shift[shift["split"] == split]
         ax.plot(part["delta"], part["name"].map(names.index), "oDs^vP"[k % 6], color=SPLITS[(k + 1) % len(SPLITS)],
                 markeredgecolor=INK, markeredgewidth=0.6, markersize=6, label=text(split), clip_on=False)  # fmt: skip
     ax.set(xlim=(-1, 1), xlabel="Cliff's delta to train (below 0: less than there, above: more)")
-    ax.set_title("How the splits differ from train, most first")
+    ax.set_title("How the splits differ from train, most first", pad=26)
     ax.set_yticks(range(len(names)), [text(name, 28) for name in names])
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.grid(axis="x")
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), handletextpad=0.3)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=9, borderaxespad=0.1, handletextpad=0.5)
     return ax
 
 
@@ -133,14 +133,16 @@ def cooccurrence(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     counts = table.to_numpy(float)
     own = counts.diagonal()[:, None]
     percent = np.where(own > 0, 100 * counts / np.maximum(own, 1), np.nan)
-    side = 2.2 + 0.38 * len(table)
+    few = len(table) <= 20
+    side = 2.2 + (0.38 if few else 0.24) * len(table)  # inches a class
     ax = axes(ax, side + 1.0, side)
     mesh = ax.imshow(np.ma.masked_invalid(percent), cmap=mpl.colormaps["cividis_r"], vmin=0, vmax=100)
     labels = [text(name, 24) for name in table.columns]
-    ax.set_xticks(range(len(labels)), labels, rotation=90)
-    ax.set_yticks(range(len(labels)), labels)
+    small = 8.5 if few else 7
+    ax.set_xticks(range(len(labels)), labels, rotation=90, fontsize=small)
+    ax.set_yticks(range(len(labels)), labels, fontsize=small)
     ax.set(title="Which classes come together", xlabel="also hold", ylabel="of the images that hold")
-    if len(labels) <= 20:
+    if few:
         for (row, column), value in np.ndenumerate(percent):
             if np.isfinite(value):
                 ax.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7.5,

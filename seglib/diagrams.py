@@ -23,7 +23,7 @@ def reliability(calibration: pd.DataFrame, ece: float = float("nan"), ax: Axes |
     Bars: accuracy; the hatched part is what the confidence promises beyond it (or the dark part, what it leaves out). The thin
     bars at the bottom are each bin's share of the pixels.
     """
-    ax = axes(ax, 4.6, 4.4)
+    ax = axes(ax, 4.6, 5.5)
     table = calibration[calibration["pixels"] > 0]
     if not len(table):
         return empty(ax, "no pixel has a confidence")
@@ -48,7 +48,7 @@ def reliability(calibration: pd.DataFrame, ece: float = float("nan"), ax: Axes |
         xlim=(0, 1), ylim=(0, 1.0), aspect="equal", xlabel="confidence of the predicted class", ylabel="share of pixels right",
         title=f"Reliability{told}",
     )  # fmt: skip
-    ax.legend(loc="upper left")
+    ax.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.12), ncols=2)  # inside, it could lie over bars
     return ax
 
 

@@ -86,7 +86,7 @@ def costly_pairs(pairs: pd.DataFrame, ax: Axes | None = None) -> Axes:
             ax.annotate(
                 note, (1, place), (right, 0), ("axes fraction", "data"), "offset points", va="center", color=color
             )
-    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(6))
+    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(6, steps=[1, 2, 5, 10]))
     ax.set(xlim=(0, most * 1.04 or 1.0), xlabel="gain if these pixels were right (points of IoU)")
     names = [f"{_cut(row.truth, 20)} → {_cut(row.prediction, 20)}" for row in pairs.itertuples()]
     _finish(ax, names, "Confusions that cost most (truth → prediction)", False)

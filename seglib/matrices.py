@@ -92,6 +92,10 @@ def _noted(percent: np.ndarray) -> np.ndarray:
     return (percent >= _STANDS_OUT) & ~np.eye(len(percent), dtype=bool)
 
 
+def _support(share: float) -> str:
+    return "absent" if not share else f"{100 * share:.1f}%" if share >= 0.001 else "<0.1%"
+
+
 def _short(count: float) -> str:
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count >= size:
@@ -149,7 +153,7 @@ def _matrix(
                 color="white" if dark else INK,
             )
     total = max(counts.sum(), 1)
-    support = [f"{100 * n / total:.1f}%" if n else "absent" for n in counts.sum(axis=1)]
+    support = [_support(n / total) for n in counts.sum(axis=1)]
     small = 7 if many else 8.5
     ax.set_yticks(
         np.arange(size) + 0.5, [f"{n}  {s}" for n, s in zip(names, support, strict=True)], rotation=0, fontsize=small

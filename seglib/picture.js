@@ -7,7 +7,7 @@ const CIVIDIS = [[0, 34, 78], [65, 77, 107], [124, 123, 120], [188, 175, 111], [
 
 const rgba = (r, g, b, a = 255) => ((a << 24) | (b << 16) | (g << 8) | r) >>> 0;  // as canvases store it, little endian
 const channels = (hex) => [1, 3, 5].map((k) => parseInt(hex.slice(k, k + 2), 16));
-const ERROR = rgba(255, 122, 0), SUSPECT = rgba(255, 0, 200), HATCH = [rgba(96, 96, 96), rgba(0, 0, 0)];
+const ERROR = rgba(255, 122, 0), HATCH = [rgba(96, 96, 96), rgba(0, 0, 0)];
 const ramp = Uint32Array.from({ length: 256 }, (_, v) => {
   const at = Math.min(3, Math.floor(v / 64)), part = (v - at * 64) / 64;
   return rgba(...CIVIDIS[at].map((low, k) => Math.round(low + part * (CIVIDIS[at + 1][k] - low))));
@@ -33,6 +33,24 @@ function occurring(...planes) {
   const seen = new Uint8Array(256);
   for (const plane of planes) for (const id of plane ?? []) seen[id] = 1;
   return [...seen.keys()].filter((id) => seen[id]);
+}
+
+// The edge of a region along the sides of its pixels: a path stays thin at every zoom, and hides nothing of what it surrounds.
+function outline(inside, w, h) {
+  const path = new Path2D();
+  const runs = (lines, length, across, along, place) => {
+    for (let line = 0; line <= lines; line++) {
+      for (let k = 0, start = -1; k <= length; k++) {
+        const i = line * across + k * along;
+        const edge = k < length && (line > 0 && inside[i - across] > 0) !== (line < lines && inside[i] > 0);
+        if (edge && start < 0) start = k;
+        if (!edge && start >= 0) { path.moveTo(...place(start, line)); path.lineTo(...place(k, line)); start = -1; }
+      }
+    }
+  };
+  runs(h, w, w, 1, (x, y) => [x, y]);
+  runs(w, h, 1, w, (y, x) => [x, y]);
+  return path;
 }
 
 class Picture {
@@ -95,7 +113,7 @@ class Picture {
   }
 
   overlay(name) {
-    const { truth, prediction, confidence, suspect } = this.arrays, [w, h] = this.size;
+    const { truth, prediction, confidence } = this.arrays, [w, h] = this.size;
     const colors = {
       truth: (i) => this.palette[truth[i]],
       prediction: (i) => this.palette[prediction[i]],
@@ -104,13 +122,16 @@ class Picture {
         if (truth[i] === IGNORE) return HATCH[((i % w) + Math.floor(i / w)) % 8 < 2 ? 0 : 1];
         return truth[i] === prediction[i] ? 0 : ERROR;
       },
-      suspect: (i) => {  // its edge alone, so that what it surrounds can be seen
-        if (!suspect[i]) return 0;
-        const x = i % w, inner = x > 0 && x < w - 1 && i >= w && i < w * (h - 1);
-        return inner && suspect[i - 1] && suspect[i + 1] && suspect[i - w] && suspect[i + w] ? 0 : SUSPECT;
-      },
     };
     return (this.over[name] ??= painted(w, h, colors[name]));
+  }
+
+  // Where the label is in doubt: the outline of the region, or its box where no more is known.
+  edge() {
+    if (this.has("suspect")) return (this.over.edge ??= outline(this.arrays.suspect, ...this.size));
+    const path = new Path2D(), [x0, y0, x1, y1] = (this.sample.box ?? [0, 0, 0, 0]).map((v) => v / this.sample.step);
+    if (x1 > x0) path.rect(x0, y0, x1 - x0, y1 - y0);
+    return path;
   }
 
   layout() {
@@ -148,7 +169,8 @@ class Picture {
     }));
     if (this.sample.finer && scale * dpr > 1) this.ask();
     for (const panel of this.panels) {
-      context.fillText(this.has(panel.name) ? panel.name : `${panel.name}: unknown`, panel.x + 1, panel.y - 5);
+      const known = panel.name === "errors" ? "errors in orange" : panel.name;
+      context.fillText(this.has(panel.name) ? known : `${panel.name}: unknown`, panel.x + 1, panel.y - 5);
       context.save();
       context.beginPath();
       context.rect(panel.x, panel.y, panel.width, panel.height);
@@ -172,16 +194,22 @@ class Picture {
     context.imageSmoothingEnabled = zoom < 1;
     if (this.image) context.drawImage(this.image, 0, 0, w, h);
     context.imageSmoothingEnabled = false;  // a blend of two class colours would be a third class's
-    if (name === "errors") { context.fillStyle = "rgba(0, 0, 0, 0.6)"; context.fillRect(0, 0, w, h); }
-    context.globalAlpha = this.opacity;
+    if (name === "errors") {  // dimmed and without colours, as seglib.pictures.error_map draws it
+      for (const [mode, color] of [["saturation", "#000"], ["source-over", "rgba(0, 0, 0, 0.5)"]]) {
+        Object.assign(context, { globalCompositeOperation: mode, fillStyle: color });
+        context.fillRect(0, 0, w, h);
+      }
+    }
+    // Errors are solid at the usual opacity: blended, their orange would be some class's brown.
+    context.globalAlpha = name === "errors" ? Math.min(1, this.opacity / 0.6) : this.opacity;
     if (name !== "image" && this.has(name)) context.drawImage(this.overlay(name), 0, 0);
     context.globalAlpha = 1;
     if (this.suspect) {
-      if (this.has("suspect")) context.drawImage(this.overlay("suspect"), 0, 0);
-      const step = this.sample.step, [x0, y0, x1, y1] = (this.sample.box ?? [0, 0, 0, 0]).map((v) => v / step);
-      for (const [color, line] of [["rgba(0, 0, 0, 0.6)", 3], ["#ff00c8", 1.5]]) {
-        Object.assign(context, { strokeStyle: color, lineWidth: (line * (window.devicePixelRatio || 1)) / zoom });
-        if (x1 > x0) context.strokeRect(x0, y0, x1 - x0, y1 - y0);
+      const edge = this.edge();
+      for (const [color, line] of [["black", 4], ["white", 2]]) {  // seen on any ground, as in sheets and report
+        const lineWidth = (line * (window.devicePixelRatio || 1)) / zoom;
+        Object.assign(context, { strokeStyle: color, lineWidth, lineCap: "square" });
+        context.stroke(edge);
       }
     }
     if (this.pointer && this.panels.length > 1) {  // the same place in every panel

@@ -215,8 +215,8 @@ def image_properties(samples: pd.DataFrame, limits: pd.DataFrame | None = None) 
         "entropy": "of the grey values, bits",
         "focus": "variance of the Laplacian / contrast²",
     }
-    splits = list(dict.fromkeys(samples["split"]))
-    fig, axs = sheet(1, 4, 13, 1.2 + 0.45 * max(1, len(splits)))
+    splits, drawn = list(dict.fromkeys(samples["split"])), []
+    fig, axs = sheet(1, 4, 13, 1.4 + 0.45 * max(1, len(splits)))
     for ax, (column, unit) in zip(axs[0], units.items(), strict=True):
         known = samples.dropna(subset=[column])
         if known.empty:
@@ -229,7 +229,9 @@ def image_properties(samples: pd.DataFrame, limits: pd.DataFrame | None = None) 
             if (
                 known[column].min() <= limit <= known[column].max()
             ):  # one that nothing passes would only squeeze the dots
-                ax.axvline(limit, color="#d55e00", linestyle="--", linewidth=1.2)
+                drawn.append(ax.axvline(limit, color="#d55e00", linestyle="--", linewidth=1.2))
+    if drawn:
+        fig.legend(handles=drawn[:1], labels=["beyond it an image lies apart from the rest"], loc="outside lower left")
     return fig
 
 

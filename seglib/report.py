@@ -27,6 +27,7 @@ LIMIT = 20_000_000  # bytes
 SIDE = 480  # pixels of a picture's longer side
 SUSPICIOUS = label_errors.SURE  # label_score from which a label is listed although the image did not fail
 _ROWS = 10  # of a table in the summary
+_HEADS = {"share": "of the true class", "lost": "points lost", "gain": "gain, mean IoU", "gain_image": "gain, mIoU"}
 _TEXT = 0.5  # share of the file that rows without pictures may take
 _DOTS = {
     "label error": "dot-label",
@@ -129,7 +130,7 @@ def _bytes(layers: Layers | None) -> int:
 
 @dataclass(frozen=True)
 class _Table:
-    """A table of the summary as text: rows of (cell, whether it is a number), and what was left out."""
+    """A table of the summary as text: rows of (cell, whether it is a number), and what was left out, or that there is nothing."""
 
     title: str
     columns: list[str]
@@ -141,7 +142,8 @@ class _Table:
         rows = [[_cell(v) for v in row] for row in table.head(_ROWS).itertuples(index=False)]
         if len(table) > _ROWS:
             more = f"{more} The first {_ROWS} of {len(table)}.".strip()
-        return cls(title, [str(name).replace("_", " ") for name in table.columns], rows, more)
+        heads = [_HEADS.get(name, str(name).replace("_", " ")) for name in table.columns]
+        return cls(title, heads, rows, more or ("" if rows else "None."))
 
 
 def _cell(value: object) -> tuple[str, bool]:

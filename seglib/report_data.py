@@ -26,6 +26,7 @@ UNKNOWN = "unknown"
 LOSSES = ("boundary", "missed", "invented", "swapped", "specks")  # where IoU is lost: the columns lost_<name>
 NEAREST = 3  # nearest training images shown with a failure
 _NEAREST_SIDE = 112  # pixels
+_SHARP = 480  # pixels of an outline's longer side, at least half of it
 _NUMBERS = ("miou", "worst_class_iou", "top_confusion_share", "best_swap_gain", "confidence", "label_score", "degradation_z",
             "novelty", "cause_confidence", *(f"lost_{name}" for name in LOSSES))  # fmt: skip
 
@@ -231,6 +232,8 @@ def _outline(folder: Path, item: Item, full: tuple[int, int], size: tuple[int, i
     inside = np.asarray(region) > 127
     if not inside.any():
         return ""
+    zoom = max(1, _SHARP // max(size))  # lines are pixels wide: on a small picture they would cover what they surround
+    inside = inside.repeat(zoom, axis=0).repeat(zoom, axis=1)
     mask = Image.fromarray(np.where(inside, 255, 0).astype(np.uint8))
     line = np.asarray(mask.filter(ImageFilter.MaxFilter(5))) > 0
     edge = np.asarray(mask.filter(ImageFilter.MaxFilter(7))) > 0

@@ -14,7 +14,7 @@ from matplotlib.legend import Legend
 from matplotlib.patches import Patch
 
 from seglib.classes import IGNORE, ClassMap
-from seglib.pictures import ERROR, error_map, fitting, overlay, present, top_confusions, wrong_pixels
+from seglib.pictures import error_map, fitting, overlay, present, top_confusions, wrong_pixels
 from seglib.style import INK, MUTED, class_handles, empty, sheet, style, text
 
 
@@ -138,25 +138,25 @@ def failure_sheet(
     # Four in a row unless the image is wide: then two by two, or nothing could be made out.
     rows, columns = (2, 2) if width > 1.7 * height else (1, 4)
     handles = class_handles(present(truth, pred), classes)
-    handles.append(Patch(facecolor=np.array(ERROR) / 255, edgecolor=MUTED, linewidth=0.6, label="wrong"))
     costs = [f"{text(t)} → {text(p)} {100 * s:.1f}%" for t, p, s in top_confusions(truth, pred, classes)]
     panels_height = rows * (12.4 / columns * height / width + 0.25)
     extra = (0.3 if title else 0.05) + _legend_height(12.6, handles) + 0.2 * bool(costs)
     fig, axs = sheet(rows, columns, 12.6, panels_height + extra)
     wrong, scored = int(wrong_pixels(truth, pred).sum()), int((truth != IGNORE).sum())
-    share = f"{100 * wrong / scored:.1f}% of the scored pixels wrong" if scored else "no scored pixel"
+    share = f"{100 * wrong / scored:.1f}% of scored pixels" if scored else "no scored pixel"
     image, truth, pred, *regions = fitting(image, truth, pred, *([] if region is None else [region]))
     height, width = image.shape[:2]
+    doubted = bool(regions) and bool(regions[0].any())
     panels = [
-        ("image", image),
+        ("image" + "; outlined: label in doubt" * doubted, image),
         ("truth", overlay(image, truth, classes, 0.7)),
         ("prediction", overlay(image, pred, classes, 0.7)),
-        (f"errors: {share}", error_map(image, truth, pred)),
+        (f"errors in orange: {share}", error_map(image, truth, pred)),  # no swatch: it would pass for another class
     ]
-    for ax, (name, picture) in zip(axs.flat, panels, strict=True):
+    for k, (ax, (name, picture)) in enumerate(zip(axs.flat, panels, strict=True)):
         _show(ax, picture)
         ax.set_title(name, fontsize=9, fontweight="normal", pad=4)
-        if regions and regions[0].any() and name in ("image", "truth"):
+        if doubted and k < 2:
             padded = np.pad(regions[0], 1).astype(float)  # so that what touches the image's edge is closed
             place = (-1.5, width + 0.5, -1.5, height + 0.5)
             for color, thickness in (("black", 2.6), ("white", 1.2)):

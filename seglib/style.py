@@ -87,14 +87,14 @@ def rgb(classes: ClassMap) -> np.ndarray:
 
 
 def class_handles(ids: Iterable[int], classes: ClassMap) -> list[Patch]:
-    """Legend entries for class ids; 255 is "not scored". Every swatch has an edge, so that pale colours show."""
+    """Legend entries for class ids; 255 is "not scored", hatched as error maps show it. Every swatch has an edge, so that pale colours show."""
     colors = rgb(classes)
     known = [c for c in ids if c < len(classes)]
     handles = [
         Patch(facecolor=colors[c], edgecolor=MUTED, linewidth=0.6, label=text(classes.names[c], 28)) for c in known
     ]
     if IGNORE in ids:
-        handles.append(Patch(facecolor="black", edgecolor=MUTED, linewidth=0.6, label="not scored"))
+        handles.append(Patch(facecolor="black", edgecolor=MUTED, linewidth=0.6, hatch="///", label="not scored"))
     return handles
 
 

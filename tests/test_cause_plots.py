@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from seglib.cause_plots import degradation_sheet, quality_plot, risk_coverage_plot, slice_plot
+from seglib.cause_plots import _log_ticks, degradation_sheet, quality_plot, risk_coverage_plot, slice_plot
 from seglib.degradation import KINDS, QUALITIES, Reference
 from seglib.early_warning import early_warning
 from seglib.slices import find_slices
@@ -24,7 +24,7 @@ def _words(ax) -> list[str]:
 def test_quality_shows_the_limit_and_who_failed(kind):
     training, images = _qualities(60), _qualities(20, 1)
     ax = quality_plot(kind, training, images, np.arange(20) < 4)
-    assert ax.get_title(loc="left") == kind
+    assert ax.get_title(loc="left") == kind.capitalize()
     limit = Reference.of(training).limit(kind)
     assert any(line.get_xdata()[0] == limit for line in ax.lines if line.get_linestyle() == "--")
     fine, failed = ax.collections[:2]
@@ -35,12 +35,25 @@ def test_quality_shows_the_limit_and_who_failed(kind):
 def test_qualities_that_are_unknown_few_or_all_alike():
     few, none = _qualities(3), _qualities(0)
     failed = np.array([True, False, False])
-    assert len(degradation_sheet(few, few, failed).axes) == 4
+    sheet = degradation_sheet(few, few, failed)
+    assert len(sheet.axes) == 4
+    assert [t.get_text() for t in sheet.legends[0].get_texts()] == ["training images", "fine (2)", "failed (1)"]
+    told = degradation_sheet(_qualities(60), few, failed).legends[0].get_texts()
+    assert told[-1].get_text() == "counts as degraded"
     ax = quality_plot("blur", few.assign(sharpness=np.nan), few.assign(sharpness=np.nan), failed)
     assert "no image tells its sharpness" in ax.texts[0].get_text()
     same = few.assign(highlights=255.0, noise=0.0)
     for figure in (degradation_sheet(same, same, failed), degradation_sheet(_qualities(30), none, failed[:0])):
         figure.canvas.draw()
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.5, 3.3), (1.6, 2.7), (0.1, 22), (0.02, 0.9), (1.05, 1.06), (0.01, 900)])
+def test_a_logarithmic_axis_has_round_values_over_all_of_it(low, high):
+    ticks = _log_ticks(low, high)
+    inside = ticks[(ticks >= low) & (ticks <= high)]
+    assert 3 <= len(inside) <= 11
+    gaps = np.diff(np.log([low, *inside, high])) / np.log(high / low)
+    assert gaps.max() < 0.46  # no half of it without a value
 
 
 def test_risk_coverage_starts_and_ends_where_it_must():

@@ -129,6 +129,7 @@ def test_confusion_rows_are_shares_and_small_numbers_are_left_out():
         "50k",
         "150k",
     ]
+    assert labels(matrices.confusion(np.diag([9999, 1, 0]), CLASSES).yaxis)[1:] == [r"road \$x_  <0.1%", "pole  absent"]
     assert not matrices.confusion(np.eye(21), many(21)).texts
 
 
@@ -205,7 +206,7 @@ def test_a_sheet_has_four_panels_and_a_legend_of_what_occurs(height, width, coun
     assert len(fig.axes) == 4
     shown = {t.get_text().replace("\n", " ").strip() for t in fig.legends[0].get_texts()}
     occurring = {classes.names[c].strip() for c in np.unique(np.r_[truth.ravel(), pred.ravel()]) if c != IGNORE}
-    assert shown == occurring | {"not scored", "wrong"}
+    assert shown == occurring | {"not scored"}
     assert plt.get_fignums() == []
 
 
@@ -213,11 +214,16 @@ def test_a_sheet_says_what_is_wrong():
     truth = np.array([[0, 0, 0, 1, IGNORE]], np.uint8)
     pred = np.array([[1, 0, 0, 1, 0]], np.uint8)
     fig = sheets.failure_sheet(np.zeros((1, 5, 3), np.uint8), truth, pred, ClassMap(("sky", "road")))
-    assert fig.axes[3].get_title(loc="left") == "errors: 25.0% of the scored pixels wrong"
+    assert fig.axes[3].get_title(loc="left") == "errors in orange: 25.0% of scored pixels"
     assert fig.legends[0].get_title().get_text().endswith("sky → road 25.0%")
+    outlined = sheets.failure_sheet(
+        np.zeros((1, 5, 3), np.uint8), truth, pred, ClassMap(("sky", "road")), "", pred == 1
+    )
+    assert outlined.axes[0].get_title(loc="left") == "image; outlined: label in doubt"
+    assert fig.axes[0].get_title(loc="left") == "image"  # no region, and no promise of one
     nothing = np.full((1, 5), IGNORE, np.uint8)
     fig = drawn(sheets.failure_sheet(np.zeros((1, 5, 3), np.uint8), nothing, pred, ClassMap(("sky", "road"))))
-    assert fig.axes[3].get_title(loc="left") == "errors: no scored pixel"
+    assert fig.axes[3].get_title(loc="left") == "errors in orange: no scored pixel"
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 5])
