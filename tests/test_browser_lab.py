@@ -225,6 +225,12 @@ def test_browse_filter_judge_and_find_it_again(lab: tuple[Path, str]) -> None:
         browser.locator(".seg-row", has_text=IDS[-3]).click()
         settled(lambda: shown(browser), IDS[-3])
 
+        # Of keys that mean nothing here the page hears none: VS Code would cut the cell at x and delete it at d d.
+        page.evaluate("() => { window.heard = []; addEventListener('keydown', (event) => heard.push(event.key)); }")
+        for key in ("x", "d", "d", "Delete", "Escape"):
+            page.keyboard.press(key)
+        assert page.evaluate("() => heard") == ["Escape"]
+
         # Values under the pointer, against the files.
         page.keyboard.press("i")
         canvas = browser.locator(".seg-picture canvas")
