@@ -336,6 +336,12 @@ def test_the_saved_notebook_shows_the_gallery_without_its_kernel(lab: tuple[Path
     with opened(address) as page:
         run_all(page)
         settled(lambda: page.locator(".seg-saved").is_visible(), False)  # live: the gallery would only repeat it
+        hidden = page.evaluate(
+            "() => { const area = document.querySelector('.jp-OutputArea:has(.seg-browser)');"
+            " const saved = area.querySelector('.seg-saved'), names = ['cell_container', '', area.className];"
+            " return names.map((name) => { area.className = name; return getComputedStyle(saved).display === 'none'; }); }"
+        )
+        assert hidden == [True, False, True]  # VS Code calls a cell's outputs a cell_container
         page.evaluate("() => jupyterapp.commands.execute('docmanager:save')")
         settled(lambda: "seg-saved" in (folder / "browse.ipynb").read_text(), True)
         page.evaluate("() => { jupyterapp.commands.execute('kernelmenu:shutdown'); }")
