@@ -89,11 +89,15 @@ def run_comparison(
     ordered = table.sort_values("difference", kind="stable")
     named = pd.concat([ordered[ordered["difference"] < -0.01].head(3), ordered[ordered["difference"] > 0.01].tail(3)])
     for row in named.itertuples():
-        # Away from the crowd on the diagonal, unless the edge is near.
-        right = row.miou_first < (0.28 if row.difference > 0 else 0.72)
+        # Away from the crowd on the diagonal: beside the point, or above or below it where the edge is near.
+        long = 0.016 * len(str(row.id))  # of an axis
+        if row.difference > 0:
+            place, align = ((-6, -3), "right") if row.miou_first >= long else ((0, 7), "left")
+        else:
+            place, align = ((6, -3), "left") if row.miou_first <= 1.02 - long else ((0, -13), "right")
         ax.annotate(
-            text(row.id), (row.miou_first, row.miou_second), xytext=(6 if right else -6, -3), textcoords="offset points",
-            ha="left" if right else "right", fontsize=7.5, color=INK,
+            text(row.id), (row.miou_first, row.miou_second), xytext=place, textcoords="offset points",
+            ha=align, fontsize=7.5, color=INK,
         )  # fmt: skip
     ax.set(
         xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel=f"mIoU of the image, {text(first)}",

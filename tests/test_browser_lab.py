@@ -251,6 +251,19 @@ def test_browse_filter_judge_and_find_it_again(lab: tuple[Path, str]) -> None:
         values = names[read["masks"][y, x]], names[read["predictions"][y, x]], read["confidences"][y, x] / 255
         assert text == "x {}, y {} · truth {} · predicted {} · confidence {:.2f}".format(x, y, *values)
 
+        # The suspect region is outlined, as finely when it is enlarged, and the outline can be put away.
+        white = "() => { const c = document.querySelector('.seg-picture canvas'); let n = 0;" \
+            " new Uint32Array(c.getContext('2d').getImageData(0, 0, c.width, c.height).data.buffer)" \
+            ".forEach((v) => { n += v === 0xffffffff; }); return n; }"  # fmt: skip
+        outlined = page.evaluate(white)
+        assert outlined > 50
+        page.keyboard.press("+")
+        assert 0 < page.evaluate(white) < 2 * outlined
+        page.keyboard.press("s")
+        assert page.evaluate(white) < outlined / 5
+        page.keyboard.press("s")
+        page.keyboard.press("f")
+
         # Layers, opacity and zoom need no kernel.
         plain = pixel(page, 0.5, 0.9)
         page.keyboard.press("t")

@@ -332,6 +332,15 @@ def test_large_pictures_are_reduced_and_ids_not_mixed(folder):
     assert layers.ids == (0, 3)
 
 
+def test_a_table_of_the_summary_that_is_empty_says_so_and_heads_stand_over_their_numbers(folder):
+    slices = pd.DataFrame(columns=["slice", "images"])
+    costs = pd.DataFrame({"truth": ["pole"], "gain": [0.1], "gain_image": [0.2]})
+    write_report(folder, CLASSES, tables={"Slices": slices, "Costs": costs})
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert re.search(r"<h2>Slices</h2>\s*<p class=\"quiet\">None.</p>", text)  # no head without rows
+    assert '<th>truth</th><th class="n">gain, mean IoU</th><th class="n">gain, mIoU</th>' in text
+
+
 def test_sample_names_cannot_leave_the_folder(folder):
     secret = folder.parent / "secret.png"
     save(secret, np.zeros((4, 4, 3), np.uint8))
