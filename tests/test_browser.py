@@ -509,8 +509,8 @@ def test_the_front_end_makes_no_html_of_text_and_loads_nothing():
 def test_it_can_be_read_in_every_theme():
     """Where a front end lacks a variable something stands in for it, and no background is a theme's.
 
-    VS Code sets some of JupyterLab's variables to its own colours and leaves others at those of a light theme: text of one
-    kind on a ground of the other is white on white.
+    VS Code sets some of JupyterLab's variables to its own colours and leaves others at those of a light theme: text of
+    one kind on a ground of the other is white on white.
     """
     css = re.sub(r"/\*.*?\*/", "", str(Front._css), flags=re.DOTALL)
     assert re.findall(r"var\((--(?:jp|vscode)-[\w-]+)\s*\)", css) == []

@@ -352,7 +352,8 @@ def test_the_saved_notebook_shows_the_gallery_without_its_kernel(lab: tuple[Path
         hidden = page.evaluate(
             "() => { const area = document.querySelector('.jp-OutputArea:has(.seg-browser)');"
             " const saved = area.querySelector('.seg-saved'), names = ['cell_container', '', area.className];"
-            " return names.map((name) => { area.className = name; return getComputedStyle(saved).display === 'none'; }); }"
+            " return names.map((name) => {"
+            " area.className = name; return getComputedStyle(saved).display === 'none'; }); }"
         )
         assert hidden == [True, False, True]  # VS Code calls a cell's outputs a cell_container
         page.evaluate("() => jupyterapp.commands.execute('docmanager:save')")
