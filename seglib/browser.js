@@ -295,7 +295,10 @@ class Browser {
     else if (event.key === "-") this.picture.zoomBy(1 / 1.5);
     else if (event.key === "f") this.picture.fit();
     else if (event.key === "n") this.text.focus();
-    else return;
+    else {  // VS Code would take it for its own: a mistyped x cuts the cell, d d deletes it
+      if (event.key.length === 1 || ["Delete", "Backspace"].includes(event.key)) event.stopPropagation();
+      return;
+    }
     event.preventDefault();
     event.stopPropagation();
   }

@@ -128,6 +128,7 @@ class FailureBrowser:
         self.text = widgets.Text(placeholder="words")
         self.sort = widgets.Dropdown(options=sorts)
         self.reset = widgets.Button(description="Reset", tooltip="Show all failures again")
+        self.reset.style.button_color = "#8882"  # as browser.css has it: the theme's may be as light as its text
         self.filters = {
             "cause": self.cause,
             "class_name": self.class_name,

@@ -19,8 +19,9 @@ GALLERY = 12  # failures in the static gallery of a saved notebook
 _LAYERS = ("image", "truth", "prediction", "errors")
 
 # In a live notebook the saved gallery would repeat the browser; without a kernel JupyterLab shows an error in the browser's place.
+# A cell's outputs are in a .jp-OutputArea in JupyterLab, Notebook and Voila, in a .cell_container in VS Code.
 _SAVED_CSS = """
-.jp-OutputArea:has(.seg-browser) .seg-saved {display: none;}
+:is(.jp-OutputArea, .cell_container):has(.seg-browser) .seg-saved {display: none;}
 .jp-OutputArea-child:has(+ .jp-OutputArea-child .seg-saved):not(:has(.seg-browser)) {display: none;}
 """
 

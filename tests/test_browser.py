@@ -506,6 +506,20 @@ def test_the_front_end_makes_no_html_of_text_and_loads_nothing():
     assert "url(" not in str(Front._css)
 
 
+def test_it_can_be_read_in_every_theme():
+    """Where a front end lacks a variable something stands in for it, and no background is a theme's.
+
+    VS Code sets some of JupyterLab's variables to its own colours and leaves others at those of a light theme: text of
+    one kind on a ground of the other is white on white.
+    """
+    css = re.sub(r"/\*.*?\*/", "", str(Front._css), flags=re.DOTALL)
+    assert re.findall(r"var\((--(?:jp|vscode)-[\w-]+)\s*\)", css) == []
+    theirs = {name for name, value in re.findall(r"(--seg-\w+):\s*([^;]+);", css) if "--jp-" in value}
+    assert theirs == {"--seg-line", "--seg-muted", "--seg-ink", "--seg-accent"}
+    grounds = re.findall(r"background(?:-color)?:\s*([^;}]+)", css)
+    assert set(grounds) == {"none", "var(--seg-raised)", "var(--seg-deep)"}
+
+
 def test_colours_are_hexadecimal(older):
     assert all(re.fullmatch("#[0-9a-f]{6}", color) for color in FailureBrowser(older, CLASSES).front.colors)
 
