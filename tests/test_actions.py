@@ -125,6 +125,7 @@ SETTINGS = st.lists(
 WEIGHTS = st.builds(Weights, value=st.sampled_from(["", "none", "sqrt_inverse", "median_frequency"]), reason=TEXTS)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.builds(Actions, exclude=SAMPLES, relabel=SAMPLES, augment=SETTINGS, class_weights=WEIGHTS))
 def test_what_is_written_is_read(tmp_path_factory, wanted):

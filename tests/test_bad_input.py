@@ -185,6 +185,7 @@ def test_rgb_mask_of_other_colours(root):
 # ---- the demo's broken twin
 
 
+@pytest.mark.slow
 def test_every_planted_fault_of_the_broken_demo_is_found(tmp_path):
     folder = make_demo(tmp_path / "broken", broken=True)
     found = check_dataset(load_dataset(folder, strict=False)).findings

@@ -29,6 +29,7 @@ def test_auroc_is_scikit_learns(seed, ties):
     assert auroc(signal, failed) == pytest.approx(roc_auc_score(failed, -signal), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_interval_is_that_of_drawing_and_scoring_anew():
     signal, failed = _case(0, True)
     units = np.repeat(np.arange(20), 3)

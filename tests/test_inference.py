@@ -199,6 +199,7 @@ def test_an_evaluation_holds_what_it_promises(trained_root):
         np.testing.assert_array_equal(confusion, counts, err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_streamed_scores_are_those_of_the_files(trained_root):
     run = Run.open("tiny")
     evaluation = evaluate_run(run, Evaluate(run="tiny", device="cpu", boundary_ratio=0.05, batch_size=1))

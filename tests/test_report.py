@@ -237,6 +237,7 @@ def test_faulty_folders(tmp_path):
         write_report(tmp_path, CLASSES)
 
 
+@pytest.mark.slow
 def test_more_than_fits_is_listed_without_pictures(folder):
     whole = len(write(folder).encode())
     counts = []
@@ -253,6 +254,7 @@ def test_more_than_fits_is_listed_without_pictures(folder):
     assert any(0 < count < 5 for count in counts)
 
 
+@pytest.mark.slow
 def test_many_failures_fill_the_file_and_no_more(folder):
     table = pd.read_csv(folder / "failures.csv", dtype=str, keep_default_na=False)
     few = len(write(folder).encode())

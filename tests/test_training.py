@@ -244,6 +244,7 @@ def test_scales_in_the_wrong_order_are_refused(tiny_root, tiny_params):
         geometry(packed, tiny_params(scale_min=2.0))
 
 
+@pytest.mark.slow
 def test_validation_masks_without_a_label_still_leave_a_model(tiny_root, tiny_params):
     from PIL import Image
 
