@@ -16,6 +16,10 @@ from seglib.augment import Colour, Geometry, Light, Window
 from seglib.classes import IGNORE
 from seglib.loading import Packed
 
+_LOGITS = (
+    1 << 26
+)  # numbers that score a batch, at most, where it has several images: 270 MB, beside the network's own memory
+
 
 class Batch(NamedTuple):
     """Samples as they are cut from the cache, and what the augmentation is to do with each.
@@ -103,7 +107,7 @@ def scoring_batches(
     """Every sample once, images of one size (and masks of one size) together.
 
     Args:
-        batch_size: the most samples at a time.
+        batch_size: the most samples at a time; of large images with many classes fewer, down to one.
         rank, processes: every `processes`-th batch from the `rank`-th on is read here, so that each sample is in one process.
 
     Yields:
@@ -120,5 +124,7 @@ def _scoring_order(packed: Packed, batch_size: int) -> list[np.ndarray]:
     batches = []
     for size in np.unique(sizes, axis=0):
         members = np.flatnonzero((sizes == size).all(1))
-        batches += [members[start : start + batch_size] for start in range(0, len(members), batch_size)]
+        logits = packed.pixel_counts.shape[1] * int(max(size[:2].prod(), size[2:].prod()))  # of one image
+        step = max(1, min(batch_size, _LOGITS // logits))
+        batches += [members[start : start + step] for start in range(0, len(members), step)]
     return batches

@@ -96,3 +96,13 @@ def test_scoring_reads_every_sample_in_one_process(packed, processes):
                 np.testing.assert_array_equal(image.permute(1, 2, 0), packed.pair(i)[0])
                 np.testing.assert_array_equal(mask, packed.pair(i)[1])
     assert sorted(seen) == list(range(7))
+
+
+@pytest.mark.parametrize(
+    ("room", "expected"), [(3 * 144, [1, 1, 2, 3]), (2 * 144, [1, 1, 1, 2, 2]), (144, [1] * 7), (1, [1] * 7)]
+)
+def test_large_images_of_many_classes_are_scored_fewer_at_a_time(packed, monkeypatch, room, expected):
+    monkeypatch.setattr("seglib.batches._LOGITS", room)  # of 3 classes: 144 numbers score 6 x 8 pixels
+    batches = [index for index, _, _ in scoring_batches(packed, 7)]
+    assert sorted(map(len, batches)) == expected
+    assert sorted(np.concatenate(batches)) == list(range(7))
