@@ -62,7 +62,7 @@ def run_comparison(
         per_image: of a `Comparison`: id, miou_first, miou_second (0-1), change.
         first, second: names of the runs.
 
-    The three largest moves either way carry the image's id.
+    The three largest moves either way carry the image's id, unless it would lie over another's.
     """
     ax = axes(ax, 5.2, 5.0)
     table = per_image.dropna(subset=["miou_first", "miou_second"])
@@ -88,9 +88,13 @@ def run_comparison(
         )  # fmt: skip
     ordered = table.sort_values("difference", kind="stable")
     named = pd.concat([ordered[ordered["difference"] < -0.01].head(3), ordered[ordered["difference"] > 0.01].tail(3)])
-    for row in named.itertuples():
+    placed: list[tuple[float, float]] = []
+    for row in named.sort_values("difference", key=abs, ascending=False, kind="stable").itertuples():
         # Away from the crowd on the diagonal: beside the point, or above or below it where the edge is near.
         long = 0.016 * len(str(row.id))  # of an axis
+        if any(abs(row.miou_first - x) < long and abs(row.miou_second - y) < 0.035 for x, y in placed):
+            continue
+        placed.append((row.miou_first, row.miou_second))
         if row.difference > 0:
             place, align = ((-6, -3), "right") if row.miou_first >= long else ((0, 7), "left")
         else:
