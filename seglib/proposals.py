@@ -13,10 +13,6 @@ from seglib.label_errors import SURE as SUSPICIOUS
 from seglib.params import Train
 
 SURE = 0.8  # confidence from which a claim about a picture or a class is acted upon without a person's verdict
-_OUTSIDE = (
-    "degraded image",
-    "unlike training",
-)  # causes that lie in the picture: what the model says of it is no evidence
 _SUPPORT = 0.1  # share of the failures, and at least two of them, that a change of the training must stand on
 # What a failed image's degradation asks for, as parameters of 02_train and their least values.
 _REMEDIES = {
@@ -38,9 +34,8 @@ def propose(
     """What the findings of 04 ask for.
 
     A person's verdict goes before any claim: "label wrong" lists an image to be relabelled, "ignore" takes it out of training,
-    "model wrong" and "ambiguous" leave its label alone. Without one, a label is suspected from `label_errors.SURE` on, unless the picture
-    itself is to blame for the failure: degraded, or unlike training. Samples of training are excluded until relabelled; those of other
-    splits are never excluded, only listed.
+    "model wrong" and "ambiguous" leave its label alone. Without one, a label is suspected from `label_errors.SURE` on. Samples of training are
+    excluded until relabelled; those of other splits are never excluded, only listed.
 
     A change of the training stands on at least two failures and a tenth of those whose labels are not in doubt, each by a claim of
     at least `sure` or, where a person says "model wrong", by any; and only on what the run did not have yet.
@@ -75,15 +70,13 @@ def _label_claims(failures: pd.DataFrame, suspects: pd.DataFrame | None, verdict
     """id -> reason of each image whose label is in doubt: by verdict first, then by suspicion, the strongest first."""
     said = {"label wrong": "verdict: label wrong", "ignore": "verdict: ignore"}
     claims = {sample: said[verdict] for sample, verdict in verdicts.items() if verdict in said}
-    blamed = failures["cause"].isin(_OUTSIDE) if "cause" in failures else pd.Series(False, failures.index)
-    settled = {*(sample for sample, verdict in verdicts.items() if verdict), *failures.loc[blamed, "id"]}
     for table in (suspects, failures):
         if table is None or "label_score" not in table:
             continue
         for row in (
             table[table["label_score"] >= SUSPICIOUS].sort_values("label_score", ascending=False).to_dict("records")
         ):
-            if row["id"] not in settled:
+            if not verdicts.get(row["id"]):
                 claims.setdefault(row["id"], _suspicion(row))
     return claims
 

@@ -345,12 +345,3 @@ def test_tables_that_know_nothing_propose_nothing(dataset):
 def test_what_may_be_named_is_a_parameter_of_training():
     assert set(AUGMENTATIONS) <= set(Train.model_fields)
     assert actions.TRAIN == "train"
-
-
-def test_a_picture_that_is_to_blame_is_no_suspected_label(dataset):
-    """Unless a person says so; a verdict that is only a note says nothing."""
-    causes = ["degraded image", "unlike training", "label error", "unexplained"]
-    suspects = table(id=["x0", "x1", "x2", "x3"], label_score=0.95)
-    assert names(propose(dataset, failed(causes), suspects).relabel) == ["x2", "x3"]
-    found = propose(dataset, failed(causes), suspects, {"x0": "label wrong", "x1": "", "x2": ""})
-    assert names(found.relabel) == ["x0", "x2", "x3"]
