@@ -155,8 +155,9 @@ def _doubted(row: Mapping[str, Any]) -> Claim:
 
 
 def _lost(row: Mapping[str, Any]) -> bool:
-    """Whether the model is lost in the picture."""
-    return _number(row, "unsure") >= UNSURE[_number(row, "novelty") < STRANGE]
+    """Whether the model is lost in the picture; never in one that it was trained on, whose novelty is unknown."""
+    known = not pd.isna(row.get("novelty"))
+    return known and _number(row, "unsure") >= UNSURE[_number(row, "novelty") < STRANGE]
 
 
 def _nearest(row: Mapping[str, Any]) -> str:

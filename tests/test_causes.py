@@ -155,7 +155,7 @@ def test_hardly_worse_than_usual_explains_nothing():
 
 
 def test_a_model_that_is_lost_in_a_picture_is_no_witness_against_its_mask():
-    lost = stated(unsure=2.5, label_score=0.95)
+    lost = stated(unsure=2.5, label_score=0.95, novelty=0.1)
     assert lost["cause"] == "unlike training"
     assert lost["cause_confidence"] == pytest.approx(0.6)
     assert lost["evidence"].startswith("The model is 2.5 times as unsure all over it")
@@ -164,15 +164,18 @@ def test_a_model_that_is_lost_in_a_picture_is_no_witness_against_its_mask():
     assert stated(unsure=1.3, label_score=0.95, novelty=0.5)["cause"] == "unlike training"
     assert stated(unsure=1.24, label_score=0.95, novelty=0.5)["cause"] == "label error"
     assert stated(unsure=1.5, label_score=0.95, novelty=0.49)["cause"] == "unlike training"
-    assert stated(unsure=2.4, degradation="dark", degradation_z=5.0)["cause"] == "degraded image"
+    assert stated(unsure=2.4, novelty=0.1, degradation="dark", degradation_z=5.0)["cause"] == "degraded image"
+    for of_training in (float("nan"), None):  # the model knows its own training images, whatever it doubts in them
+        assert stated(unsure=2.5, label_score=0.95, novelty=of_training)["cause"] == "label error"
+        assert stated(unsure=2.5, novelty=of_training)["cause"] == "unexplained"
     assert stated(unsure=2.4, novelty=1.0)["evidence"].startswith("Farther from")
 
 
 def test_doubt_that_comes_from_one_confusion_is_that_confusion():
-    torn = WORSE | {"unsure": 2.4, "behind_swap_gain": 0.07}
+    torn = WORSE | {"unsure": 2.4, "novelty": 0.1, "behind_swap_gain": 0.07}
     assert stated(**torn)["cause"] == "class confusion"
     assert stated(**torn | {"behind_swap_gain": 0.045})["cause"] == "unlike training"
-    assert stated(unsure=2.4, best_swap_gain=0.31)["cause"] == "class confusion"
+    assert stated(unsure=2.4, novelty=0.1, best_swap_gain=0.31)["cause"] == "class confusion"
 
 
 def test_a_class_that_the_model_says_nowhere_is_its_own_fault():
