@@ -304,5 +304,5 @@ def read_steps(path: Path, last: int) -> pd.DataFrame:
     """
     steps = read_table(path, index_col=False)
     if "epoch" not in steps or not pd.api.types.is_numeric_dtype(steps["epoch"]) or steps["epoch"].isna().any():
-        raise ValueError(f"{shown(path)} tells not of every step its epoch. Move it away to resume without it.")
+        raise ValueError(f"{shown(path)} does not tell the epoch of every step. Move it away to resume without it.")
     return steps[steps["epoch"] <= last]

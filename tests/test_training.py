@@ -190,7 +190,10 @@ def test_resuming_with_other_parameters_is_refused(trained_root, tiny_params):
 def test_resuming_from_what_is_damaged_is_refused(trained_root, tiny_params):
     run, resumed = Run.open("tiny"), tiny_params(resume=True)
     steps = run.steps.read_text()
-    for text, told in (("x\n1\n", r"steps\.csv has no column epoch"), ("", r"steps\.csv is no table that can be read")):
+    for text, told in (
+        ("x\n1\n", r"steps\.csv does not tell the epoch of every step"),
+        ("", r"steps\.csv is no table that can be read"),
+    ):
         run.steps.write_text(text)
         with pytest.raises(ValueError, match=told):
             train(resumed)
