@@ -15,10 +15,8 @@ from seglib import metrics
 from seglib.attribution import repair_gains
 
 _CHUNK = 1 << 24  # numbers that a table of pairs holds at a time
-_UNSAID, _HELD_BY = (
-    0.05,
-    3,
-)  # share of its pixels found, and images that hold it: below it, in so many, the model does not say a class
+_UNSAID = 0.05  # share of a class's pixels found, below which the model does not say it ...
+_HELD_BY = 3  # ... if so many images hold it
 COLUMNS = ["behind", "behind_rare", "behind_class", "behind_class_iou", "behind_swap", "behind_swap_gain"]
 
 
