@@ -5,17 +5,21 @@ from __future__ import annotations
 
 import ctypes
 import platform
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 
+import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
+_LARGE_PAGE = 1 << 21  # bytes
+
 
 def replace_depthwise(model: nn.Module) -> None:
-    """Let depthwise convolutions compute their bfloat16 gradient in float32 (oneDNN's own is several times slower)."""
+    """Let depthwise convolutions compute their bfloat16 gradient in other ways (oneDNN's own is several times slower)."""
     for module in model.modules():
         if type(module) is nn.Conv2d and module.groups == module.in_channels > 1 and module.padding_mode == "zeros":
             module.forward = partial(_depthwise, module)
@@ -28,9 +32,10 @@ def _depthwise(module: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 class _Depthwise(torch.autograd.Function):
-    """A depthwise convolution in bfloat16 whose gradient is computed in float32.
+    """A depthwise convolution in bfloat16 with another gradient than oneDNN's, which is several times slower in bfloat16.
 
-    oneDNN's bfloat16 gradient of depthwise convolutions is several times slower than its float32 one.
+    That by the weights is computed in float32, that by the input as a convolution in bfloat16; of unusual convolutions both in
+    float32.
     """
 
     @staticmethod
@@ -47,12 +52,83 @@ class _Depthwise(torch.autograd.Function):
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
         stride, padding, dilation, bias_shape = ctx.settings
-        wanted = (ctx.needs_input_grad[0], True, bias_shape is not None)
-        convolution = (bias_shape, stride, padding, dilation, False, [0, 0], x.shape[1], wanted)
-        grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-            grad.float(), x.float(), weight, *convolution
-        )
+        known = _known(x, weight, stride, padding, dilation)
+        wide = known and weight.shape[-1] > 3
+        wanted = (ctx.needs_input_grad[0] and not known, not wide, bias_shape is not None)
+        grad_x = grad_weight = grad_bias = None
+        if any(wanted):
+            grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+                grad.float(),
+                x.float(),
+                weight,
+                bias_shape,
+                stride,
+                padding,
+                dilation,
+                False,
+                [0, 0],
+                x.shape[1],
+                wanted,
+            )
+        if wide:
+            grad_weight = _by_threes(grad, x, weight, stride[0])
+        if known and ctx.needs_input_grad[0]:
+            grad_x = _transposed(grad, x, weight, stride[0])
         return None if grad_x is None else grad_x.bfloat16(), grad_weight, grad_bias, None, None, None
+
+
+def _known(x: Tensor, weight: Tensor, stride: tuple, padding: tuple, dilation: tuple) -> bool:
+    """Whether it is a convolution as encoders use them: one of 3x3 to 7x7 a channel, in channels_last, its result as large as
+    the stride allows."""
+    side = weight.shape[-1]
+    alone = weight.shape[0] == x.shape[1] and x.is_contiguous(memory_format=torch.channels_last)
+    same = weight.shape[-2] == side and tuple(padding) == (side // 2, side // 2) and tuple(dilation) == (1, 1)
+    return alone and same and side in (3, 5, 7) and tuple(stride) in ((1, 1), (2, 2))
+
+
+def _transposed(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """The gradient by `x`: a convolution of the gradients, apart by the stride, with the weights turned about."""
+    if stride > 1:
+        apart = torch.zeros_like(x)
+        apart[:, :, ::stride, ::stride] = grad
+        grad = apart
+    return F.conv2d(grad, weight.bfloat16().flip(2, 3), None, 1, weight.shape[-1] // 2, 1, x.shape[1])
+
+
+def _by_threes(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """The gradient by weights of 5x5 or 7x7, three columns at a time: oneDNN is several times as fast with those.
+
+    The outer columns come from gradients that are moved by some pixels along their rows. Zeros behind every row keep what is
+    moved out of it from counting in the next one.
+    """
+    side = weight.shape[-1]
+    most = -(-(side // 2 - 1) // stride)
+    rows, gradients = _with_spare(x, stride * (most + 1), 0), _with_spare(grad, most + 1, most)
+    result = torch.empty_like(weight)
+    for moved in (-most, most, 0):  # the middle last: its three are whole, of the others only the outermost
+        piece = torch.ops.aten.convolution_backward(
+            gradients(-moved), rows(0), weight[..., :3], None, [stride] * 2, [side // 2, 1], [1, 1], False, [0, 0],
+            x.shape[1], (False, True, False),
+        )[1]  # fmt: skip
+        first = side // 2 - 1 + stride * moved
+        inside = slice(max(0, first), min(side, first + 3))
+        result[..., inside] = piece[..., inside.start - first : inside.stop - first]
+    return result
+
+
+def _with_spare(values: Tensor, spare: int, most: int) -> Callable[[int], Tensor]:
+    """A float32 copy whose rows end in `spare` zeros. It is asked for with the number of pixels, at most `most` to either side,
+    by which each row is to begin earlier or later."""
+    batch, channels, height, width = values.shape
+    wide = width + spare
+    memory = torch.zeros((batch * height * wide + 2 * most) * channels)
+    strides = (height * wide * channels, 1, wide * channels, channels)
+
+    def rows(moved: int) -> Tensor:
+        return memory.as_strided((batch, channels, height, wide), strides, (most + moved) * channels)
+
+    rows(0)[..., :width] = values
+    return rows
 
 
 def replace_doubling(model: nn.Module) -> None:
@@ -90,9 +166,25 @@ class _Doubled(torch.autograd.Function):
         return F.avg_pool2d(grad, 2, divisor_override=1)
 
 
+@cache
 def keep_freed_memory() -> None:
-    """Let glibc keep the memory of freed tensors for the next step, instead of giving it back and faulting it in again."""
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: no mapping of its own for large blocks
-        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: never shrink the heap
+    """Let glibc keep the memory of freed tensors for the next step, instead of giving it back and faulting it in again, and ask
+    Linux for large pages, which are found and faulted in faster."""
+    if platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(-4, 0)  # M_MMAP_MAX: no mapping of its own for large blocks
+    libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: never shrink the heap
+    libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = (
+        ctypes.c_void_p,
+        [ctypes.c_size_t],
+        [ctypes.c_void_p],
+    )
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    # Addresses alone: as long as nothing is written there, they take no memory.
+    size = psutil.virtual_memory().available // 2
+    block = libc.malloc(size)
+    if block:
+        start = -(-block // _LARGE_PAGE) * _LARGE_PAGE
+        libc.madvise(start, (block + size - start) // _LARGE_PAGE * _LARGE_PAGE, 14)  # MADV_HUGEPAGE
+        libc.free(block)

@@ -113,7 +113,15 @@ def test_nobody_differentiates_twice():
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(
     ("stride", "padding", "dilation", "kernel", "multiplier"),
-    [(1, 1, 1, 3, 1), (2, 2, 1, 5, 1), (2, 0, 1, 3, 2), (1, 2, 2, 3, 1), ((1, 2), (0, 1), 1, (1, 3), 2)],
+    [
+        *((stride, kernel // 2, 1, kernel, 1) for stride in (1, 2) for kernel in (3, 5, 7)),
+        (3, 2, 1, 5, 1),
+        (1, 4, 1, 9, 1),
+        (2, 0, 1, 3, 2),
+        (1, 2, 1, 5, 2),
+        (1, 2, 2, 3, 1),
+        ((1, 2), (0, 1), 1, (1, 3), 2),
+    ],
 )
 def test_depthwise_convolution(stride, padding, dilation, kernel, multiplier, bias):
     """It is linear in each input, so that differences are exact at any step; small whole numbers are exact in bfloat16 too."""
@@ -128,12 +136,31 @@ def test_depthwise_convolution(stride, padding, dilation, kernel, multiplier, bi
     inputs = whole(1, 3, 5, 4), whole(3 * multiplier, 1, *pair(kernel)), *([whole(3 * multiplier)] if bias else [])
 
     def convolution(x, weight, bias=None):
-        settings = pair(stride), pair(padding), pair(dilation)
+        x, settings = x.to(memory_format=torch.channels_last), (pair(stride), pair(padding), pair(dilation))
         return _Depthwise.apply(x, weight.float(), None if bias is None else bias.float(), *settings).double()
 
     expected = F.conv2d(*inputs, *([] if bias else [None]), stride, padding, dilation, 3)
     assert torch.equal(convolution(*inputs), expected)
     assert gradcheck(convolution, inputs, eps=1.0, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+@pytest.mark.parametrize("size", [(16, 33), (9, 10), (8, 7), (3, 4), (2, 1)], ids=str)
+def test_depthwise_convolution_of_any_size(size, kernel, stride, memory_format):
+    """Of many channels and several images, against torch's own gradient in float64."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(2, 32, *size, generator=generator), torch.randn(32, 1, kernel, kernel, generator=generator)
+    x = x.bfloat16().to(memory_format=memory_format).requires_grad_()
+    weight = weight.bfloat16().float().requires_grad_()  # what the convolution sees
+    found = _Depthwise.apply(x, weight, None, (stride,) * 2, (kernel // 2,) * 2, (1, 1))
+    by = torch.randn(found.shape, generator=generator).bfloat16()
+    slopes = torch.autograd.grad(found, (x, weight), by)
+    exact = [values.detach().double().requires_grad_() for values in (x, weight)]
+    expected = torch.autograd.grad(F.conv2d(*exact, None, stride, kernel // 2, 1, 32), exact, by.double())
+    for slope, right, most in zip(slopes, expected, (4e-3, 1e-5), strict=True):  # one is rounded to bfloat16
+        assert (slope.double() - right).abs().max() <= most * right.abs().max()
 
 
 class Upsampling(nn.Module):
