@@ -7,6 +7,8 @@ INSTALLED = $(VENV)/.installed
 SOURCES = seglib tests notebooks
 # Tests of one file stay together; with more threads each, two processes would only stand in each other's way.
 JOBS ?= 2
+# Compiled tests are kept: compiling them anew takes pytest longer than most of them take to run.
+unexport PYTHONDONTWRITEBYTECODE
 PARALLEL = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help

@@ -16,25 +16,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from seglib.pairing import leads_outside
+from seglib.pictures import AGAIN, stored_picture
 
 QUICK = 1024 * 1024  # pixels of a picture that the front end gets at first
 LARGEST = 2048 * 2048  # and at most, when it is zoomed
 _KINDS = {"truth": "masks", "prediction": "predictions", "confidence": "confidences", "suspect": "suspects"}
 _NEEDED = ("truth", "prediction")
-_AGAIN = "Run 04_failure_analysis again: it rebuilds this folder."
-
-
-def picture_path(folder: Path, kind: str, sample: str) -> Path:
-    """`folder/kind/<sample>.png`.
-
-    Raises:
-        FileNotFoundError: it is not there, or the id or a link would lead out of the folder.
-    """
-    path = Path(folder) / kind / f"{sample}.png"
-    if path.parent != Path(folder) / kind or not path.is_file() or leads_outside(folder, f"{kind}/{path.name}"):
-        raise FileNotFoundError(f"{kind}/{sample}.png is missing. {_AGAIN}")
-    return path
 
 
 def read_picture(folder: Path, kind: str, sample: str, mode: str = "") -> np.ndarray:
@@ -43,14 +30,14 @@ def read_picture(folder: Path, kind: str, sample: str, mode: str = "") -> np.nda
     Raises:
         OSError: missing, or cannot be read. ValueError: holds colours where ids or grey values belong.
     """
-    path = picture_path(folder, kind, sample)
+    path = stored_picture(folder, kind, sample)
     try:
         with Image.open(path, formats=("PNG",)) as picture:
             array = np.asarray(picture.convert(mode) if mode else picture)
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ... on damaged files
         raise _unreadable(path, error) from error
     if not mode and (array.ndim != 2 or array.dtype != np.uint8):
-        raise ValueError(f"{kind}/{sample}.png holds colours or more than 8 bits, not class ids. {_AGAIN}")
+        raise ValueError(f"{kind}/{sample}.png holds colours or more than 8 bits, not class ids. {AGAIN}")
     return array
 
 
@@ -72,7 +59,7 @@ def pack_layers(folder: Path, sample: str, sharp: bool = False) -> tuple[dict[st
         without a problem.
     """
     try:
-        path = picture_path(folder, "images", sample)
+        path = stored_picture(folder, "images", sample)
         width, height = _size(path)
         step = _step(width, height, LARGEST if sharp else QUICK)
         # Decoders leave the interpreter's lock to others: together the pictures take as long as the slowest.
@@ -130,7 +117,7 @@ def _plane(folder: Path, sample: str, name: str, size: tuple[int, int], step: in
 
 
 def _unreadable(path: Path, error: Exception) -> OSError:
-    return OSError(f"{path.parent.name}/{path.name} cannot be read ({error}). {_AGAIN}")
+    return OSError(f"{path.parent.name}/{path.name} cannot be read ({error}). {AGAIN}")
 
 
 class Pictures:
@@ -195,7 +182,7 @@ class Thumbnails:
         if kind not in ("images", "nearest"):
             return b""
         try:
-            with Image.open(picture_path(self.folder, kind, sample), formats=("PNG",)) as picture:
+            with Image.open(stored_picture(self.folder, kind, sample), formats=("PNG",)) as picture:
                 small = picture.convert("RGB")
             small.thumbnail(self.size, Image.Resampling.BILINEAR, reducing_gap=2.0)
         except Exception:  # damaged: the layers of the picture say so when it is opened

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from seglib.classes import IGNORE, ClassMap
+from seglib.pairing import leads_outside
 
+AGAIN = "Run 04_failure_analysis again: it rebuilds this folder."
 MOST = 2048  # pixels of a longer side: more than a figure or a screen shows
 ERROR = (255, 122, 0)  # lighter than any dimmed pixel, so that errors stand out in greyscale and to every eye
 CIVIDIS = ((0, 34, 78), (65, 77, 107), (124, 123, 120), (188, 175, 111), (254, 232, 56))  # from 0 to 1
+
+
+def stored_picture(folder: Path, kind: str, sample: str) -> Path:
+    """`folder/kind/<sample>.png` of a failures folder.
+
+    Raises:
+        FileNotFoundError: it is not there, or the id or a link would lead out of the folder.
+    """
+    path = Path(folder) / kind / f"{sample}.png"
+    if path.parent != Path(folder) / kind or not path.is_file() or leads_outside(folder, f"{kind}/{path.name}"):
+        raise FileNotFoundError(f"{kind}/{sample}.png is missing. {AGAIN}")
+    return path
 
 
 def fitting(image: np.ndarray, *masks: np.ndarray, most: int = MOST) -> list[np.ndarray]:

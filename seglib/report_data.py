@@ -17,8 +17,7 @@ import pandas as pd
 from PIL import Image, ImageFilter, features
 
 from seglib.classes import IGNORE, ClassMap
-from seglib.pairing import leads_outside
-from seglib.pictures import ERROR, confidence_map, present, wrong_pixels
+from seglib.pictures import ERROR, confidence_map, present, stored_picture, wrong_pixels
 from seglib.reading import read_table
 from seglib.runs import shown
 from seglib.verdicts import VerdictBook
@@ -160,9 +159,7 @@ def read_nearest(folder: Path, sample: str) -> str:
 
 
 def _open(folder: Path, kind: str, sample: str) -> Image.Image:
-    path = Path(folder) / kind / f"{sample}.png"
-    if path.parent != Path(folder) / kind or not path.is_file() or leads_outside(folder, f"{kind}/{path.name}"):
-        raise FileNotFoundError(f"{kind}/{sample}.png is missing.")
+    path = stored_picture(folder, kind, sample)
     try:
         with Image.open(path, formats=("PNG",)) as picture:
             picture.load()

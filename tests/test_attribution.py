@@ -236,6 +236,7 @@ def test_repairs_taken_again_one_by_one(counts, absent):
             assert top <= 1e-12
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(COUNTS, st.sampled_from(metrics.POLICIES))
 def test_cost_tables_of_a_split(counts, absent):

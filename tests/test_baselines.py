@@ -66,6 +66,7 @@ def test_a_split_that_is_not_there_is_named(by_hand):
         learn_prior(by_hand, "night")
 
 
+@pytest.mark.slow
 def test_the_model_stands_beside_them(trained_root):
     run = Run.open("tiny")
     evaluation = evaluate_run(run, Evaluate(run="tiny", device="cpu"))

@@ -32,6 +32,7 @@ def test_quality_shows_the_limit_and_who_failed(kind):
     ax.figure.canvas.draw()
 
 
+@pytest.mark.slow
 def test_qualities_that_are_unknown_few_or_all_alike():
     few, none = _qualities(3), _qualities(0)
     failed = np.array([True, False, False])

@@ -428,6 +428,7 @@ def test_edge_shift_says_where_the_mask_belongs():
     assert edge_shift(Image.new("L", (128, 96), 40), mask) is None  # no edge
 
 
+@pytest.mark.slow
 def test_a_mask_that_two_pictures_share(photographs):
     put(photographs, "val", "val-03x", photograph(1003)[0], photograph(5)[1])  # train-05x has it by right
     findings = check(photographs).findings.set_index("check")

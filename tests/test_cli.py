@@ -347,6 +347,7 @@ def test_check_takes_a_recipe_from_elsewhere(root, capsys):
     assert main(["check", "mine", "--recipe", "tiny.yaml"]) == 0
 
 
+@pytest.mark.slow
 def test_predictions_are_scored_and_runs_compared(root, capsys):
     recipe(make_dataset(root / "mine"))
     for name, step in (("worse", 2), ("better", 1)):
@@ -452,6 +453,7 @@ def test_plant(tiny_root, capsys):
     assert "exists and is left as it is" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_masks_go_to_an_annotation_tool_and_back(trained_root, capsys):
     zipped, corrected = trained_root / "out.zip", trained_root / "corrected"
     assert main(["export", "--run", "tiny", "--to", "cvat", "--out", str(zipped)]) == 0

@@ -44,6 +44,7 @@ def test_pairs_of_pictures_with_their_difference():
     drawn(data_plots.image_pairs([(second, first)]))
 
 
+@pytest.mark.slow
 def test_grids_of_pictures():
     fig = drawn(data_plots.image_grid(pictures((20, 30), (30, 20), (9, 9), (5, 50), (20, 30)), ["a", "b" * 60, "$c"]))
     assert sum(bool(ax.images) for ax in fig.axes) == 5
@@ -87,6 +88,7 @@ def test_cooccurrence_in_percent_of_the_row():
     drawn(data_plots.cooccurrence(cooccurrence(many, RNG.integers(0, 2, (30, 40)))))
 
 
+@pytest.mark.slow
 def test_limits_are_drawn_among_the_images():
     values = np.r_[RNG.normal(100, 3, 60), 20]
     samples = pd.DataFrame({"split": ["train"] * 40 + ["val"] * 21, **dict.fromkeys(plots_columns(), values)})

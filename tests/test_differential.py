@@ -122,6 +122,7 @@ def test_smp(case):
     close(metrics.scores(counts)["mean_iou"], mean(score(smp.metrics.iou_score, total=True)[0]), 1e-6)
 
 
+@pytest.mark.slow
 @cases
 @given(batches())
 def test_scikit_learn(case):

@@ -41,6 +41,7 @@ def test_interval_is_that_of_drawing_and_scoring_anew():
     assert [found.auroc.low, found.auroc.high] == pytest.approx(np.percentile(draws, [2.5, 97.5]).tolist())
 
 
+@pytest.mark.slow
 def test_interval_holds_the_truth_about_as_often_as_it_says():
     """Two normals a deviation apart: AUROC = Phi(1 / sqrt 2) = 0.760."""
     held = 0

@@ -606,6 +606,7 @@ def test_no_json(plain, tmp_path):
             import_label_studio(tmp_path / "x.json", plain, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_exports_need_no_torch():
     code = "import sys, seglib.annotation, seglib.corrections, seglib.exports; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

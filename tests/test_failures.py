@@ -185,6 +185,7 @@ def test_words_name_what_cost_most_first():
     assert words.points[1].startswith("Label error: 1 of 3, ")
 
 
+@pytest.mark.slow
 def test_export_holds_exactly_the_failures_and_keeps_verdicts(trained_root):
     run = Run.open("tiny")
     evaluation = evaluate_run(run, Evaluate(run="tiny", device="cpu"))

@@ -1,6 +1,7 @@
 """The house: which module may import which, read from the sources."""
 
 import ast
+import functools
 import graphlib
 import subprocess
 import sys
@@ -81,6 +82,7 @@ NEVER = {module: never for rooms in HOUSE.values() for modules, never in rooms f
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
 
+@functools.cache
 def imports(path: Path) -> tuple[set[str], set[str]]:
     """Modules of seglib, and top-level names of other packages, that a file imports anywhere in it."""
     inside, outside = set(), set()

@@ -144,15 +144,14 @@ def test_depthwise_convolution(stride, padding, dilation, kernel, multiplier, bi
     assert gradcheck(convolution, inputs, eps=1.0, atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [3, 5, 7])
-@pytest.mark.parametrize("size", [(16, 33), (9, 10), (8, 7), (3, 4), (2, 1)], ids=str)
-def test_depthwise_convolution_of_any_size(size, kernel, stride, memory_format):
+@pytest.mark.parametrize("size", [(16, 33), (9, 10), (3, 4), (2, 1)], ids=str)
+def test_depthwise_convolution_of_any_size(size, kernel, stride):
     """Of many channels and several images, against torch's own gradient in float64."""
     generator = torch.Generator().manual_seed(0)
     x, weight = torch.randn(2, 32, *size, generator=generator), torch.randn(32, 1, kernel, kernel, generator=generator)
-    x = x.bfloat16().to(memory_format=memory_format).requires_grad_()
+    x = x.bfloat16().to(memory_format=torch.channels_last).requires_grad_()
     weight = weight.bfloat16().float().requires_grad_()  # what the convolution sees
     found = _Depthwise.apply(x, weight, None, (stride,) * 2, (kernel // 2,) * 2, (1, 1))
     by = torch.randn(found.shape, generator=generator).bfloat16()

@@ -164,6 +164,7 @@ def check_against_torchmetrics(run: Run, evaluation) -> None:
     assert evaluation.scores["mean_iou_image"] == pytest.approx(evaluation.per_image["miou"].mean(), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_an_evaluation_holds_what_it_promises(trained_root):
     run = Run.open("tiny")
     evaluation = evaluate_run(run, Evaluate(run="tiny", device="cpu"))
@@ -227,6 +228,7 @@ def test_the_streamed_scores_are_those_of_the_files(trained_root):
     pd.testing.assert_frame_equal(evaluation.region_sizes, region_table(regions, CLASSES.names))
 
 
+@pytest.mark.slow
 def test_without_boundaries(trained_root):
     evaluation = evaluate_run(Run.open("tiny"), Evaluate(run="tiny", device="cpu", boundary_ratio=0))
     assert evaluation.scores["mean_boundary_iou"] is None
@@ -267,6 +269,7 @@ def test_images_of_different_sizes_and_without_a_label(trained_root):
     check_against_torchmetrics(run, evaluation)
 
 
+@pytest.mark.slow
 def test_a_second_evaluation_leaves_nothing_of_the_first(trained_root):
     run = Run.open("tiny")
     stale = run.evaluation("test") / "predictions" / "gone.png"
@@ -295,12 +298,14 @@ def test_an_interrupted_evaluation_is_none_and_leaves_an_earlier_one_whole(train
         open_evaluation(run, "val")
 
 
+@pytest.mark.slow
 def test_a_run_trained_in_fp16_is_evaluated_on_a_processor(trained_root):
     run = Run.open("tiny")
     write_json(run.params, read_json(run.params) | {"precision": "fp16"})
     assert evaluate_run(run, Evaluate(run="tiny", device="cpu")).scores["precision"] in ("fp32", "bf16")
 
 
+@pytest.mark.slow
 def test_class_names_that_look_like_gaps_or_numbers_survive(trained_root):
     recipe = trained_root / "data" / "tiny" / "dataset.yaml"
     names = ("None", "7", "NA")
@@ -315,6 +320,7 @@ def test_class_names_that_look_like_gaps_or_numbers_survive(trained_root):
     assert pd.api.types.is_float_dtype(evaluation.per_image_class_iou["NA"])
 
 
+@pytest.mark.slow
 def test_missing_evaluations_and_splits_are_named(trained_root):
     run = Run.open("tiny")
     with pytest.raises(FileNotFoundError, match=r"'tiny' has no evaluation of split 'test' \(evaluated: none\)"):
@@ -367,6 +373,7 @@ def test_predictions_of_another_tool_are_scored_alike(foreign):
     assert len(list((run.evaluation("test") / "predictions").iterdir())) == 4
 
 
+@pytest.mark.slow
 def test_the_same_predictions_get_the_same_scores(trained_root):
     run = Run.open("tiny")
     own = evaluate_run(run, Evaluate(run="tiny", device="cpu"))

@@ -224,6 +224,7 @@ def test_a_checkpoint_of_other_classes_is_refused(model, tmp_path):
         load_checkpoint(tmp_path / "best.pth", ClassMap(("a", "b")))
 
 
+@pytest.mark.slow
 def test_faulty_checkpoints_say_what_is_wrong(model, tmp_path):
     path = tmp_path / "best.pth"
     with pytest.raises(ModelError, match="no file"):

@@ -87,16 +87,19 @@ def in_notebooks() -> set[str]:
     return set().union(*(imported(c.source) for c in cells if c.cell_type == "code"))
 
 
+@pytest.mark.slow
 def test_what_seglib_and_its_notebooks_import_is_declared():
     missing = distributions(in_package() | in_notebooks()) - RUNTIME - OPTIONAL
     assert not missing, f"imported, but not among the dependencies in pyproject.toml: {sorted(missing)}"
 
 
+@pytest.mark.slow
 def test_what_the_tests_import_is_declared():
     missing = distributions(in_tests()) - RUNTIME - EXTRAS["test"]
     assert not missing, f"imported by tests, but not in the extra `test`: {sorted(missing)}"
 
 
+@pytest.mark.slow
 def test_no_dependency_without_need():
     used = distributions(in_package() | in_notebooks())
     idle = RUNTIME - used - set(INVOKED)

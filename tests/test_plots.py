@@ -105,6 +105,7 @@ def test_classes_stand_worst_first_in_their_colours_and_absent_ones_last():
     assert "mean IoU 0.550" in [t.get_text() for t in ax.get_legend().get_texts()]
 
 
+@pytest.mark.slow
 def test_a_class_that_a_split_lacks_is_said():
     table = shares(CLASSES)
     table.loc[(table["split"] == "val") & (table["class"] == "pole"), ["pixel_share", "image_share"]] = 0
@@ -177,6 +178,7 @@ def history(epochs: int) -> pd.DataFrame:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [0, 1, 2, 30])
 def test_training_curves_mark_the_best_epoch_and_redraw(epochs):
     fig = sheets.training_curves(history(epochs))
@@ -188,6 +190,7 @@ def test_training_curves_mark_the_best_epoch_and_redraw(epochs):
     assert marks == ([f"best 0.{'697' if epochs == 1 else '700'}, epoch {min(epochs, 2)}"] if epochs else [])
 
 
+@pytest.mark.slow
 def test_training_curves_do_without_validation():
     table = history(3).drop(columns=["val_loss", "train_dice"]).assign(val_miou=np.nan)
     fig = drawn(sheets.training_curves(table))

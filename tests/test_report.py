@@ -363,6 +363,7 @@ def test_sample_names_cannot_leave_the_folder(folder):
     assert json.loads(page.inside["application/json"])["thumbs"] == []
 
 
+@pytest.mark.slow
 def test_the_report_needs_no_torch():
     code = "import sys, seglib.report; print(*{'torch', 'matplotlib', 'ipywidgets'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"

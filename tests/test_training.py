@@ -99,6 +99,7 @@ def test_start_run_writes_parameters(tiny_root, tiny_params):
     assert json.loads(run.params.read_text()) == params.model_dump()
 
 
+@pytest.mark.slow
 def test_fit_writes_history_and_checkpoints(trained_root):
     run = Run.open("tiny")
     history = pd.read_csv(run.history)
@@ -217,6 +218,7 @@ def test_the_demo_run_is_made_anew(trained_root, tiny_params):
     assert not run.best_checkpoint.exists()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_names_the_samples(tiny_root, tiny_params):
     params = tiny_params()
     model = new_model(params)
@@ -339,6 +341,7 @@ class Hungry(torch.nn.Module):
             raise self.error("cannot allocate memory, pretended")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
 def test_out_of_memory_halves_the_micro_batch_and_goes_on(tiny_root, tiny_params, capsys, error):
     params = tiny_params(
@@ -375,6 +378,7 @@ def test_other_runtime_errors_are_not_taken_for_a_lack_of_memory(tiny_root, tiny
         train(params, model)
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_not_finite_is_told_from_the_loss(tiny_root, tiny_params):
     params = tiny_params(precision="fp32", memory_format="contiguous", micro_batch=3, compile="off")
     model = new_model(params)
