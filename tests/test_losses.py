@@ -1,12 +1,14 @@
 """HybridLoss against torch's cross-entropy and SMP's Dice and focal losses in float64, values and gradients."""
 
 import itertools
+import math
 import threading
 
 import pytest
 import torch
 from segmentation_models_pytorch.losses import DiceLoss, FocalLoss
 
+from seglib import losses
 from seglib.losses import HybridLoss
 
 IGNORE = 255
@@ -247,6 +249,7 @@ def test_class_weights_are_a_buffer_but_no_state():
     [
         ({"ce": -1.0}, "must not be negative"),
         ({"dice": -0.1}, "dice=-0.1"),
+        ({"focal": -0.1}, "focal=-0.1"),
         ({"ce": 0, "dice": 0, "focal": 0}, "nor all 0"),
         ({"class_weights": [1.0, -1.0]}, "class weights must not be negative"),
         ({"class_weights": [0.0, 0.0]}, "nor all 0"),
@@ -325,3 +328,12 @@ def test_parts_of_a_batch_in_several_processes_make_the_whole_loss():
         torch.testing.assert_close(tuple(values), tuple(whole), rtol=1e-6, atol=0)
     together = torch.cat([results["first"][1], results["second"][1]])
     torch.testing.assert_close(together, whole_gradient, rtol=1e-5, atol=1e-9)
+
+
+def test_sums_keep_the_digits_of_small_blocks_beside_a_large_one(monkeypatch):
+    """Blocks of one pixel: beside one loss of 1e7 float32 would round each of the others to 1."""
+    monkeypatch.setattr(losses, "_CPU_BLOCK", 1)
+    logits, target = torch.zeros(1, 2, 300, 1), torch.zeros(1, 300, 1, dtype=torch.long)
+    logits[0, 1, 0] = 1e7
+    value = HybridLoss(1, 0, 0)(logits, target).ce.item()
+    assert value == pytest.approx((1e7 + 299 * math.log(2)) / 300, rel=1e-6)
