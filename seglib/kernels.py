@@ -57,18 +57,9 @@ class _Depthwise(torch.autograd.Function):
         wanted = (ctx.needs_input_grad[0] and not known, not wide, bias_shape is not None)
         grad_x = grad_weight = grad_bias = None
         if any(wanted):
+            convolution = (bias_shape, stride, padding, dilation, False, [0, 0], x.shape[1], wanted)
             grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-                grad.float(),
-                x.float(),
-                weight,
-                bias_shape,
-                stride,
-                padding,
-                dilation,
-                False,
-                [0, 0],
-                x.shape[1],
-                wanted,
+                grad.float(), x.float(), weight, *convolution
             )
         if wide:
             grad_weight = _by_threes(grad, x, weight, stride[0])
@@ -175,11 +166,9 @@ def keep_freed_memory() -> None:
     libc = ctypes.CDLL(None)
     libc.mallopt(-4, 0)  # M_MMAP_MAX: no mapping of its own for large blocks
     libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: never shrink the heap
-    libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = (
-        ctypes.c_void_p,
-        [ctypes.c_size_t],
-        [ctypes.c_void_p],
-    )
+    libc.malloc.restype = ctypes.c_void_p
+    libc.malloc.argtypes = [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     # Addresses alone: as long as nothing is written there, they take no memory.
     size = psutil.virtual_memory().available // 2

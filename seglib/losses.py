@@ -17,9 +17,8 @@ from torch.autograd.function import once_differentiable
 
 from seglib.classes import IGNORE
 
-_CPU_BLOCK = (
-    1 << 16
-)  # pixels: a block of 11 classes takes 1.4 MB a tensor; smaller ones cost more calls than they save misses
+# Pixels: of 11 classes a block takes 2.9 MB a tensor; smaller ones cost more calls than they save misses.
+_CPU_BLOCK = 1 << 16
 _LARGE = 1e30  # sums of exp(logits) between this and its inverse need no shift
 _EPS = 1e-7
 
@@ -175,8 +174,8 @@ class _Pixels:
         pixel_weights = self.weights.index_select(0, ids[0]).mul_(scored)
         self.nll = self.nll - pixel_weights @ log_hit
         hit = log_hit.exp_().mul_(scored)
-        self.true = self.true + _per_class(ids[0], scored, len(self.weights))
-        self.intersection = self.intersection + _per_class(ids[0], hit, len(self.weights))
+        self.true = self.true.scatter_add(0, ids[0], scored.to(self.true.dtype))
+        self.intersection = self.intersection.scatter_add(0, ids[0], hit.to(self.true.dtype))
         if smoothing:
             self.spread = self.spread + (log_total * self.weights.sum() - self.weights @ z) @ scored
         # Of ignored pixels exp is taken as 0, so that nothing follows from them.
@@ -235,15 +234,9 @@ class _Pixels:
                 g.addcmul_(by_spread[:, None], self.scored[b, rows].reshape(-1), value=-1)
             if rest is not None:
                 g.addcmul_(rest, by_rest)
-            gradient[b, :, rows] = g.view_as(gradient[b, :, rows]).to(
-                gradient.dtype
-            )  # apart: twice as fast as both at once
+            # The type apart from the layout: twice as fast as both at once.
+            gradient[b, :, rows] = g.view_as(gradient[b, :, rows]).to(gradient.dtype)
         return gradient
-
-
-def _per_class(ids: Tensor, values: Tensor, classes: int) -> Tensor:
-    """(C,) sums of the values, (n,), by their class ids, (n,)."""
-    return values.new_zeros(classes).scatter_add_(0, ids, values)
 
 
 def _blocks(logits: Tensor) -> list[slice]:
