@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from seglib.kernels import keep_freed_memory, replace_depthwise, replace_doubling
+from seglib.kernels import fold_upsampling, keep_freed_memory, replace_depthwise, replace_doubling
 from seglib.machine import Machine
 
 PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -105,6 +105,7 @@ class HardwarePlan:
                 replace_depthwise(model)
             if self.channels_last and not self.compile:
                 replace_doubling(model)
+                fold_upsampling(model)
         if self.compile:
             model.compile()
         return model
