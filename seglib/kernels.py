@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 _LARGE_PAGE = 1 << 21  # bytes
+_PIECE = 1 << 21  # values of a piece of a batch: its copies in float32 are read while they are in the processor's cache
 
 
 def replace_depthwise(model: nn.Module) -> None:
@@ -36,8 +37,8 @@ def _depthwise(module: nn.Conv2d, x: Tensor) -> Tensor:
 class _Depthwise(torch.autograd.Function):
     """A depthwise convolution in bfloat16 with another gradient than oneDNN's, which is several times slower in bfloat16.
 
-    That by the weights is computed in float32, that by the input as a convolution in bfloat16; of unusual convolutions both in
-    float32.
+    That by the weights is computed in float32, some images at a time, that by the input as a convolution in bfloat16; of unusual
+    convolutions both in float32.
     """
 
     @staticmethod
@@ -54,19 +55,22 @@ class _Depthwise(torch.autograd.Function):
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
         stride, padding, dilation, bias_shape = ctx.settings
-        known = _known(x, weight, stride, padding, dilation)
-        wide = known and weight.shape[-1] > 3
-        wanted = (ctx.needs_input_grad[0] and not known, not wide, bias_shape is not None)
         grad_x = grad_weight = grad_bias = None
-        if any(wanted):
-            convolution = (bias_shape, stride, padding, dilation, False, [0, 0], x.shape[1], wanted)
+        if _known(x, weight, stride, padding, dilation):
+            if ctx.needs_input_grad[0]:
+                grad_x = _transposed(grad, x, weight, stride[0])
+            by_weight = _by_threes if weight.shape[-1] > 3 else _by_float
+            images = max(1, _PIECE // x[0].numel())
+            pieces = zip(grad.split(images), x.split(images), strict=True)
+            grad_weight = sum(by_weight(*piece, weight, stride[0]) for piece in pieces)
+            if bias_shape is not None:
+                grad_bias = grad.sum((0, 2, 3), dtype=torch.float32)
+        else:
+            convolution = (bias_shape, stride, padding, dilation, False, [0, 0], x.shape[1])
+            wanted = (ctx.needs_input_grad[0], True, bias_shape is not None)
             grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-                grad.float(), x.float(), weight, *convolution
+                grad.float(), x.float(), weight, *convolution, wanted
             )
-        if wide:
-            grad_weight = _by_threes(grad, x, weight, stride[0])
-        if known and ctx.needs_input_grad[0]:
-            grad_x = _transposed(grad, x, weight, stride[0])
         return None if grad_x is None else grad_x.bfloat16(), grad_weight, grad_bias, None, None, None
 
 
@@ -86,6 +90,14 @@ def _transposed(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
         apart[:, :, ::stride, ::stride] = grad
         grad = apart
     return F.conv2d(grad, weight.bfloat16().flip(2, 3), None, 1, weight.shape[-1] // 2, 1, x.shape[1])
+
+
+def _by_float(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """The gradient by the weights, in float32."""
+    return torch.ops.aten.convolution_backward(
+        grad.float(), x.float(), weight, None, [stride] * 2, [weight.shape[-1] // 2] * 2, [1, 1], False, [0, 0],
+        x.shape[1], (False, True, False),
+    )[1]  # fmt: skip
 
 
 def _by_threes(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
