@@ -7,7 +7,6 @@ import ctypes
 import platform
 from collections.abc import Callable, Iterator
 from functools import cache, partial
-from itertools import product
 
 import psutil
 import torch
@@ -175,12 +174,11 @@ def fold_upsampling(model: nn.Module) -> None:
     """Let the blocks of a U-Net convolve their features before these are upsampled (nearest) to twice the size.
 
     A kernel of 3x3 on upsampled pixels sees 2x2 of the small ones, in one of four ways. Four kernels of 2x2 give the same sums
-    with 4/9 of the products, and neither the upsampled features nor these joined to the encoder's are ever in memory.
+    by 4/9 of the products, and neither the upsampled features nor these joined to the encoder's are ever in memory.
     """
-    for module in model.modules():
-        if type(module) is UnetDecoderBlock and module.interpolation_mode == "nearest":
-            if type(module.attention1.attention) is nn.Identity:
-                module.forward = partial(_unet_block, module)
+    for block in [module for module in model.modules() if type(module) is UnetDecoderBlock]:
+        if block.interpolation_mode == "nearest" and type(block.attention1.attention) is nn.Identity:
+            block.forward = partial(_unet_block, block)
 
 
 def _unet_block(
@@ -194,7 +192,7 @@ def _unet_block(
     if (target_height, target_width) != (2 * height, 2 * width):
         return UnetDecoderBlock.forward(block, feature_map, target_height, target_width, skip_connection)
     convolution, norm, activation = block.conv1
-    x = _Interleaved.apply(F.conv2d(feature_map, _folded(convolution.weight[:, :channels]), None, 1, 1))
+    x = _Interleaved.apply(*(F.conv2d(feature_map, w, None, 1, 1) for w in _folded(convolution.weight[:, :channels])))
     if skip_connection is not None:
         x = x + F.conv2d(skip_connection, convolution.weight[:, channels:], None, 1, 1)
     if convolution.bias is not None:
@@ -202,40 +200,53 @@ def _unet_block(
     return block.attention2(block.conv2(activation(norm(x))))
 
 
-def _folded(weight: Tensor) -> Tensor:
-    """(C, D, 3, 3) -> (4 C, D, 2, 2): what each of the four upsampled pixels (by row, then column) adds up of the small ones."""
-    rows = weight.new_tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])  # of pixel, small row, row
-    folded = torch.einsum("apr,bqs,cdrs->abcdpq", rows, rows, weight).reshape(-1, weight.shape[1], 2, 2)
-    return folded.contiguous(memory_format=torch.channels_last)
+def _folded(weight: Tensor) -> list[Tensor]:
+    """(C, D, 3, 3) -> (2 C, D, 2, 2) for the upper and for the lower two of the pixels that a small one becomes: what the right
+    one, then what the left one adds up of the small ones."""
+    kernels = [torch.cat(_halves(rows, 3)[::-1]) for rows in _halves(weight, 2)]
+    return [kernel.contiguous(memory_format=torch.channels_last) for kernel in kernels]
+
+
+def _halves(weight: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Along a side, of three weights those that fall on two small pixels: for the first pixel inside one, and for the second."""
+    before, middle, behind = weight.unbind(side)
+    return torch.stack([before, middle + behind], side), torch.stack([before + middle, behind], side)
 
 
 class _Interleaved(torch.autograd.Function):
-    """(N, 4 C, H + 1, W + 1), what `_folded` kernels find around the corners of small pixels -> (N, C, 2 H, 2 W)."""
+    """What kernels of `_folded` find around the corners of small pixels, twice (N, 2 C, H + 1, W + 1) -> (N, C, 2 H, 2 W).
+
+    Around a corner lie the right pixel of the small one before it and the left pixel of the one behind: a row of corners holds,
+    but for its ends, a row of pixels in their order.
+    """
 
     @staticmethod
-    def forward(ctx, corners):
-        batch, channels, height, width = ctx.shape = corners.shape
-        shape = (batch, channels // 4, 2 * height - 2, 2 * width - 2)
-        large = torch.empty(shape, dtype=corners.dtype, device=corners.device, memory_format=torch.channels_last)
-        for source, target in _quarters(corners, large):
-            target.copy_(source)
+    def forward(ctx, upper, lower):
+        batch, channels, height, width = ctx.shape = upper.shape
+        large = _channels_last(upper, (batch, channels // 2, 2 * height - 2, 2 * width - 2))
+        for corners, pixels in _rows((upper, lower), large):
+            pixels.copy_(corners)
         return large
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        corners = torch.empty(ctx.shape, dtype=grad.dtype, device=grad.device, memory_format=torch.channels_last).zero_()
-        for target, source in _quarters(corners, grad):
-            target.copy_(source)
-        return corners
+        both = _channels_last(grad, ctx.shape).zero_(), _channels_last(grad, ctx.shape).zero_()
+        for corners, pixels in _rows(both, grad):
+            corners.copy_(pixels)
+        return both
 
 
-def _quarters(corners: Tensor, large: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Views of the same values in both, for each of the four pixels that a small one becomes."""
-    channels, height, width = large.shape[1], large.shape[2] // 2, large.shape[3] // 2
-    for k, (row, column) in enumerate(product((0, 1), (0, 1))):
-        part = corners[:, k * channels : (k + 1) * channels, row : row + height, column : column + width]
-        yield part, large[:, :, row::2, column::2]
+def _channels_last(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+
+
+def _rows(both: tuple[Tensor, Tensor], large: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same values in corners and in pixels, (N, H, 2 W C): of the upper rows, then of the lower ones."""
+    channels, height = large.shape[1], large.shape[2] // 2
+    for row, corners in enumerate(both):
+        inner = corners.permute(0, 2, 3, 1).flatten(2)[:, row : row + height, channels:-channels]
+        yield inner, large.permute(0, 2, 3, 1).unflatten(1, (height, 2))[:, :, row].flatten(2)
 
 
 @cache

@@ -1,4 +1,5 @@
-"""Every hand-written gradient against central differences in float64: `HybridLoss` with each option, the depthwise convolution."""
+"""Every hand-written gradient: against central differences in float64 `HybridLoss` with each option and the depthwise convolution,
+against torch's own what upsamples."""
 
 from __future__ import annotations
 
@@ -7,10 +8,11 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
 from torch import nn
 from torch.autograd import gradcheck
 
-from seglib.kernels import _Depthwise, replace_doubling
+from seglib.kernels import _Depthwise, fold_upsampling, replace_doubling
 from seglib.losses import HybridLoss
 
 IGNORE = 255
@@ -217,3 +219,46 @@ def test_a_copy_of_a_model_that_upsamples_quickly_stands_alone():
         other.bias.zero_()
     assert other(torch.ones(1, 1)).item() == 0
     assert model(torch.ones(1, 1)).item() != 0
+
+
+def results(block: nn.Module, size: tuple[int, int], *inputs: torch.Tensor) -> list[torch.Tensor]:
+    """What a block makes of features and, if given, of the encoder's; its slope by these and by every parameter."""
+    inputs = [values.clone().requires_grad_() for values in inputs]
+    y = block(inputs[0], *size, *(values.to(memory_format=torch.channels_last) for values in inputs[1:]))
+    by = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)
+    return [y.detach(), *torch.autograd.grad(y, [*inputs, *block.parameters()], by)]
+
+
+def unet_block(channels: int, skip: int, *options, seed: int = 0) -> UnetDecoderBlock:
+    torch.manual_seed(seed)
+    return UnetDecoderBlock(channels, skip, 5, *options).double()
+
+
+@pytest.mark.parametrize("norm", ["batchnorm", "instancenorm", "identity"])
+@pytest.mark.parametrize("skip", [0, 3])
+@pytest.mark.parametrize(("channels", "size"), [(4, (3, 5)), (1, (2, 1)), (2, (1, 2))], ids=str)
+def test_a_block_that_convolves_before_it_upsamples(channels, size, skip, norm):
+    plain = unet_block(channels, skip, norm)
+    quick = copy.deepcopy(plain)
+    fold_upsampling(quick)
+    large = 2 * size[0], 2 * size[1]
+    inputs = [torch.randn(2, channels, *size, dtype=torch.float64)]
+    inputs += [torch.randn(2, skip, *large, dtype=torch.float64)] if skip else []
+    expected = results(plain, large, *inputs)
+    for block in (quick, copy.deepcopy(quick)):
+        assert block.forward.args[0] is block  # a copy stands alone
+        for found, right in zip(results(block, large, *inputs), expected, strict=True):
+            assert torch.allclose(found, right, rtol=1e-10, atol=1e-10)
+
+
+def test_blocks_and_sizes_that_are_left_alone():
+    for options in (("batchnorm", "scse"), ("batchnorm", None, "bilinear")):
+        block = UnetDecoderBlock(16, 16, 16, *options)
+        fold_upsampling(block)
+        assert "forward" not in vars(block)
+    plain = unet_block(4, 0)
+    quick = copy.deepcopy(plain)
+    fold_upsampling(quick)
+    x = torch.randn(2, 4, 3, 5, dtype=torch.float64)
+    for size in ((6, 11), (3, 5), (12, 20)):
+        assert all(map(torch.equal, results(quick, size, x), results(plain, size, x)))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
 from torch import nn
 
 from seglib.hardware import PRECISIONS, HardwarePlan, Job, Trial, make_plan
@@ -42,6 +43,21 @@ def test_this_machine_gets_a_plan_that_computes():
     with plan.autocast():
         result = model(torch.rand(2, 3, 8, 8, device=plan.device))
     assert result.dtype == PRECISIONS[plan.precision]
+
+
+@pytest.mark.parametrize(
+    ("plan", "folds"),
+    [
+        (cpu_plan("bf16"), True),
+        (cpu_plan(), True),
+        (HardwarePlan("cpu", "fp32", channels_last=False), False),
+        (replace(cpu_plan(), compile=True), False),
+    ],
+    ids=["bf16", "fp32", "contiguous", "compiled"],
+)
+def test_where_blocks_of_a_unet_convolve_before_they_upsample(plan, folds):
+    block = plan.place(UnetDecoderBlock(4, 0, 4))
+    assert ("forward" in vars(block)) == folds
 
 
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
