@@ -21,14 +21,16 @@ def make_optimizer(model: Segmenter, params: Train) -> torch.optim.AdamW:
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, weight in model.named_parameters():
         groups.setdefault((name.startswith("net.encoder."), weight.ndim > 1), []).append(weight)
-    return torch.optim.AdamW(
+    settings = [
         {
             "params": weights,
             "lr": params.learning_rate * (params.encoder_lr_factor if in_encoder else 1.0),
             "weight_decay": params.weight_decay if decays else 0.0,
         }
         for (in_encoder, decays), weights in groups.items()
-    )
+    ]
+    on_processor = all(weight.device.type == "cpu" for weight in model.parameters())
+    return torch.optim.AdamW(settings, fused=on_processor or None)  # on GPUs torch chooses well by itself
 
 
 def rate(step: int, steps: int, warmup: int) -> float:
