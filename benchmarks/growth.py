@@ -18,11 +18,11 @@ from training import write_dataset
 
 from seglib import launch, metrics, runs
 from seglib.dataset import load_dataset
-from seglib.hardware import HardwarePlan
 from seglib.loading import Packed, pack
 from seglib.losses import HybridLoss
 from seglib.models import ModelSpec, build
 from seglib.params import Train
+from seglib.plans import HardwarePlan
 from seglib.training import start_run
 from seglib.trials import measure
 

@@ -147,9 +147,11 @@ def works(folder: Path) -> dict[str, Callable[[], object]]:
             nn.utils.clip_grad_norm_(net.parameters(), 1.0)
             optimizer.step()
 
-    def score(metric: torchmetrics.Metric) -> None:
+    def score(metric: torchmetrics.Metric, deterministic: bool = False) -> None:
+        torch.use_deterministic_algorithms(deterministic)
         for truth, pred in pairs():
             metric(pred, truth)
+        torch.use_deterministic_algorithms(False)
 
     of_classes = {"num_classes": CLASSES, "ignore_index": IGNORE}
     return {
@@ -158,6 +160,7 @@ def works(folder: Path) -> dict[str, Callable[[], object]]:
         "epoch": lambda: epoch(loader()),
         "confusion": lambda: score(torchmetrics.classification.MulticlassConfusionMatrix(**of_classes)),
         "jaccard": lambda: score(torchmetrics.classification.MulticlassJaccardIndex(**of_classes)),
+        "jaccard, deterministic": lambda: score(torchmetrics.classification.MulticlassJaccardIndex(**of_classes), True),
     }
 
 

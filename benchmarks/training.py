@@ -40,6 +40,9 @@ from plain import (
     truth_and_pred,
 )
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from seglib import kernels, metrics, runs, views
 from seglib.batches import training_batches
@@ -159,6 +162,42 @@ def write_dataset(folder: Path, images: int, size: tuple[int, int] = (360, 480))
     (folder / "dataset.yaml").write_text(f"name: noise\nclasses: [{names}]\nsplits:\n{splits}", encoding="utf-8")
 
 
+class Traffic(TorchDispatchMode):
+    """Adds up the bytes of the tensors that operators read and write; views are free."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view and not func.__name__.startswith("empty"):
+            self.bytes += sum(
+                value.nbytes for value in tree_leaves((args, kwargs, result)) if isinstance(value, Tensor)
+            )
+        return result
+
+
+def limit_row(step: Callable[[], object], seconds: float) -> dict:
+    """How far a step is from what the processor can do: its operations at the rate of a large matrix product, then the bytes
+    of its tensors at the rate of a copy."""
+    square, block = torch.randn(4096, 4096).bfloat16(), torch.randn(14, 96, 176, 240).bfloat16()
+    target = torch.empty_like(block)
+    rounds = [(seconds_of(lambda: square @ square), seconds_of(lambda: target.copy_(block))) for _ in range(6)][1:]
+    product, copy = map(statistics.median, zip(*rounds, strict=True))
+    peak, bandwidth = 2 * 4096**3 / product, 2 * block.nbytes / copy
+    with FlopCounterMode(display=False) as operations:
+        step()
+    with Traffic() as traffic:
+        step()
+    flops = operations.get_total_flops()
+    limit = flops / peak + traffic.bytes / bandwidth
+    more = f"{flops / 1e12:.2f} TFLOP at {peak / 1e12:.2f} TFLOP/s, {traffic.bytes / 1e9:.0f} GB at {bandwidth / 1e9:.0f} GB/s"
+    what, against = "the step's limit: operations / peak + bytes / bandwidth", "the training step above"
+    return {
+        "what": what, "against": against, "seconds": round(limit, 4), "seconds_other": round(seconds, 4),
+        "ratio": round(seconds / limit, 2), "more": more,
+    }  # fmt: skip
+
+
 def step_rows(plain: Plain) -> list[dict]:
     params = Train(
         run="benchmark", dataset="data/noise", encoder=ENCODER, encoder_weights="none", batch_size=BATCH, epochs=1000,
@@ -208,6 +247,7 @@ def step_rows(plain: Plain) -> list[dict]:
     name = f"U-Net {params.encoder}, {SIZE[0]}x{SIZE[1]}, batch {BATCH}"
     return [
         row(f"training step, {name}, {plan.label}", "contiguous fp32, SMP's losses", step, 4),
+        limit_row(resident, step[0]),
         row(
             f"whole epoch from files, {IMAGES} images",
             "PIL decode and augmentation in __getitem__, 0 workers, contiguous fp32, SMP's losses",
@@ -234,9 +274,14 @@ def count_rows(plain: Plain) -> list[dict]:
         return [metrics.confusion_matrix(t, p, CLASSES) for t, p in zip(truth, pred, strict=True)]
 
     what = "per-image confusion counts, 64 images 360x480, 11 classes"
+    others = [
+        ("confusion matrix, image by image", "confusion", 5, 30),
+        ("Jaccard index, image by image", "jaccard", 5, 200),
+        ("Jaccard index, image by image, with torch's deterministic algorithms", "jaccard, deterministic", 1, 200),
+    ]
     return [
-        row(what, f"torchmetrics' {name}, image by image", compare(ours, partial(plain.seconds, work), 5), wanted)
-        for name, work, wanted in (("confusion matrix", "confusion", 30), ("Jaccard index", "jaccard", 200))
+        row(what, f"torchmetrics' {against}", compare(ours, partial(plain.seconds, work), rounds), wanted)
+        for against, work, rounds, wanted in others
     ]
 
 

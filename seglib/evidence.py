@@ -19,11 +19,11 @@ from tqdm.auto import tqdm
 
 from seglib.batches import scoring_batches
 from seglib.evaluation import Evaluation
-from seglib.hardware import HardwarePlan
 from seglib.inference import predict, scoring_plan
 from seglib.loading import pack
 from seglib.models import Segmenter, load_checkpoint
 from seglib.params import Evaluate
+from seglib.plans import HardwarePlan
 from seglib.predictions import predicted_pairs, run_dataset, saved_prediction, trained_on
 from seglib.runs import Run, atomic_path
 

@@ -5,139 +5,17 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 
-import pandas as pd
 import torch
-from torch import nn
 
-from seglib.kernels import fold_upsampling, keep_freed_memory, replace_depthwise, replace_doubling
 from seglib.machine import Machine
+from seglib.plans import PRECISIONS, HardwarePlan, Job, Trial
 
-PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _CACHE_SHARE = 0.4  # of the memory available now: training itself, the notebook and the browser need the rest
 _STEP_SHARE = {"cpu": 0.5, "mps": 0.5, "cuda": 0.85}  # of the available memory for one training step
 _SLACK = 1.3  # memory of a step over what autograd keeps: gradients on their way, work space
 _COMPILE_STEPS = 5000  # compiling takes a minute or more, which fewer steps seldom win back
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a training asks of the machine.
-
-    Args:
-        batch_size: images a step, over all processes.
-        steps: optimiser steps in all.
-        cache_bytes: size of the decoded data.
-        stored: whether the decoded data found room on the disk.
-        weights: number of weights of the model.
-    """
-
-    batch_size: int
-    steps: int
-    cache_bytes: int = 0
-    stored: bool = True
-    weights: int = 0
-
-
-@dataclass(frozen=True)
-class HardwarePlan:
-    """How to compute here. `reasons` says why, one sentence a choice.
-
-    Args:
-        device: torch device name ("cpu", "cuda", "mps").
-        precision: "fp32", "tf32", "bf16" or "fp16" (fp16 trains with a gradient scaler).
-        channels_last: memory format of images and convolution weights.
-        compile: whether torch.compile builds kernels for the model.
-        processes: that share every batch, one a device.
-        threads: processor threads of torch, each process.
-        micro_batch: images that one process computes at a time; 0: its whole share of a batch.
-        accumulation: micro-batches a step.
-        cache: "ram", "disk" or "none": where decoded images lie while training.
-        workers: threads that cut (or decode) batches ahead of time.
-    """
-
-    device: str = "cpu"
-    precision: str = "fp32"
-    channels_last: bool = False
-    compile: bool = False
-    processes: int = 1
-    threads: int = 1
-    micro_batch: int = 0
-    accumulation: int = 1
-    cache: str = "ram"
-    workers: int = 0
-    reasons: dict[str, str] = field(default_factory=dict, compare=False)
-
-    @property
-    def kind(self) -> str:
-        """The device without its number."""
-        return self.device.split(":")[0]
-
-    @property
-    def label(self) -> str:
-        """Precision, memory format and compiler in words."""
-        words = [self.precision, "channels_last" if self.channels_last else "contiguous"]
-        return " ".join([*words, "compiled"] if self.compile else words)
-
-    @property
-    def memory_format(self) -> torch.memory_format:
-        return torch.channels_last if self.channels_last else torch.contiguous_format
-
-    def autocast(self) -> AbstractContextManager:
-        """The mixed-precision context of this plan; without effect in fp32 and tf32."""
-        dtype = PRECISIONS[self.precision]
-        if dtype == torch.float32:
-            return contextlib.nullcontext()
-        return torch.autocast(self.kind, dtype=dtype)
-
-    def place(self, model: nn.Module) -> nn.Module:
-        """The model on this plan's device and in its memory format; changed in place and returned."""
-        model = model.to(self.device).to(memory_format=self.memory_format)
-        if self.kind == "cuda":
-            torch.set_float32_matmul_precision("highest" if self.precision == "fp32" else "high")
-            torch.backends.cudnn.allow_tf32 = self.precision != "fp32"
-        if self.kind == "cpu":
-            torch.set_num_threads(self.threads)
-            keep_freed_memory()
-            if self.precision == "bf16":
-                replace_depthwise(model)
-            if self.channels_last and not self.compile:
-                replace_doubling(model)
-                fold_upsampling(model)
-        if self.compile:
-            model.compile()
-        return model
-
-    def table(self) -> pd.DataFrame:
-        """One row a choice: choice, value, why."""
-        values = {name: value for name, value in asdict(self).items() if name != "reasons"}
-        return pd.DataFrame([{"choice": n, "value": str(v), "why": self.reasons.get(n, "")} for n, v in values.items()])
-
-    def to_dict(self) -> dict:
-        return asdict(self)
-
-    def settings(self) -> dict[str, str | int]:
-        """The parameters of 02_train that ask for this plan; processes apart."""
-        return {
-            "device": self.kind if self.processes > 1 else self.device,
-            "precision": self.precision,
-            "memory_format": "channels_last" if self.channels_last else "contiguous",
-            "compile": "on" if self.compile else "off",
-            "threads": self.threads,
-            "micro_batch": self.micro_batch,
-            "cache": self.cache,
-            "workers": self.workers,
-        }
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What a few steps showed: seconds an image, and bytes that a step keeps for each image (0: not known)."""
-
-    seconds: float
-    image_bytes: int = 0
 
 
 def make_plan(

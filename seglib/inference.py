@@ -14,10 +14,11 @@ from tqdm.auto import tqdm
 
 from seglib.batches import scoring_batches
 from seglib.evaluation import Evaluation, evaluate_predictions, open_evaluation, write_evaluation
-from seglib.hardware import HardwarePlan, make_plan
+from seglib.hardware import make_plan
 from seglib.loading import Packed, pack
 from seglib.models import Segmenter, load_checkpoint
 from seglib.params import Evaluate, Train
+from seglib.plans import HardwarePlan
 from seglib.predictions import changed_since_training, predicted_pairs, read_ids, run_dataset, save_ids
 from seglib.runs import Run, read_json
 

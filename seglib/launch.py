@@ -21,11 +21,12 @@ from tqdm.auto import tqdm
 from seglib import actions
 from seglib.claims import claim, release
 from seglib.dataset import load_dataset
-from seglib.hardware import HardwarePlan, make_plan
+from seglib.hardware import make_plan
 from seglib.loading import Packed, pack
 from seglib.models import ModelSpec, Segmenter, build
 from seglib.parallel import World
 from seglib.params import Train, check_chain, read_file
+from seglib.plans import HardwarePlan
 from seglib.runs import Run, resolve
 from seglib.training import fit, start_run
 

@@ -39,9 +39,11 @@ def confusion_matrix(truth: np.ndarray, pred: np.ndarray, num_classes: int) -> n
         pred = np.where(truth == IGNORE, 0, pred)
     truth, pred = _bytes(truth, "truth"), _bytes(pred, "prediction")
     # With few classes a pair fits in one byte: 255 * C wraps around to the C bytes below 256. Pillow counts bytes fastest.
-    if num_classes <= 15 and truth.size and (truth + np.uint8(1)).max() <= num_classes and pred.max() < num_classes:
-        pairs = (truth * np.uint8(num_classes) + pred).reshape(1, -1)
-        counts = Image.fromarray(pairs).histogram()[: num_classes**2]
+    pairs = truth + np.uint8(1)
+    if num_classes <= 15 and truth.size and pairs.max() <= num_classes and pred.max() < num_classes:
+        np.multiply(truth, np.uint8(num_classes), out=pairs)
+        pairs += pred
+        counts = Image.fromarray(pairs.reshape(1, -1)).histogram()[: num_classes**2]
         return np.array(counts, np.int64).reshape(num_classes, num_classes)
     pairs = truth.astype(np.uint16) << 8 | pred
     counts = np.bincount(pairs.ravel(), minlength=1 << 16).reshape(256, 256)[:IGNORE]

@@ -47,9 +47,9 @@ def prepare(path: Path, values: Mapping[str, Any], given: Mapping[str, Any]) -> 
 
 def _settings(then: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters that ask for the plan of then, if this is such a machine and nobody asks for another."""
-    from seglib.hardware import HardwarePlan
     from seglib.machine import Machine
     from seglib.params import Train
+    from seglib.plans import HardwarePlan
 
     try:
         plan = HardwarePlan(**then["plan"])

@@ -18,13 +18,14 @@ from tqdm.auto import tqdm
 from seglib import metrics, views
 from seglib.averaging import WeightAverage
 from seglib.batches import Batch, batch_edges, portions, scoring_batches, training_batches
-from seglib.hardware import HardwarePlan, out_of_memory
+from seglib.hardware import out_of_memory
 from seglib.loading import Packed
 from seglib.losses import HybridLoss
 from seglib.models import ModelError, Segmenter, load_checkpoint, save_checkpoint
 from seglib.optimizer import make_optimizer, rate
 from seglib.parallel import World
 from seglib.params import Train
+from seglib.plans import HardwarePlan
 from seglib.reading import read_table
 from seglib.runs import Run, shown, write_csv
 from seglib.shares import class_weights

@@ -12,12 +12,12 @@ from tqdm.auto import tqdm
 from seglib import actions, content
 from seglib.claims import claim, release
 from seglib.dataset import DatasetError
-from seglib.hardware import HardwarePlan
 from seglib.loading import Packed
 from seglib.machine import Machine
 from seglib.models import Segmenter
 from seglib.parallel import World
 from seglib.params import OTHERS, ParameterError, Train
+from seglib.plans import HardwarePlan
 from seglib.runs import Run, environment, read_json, read_written, resolve, shown, write_json, write_text
 from seglib.tracking import make_tracker
 from seglib.trainer import Trainer

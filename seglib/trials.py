@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from seglib.batches import batch_edges
-from seglib.hardware import HardwarePlan, Job, Trial, make_plan, out_of_memory
+from seglib.hardware import make_plan, out_of_memory
 from seglib.loading import Packed
 from seglib.losses import HybridLoss
 from seglib.machine import Machine
 from seglib.models import Segmenter
 from seglib.params import Train
+from seglib.plans import HardwarePlan, Job, Trial
 from seglib.runs import project_root, write_json
 from seglib.views import crop_size
 

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from seglib.augment import Colour, Geometry, recolour, warp
 from seglib.batches import Batch
-from seglib.hardware import HardwarePlan
 from seglib.loading import Packed
 from seglib.params import ParameterError, Train
+from seglib.plans import HardwarePlan
 
 _STRIDE = 32  # what SMP's encoders divide an image by
 _LARGEST_CROP = 512  # pixels a side, when the crop is chosen from the images' size

@@ -15,9 +15,9 @@ from test_fuzz_texts import as_json, changed
 
 from seglib import chain, content, repeat, training
 from seglib.dataset import load_dataset, read_pair
-from seglib.hardware import PRECISIONS
 from seglib.inference import scoring_plan
 from seglib.loading import pack
+from seglib.plans import PRECISIONS
 from seglib.predictions import changed_since_training, run_dataset
 from seglib.runs import Run, read_json, write_json
 from seglib.trainer import read_steps

@@ -10,8 +10,9 @@ import torch
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
 from torch import nn
 
-from seglib.hardware import PRECISIONS, HardwarePlan, Job, Trial, make_plan
+from seglib.hardware import make_plan
 from seglib.machine import Gpu, Machine, cpu_has_bf16
+from seglib.plans import PRECISIONS, HardwarePlan, Job, Trial
 
 GB = 1_000_000_000
 LAPTOP = Machine("Linux", "x86_64", cores=4, threads=2, memory=8 * GB)

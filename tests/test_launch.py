@@ -17,10 +17,10 @@ import yaml
 
 from seglib import launch
 from seglib.dataset import load_dataset
-from seglib.hardware import HardwarePlan
 from seglib.loading import pack
 from seglib.models import ModelSpec, build, load_checkpoint
 from seglib.params import ParameterError
+from seglib.plans import HardwarePlan
 from seglib.runs import Run
 from seglib.training import start_run
 

@@ -337,3 +337,12 @@ def test_sums_keep_the_digits_of_small_blocks_beside_a_large_one(monkeypatch):
     logits[0, 1, 0] = 1e7
     value = HybridLoss(1, 0, 0)(logits, target).ce.item()
     assert value == pytest.approx((1e7 + 299 * math.log(2)) / 300, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_class_of_more_pixels_than_float32_counts_one_by_one(monkeypatch):
+    """In one block, as a GPU visits an image: from 2^24 on a float32 does not grow by adding 1."""
+    monkeypatch.setattr(losses, "_CPU_BLOCK", 1 << 30)
+    logits, target = torch.zeros(1, 2, 4100, 4200), torch.zeros(1, 4100, 4200, dtype=torch.long)
+    value = HybridLoss(0, 1, 0)(logits, target).dice.item()
+    assert value == pytest.approx(1 - 2 * 0.5 / (1 + 0.5), rel=1e-6)

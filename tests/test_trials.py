@@ -10,9 +10,9 @@ import torch
 from seglib import trials
 from seglib.classes import ClassMap
 from seglib.dataset import load_dataset
-from seglib.hardware import HardwarePlan, Trial
 from seglib.loading import pack
 from seglib.models import ModelSpec, build
+from seglib.plans import HardwarePlan, Trial
 from seglib.trials import Memory, measure, plan_training
 
 pytestmark = pytest.mark.slow
