@@ -156,7 +156,7 @@ def works(folder: Path) -> dict[str, Callable[[], object]]:
     of_classes = {"num_classes": CLASSES, "ignore_index": IGNORE}
     return {
         "loss": lambda: backward(Separate(WEIGHTS), *logits()),
-        "step": lambda: epoch([batch()]),
+        "three steps": lambda: epoch([batch()] * 3),
         "epoch": lambda: epoch(loader()),
         "confusion": lambda: score(torchmetrics.classification.MulticlassConfusionMatrix(**of_classes)),
         "jaccard": lambda: score(torchmetrics.classification.MulticlassJaccardIndex(**of_classes)),
