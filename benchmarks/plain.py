@@ -23,6 +23,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 BATCH, SIZE, CLASSES, IGNORE = 14, (352, 480), 11, 255
+STEPS = 3  # of an epoch
 WEIGHTS = [1.0 + 0.1 * c for c in range(CLASSES)]
 ENCODER = "timm-tf_efficientnet_lite0"
 
@@ -156,7 +157,7 @@ def works(folder: Path) -> dict[str, Callable[[], object]]:
     of_classes = {"num_classes": CLASSES, "ignore_index": IGNORE}
     return {
         "loss": lambda: backward(Separate(WEIGHTS), *logits()),
-        "three steps": lambda: epoch([batch()] * 3),
+        "steps": lambda: epoch([batch()] * STEPS),
         "epoch": lambda: epoch(loader()),
         "confusion": lambda: score(torchmetrics.classification.MulticlassConfusionMatrix(**of_classes)),
         "jaccard": lambda: score(torchmetrics.classification.MulticlassJaccardIndex(**of_classes)),

@@ -32,6 +32,7 @@ from plain import (
     ENCODER,
     IGNORE,
     SIZE,
+    STEPS,
     WEIGHTS,
     Plain,
     Separate,
@@ -55,7 +56,7 @@ from seglib.trainer import Trainer
 from seglib.training import start_run
 from seglib.trials import plan_training
 
-IMAGES = 42
+IMAGES = STEPS * BATCH
 
 
 def seconds_of(way: Callable[[], object]) -> float:
@@ -240,13 +241,14 @@ def step_rows(plain: Plain) -> list[dict]:
         trainer.train_epoch(2, lambda _: None)
 
     def resident_epoch() -> None:
-        for _ in range(IMAGES // BATCH):
+        for _ in range(STEPS):
             resident()
 
     # The efficiency first: only after some epochs does a process take its steps at the speed that it keeps.
     efficiency = compare(epoch, lambda: seconds_of(resident_epoch), 7)  # a few per cent apart: more rounds
     # Steps in a row, as in a training: the first after another process' turn is slower.
-    step = tuple(seconds / 3 for seconds in compare(resident_epoch, partial(plain.seconds, "three steps"), 3))
+    row_of_steps = compare(resident_epoch, partial(plain.seconds, "steps"), 3)
+    step = tuple(seconds / STEPS for seconds in row_of_steps)
     whole = compare(epoch, partial(plain.seconds, "epoch"), 3)
     name = f"U-Net {params.encoder}, {SIZE[0]}x{SIZE[1]}, batch {BATCH}"
     return [
