@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from seglib.kernels import fold_upsampling, keep_freed_memory, replace_depthwise, replace_doubling
+from seglib.normalization import fuse_normalization
 
 PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -99,6 +100,7 @@ class HardwarePlan:
             if self.channels_last and not self.compile:
                 replace_doubling(model)
                 fold_upsampling(model)
+                fuse_normalization(model)
         if self.compile:
             model.compile()
         return model

@@ -136,7 +136,8 @@ def test_every_module_is_packaged():
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
     inner = {p.parent.relative_to(ROOT).as_posix().replace("/", ".") for p in (ROOT / "seglib").rglob("*.py")}
     assert set(tool["setuptools"]["packages"]) == inner
-    data = {p.suffix for p in (ROOT / "seglib").rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    files = [p for p in (ROOT / "seglib").rglob("*") if p.is_file() and p.parent.name != "__pycache__"]
+    data = {p.suffix for p in files} - {".py"}
     globs = {Path(glob).suffix for globs in tool["setuptools"].get("package-data", {}).values() for glob in globs}
     assert data <= globs, f"files that an installed seglib would lack: {sorted(data - globs)}"
 
