@@ -17,7 +17,7 @@ from seglib.channelwise import APPLY, GRADIENT, GRADIENT_MOMENTS, MOMENTS, each_
 def fuse_normalization(model: nn.Module) -> None:
     """Let batch normalization compute the ReLU or ReLU6 behind it too: in channels_last, of bfloat16 or float32.
 
-    The sums are of float64; what comes out is rounded once, behind the activation.
+    Sums are of float32 within a block and of float64 over all blocks; what comes out is rounded once, behind the activation.
     """
     for module in model.modules():
         if isinstance(module, nn.Sequential):
