@@ -11,17 +11,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from llvmlite import binding
-from numba import carray, cfunc, njit, types
+from numba import carray, cfunc, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 from torch import Tensor
+
+from seglib.compiled import compiled
 
 _WIDTH = 512  # values that are worked on side by side: as many whole pixels as they hold
 _BLOCK = 64  # times as many are summed in float32, before they are added to a sum in float64
 _PART = 1 << 16  # values from which on another thread is worth its while
 MOMENTS, APPLY, GRADIENT_MOMENTS, GRADIENT = range(4)
 _JOB = 10  # numbers that describe one
-_compiled = partial(njit, nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 
 
 def each_channel(
@@ -78,15 +79,15 @@ def _team(dtype: type) -> Callable[[int, int], None] | None:
     for name in ("omp_get_thread_num", "omp_get_num_threads"):
         binding.add_symbol(name, ctypes.cast(getattr(library, name), ctypes.c_void_p).value)
 
-    @cfunc(types.void(types.CPointer(types.int64)), cache=True)
     def member(address):
         job = carray(address, _JOB)
         for part in range(_place(), job[3], _members()):
             _part(job, part, dtype)
 
+    callback = compiled(member, partial(cfunc, types.void(types.CPointer(types.int64))))
     run = library.GOMP_parallel
     run.argtypes, run.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
-    return lambda job, parts: run(member.address, job, parts, 0)
+    return lambda job, parts: run(callback.address, job, parts, 0)
 
 
 @cache
@@ -102,7 +103,7 @@ def _pointer(_, address):
     return types.voidptr(address), generate
 
 
-@_compiled()
+@compiled
 def _part(job, part, dtype):
     loop, size, width, parts = job[0], job[1], job[2], job[3]
     rows = (size + width - 1) // width
@@ -153,7 +154,7 @@ def _stored_in(row, value):
 # Sums are made of blocks, so that float32 keeps its digits and no lane waits for a conversion.
 
 
-@_compiled()
+@compiled
 def _moments(x, middle, sums):
     """Of what x is above `middle`: its sum and that of its squares."""
     width = len(middle)
@@ -170,7 +171,7 @@ def _moments(x, middle, sums):
         sums += some
 
 
-@_compiled()
+@compiled
 def _apply(x, result, scale, shift, low, high):
     """x * scale + shift, limited to low and high."""
     width = len(scale)
@@ -183,7 +184,7 @@ def _apply(x, result, scale, shift, low, high):
             out[k] = _stored(out, value)
 
 
-@_compiled()
+@compiled
 def _gradient_moments(x, gradient, mean, scale, shift, sums, low, high):
     """Of the gradient where the activation lets it through: its sum and that of its products with x - mean."""
     width = len(scale)
@@ -201,7 +202,7 @@ def _gradient_moments(x, gradient, mean, scale, shift, sums, low, high):
         sums += some
 
 
-@_compiled()
+@compiled
 def _gradient(x, gradient, result, mean, scale, shift, average, slant, low, high):
     """The gradient by x, of `average` and `slant` from the sums of the loop above."""
     width = len(scale)

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Semaphore
 from typing import Any
 
 import numpy as np
@@ -79,12 +78,9 @@ def check_dataset(dataset: Dataset, progress: bool = False, near_frames: int = s
         near_frames: frames within which a val or test image counts as near a train image of its sequence.
     """
     rows = list(dataset.samples.itertuples(index=False))
-    # Decoding releases the interpreter's lock, so threads suffice; each holds one pair at a time. Measuring takes and leaves
-    # the lock at every step: half the threads at a time, or they wear each other down.
-    threads = min(8, os.cpu_count() or 1)
-    turn = Semaphore(-(-threads // 2))
-    with ThreadPoolExecutor(threads + 1) as pool:
-        done: Iterator = map_ahead(pool, lambda row: inspect_pair(dataset, row, turn), rows)
+    # Decoding and the loops that measure release the interpreter's lock, so threads suffice; each holds one pair at a time.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        done: Iterator = map_ahead(pool, partial(inspect_pair, dataset), rows)
         if progress:
             from tqdm.auto import tqdm
 

@@ -6,7 +6,6 @@ import hashlib
 import zlib
 from collections import Counter
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from seglib.mask_checks import edge_shift, shrunk, speck_size
 from seglib.regions import regions
 
 MUCH_IGNORED = 0.9  # of a mask's pixels
-_ALONE = nullcontext()
 _SHORT = 48  # pixels of the shorter side from which on a picture shrunk for its edges serves for hash and thumbnail
 MOMENTS = ["r", "g", "b", "r2", "g2", "b2"]
 FACTS = [
@@ -34,13 +32,12 @@ _ODD = np.random.default_rng(0).integers(0, 2**63, 64, np.uint64) * np.uint64(2)
 KEYS = ["_hash", "_mask_hash", "_bits", "_thumb"]
 
 
-def inspect_pair(dataset: Dataset, row: Any, turn: AbstractContextManager = _ALONE) -> dict[str, Any]:
+def inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
     """Read one pair and measure it; what cannot be read becomes a finding.
 
     Args:
         dataset: the dataset.
         row: a row of its samples, as a named tuple.
-        turn: held while what was read is measured; a semaphore, where threads would be in each other's way.
 
     Returns:
         `id`, `split`, `group`, `frame`; of `FACTS`, `MOMENTS` and `KEYS` what could be read; `counts`: (C,) int64 scored
@@ -58,32 +55,31 @@ def inspect_pair(dataset: Dataset, row: Any, turn: AbstractContextManager = _ALO
 
     picture = attempt(read_picture, dataset.root / row.image, f"{row.id!r} ({row.image})")
     ids = attempt(read_mask_and_mode, dataset.root / row.mask, dataset.classes, f"{row.id!r} ({row.mask})")
-    with turn:
-        facts["counts"] = np.zeros(len(dataset.classes), np.int64)
-        if picture is not None:
-            grey, facts["mode"] = picture.grey(), picture.mode
-            facts["width"], facts["height"] = grey.size
-            looks = look(picture.rgb, grey)
-            facts |= looks
-            reduced = shrunk(grey)
-            small = Small.of(reduced if min(reduced.size) >= _SHORT else grey)
-            bits, facts["_thumb"] = difference_hash(small), thumbnail(small)
-            facts["_bits"] = bits.to_bytes(8, "big")  # as a number it would lose digits in a column that has gaps
-            told = repr((grey.size, bits, looks)).encode() + facts["_thumb"].tobytes()
-            facts["_hash"] = hashlib.sha256(told).digest()
-            if facts["contrast"] < FLAT:
-                detail = f"image {row.id!r} ({row.image}) is one flat colour."
-                findings.append(finding("blank-image", row.id, row.split, detail))
-        if ids is not None:
-            mask, facts["mask_mode"] = ids
-            facts |= _mask_facts(mask, len(dataset.classes))
-            check, what = _poor(facts, dataset.classes.names)
-            if check:
-                findings.append(finding(check, row.id, row.split, f"mask {row.id!r} ({row.mask}) {what}."))
-        if picture is not None and ids is not None:
-            attempt(check_sizes, row, grey.size[::-1], mask.shape)
-            if grey.size[::-1] == mask.shape and (shift := edge_shift(reduced, mask)):
-                facts["shift_x"], facts["shift_y"], facts["edge_fit"] = shift
+    facts["counts"] = np.zeros(len(dataset.classes), np.int64)
+    if picture is not None:
+        grey, facts["mode"] = picture.grey(), picture.mode
+        facts["width"], facts["height"] = grey.size
+        looks = look(picture.rgb, grey)
+        facts |= looks
+        reduced = shrunk(grey)
+        small = Small.of(reduced if min(reduced.size) >= _SHORT else grey)
+        bits, facts["_thumb"] = difference_hash(small), thumbnail(small)
+        facts["_bits"] = bits.to_bytes(8, "big")  # as a number it would lose digits in a column that has gaps
+        told = repr((grey.size, bits, looks)).encode() + facts["_thumb"].tobytes()
+        facts["_hash"] = hashlib.sha256(told).digest()
+        if facts["contrast"] < FLAT:
+            detail = f"image {row.id!r} ({row.image}) is one flat colour."
+            findings.append(finding("blank-image", row.id, row.split, detail))
+    if ids is not None:
+        mask, facts["mask_mode"] = ids
+        facts |= _mask_facts(mask, len(dataset.classes))
+        check, what = _poor(facts, dataset.classes.names)
+        if check:
+            findings.append(finding(check, row.id, row.split, f"mask {row.id!r} ({row.mask}) {what}."))
+    if picture is not None and ids is not None:
+        attempt(check_sizes, row, grey.size[::-1], mask.shape)
+        if grey.size[::-1] == mask.shape and (shift := edge_shift(reduced, mask)):
+            facts["shift_x"], facts["shift_y"], facts["edge_fit"] = shift
     return facts
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 from PIL import Image
-from scipy import fft
 
 from seglib.classes import IGNORE
+from seglib.compiled import compiled
 from seglib.findings import Finding, finding, some
 
 _LONG = 128  # pixels of the longer side at which outlines and edges are compared: shifts of 2 % of it are seen
@@ -43,31 +43,68 @@ def edge_shift(grey: Image.Image, mask: np.ndarray) -> tuple[int, int, float] | 
     small = mask[times // 2 :: times, times // 2 :: times]
     h, w = min(pixels.shape[0], small.shape[0]), min(pixels.shape[1], small.shape[1])
     pixels, small = pixels[:h, :w], np.ascontiguousarray(small[:h, :w])
-    edges, outlines = np.zeros((h, w), np.uint8), np.zeros((h, w), bool)
-    scored = small != IGNORE
-    for here, there in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
-        a, b = pixels[here], pixels[there]
-        np.maximum(edges[here], np.maximum(a, b) - np.minimum(a, b), out=edges[here])
-        outlines[here] |= (small[here] != small[there]) & scored[here] & scored[there]
-    count = np.count_nonzero(outlines)
-    if count < _FEWEST_EDGES or not edges.any():
-        return None
-    edges = np.sqrt(edges, dtype=np.float32)  # so that a few strong edges do not outvote the rest
-    edges -= edges.mean()
     reach = max(2, round(_REACH * max(h, w)))
-    size = tuple(-(-(side + reach) // 16) * 16 for side in (h, w))  # padded: what leaves on one side must not return
-    both = np.stack([edges, outlines], dtype=np.float32)
-    across = fft.rfft2(both, size)  # of float32 and in one call: half numpy's time
-    meets = fft.irfft2(across[0] * across[1].conj(), size)
+    edges, outlines = np.zeros((h + 2 * reach, w + 2 * reach), np.float32), np.empty((h * w, 2), np.intp)
+    count, deviation = _trace(pixels, small, edges[reach:, reach:], outlines)
+    if count < _FEWEST_EDGES or not deviation:
+        return None
+    meets = _meet(edges, outlines[:count], reach)
     shifts = np.arange(-reach, reach + 1)
-    meets = meets[np.ix_(shifts, shifts)]
     y, x = np.unravel_index(meets.argmax(), meets.shape)
-    deviation = np.sqrt(np.vdot(edges, edges) / edges.size)
     if meets[y, x] < deviation * max(_SURE * np.sqrt(count), _CLEAR * count):
         return None
     if max(abs(shifts[y]), abs(shifts[x])) < 2:  # one pixel there is within drawing accuracy
         return 0, 0, 1.0
     return int(shifts[x]) * times, int(shifts[y]) * times, float(max(0.0, meets[reach, reach] / meets[y, x]))
+
+
+@compiled
+def _trace(pixels, mask, edges, outlines):
+    """Fill in where two scored pixels of different classes are neighbours, and how much edge above the mean each pixel has.
+
+    Of an edge counts the root, so that a few strong ones do not outvote the rest. Returns the number of outline pixels and
+    the standard deviation of the edges.
+    """
+    height, width = mask.shape
+    count, total, squares = 0, 0.0, 0.0
+    for y in range(height):
+        for x in range(width):
+            here, own = np.int32(pixels[y, x]), mask[y, x]
+            strongest, outline = np.int32(0), False
+            if x + 1 < width:
+                strongest = abs(np.int32(pixels[y, x + 1]) - here)
+                outline = mask[y, x + 1] != own and mask[y, x + 1] != IGNORE
+            if y + 1 < height:
+                strongest = max(strongest, abs(np.int32(pixels[y + 1, x]) - here))
+                outline |= mask[y + 1, x] != own and mask[y + 1, x] != IGNORE
+            if outline and own != IGNORE:
+                outlines[count, 0], outlines[count, 1] = y, x
+                count += 1
+            edges[y, x] = np.sqrt(np.float32(strongest))
+            total += edges[y, x]
+            squares += strongest
+    mean = total / mask.size
+    edges[:height, :width] -= np.float32(mean)
+    return count, np.sqrt(max(0.0, squares / mask.size - mean**2))
+
+
+@compiled
+def _meet(edges, outlines, reach):
+    """(2 reach + 1, 2 reach + 1): the edges that the outlines meet, moved by -reach to reach rows and columns.
+
+    Args:
+        edges: with a margin of `reach` zeros on all sides.
+        outlines: (N, 2), row and column without the margin.
+    """
+    side, width = 2 * reach + 1, edges.shape[1]
+    flat, meets = edges.ravel(), np.zeros(side * width, np.float32)
+    for k in range(len(outlines)):
+        first = outlines[k, 0] * width + outlines[k, 1]
+        # Whole rows, not only those columns that a shift reaches: one long loop is faster than many short ones.
+        met = flat[first : first + 2 * reach * width + side]
+        for j in range(len(met)):
+            meets[j] += met[j]
+    return meets.reshape((side, width))[:, :side]
 
 
 def shrunk(grey: Image.Image) -> Image.Image:

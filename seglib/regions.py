@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import numpy as np
 
+from seglib.compiled import compiled
+
 
 def regions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The connected regions of equal values; pixels that touch at a corner are connected (8-neighbourhood).
 
-    Runs of equal pixels in a row are joined with those they touch in the next one, so that the work grows with the
-    outlines and not with the pixels, and not with the classes, as labelling one class after the other would.
+    Runs of equal pixels in a row are joined with those they touch in the row above, so that beyond finding the runs the
+    work grows with the outlines and not with the pixels, and not with the classes, as labelling one class after the other
+    would.
 
     Args:
-        mask: (H, W) uint8.
+        mask: (H, W) uint8 or bool.
 
     Returns:
-        values: (R,) uint8, the value of each region.
+        values: (R,) of the mask's type, the value of each region, in reading order of their first pixels.
         sizes: (R,) int64, its pixels.
 
     Source: run-based labelling: He et al., A Run-Based Two-Scan Labeling Algorithm, IEEE Trans. Image Processing 2008.
     """
-    _, values, sizes = _joined(mask)
+    _, _, values, sizes = _joined(mask)
     return values, sizes
 
 
@@ -31,64 +34,73 @@ def labelled_regions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
         labels: (H, W) intp, the region of each pixel, numbered from 0 in reading order of their first pixels.
         values, sizes: (R,) as of `regions`.
     """
-    (lengths, number), values, sizes = _joined(mask)
-    return np.repeat(number, lengths).reshape(mask.shape), values, sizes
+    starts, number, values, sizes = _joined(mask)
+    return np.repeat(number, np.diff(starts)).reshape(mask.shape), values, sizes
 
 
-def _joined(mask: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray, np.ndarray]:
-    """Length and region of each run of equal pixels, then value and size of each region."""
-    width = mask.shape[1]
-    if not mask.size:
-        nothing = np.empty(0, np.intp)
-        return (nothing, nothing), np.empty(0, np.uint8), np.empty(0, np.int64)
-    pixels = mask.ravel()
-    begins = np.ones(mask.size, bool)
-    np.not_equal(pixels[1:], pixels[:-1], out=begins[1:])
-    begins[::width] = True
-    starts = np.flatnonzero(begins)
-    lengths = np.append(starts[1:], mask.size) - starts
-    values = pixels[starts]
-    # A run hangs on the one above its first pixel, if that is of its value: a forest, and most of all that touches.
-    lower, upper = (int(n) for n in starts.searchsorted([width, mask.size - width]))
-    across = starts[lower:] - width
-    above = starts.searchsorted(across, "right") - 1
-    parent = np.arange(len(starts))
-    parent[lower:] = np.where(values.take(above) == values[lower:], above, parent[lower:])
-    # The rest: runs above one that began before them, and those that meet at a corner between two pairs of runs.
-    below = starts[:upper] + width
-    wide = np.flatnonzero((pixels.take(below) == values[:upper]) & ~begins.take(below))
-    corner = np.flatnonzero(begins.take(across))
-    corner = corner[across[corner] % width > 0]
-    first = np.concatenate([wide, above[corner] - 1, above[corner]])
-    second = np.concatenate([starts.searchsorted(below[wide]) - 1, corner + lower, corner + lower - 1])
-    same = np.flatnonzero(values[first] == values[second])
-    number, begin = _sets(parent, first[same], second[same])
-    sizes = np.bincount(number, lengths).astype(np.int64)
-    return (lengths, number), values[begin], sizes
+def _joined(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """First pixel of each run of equal pixels, and where the last one ends; its region; value and size of each region."""
+    pixels, width = np.ascontiguousarray(mask).view(np.uint8).ravel(), max(1, mask.shape[1])
+    starts = np.empty(_count_runs(pixels, width) + 1, np.intp)
+    number = np.empty(len(starts) - 1, np.intp)
+    first = _join_runs(pixels, width, starts, number)
+    sizes = np.bincount(number, np.diff(starts), len(first)).astype(np.int64)
+    return starts, number, mask.ravel()[first], sizes
 
 
-def _sets(parent: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which set each node is in, numbered in the order of their first nodes; and those.
-
-    Nodes are joined with their parents, which come before them, and by the links first[k] - second[k]. Links join trees:
-    those are few beside the nodes.
-    """
-    root = _root(parent)
-    top = root == np.arange(len(root))
-    tree = (top.cumsum() - 1).take(root)
-    a, b = tree[first], tree[second]
-    joined = np.arange(np.count_nonzero(top))
-    while len(a):
-        np.minimum.at(joined, np.maximum(a, b), np.minimum(a, b))  # towards smaller numbers only: no circle
-        joined = _root(joined)
-        a, b = joined[a], joined[b]
-        apart = np.flatnonzero(a != b)
-        a, b = a[apart], b[apart]
-    begin = joined == np.arange(len(joined))
-    return (begin.cumsum() - 1)[joined].take(tree), np.flatnonzero(top)[begin]
+@compiled
+def _count_runs(pixels, width):
+    count = 0
+    for begin in range(0, len(pixels), width):
+        row = pixels[begin : begin + width]
+        count += 1
+        for x in range(1, width):
+            count += row[x] != row[x - 1]
+    return count
 
 
-def _root(parent: np.ndarray) -> np.ndarray:
-    while (parent != (parent := parent.take(parent))).any():
-        pass
-    return parent
+@compiled
+def _join_runs(pixels, width, starts, number):
+    """Fill in where each run starts and which region it is of; returns the first pixel of each region."""
+    root = np.empty(len(number), np.intp)  # of each run one before it that is of its region, or itself
+    above = run = count = 0
+    starts[0] = 0
+    for begin in range(0, len(pixels), width):
+        row, row_begin = pixels[begin : begin + width], run
+        for x in range(width):
+            if x == 0 or row[x] != row[x - 1]:
+                starts[run] = begin + x
+                root[run] = run
+                run += 1
+        starts[run] = begin + width
+        for this in range(row_begin, run):
+            left, right = starts[this] - width, starts[this + 1] - width
+            while above < row_begin and starts[above + 1] < left:
+                above += 1
+            other = above
+            while other < row_begin and starts[other] <= right:  # those that it touches, at a corner at least
+                if pixels[starts[other]] == pixels[starts[this]]:
+                    a, b = _root(root, other), _root(root, this)
+                    root[max(a, b)] = min(a, b)
+                other += 1
+        above = row_begin
+    for this in range(run):
+        count += root[this] == this
+    first = np.empty(count, np.intp)
+    count = 0
+    for this in range(run):
+        if root[this] == this:
+            first[count] = starts[this]
+            number[this] = count
+            count += 1
+        else:
+            number[this] = number[root[this]]
+    return first
+
+
+@compiled
+def _root(root, run):
+    while root[run] != run:
+        root[run] = root[root[run]]
+        run = root[run]
+    return run

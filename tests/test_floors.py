@@ -22,6 +22,7 @@ HOUSE = {
     0: [
         (("classes",), TORCH | SHOW),
         (("runs", "params", "reading", "storage", "claims"), TORCH | SHOW),
+        (("compiled",), TORCH | SHOW),
     ],
     1: [
         (("dataset", "images", "pairing", "recipe", "draft", "fetch", "content"), TORCH | SHOW),
