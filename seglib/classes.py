@@ -121,22 +121,22 @@ class ClassMap:
             raise ClassError("holds single-channel ids, but id_map in dataset.yaml names colours.")
         if stored.size == 0:
             return np.zeros(stored.shape, np.uint8)
+        named = self._stored_ids()
+        unused = set(range(IGNORE)).difference(named.values())
+        if stored.dtype == np.uint8 and unused:  # bytes are looked up several times as fast
+            nameless = min(unused)
+            table = bytearray([nameless]) * 256
+            for value, class_id in named.items():
+                if 0 <= value < 256:
+                    table[value] = class_id
+            found = bytearray(np.ascontiguousarray(stored)).translate(table)
+            if nameless not in found:
+                return np.frombuffer(found, np.uint8).reshape(stored.shape)
         low, high = int(stored.min()), int(stored.max())
         lut = np.full(max(high, 0) + 1, -1, np.int16)
-        for value, class_id in self._stored_ids().items():
+        for value, class_id in named.items():
             if 0 <= value <= high:
                 lut[value] = class_id
-        if stored.dtype == np.uint8:  # bytes are looked up, and those that nobody names found, several times as fast
-            held, legal = bytearray(np.ascontiguousarray(stored)), np.flatnonzero(lut >= 0).astype(np.uint8).tobytes()
-            if (lut[low:] >= 0).all() or not held.translate(None, delete=legal):
-                other = np.flatnonzero(lut[low:] != np.arange(low, high + 1)) + low
-                if len(other) <= 2 and (lut[other] == IGNORE).all():  # the usual case, again several times as fast
-                    ids = stored.copy()
-                    for value in other:
-                        ids |= np.negative((stored == value).view(np.uint8))
-                    return ids
-                table = lut.astype(np.uint8).tobytes().ljust(256, b"\0")
-                return np.frombuffer(held.translate(table), np.uint8).reshape(stored.shape)
         ids = lut[stored] if low >= 0 else np.full(stored.shape, -1, np.int16)
         if (ids < 0).any():
             self._refuse(sorted(int(v) for v in np.unique(stored[ids < 0])))

@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, ImageFilter
-from scipy import ndimage
+from scipy import ndimage, signal
 
 from seglib.ahead import map_ahead
 from seglib.checks import check_dataset, require_sound, verdict, write
 from seglib.dataset import DatasetError, load_dataset
 from seglib.looks import look
-from seglib.mask_checks import edge_shift
-from seglib.regions import regions
+from seglib.mask_checks import _meet, _trace, edge_shift
+from seglib.regions import labelled_regions, regions
 from seglib.shares import class_weights, cliffs_delta, cooccurrence
 
 NAMES = ["road", "car", "person"]
@@ -277,7 +277,23 @@ def test_regions_of_snakes_and_of_nothing():
     snake[::2] = 1
     snake[1::4, -1] = snake[3::4, 0] = 1  # one winding region of ones; the zeros between touch it only
     assert sorted(zip(*(a.tolist() for a in regions(snake)), strict=True)) == reference_regions(snake)
-    assert [len(a) for a in regions(np.zeros((0, 5), np.uint8))] == [0, 0]
+    for shape in ((0, 5), (5, 0), (0, 0)):
+        assert [len(a) for a in regions(np.zeros(shape, np.uint8))] == [0, 0]
+        assert labelled_regions(np.zeros(shape, np.uint8))[0].shape == shape
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8])
+def test_regions_are_numbered_in_reading_order_whatever_the_layout(dtype):
+    mask = np.random.default_rng(5).integers(0, 2, (31, 17)).astype(dtype)
+    for view in (mask, mask.T, mask[::2, ::-1], mask[3:4], mask[:, 3:4]):
+        labels, values, sizes = labelled_regions(view)
+        firsts = np.unique(labels, return_index=True)[1]
+        assert (np.diff(firsts) > 0).all()
+        assert np.array_equal(values[labels], view)
+        assert values.dtype == dtype
+        assert np.array_equal(sizes, np.bincount(labels.ravel()))
+        for value in (0, 1):
+            assert ndimage.label(view == value, np.ones((3, 3)))[1] == (values == value).sum()
 
 
 def test_region_statistics_of_a_split(root):
@@ -428,6 +444,29 @@ def test_edge_shift_says_where_the_mask_belongs():
     assert edge_shift(Image.new("L", (128, 96), 40), mask) is None  # no edge
 
 
+@pytest.mark.parametrize(("height", "width"), [(96, 128), (33, 20), (5, 3)])
+def test_outlines_are_moved_over_the_edges_as_by_correlation(height, width):
+    random, reach = np.random.default_rng(height), 4
+    pixels = random.integers(0, 256, (height, width), np.uint8)
+    mask = random.choice(np.array([0, 1, 1, 1, 255], np.uint8), (height, width))
+    strongest = np.zeros((height, width))
+    strongest[:, :-1] = np.abs(np.diff(pixels.astype(float), axis=1))
+    strongest[:-1] = np.maximum(strongest[:-1], np.abs(np.diff(pixels.astype(float), axis=0)))
+    outline = np.zeros((height, width))
+    outline[:, :-1] = np.isin(mask[:, :-1].astype(int) + mask[:, 1:], [1])
+    outline[:-1] = np.maximum(outline[:-1], np.isin(mask[:-1].astype(int) + mask[1:], [1]))
+    expected = np.sqrt(strongest) - np.sqrt(strongest).mean()
+
+    edges = np.zeros((height + 2 * reach, width + 2 * reach), np.float32)
+    found = np.empty((height * width, 2), np.intp)
+    count, deviation = _trace(pixels, mask, edges[reach:, reach:], found)
+    assert np.array_equal(found[:count], np.argwhere(outline))
+    np.testing.assert_allclose(edges[reach:-reach, reach:-reach], expected, atol=1e-5)
+    assert deviation == pytest.approx(expected.std())
+    meets = signal.correlate2d(np.pad(expected, reach), outline, "valid")
+    np.testing.assert_allclose(_meet(edges, found[:count], reach), meets, atol=1e-2)
+
+
 @pytest.mark.slow
 def test_a_mask_that_two_pictures_share(photographs):
     put(photographs, "val", "val-03x", photograph(1003)[0], photograph(5)[1])  # train-05x has it by right
@@ -456,6 +495,14 @@ def test_entropy_focus_and_colour():
     facts = look(Image.fromarray(image), grey)
     share = np.bincount(np.array(grey).ravel(), minlength=256) / (48 * 64)
     assert facts["entropy"] == pytest.approx(-(share[share > 0] * np.log2(share[share > 0])).sum())
+    laplacian = ndimage.laplace(np.array(grey, float))[1:-1, 1:-1]
+    assert facts["sharpness"] == pytest.approx(laplacian.var())
+    pixels = image.reshape(-1, 3).astype(float)
+    moments = [facts[name] for name in ("r", "g", "b", "r2", "g2", "b2")]
+    assert moments == pytest.approx([*pixels.mean(axis=0), *(pixels**2).mean(axis=0)])
+    opponents = np.stack([pixels[:, 0] - pixels[:, 1], (pixels[:, 0] + pixels[:, 1]) / 2 - pixels[:, 2]])
+    colour = np.hypot(*opponents.std(axis=1)) + 0.3 * np.hypot(*opponents.mean(axis=1))
+    assert facts["colour"] == pytest.approx(colour)
     half = Image.fromarray(image // 2)
     assert look(half, half.convert("L"))["focus"] == pytest.approx(facts["focus"], rel=0.1)
     assert look(grey.convert("RGB"), grey)["colour"] == 0
