@@ -21,6 +21,9 @@ def regions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values: (R,) of the mask's type, the value of each region, in reading order of their first pixels.
         sizes: (R,) int64, its pixels.
 
+    Raises:
+        TypeError: a mask of another type.
+
     Source: run-based labelling: He et al., A Run-Based Two-Scan Labeling Algorithm, IEEE Trans. Image Processing 2008.
     """
     _, _, values, sizes = _joined(mask)
@@ -40,6 +43,8 @@ def labelled_regions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 def _joined(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """First pixel of each run of equal pixels, and where the last one ends; its region; value and size of each region."""
+    if mask.dtype not in (np.uint8, bool):
+        raise TypeError(f"regions are those of a uint8 or bool mask, not of {mask.dtype}.")
     pixels, width = np.ascontiguousarray(mask).view(np.uint8).ravel(), max(1, mask.shape[1])
     starts = np.empty(_count_runs(pixels, width) + 1, np.intp)
     number = np.empty(len(starts) - 1, np.intp)

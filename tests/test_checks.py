@@ -282,6 +282,11 @@ def test_regions_of_snakes_and_of_nothing():
         assert labelled_regions(np.zeros(shape, np.uint8))[0].shape == shape
 
 
+def test_regions_are_of_bytes_alone():
+    with pytest.raises(TypeError, match="not of int64"):
+        regions(np.zeros((2, 2), np.int64))
+
+
 @pytest.mark.parametrize("dtype", [bool, np.uint8])
 def test_regions_are_numbered_in_reading_order_whatever_the_layout(dtype):
     mask = np.random.default_rng(5).integers(0, 2, (31, 17)).astype(dtype)
