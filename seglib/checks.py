@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from seglib.looks import FLAT, LOOKS, judge_looks, limits, mean_and_deviation
 from seglib.runs import write_csv, write_json, write_text
 
 FEW_IMAGES = 5  # a class in fewer train images than this is learnt by heart, if at all
+_AT_ONCE = 4  # pairs that a thread takes at a time: threads that wait for each other less often
 _HIDDEN = [*MOMENTS, *KEYS]
 
 
@@ -80,7 +81,9 @@ def check_dataset(dataset: Dataset, progress: bool = False, near_frames: int = s
     rows = list(dataset.samples.itertuples(index=False))
     # Decoding and the loops that measure release the interpreter's lock, so threads suffice; each holds one pair at a time.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        done: Iterator = map_ahead(pool, partial(inspect_pair, dataset), rows)
+        record = pool.submit(content.check_record, dataset)
+        batches = (rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE))
+        done: Iterator = chain.from_iterable(map_ahead(pool, partial(_inspect, dataset), batches))
         if progress:
             from tqdm.auto import tqdm
 
@@ -89,7 +92,7 @@ def check_dataset(dataset: Dataset, progress: bool = False, near_frames: int = s
         for fact in done:
             counts.append(fact.pop("counts"))
             found += fact.pop("findings")
-            pieces.setdefault(fact["split"], Counter()).update(fact.pop("pieces"))
+            pieces.setdefault(fact["split"], shares.Pieces()).add(fact.pop("pieces"))
             facts.append(fact)
         samples = pd.DataFrame(facts, columns=["id", "split", "group", "frame", *FACTS, *_HIDDEN])
         samples = samples.astype({"height": "Int64", "width": "Int64", "frame": "Int64"} | dict.fromkeys(LOOKS, float))
@@ -138,8 +141,12 @@ def check_dataset(dataset: Dataset, progress: bool = False, near_frames: int = s
         limits(samples[samples["contrast"] >= FLAT]),
         _suggest(samples, counts, duplicates),
         summary,
-        content.check_record(dataset),
+        record.result(),
     )
+
+
+def _inspect(dataset: Dataset, rows: Sequence[Any]) -> list[dict[str, Any]]:
+    return [inspect_pair(dataset, row) for row in rows]
 
 
 def _tell_apart(dataset: Dataset, samples: pd.DataFrame, run: Callable) -> None:

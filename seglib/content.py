@@ -64,9 +64,10 @@ def digests(dataset: Dataset, split: str) -> dict[str, str]:
     with suppress(OSError, ValueError):  # absent, damaged
         known = read_sealed(table)
     found: dict[str, str] = {}
+    root = os.fspath(dataset.root)  # thousands of paths are joined faster as text
 
     def look(start: int) -> dict[str, str]:
-        return {path: _digest(dataset.root / path, known.get(path)) for path in paths[start : start + _AT_ONCE]}
+        return {path: _digest(os.path.join(root, path), known.get(path)) for path in paths[start : start + _AT_ONCE]}
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for part in pool.map(look, range(0, len(paths), _AT_ONCE)):
@@ -141,15 +142,15 @@ def check_record(dataset: Dataset) -> dict[str, dict[str, str]]:
     return {"root": {"path": _root_name(dataset)}} | {split: digests(dataset, split) for split in dataset.splits}
 
 
-def _digest(path: Path, known: object) -> str:
+def _digest(path: str, known: object) -> str:
     """ "size mtime ctime digest", times in nanoseconds; "" where it cannot be read."""
     try:
-        stat = path.stat()
+        stat = os.stat(path)
         # ctime cannot be set back, as `cp -p` and `rsync -t` do with mtime.
         state = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} "
         if isinstance(known, str) and known.startswith(state):
             return known
-        with path.open("rb") as file:
+        with open(path, "rb") as file:
             return state + hashlib.file_digest(file, "sha256").hexdigest()[:16]
     except OSError:
         return ""

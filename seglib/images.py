@@ -168,13 +168,13 @@ def read_stored(path: str | Path, label: str = "") -> np.ndarray:
     Raises:
         DatasetError: as `read_image`.
     """
-    return _stored(Path(path), label or f"mask {Path(path).name!r}")[0]
+    return np.array(_stored(Path(path), label or f"mask {Path(path).name!r}")[0])
 
 
 def _stored(path: Path, label: str) -> tuple[np.ndarray, str]:
     image, mode = _decode(path, label)
     with _refusing(path, label):
-        stored = np.array(image)
+        stored = np.asarray(image)
     if stored.ndim == 3 and (image.mode in ("LA", "PA") or stored.shape[2] < 3):
         stored = stored[..., 0]
     if stored.dtype.kind not in "iub" or image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):

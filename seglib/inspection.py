@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -41,10 +40,9 @@ def inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
 
     Returns:
         `id`, `split`, `group`, `frame`; of `FACTS`, `MOMENTS` and `KEYS` what could be read; `counts`: (C,) int64 scored
-        pixels of each class; `pieces`: (class id, pixels) -> how many connected regions; `findings`: rows of the findings
-        table.
+        pixels of each class; `pieces`: (R,) int64, 256 x pixels + class id of each connected region; `findings`: rows of the findings table.
     """
-    facts: dict[str, Any] = {"id": row.id, "split": row.split, "group": row.group, "frame": row.frame, "pieces": {}}
+    facts: dict[str, Any] = {"id": row.id, "split": row.split, "group": row.group, "frame": row.frame}
     findings = facts["findings"] = []
 
     def attempt(read: Callable, *args: Any) -> Any:
@@ -55,7 +53,7 @@ def inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
 
     picture = attempt(read_picture, dataset.root / row.image, f"{row.id!r} ({row.image})")
     ids = attempt(read_mask_and_mode, dataset.root / row.mask, dataset.classes, f"{row.id!r} ({row.mask})")
-    facts["counts"] = np.zeros(len(dataset.classes), np.int64)
+    facts["counts"], facts["pieces"] = np.zeros(len(dataset.classes), np.int64), np.empty(0, np.int64)
     if picture is not None:
         grey, facts["mode"] = picture.grey(), picture.mode
         facts["width"], facts["height"] = grey.size
@@ -65,7 +63,7 @@ def inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
         small = Small.of(reduced if min(reduced.size) >= _SHORT else grey)
         bits, facts["_thumb"] = difference_hash(small), thumbnail(small)
         facts["_bits"] = bits.to_bytes(8, "big")  # as a number it would lose digits in a column that has gaps
-        told = repr((grey.size, bits, looks)).encode() + facts["_thumb"].tobytes()
+        told = np.array([*grey.size, *looks.values()]).tobytes() + facts["_bits"] + facts["_thumb"].tobytes()
         facts["_hash"] = hashlib.sha256(told).digest()
         if facts["contrast"] < FLAT:
             detail = f"image {row.id!r} ({row.image}) is one flat colour."
@@ -104,7 +102,7 @@ def _mask_facts(mask: np.ndarray, classes: int) -> dict[str, Any]:
         "ignore_share": float(count[IGNORE] / max(1, mask.size)),
         "specks": int((small & (values != IGNORE)).sum()),
         "pinholes": int((small & (values == IGNORE)).sum()),
-        "pieces": Counter(zip(values.tolist(), sizes.tolist(), strict=True)),
+        "pieces": 256 * sizes + values,
         "_mask_hash": _key(mask, *sizes[:32].tolist()),
     }
 

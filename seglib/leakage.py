@@ -157,7 +157,9 @@ def near_duplicates(
         0-255, at the smaller one's size). Of an image at most 8 candidates are read, nearest first.
     """
     first, second, distance = candidates(hashes, radius)
-    cells = thumbs.reshape(-1, _THUMB[1] // 2, 2, _THUMB[0] // 2, 2).mean((2, 4), np.float32)
+    thumbs = thumbs.reshape(-1, *_THUMB[::-1])
+    rows = thumbs[:, ::2].astype(np.float32) + thumbs[:, 1::2]
+    cells = (rows[:, :, ::2] + rows[:, :, 1::2]) / 4
     rough = _alike(cells, first, second, _ROUGH)
     first, second, distance = first[rough], second[rough], distance[rough]
     splits, sizes = samples["split"].to_numpy(), samples[["width", "height"]].to_numpy(int)
@@ -169,12 +171,14 @@ def near_duplicates(
             mates[[i, j]] += 1
             pairs.append((i, j, int(distance[k])))
 
+    # The thumbnails of two pictures of one size are their cells: what those tell apart need not be read again.
+    one, other = np.array(pairs, int).reshape(-1, 3)[:, :2].T
+    comparable = (sizes[one] == sizes[other]).all(axis=1) & (sizes[one] >= 3 * np.array(_GRID)).all(axis=1)
+    unlike = comparable & ~_alike(thumbs, one, other, _FINE)
+    pairs = [pair for pair, known in zip(pairs, unlike.tolist(), strict=True) if not known]
+
     def verify(pair: tuple[int, int, int]) -> tuple | None:
         i, j, bits = pair
-        # The thumbnails of two pictures of one size are their cells: what those tell apart need not be read again.
-        comparable = (sizes[i] == sizes[j]).all() and (sizes[i] >= 3 * np.array(_GRID)).all()
-        if comparable and not _alike(thumbs, np.array([i]), np.array([j]), _FINE)[0]:
-            return None
         a, b = read(i), read(j)
         if not same_picture(a, b):
             return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,7 +18,6 @@ FEWEST = 20  # images without which nothing can be said to lie apart
 APART = 3.5  # robust standard deviations: Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993
 GREY = 1.0  # colourfulness below which an image has no colours
 _LINES, _BANDS = 96, 64  # rows and columns of a large image that are looked at; rows whose edges are
-_POWERS = np.arange(256.0)[:, None] ** [1, 2]
 SIZE_APART, ASPECT_APART = 4.0, 1.8  # times the median area, or the median ratio of width to height
 
 
@@ -58,51 +56,47 @@ def look(image: Image.Image, grey: Image.Image) -> dict[str, float]:
         colour: Hasler and Süsstrunk's colourfulness (Measuring colourfulness in natural images, SPIE 2003); 0: grey.
         r, g, b, r2, g2, b2: means of the channels and of their squares, for the dataset's mean and deviation.
     """
-    width, height = image.size
-    share = np.array(grey.histogram()) / max(1, width * height)
-    mean, square = (share @ _POWERS).tolist()
-    variance = max(0.0, square - mean**2)
-    known = share[share > 0]
-    sharpness = _laplacian_variance(np.asarray(grey), max(1, height // _BANDS))
+    mean, variance, entropy, sharpness = _grey_looks(np.asarray(grey), max(1, image.height // _BANDS))
     # All pixels of a small image, about a hundred rows and columns of a large one: means and variances want no more.
     along, down = (max(1, side // _LINES) for side in image.size)
-    size = (width // along, height // down)
+    size = (image.width // along, image.height // down)
     some = image.resize(size, Image.Resampling.NEAREST, (0, 0, size[0] * along, size[1] * down))
-    # Means and covariances of the channels, from whole numbers: a grey image has a colour of 0.
-    products = _products(np.asarray(some).reshape(-1, 3)).tolist()
-    *sums, count = products[3]
-    (r, g, b), count = sums, max(1, count)
-
-    def covariance(i: int, j: int) -> float:
-        return (count * products[i][j] - sums[i] * sums[j]) / count**2
-
-    rr, gg, bb, rg, rb, gb = (covariance(i, j) for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)))
-    # Of red - green and of yellow - blue.
-    spread = max(0.0, rr + gg - 2 * rg) + max(0.0, (rr + gg + 2 * rg) / 4 + bb - rb - gb)
+    colour, r, g, b, r2, g2, b2 = _colour_looks(np.asarray(some).reshape(-1, 3))
     return {
         "brightness": mean,
         "contrast": variance**0.5,
-        "entropy": float(-(known @ np.log2(known))),
+        "entropy": entropy,
         "sharpness": sharpness,
         "focus": sharpness / variance if variance > 0 else 0.0,
-        "colour": spread**0.5 + 0.3 * math.hypot(r - g, (r + g) / 2 - b) / count,
-        **{name: value / count for name, value in zip("rgb", sums, strict=True)},
-        **{f"{name}2": products[k][k] / count for k, name in enumerate("rgb")},
-    }
-
-
-def _laplacian_variance(grey: np.ndarray, step: int) -> float:
-    if min(grey.shape) < 3:
-        return 0.0
-    total, squares, count = _laplacians(grey, step)
-    return squares / count - (total / count) ** 2
+        "colour": colour,
+        "r": r, "g": g, "b": b, "r2": r2, "g2": g2, "b2": b2,
+    }  # fmt: skip
 
 
 @compiled
-def _laplacians(grey, step):
-    """Of the 4-neighbour Laplacian in every `step`-th row: its sum, that of its squares, the number of pixels."""
+def _grey_looks(grey, step):
+    """Mean, variance and entropy of (H, W) uint8 values, and the variance of the Laplacian in every `step`-th row."""
     height, width = grey.shape
-    total = squares = count = 0
+    flat, tables = (
+        grey.ravel(),
+        np.zeros((4, 256), np.int64),
+    )  # four: neighbours are alike, and one sum waits for the last
+    fourths = len(flat) // 4 * 4
+    for k in range(0, fourths, 4):
+        for j in range(4):
+            tables[j, flat[k + j]] += 1
+    for k in range(fourths, len(flat)):
+        tables[0, flat[k]] += 1
+    mean, entropy = 0.0, 0.0
+    shares = tables.sum(0) / max(1, len(flat))
+    for value in range(256):
+        if shares[value] > 0:
+            mean += shares[value] * value
+            entropy -= shares[value] * np.log2(shares[value])
+    variance = 0.0
+    for value in range(256):
+        variance += shares[value] * (value - mean) ** 2
+    total = squares = pixels = 0
     for y in range(1, height - 1, step):
         above, row, below = grey[y - 1], grey[y], grey[y + 1]
         some, many = np.int32(0), 0
@@ -118,20 +112,29 @@ def _laplacians(grey, step):
             many += edge * edge
         total += some
         squares += many
-        count += width - 2
-    return total, squares, count
+        pixels += max(0, width - 2)
+    sharpness = squares / pixels - (total / pixels) ** 2 if pixels else 0.0
+    return mean, variance, entropy, sharpness
 
 
 @compiled
-def _products(pixels):
-    """(4, 4) int64: sums of the products of red, green, blue and 1 with each other, over (N, 3) uint8 pixels."""
-    result = np.zeros((4, 4), np.int64)
+def _colour_looks(pixels):
+    """Colourfulness of (N, 3) uint8 pixels, the means of red, green and blue, and of their squares.
+
+    Of whole numbers until the last step: a grey image has a colourfulness of 0.
+    """
+    r = g = b = rr = gg = bb = oo = yy = 0
     for k in range(len(pixels)):
-        values = (np.int64(pixels[k, 0]), np.int64(pixels[k, 1]), np.int64(pixels[k, 2]), np.int64(1))
-        for i in range(4):
-            for j in range(4):
-                result[i, j] += values[i] * values[j]
-    return result
+        red, green, blue = np.int32(pixels[k, 0]), np.int32(pixels[k, 1]), np.int32(pixels[k, 2])
+        r, g, b = r + red, g + green, b + blue
+        rr, gg, bb = rr + red * red, gg + green * green, bb + blue * blue
+        opponent, yellow = red - green, red + green - 2 * blue  # twice the difference of yellow and blue
+        oo, yy = oo + opponent * opponent, yy + yellow * yellow
+    n = max(1, len(pixels))
+    o, y = r - g, r + g - 2 * b
+    spread = np.sqrt((n * oo - o * o) + (n * yy - y * y) / 4) / n
+    colour = spread + 0.3 * np.hypot(o, y / 2) / n
+    return colour, r / n, g / n, b / n, rr / n, gg / n, bb / n
 
 
 def limits(samples: pd.DataFrame) -> pd.DataFrame:
@@ -166,17 +169,17 @@ def judge_looks(samples: pd.DataFrame) -> Iterator[Finding]:
     seen = samples[samples["brightness"].notna() & (samples["contrast"] >= FLAT)]
     words = {judged.check: judged.what for judged in _JUDGED}
     for row in limits(seen).itertuples():
-        apart = seen[(seen[row.column] < row.limit) if row.side == "below" else (seen[row.column] > row.limit)]
-        for sample in apart.itertuples():
-            detail = f"image {sample.id!r} {words[row.check]} {getattr(sample, row.column):.3g}; "
-            detail += f"the dataset's median is {row.median:.3g}."
-            yield finding(row.check, sample.id, sample.split, detail)
+        values = seen[row.column]
+        apart = (values < row.limit) if row.side == "below" else (values > row.limit)
+        for name, split, value in seen.loc[apart, ["id", "split", row.column]].itertuples(index=False):
+            detail = f"image {name!r} {words[row.check]} {value:.3g}; the dataset's median is {row.median:.3g}."
+            yield finding(row.check, name, split, detail)
     if len(seen) < FEWEST:
         return
     grey = seen["colour"] < GREY
     if 0 < grey.sum() < len(seen) / 2:
-        for sample in seen[grey].itertuples():
-            yield finding("grey-image", sample.id, sample.split, f"image {sample.id!r} is grey; most have colours.")
+        for name, split in seen.loc[grey, ["id", "split"]].itertuples(index=False):
+            yield finding("grey-image", name, split, f"image {name!r} is grey; most have colours.")
     height, width = seen["height"].to_numpy(float), seen["width"].to_numpy(float)
     for check, values, most, what in (
         ("odd-size", height * width, SIZE_APART, "pixels"),

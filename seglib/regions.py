@@ -6,6 +6,8 @@ import numpy as np
 
 from seglib.compiled import compiled
 
+_FEW_RUNS = 4096  # for which there is room at first
+
 
 def regions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The connected regions of equal values; pixels that touch at a corner are connected (8-neighbourhood).
@@ -45,62 +47,73 @@ def _joined(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nd
     """First pixel of each run of equal pixels, and where the last one ends; its region; value and size of each region."""
     if mask.dtype not in (np.uint8, bool):
         raise TypeError(f"regions are those of a uint8 or bool mask, not of {mask.dtype}.")
-    pixels, width = np.ascontiguousarray(mask).view(np.uint8).ravel(), max(1, mask.shape[1])
-    starts = np.empty(_count_runs(pixels, width) + 1, np.intp)
-    number = np.empty(len(starts) - 1, np.intp)
-    first = _join_runs(pixels, width, starts, number)
-    sizes = np.bincount(number, np.diff(starts), len(first)).astype(np.int64)
+    starts, number, first, sizes = _join(np.ascontiguousarray(mask).view(np.uint8))
     return starts, number, mask.ravel()[first], sizes
 
 
 @compiled
-def _count_runs(pixels, width):
-    count = 0
-    for begin in range(0, len(pixels), width):
-        row = pixels[begin : begin + width]
-        count += 1
-        for x in range(1, width):
-            count += row[x] != row[x - 1]
-    return count
+def _join(mask):
+    width, pixels = mask.shape[1], mask.ravel()
+    starts = _runs(pixels, width)
+    root = _roots(pixels, width, starts)
+    number, count = np.empty(len(root), np.intp), 0
+    for run in range(len(root)):
+        number[run] = count if root[run] == run else number[root[run]]
+        count += root[run] == run
+    first, sizes = np.empty(count, np.intp), np.zeros(count, np.int64)
+    for run in range(len(root)):
+        if root[run] == run:
+            first[number[run]] = starts[run]
+        sizes[number[run]] += starts[run + 1] - starts[run]
+    return starts, number, first, sizes
 
 
 @compiled
-def _join_runs(pixels, width, starts, number):
-    """Fill in where each run starts and which region it is of; returns the first pixel of each region."""
-    root = np.empty(len(number), np.intp)  # of each run one before it that is of its region, or itself
-    above = run = count = 0
-    starts[0] = 0
-    for begin in range(0, len(pixels), width):
-        row, row_begin = pixels[begin : begin + width], run
-        for x in range(width):
-            if x == 0 or row[x] != row[x - 1]:
-                starts[run] = begin + x
-                root[run] = run
-                run += 1
-        starts[run] = begin + width
-        for this in range(row_begin, run):
-            left, right = starts[this] - width, starts[this + 1] - width
-            while above < row_begin and starts[above + 1] < left:
+def _runs(pixels, width):
+    """Where each run of equal pixels in a row starts, and the end of the last one."""
+    words = (width + 7) // 8
+    begins = np.zeros(
+        8 * words, np.uint8
+    )  # of each pixel of a row whether a run begins there; looked through by eights
+    eights, inner = begins.view(np.uint64), begins[1:width]
+    starts, count = np.empty(_FEW_RUNS, np.intp), 0
+    for begin in range(0, len(pixels), max(1, width)):
+        if count + width >= len(starts):
+            starts = np.concatenate((starts[:count], np.empty(len(starts) + width, np.intp)))
+        row = pixels[begin : begin + width]
+        begins[0], after, before = 1, row[1:], row[:-1]
+        for x in range(width - 1):
+            inner[x] = after[x] != before[x]
+        for word in range(words):
+            if eights[word]:
+                for x in range(8 * word, 8 * word + 8):
+                    starts[count] = begin + x
+                    count += begins[x]
+    starts[count] = len(pixels)
+    return starts[: count + 1]
+
+
+@compiled
+def _roots(pixels, width, starts):
+    """Of each run the first one of its region, or one before itself that leads there; of a region's first, itself."""
+    root = np.arange(len(starts) - 1)
+    above = run = 0
+    while run < len(root):
+        row = run
+        end = (starts[run] // width + 1) * width
+        while run < len(root) and starts[run] < end:
+            left, right = starts[run] - width, starts[run + 1] - width
+            while above < row and starts[above + 1] < left:
                 above += 1
             other = above
-            while other < row_begin and starts[other] <= right:  # those that it touches, at a corner at least
-                if pixels[starts[other]] == pixels[starts[this]]:
-                    a, b = _root(root, other), _root(root, this)
+            while other < row and starts[other] <= right:  # those that it touches, at a corner at least
+                if pixels[starts[other]] == pixels[starts[run]]:
+                    a, b = _root(root, other), _root(root, run)
                     root[max(a, b)] = min(a, b)
                 other += 1
-        above = row_begin
-    for this in range(run):
-        count += root[this] == this
-    first = np.empty(count, np.intp)
-    count = 0
-    for this in range(run):
-        if root[this] == this:
-            first[count] = starts[this]
-            number[this] = count
-            count += 1
-        else:
-            number[this] = number[root[this]]
-    return first
+            run += 1
+        above = row
+    return root
 
 
 @compiled

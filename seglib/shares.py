@@ -18,11 +18,39 @@ SHIFT_COLUMNS = ["split", "kind", "name", "train_median", "median", "delta", "ef
 # |delta| from which an effect is small, medium, large: Romano et al., Exploring methods for evaluating group differences
 # on the NSSE and other surveys, 2006.
 _EFFECTS = ((0.147, "small"), (0.33, "medium"), (0.474, "large"))
+_MANY_PIECES = 1 << 18  # 2 MB of them wait to be counted
 WEIGHT_KINDS = ("sqrt_inverse", "median_frequency")
 
 
+class Pieces:
+    """The connected regions of any number of masks: how many there are of each class and size."""
+
+    def __init__(self) -> None:
+        self._codes, self._times = np.empty(0, np.int64), np.empty(0, np.int64)
+        self._waiting, self._count = [self._codes], 0
+
+    def add(self, codes: np.ndarray) -> None:
+        """Count the regions of a mask; (R,) int64, 256 x pixels + class id of each."""
+        self._waiting.append(codes)
+        self._count += len(codes)
+        if self._count > _MANY_PIECES:
+            self._merge()
+
+    def of_class(self, class_id: int) -> tuple[np.ndarray, np.ndarray]:
+        """Their sizes in pixels, ascending, and how many there are of each."""
+        self._merge()
+        own = self._codes % 256 == class_id
+        return self._codes[own] // 256, self._times[own]
+
+    def _merge(self) -> None:
+        codes, times = np.unique(np.concatenate(self._waiting), return_counts=True)
+        self._codes, place = np.unique(np.concatenate([self._codes, codes]), return_inverse=True)
+        self._times = np.bincount(place, np.concatenate([self._times, times])).astype(np.int64)
+        self._waiting, self._count = [codes[:0]], 0
+
+
 def class_stats(
-    names: Sequence[str], splits: pd.Series, counts: np.ndarray, pieces: Mapping[str, Mapping[tuple[int, int], int]]
+    names: Sequence[str], splits: pd.Series, counts: np.ndarray, pieces: Mapping[str, Pieces]
 ) -> pd.DataFrame:
     """One row a split and class.
 
@@ -30,7 +58,7 @@ def class_stats(
         names: the C classes.
         splits: (N,) the split of each sample, in the order in which splits are listed.
         counts: (N, C) scored pixels.
-        pieces: split -> (class id, pixels) -> how many connected regions of that class and size.
+        pieces: split -> its connected regions.
 
     Returns:
         `pixels`; `pixel_share` of the split's scored pixels; `images` that hold it; `image_share`; `regions`: connected
@@ -40,11 +68,8 @@ def class_stats(
     for split in dict.fromkeys(splits):
         inside = counts[(splits == split).to_numpy()]
         pixels, images = inside.sum(axis=0), (inside > 0).sum(axis=0)
-        by_class: dict[int, list[tuple[int, int]]] = {}
-        for (class_id, size), many in pieces.get(split, {}).items():
-            by_class.setdefault(class_id, []).append((size, many))
-        sizes = [np.array(sorted(by_class.get(c, [])), np.int64).reshape(-1, 2) for c in range(len(names))]
-        regions = np.array([s[:, 1].sum() for s in sizes], np.int64)
+        found = [pieces[split].of_class(class_id) for class_id in range(len(names))]
+        regions = np.array([times.sum() for _, times in found], np.int64)
         tables.append(
             pd.DataFrame(
                 {
@@ -57,7 +82,7 @@ def class_stats(
                     "image_share": images / len(inside),
                     "regions": regions,
                     "regions_per_image": np.where(images > 0, regions / np.maximum(images, 1), np.nan),
-                    "median_region": [_median(s[:, 0], s[:, 1]) for s in sizes],
+                    "median_region": [_median(*sizes_and_times) for sizes_and_times in found],
                 }
             )
         )

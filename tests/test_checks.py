@@ -14,7 +14,7 @@ from seglib.ahead import map_ahead
 from seglib.checks import check_dataset, require_sound, verdict, write
 from seglib.dataset import DatasetError, load_dataset
 from seglib.looks import look
-from seglib.mask_checks import _meet, _trace, edge_shift
+from seglib.mask_checks import _correlated, edge_shift
 from seglib.regions import labelled_regions, regions
 from seglib.shares import class_weights, cliffs_delta, cooccurrence
 
@@ -462,14 +462,10 @@ def test_outlines_are_moved_over_the_edges_as_by_correlation(height, width):
     outline[:-1] = np.maximum(outline[:-1], np.isin(mask[:-1].astype(int) + mask[1:], [1]))
     expected = np.sqrt(strongest) - np.sqrt(strongest).mean()
 
-    edges = np.zeros((height + 2 * reach, width + 2 * reach), np.float32)
-    found = np.empty((height * width, 2), np.intp)
-    count, deviation = _trace(pixels, mask, edges[reach:, reach:], found)
-    assert np.array_equal(found[:count], np.argwhere(outline))
-    np.testing.assert_allclose(edges[reach:-reach, reach:-reach], expected, atol=1e-5)
+    meets, count, deviation = _correlated(pixels, mask, reach)
+    assert count == outline.sum()
     assert deviation == pytest.approx(expected.std())
-    meets = signal.correlate2d(np.pad(expected, reach), outline, "valid")
-    np.testing.assert_allclose(_meet(edges, found[:count], reach), meets, atol=1e-2)
+    np.testing.assert_allclose(meets, signal.correlate2d(np.pad(expected, reach), outline, "valid"), atol=1e-2)
 
 
 @pytest.mark.slow
