@@ -261,7 +261,7 @@ def reference_regions(mask):
     return sorted(found)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2), (13, 17), (40, 31)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2), (13, 17), (40, 31), (90, 121)])
 @pytest.mark.parametrize("kinds", [1, 2, 3, 200])
 def test_regions_match_a_labelling_class_by_class(shape, kinds):
     for seed in range(5):
@@ -301,7 +301,9 @@ def test_regions_are_numbered_in_reading_order_whatever_the_layout(dtype):
             assert ndimage.label(view == value, np.ones((3, 3)))[1] == (values == value).sum()
 
 
-def test_region_statistics_of_a_split(root):
+@pytest.mark.parametrize("waiting", [1 << 18, 20])
+def test_region_statistics_of_a_split(root, monkeypatch, waiting):
+    monkeypatch.setattr("seglib.shares._MANY_PIECES", waiting)
     sizes = {c: [] for c in range(3)}
     images = dict.fromkeys(range(3), 0)
     for k in range(10):
