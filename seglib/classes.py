@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from seglib.compiled import compiled
-
 IGNORE = 255  # the id of pixels that are not scored, everywhere inside seglib
 _BLOCK = 1 << 20  # pixels whose colours are looked up at a time: that takes 40 bytes a pixel
 
@@ -123,23 +121,26 @@ class ClassMap:
             raise ClassError("holds single-channel ids, but id_map in dataset.yaml names colours.")
         if stored.size == 0:
             return np.zeros(stored.shape, np.uint8)
-        if stored.dtype == np.uint8:  # bytes are looked up several times as fast
-            ids, known = _looked_up(np.ascontiguousarray(stored), self._table(256))
-            if known:
-                return ids
+        named = self._stored_ids()
+        unused = set(range(IGNORE)).difference(named.values())
+        if stored.dtype == np.uint8 and unused:  # bytes are looked up several times as fast
+            nameless = min(unused)
+            table = bytearray([nameless]) * 256
+            for value, class_id in named.items():
+                if 0 <= value < 256:
+                    table[value] = class_id
+            found = bytearray(np.ascontiguousarray(stored)).translate(table)
+            if nameless not in found:
+                return np.frombuffer(found, np.uint8).reshape(stored.shape)
         low, high = int(stored.min()), int(stored.max())
-        ids = self._table(max(high, 0) + 1)[stored] if low >= 0 else np.full(stored.shape, -1, np.int16)
+        lut = np.full(max(high, 0) + 1, -1, np.int16)
+        for value, class_id in named.items():
+            if 0 <= value <= high:
+                lut[value] = class_id
+        ids = lut[stored] if low >= 0 else np.full(stored.shape, -1, np.int16)
         if (ids < 0).any():
             self._refuse(sorted(int(v) for v in np.unique(stored[ids < 0])))
         return ids.astype(np.uint8)
-
-    def _table(self, size: int) -> np.ndarray:
-        """(size,) int16, the class id of each stored value; -1: not named."""
-        table = np.full(size, -1, np.int16)
-        for value, class_id in self._stored_ids().items():
-            if 0 <= value < size:
-                table[value] = class_id
-        return table
 
     def _stored_ids(self) -> dict[int, int]:
         ids = dict(self.id_map) if self.id_map else {c: c for c in range(len(self))}
@@ -205,14 +206,3 @@ class ClassMap:
         """The inverse of `to_dict`."""
         id_map = {tuple(k) if isinstance(k, Sequence) else int(k): int(v) for k, v in data.get("id_map", [])}
         return cls(tuple(data["names"]), np.array(data["colors"], np.uint8), tuple(data.get("ignore_ids", ())), id_map)
-
-
-@compiled
-def _looked_up(stored, table):
-    """uint8 ids of uint8 values by a table of 256, and whether it names all of them."""
-    flat, ids, known = stored.ravel(), np.empty(stored.size, np.uint8), True
-    for k in range(len(flat)):
-        class_id = table[flat[k]]
-        known &= class_id >= 0
-        ids[k] = class_id
-    return ids.reshape(stored.shape), known
