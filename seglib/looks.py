@@ -77,10 +77,8 @@ def look(image: Image.Image, grey: Image.Image) -> dict[str, float]:
 def _grey_looks(grey, step):
     """Mean, variance and entropy of (H, W) uint8 values, and the variance of the Laplacian in every `step`-th row."""
     height, width = grey.shape
-    flat, tables = (
-        grey.ravel(),
-        np.zeros((4, 256), np.int64),
-    )  # four: neighbours are alike, and one sum waits for the last
+    # Four tables: neighbours are alike, and no sum can start before the last one to its place is done.
+    flat, tables = grey.ravel(), np.zeros((4, 256), np.int64)
     fourths = len(flat) // 4 * 4
     for k in range(0, fourths, 4):
         for j in range(4):

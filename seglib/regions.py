@@ -72,9 +72,8 @@ def _join(mask):
 def _runs(pixels, width):
     """Where each run of equal pixels in a row starts, and the end of the last one."""
     words = (width + 7) // 8
-    begins = np.zeros(
-        8 * words, np.uint8
-    )  # of each pixel of a row whether a run begins there; looked through by eights
+    # Of each pixel of a row whether a run begins there; looked through by eights.
+    begins = np.zeros(8 * words, np.uint8)
     eights, inner = begins.view(np.uint64), begins[1:width]
     starts, count = np.empty(_FEW_RUNS, np.intp), 0
     for begin in range(0, len(pixels), max(1, width)):
