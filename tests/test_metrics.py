@@ -398,3 +398,14 @@ def test_the_interval_in_words(low, expected):
 
     interval = {"low": low, "high": 0.6, "level": 0.95, "basis": "whole sequences"}
     assert interval_sentence({"mean_iou": 0.5, "mean_iou_interval": interval}) == expected
+
+
+@pytest.mark.parametrize("side", [1, 16, 64, 100])
+def test_pixels_of_large_regions_are_counted_as_one_by_one(side):
+    random = np.random.default_rng(side)
+    blobs = [np.kron(random.choice([0, 1, 2, 255], (3, 3)), np.ones((side, side))).astype(np.uint8) for _ in range(2)]
+    truth, pred = blobs[0], np.minimum(np.roll(blobs[1], side // 3, axis=1), 2)
+    expected = np.zeros((3, 3), np.int64)
+    scored = truth != 255
+    np.add.at(expected, (truth[scored], pred[scored]), 1)
+    assert np.array_equal(metrics.confusion_matrix(truth, pred, 3), expected)
