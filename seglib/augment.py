@@ -154,8 +154,10 @@ def warp(images: Tensor, masks: Tensor, windows: list[Window], crop: tuple[int, 
         (B, 3, *crop) float32 in 0-255, edges repeated outwards; (B, *crop) uint8, 255 outside the image.
     """
     device = images.device
-    matrix = torch.tensor([w.matrix for w in windows], dtype=torch.float32).to(device)
-    limits = torch.tensor([[w.width, w.height] for w in windows], dtype=torch.float32).to(device) - 1
+    # Not blocking: a GPU would have to finish the step before.
+    matrix = torch.tensor([w.matrix for w in windows], dtype=torch.float32).to(device, non_blocking=True)
+    limits = torch.tensor([[w.width - 1, w.height - 1] for w in windows], dtype=torch.float32)
+    limits = limits.to(device, non_blocking=True)
     x = torch.arange(crop[1], dtype=torch.float32, device=device)
     y = torch.arange(crop[0], dtype=torch.float32, device=device)[:, None]
     # (B, h, w): where each pixel of the crop lies in its window

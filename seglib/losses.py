@@ -1,7 +1,7 @@
 """`HybridLoss`: cross-entropy + Dice + focal in one pass over the logits, its gradient computed along the way.
 
 Written term by term, the three losses materialise a dozen tensors as large as the logits. Here the pixels are visited in
-blocks that stay in the processor's cache, and the gradient is finished in a second visit, once the Dice sums are known.
+blocks, which stay in a processor's cache, and the gradient is finished in a second visit, once the Dice sums are known.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from torch.autograd.function import once_differentiable
 
 from seglib.classes import IGNORE
 
-# Pixels: of 11 classes a block takes 2.9 MB a tensor; smaller ones cost more calls than they save misses.
+# Pixels of a block on a processor: of 11 classes it takes 2.9 MB a tensor; smaller ones cost more calls than they save misses.
 _CPU_BLOCK = 1 << 16
+# Values of a block on an accelerator, where each is a row of kernel launches: 256 MB a tensor.
+_DEVICE_BLOCK = 1 << 26
+_LANES = 1024  # sums a class on an accelerator, which would else add all pixels of a class to one place, one by one
 _LARGE = 1e30  # sums of exp(logits) between this and its inverse need no shift
 _EPS = 1e-7
 
@@ -119,7 +122,7 @@ class _Hybrid(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_total, *_):
         (gradient,) = ctx.saved_tensors
-        if not gradient.is_cuda and grad_total == 1:  # there, asking would cost more than multiplying
+        if _on_processor(gradient) and grad_total == 1:  # elsewhere asking costs more than multiplying
             return gradient, None, None, None
         return gradient * grad_total.to(gradient.dtype), None, None, None
 
@@ -150,23 +153,23 @@ class _Pixels:
         self.true, self.intersection, self.predicted = weights.new_zeros(3, len(weights), dtype=exact).unbind()
         self.scored = target != settings.ignore_id
         self.ids = torch.where(self.scored, target, 0).long()
-        self.places = [(b, rows) for b in range(len(logits)) for rows in _blocks(logits)]
-        self.kept = [
-            self._visit(logits[b, :, rows], self._ids(b, rows), self.scored[b, rows]) for b, rows in self.places
-        ]
+        self.places = _blocks(logits)
+        self.kept = [self._visit(*place) for place in self.places]
         if settings.reduce:
             self._add_up(settings.reduce)
         self.pixels, self.weight_sum = self.true.sum(), self.weights.to(exact) @ self.true
 
-    def _ids(self, b: int, rows: slice) -> Tensor:
+    def _ids(self, images: slice, rows: slice) -> Tensor:
         """(1, n) ids of a block, 0 for ignored ones."""
-        return self.ids[b, rows].reshape(1, -1)
+        return self.ids[images, rows].reshape(1, -1)
 
-    def _visit(self, logits: Tensor, ids: Tensor, scored: Tensor) -> _Kept | None:
-        """Add up what a block adds to the losses: (C, h, w) logits, (1, n) ids, (h, w) bool."""
+    def _visit(self, images: slice, rows: slice) -> _Kept | None:
+        """Add up what a block adds to the losses."""
         (_, _, focal), gamma, _, smoothing, _ = self.settings
-        z = logits.to(self.weights.dtype, memory_format=torch.contiguous_format).flatten(1)
-        scored = scored.reshape(-1).to(z.dtype)
+        # (b, C, h, w) -> (C, n)
+        block, ids = self.logits[images, :, rows].movedim(1, 0), self._ids(images, rows)
+        z = block.to(self.weights.dtype, memory_format=torch.contiguous_format).flatten(1)
+        scored = self.scored[images, rows].reshape(-1).to(z.dtype)
         e, total, top = _exponentials(z)
         log_total = total.log() if top is None else total.log().add_(top)
         zt = z.gather(0, ids)[0]
@@ -174,8 +177,8 @@ class _Pixels:
         pixel_weights = self.weights.index_select(0, ids[0]).mul_(scored)
         self.nll = self.nll - pixel_weights @ log_hit
         hit = log_hit.exp_().mul_(scored)
-        self.true = self.true.scatter_add(0, ids[0], scored.to(self.true.dtype))
-        self.intersection = self.intersection.scatter_add(0, ids[0], hit.to(self.true.dtype))
+        self.true = self.true + self._by_class(scored, ids[0])
+        self.intersection = self.intersection + self._by_class(hit, ids[0])
         if smoothing:
             self.spread = self.spread + (log_total * self.weights.sum() - self.weights @ z) @ scored
         # Of ignored pixels exp is taken as 0, so that nothing follows from them.
@@ -188,6 +191,14 @@ class _Pixels:
         p = e.mul_(scored / total)
         self.predicted = self.predicted + p.sum(1)
         return _Kept(p, rest, pixel_weights, hit, true) if self.keep else None
+
+    def _by_class(self, values: Tensor, ids: Tensor) -> Tensor:
+        """(C,) sums of the values (n,) of each class."""
+        classes, values = len(self.weights), values.to(self.true.dtype)
+        if _on_processor(values):
+            return values.new_zeros(classes).scatter_add(0, ids, values)
+        places = torch.arange(len(ids), device=ids.device).remainder_(_LANES).mul_(classes).add_(ids)
+        return values.new_zeros(_LANES * classes).scatter_add_(0, places, values).view(_LANES, classes).sum(0)
 
     def _add_up(self, reduce: Callable[[Tensor], Tensor]) -> None:
         """Make every sum that over all processes."""
@@ -222,8 +233,8 @@ class _Pixels:
         by_focal = (focal / self.weights.sum() / self.pixels.clamp_min(1)).to(self.weights.dtype)
         by_rest = (by_focal * self.weights)[:, None]
         gradient = torch.empty_like(self.logits)
-        for (b, rows), (p, rest, weights, hit, true) in zip(self.places, self.kept, strict=True):
-            ids = self._ids(b, rows)
+        for (images, rows), (p, rest, weights, hit, true) in zip(self.places, self.kept, strict=True):
+            ids = self._ids(images, rows)
             by_hit = hit * by_intersection.index_select(0, ids[0])
             pull = by_hit - weights * (by_nll if true is None else by_nll - by_focal * true)
             # The softmax's Jacobian: dz = p * (slope - sum_c p_c slope_c), plus the true class's own part.
@@ -231,28 +242,40 @@ class _Pixels:
             g = (by_predicted[:, None] + towards).mul_(p)
             g.scatter_add_(0, ids, pull[None])
             if smoothing:
-                g.addcmul_(by_spread[:, None], self.scored[b, rows].reshape(-1), value=-1)
+                g.addcmul_(by_spread[:, None], self.scored[images, rows].reshape(-1), value=-1)
             if rest is not None:
                 g.addcmul_(rest, by_rest)
             # The type apart from the layout: twice as fast as both at once.
-            gradient[b, :, rows] = g.view_as(gradient[b, :, rows]).to(gradient.dtype)
+            block = gradient[images, :, rows].movedim(1, 0)
+            block.copy_(g.view_as(block).to(gradient.dtype))
         return gradient
 
 
-def _blocks(logits: Tensor) -> list[slice]:
-    """Rows of an image that are visited at a time. On an accelerator every block is a kernel launch: all of them."""
-    height, width = logits.shape[2:]
-    count = 1 if logits.is_cuda else min(height, -(-height * width // _CPU_BLOCK))
-    edges = [height * k // count for k in range(count + 1)]
+def _on_processor(values: Tensor) -> bool:
+    return values.is_cpu
+
+
+def _blocks(logits: Tensor) -> list[tuple[slice, slice]]:
+    """What is visited at a time: some rows of an image on a processor, elsewhere as many whole images as may be."""
+    images, _, height, width = logits.shape
+    if _on_processor(logits):
+        rows = _pieces(height, min(height, -(-height * width // _CPU_BLOCK)))
+        return [(slice(b, b + 1), piece) for b in range(images) for piece in rows]
+    return [(piece, slice(None)) for piece in _pieces(images, min(images, -(-logits.numel() // _DEVICE_BLOCK)))]
+
+
+def _pieces(length: int, count: int) -> list[slice]:
+    edges = [length * k // count for k in range(count + 1)]
     return [slice(*pair) for pair in pairwise(edges)]
 
 
 def _exponentials(z: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """exp(z - top), (C, n), its sum over the classes, (n,), and the largest logits `top`, (n,).
 
-    None stands for a `top` of 0, where sums without it stay far from float32's limits; a GPU is not waited for to tell.
+    None stands for a `top` of 0, where sums without it stay far from float32's limits; only a processor is asked, since an
+    accelerator would have to be waited for.
     """
-    if not z.is_cuda:
+    if _on_processor(z):
         e = z.exp()
         total = e.sum(0)
         if total.amax() < _LARGE and total.amin() > 1 / _LARGE:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from seglib.kernels import fold_upsampling, keep_freed_memory, replace_depthwise, replace_doubling
 from seglib.normalization import fuse_normalization
@@ -85,6 +86,30 @@ class HardwarePlan:
         if dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.kind, dtype=dtype)
+
+    @contextlib.contextmanager
+    def repeating(self) -> Iterator[None]:
+        """Where many steps of the same sizes follow, as in training: cuDNN then times its algorithms for each of them once."""
+        before = torch.backends.cudnn.benchmark
+        torch.backends.cudnn.benchmark = True
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.benchmark = before
+
+    def fetch(self, values: Tensor) -> Callable[[], Tensor]:
+        """Send values to the processor. What is returned waits for them when it is called, and for nothing that a CUDA GPU was
+        given to do since: any other way to read them would."""
+        if self.kind != "cuda":
+            return lambda: values
+        there = values.to("cpu", non_blocking=True)
+        sent = torch.cuda.current_stream(values.device).record_event()
+
+        def fetched() -> Tensor:
+            sent.synchronize()
+            return there
+
+        return fetched
 
     def place(self, model: nn.Module) -> nn.Module:
         """The model on this plan's device and in its memory format; changed in place and returned."""

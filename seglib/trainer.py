@@ -101,22 +101,25 @@ class Trainer:
             self.plan.workers,
             world.rank,
             world.size,
+            pinned=self.plan.kind == "cuda",
         )
         values, seen, rates, times, skipped, started = [], [], [], [], 0, time.perf_counter()
-        for k, (batch, size) in enumerate(zip(batches, sizes, strict=True)):
-            rates.append(
-                self._set_rate(first + k, params.epochs * len(sizes), round(params.warmup_epochs * len(sizes)))
-            )
-            values.append(self._gradient(batch, size))
-            skipped += self._update(first + k)
-            # A step late: asking at once would make a GPU wait for the processor. Nothing is saved in between.
-            seen.append(batch.index)
-            if k:
-                self._check(values[k - 1], seen[k - 1], epoch, k)
-            times.append(time.perf_counter() - started)
-            on_images(size)
-        self._check(values[-1], seen[-1], epoch, len(sizes))
-        table = pd.DataFrame(torch.stack(values).cpu().numpy(), columns=[*_TERMS, "grad_norm"])
+        with self.plan.repeating():
+            for k, (batch, size) in enumerate(zip(batches, sizes, strict=True)):
+                rates.append(
+                    self._set_rate(first + k, params.epochs * len(sizes), round(params.warmup_epochs * len(sizes)))
+                )
+                values.append(self.plan.fetch(self._gradient(batch, size)))
+                skipped += self._update(first + k)
+                # A step late: asking at once would make a GPU wait for the processor. Nothing is saved in between.
+                seen.append(batch.index)
+                if k:
+                    self._check(values[k - 1](), seen[k - 1], epoch, k)
+                times.append(time.perf_counter() - started)
+                on_images(size)
+        self._check(values[-1](), seen[-1], epoch, len(sizes))
+        fetched = torch.stack([value() for value in values]).cpu()
+        table = pd.DataFrame(fetched.numpy(), columns=[*_TERMS, "grad_norm"])
         table.insert(0, "step", range(first + 1, first + len(sizes) + 1))
         table.insert(0, "epoch", epoch)
         pace = np.array(sizes) / np.diff(times, prepend=0)

@@ -114,7 +114,7 @@ def measure(plan: HardwarePlan, model: Segmenter, crop: tuple[int, int], images:
         _finish(plan)
         return time.perf_counter() - started
 
-    with _state_kept():
+    with _state_kept(), plan.repeating():
         with _kept_bytes() as kept:
             step()
         taken = []

@@ -103,7 +103,19 @@ def test_several_blocks_an_image(monkeypatch):
 
 
 def test_one_real_block_border():
-    assert_equal_to_reference(*batch((1, 3, 200, 180), seed=5))  # 36000 pixels: more than one block
+    assert_equal_to_reference(*batch((1, 3, 300, 280), seed=5))  # 84000 pixels: more than one block
+
+
+@pytest.mark.parametrize("block", [1, 500, 1 << 26], ids=["an image", "two images", "all"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_the_way_of_accelerators(block, memory_format, monkeypatch):
+    monkeypatch.setattr(losses, "_on_processor", lambda _: False)
+    monkeypatch.setattr(losses, "_DEVICE_BLOCK", block)
+    monkeypatch.setattr(losses, "_LANES", 8)
+    logits, target = batch((5, 5, 6, 7), seed=12)
+    for terms, class_weights in (((1, 1, 1), WEIGHTS), ((0.3, 2.0, 5.0), None)):
+        assert_equal_to_reference(logits.to(memory_format=memory_format), target, terms, class_weights)
+    assert_equal_to_reference(100 * logits, target)
 
 
 def test_memory_format_changes_nothing():
@@ -340,8 +352,11 @@ def test_sums_keep_the_digits_of_small_blocks_beside_a_large_one(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_class_of_more_pixels_than_float32_counts_one_by_one(monkeypatch):
-    """In one block, as a GPU visits an image: from 2^24 on a float32 does not grow by adding 1."""
+@pytest.mark.parametrize("on", ["processor", "accelerator"])
+def test_a_class_of_more_pixels_than_float32_counts_one_by_one(on, monkeypatch):
+    """In one block: from 2^24 on a float32 does not grow by adding 1."""
+    if on == "accelerator":
+        monkeypatch.setattr(losses, "_on_processor", lambda _: False)
     monkeypatch.setattr(losses, "_CPU_BLOCK", 1 << 30)
     logits, target = torch.zeros(1, 2, 4100, 4200), torch.zeros(1, 4100, 4200, dtype=torch.long)
     value = HybridLoss(0, 1, 0)(logits, target).dice.item()
