@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from training import write_dataset
+from measure import write_dataset
 
 from seglib import launch, metrics, runs
 from seglib.dataset import load_dataset
@@ -42,7 +42,7 @@ def by_images() -> list[dict]:
     rows = []
     for images in (250, 500, 1000, 2000):
         name = f"images{images}"
-        write_dataset(runs.project_root() / "data" / name, images, (120, 160))
+        write_dataset(runs.project_root() / "data" / name, images, 11, (120, 160))
         dataset = load_dataset(f"data/{name}")
         started = time.perf_counter()
         packed = pack(dataset, "train")

@@ -92,19 +92,28 @@ def backward(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, target: T
 
 
 class Files(torch.utils.data.Dataset):
-    """Decode with PIL and augment in `__getitem__`."""
+    """Decode with PIL and augment in `__getitem__`.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: of the dataset.
+        size: (height, width) of the crops.
+        scaled: images as normalised float32; False: as uint8.
+    """
+
+    def __init__(self, folder: Path, size: tuple[int, int] = SIZE, scaled: bool = True) -> None:
         self.images, self.masks = (sorted((folder / "train" / kind).glob("*.png")) for kind in ("images", "masks"))
+        scaling = [
+            v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
+            v2.Normalize([0.5] * 3, [0.5] * 3),
+        ]
         self.transform = v2.Compose(
             [
                 v2.RandomHorizontalFlip(),
                 v2.RandomAffine(5, scale=(0.75, 1.5), fill={tv_tensors.Image: 0, tv_tensors.Mask: IGNORE}),
-                v2.RandomCrop(SIZE),
+                v2.RandomCrop(size),
                 v2.ColorJitter(0.3, 0.3, 0.3),
                 v2.RandomApply([v2.GaussianBlur(3)], 0.1),
-                v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
-                v2.Normalize([0.5] * 3, [0.5] * 3),
+                *(scaling if scaled else []),
             ]
         )
 

