@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
-from pathlib import Path
+from functools import cache
 
 import numpy as np
 import torch
-from llvmlite import binding
-from numba import carray, cfunc, types
-from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba import carray
 from torch import Tensor
 
+from seglib import teams
 from seglib.compiled import compiled
+from seglib.teams import as_float, as_stored, pointer
 
 _WIDTH = 512  # values that are worked on side by side: as many whole pixels as they hold
 _BLOCK = 64  # times as many are summed in float32, before they are added to a sum in float64
@@ -50,57 +46,19 @@ def each_channel(
     sums = np.zeros((parts, 2, width))
     limits = np.array(bounds, np.float32)
     addresses = [*(each.data_ptr() for each in maps), 0, 0][:3] + [array.ctypes.data for array in (lanes, sums, limits)]
-    dtype = np.uint16 if x.dtype is torch.bfloat16 else np.float32
     job = np.array([loop, x.numel(), width, parts, *addresses], np.int64)
-    if parts == 1:
-        _part(job, 0, dtype)
-    elif team := _team(dtype):
-        team(job.ctypes.data, parts)
-    else:
-        list(_helpers(parts).map(partial(_part, job, dtype=dtype), range(parts)))
+    teams.run(_part, _team, job, parts, teams.stored_as(x))
     return sums.sum(axis=0).reshape(2, times, -1).sum(axis=1)
-
-
-_place = types.ExternalFunction("omp_get_thread_num", types.int32())
-_members = types.ExternalFunction("omp_get_num_threads", types.int32())
 
 
 @cache
 def _team(dtype: type) -> Callable[[int, int], None] | None:
-    """What runs the parts of a job, given its address, in the threads of torch's own OpenMP; None where that is not GNU's.
-
-    Behind every operation those threads wait for the next one for some milliseconds, and keep those of another pool from the
-    processor meanwhile.
-    """
-    found = list(Path(torch.__file__).parent.glob("lib/libgomp*.so*"))
-    if len(found) != 1:
-        return None
-    library = ctypes.CDLL(str(found[0]))
-    for name in ("omp_get_thread_num", "omp_get_num_threads"):
-        binding.add_symbol(name, ctypes.cast(getattr(library, name), ctypes.c_void_p).value)
-
     def member(address):
         job = carray(address, _JOB)
-        for part in range(_place(), job[3], _members()):
+        for part in range(teams.place(), job[3], teams.members()):
             _part(job, part, dtype)
 
-    callback = compiled(member, partial(cfunc, types.void(types.CPointer(types.int64))))
-    run = library.GOMP_parallel
-    run.argtypes, run.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
-    return lambda job, parts: run(callback.address, job, parts, 0)
-
-
-@cache
-def _helpers(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "seglib-loops")
-
-
-@intrinsic
-def _pointer(_, address):
-    def generate(_context, builder, _signature, arguments):
-        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
-
-    return types.voidptr(address), generate
+    return teams.gathered(member)
 
 
 @compiled
@@ -108,13 +66,13 @@ def _part(job, part, dtype):
     loop, size, width, parts = job[0], job[1], job[2], job[3]
     rows = (size + width - 1) // width
     begin, end = rows * part // parts * width, min(size, rows * (part + 1) // parts * width)
-    lanes = carray(_pointer(job[7]), (5, width), np.float32)
-    sums = carray(_pointer(job[8]), (parts, 2, width), np.float64)[part]
-    bounds = carray(_pointer(job[9]), 2, np.float32)
+    lanes = carray(pointer(job[7]), (5, width), np.float32)
+    sums = carray(pointer(job[8]), (parts, 2, width), np.float64)[part]
+    bounds = carray(pointer(job[9]), 2, np.float32)
     low, high = bounds[0], bounds[1]
-    x = carray(_pointer(job[4]), size, dtype)[begin:end]
-    second = carray(_pointer(job[5]), size, dtype)[begin:end]
-    third = carray(_pointer(job[6]), size, dtype)[begin:end]
+    x = carray(pointer(job[4]), size, dtype)[begin:end]
+    second = carray(pointer(job[5]), size, dtype)[begin:end]
+    third = carray(pointer(job[6]), size, dtype)[begin:end]
     if loop == MOMENTS:
         _moments(x, lanes[0], sums)
     elif loop == APPLY:
@@ -123,32 +81,6 @@ def _part(job, part, dtype):
         _gradient_moments(x, second, lanes[0], lanes[1], lanes[2], sums, low, high)
     else:
         _gradient(x, second, third, lanes[0], lanes[1], lanes[2], lanes[3], lanes[4], low, high)
-
-
-def _float(value): ...
-
-
-@overload(_float)
-def _float_of(value):
-    if value == types.uint16:  # bfloat16: the upper half of a float32
-        return lambda value: np.uint32(np.uint32(value) << np.uint32(16)).view(np.float32)
-    return lambda value: value
-
-
-def _stored(row, value): ...
-
-
-@overload(_stored)
-def _stored_in(row, value):
-    if row.dtype != types.uint16:
-        return lambda row, value: value
-
-    def nearest(row, value):  # to even, as torch rounds
-        bits = np.float32(value).view(np.uint32)
-        odd = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
-        return np.uint16(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
-
-    return nearest
 
 
 # Sums are made of blocks, so that float32 keeps its digits and no lane waits for a conversion.
@@ -165,7 +97,7 @@ def _moments(x, middle, sums):
         for start in range(begin, min(len(x), begin + width * _BLOCK), width):
             row = x[start : start + width]
             for k in range(len(row)):
-                value = _float(row[k]) - middle[k]
+                value = as_float(row[k]) - middle[k]
                 first[k] += value
                 second[k] += value * value
         sums += some
@@ -178,10 +110,10 @@ def _apply(x, result, scale, shift, low, high):
     for start in range(0, len(x), width):
         row, out = x[start : start + width], result[start : start + width]
         for k in range(len(row)):
-            value = _float(row[k]) * scale[k] + shift[k]
+            value = as_float(row[k]) * scale[k] + shift[k]
             value = low if value < low else value
             value = high if value > high else value
-            out[k] = _stored(out, value)
+            out[k] = as_stored(out, value)
 
 
 @compiled
@@ -195,8 +127,8 @@ def _gradient_moments(x, gradient, mean, scale, shift, sums, low, high):
         for start in range(begin, min(len(x), begin + width * _BLOCK), width):
             row, slope = x[start : start + width], gradient[start : start + width]
             for k in range(len(row)):
-                value = _float(row[k])
-                passed = _float(slope[k]) if low < value * scale[k] + shift[k] < high else np.float32(0)
+                value = as_float(row[k])
+                passed = as_float(slope[k]) if low < value * scale[k] + shift[k] < high else np.float32(0)
                 first[k] += passed
                 second[k] += passed * (value - mean[k])
         sums += some
@@ -210,6 +142,6 @@ def _gradient(x, gradient, result, mean, scale, shift, average, slant, low, high
         row, slope = x[start : start + width], gradient[start : start + width]
         out = result[start : start + width]
         for k in range(len(row)):
-            value = _float(row[k])
-            passed = _float(slope[k]) if low < value * scale[k] + shift[k] < high else np.float32(0)
-            out[k] = _stored(out, scale[k] * (passed - average[k] - (value - mean[k]) * slant[k]))
+            value = as_float(row[k])
+            passed = as_float(slope[k]) if low < value * scale[k] + shift[k] < high else np.float32(0)
+            out[k] = as_stored(out, scale[k] * (passed - average[k] - (value - mean[k]) * slant[k]))

@@ -1,7 +1,8 @@
 """`HybridLoss`: cross-entropy + Dice + focal in one pass over the logits, its gradient computed along the way.
 
-Written term by term, the three losses materialise a dozen tensors as large as the logits. Here the pixels are visited in
-blocks, which stay in a processor's cache, and the gradient is finished in a second visit, once the Dice sums are known.
+Written term by term, the three losses materialise a dozen tensors as large as the logits. Here all pixels are visited once for
+the sums that the losses are made of, and once more for the gradient, since that of Dice is known only behind the last pixel. On
+processors compiled loops do that (`seglib.pixelwise`), elsewhere torch, many images at a time.
 """
 
 from __future__ import annotations
@@ -15,14 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from seglib import pixelwise
 from seglib.classes import IGNORE
 
-# Pixels of a block on a processor: of 11 classes it takes 2.9 MB a tensor; smaller ones cost more calls than they save misses.
-_CPU_BLOCK = 1 << 16
-# Values of a block on an accelerator, where each is a row of kernel launches: 256 MB a tensor.
-_DEVICE_BLOCK = 1 << 26
-_LANES = 1024  # sums a class on an accelerator, which would else add all pixels of a class to one place, one by one
-_LARGE = 1e30  # sums of exp(logits) between this and its inverse need no shift
+_BLOCK = 1 << 26  # logits that torch visits at a time: 256 MB a tensor, since every block is a row of kernel launches
+_LANES = 1024  # sums a class: GPUs add what goes to one place one by one
 _EPS = 1e-7
 
 
@@ -111,10 +109,14 @@ class _Settings(NamedTuple):
 class _Hybrid(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, target, weights, settings):
-        found = _Pixels(logits, target, weights, settings, keep=ctx.needs_input_grad[0])
-        values, dice_slopes = found.losses()
+        by_loops = settings.gamma == 2 and pixelwise.fits(logits)
+        way = (_Loops if by_loops else _Blocks)(logits, target, weights, settings, keep=ctx.needs_input_grad[0])
+        sums = way.sums()
+        if settings.reduce:
+            sums = settings.reduce(sums)
+        values, slopes = _losses(sums, weights, settings)
         if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(found.gradient(dice_slopes))
+            ctx.save_for_backward(way.gradient(slopes))
         ctx.mark_non_differentiable(*values[1:])
         return values
 
@@ -122,9 +124,69 @@ class _Hybrid(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_total, *_):
         (gradient,) = ctx.saved_tensors
-        if _on_processor(gradient) and grad_total == 1:  # elsewhere asking costs more than multiplying
+        if gradient.is_cpu and grad_total == 1:  # elsewhere asking costs more than multiplying
             return gradient, None, None, None
         return gradient * grad_total.to(gradient.dtype), None, None, None
+
+
+class _Slopes(NamedTuple):
+    """Of the total, by the sums that it is made of: the first two (C,), the others scalars."""
+
+    predicted: Tensor
+    intersection: Tensor
+    focal: Tensor
+    nll: Tensor
+    spread: Tensor
+
+
+def _losses(sums: Tensor, weights: Tensor, settings: _Settings) -> tuple[tuple[Tensor, ...], _Slopes]:
+    """(total, ce, dice, focal) and the slopes of the total.
+
+    Args:
+        sums: (3 + 3 C,), as `pixelwise.sums` has them.
+        weights: (C,) of the classes.
+    """
+    nll, spread, focal_sum = sums[:3]
+    true, intersection, predicted = sums[3:].view(3, -1)
+    smoothing, (of_ce, of_dice, of_focal) = settings.smoothing, settings.terms
+    share = weights / weights.sum()
+    # As torch's CrossEntropyLoss (Szegedy et al., Rethinking the Inception Architecture, CVPR 2016).
+    by_smoothed = 1 / (weights.to(sums.dtype) @ true).clamp_min(_EPS)
+    ce = ((1 - smoothing) * nll + smoothing / len(share) * spread) * by_smoothed
+    size = (predicted + true).clamp_min(_EPS)
+    counts = share * (true > 0)
+    score = 2 * intersection / size
+    dice = (counts * (1 - score)).sum()
+    by_focal = 1 / (weights.sum() * true.sum().clamp_min(1))
+    focal = focal_sum * by_focal
+    slopes = (
+        of_dice * counts * score / size,
+        -2 * of_dice * counts / size,
+        of_focal * by_focal,
+        (1 - smoothing) * of_ce * by_smoothed,
+        smoothing / len(share) * of_ce * by_smoothed,
+    )
+    values = of_ce * ce + of_dice * dice + of_focal * focal, ce, dice, focal
+    return tuple(value.to(share.dtype) for value in values), _Slopes(*(slope.to(share.dtype) for slope in slopes))
+
+
+class _Loops:
+    """Both visits by compiled loops."""
+
+    def __init__(self, logits: Tensor, target: Tensor, weights: Tensor, settings: _Settings, keep: bool) -> None:
+        scored = target != settings.ignore_id
+        lowest, highest = map(int, torch.where(scored, target, 0).aminmax())
+        if lowest < 0 or highest >= len(weights):
+            raise ValueError(
+                f"target holds ids {lowest}-{highest}; expected 0-{len(weights) - 1}, or {settings.ignore_id} where not scored."
+            )
+        self.pixels = logits, torch.where(scored, target.to(torch.int16), -1).contiguous(), weights
+
+    def sums(self) -> Tensor:
+        return torch.from_numpy(pixelwise.sums(*self.pixels))
+
+    def gradient(self, slopes: _Slopes) -> Tensor:
+        return pixelwise.gradient(*self.pixels, slopes.predicted, slopes.intersection, *map(float, slopes[2:]))
 
 
 class _Kept(NamedTuple):
@@ -141,148 +203,85 @@ class _Kept(NamedTuple):
     true: Tensor | None
 
 
-class _Pixels:
-    """Both visits to the pixels: the first adds up what the losses are made of, the second writes their gradient."""
+class _Blocks:
+    """Both visits by torch, some images at a time."""
 
     def __init__(self, logits: Tensor, target: Tensor, weights: Tensor, settings: _Settings, keep: bool) -> None:
-        # Adding millions of small numbers one by one loses digits in float32; Apple's GPUs know no float64.
-        exact = torch.float32 if weights.device.type == "mps" else torch.float64
         self.logits, self.weights, self.settings, self.keep = logits, weights, settings, keep
+        # Adding millions of small numbers one by one loses digits in float32; Apple's GPUs know no float64.
+        self.exact = torch.float32 if weights.device.type == "mps" else torch.float64
         self.one = weights.new_ones(())
-        self.nll = self.spread = self.focal = weights.new_zeros((), dtype=exact)
-        self.true, self.intersection, self.predicted = weights.new_zeros(3, len(weights), dtype=exact).unbind()
         self.scored = target != settings.ignore_id
         self.ids = torch.where(self.scored, target, 0).long()
-        self.places = _blocks(logits)
-        self.kept = [self._visit(*place) for place in self.places]
-        if settings.reduce:
-            self._add_up(settings.reduce)
-        self.pixels, self.weight_sum = self.true.sum(), self.weights.to(exact) @ self.true
+        count = min(len(logits), -(-logits.numel() // _BLOCK))
+        edges = [len(logits) * k // count for k in range(count + 1)] if count else []
+        self.places = [slice(*pair) for pair in pairwise(edges)]
+        self.kept: list[_Kept | None] = []
 
-    def _ids(self, images: slice, rows: slice) -> Tensor:
-        """(1, n) ids of a block, 0 for ignored ones."""
-        return self.ids[images, rows].reshape(1, -1)
+    def sums(self) -> Tensor:
+        total = self.weights.new_zeros(3 + 3 * len(self.weights), dtype=self.exact)
+        for images in self.places:
+            sums, kept = self._visit(images)
+            total += sums
+            self.kept.append(kept)
+        return total
 
-    def _visit(self, images: slice, rows: slice) -> _Kept | None:
-        """Add up what a block adds to the losses."""
+    def _visit(self, images: slice) -> tuple[Tensor, _Kept | None]:
+        """What a block adds to the sums, and what the second visit needs of it."""
         (_, _, focal), gamma, _, smoothing, _ = self.settings
         # (b, C, h, w) -> (C, n)
-        block, ids = self.logits[images, :, rows].movedim(1, 0), self._ids(images, rows)
+        block, ids = self.logits[images].movedim(1, 0), self.ids[images].reshape(1, -1)
         z = block.to(self.weights.dtype, memory_format=torch.contiguous_format).flatten(1)
-        scored = self.scored[images, rows].reshape(-1).to(z.dtype)
-        e, total, top = _exponentials(z)
-        log_total = total.log() if top is None else total.log().add_(top)
+        scored = self.scored[images].reshape(-1).to(z.dtype)
+        top = z.amax(0)
+        e = (z - top).exp_()
+        total = e.sum(0)
+        log_total = total.log().add_(top)
         zt = z.gather(0, ids)[0]
         log_hit = zt - log_total
         pixel_weights = self.weights.index_select(0, ids[0]).mul_(scored)
-        self.nll = self.nll - pixel_weights @ log_hit
+        nll = -(pixel_weights @ log_hit)
         hit = log_hit.exp_().mul_(scored)
-        self.true = self.true + self._by_class(scored, ids[0])
-        self.intersection = self.intersection + self._by_class(hit, ids[0])
-        if smoothing:
-            self.spread = self.spread + (log_total * self.weights.sum() - self.weights @ z) @ scored
+        spread = (log_total * self.weights.sum() - self.weights @ z) @ scored if smoothing else torch.zeros_like(nll)
         # Of ignored pixels exp is taken as 0, so that nothing follows from them.
-        grown = torch.addcmul(self.one, e if top is None else z.clamp_max(88).exp_(), scored)
-        softplus = grown.log() if top is None else torch.maximum(grown.log(), z * scored)
+        grown = torch.addcmul(self.one, z.clamp_max(88).exp_(), scored)
+        softplus = torch.maximum(grown.log(), z * scored)
         with_slopes = self.keep and focal > 0
         rest_values, rest = _focal_rest(grown, softplus, gamma, with_slopes)
         true_values, true = _focal_true(zt, gamma, with_slopes)
-        self.focal = self.focal + self.weights @ rest_values + pixel_weights @ true_values
+        focal_sum = self.weights @ rest_values + pixel_weights @ true_values
         p = e.mul_(scored / total)
-        self.predicted = self.predicted + p.sum(1)
-        return _Kept(p, rest, pixel_weights, hit, true) if self.keep else None
+        scalars = torch.stack([nll, spread, focal_sum]).to(self.exact)
+        sums = torch.cat(
+            [scalars, self._by_class(scored, ids[0]), self._by_class(hit, ids[0]), p.sum(1).to(self.exact)]
+        )
+        return sums, _Kept(p, rest, pixel_weights, hit, true) if self.keep else None
 
     def _by_class(self, values: Tensor, ids: Tensor) -> Tensor:
         """(C,) sums of the values (n,) of each class."""
-        classes, values = len(self.weights), values.to(self.true.dtype)
-        if _on_processor(values):
-            return values.new_zeros(classes).scatter_add(0, ids, values)
-        places = torch.arange(len(ids), device=ids.device).remainder_(_LANES).mul_(classes).add_(ids)
-        return values.new_zeros(_LANES * classes).scatter_add_(0, places, values).view(_LANES, classes).sum(0)
+        places = torch.arange(len(ids), device=ids.device).remainder_(_LANES).mul_(len(self.weights)).add_(ids)
+        sums = self.weights.new_zeros(_LANES * len(self.weights), dtype=self.exact)
+        return sums.scatter_add_(0, places, values.to(self.exact)).view(_LANES, -1).sum(0)
 
-    def _add_up(self, reduce: Callable[[Tensor], Tensor]) -> None:
-        """Make every sum that over all processes."""
-        scalars = torch.stack([self.nll, self.spread, self.focal])
-        sums = reduce(torch.cat([scalars, self.true, self.intersection, self.predicted]))
-        self.nll, self.spread, self.focal = sums[:3]
-        self.true, self.intersection, self.predicted = sums[3:].view(3, -1)
-
-    def losses(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:
-        """((total, ce, dice, focal), (d dice / d predicted, d dice / d intersection)), the slopes (C,) each."""
-        terms, smoothing = self.settings.terms, self.settings.smoothing
-        share = self.weights / self.weights.sum()
-        # As torch's CrossEntropyLoss (Szegedy et al., Rethinking the Inception Architecture, CVPR 2016).
-        smoothed = (1 - smoothing) * self.nll + smoothing / len(share) * self.spread
-        ce = smoothed / self.weight_sum.clamp_min(_EPS)
-        size = (self.predicted + self.true).clamp_min(_EPS)
-        counts = share * (self.true > 0)
-        score = 2 * self.intersection / size
-        dice = (counts * (1 - score)).sum()
-        focal = self.focal / self.weights.sum() / self.pixels.clamp_min(1)
-        total = terms[0] * ce + terms[1] * dice + terms[2] * focal
-        slopes = counts * score / size, -2 * counts / size
-        values, slopes = ([part.to(share.dtype) for part in parts] for parts in ((total, ce, dice, focal), slopes))
-        return tuple(values), tuple(slopes)
-
-    def gradient(self, dice_slopes: tuple[Tensor, Tensor]) -> Tensor:
-        """Second visit: d total / d logits, in the logits' type and memory format."""
-        (ce, dice, focal), _, _, smoothing, _ = self.settings
-        by_predicted, by_intersection = (dice * slope for slope in dice_slopes)
-        by_smoothed = (ce / self.weight_sum.clamp_min(_EPS)).to(self.weights.dtype)
-        by_nll, by_spread = (1 - smoothing) * by_smoothed, smoothing / len(self.weights) * by_smoothed * self.weights
-        by_focal = (focal / self.weights.sum() / self.pixels.clamp_min(1)).to(self.weights.dtype)
-        by_rest = (by_focal * self.weights)[:, None]
-        gradient = torch.empty_like(self.logits)
-        for (images, rows), (p, rest, weights, hit, true) in zip(self.places, self.kept, strict=True):
-            ids = self._ids(images, rows)
-            by_hit = hit * by_intersection.index_select(0, ids[0])
-            pull = by_hit - weights * (by_nll if true is None else by_nll - by_focal * true)
+    def gradient(self, slopes: _Slopes) -> Tensor:
+        """d total / d logits, in the logits' type and memory format."""
+        gradient, by_spread = torch.empty_like(self.logits), slopes.spread * self.weights
+        by_rest = (slopes.focal * self.weights)[:, None]
+        for images, (p, rest, weights, hit, true) in zip(self.places, self.kept, strict=True):
+            ids = self.ids[images].reshape(1, -1)
+            by_hit = hit * slopes.intersection.index_select(0, ids[0])
+            pull = by_hit - weights * (slopes.nll if true is None else slopes.nll - slopes.focal * true)
             # The softmax's Jacobian: dz = p * (slope - sum_c p_c slope_c), plus the true class's own part.
-            towards = (by_spread.sum() - by_predicted @ p).addcmul_(weights, by_nll).sub_(by_hit)
-            g = (by_predicted[:, None] + towards).mul_(p)
+            towards = (by_spread.sum() - slopes.predicted @ p).addcmul_(weights, slopes.nll).sub_(by_hit)
+            g = (slopes.predicted[:, None] + towards).mul_(p)
             g.scatter_add_(0, ids, pull[None])
-            if smoothing:
-                g.addcmul_(by_spread[:, None], self.scored[images, rows].reshape(-1), value=-1)
+            if self.settings.smoothing:
+                g.addcmul_(by_spread[:, None], self.scored[images].reshape(-1), value=-1)
             if rest is not None:
                 g.addcmul_(rest, by_rest)
-            # The type apart from the layout: twice as fast as both at once.
-            block = gradient[images, :, rows].movedim(1, 0)
-            block.copy_(g.view_as(block).to(gradient.dtype))
+            block = gradient[images].movedim(1, 0)
+            block.copy_(g.view_as(block))
         return gradient
-
-
-def _on_processor(values: Tensor) -> bool:
-    return values.is_cpu
-
-
-def _blocks(logits: Tensor) -> list[tuple[slice, slice]]:
-    """What is visited at a time: some rows of an image on a processor, elsewhere as many whole images as may be."""
-    images, _, height, width = logits.shape
-    if _on_processor(logits):
-        rows = _pieces(height, min(height, -(-height * width // _CPU_BLOCK)))
-        return [(slice(b, b + 1), piece) for b in range(images) for piece in rows]
-    return [(piece, slice(None)) for piece in _pieces(images, min(images, -(-logits.numel() // _DEVICE_BLOCK)))]
-
-
-def _pieces(length: int, count: int) -> list[slice]:
-    edges = [length * k // count for k in range(count + 1)]
-    return [slice(*pair) for pair in pairwise(edges)]
-
-
-def _exponentials(z: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """exp(z - top), (C, n), its sum over the classes, (n,), and the largest logits `top`, (n,).
-
-    None stands for a `top` of 0, where sums without it stay far from float32's limits; only a processor is asked, since an
-    accelerator would have to be waited for.
-    """
-    if _on_processor(z):
-        e = z.exp()
-        total = e.sum(0)
-        if total.amax() < _LARGE and total.amin() > 1 / _LARGE:
-            return e, total, None
-    top = z.amax(0)
-    e = (z - top).exp_()
-    return e, e.sum(0), top
 
 
 def _focal_rest(grown: Tensor, softplus: Tensor, gamma: float, with_slopes: bool) -> tuple[Tensor, Tensor | None]:

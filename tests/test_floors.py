@@ -28,7 +28,13 @@ HOUSE = {
         (("dataset", "images", "pairing", "recipe", "draft", "fetch", "content"), TORCH | SHOW),
         (("regions",), TORCH | SHOW),
         (("ahead",), TORCH | SHOW | {"numpy", "pandas"}),
-        (("hardware", "plans", "machine", "kernels", "normalization", "channelwise", "parallel"), SHOW),
+        (
+            (
+                *("hardware", "plans", "machine", "parallel"),
+                *("kernels", "normalization", "teams", "channelwise", "pixelwise"),
+            ),
+            SHOW,
+        ),
     ],
     2: [
         (("demo", "demo_faults", "demo_scenes", "demo_canvas", "demo_paint", "faults", "plant"), TORCH | SHOW),

@@ -73,8 +73,8 @@ def test_whatever_is_in_the_batch(options):
     assert right(logits.detach().to(memory_format=torch.channels_last).requires_grad_(), target)
 
 
-def test_images_of_several_blocks(monkeypatch):
-    monkeypatch.setattr("seglib.losses._CPU_BLOCK", 8)
+def test_a_batch_of_several_blocks(monkeypatch):
+    monkeypatch.setattr("seglib.losses._BLOCK", 8)
     assert right(*batch((2, 4, 5, 4), seed=3), class_weights=WEIGHTS, label_smoothing=0.1)
 
 

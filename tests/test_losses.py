@@ -8,11 +8,19 @@ import pytest
 import torch
 from segmentation_models_pytorch.losses import DiceLoss, FocalLoss
 
-from seglib import losses
+from seglib import losses, pixelwise
 from seglib.losses import HybridLoss
 
 IGNORE = 255
 WEIGHTS = [0.5, 2.0, 1.0, 0.0, 3.0]
+
+
+@pytest.fixture(autouse=True, params=["loops", "torch"])
+def way(request, monkeypatch):
+    """Both ways of computing it; what the loops do not know torch computes anyway."""
+    if request.param == "torch":
+        monkeypatch.setattr(pixelwise, "fits", lambda _: False)
+    return request.param
 
 
 def batch(shape=(2, 5, 6, 7), ignored=0.2, seed=0, spread=2.0):
@@ -95,27 +103,47 @@ def test_smp_as_a_whole():
     )
 
 
-def test_several_blocks_an_image(monkeypatch):
-    logits, target = batch((2, 5, 9, 8), seed=4)
-    for block in (1, 8, 24, 40, 1000):  # one row, one row, three rows, five rows (with a rest), everything
-        monkeypatch.setattr("seglib.losses._CPU_BLOCK", block)
-        assert_equal_to_reference(logits, target, class_weights=WEIGHTS)
-
-
-def test_one_real_block_border():
-    assert_equal_to_reference(*batch((1, 3, 300, 280), seed=5))  # 84000 pixels: more than one block
-
-
 @pytest.mark.parametrize("block", [1, 500, 1 << 26], ids=["an image", "two images", "all"])
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_the_way_of_accelerators(block, memory_format, monkeypatch):
-    monkeypatch.setattr(losses, "_on_processor", lambda _: False)
-    monkeypatch.setattr(losses, "_DEVICE_BLOCK", block)
+def test_blocks_of_images(block, monkeypatch):
+    monkeypatch.setattr(losses, "_BLOCK", block)
     monkeypatch.setattr(losses, "_LANES", 8)
-    logits, target = batch((5, 5, 6, 7), seed=12)
-    for terms, class_weights in (((1, 1, 1), WEIGHTS), ((0.3, 2.0, 5.0), None)):
-        assert_equal_to_reference(logits.to(memory_format=memory_format), target, terms, class_weights)
-    assert_equal_to_reference(100 * logits, target)
+    assert_equal_to_reference(*batch((5, 5, 6, 7), seed=4), class_weights=WEIGHTS)
+
+
+@pytest.mark.parametrize("side", [1, 127, 128, 129, 4200])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_images_that_fill_tiles_and_that_do_not(side, memory_format):
+    logits, target = batch((3, 5, 1, side), seed=5)
+    assert_equal_to_reference(logits.to(memory_format=memory_format), target, class_weights=WEIGHTS)
+
+
+def test_parts_for_several_threads(monkeypatch):
+    monkeypatch.setattr(pixelwise, "_PART", 1)
+    for shape in ((1, 5, 16, 16), (3, 5, 9, 30)):
+        assert_equal_to_reference(*batch(shape, seed=6), class_weights=WEIGHTS)
+        monkeypatch.setattr(pixelwise, "_team", lambda _: None)  # where torch's own threads cannot be asked
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 16, 150])
+def test_numbers_of_classes(classes):
+    logits, target = batch((2, classes, 8, 9), seed=7)
+    assert_equal_to_reference(logits.to(memory_format=torch.channels_last), target)
+
+
+def test_what_is_not_a_number_is_not_hidden():
+    for value in (float("nan"), float("inf")):
+        logits, target = batch((1, 3, 4, 40), ignored=0)
+        logits[0, 1, 2, 3] = value
+        assert not math.isfinite(HybridLoss()(logits, target).total.item())
+
+
+def test_ids_beyond_the_classes_are_refused(way):
+    logits, target = batch((1, 3, 4, 5), ignored=0)
+    target[0, 0, 0] = 3
+    with pytest.raises(
+        ValueError if way == "loops" else RuntimeError, match=r"ids 0-3; expected 0-2, or 255|out of bounds"
+    ):
+        HybridLoss()(logits, target)
 
 
 def test_memory_format_changes_nothing():
@@ -343,21 +371,17 @@ def test_parts_of_a_batch_in_several_processes_make_the_whole_loss():
 
 
 def test_sums_keep_the_digits_of_small_blocks_beside_a_large_one(monkeypatch):
-    """Blocks of one pixel: beside one loss of 1e7 float32 would round each of the others to 1."""
-    monkeypatch.setattr(losses, "_CPU_BLOCK", 1)
-    logits, target = torch.zeros(1, 2, 300, 1), torch.zeros(1, 300, 1, dtype=torch.long)
-    logits[0, 1, 0] = 1e7
+    """Blocks of one pixel, tiles that are added at once: beside one loss of 1e7 float32 would round each of the others to 1."""
+    monkeypatch.setattr(losses, "_BLOCK", 1)
+    logits, target = torch.zeros(300, 2, 1, 1), torch.zeros(300, 1, 1, dtype=torch.long)
+    logits[0, 1] = 1e7
     value = HybridLoss(1, 0, 0)(logits, target).ce.item()
     assert value == pytest.approx((1e7 + 299 * math.log(2)) / 300, rel=1e-6)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("on", ["processor", "accelerator"])
-def test_a_class_of_more_pixels_than_float32_counts_one_by_one(on, monkeypatch):
-    """In one block: from 2^24 on a float32 does not grow by adding 1."""
-    if on == "accelerator":
-        monkeypatch.setattr(losses, "_on_processor", lambda _: False)
-    monkeypatch.setattr(losses, "_CPU_BLOCK", 1 << 30)
+def test_a_class_of_more_pixels_than_float32_counts_one_by_one():
+    """From 2^24 on a float32 does not grow by adding 1."""
     logits, target = torch.zeros(1, 2, 4100, 4200), torch.zeros(1, 4100, 4200, dtype=torch.long)
     value = HybridLoss(0, 1, 0)(logits, target).dice.item()
     assert value == pytest.approx((1 - 2 * 0.5 / (1 + 0.5)) / 2, rel=1e-6)  # the other class, absent, counts as 0
