@@ -36,7 +36,7 @@ def test_every_row_can_be_measured(gpu, monkeypatch):
     assert list(rows) == [f"{precision}: {kind}" for precision in gpu.PRECISIONS for kind in kinds]
     for precision in gpu.PRECISIONS:
         pace, efficiency, shares, limit = (rows[f"{precision}: {kind}"] for kind in kinds)
-        assert pace["ratio"] == pytest.approx(1e3 / pace["seconds"], rel=0.02)
+        assert pace["lowest"] / 1.01 <= 1e3 / pace["seconds"] <= pace["highest"] * 1.01
         assert pace["reached"]
         assert efficiency["ratio"] > 0
         assert shares["seconds"] > 0
