@@ -276,11 +276,13 @@ def _free_disk(folder: Path) -> int:
 def _decode(folder: Path, read: Callable, count: int, classes: int, progress: bool, store: int) -> dict[str, list]:
     """Read every sample once, and keep the bytes in samples.bin if they are to be stored: about `store` bytes, or 0."""
 
-    def attempt(i: int) -> tuple[np.ndarray, np.ndarray] | DatasetError:
+    def attempt(i: int) -> tuple[list[np.ndarray], list[int], int] | DatasetError:
         try:
-            return read(i)
+            image, mask = map(np.ascontiguousarray, read(i))
         except DatasetError as error:
             return error
+        pixel_counts = np.bincount(mask.ravel(), minlength=256)[:classes].tolist()
+        return [image, mask], pixel_counts, zlib.crc32(mask, zlib.crc32(image))
 
     sizes, counts, sums, errors = [], [], [], []
     with contextlib.ExitStack() as stack:
@@ -293,13 +295,12 @@ def _decode(folder: Path, read: Callable, count: int, classes: int, progress: bo
             if isinstance(result, DatasetError):
                 errors.append(result)
             elif not errors:
-                image, mask = result
+                parts, pixel_counts, checksum = result
                 if file:
-                    parts = np.ascontiguousarray(image), np.ascontiguousarray(mask)
                     file.writelines(part.data for part in parts)
-                    sums.append(zlib.crc32(parts[1], zlib.crc32(parts[0])))
-                sizes.append([*image.shape[:2], *mask.shape])
-                counts.append(np.bincount(mask.ravel(), minlength=256)[:classes].tolist())
+                    sums.append(checksum)
+                sizes.append([side for part in parts for side in part.shape[:2]])
+                counts.append(pixel_counts)
         if errors:
             shown = " | ".join(str(error) for error in errors[:3])
             raise DatasetError(
