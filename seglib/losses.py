@@ -152,7 +152,8 @@ def _losses(sums: Tensor, weights: Tensor, settings: _Settings) -> tuple[tuple[T
     share = weights / weights.sum()
     # As torch's CrossEntropyLoss (Szegedy et al., Rethinking the Inception Architecture, CVPR 2016).
     by_smoothed = 1 / (weights.to(sums.dtype) @ true).clamp_min(_EPS)
-    ce = ((1 - smoothing) * nll + smoothing / len(share) * spread) * by_smoothed
+    smoothed = (1 - smoothing) * nll + smoothing / len(share) * spread if smoothing else nll
+    ce = smoothed * by_smoothed
     size = (predicted + true).clamp_min(_EPS)
     counts = share * (true > 0)
     score = 2 * intersection / size

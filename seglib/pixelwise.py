@@ -115,13 +115,10 @@ def _part(job, part, dtype):
     rates = carray(pointer(job[10]), (_RATES, classes), np.float32)
     slopes = carray(pointer(job[11]), 2, np.float32)
     found = carray(pointer(job[12]), (parts, _SUMS + 3 * classes), np.float64)[part]
-    z, softmax = np.zeros((classes, _TILE), np.float32), np.zeros((classes, _TILE), np.float32)
-    sigmoid, rest = np.zeros((classes, _TILE), np.float32), np.zeros((classes, _TILE), np.float32)
-    true, lanes, some = (
-        np.zeros(_TILE, np.int64),
-        np.zeros((10, _TILE), np.float32),
-        np.zeros((classes, _TILE), np.float32),
-    )
+    by_class = found[_SUMS:].reshape(3, classes)
+    tables = np.zeros((5, classes, _TILE), np.float32)
+    z, softmax, sigmoid, rest, predicted = tables[0], tables[1], tables[2], tables[3], tables[4]
+    true, lanes = np.zeros(_TILE, np.int64), np.zeros((10, _TILE), np.float32)
     an_image = (size + _TILE - 1) // _TILE
     begin, end = images * an_image * part // parts, images * an_image * (part + 1) // parts
     for tile in range(begin, end):
@@ -139,16 +136,10 @@ def _part(job, part, dtype):
             _slant(z, softmax, sigmoid, rest, true, rates, slopes, lanes)
             _write(result, here, of_class, of_pixel, count, z)
         else:
-            _tally(
-                true,
-                lanes[_SCORED],
-                lanes[_SOFTMAX],
-                found[_SUMS : _SUMS + classes],
-                found[_SUMS + classes : _SUMS + 2 * classes],
-            )
-            _add(z, softmax, sigmoid, rest, rates[0], lanes, some)
+            _tally(true, lanes[_SCORED], lanes[_SOFTMAX], by_class)
+            _add(z, softmax, sigmoid, rest, rates[0], lanes, predicted)
             if (tile - begin) % _BLOCK == _BLOCK - 1 or tile == end - 1:
-                _settle(lanes, some, found, found[_SUMS + 2 * classes :])
+                _settle(lanes, predicted, found, by_class[2])
 
 
 @compiled
@@ -238,15 +229,16 @@ def _take(true, z, softmax, sigmoid, rest, weights, lanes):
 
 
 @compiled
-def _tally(true, scored, softmax, pixels, intersection):
+def _tally(true, scored, softmax, by_class):
+    """Add a tile to the classes' pixels and to their softmax of them."""
     for k in range(_TILE):
-        pixels[true[k]] += scored[k]
-        intersection[true[k]] += softmax[k]
+        by_class[0, true[k]] += scored[k]
+        by_class[1, true[k]] += softmax[k]
 
 
 @compiled
 def _add(z, softmax, sigmoid, rest, weights, lanes, predicted):
-    """Add a tile to the sums: those of classes, and weight times -log softmax of true classes, of all classes, focal loss."""
+    """Add a tile to the other sums: everyone's softmax of a class, -log softmax of true and of all classes, focal loss."""
     scored, log_total, nll, spread, focal = (
         lanes[_SCORED],
         lanes[_LOG_TOTAL],
@@ -276,7 +268,7 @@ def _add(z, softmax, sigmoid, rest, weights, lanes, predicted):
 
 @compiled
 def _settle(lanes, some, found, predicted):
-    """Move the sums over some tiles into those over all, in float64."""
+    """Move sums over some tiles into those over all, which are float64."""
     for n in range(_SUMS):
         for k in range(_TILE):
             found[n] += lanes[_FIRST + n, k]

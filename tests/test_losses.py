@@ -137,6 +137,18 @@ def test_what_is_not_a_number_is_not_hidden():
         assert not math.isfinite(HybridLoss()(logits, target).total.item())
 
 
+def test_classes_that_are_ruled_out():
+    """Logits of minus infinity, where they are not true."""
+    logits, target = batch((1, 4, 5, 30), ignored=0)
+    target[target == 2] = 1
+    logits[:, 2] = -math.inf
+    values, gradient = ours(logits, target, (1, 1, 1))
+    expected = torch.nn.functional.cross_entropy(logits, target)
+    assert values.ce.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert math.isfinite(values.total.item())
+    assert gradient.isfinite().all()
+
+
 def test_ids_beyond_the_classes_are_refused(way):
     logits, target = batch((1, 3, 4, 5), ignored=0)
     target[0, 0, 0] = 3
