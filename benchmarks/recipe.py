@@ -18,9 +18,13 @@ from pathlib import Path
 import lightning
 import segmentation_models_pytorch as smp
 import torch
-from measure import finish
 from plain import IGNORE, Files
 from torch import Tensor
+
+
+def finish() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 class Recipe(lightning.LightningModule):

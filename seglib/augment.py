@@ -154,16 +154,12 @@ def warp(images: Tensor, masks: Tensor, windows: list[Window], crop: tuple[int, 
         (B, 3, *crop) float32 in 0-255, edges repeated outwards; (B, *crop) uint8, 255 outside the image.
     """
     device = images.device
-    # Not blocking: a GPU would have to finish the step before.
-    matrix = torch.tensor([w.matrix for w in windows], dtype=torch.float32).to(device, non_blocking=True)
-    limits = torch.tensor([[w.width - 1, w.height - 1] for w in windows], dtype=torch.float32)
-    limits = limits.to(device, non_blocking=True)
+    told = [(*w.matrix[0], *w.matrix[1], w.width - 1, w.height - 1) for w in windows]
+    a, b, c, d, e, f, right, bottom = _placed(told, device).T[..., None, None]
     x = torch.arange(crop[1], dtype=torch.float32, device=device)
     y = torch.arange(crop[0], dtype=torch.float32, device=device)[:, None]
     # (B, h, w): where each pixel of the crop lies in its window
-    gx = matrix[:, 0, 0, None, None] * x + (matrix[:, 0, 1, None, None] * y + matrix[:, 0, 2, None, None])
-    gy = matrix[:, 1, 0, None, None] * x + (matrix[:, 1, 1, None, None] * y + matrix[:, 1, 2, None, None])
-    right, bottom = limits[:, 0, None, None], limits[:, 1, None, None]
+    gx, gy = a * x + (b * y + c), d * x + (e * y + f)
     outside = (gx < -0.5) | (gy < -0.5) | (gx > right + 0.5) | (gy > bottom + 0.5)
     gx, gy = gx.clamp_(min=0).minimum(right), gy.clamp_(min=0).minimum(bottom)
     height, width = masks.shape[1:]
@@ -184,9 +180,8 @@ def recolour(images: Tensor, lights: Sequence[Light]) -> Tensor:
         lights: B changes.
     """
     device = images.device
-    factors = [[light.brightness, light.contrast, light.saturation] for light in lights]
-    factors = torch.tensor(factors, dtype=images.dtype).to(device, non_blocking=True)[:, :, None, None, None]
-    brightness, contrast, saturation = factors.unbind(1)
+    factors = [(light.brightness, light.contrast, light.saturation) for light in lights]
+    brightness, contrast, saturation = _placed(factors, device).to(images.dtype).T[..., None, None, None]
     images.lerp_(images.mean(1, keepdim=True), 1 - saturation)
     middle = images.mean((1, 2, 3), keepdim=True)
     images.mul_(brightness * contrast).add_(middle * brightness * (1 - contrast))
@@ -199,3 +194,9 @@ def recolour(images: Tensor, lights: Sequence[Light]) -> Tensor:
             generator = torch.Generator(device).manual_seed(light.seed)
             image.add_(torch.randn(image.shape, device=device, generator=generator), alpha=light.noise)
     return images.clamp_(0, 255)
+
+
+def _placed(rows: Sequence[Sequence[float]], device: torch.device) -> Tensor:
+    """Numbers as float32 on the device. From page-locked memory, which a CUDA GPU reads while the processor goes on."""
+    on_gpu = device.type == "cuda"
+    return torch.tensor(rows, dtype=torch.float32, pin_memory=on_gpu).to(device, non_blocking=on_gpu)

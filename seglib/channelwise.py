@@ -11,8 +11,7 @@ from numba import carray
 from torch import Tensor
 
 from seglib import teams
-from seglib.compiled import compiled
-from seglib.teams import as_float, as_stored, pointer
+from seglib.compiled import as_float, as_stored, compiled, pointer
 
 _WIDTH = 512  # values that are worked on side by side: as many whole pixels as they hold
 _BLOCK = 64  # times as many are summed in float32, before they are added to a sum in float64

@@ -281,7 +281,7 @@ def _decode(folder: Path, read: Callable, count: int, classes: int, progress: bo
             image, mask = map(np.ascontiguousarray, read(i))
         except DatasetError as error:
             return error
-        pixel_counts = np.bincount(mask.ravel(), minlength=256)[:classes].tolist()
+        pixel_counts = Image.fromarray(mask).histogram()[:classes]
         return [image, mask], pixel_counts, zlib.crc32(mask, zlib.crc32(image))
 
     sizes, counts, sums, errors = [], [], [], []

@@ -1,8 +1,9 @@
-"""`HybridLoss`: cross-entropy + Dice + focal in one pass over the logits, its gradient computed along the way.
+"""`HybridLoss`: cross-entropy + Dice + focal in one, its gradient computed along the way.
 
 Written term by term, the three losses materialise a dozen tensors as large as the logits. Here all pixels are visited once for
 the sums that the losses are made of, and once more for the gradient, since that of Dice is known only behind the last pixel. On
-processors compiled loops do that (`seglib.pixelwise`), elsewhere torch, many images at a time.
+processors compiled loops do that (`seglib.pixelwise`); what these do not know, and accelerators, torch visits many images at a
+time.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from seglib import pixelwise
 from seglib.classes import IGNORE
 
-_BLOCK = 1 << 26  # logits that torch visits at a time: 256 MB a tensor, since every block is a row of kernel launches
+_BLOCK = 1 << 25  # logits that torch visits at a time: 128 MB a tensor, since every block is a row of kernel launches
 _LANES = 1024  # sums a class: GPUs add what goes to one place one by one
 _EPS = 1e-7
 
@@ -84,12 +85,15 @@ class HybridLoss(nn.Module):
             target: (B, H, W) integers, class ids or `ignore_id`.
 
         Raises:
-            ValueError: shapes that do not belong together, or class weights of another number of classes.
+            ValueError: shapes or devices that do not belong together, class weights of another number of classes, ids beyond the
+                classes (on CUDA, which would have to be waited for, its own assertion).
         """
         if logits.ndim != 4 or target.shape != logits[:, 0].shape:
             raise ValueError(
                 f"expected logits (B, C, H, W) and target (B, H, W): got {tuple(logits.shape)} and {tuple(target.shape)}."
             )
+        if logits.device != target.device:
+            raise ValueError(f"logits lie on {logits.device}, target on {target.device}: expected both on one device.")
         classes = logits.shape[1]
         dtype = torch.promote_types(logits.dtype, torch.float32)
         weights = logits.new_ones(classes) if self.class_weights is None else self.class_weights
@@ -109,8 +113,11 @@ class _Settings(NamedTuple):
 class _Hybrid(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, target, weights, settings):
-        by_loops = settings.gamma == 2 and pixelwise.fits(logits)
-        way = (_Loops if by_loops else _Blocks)(logits, target, weights, settings, keep=ctx.needs_input_grad[0])
+        scored, ids = _scored(target, settings.ignore_id, len(weights))
+        if settings.gamma == 2 and pixelwise.fits(logits):
+            way = _Loops(logits, ids, scored, weights)
+        else:
+            way = _Blocks(logits, ids, scored, weights, settings, keep=ctx.needs_input_grad[0])
         sums = way.sums()
         if settings.reduce:
             sums = settings.reduce(sums)
@@ -127,6 +134,19 @@ class _Hybrid(torch.autograd.Function):
         if gradient.is_cpu and grad_total == 1:  # elsewhere asking costs more than multiplying
             return gradient, None, None, None
         return gradient * grad_total.to(gradient.dtype), None, None, None
+
+
+def _scored(target: Tensor, ignore_id: int, classes: int) -> tuple[Tensor, Tensor]:
+    """Which pixels count, and the ids; 0 for those that do not."""
+    scored = target != ignore_id
+    ids = torch.where(scored, target, 0)
+    if not ids.is_cuda and ids.numel():
+        lowest, highest = map(int, ids.aminmax())
+        if lowest < 0 or highest >= classes:
+            raise ValueError(
+                f"target holds ids {lowest}-{highest}; expected 0-{classes - 1}, or {ignore_id} where not scored."
+            )
+    return scored, ids
 
 
 class _Slopes(NamedTuple):
@@ -174,14 +194,9 @@ def _losses(sums: Tensor, weights: Tensor, settings: _Settings) -> tuple[tuple[T
 class _Loops:
     """Both visits by compiled loops."""
 
-    def __init__(self, logits: Tensor, target: Tensor, weights: Tensor, settings: _Settings, keep: bool) -> None:
-        scored = target != settings.ignore_id
-        lowest, highest = map(int, torch.where(scored, target, 0).aminmax())
-        if lowest < 0 or highest >= len(weights):
-            raise ValueError(
-                f"target holds ids {lowest}-{highest}; expected 0-{len(weights) - 1}, or {settings.ignore_id} where not scored."
-            )
-        self.pixels = logits, torch.where(scored, target.to(torch.int16), -1).contiguous(), weights
+    def __init__(self, logits: Tensor, ids: Tensor, scored: Tensor, weights: Tensor) -> None:
+        ids = torch.where(scored, ids.to(torch.int16), -1).contiguous()
+        self.pixels = pixelwise.laid_out(logits), ids, weights
 
     def sums(self) -> Tensor:
         return torch.from_numpy(pixelwise.sums(*self.pixels))
@@ -207,13 +222,14 @@ class _Kept(NamedTuple):
 class _Blocks:
     """Both visits by torch, some images at a time."""
 
-    def __init__(self, logits: Tensor, target: Tensor, weights: Tensor, settings: _Settings, keep: bool) -> None:
-        self.logits, self.weights, self.settings, self.keep = logits, weights, settings, keep
+    def __init__(
+        self, logits: Tensor, ids: Tensor, scored: Tensor, weights: Tensor, settings: _Settings, keep: bool
+    ) -> None:
+        self.logits, self.ids, self.scored, self.weights = logits, ids.long(), scored, weights
+        self.settings, self.keep = settings, keep
         # Adding millions of small numbers one by one loses digits in float32; Apple's GPUs know no float64.
         self.exact = torch.float32 if weights.device.type == "mps" else torch.float64
         self.one = weights.new_ones(())
-        self.scored = target != settings.ignore_id
-        self.ids = torch.where(self.scored, target, 0).long()
         count = min(len(logits), -(-logits.numel() // _BLOCK))
         edges = [len(logits) * k // count for k in range(count + 1)] if count else []
         self.places = [slice(*pair) for pair in pairwise(edges)]
@@ -233,12 +249,13 @@ class _Blocks:
         # (b, C, h, w) -> (C, n)
         block, ids = self.logits[images].movedim(1, 0), self.ids[images].reshape(1, -1)
         z = block.to(self.weights.dtype, memory_format=torch.contiguous_format).flatten(1)
-        scored = self.scored[images].reshape(-1).to(z.dtype)
+        counts = self.scored[images].reshape(-1)
+        scored = counts.to(z.dtype)
         top = z.amax(0)
         e = (z - top).exp_()
         total = e.sum(0)
         log_total = total.log().add_(top)
-        zt = z.gather(0, ids)[0]
+        zt = z.gather(0, ids)[0].masked_fill_(~counts, 0)
         log_hit = zt - log_total
         pixel_weights = self.weights.index_select(0, ids[0]).mul_(scored)
         nll = -(pixel_weights @ log_hit)
@@ -246,23 +263,23 @@ class _Blocks:
         spread = (log_total * self.weights.sum() - self.weights @ z) @ scored if smoothing else torch.zeros_like(nll)
         # Of ignored pixels exp is taken as 0, so that nothing follows from them.
         grown = torch.addcmul(self.one, z.clamp_max(88).exp_(), scored)
-        softplus = torch.maximum(grown.log(), z * scored)
+        softplus = torch.maximum(grown.log(), z).mul_(scored)
         with_slopes = self.keep and focal > 0
         rest_values, rest = _focal_rest(grown, softplus, gamma, with_slopes)
         true_values, true = _focal_true(zt, gamma, with_slopes)
         focal_sum = self.weights @ rest_values + pixel_weights @ true_values
         p = e.mul_(scored / total)
         scalars = torch.stack([nll, spread, focal_sum]).to(self.exact)
-        sums = torch.cat(
-            [scalars, self._by_class(scored, ids[0]), self._by_class(hit, ids[0]), p.sum(1).to(self.exact)]
-        )
+        by_class = self._by_class(torch.stack([scored, hit]), ids[0])
+        sums = torch.cat([scalars, by_class.flatten(), p.sum(1).to(self.exact)])
         return sums, _Kept(p, rest, pixel_weights, hit, true) if self.keep else None
 
     def _by_class(self, values: Tensor, ids: Tensor) -> Tensor:
-        """(C,) sums of the values (n,) of each class."""
+        """(k, C) sums of the values (k, n) of each class."""
         places = torch.arange(len(ids), device=ids.device).remainder_(_LANES).mul_(len(self.weights)).add_(ids)
-        sums = self.weights.new_zeros(_LANES * len(self.weights), dtype=self.exact)
-        return sums.scatter_add_(0, places, values.to(self.exact)).view(_LANES, -1).sum(0)
+        sums = values.new_zeros(len(values), _LANES * len(self.weights), dtype=self.exact)
+        sums.scatter_add_(1, places.expand(len(values), -1), values.to(self.exact))
+        return sums.view(len(values), _LANES, -1).sum(1)
 
     def gradient(self, slopes: _Slopes) -> Tensor:
         """d total / d logits, in the logits' type and memory format."""

@@ -15,15 +15,16 @@ from numba import carray
 from torch import Tensor
 
 from seglib import teams
-from seglib.compiled import compiled
-from seglib.teams import as_float, as_stored, pointer
+from seglib.compiled import as_float, as_stored, compiled, pointer
 
 _TILE = 128  # pixels that are worked on side by side
 _BLOCK = 32  # tiles that are summed in float32, before they are added to a sum in float64
 _PART = 1 << 16  # logits from which on another thread is worth its while
 _JOB = 13  # numbers that describe one
 _SUMS = 3  # numbers that are summed beside those of every class
-_RATES = 5  # numbers of every class that the loops are given
+# Of every class: its weight, and the slopes of the loss by everyone's softmax, by that of its own pixels, by the focal loss of
+# those that are not, by -log softmax of all pixels.
+_WEIGHTS, _BY_PREDICTED, _BY_INTERSECTION, _BY_REST, _BY_SPREAD = range(5)
 # What is known of each pixel of a tile: whether it counts, the logarithm of the sum of its exponentials, and of its true class
 # weight, logit, softmax, sigmoid, log(1 + exp(-|logit|)); then sums over tiles, or what its gradient is made of.
 _SCORED, _LOG_TOTAL, _WEIGHT, _LOGIT, _SOFTMAX, _SIGMOID, _REST, _FIRST, _SECOND, _THIRD = range(10)
@@ -33,7 +34,7 @@ def sums(logits: Tensor, ids: Tensor, weights: Tensor) -> np.ndarray:
     """What a loss is made of, added up over all pixels that count.
 
     Args:
-        logits: (B, C, H, W), as `fits` wants them.
+        logits: (B, C, H, W), which `fits`, from `laid_out`.
         ids: (B, H, W) int16, contiguous; class ids, negative where a pixel does not count.
         weights: (C,) float32, of the classes.
 
@@ -41,8 +42,8 @@ def sums(logits: Tensor, ids: Tensor, weights: Tensor) -> np.ndarray:
         (3 + 3 C,) float64: weight of the true class times -log of its softmax; sum of the weights times -log of the softmax; the
         focal loss (gamma 2) of all classes, weighted; then of each class its pixels, their softmax of it, everyone's softmax of it.
     """
-    rates = np.zeros((_RATES, len(weights)), np.float32)
-    rates[0] = weights
+    rates = np.zeros((5, len(weights)), np.float32)
+    rates[_WEIGHTS] = weights
     return _run(logits, ids, rates, np.zeros(2, np.float32))
 
 
@@ -71,10 +72,16 @@ def gradient(
 
 
 def fits(logits: Tensor) -> bool:
-    """Whether the loops can read these logits: of float32 or bfloat16 on a processor, contiguous or in channels_last."""
+    """Whether the loops know such logits: of float32 or bfloat16, on a processor."""
+    known = logits.is_cpu and logits.dtype in (torch.float32, torch.bfloat16)
+    return known and logits.numel() > 0 and logits.shape[1] < 1 << 15
+
+
+def laid_out(logits: Tensor) -> Tensor:
+    """Logits that the loops can read, contiguous or in channels_last; a copy if they are neither."""
     formats = torch.contiguous_format, torch.channels_last
-    laid_out = any(logits.is_contiguous(memory_format=each) for each in formats)
-    return logits.is_cpu and logits.dtype in (torch.float32, torch.bfloat16) and laid_out and logits.numel() > 0
+    ready = any(logits.is_contiguous(memory_format=each) for each in formats)
+    return logits if ready else logits.contiguous()
 
 
 def _run(
@@ -112,7 +119,7 @@ def _part(job, part, dtype):
     logits = carray(pointer(job[7]), images * classes * size, dtype)
     result = carray(pointer(job[8]), images * classes * size, dtype)
     ids = carray(pointer(job[9]), images * size, np.int16)
-    rates = carray(pointer(job[10]), (_RATES, classes), np.float32)
+    rates = carray(pointer(job[10]), (5, classes), np.float32)
     slopes = carray(pointer(job[11]), 2, np.float32)
     found = carray(pointer(job[12]), (parts, _SUMS + 3 * classes), np.float64)[part]
     by_class = found[_SUMS:].reshape(3, classes)
@@ -131,13 +138,13 @@ def _part(job, part, dtype):
         _soften(z, softmax, lanes[_SCORED], lanes[_LOG_TOTAL])
         for c in range(classes):
             _bend(z[c], sigmoid[c], rest[c])
-        _take(true, z, softmax, sigmoid, rest, rates[0], lanes)
+        _take(true, z, softmax, sigmoid, rest, rates[_WEIGHTS], lanes)
         if job[0]:
             _slant(z, softmax, sigmoid, rest, true, rates, slopes, lanes)
             _write(result, here, of_class, of_pixel, count, z)
         else:
             _tally(true, lanes[_SCORED], lanes[_SOFTMAX], by_class)
-            _add(z, softmax, sigmoid, rest, rates[0], lanes, predicted)
+            _add(z, softmax, sigmoid, rest, rates[_WEIGHTS], lanes, predicted)
             if (tile - begin) % _BLOCK == _BLOCK - 1 or tile == end - 1:
                 _settle(lanes, predicted, found, by_class[2])
 
@@ -198,7 +205,7 @@ def _soften(z, softmax, scored, log_total):
             result[k] = value
             total[k] += value
     for k in range(_TILE):
-        log_total[k] = top[k] + _log(total[k])
+        log_total[k] = top[k] + (_log(total[k]) if total[k] < np.float32(3e38) else total[k])  # NaN stays what it is
         total[k] = scored[k] / total[k]
     for c in range(len(z)):
         result = softmax[c]
@@ -222,7 +229,7 @@ def _take(true, z, softmax, sigmoid, rest, weights, lanes):
     for k in range(_TILE):
         c = true[k]
         lanes[_WEIGHT, k] = weights[c] * lanes[_SCORED, k]
-        lanes[_LOGIT, k] = z[c, k]
+        lanes[_LOGIT, k] = z[c, k] if lanes[_SCORED, k] > np.float32(0) else np.float32(0)
         lanes[_SOFTMAX, k] = softmax[c, k]
         lanes[_SIGMOID, k] = sigmoid[c, k]
         lanes[_REST, k] = rest[c, k]
@@ -287,12 +294,12 @@ def _slant(z, softmax, sigmoid, rest, true, rates, slopes, lanes):
     for k in range(_TILE):
         towards[k] = 0
     for c in range(len(z)):
-        part, by_predicted, by_spread = softmax[c], rates[1, c], rates[4, c]
+        part, by_predicted, by_spread = softmax[c], rates[_BY_PREDICTED, c], rates[_BY_SPREAD, c]
         for k in range(_TILE):
             towards[k] += by_spread - by_predicted * part[k]
     weight, row, of_true, hit, other = lanes[_WEIGHT], lanes[_LOGIT], lanes[_SOFTMAX], lanes[_SIGMOID], lanes[_REST]
     for k in range(_TILE):
-        pull[k] = rates[2, true[k]] * of_true[k]
+        pull[k] = rates[_BY_INTERSECTION, true[k]] * of_true[k]
     for k in range(_TILE):
         towards[k] += weight[k] * by_nll - pull[k]
     for k in range(_TILE):
@@ -305,11 +312,11 @@ def _slant(z, softmax, sigmoid, rest, true, rates, slopes, lanes):
         )
         pull[k] -= weight[k] * (by_nll + by_focal * steep)
     for c in range(len(z)):
-        row, hit, other, by_rest, by_spread = z[c], sigmoid[c], rest[c], rates[3, c], rates[4, c]
+        row, hit, other, by_rest, by_spread = z[c], sigmoid[c], rest[c], rates[_BY_REST, c], rates[_BY_SPREAD, c]
         for k in range(_TILE):
             steep = hit[k] * hit[k] * (two * (np.float32(1) - hit[k]) * (_above(row[k]) + other[k]) + hit[k])
             row[k] = scored[k] * (by_rest * steep - by_spread)
-        part, by_predicted = softmax[c], rates[1, c]
+        part, by_predicted = softmax[c], rates[_BY_PREDICTED, c]
         for k in range(_TILE):
             row[k] += part[k] * (by_predicted + towards[k])
     for k in range(_TILE):
@@ -321,8 +328,8 @@ def _above(x):
     return x if x > np.float32(0) else np.float32(0)
 
 
-# Both within two units in the last place of float32; loops around them are computed many values at a time, which those around
-# the system's own are not.
+# All within two units in the last place of float32. Loops around them work on many values at a time, those around the system's
+# own do not.
 
 
 @compiled

@@ -1,4 +1,4 @@
-"""Compiled loops in the threads that torch itself works with, and bfloat16 in them."""
+"""Compiled loops in the threads that torch itself works with."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import numpy as np
 import torch
 from llvmlite import binding
 from numba import cfunc, types
-from numba.core import cgutils
-from numba.extending import intrinsic, overload
 from torch import Tensor
 
 from seglib.compiled import compiled
@@ -27,8 +25,9 @@ def run(part: Callable, team: Callable[[type], Callable | None], job: np.ndarray
 
     Args:
         part: compiled; (job, number of the part, dtype).
-        team: dtype -> what `gathered` makes of a function that runs the parts that fall to a member.
-        job: int64 numbers and addresses, of what must stay alive meanwhile.
+        team: dtype -> what `gathered` makes of a function that runs the parts that fall to a member. Each module has its own:
+            numba keeps no function that is made of another one.
+        job: int64 numbers and addresses, of what must stay alive meanwhile; `team` has to find `parts` in it.
         parts: how many there are.
         dtype: as `stored_as` tells.
     """
@@ -71,42 +70,6 @@ def _helpers(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "seglib-loops")
 
 
-@intrinsic
-def pointer(_, address):
-    """An address as a pointer, for `numba.carray`."""
-
-    def generate(_context, builder, _signature, arguments):
-        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
-
-    return types.voidptr(address), generate
-
-
 def stored_as(values: Tensor) -> type:
     """As what the loops see the values of a tensor: NumPy knows no bfloat16, the upper half of a float32."""
     return {torch.bfloat16: np.uint16, torch.float32: np.float32}[values.dtype]
-
-
-def as_float(value): ...
-
-
-@overload(as_float)
-def _as_float(value):
-    if value == types.uint16:
-        return lambda value: np.uint32(np.uint32(value) << np.uint32(16)).view(np.float32)
-    return lambda value: value
-
-
-def as_stored(row, value): ...
-
-
-@overload(as_stored)
-def _as_stored(row, value):
-    if row.dtype != types.uint16:
-        return lambda row, value: value
-
-    def nearest(row, value):  # to even, as torch rounds
-        bits = np.float32(value).view(np.uint32)
-        odd = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
-        return np.uint16(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
-
-    return nearest

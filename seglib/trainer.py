@@ -103,23 +103,28 @@ class Trainer:
             world.size,
             pinned=self.plan.kind == "cuda",
         )
-        values, seen, rates, times, skipped, started = [], [], [], [], 0, time.perf_counter()
+        values, rates, times, skipped, started = [], [], [], 0, time.perf_counter()
+
+        def check(fetched: Callable[[], Tensor], index: np.ndarray) -> None:
+            values.append(fetched().clone())  # page-locked memory is for the next ones
+            self._check(values[-1], index, epoch, len(values))
+
+        before = None
         with self.plan.repeating():
             for k, (batch, size) in enumerate(zip(batches, sizes, strict=True)):
                 rates.append(
                     self._set_rate(first + k, params.epochs * len(sizes), round(params.warmup_epochs * len(sizes)))
                 )
-                values.append(self.plan.fetch(self._gradient(batch, size)))
+                now = self.plan.fetch(self._gradient(batch, size)), batch.index
                 skipped += self._update(first + k)
                 # A step late: asking at once would make a GPU wait for the processor. Nothing is saved in between.
-                seen.append(batch.index)
-                if k:
-                    self._check(values[k - 1](), seen[k - 1], epoch, k)
+                if before:
+                    check(*before)
+                before = now
                 times.append(time.perf_counter() - started)
                 on_images(size)
-        self._check(values[-1](), seen[-1], epoch, len(sizes))
-        fetched = torch.stack([value() for value in values]).cpu()
-        table = pd.DataFrame(fetched.numpy(), columns=[*_TERMS, "grad_norm"])
+        check(*before)
+        table = pd.DataFrame(torch.stack(values).cpu().numpy(), columns=[*_TERMS, "grad_norm"])
         table.insert(0, "step", range(first + 1, first + len(sizes) + 1))
         table.insert(0, "epoch", epoch)
         pace = np.array(sizes) / np.diff(times, prepend=0)
@@ -285,6 +290,8 @@ class Trainer:
         model, extra = load_checkpoint(self.run.last_checkpoint, self.model.spec.classes)
         self.model.load_state_dict(model.state_dict())
         try:
+            for kept, own in zip(extra["optimizer"]["param_groups"], self.optimizer.param_groups, strict=True):
+                kept["fused"] = own["fused"]  # how steps are computed is this machine's to say
             self.optimizer.load_state_dict(extra["optimizer"])
             self.scaler.load_state_dict(extra["scaler"])
             if self.average:

@@ -50,6 +50,8 @@ def augmented(batch: Batch, crop: tuple[int, int], plan: HardwarePlan) -> tuple[
     Returns:
         images (B, 3, *crop) float32 in 0-255 and masks (B, *crop) uint8, on the plan's device.
     """
-    images, masks = (tensor.to(plan.device, non_blocking=True) for tensor in (batch.images, batch.masks))
+    # Elsewhere than on CUDA the copy may be read after its source was freed.
+    at_once = plan.kind == "cuda"
+    images, masks = (tensor.to(plan.device, non_blocking=at_once) for tensor in (batch.images, batch.masks))
     images, masks = warp(images, masks, batch.windows, crop)
     return recolour(images, batch.lights).contiguous(memory_format=plan.memory_format), masks

@@ -1,5 +1,5 @@
-"""Every hand-written gradient: against central differences in float64 `HybridLoss` with each option and the depthwise convolution,
-against torch's own what upsamples."""
+"""Hand-written gradients: against central differences in float64 torch's way through `HybridLoss`, with each option, and the depthwise
+convolution; against torch's own what upsamples. The loss's compiled loops know no float64: `test_losses` has them."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from seglib.training import start_run
 
 
 class Transfers(TorchDispatchMode):
-    """Counts copies to the GPU, and names those for which torch would wait."""
+    """Counts copies between processor and GPU, and names those for which torch would wait."""
 
     def __init__(self):
         super().__init__()
@@ -27,10 +27,11 @@ class Transfers(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten._to_copy.default and args[0].is_cpu and result.is_cuda:
+        source = {torch.ops.aten._to_copy.default: 0, torch.ops.aten.copy_.default: 1}.get(func)
+        if source is not None and args[source].device != result.device:
             self.count += 1
-            if not kwargs.get("non_blocking"):
-                self.blocking.append(tuple(args[0].shape))
+            if not (kwargs or {}).get("non_blocking") and not args[2:]:
+                self.blocking.append(tuple(result.shape))
         return result
 
 
@@ -39,6 +40,11 @@ def pretended(tiny_root, tiny_params, monkeypatch):
     """What makes a trainer on a pretended GPU and its first batch: parameters -> (trainer, batch), for use in a fake mode."""
     # It is made there: tensors cannot be moved there.
     monkeypatch.setattr(nn.Module, "to", lambda module, *_, **__: module)
+
+    def tensor(*args, pin_memory=False, _tensor=torch.tensor, **kwargs):  # there is no memory that a driver could pin
+        return _tensor(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "tensor", tensor)
 
     def make(mode, **changed):
         params = tiny_params(device="cuda", batch_size=4, **changed)

@@ -15,7 +15,7 @@ from seglib.augment import Colour, Geometry
 from seglib.batches import training_batches
 from seglib.dataset import load_dataset, read_pair
 from seglib.loading import pack
-from seglib.models import ModelError, ModelSpec, build, load_checkpoint
+from seglib.models import ModelError, ModelSpec, build, load_checkpoint, save_checkpoint
 from seglib.optimizer import make_optimizer, rate
 from seglib.parallel import World
 from seglib.params import ParameterError
@@ -385,6 +385,23 @@ def test_a_gradient_that_is_not_finite_is_told_from_the_loss(tiny_root, tiny_par
     next(model.net.segmentation_head.parameters()).register_hook(lambda grad: grad * float("inf"))
     with pytest.raises(NonFiniteLossError, match=r"the gradient's norm is (nan|inf) in epoch 1, step 1,"):
         train(params, model)
+
+
+def test_a_resumed_optimizer_computes_as_this_machine_does(tiny_root, tiny_params):
+    """Checkpoints tell how the machine that wrote them took its steps."""
+    params = tiny_params(epochs=1)
+    run, _ = train(params)
+    model, extra = load_checkpoint(run.last_checkpoint)
+    for group in extra["optimizer"]["param_groups"]:
+        group["fused"] = None
+    save_checkpoint(run.last_checkpoint, model, **extra)
+    dataset = load_dataset(params.dataset)
+    splits = pack(dataset, "train"), pack(dataset, "val", original_masks=True)
+    plan = plan_training(params, new_model(params), *splits)
+    job = trainer.Trainer(run, new_model(params), *splits, params, plan, World())
+    job.resume()
+    assert [group["fused"] for group in job.optimizer.param_groups] == [True] * len(job.optimizer.param_groups)
+    job.train_epoch(1, lambda _: None)
 
 
 @pytest.mark.slow
