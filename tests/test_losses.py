@@ -156,6 +156,12 @@ def test_classes_that_are_ruled_out(ruled_out, ignored):
     torch.testing.assert_close(gradient, low_gradient)
 
 
+def test_no_image_at_all_costs_nothing():
+    values, gradient = ours(torch.empty(0, 3, 4, 5), torch.empty(0, 4, 5, dtype=torch.uint8), (1, 1, 1))
+    assert [value.item() for value in values] == [0, 0, 0, 0]
+    assert gradient.shape == (0, 3, 4, 5)
+
+
 def test_a_target_on_another_device_is_refused():
     logits, target = batch((1, 3, 4, 5))
     with pytest.raises(ValueError, match="logits lie on cpu, target on meta"):
