@@ -192,9 +192,8 @@ def _score(ids, true, scored):
 @compiled
 def _soften(z, softmax, scored, log_total):
     """Softmax, 0 where pixels do not count, and the logarithm of the sum of the exponentials."""
-    top, total = np.empty(_TILE, np.float32), np.zeros(_TILE, np.float32)
-    top[:] = z[0]
-    for c in range(1, len(z)):
+    top, total = np.full(_TILE, -np.inf, np.float32), np.zeros(_TILE, np.float32)
+    for c in range(len(z)):
         row = z[c]
         for k in range(_TILE):
             top[k] = row[k] if row[k] > top[k] else top[k]
