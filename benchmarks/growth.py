@@ -113,7 +113,6 @@ def by_processes() -> list[dict]:
                 "grows": "processes of one thread (gloo)",
                 "to": processes,
                 "training (images/s)": history["images_per_second"].iloc[-1],
-                "val mean IoU": history["val_miou"].iloc[-1],
             }
         )
     return rows

@@ -71,17 +71,19 @@ def training_batches(
         rank, processes: the share of each batch that is cut here.
         pinned: into page-locked memory, from which a CUDA GPU reads while the processor goes on.
     """
-    parts = []
     random = np.random.default_rng([seed, epoch])
-    for index in np.split(random.permutation(len(packed)), batch_edges(len(packed), batch_size, processes)):
-        drawn = [(geometry.draw(random, *packed.image_sizes[i]), colour.draw(random)) for i in index]
-        mine = slice(*portions(len(index), processes)[rank : rank + 2])
-        parts.append((packed, index[mine], *map(list, zip(*drawn[mine], strict=True)), pinned))
+
+    def shares() -> Iterator[tuple]:
+        for index in np.split(random.permutation(len(packed)), batch_edges(len(packed), batch_size, processes)):
+            drawn = [(geometry.draw(random, *packed.image_sizes[i]), colour.draw(random)) for i in index]
+            mine = slice(*portions(len(index), processes)[rank : rank + 2])
+            yield packed, index[mine], *map(list, zip(*drawn[mine], strict=True)), pinned
+
     if workers == 0:
-        yield from (_cut(*part) for part in parts)
+        yield from (_cut(*share) for share in shares())
     else:
         with ThreadPoolExecutor(workers) as pool:
-            yield from map_ahead(pool, lambda part: _cut(*part), iter(parts), ahead=2 * workers)
+            yield from map_ahead(pool, lambda share: _cut(*share), shares(), ahead=workers + 1)
 
 
 def batch_edges(samples: int, batch_size: int, processes: int = 1) -> list[int]:

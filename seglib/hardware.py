@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
-from seglib.machine import Machine
+from seglib.machine import Gpu, Machine
 from seglib.plans import PRECISIONS, HardwarePlan, Job, Trial
 
 _CACHE_SHARE = 0.4  # of the memory available now: training itself, the notebook and the browser need the rest
@@ -59,20 +58,16 @@ def make_plan(
     plan = HardwarePlan(device, processes=processes, threads=threads)
     candidates = _candidates(plan, precision, memory_format, compile, job, machine)
     open_choice = len(candidates) > 1 or (job is not None and not micro_batch)
-    trials = _try(candidates, trial) if trial is not None and open_choice else {}
+    trials, failed = _try(candidates, trial) if trial is not None and open_choice else ({}, "")
     if trials:
         plan = min(trials, key=lambda candidate: trials[candidate].seconds)
-        why = _comparison(plan, trials)
+        why = _comparison(plan, trials) + failed
     else:
         plan, why = candidates[-1], _capability(candidates[-1])
     for name, wanted in (("precision", precision), ("channels_last", memory_format), ("compile", compile)):
         reasons[name] = "asked for" if wanted != "auto" else why
-    if compile == "auto" and not plan.compile and not (job and job.steps >= _COMPILE_STEPS and device != "cpu"):
-        reasons["compile"] = (
-            "on processors it gained nothing and took more than a minute"
-            if device == "cpu"
-            else f"compiling takes a minute or more, which fewer than {_COMPILE_STEPS} steps seldom win back"
-        )
+    if compile == "auto" and not any(candidate.compile for candidate in candidates):
+        reasons["compile"] = _why_not_compiled(plan, job)
     plan, batch_reasons = _batches(plan, micro_batch, job, machine, trials.get(plan, Trial(0)).image_bytes)
     plan, data_reasons = _data(plan, cache, workers, job, machine)
     if asked_for_processes:
@@ -106,8 +101,11 @@ def _check_precision(wanted: str, device: str) -> None:
 def _processes(wanted: int, device: str, job: Job | None, machine: Machine) -> tuple[int, str]:
     if wanted:
         if job and wanted > job.batch_size:
-            raise ValueError(f"{wanted} processes cannot share a batch of {job.batch_size}. Enlarge batch_size.")
-        if device == "cuda" and wanted > len(machine.gpus):
+            raise ValueError(
+                f"{wanted} processes cannot share a batch of {job.batch_size} images (of `batch_size`, or all there are). Enlarge "
+                "batch_size, or ask for fewer processes."
+            )
+        if device == "cuda" and _local(wanted, machine) > len(machine.gpus):
             raise ValueError(f"{wanted} processes asked for, but there are {len(machine.gpus)} GPUs, one for each.")
         return wanted, "asked for"
     if job and device == "cuda" and 1 < len(machine.gpus) <= job.batch_size:
@@ -120,16 +118,28 @@ def _threads(wanted: int, processes: int, machine: Machine) -> tuple[int, str]:
         return wanted, "asked for"
     if processes == 1:
         return machine.threads, f"torch's own choice on {machine.cores} processors"
-    return max(1, machine.threads // processes), f"{machine.threads} shared by {processes} processes"
+    local = _local(processes, machine)
+    return max(1, machine.threads // local), f"{machine.threads} shared by {local} processes on this machine"
+
+
+def _local(processes: int, machine: Machine) -> int:
+    """Of so many processes, those on one machine."""
+    return math.ceil(processes / machine.nodes)
+
+
+def _gpu(device: str, machine: Machine) -> Gpu | None:
+    """The GPU that a torch device name means."""
+    kind, _, number = device.partition(":")
+    return machine.gpus[int(number or 0)] if kind == "cuda" and machine.gpus else None
 
 
 def _candidates(
     plan: HardwarePlan, precision: str, memory_format: str, compile: str, job: Job | None, machine: Machine
 ) -> list[HardwarePlan]:
     """Plain fp32 first, what capabilities recommend last."""
-    precisions = ["fp32"]
-    if plan.kind == "cuda":
-        precisions += ["tf32", "bf16"] if machine.gpus and machine.gpus[0].bf16 else ["fp16"]
+    precisions, gpu = ["fp32"], _gpu(plan.device, machine)
+    if gpu:
+        precisions += ["tf32", "bf16"] if gpu.bf16 else ["fp16"] if gpu.fp16 else []
     elif plan.kind == "cpu" and machine.cpu_bf16:
         precisions += ["bf16"]
     formats = [False] if plan.kind == "mps" else [False, True]
@@ -145,13 +155,19 @@ def _candidates(
     return [*every[: len(pairs)], every[-1]] if len(compiles) > 1 else every
 
 
-def _try(candidates: list[HardwarePlan], trial: Callable[[HardwarePlan], Trial]) -> dict[HardwarePlan, Trial]:
-    trials = {}
+def _try(
+    candidates: list[HardwarePlan], trial: Callable[[HardwarePlan], Trial]
+) -> tuple[dict[HardwarePlan, Trial], str]:
+    """What each showed, and in words which ones failed."""
+    trials, failed = {}, ""
     for candidate in candidates:
-        # What a device cannot do is no candidate; the plain one must work, or training could not either.
-        with contextlib.suppress(*([] if candidate is candidates[0] else [RuntimeError, NotImplementedError])):
+        try:
             trials[candidate] = trial(candidate)
-    return trials
+        except RuntimeError as error:
+            if candidate is candidates[0]:  # the plain one must work, or training could not either
+                raise
+            failed += f"; {candidate.label} failed: {' '.join(str(error).split())[:80]}"
+    return trials, failed
 
 
 def _comparison(best: HardwarePlan, trials: dict[HardwarePlan, Trial]) -> str:
@@ -163,6 +179,14 @@ def _comparison(best: HardwarePlan, trials: dict[HardwarePlan, Trial]) -> str:
         return f"nothing was faster in a trial (time against {plain.label}: {others})"
     gains = ", ".join(f"{c.label} {trials[plain].seconds / t.seconds:.1f}x" for c, t in trials.items() if c != plain)
     return f"fastest in a trial (speed against {plain.label}: {gains})"
+
+
+def _why_not_compiled(plan: HardwarePlan, job: Job | None) -> str:
+    if plan.kind == "cpu":
+        return "on processors it gained nothing and took more than a minute"
+    if not job or job.steps < _COMPILE_STEPS:
+        return f"compiling takes a minute or more, which fewer than {_COMPILE_STEPS} steps seldom win back"
+    return "torch.compile needs triton, which is not installed" if plan.kind == "cuda" else "for CUDA GPUs alone"
 
 
 def _capability(plan: HardwarePlan) -> str:
@@ -182,8 +206,8 @@ def _batches(
     if job is None:
         return plan, {}
     share = math.ceil(job.batch_size / plan.processes)
-    memory = machine.gpus[0].memory if plan.kind == "cuda" and machine.gpus else machine.memory
-    budget = _STEP_SHARE[plan.kind] * memory / (1 if plan.kind == "cuda" else plan.processes)
+    gpu = _gpu(plan.device, machine)
+    budget = _STEP_SHARE[plan.kind] * (gpu.memory if gpu else machine.memory / _local(plan.processes, machine))
     fits = share
     if image_bytes:
         # Weights, their gradients and AdamW's two moments, 4 bytes each.
@@ -197,7 +221,7 @@ def _batches(
     else:
         why = f"an image takes {image_bytes / 1e6:,.0f} MB in a step; {budget / 1e9:,.1f} GB may be used"
     if accumulation > 1:
-        why += "; normalisation sees one micro-batch at a time"
+        why += "; normalisation and the Dice term see one micro-batch at a time"
     return replace(plan, micro_batch=micro, accumulation=accumulation), {
         "micro_batch": why,
         "accumulation": f"{accumulation} x {micro} images make a process's share of {share}",
@@ -220,7 +244,8 @@ def _data(
     if workers:
         why_workers = "asked for"
     elif cache == "none":
-        workers, why_workers = machine.cores, "decoding keeps every processor busy"
+        workers = max(1, machine.cores // _local(plan.processes, machine))
+        why_workers = "decoding keeps every processor busy"
     elif plan.kind == "cuda":
         workers, why_workers = 2, "batches are cut while the GPU computes"
     else:

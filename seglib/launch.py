@@ -1,6 +1,6 @@
 """Training in this process, or in several that torchrun starts: one entry point for a notebook's cell and for a cluster.
 
-torchrun --standalone --nproc_per_node=8 -m seglib.launch --params params/camvid.yaml
+torchrun --standalone --nproc_per_node=8 -m seglib.launch --params params/camvid.yaml -p batch_size=56
 """
 
 from __future__ import annotations
@@ -15,20 +15,23 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pandas as pd
+import psutil
 import torch
 from tqdm.auto import tqdm
 
 from seglib import actions
 from seglib.claims import claim, release
 from seglib.dataset import load_dataset
-from seglib.hardware import make_plan
 from seglib.loading import Packed, pack
+from seglib.machine import Machine
 from seglib.models import ModelSpec, Segmenter, build
+from seglib.options import read_parameters
 from seglib.parallel import World
 from seglib.params import Train, check_chain, read_file
 from seglib.plans import HardwarePlan
 from seglib.runs import Run, resolve
 from seglib.training import fit, start_run
+from seglib.trials import plan_training
 
 _BEAT = 0.5  # seconds between two lines of progress
 _TAIL = 40  # lines of a failed process that are shown
@@ -66,7 +69,7 @@ def train(
     if plan.processes == 1:
         return fit(run, model, train, val, params, plan, on_epoch)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={plan.processes}"]
-    command += ["-m", "seglib.launch", "--started", run.name, "--settings", json.dumps(plan.settings())]
+    command += ["-m", "seglib.launch", "--started", run.name, "--plan", json.dumps(plan.to_dict())]
     rows, errors, tail = [], [], deque(maxlen=_TAIL)
     total = params.epochs * len(train)
     with (
@@ -84,10 +87,10 @@ def train(
                     bar.update(news["done"] - bar.n)
                 elif "error" in news:
                     errors.append(news["error"])
-                else:
-                    rows = news["history"]
-                    if on_epoch is not None:
-                        on_epoch(pd.DataFrame(rows))
+                elif "result" in news:
+                    rows = news["result"]
+                elif on_epoch is not None:
+                    on_epoch(pd.DataFrame(news["history"]))
         finally:
             # An interrupted cell, or a callback's error: no process outlives it.
             if workers.poll() is None:
@@ -107,47 +110,33 @@ def _news(line: str) -> dict | None:
         news = json.loads(line)
     except ValueError:
         return None
-    return news if isinstance(news, dict) and news.keys() & {"done", "history", "error"} else None
+    return news if isinstance(news, dict) and news.keys() & {"done", "history", "result", "error"} else None
 
 
 def _tell(**news: object) -> None:
     print(json.dumps(news), flush=True)
 
 
-def work(params: Train, prepare: bool) -> None:
+def work(params: Train, plan: HardwarePlan | None = None) -> None:
     """What each process does.
 
     Args:
         params: of 02_train.
-        prepare: whether the run's folder is still to be made.
+        plan: by which the run was started; None: it is still to be started, and the first process plans for all.
     """
-    world = World.join(on_cpu=params.device == "cpu")
+    world = World.join(on_cpu=(plan or params).device == "cpu")
     params, dataset = actions.follow(params, load_dataset(params.dataset, params.recipe))
-    if world.leads:
-        if prepare:
-            start_run(params)
-        _pack(dataset, params)
-    world.wait()
+    if world.leads and plan is None:
+        start_run(params)
+    world.from_first(lambda: _pack(dataset, params) and None)
     train, val = _pack(dataset, params)
     torch.manual_seed(params.seed)
     spec = ModelSpec(params.architecture, params.encoder, dataset.classes, long_side=params.long_side)
     model = build(spec, params.encoder_weights)
-    plan = make_plan(
-        world.device,
-        params.precision,
-        memory_format=params.memory_format,
-        compile=params.compile,
-        threads=params.threads,
-        processes=1,
-    )
-    share = -(-params.batch_size // world.size)
-    plan = replace(
-        plan,
-        processes=world.size,
-        workers=params.workers,
-        micro_batch=params.micro_batch or share,
-        cache=params.cache if params.cache != "auto" else "disk",
-    )
+    plan = plan or world.from_first(lambda: _plan(params, model, train, val, world))
+    plan = replace(plan, device=world.device)
+    if plan.cache == "ram":
+        train, val = train.in_memory(), val.in_memory()
     done, told = 0, 0.0
 
     def on_images(count: int) -> None:
@@ -162,8 +151,23 @@ def work(params: Train, prepare: bool) -> None:
         done = len(history) * len(train)
         _tell(history=history.to_dict("records"))
 
-    fit(Run(Run.folder(params.run)), model, train, val, params, plan, on_epoch, on_images, world)
+    history = fit(Run(Run.folder(params.run)), model, train, val, params, plan, on_epoch, on_images, world)
+    if world.leads:
+        _tell(result=history.to_dict("records"))
     world.leave()
+
+
+def _plan(params: Train, model: Segmenter, train: Packed, val: Packed, world: World) -> HardwarePlan:
+    """A plan for all processes, made in the first of them."""
+    machine = replace(Machine.here(), nodes=world.nodes)
+    if world.device == "cpu":
+        machine = replace(machine, gpus=(), mps=False)
+    if world.size > 1:
+        # torchrun gives each process one thread, unless OMP_NUM_THREADS says how many.
+        cores = min(machine.cores, psutil.cpu_count(logical=False) or machine.cores)
+        local = world.size // world.nodes
+        machine = replace(machine, threads=cores if machine.threads == 1 else machine.threads * local)
+    return plan_training(params.model_copy(update={"processes": world.size}), model, train, val, machine)
 
 
 def _pack(dataset, params: Train) -> tuple[Packed, Packed]:
@@ -179,12 +183,20 @@ def main(arguments: list[str] | None = None) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--params", help="a parameter file of the chain, as for `seglib run`")
     source.add_argument("--started", help="a run that 02_train has prepared: its params.json")
-    parser.add_argument("--settings", default="{}", help=argparse.SUPPRESS)
+    parser.add_argument(
+        *("-p", "--parameter"),
+        dest="parameters",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="goes before the file's",
+    )
+    parser.add_argument("--plan", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     path = resolve(given.params) if given.params else Run(Run.folder(given.started)).params
-    params = Train.check(check_chain(read_file(path))["02_train"])
+    params = Train.check(check_chain(read_file(path) | read_parameters(given.parameters))["02_train"])
     try:
-        work(params.model_copy(update=json.loads(given.settings)), prepare=given.started is None)
+        work(params, HardwarePlan(**given.plan) if given.started else None)
     except Exception as error:
         _tell(error=f"{type(error).__name__}: {error}")
         raise

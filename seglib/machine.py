@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import platform
 from dataclasses import dataclass
@@ -11,14 +12,24 @@ from typing import Self
 import psutil
 import torch
 
+from seglib import limits
+
 
 @dataclass(frozen=True)
 class Gpu:
-    """One CUDA device: its name, free memory in bytes, and whether it has tensor cores for TF32 and bfloat16."""
+    """One CUDA device.
+
+    Args:
+        name: its product's.
+        memory: free bytes.
+        bf16: whether it has tensor cores for TF32 and bfloat16.
+        fp16: whether it computes faster in float16 than in float32.
+    """
 
     name: str
     memory: int
     bf16: bool
+    fp16: bool = True
 
 
 @dataclass(frozen=True)
@@ -30,11 +41,12 @@ class Machine:
         processor: its kind, as far as the system tells.
         cores: processors that this process may use.
         threads: torch's own choice of threads for them.
-        memory: available bytes.
+        memory: bytes that this process may still take.
         cpu_bf16: whether the processor multiplies bfloat16 natively (AVX512-BF16 or AMX).
         gpus: the CUDA devices.
         mps: whether torch can use an Apple GPU.
         triton: whether torch.compile has its GPU compiler.
+        nodes: machines like this one that work together.
     """
 
     system: str
@@ -46,16 +58,19 @@ class Machine:
     gpus: tuple[Gpu, ...] = ()
     mps: bool = False
     triton: bool = False
+    nodes: int = 1
 
     @classmethod
     def here(cls) -> Self:
-        """This machine, now."""
+        """This machine, now, as far as a container or a batch system leaves it to this process."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = max(1, math.ceil(min(cores, limits.processors())))
         return cls(
             system=platform.system(),
             processor=platform.processor() or platform.machine(),
-            cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-            threads=torch.get_num_threads(),
-            memory=psutil.virtual_memory().available,
+            cores=cores,
+            threads=min(cores, torch.get_num_threads()),
+            memory=int(min(psutil.virtual_memory().available, limits.memory_left())),
             cpu_bf16=cpu_has_bf16(),
             gpus=tuple(map(_gpu, range(torch.cuda.device_count()))) if torch.cuda.is_available() else (),
             mps=torch.backends.mps.is_available(),
@@ -77,7 +92,9 @@ class Machine:
 def _gpu(number: int) -> Gpu:
     with torch.cuda.device(number):
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        return Gpu(torch.cuda.get_device_name(number), torch.cuda.mem_get_info(number)[0], bf16)
+        version = torch.cuda.get_device_capability(number)
+        fp16 = version >= (7, 0) or version == (6, 0)  # Pascal's other chips have one such unit for 64 of float32
+        return Gpu(torch.cuda.get_device_name(number), torch.cuda.mem_get_info(number)[0], bf16, fp16)
 
 
 def cpu_has_bf16() -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,25 @@ class Segmenter(nn.Module):
         stride = max(32, getattr(self.net.encoder, "output_stride", 32))
         pad = (0, -width % stride, 0, -height % stride)
         return F.pad(images.float(), pad, mode="replicate") if any(pad) else images
+
+
+@contextlib.contextmanager
+def enough_images(spec: ModelSpec, images: Tensor) -> Iterator[None]:
+    """Around a forward pass in training: says what it means that normalisation finds a single value a channel.
+
+    Raises:
+        ModelError: one image, of which the network normalises averages over the whole, or a crop as small as its stride.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if len(images) > 1 or "more than 1 value per channel" not in str(error):
+            raise
+        raise ModelError(
+            f"{spec.architecture} cannot be trained on one image of {images.shape[2]}x{images.shape[3]} pixels at a time: somewhere a "
+            "single value is left of it to normalise. Raise batch_size or micro_batch to 2 or more, or choose larger crops and an "
+            "architecture that averages nothing over whole images, such as Unet."
+        ) from error
 
 
 def build(spec: ModelSpec, encoder_weights: str = "none") -> Segmenter:

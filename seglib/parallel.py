@@ -6,14 +6,19 @@ DistributedDataParallel averages the gradients.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+_PATIENCE = timedelta(days=3)  # for what one process does while the others wait, such as decoding a million images
 
 
 @dataclass(frozen=True)
@@ -24,11 +29,13 @@ class World:
         rank: which of them this is; 0 writes the files.
         size: how many there are.
         device: what this one computes on.
+        nodes: machines that they run on.
     """
 
     rank: int = 0
     size: int = 1
     device: str = "cpu"
+    nodes: int = 1
 
     @classmethod
     def join(cls, on_cpu: bool) -> Self:
@@ -37,7 +44,8 @@ class World:
 
         state = PartialState(cpu=on_cpu)
         device = "cpu" if state.device.type == "cpu" else str(state.device)
-        return cls(state.process_index, state.num_processes, device)
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
+        return cls(state.process_index, state.num_processes, device, nodes=state.num_processes // local)
 
     def leave(self) -> None:
         """Say goodbye, so that the others do not take the end for a failure."""
@@ -59,6 +67,15 @@ class World:
         """Go on when every process has come here."""
         if self.size > 1:
             dist.barrier()
+
+    def from_first(self, make: Callable[[], Any]) -> Any:
+        """What the first process makes, in all of them, however long it takes; torch's own operations give up after minutes."""
+        if self.size == 1:
+            return make()
+        patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        made = [make() if self.leads else None]
+        dist.broadcast_object_list(made, src=0, group=patient)
+        return made[0]
 
     def share(self, model: nn.Module) -> nn.Module:
         """What to call in training instead of the model: its gradients are averaged over all processes.

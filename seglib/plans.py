@@ -131,9 +131,14 @@ class HardwarePlan:
         return model
 
     def table(self) -> pd.DataFrame:
-        """One row a choice: choice, value, why."""
-        values = {name: value for name, value in asdict(self).items() if name != "reasons"}
-        return pd.DataFrame([{"choice": n, "value": str(v), "why": self.reasons.get(n, "")} for n, v in values.items()])
+        """One row a choice: choice, by its parameter's name where it has one; value; why."""
+        rows, settings = [], self.settings()
+        for name, value in asdict(self).items():
+            if name != "reasons":
+                choice = "memory_format" if name == "channels_last" else name
+                value = str(settings.get(choice, value))
+                rows.append({"choice": choice, "value": value, "why": self.reasons.get(name, "")})
+        return pd.DataFrame(rows)
 
     def to_dict(self) -> dict:
         return asdict(self)

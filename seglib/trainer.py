@@ -21,7 +21,7 @@ from seglib.batches import Batch, batch_edges, portions, scoring_batches, traini
 from seglib.hardware import out_of_memory
 from seglib.loading import Packed
 from seglib.losses import HybridLoss
-from seglib.models import ModelError, Segmenter, load_checkpoint, save_checkpoint
+from seglib.models import ModelError, Segmenter, enough_images, load_checkpoint, save_checkpoint
 from seglib.optimizer import make_optimizer, rate
 from seglib.parallel import World
 from seglib.params import Train
@@ -32,6 +32,7 @@ from seglib.shares import class_weights
 from seglib.storage import StorageError
 
 _TERMS = ["loss", "ce", "dice", "focal"]
+_SKIPS = 25  # steps in a row: the scale has fallen from 65,536 to 1/512, below which fp16 is not to blame
 
 
 class NonFiniteLossError(RuntimeError):
@@ -66,6 +67,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(enabled=plan.precision == "fp16")
         self.average = WeightAverage(self.model, params.ema_decay) if params.ema_decay else None
         self.micro_batch = plan.micro_batch or params.batch_size
+        self.skips = 0  # of the fp16 scaler, in a row
         self.scoring_batch = params.batch_size
         self.steps: list[pd.DataFrame] = []
 
@@ -117,6 +119,8 @@ class Trainer:
                 )
                 now = self.plan.fetch(self._gradient(batch, size)), batch.index
                 skipped += self._update(first + k)
+                if self.skips == _SKIPS:
+                    raise self._nothing_is_finite(batch.index, epoch, k + 1)
                 # A step late: asking at once would make a GPU wait for the processor. Nothing is saved in between.
                 if before:
                     check(*before)
@@ -124,7 +128,7 @@ class Trainer:
                 times.append(time.perf_counter() - started)
                 on_images(size)
         check(*before)
-        table = pd.DataFrame(torch.stack(values).cpu().numpy(), columns=[*_TERMS, "grad_norm"])
+        table = pd.DataFrame(torch.stack(values).cpu().double().numpy(), columns=[*_TERMS, "grad_norm"])
         table.insert(0, "step", range(first + 1, first + len(sizes) + 1))
         table.insert(0, "epoch", epoch)
         pace = np.array(sizes) / np.diff(times, prepend=0)
@@ -172,7 +176,8 @@ class Trainer:
     def _accumulate(self, batch: Batch, size: int) -> Tensor:
         world = self.world
         shares = np.diff(portions(size, world.size))
-        parts = min(math.ceil(shares.max() / self.micro_batch), shares.min())
+        # None of a single image, where it can be helped: its normalisation is poor, and in some networks impossible.
+        parts = max(1, min(math.ceil(shares.max() / self.micro_batch), shares.min() // min(2, self.micro_batch)))
         # Of each micro-batch, over all processes.
         weights = sum(np.diff(portions(share, parts)) for share in shares) / size
         self.optimizer.zero_grad(set_to_none=True)
@@ -181,7 +186,7 @@ class Trainer:
             images, masks = views.augmented(part, self.geometry.crop, self.plan)
             waits = world.size > 1 and k < parts - 1
             with self.shared.no_sync() if waits else contextlib.nullcontext():
-                with self.plan.autocast():
+                with self.plan.autocast(), enough_images(self.model.spec, images):
                     logits = self.shared(images)
                 terms = self.loss(logits, masks)
                 # Every process knows the loss of the whole batch; their gradients are to be added, not averaged.
@@ -202,15 +207,26 @@ class Trainer:
 
     def _forget(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
+        self._release()
+
+    def _release(self) -> None:
         if self.plan.kind == "cuda":
             torch.cuda.empty_cache()
 
     def _update(self, step: int) -> bool:
         """Take the step; True if the fp16 scaler left it out, having chosen too large a scale."""
         scale = self.scaler.get_scale()
-        self.scaler.step(self.optimizer)
+        try:
+            self.scaler.step(self.optimizer)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            # The first step makes AdamW's moments, before it changes any weight: room for them is what the last batch left.
+            self._release()
+            self.scaler.step(self.optimizer)
         self.scaler.update()
         skipped = self.scaler.get_scale() < scale
+        self.skips = self.skips + 1 if skipped else 0
         if self.average and not skipped:
             self.average.update(self.model, step)
         return skipped
@@ -226,6 +242,13 @@ class Trainer:
                 f"{what} is {number} in epoch {epoch}, step {step}, on the samples {ids}. Try a lower learning_rate or clip_norm, "
                 "or precision='fp32'; look at these samples in 01_data_check. What was saved before is unharmed."
             )
+
+    def _nothing_is_finite(self, index: np.ndarray, epoch: int, step: int) -> NonFiniteLossError:
+        ids = ", ".join(self.train.ids[i] for i in index)
+        return NonFiniteLossError(
+            f"no gradient was finite in the last {_SKIPS} steps up to epoch {epoch}, step {step} (samples {ids}), however small fp16's "
+            "scaler made it: nothing is learnt. Try precision='fp32', or a lower learning_rate. What was saved before is unharmed."
+        )
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
@@ -280,10 +303,14 @@ class Trainer:
                 average=self.average.model.state_dict() if self.average else {},
                 micro_batch=self.micro_batch,
                 history=rows,
+                steps=self.steps[-1].to_dict("list"),
             )
-            write_csv(self.run.history, pd.DataFrame(rows))
-            write_csv(self.run.steps, pd.concat(self.steps, ignore_index=True))
+            self._write_tables(rows)
         self.world.wait()
+
+    def _write_tables(self, rows: list[dict[str, Any]]) -> None:
+        write_csv(self.run.history, pd.DataFrame(rows))
+        write_csv(self.run.steps, pd.concat(self.steps, ignore_index=True))
 
     def resume(self) -> list[dict[str, Any]]:
         """Take up the last finished epoch; returns the history so far."""
@@ -293,18 +320,25 @@ class Trainer:
             for kept, own in zip(extra["optimizer"]["param_groups"], self.optimizer.param_groups, strict=True):
                 kept["fused"] = own["fused"]  # how steps are computed is this machine's to say
             self.optimizer.load_state_dict(extra["optimizer"])
-            self.scaler.load_state_dict(extra["scaler"])
+            if extra["scaler"]:  # empty from a run that had none, in another precision
+                self.scaler.load_state_dict(extra["scaler"])
             if self.average:
                 self.average.model.load_state_dict(extra["average"])
-            self.micro_batch, _, _ = extra["micro_batch"], extra["epoch"], extra["history"]
+            fitted, epoch, rows, steps = (extra[name] for name in ("micro_batch", "epoch", "history", "steps"))
+            last = pd.DataFrame(steps)
+            if not self.params.micro_batch:
+                self.micro_batch = min(self.micro_batch, fitted)
         except Exception as error:  # KeyError, ValueError, TypeError, ... by what is missing or of another training
             raise ModelError(
                 f"{shown(self.run.last_checkpoint)} does not hold what resuming needs ({type(error).__name__}: {error}). Start "
                 "another run."
             ) from error
+        self.steps = [last]
         if self.run.steps.exists():
-            self.steps = [read_steps(self.run.steps, extra["epoch"])]
-        return extra["history"]
+            self.steps.insert(0, read_steps(self.run.steps, epoch - 1))
+        if self.world.leads:  # they may be an epoch behind the checkpoint
+            self._write_tables(rows)
+        return rows
 
 
 def read_steps(path: Path, last: int) -> pd.DataFrame:

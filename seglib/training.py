@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
 from collections.abc import Callable
 
@@ -23,6 +24,9 @@ from seglib.tracking import make_tracker
 from seglib.trainer import Trainer
 
 _LEFT = ".*-????????.*"  # files that were half written
+# Parameters that say how to compute, not what: a run may go on with others, on another machine for instance.
+_HOW = {"device", "precision", "memory_format", "compile", "processes", "threads", "micro_batch", "cache", "workers"}
+_MAY_CHANGE = _HOW | {"resume", "track"}
 
 
 def start_run(params: Train) -> Run:
@@ -30,7 +34,8 @@ def start_run(params: Train) -> Run:
 
     Raises:
         FileExistsError: trained already, and `resume` is False.
-        ParameterError: resuming with other parameters than it was started with, or after its actions were changed.
+        ParameterError: resuming with other parameters than it was started with (those that only say how to compute may differ), or
+            after its actions were changed.
         InUseError: another process is training it. This one holds it from here on until `fit` has ended.
     """
     claim(Run(Run.folder(params.run)).training_claim, "training")
@@ -49,7 +54,7 @@ def _start(params: Train) -> Run:
     with contextlib.suppress(FileNotFoundError if params.resume else (FileNotFoundError, ValueError)):
         before = read_json(run.params)
     if params.resume and run.last_checkpoint.exists():
-        changed = [n for n, v in values.items() if n != "resume" and before.get(n, v) != v]
+        changed = [n for n, v in values.items() if n not in _MAY_CHANGE and before.get(n, v) != v]
         if changed:
             listed = ", ".join(f"{n}: {before[n]!r} -> {values[n]!r}" for n in changed)
             raise ParameterError(
@@ -91,25 +96,32 @@ def fit(
 
     Args:
         run: from `start_run`; receives environment.json, data.json, checkpoints/best.pth, checkpoints/last.pth, history.csv, steps.csv.
-        model: from `models.build`.
+        model: from `models.build`; left as it is, so that a training that was stopped can begin again.
         train: packed training split.
         val: packed validation split, with its masks at original resolution.
         params: of 02_train.
         plan: of this machine.
         on_epoch: called with the history after each epoch.
-        on_images: called after each step with its number of images; without it a progress bar is shown.
+        on_images: called after each step with its number of images, at first with those of epochs that are resumed; without it a
+            progress bar is shown.
         world: the processes that train together; this one alone by default.
 
     Returns:
         The history: one row an epoch, see history.csv.
 
     Raises:
+        FileExistsError: the run has trained already and `params.resume` is False.
         NonFiniteLossError: the loss or its gradient became NaN or infinite.
         OutOfMemoryError: one image alone does not fit the memory.
         DatasetError: resuming with other data than it was begun with.
     """
     world = world or World(device=plan.device)
-    resuming = params.resume and run.last_checkpoint.exists()
+    resuming = run.last_checkpoint.exists()
+    if resuming and not params.resume:
+        raise FileExistsError(
+            f"run {run.name!r} has trained some epochs already, which would be lost. Set resume = True and start again from the "
+            "parameters to go on after the last of them, or choose another run name."
+        )
     data = {"train": train.files, "val": val.files}
     if resuming:
         _check_data(run, data)
@@ -117,8 +129,10 @@ def fit(
         write_json(run.data, data)
         facts = {"machine": Machine.here().name, "plan": plan.to_dict()}
         write_json(run.path / "environment.json", environment() | facts)
-    trainer = Trainer(run, model, train, val, params, plan, world)
+    trainer = Trainer(run, copy.deepcopy(model), train, val, params, plan, world)
     rows = trainer.resume() if resuming else []
+    if rows and on_images is not None:
+        on_images(len(rows) * len(train))
     with contextlib.ExitStack() as stack:
         stack.callback(release, run.training_claim)
         bar = tqdm(

@@ -16,7 +16,7 @@ from seglib.hardware import make_plan, out_of_memory
 from seglib.loading import Packed
 from seglib.losses import HybridLoss
 from seglib.machine import Machine
-from seglib.models import Segmenter
+from seglib.models import Segmenter, enough_images
 from seglib.params import Train
 from seglib.plans import HardwarePlan, Job, Trial
 from seglib.runs import project_root, write_json
@@ -30,7 +30,9 @@ _PIXELS = {
 _STEPS, _SECONDS = 6, 2.0  # the most of a trial, after one step to warm up; at least two steps
 
 
-def plan_training(params: Train, model: Segmenter, train: Packed, val: Packed) -> HardwarePlan:
+def plan_training(
+    params: Train, model: Segmenter, train: Packed, val: Packed, machine: Machine | None = None
+) -> HardwarePlan:
     """The plan for training `model` on this machine.
 
     Where capabilities do not decide, candidates are tried for a few steps; the times are remembered in
@@ -40,11 +42,12 @@ def plan_training(params: Train, model: Segmenter, train: Packed, val: Packed) -
         params: of 02_train; what is not "auto" or 0 there is taken as it is.
         model: from `models.build`; left as it is.
         train, val: what will be read.
+        machine: what is known of this machine; found out by default.
 
     Raises:
-        ValueError: a device or precision that this machine does not have.
+        ValueError: a device or precision that this machine does not have; more processes than images a step.
     """
-    machine = Machine.here()
+    machine = machine or Machine.here()
     job = Job(
         batch_size=min(params.batch_size, len(train)),
         steps=params.epochs * (len(batch_edges(len(train), params.batch_size)) + 1),
@@ -60,7 +63,8 @@ def plan_training(params: Train, model: Segmenter, train: Packed, val: Packed) -
     )
 
     def trial(candidate: HardwarePlan) -> Trial:
-        found = memory.get(candidate.label)
+        tried = f"{candidate.label}, {candidate.device}, {candidate.threads} threads"
+        found = memory.get(tried)
         images = min(job.batch_size, max(2, _PIXELS[candidate.kind] // (crop[0] * crop[1])))
         while found is None:
             try:
@@ -69,7 +73,7 @@ def plan_training(params: Train, model: Segmenter, train: Packed, val: Packed) -
                 if images == 1 or not out_of_memory(error):
                     raise
                 images //= 2
-        memory.put(candidate.label, found)
+        memory.put(tried, found)
         return found
 
     return make_plan(
@@ -108,7 +112,7 @@ def measure(plan: HardwarePlan, model: Segmenter, crop: tuple[int, int], images:
     def step() -> float:
         _finish(plan)
         started = time.perf_counter()
-        with plan.autocast():
+        with plan.autocast(), enough_images(model.spec, pictures):
             logits = model(pictures)
         loss(logits, masks).total.backward()
         _finish(plan)

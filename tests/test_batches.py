@@ -54,6 +54,22 @@ def test_every_sample_once_in_an_order_of_seed_and_epoch_alone(packed, batch_siz
             np.testing.assert_array_equal(batch.masks[k, : w.height, : w.width], mask[w.rows, w.columns])
 
 
+@pytest.mark.parametrize(("workers", "most"), [(0, 1), (2, 5)])
+def test_no_more_is_drawn_than_is_cut(packed, workers, most):
+    """An epoch of a million images begins at once."""
+    drawn = []
+
+    class Counting(Colour):
+        def draw(self, random):
+            drawn.append(1)
+            return super().draw(random)
+
+    batches = training_batches(packed, GEOMETRY, Counting(0.3, 0.5, 0.5), 1, 0, 1, workers=workers)
+    next(batches)
+    assert 1 <= len(drawn) <= most
+    batches.close()
+
+
 @pytest.mark.parametrize("batch_size", [3, 4, 7])
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_share_what_one_would_cut(packed, batch_size, processes):

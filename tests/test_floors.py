@@ -21,7 +21,7 @@ SHOW = PLOTS | WIDGETS
 HOUSE = {
     0: [
         (("classes",), TORCH | SHOW),
-        (("runs", "params", "reading", "storage", "claims"), TORCH | SHOW),
+        (("runs", "params", "options", "reading", "storage", "claims", "limits"), TORCH | SHOW),
         (("compiled",), TORCH | SHOW),
     ],
     1: [
@@ -80,7 +80,7 @@ HOUSE = {
         (("report", "report_data"), TORCH),
     ],
     6: [
-        (("cli", "options", "chain", "pages", "commands", "repeat"), TORCH | PLOTS | {"pandas"}),
+        (("cli", "chain", "pages", "commands", "repeat"), TORCH | PLOTS | {"pandas"}),
     ],
 }
 FLOOR = {module: floor for floor, rooms in HOUSE.items() for modules, _ in rooms for module in modules}

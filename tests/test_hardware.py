@@ -10,6 +10,7 @@ import torch
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
 from torch import nn
 
+from seglib import limits
 from seglib.hardware import make_plan
 from seglib.machine import Gpu, Machine, cpu_has_bf16
 from seglib.plans import PRECISIONS, HardwarePlan, Job, Trial
@@ -23,9 +24,10 @@ APPLE = replace(LAPTOP, system="Darwin", processor="arm", mps=True)
 OLD_GPU = replace(LAPTOP, gpus=(Gpu("Old GPU", 8 * GB, bf16=False),))
 NEW_GPU = replace(LAPTOP, gpus=(Gpu("New GPU", 80 * GB, bf16=True),), triton=True)
 EIGHT = replace(NEW_GPU, gpus=NEW_GPU.gpus * 8)
+PASCAL = replace(LAPTOP, gpus=(Gpu("Slow in half precision", 8 * GB, bf16=False, fp16=False),))
 MACHINES = {
     "laptop": LAPTOP, "server": SERVER, "tiny": TINY, "windows": WINDOWS, "apple": APPLE, "old gpu": OLD_GPU,
-    "new gpu": NEW_GPU, "eight gpus": EIGHT,
+    "new gpu": NEW_GPU, "eight gpus": EIGHT, "pascal": PASCAL,
 }  # fmt: skip
 JOB = Job(batch_size=14, steps=1000, cache_bytes=GB, weights=6_000_000)
 # Seconds an image of plans on pretended machines, by their label.
@@ -67,7 +69,7 @@ def test_every_choice_has_a_reason(machine, trial):
     plan = make_plan(job=JOB, machine=machine, trial=trial)
     table = plan.table()
     assert list(table["choice"]) == [
-        "device", "precision", "channels_last", "compile", "processes", "threads", "micro_batch", "accumulation",
+        "device", "precision", "memory_format", "compile", "processes", "threads", "micro_batch", "accumulation",
         "cache", "workers",
     ]  # fmt: skip
     assert (table["why"].str.len() > 5).all(), table
@@ -82,6 +84,7 @@ def test_every_choice_has_a_reason(machine, trial):
         (SERVER, ("cpu", "bf16", True)),
         (APPLE, ("mps", "fp32", False)),
         (OLD_GPU, ("cuda", "fp16", True)),
+        (PASCAL, ("cuda", "fp32", True)),
         (replace(OLD_GPU, cpu_bf16=True), ("cuda", "fp16", True)),
         (NEW_GPU, ("cuda", "bf16", True)),
         (replace(NEW_GPU, mps=True), ("cuda", "bf16", True)),
@@ -134,6 +137,52 @@ def test_long_trainings_on_gpus_may_be_compiled():
     assert not make_plan(job=replace(JOB, steps=4999), machine=NEW_GPU, trial=trial).compile
     assert not make_plan(job=replace(JOB, steps=5000), machine=replace(NEW_GPU, triton=False), trial=trial).compile
     assert not make_plan(job=replace(JOB, steps=5000), machine=SERVER, trial=trial).compile
+
+
+def test_the_table_says_why_nothing_is_compiled():
+    long = replace(JOB, steps=5000)
+    for machine, why in (
+        (replace(NEW_GPU, triton=False), "needs triton, which is not installed"),
+        (SERVER, "on processors it gained nothing"),
+        (APPLE, "for CUDA GPUs alone"),
+    ):
+        assert why in make_plan(job=long, machine=machine, trial=lambda plan: Trial(1.0)).reasons["compile"]
+    assert "fewer than 5000 steps" in make_plan(job=JOB, machine=NEW_GPU).reasons["compile"]
+
+
+def test_the_table_tells_which_candidates_failed():
+    def trial(plan):
+        if plan.precision == "bf16":
+            raise RuntimeError("no kernel\n for this")
+        return Trial(HONEST[plan.label])
+
+    plan = make_plan(job=JOB, machine=SERVER, trial=trial)
+    assert plan.label == "fp32 channels_last"
+    assert plan.reasons["precision"].endswith("; bf16 channels_last failed: no kernel for this")
+
+
+def test_a_gpu_of_a_number_is_planned_for_as_it_is(monkeypatch):
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
+    machine = replace(OLD_GPU, gpus=(replace(OLD_GPU.gpus[0], memory=GB), NEW_GPU.gpus[0]))
+    plans = {
+        device: make_plan(
+            device, job=JOB, machine=machine, trial=lambda plan: Trial(HONEST[plan.label], image_bytes=200_000_000)
+        )
+        for device in ("auto", "cuda:0", "cuda:1")
+    }
+    assert [plan.precision for plan in plans.values()] == ["fp16", "fp16", "bf16"]
+    assert [plan.micro_batch for plan in plans.values()] == [2, 2, 14]
+
+
+def test_processes_on_several_machines_share_each_machine_alone():
+    job, machine = replace(JOB, batch_size=64, stored=False), replace(SERVER, nodes=4)
+    plan = make_plan("cpu", processes=8, job=job, machine=machine, trial=lambda plan: Trial(1.0, 4 * GB))
+    assert (plan.threads, plan.workers) == (16, 32)
+    assert "2 processes on this machine" in plan.reasons["threads"]
+    assert plan.micro_batch == 8  # half of 256 GB for two processes: twelve images of 4 GB each
+    assert make_plan(processes=32, job=job, machine=replace(EIGHT, nodes=4)).processes == 32
+    with pytest.raises(ValueError, match="33 processes asked for, but there are 8 GPUs"):
+        make_plan(processes=33, job=job, machine=replace(EIGHT, nodes=4))
 
 
 def test_a_plain_fp32_that_fails_is_an_error():
@@ -192,12 +241,13 @@ def test_each_gpu_gets_a_process():
     assert make_plan(job=replace(JOB, batch_size=6), machine=EIGHT).processes == 1
     assert make_plan(machine=EIGHT).processes == 1  # prediction
     assert make_plan("cpu", processes=2, job=JOB, machine=SERVER).threads == 16
+    assert make_plan(job=replace(JOB, batch_size=64, stored=False), machine=replace(EIGHT, cores=64)).workers == 8
 
 
 @pytest.mark.parametrize(
     ("device", "processes", "machine", "match"),
     [
-        ("cpu", 15, LAPTOP, "15 processes cannot share a batch of 14"),
+        ("cpu", 15, LAPTOP, "15 processes cannot share a batch of 14 images"),
         ("auto", 2, NEW_GPU, "2 processes asked for, but there are 1 GPUs"),
     ],
 )
@@ -235,6 +285,15 @@ def test_without_room_on_the_disk_all_processors_decode():
     plan = make_plan(job=replace(JOB, stored=False), machine=LAPTOP)
     assert (plan.cache, plan.workers) == ("none", 4)
     assert "no room on the disk" in plan.reasons["cache"]
+
+
+def test_a_container_is_the_machine(monkeypatch):
+    free = Machine.here()
+    monkeypatch.setattr(limits, "memory_left", lambda: 1e6)
+    monkeypatch.setattr(limits, "processors", lambda: 0.5)
+    machine = Machine.here()
+    assert (machine.memory, machine.cores, machine.threads) == (1_000_000, 1, 1)
+    assert free.memory > machine.memory
 
 
 def test_cpu_probe_answers_and_survives_their_absence(monkeypatch):

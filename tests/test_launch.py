@@ -18,10 +18,11 @@ import yaml
 from seglib import launch
 from seglib.dataset import load_dataset
 from seglib.loading import pack
+from seglib.machine import Machine
 from seglib.models import ModelSpec, build, load_checkpoint
 from seglib.params import ParameterError
 from seglib.plans import HardwarePlan
-from seglib.runs import Run
+from seglib.runs import Run, read_json
 from seglib.training import start_run
 
 pytestmark = [
@@ -36,7 +37,8 @@ def train(params, processes: int, on_epoch=None) -> tuple[Run, pd.DataFrame]:
     run = start_run(params)
     torch.manual_seed(params.seed)
     model = build(ModelSpec(params.architecture, params.encoder, dataset.classes))
-    plan = HardwarePlan("cpu", "fp32", processes=processes, threads=1, micro_batch=params.micro_batch)
+    reasons = {"precision": "for a test"}
+    plan = HardwarePlan("cpu", "fp32", processes=processes, threads=1, micro_batch=params.micro_batch, reasons=reasons)
     return run, launch.train(run, model, *splits, params, plan, on_epoch)
 
 
@@ -108,6 +110,17 @@ def test_a_killed_process_ends_the_run_with_an_error(tiny_root, tiny_params):
     assert load_checkpoint(Run.open("killed").last_checkpoint)[1]["epoch"] >= 1
 
 
+def test_a_finished_run_that_is_resumed_shows_its_history(tiny_root, tiny_params):
+    _, history = train(tiny_params(epochs=1), 2)
+    seen = []
+    run, again = train(tiny_params(epochs=1, resume=True), 2, seen.append)
+    assert not seen
+    pd.testing.assert_frame_equal(again, history)
+    plan = read_json(run.path / "environment.json")["plan"]
+    assert plan["processes"] == 2
+    assert plan["reasons"] == {"precision": "for a test"}
+
+
 def test_an_error_in_the_processes_is_shown(tiny_root, tiny_params):
     params = tiny_params(run="faulty")
     start_run(params)
@@ -127,8 +140,18 @@ def test_the_entry_point_of_clusters_takes_a_parameter_file(tiny_root, tiny_para
         "-m",
         "seglib.launch",
     ]
-    subprocess.run([*command, "--params", "params.yaml"], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert pd.read_csv(Run.open("cluster").history)["epoch"].tolist() == [1]
+    command += ["--params", "params.yaml"]
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}  # torchrun sets it
+    told = subprocess.run([*command, "-p", "batch_size=1", "-p", "run=small"], capture_output=True, text=True)
+    assert told.returncode == 1
+    assert "2 processes cannot share a batch of 1 images" in told.stdout
+    subprocess.run(command, check=True, env=environment)
+    run = Run.open("cluster")
+    assert pd.read_csv(run.history)["epoch"].tolist() == [1]
+    plan = read_json(run.path / "environment.json")["plan"]
+    assert (plan["processes"], plan["micro_batch"]) == (2, 2)
+    assert plan["threads"] == max(1, min(Machine.here().cores, psutil.cpu_count(logical=False)) // 2)
+    assert all(plan["reasons"].get(name) for name in plan if name != "reasons"), plan
 
 
 def test_a_parameter_file_without_parameters_is_refused(tiny_root):

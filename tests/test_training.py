@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -188,6 +189,62 @@ def test_resuming_with_other_parameters_is_refused(trained_root, tiny_params):
 
 
 @pytest.mark.slow
+def test_a_run_may_go_on_on_another_machine(tiny_root, tiny_params):
+    """How it is computed may change; what it learns from may not. A micro-batch that fitted before is not exceeded."""
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_params(micro_batch=2), on_epoch=stop)
+    changed = {"micro_batch": 0, "precision": "bf16", "memory_format": "channels_last", "threads": 1, "workers": 1,
+               "cache": "disk", "track": "csv"}  # fmt: skip
+    run, history = train(tiny_params(resume=True, **changed))
+    assert history["micro_batch"].tolist() == [2, 2, 2]
+    assert read_json(run.params)["precision"] == "bf16"
+    assert read_json(run.path / "environment.json")["plan"]["precision"] == "bf16"
+
+
+@pytest.mark.slow
+def test_resuming_takes_the_micro_batch_that_is_asked_for(tiny_root, tiny_params):
+    crop = {"crop_height": 64, "crop_width": 64}
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_params(micro_batch=1, **crop), on_epoch=stop)
+    assert train(tiny_params(resume=True, micro_batch=3, **crop))[1]["micro_batch"].tolist() == [1, 3, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "epoch"), [("history.csv", 2), ("steps.csv", 2), ("best.pth", 1), ("last.pth", 1), ("last.pth", 2)]
+)
+def test_whatever_a_kill_leaves_unwritten_is_whole_after_resuming(tiny_root, tiny_params, monkeypatch, name, epoch):
+    """Killed before the file of that epoch is put in place."""
+    expected, history = train(tiny_params(run="straight", epochs=2))
+    put, seen = os.replace, []
+
+    def killed(source, target):
+        seen.append(os.path.basename(target))
+        if seen.count(name) == epoch:
+            raise KeyboardInterrupt
+        put(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_params(run="cut", epochs=2))
+    monkeypatch.setattr(os, "replace", put)
+    run, again = train(tiny_params(run="cut", epochs=2, resume=True))
+    pd.testing.assert_frame_equal(without_times(again), without_times(history), check_exact=True)
+    for table in ("history", "steps"):
+        straight, cut = (pd.read_csv(getattr(r, table)) for r in (expected, run))
+        times = [c for c in straight if c in ("seconds", "seconds_left", "images_per_second")]
+        pd.testing.assert_frame_equal(cut.drop(columns=times), straight.drop(columns=times), rtol=1e-12)
+
+
+@pytest.mark.slow
 def test_resuming_from_what_is_damaged_is_refused(trained_root, tiny_params):
     run, resumed = Run.open("tiny"), tiny_params(resume=True)
     steps = run.steps.read_text()
@@ -208,6 +265,31 @@ def test_a_trained_run_is_not_overwritten(trained_root, tiny_params):
     with pytest.raises(FileExistsError, match="'tiny' exists and holds a trained model"):
         start_run(tiny_params())
     assert Run.open("tiny").best_checkpoint.exists()
+
+
+@pytest.mark.slow
+def test_a_stopped_training_is_not_begun_again_over_its_epochs(tiny_root, tiny_params):
+    """What somebody does who stops a notebook's cell and starts it again."""
+    params = tiny_params()
+    dataset = load_dataset(params.dataset)
+    splits = pack(dataset, "train"), pack(dataset, "val", original_masks=True)
+    run, model = start_run(params), new_model(params)
+    plan = plan_training(params, model, *splits)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(run, model, *splits, params, plan, on_images=stop)  # before anything is kept
+    with pytest.raises(KeyboardInterrupt):
+        fit(run, model, *splits, params, plan, on_epoch=stop)
+    kept = run.last_checkpoint.read_bytes()
+    with pytest.raises(FileExistsError, match=r"'tiny' has trained some epochs already.*resume = True"):
+        fit(run, model, *splits, params, plan)
+    assert run.last_checkpoint.read_bytes() == kept
+    history = train(tiny_params(resume=True), model)[1]
+    expected = train(tiny_params(run="straight"))[1]
+    pd.testing.assert_frame_equal(without_times(history), without_times(expected), check_exact=True)
 
 
 def test_the_demo_run_is_made_anew(trained_root, tiny_params):
@@ -266,10 +348,11 @@ def test_a_frozen_encoder_stays_as_it_is(tiny_root, tiny_params):
     model, seen = new_model(params), []
 
     def look(_):
-        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        seen.append(load_checkpoint(Run(Run.folder(params.run)).last_checkpoint)[0].state_dict())
 
     before = {name: value.clone() for name, value in model.state_dict().items()}
     train(params, model, look)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items()), "fit trains a copy"
     encoder = [name for name in before if name.startswith("net.encoder.")]
     assert all(torch.equal(before[name], seen[0][name]) for name in encoder)
     assert not all(torch.equal(before[name], seen[0][name]) for name in before)
@@ -379,10 +462,40 @@ def test_other_runtime_errors_are_not_taken_for_a_lack_of_memory(tiny_root, tiny
 
 
 @pytest.mark.slow
+def test_moments_that_do_not_fit_at_first_are_made_once_there_is_room(tiny_root, tiny_params, monkeypatch):
+    """AdamW makes them in its first step."""
+    expected = train(tiny_params(run="straight", epochs=1))[1]
+    step, failures = torch.optim.AdamW.step, [torch.OutOfMemoryError("pretended"), None, ValueError("another")]
+
+    def hungry(self, *args):
+        if failures and (error := failures.pop(0)):
+            raise error
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", hungry)
+    params = tiny_params(epochs=1)
+    with pytest.raises(ValueError, match="another"):
+        train(params)
+    shutil.rmtree(Run.folder("tiny"))
+    failures[:] = [torch.OutOfMemoryError("pretended")]
+    history = train(params)[1]
+    pd.testing.assert_frame_equal(without_times(history), without_times(expected), check_exact=True)
+
+
+@pytest.mark.slow
+def test_no_micro_batch_is_a_single_image_where_it_can_be_helped(tiny_root, tiny_params):
+    """DeepLabV3 normalises averages over whole images."""
+    how = {"architecture": "DeepLabV3", "encoder": "resnet18", "epochs": 1}
+    assert np.isfinite(train(tiny_params(run="three", micro_batch=2, **how))[1]["train_loss"]).all()
+    with pytest.raises(ModelError, match="DeepLabV3 cannot be trained on one image of 32x32 pixels at a time"):
+        train(tiny_params(run="one", micro_batch=1, **how))
+
+
+@pytest.mark.slow
 def test_a_gradient_that_is_not_finite_is_told_from_the_loss(tiny_root, tiny_params):
     params = tiny_params(precision="fp32", memory_format="contiguous", micro_batch=3, compile="off")
     model = new_model(params)
-    next(model.net.segmentation_head.parameters()).register_hook(lambda grad: grad * float("inf"))
+    model.net.segmentation_head.register_full_backward_hook(lambda _, grads, __: tuple(g * float("inf") for g in grads))
     with pytest.raises(NonFiniteLossError, match=r"the gradient's norm is (nan|inf) in epoch 1, step 1,"):
         train(params, model)
 
@@ -439,3 +552,18 @@ def test_steps_that_the_scaler_leaves_out_are_counted_and_no_error(tiny_root, ti
     monkeypatch.setattr(trainer.torch.amp, "GradScaler", Scaler)
     history = train(tiny_params(epochs=2))[1]
     assert history["skipped_steps"].tolist() == [1, 0]
+
+    class Hopeless(Scaler):
+        def step(self, optimizer):
+            pass
+
+        def update(self):
+            self.factor /= 2
+
+    monkeypatch.setattr(trainer.torch.amp, "GradScaler", Hopeless)
+    with pytest.raises(
+        NonFiniteLossError,
+        match=r"no gradient was finite in the last 25 steps up to epoch 13, step 1 \(samples t0\d, t",
+    ):
+        train(tiny_params(run="hopeless", epochs=20))
+    assert load_checkpoint(Run.open("hopeless").last_checkpoint)[1]["epoch"] == 12

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from seglib import trials
 from seglib.classes import ClassMap
 from seglib.dataset import load_dataset
 from seglib.loading import pack
-from seglib.models import ModelSpec, build
+from seglib.machine import Gpu, Machine
+from seglib.models import ModelError, ModelSpec, build
 from seglib.plans import HardwarePlan, Trial
 from seglib.trials import Memory, measure, plan_training
 
@@ -38,6 +40,15 @@ def test_measuring_leaves_the_model_and_the_random_state_alone(model):
     assert all("forward" not in vars(module) for module in model.modules())
 
 
+def test_a_network_that_needs_two_images_says_so():
+    model = build(ModelSpec("DeepLabV3", "resnet18", ClassMap(("a", "b", "c"))))
+    with pytest.raises(
+        ModelError, match=r"DeepLabV3 cannot be trained on one image of 64x64 pixels at a time.*micro_batch to 2"
+    ):
+        measure(PLAIN, model, (64, 64), 1)
+    assert measure(PLAIN, model, (64, 64), 2).seconds > 0
+
+
 def test_memory_of_an_image_is_what_autograd_keeps(model):
     small = measure(PLAIN, model, (64, 64), 2).image_bytes
     large = measure(PLAIN, model, (128, 128), 2).image_bytes
@@ -57,9 +68,10 @@ def test_trials_are_made_once_and_remembered(tiny_root, tiny_params, monkeypatch
     stored = json.loads((tiny_root / "artifacts" / "hardware.json").read_text())
     ((job, candidates),) = next(iter(stored.values())).items()
     assert "Linknet, tu-mobilenetv3_small_050, 3 classes, 32 x 32 pixels" in job
-    assert {"fp32 contiguous", "fp32 channels_last"} <= set(candidates)
+    names = {name.removesuffix(f", cpu, {first.threads} threads"): name for name in candidates}
+    assert {"fp32 contiguous", "fp32 channels_last"} <= set(names)
     assert all(entry["seconds"] > 0 and entry["image_bytes"] > 0 for entry in candidates.values())
-    assert first.label == min(candidates, key=lambda label: candidates[label]["seconds"])
+    assert first.label == min(names, key=lambda label: candidates[names[label]]["seconds"])
 
     def fail(*_):
         raise AssertionError("tried again")
@@ -68,6 +80,12 @@ def test_trials_are_made_once_and_remembered(tiny_root, tiny_params, monkeypatch
     assert plan_training(params, model, *splits) == first
     with pytest.raises(AssertionError, match="tried again"):
         plan_training(tiny_params(precision="auto", crop_height=64), model, *splits)
+    with pytest.raises(AssertionError, match="tried again"):
+        plan_training(tiny_params(precision="auto", threads=first.threads + 1), model, *splits)
+    other = replace(Machine.here(), gpus=(Gpu("Pretended", 8_000_000_000, bf16=True),))
+    monkeypatch.setattr(Machine, "name", Machine.here().name)
+    with pytest.raises(AssertionError, match="tried again"):
+        plan_training(tiny_params(precision="auto", device="auto"), model, *splits, other)
 
 
 @pytest.mark.parametrize(
