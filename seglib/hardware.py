@@ -105,8 +105,9 @@ def _processes(wanted: int, device: str, job: Job | None, machine: Machine) -> t
                 f"{wanted} processes cannot share a batch of {job.batch_size} images (of `batch_size`, or all there are). Enlarge "
                 "batch_size, or ask for fewer processes."
             )
-        if device == "cuda" and _local(wanted, machine) > len(machine.gpus):
-            raise ValueError(f"{wanted} processes asked for, but there are {len(machine.gpus)} GPUs, one for each.")
+        local = _local(wanted, machine)
+        if device == "cuda" and local > len(machine.gpus):
+            raise ValueError(f"{local} processes asked for, but there are {len(machine.gpus)} GPUs, one for each.")
         return wanted, "asked for"
     if job and device == "cuda" and 1 < len(machine.gpus) <= job.batch_size:
         return len(machine.gpus), "one for each GPU"
@@ -124,7 +125,7 @@ def _threads(wanted: int, processes: int, machine: Machine) -> tuple[int, str]:
 
 def _local(processes: int, machine: Machine) -> int:
     """Of so many processes, those on one machine."""
-    return math.ceil(processes / machine.nodes)
+    return machine.sharing or processes
 
 
 def _gpu(device: str, machine: Machine) -> Gpu | None:

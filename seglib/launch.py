@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -126,14 +127,19 @@ def work(params: Train, plan: HardwarePlan | None = None) -> None:
     """
     world = World.join(on_cpu=(plan or params).device == "cpu")
     params, dataset = actions.follow(params, load_dataset(params.dataset, params.recipe))
-    if world.leads and plan is None:
-        start_run(params)
-    world.from_first(lambda: _pack(dataset, params) and None)
+
+    def begin() -> None:
+        if plan is None:
+            start_run(params)
+        _pack(dataset, params)
+
+    world.from_first(begin)
     train, val = _pack(dataset, params)
     torch.manual_seed(params.seed)
     spec = ModelSpec(params.architecture, params.encoder, dataset.classes, long_side=params.long_side)
     model = build(spec, params.encoder_weights)
-    plan = plan or world.from_first(lambda: _plan(params, model, train, val, world))
+    if plan is None:
+        plan = world.from_first(lambda: _plan(params, model, train, val, world))
     plan = replace(plan, device=world.device)
     if plan.cache == "ram":
         train, val = train.in_memory(), val.in_memory()
@@ -159,14 +165,14 @@ def work(params: Train, plan: HardwarePlan | None = None) -> None:
 
 def _plan(params: Train, model: Segmenter, train: Packed, val: Packed, world: World) -> HardwarePlan:
     """A plan for all processes, made in the first of them."""
-    machine = replace(Machine.here(), nodes=world.nodes)
+    machine = replace(Machine.here(), sharing=world.local)
     if world.device == "cpu":
         machine = replace(machine, gpus=(), mps=False)
     if world.size > 1:
-        # torchrun gives each process one thread, unless OMP_NUM_THREADS says how many.
+        # torchrun sets it to 1 where nobody has asked for a number.
+        asked_for = os.environ.get("OMP_NUM_THREADS", "1") != "1"
         cores = min(machine.cores, psutil.cpu_count(logical=False) or machine.cores)
-        local = world.size // world.nodes
-        machine = replace(machine, threads=cores if machine.threads == 1 else machine.threads * local)
+        machine = replace(machine, threads=machine.threads * world.local if asked_for else cores)
     return plan_training(params.model_copy(update={"processes": world.size}), model, train, val, machine)
 
 
@@ -193,10 +199,12 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--plan", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
+    if given.started and not given.plan:
+        parser.error("a run that 02_train has prepared comes with its plan: start it from there, or use --params")
     path = resolve(given.params) if given.params else Run(Run.folder(given.started)).params
     params = Train.check(check_chain(read_file(path) | read_parameters(given.parameters))["02_train"])
     try:
-        work(params, HardwarePlan(**given.plan) if given.started else None)
+        work(params, HardwarePlan(**given.plan) if given.plan else None)
     except Exception as error:
         _tell(error=f"{type(error).__name__}: {error}")
         raise

@@ -16,12 +16,13 @@ def memory_left(tree: Path = _TREE, own: Path = _OWN) -> float:
     """Bytes that this process may still take; infinite without a limit. Cached files, which the kernel drops, count as free."""
     left = math.inf
     for folder in _groups("memory", tree, own):
-        for limit, used, files in (
-            ("memory.max", "memory.current", "inactive_file"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        stat = dict(line.split()[:2] for line in _text(folder / "memory.stat").splitlines() if " " in line)
+        for limit, used, total in (
+            ("memory.max", "memory.current", ""),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
         ):
-            stat = dict(line.split()[:2] for line in _text(folder / "memory.stat").splitlines() if " " in line)
-            left = min(left, _number(folder / limit, math.inf) - _number(folder / used, 0) + float(stat.get(files, 0)))
+            files = sum(int(stat.get(f"{total}{kind}_file", 0)) for kind in ("active", "inactive"))
+            left = min(left, _number(folder / limit, math.inf) - _number(folder / used, 0) + files)
     return max(0.0, left)
 
 
@@ -51,7 +52,7 @@ def _groups(controller: str, tree: Path, own: Path) -> Iterator[Path]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="ascii").strip()
+        return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""
 

@@ -46,7 +46,7 @@ class Machine:
         gpus: the CUDA devices.
         mps: whether torch can use an Apple GPU.
         triton: whether torch.compile has its GPU compiler.
-        nodes: machines like this one that work together.
+        sharing: processes of a training that share this machine; 0: all that it has.
     """
 
     system: str
@@ -58,7 +58,7 @@ class Machine:
     gpus: tuple[Gpu, ...] = ()
     mps: bool = False
     triton: bool = False
-    nodes: int = 1
+    sharing: int = 0
 
     @classmethod
     def here(cls) -> Self:

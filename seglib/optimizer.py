@@ -31,7 +31,13 @@ def make_optimizer(model: Segmenter, params: Train) -> torch.optim.AdamW:
     ]
     # In one pass over the weights; an Apple GPU gets what torch chooses.
     fused = all(weight.device.type in ("cpu", "cuda") for weight in model.parameters())
-    return torch.optim.AdamW(settings, fused=fused or None)
+    optimizer = torch.optim.AdamW(settings, fused=fused or None)
+    for weight in model.parameters():
+        # The moments that its first step would make: a lack of memory shows in the batch, which can be made smaller, not between
+        # two groups of weights of which one has moved.
+        moments = {name: torch.zeros_like(weight) for name in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[weight] = {"step": torch.zeros((), device=weight.device if fused else "cpu")} | moments
+    return optimizer
 
 
 def rate(step: int, steps: int, warmup: int) -> float:

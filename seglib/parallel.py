@@ -1,12 +1,12 @@
 """Several processes that train as one: who is who, sums over all, normalisation over the whole batch.
 
-accelerate joins the processes (it knows torchrun's, Slurm's and its own launcher, and picks the backend); torch's
+accelerate joins the processes (it knows torchrun's, MPI's and its own launcher, and picks the backend); torch's
 DistributedDataParallel averages the gradients.
 """
 
 from __future__ import annotations
 
-import os
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -29,13 +29,15 @@ class World:
         rank: which of them this is; 0 writes the files.
         size: how many there are.
         device: what this one computes on.
-        nodes: machines that they run on.
+        local: how many of them run on this machine.
+        patient: a process group whose operations wait for days; None for one process alone.
     """
 
     rank: int = 0
     size: int = 1
     device: str = "cpu"
-    nodes: int = 1
+    local: int = 1
+    patient: dist.ProcessGroup | None = None
 
     @classmethod
     def join(cls, on_cpu: bool) -> Self:
@@ -44,8 +46,12 @@ class World:
 
         state = PartialState(cpu=on_cpu)
         device = "cpu" if state.device.type == "cpu" else str(state.device)
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
-        return cls(state.process_index, state.num_processes, device, nodes=state.num_processes // local)
+        if state.num_processes == 1:
+            return cls(device=device)
+        patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        names = [""] * state.num_processes
+        dist.all_gather_object(names, platform.node(), group=patient)
+        return cls(state.process_index, state.num_processes, device, names.count(platform.node()), patient)
 
     def leave(self) -> None:
         """Say goodbye, so that the others do not take the end for a failure."""
@@ -69,12 +75,14 @@ class World:
             dist.barrier()
 
     def from_first(self, make: Callable[[], Any]) -> Any:
-        """What the first process makes, in all of them, however long it takes; torch's own operations give up after minutes."""
+        """What the first process makes, in all of them, however long it takes (other operations give up after some minutes).
+
+        If it fails there, its connections break, and this fails in the others.
+        """
         if self.size == 1:
             return make()
-        patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
         made = [make() if self.leads else None]
-        dist.broadcast_object_list(made, src=0, group=patient)
+        dist.broadcast_object_list(made, src=0, group=self.patient)
         return made[0]
 
     def share(self, model: nn.Module) -> nn.Module:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -176,8 +178,9 @@ class Trainer:
     def _accumulate(self, batch: Batch, size: int) -> Tensor:
         world = self.world
         shares = np.diff(portions(size, world.size))
-        # None of a single image, where it can be helped: its normalisation is poor, and in some networks impossible.
-        parts = max(1, min(math.ceil(shares.max() / self.micro_batch), shares.min() // min(2, self.micro_batch)))
+        parts = min(math.ceil(shares.max() / self.micro_batch), shares.min())
+        if world.size == 1 and parts > 1 and size // parts == 1 < self.micro_batch and self._needs_two:
+            parts = size // 2
         # Of each micro-batch, over all processes.
         weights = sum(np.diff(portions(share, parts)) for share in shares) / size
         self.optimizer.zero_grad(set_to_none=True)
@@ -194,6 +197,17 @@ class Trainer:
             sums += weight * torch.stack([term.detach() for term in terms])
         return sums
 
+    @cached_property
+    def _needs_two(self) -> bool:
+        """Whether the network cannot be trained on a single image: DeepLabV3, for one, normalises averages over whole images."""
+        model, image = copy.deepcopy(self.model), torch.zeros(1, 3, *self.geometry.crop, device=self.plan.device)
+        try:
+            with torch.random.fork_rng(), torch.no_grad(), self.plan.autocast(), enough_images(model.spec, image):
+                model(image.contiguous(memory_format=self.plan.memory_format))
+        except ModelError:
+            return True
+        return False
+
     def _make_room(self, error: RuntimeError) -> None:
         if self.micro_batch == 1 or self.world.size > 1:
             remedy = "micro_batch" if self.world.size > 1 else "crop_height and crop_width, or choose a smaller encoder"
@@ -207,23 +221,13 @@ class Trainer:
 
     def _forget(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        self._release()
-
-    def _release(self) -> None:
         if self.plan.kind == "cuda":
             torch.cuda.empty_cache()
 
     def _update(self, step: int) -> bool:
         """Take the step; True if the fp16 scaler left it out, having chosen too large a scale."""
         scale = self.scaler.get_scale()
-        try:
-            self.scaler.step(self.optimizer)
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            # The first step makes AdamW's moments, before it changes any weight: room for them is what the last batch left.
-            self._release()
-            self.scaler.step(self.optimizer)
+        self.scaler.step(self.optimizer)
         self.scaler.update()
         skipped = self.scaler.get_scale() < scale
         self.skips = self.skips + 1 if skipped else 0
@@ -302,6 +306,7 @@ class Trainer:
                 scaler=self.scaler.state_dict(),
                 average=self.average.model.state_dict() if self.average else {},
                 micro_batch=self.micro_batch,
+                processes=self.world.size,
                 history=rows,
                 steps=self.steps[-1].to_dict("list"),
             )
@@ -324,15 +329,18 @@ class Trainer:
                 self.scaler.load_state_dict(extra["scaler"])
             if self.average:
                 self.average.model.load_state_dict(extra["average"])
-            fitted, epoch, rows, steps = (extra[name] for name in ("micro_batch", "epoch", "history", "steps"))
-            last = pd.DataFrame(steps)
-            if not self.params.micro_batch:
-                self.micro_batch = min(self.micro_batch, fitted)
+            epoch, rows, last = extra["epoch"], extra["history"], pd.DataFrame(extra["steps"])
+            fitted, planned = extra["micro_batch"], self.micro_batch
+            # As it was, since normalisation depends on it; but for another number of processes it says nothing.
+            if not self.params.micro_batch and extra["processes"] == self.world.size:
+                self.micro_batch = min(planned, fitted)
         except Exception as error:  # KeyError, ValueError, TypeError, ... by what is missing or of another training
             raise ModelError(
                 f"{shown(self.run.last_checkpoint)} does not hold what resuming needs ({type(error).__name__}: {error}). Start "
                 "another run."
             ) from error
+        if self.micro_batch < planned:
+            tqdm.write(f"Going on with {self.micro_batch} images at a time, as before; micro_batch can say otherwise.")
         self.steps = [last]
         if self.run.steps.exists():
             self.steps.insert(0, read_steps(self.run.steps, epoch - 1))

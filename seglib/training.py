@@ -116,25 +116,25 @@ def fit(
         DatasetError: resuming with other data than it was begun with.
     """
     world = world or World(device=plan.device)
-    resuming = run.last_checkpoint.exists()
-    if resuming and not params.resume:
-        raise FileExistsError(
-            f"run {run.name!r} has trained some epochs already, which would be lost. Set resume = True and start again from the "
-            "parameters to go on after the last of them, or choose another run name."
-        )
-    data = {"train": train.files, "val": val.files}
-    if resuming:
-        _check_data(run, data)
-    if world.leads:
-        write_json(run.data, data)
-        facts = {"machine": Machine.here().name, "plan": plan.to_dict()}
-        write_json(run.path / "environment.json", environment() | facts)
-    trainer = Trainer(run, copy.deepcopy(model), train, val, params, plan, world)
-    rows = trainer.resume() if resuming else []
-    if rows and on_images is not None:
-        on_images(len(rows) * len(train))
     with contextlib.ExitStack() as stack:
         stack.callback(release, run.training_claim)
+        resuming = run.last_checkpoint.exists()
+        if resuming and not params.resume:
+            raise FileExistsError(
+                f"run {run.name!r} has trained some epochs already, which would be lost. Set resume = True and start again from the "
+                "parameters to go on after the last of them, or choose another run name."
+            )
+        data = {"train": train.files, "val": val.files}
+        if resuming:
+            _check_data(run, data)
+        if world.leads:
+            write_json(run.data, data)
+            facts = {"machine": Machine.here().name, "plan": plan.to_dict()}
+            write_json(run.path / "environment.json", environment() | facts)
+        trainer = Trainer(run, copy.deepcopy(model), train, val, params, plan, world)
+        rows = trainer.resume() if resuming else []
+        if rows and on_images is not None:
+            on_images(len(rows) * len(train))
         bar = tqdm(
             total=params.epochs * len(train),
             initial=len(rows) * len(train),

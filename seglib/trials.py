@@ -16,7 +16,7 @@ from seglib.hardware import make_plan, out_of_memory
 from seglib.loading import Packed
 from seglib.losses import HybridLoss
 from seglib.machine import Machine
-from seglib.models import Segmenter, enough_images
+from seglib.models import ModelError, Segmenter, enough_images
 from seglib.params import Train
 from seglib.plans import HardwarePlan, Job, Trial
 from seglib.runs import project_root, write_json
@@ -66,12 +66,16 @@ def plan_training(
         tried = f"{candidate.label}, {candidate.device}, {candidate.threads} threads"
         found = memory.get(tried)
         images = min(job.batch_size, max(2, _PIXELS[candidate.kind] // (crop[0] * crop[1])))
+        shortage = None
         while found is None:
             try:
                 found = measure(candidate, model, crop, images)
+            except ModelError as error:  # one image is too few for this network; there may be no memory for two
+                raise (shortage or error) from None
             except RuntimeError as error:
                 if images == 1 or not out_of_memory(error):
                     raise
+                shortage = error
                 images //= 2
         memory.put(tried, found)
         return found

@@ -175,14 +175,14 @@ def test_a_gpu_of_a_number_is_planned_for_as_it_is(monkeypatch):
 
 
 def test_processes_on_several_machines_share_each_machine_alone():
-    job, machine = replace(JOB, batch_size=64, stored=False), replace(SERVER, nodes=4)
+    job, machine = replace(JOB, batch_size=64, stored=False), replace(SERVER, sharing=2)
     plan = make_plan("cpu", processes=8, job=job, machine=machine, trial=lambda plan: Trial(1.0, 4 * GB))
     assert (plan.threads, plan.workers) == (16, 32)
     assert "2 processes on this machine" in plan.reasons["threads"]
     assert plan.micro_batch == 8  # half of 256 GB for two processes: twelve images of 4 GB each
-    assert make_plan(processes=32, job=job, machine=replace(EIGHT, nodes=4)).processes == 32
-    with pytest.raises(ValueError, match="33 processes asked for, but there are 8 GPUs"):
-        make_plan(processes=33, job=job, machine=replace(EIGHT, nodes=4))
+    assert make_plan(processes=32, job=job, machine=replace(EIGHT, sharing=8)).processes == 32
+    with pytest.raises(ValueError, match="9 processes asked for, but there are 8 GPUs"):
+        make_plan(processes=33, job=job, machine=replace(EIGHT, sharing=9))
 
 
 def test_a_plain_fp32_that_fails_is_an_error():

@@ -17,7 +17,7 @@ def tree(root: Path, own: str, files: dict[str, object]) -> tuple[Path, Path]:
         path = root / "cgroup" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{value}\n")
-    (root / "own").write_text(own)
+    (root / "own").write_text(own, encoding="latin-1")
     return root / "cgroup", root / "own"
 
 
@@ -30,7 +30,7 @@ def test_the_narrowest_group_counts(tmp_path):
             "slurm/memory.current": 10 * GB,
             "slurm/job_7/memory.max": 16 * GB,
             "slurm/job_7/memory.current": 6 * GB,
-            "slurm/job_7/memory.stat": f"anon {2 * GB}\ninactive_file {3 * GB}\nactive_file {GB}",
+            "slurm/job_7/memory.stat": f"anon {2 * GB}\ninactive_file {2 * GB}\nactive_file {GB}",
             "slurm/job_7/step_0/memory.max": "max",
             "slurm/job_7/step_0/memory.current": 6 * GB,
             "slurm/job_7/cpu.max": "250000 100000",
@@ -58,7 +58,7 @@ def test_version_one_keeps_a_tree_for_each_controller(tmp_path):
             "memory/memory.usage_in_bytes": 20 * GB,
             "memory/box/memory.limit_in_bytes": 8 * GB,
             "memory/box/memory.usage_in_bytes": 5 * GB,
-            "memory/box/memory.stat": f"inactive_file 7\ntotal_inactive_file {GB}",
+            "memory/box/memory.stat": f"inactive_file 7\ntotal_inactive_file {GB // 2}\ntotal_active_file {GB // 2}",
             "cpu/cpu.cfs_quota_us": -1,
             "cpu/box/cpu.cfs_quota_us": 300000,
             "cpu/box/cpu.cfs_period_us": 200000,
@@ -68,7 +68,7 @@ def test_version_one_keeps_a_tree_for_each_controller(tmp_path):
     assert limits.processors(*found) == 1.5
 
 
-@pytest.mark.parametrize("own", ["", "0::/\n", "0::/gone/away\n"])
+@pytest.mark.parametrize("own", ["", "0::/\n", "0::/gone/away\n", "0::/Prüfung\n"])
 def test_without_a_limit_there_is_none(tmp_path, own):
     found = tree(tmp_path, own, {"cgroup.procs": 1})
     assert (limits.memory_left(*found), limits.processors(*found)) == (math.inf, math.inf)

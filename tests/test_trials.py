@@ -120,3 +120,17 @@ def test_a_trial_that_does_not_fit_the_memory_is_made_with_fewer_images(tiny_roo
     model = build(ModelSpec(params.architecture, params.encoder, dataset.classes))
     assert plan_training(params, model, *splits).micro_batch == 3
     assert asked == [3, 1]
+
+
+def test_a_lack_of_memory_for_two_is_told_as_such(tiny_root, tiny_params, monkeypatch):
+    params = tiny_params(precision="fp32", memory_format="contiguous", compile="off", crop_height=96)
+    dataset = load_dataset(params.dataset)
+    splits = pack(dataset, "train"), pack(dataset, "val", original_masks=True)
+
+    def hungry(plan, model, crop, images):
+        raise torch.OutOfMemoryError("pretended") if images > 1 else ModelError("not one at a time")
+
+    monkeypatch.setattr(trials, "measure", hungry)
+    model = build(ModelSpec(params.architecture, params.encoder, dataset.classes))
+    with pytest.raises(torch.OutOfMemoryError, match="pretended"):
+        plan_training(params, model, *splits)
