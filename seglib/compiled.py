@@ -10,14 +10,16 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numba
 import numpy as np
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 _njit = partial(njit, nogil=True, error_model="numpy", fastmath={"contract"})
-# What is kept of a loop counts as long as the file that it stands in is the same. This file is part of it as well.
-_STAMP = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+# What is kept of a loop counts as long as the file that it stands in is the same. This file is part of it as well, and so is numba:
+# two processes that find what another version of it has kept may mix up the files.
+_STAMP = hashlib.sha256(Path(__file__).read_bytes() + numba.__version__.encode()).hexdigest()[:8]
 
 
 def compiled(function: Callable, how: Callable = _njit) -> Callable:

@@ -104,8 +104,8 @@ def test_a_killed_process_ends_the_run_with_an_error(tiny_root, tiny_params):
         train(tiny_params(run="killed", epochs=500), 2, kill_one)
     assert time.monotonic() - started < 90
     deadline = time.monotonic() + 20
-    while [p for p in psutil.Process().children(recursive=True) if p.status() != "zombie"]:
-        assert time.monotonic() < deadline, "processes are left"
+    while left := [p for p in psutil.Process().children(recursive=True) if p.status() != "zombie"]:
+        assert time.monotonic() < deadline, f"processes are left: {[p.cmdline() for p in left]}"
         time.sleep(0.2)
     assert load_checkpoint(Run.open("killed").last_checkpoint)[1]["epoch"] >= 1
 
