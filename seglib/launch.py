@@ -169,7 +169,7 @@ def _plan(params: Train, model: Segmenter, train: Packed, val: Packed, world: Wo
     if world.device == "cpu":
         machine = replace(machine, gpus=(), mps=False)
     if world.size > 1:
-        # torchrun sets it to 1 where nobody has asked for a number.
+        # torchrun sets OMP_NUM_THREADS to 1 where nobody has asked for a number.
         asked_for = os.environ.get("OMP_NUM_THREADS", "1") != "1"
         cores = min(machine.cores, psutil.cpu_count(logical=False) or machine.cores)
         machine = replace(machine, threads=machine.threads * world.local if asked_for else cores)

@@ -241,18 +241,20 @@ class Trainer:
         what = "the loss" if not math.isfinite(loss) else "" if self.scaler.is_enabled() else "the gradient's norm"
         number = loss if what == "the loss" else norm
         if what and not math.isfinite(number):
-            ids = ", ".join(self.train.ids[i] for i in index)
             raise NonFiniteLossError(
-                f"{what} is {number} in epoch {epoch}, step {step}, on the samples {ids}. Try a lower learning_rate or clip_norm, "
+                f"{what} is {number} in epoch {epoch}, step {step}, on the samples {self._named(index)}. Try a lower learning_rate or clip_norm, "
                 "or precision='fp32'; look at these samples in 01_data_check. What was saved before is unharmed."
             )
 
     def _nothing_is_finite(self, index: np.ndarray, epoch: int, step: int) -> NonFiniteLossError:
-        ids = ", ".join(self.train.ids[i] for i in index)
         return NonFiniteLossError(
-            f"no gradient was finite in the last {_SKIPS} steps up to epoch {epoch}, step {step} (samples {ids}), however small fp16's "
-            "scaler made it: nothing is learnt. Try precision='fp32', or a lower learning_rate. What was saved before is unharmed."
+            f"no gradient was finite in the last {_SKIPS} steps up to epoch {epoch}, step {step} (samples {self._named(index)}), however "
+            "small fp16's scaler made it: nothing is learnt. Try precision='fp32', or a lower learning_rate. What was saved before is "
+            "unharmed."
         )
+
+    def _named(self, index: np.ndarray) -> str:
+        return ", ".join(self.train.ids[i] for i in index)
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
