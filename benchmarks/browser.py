@@ -20,8 +20,8 @@ import psutil
 from PIL import Image
 
 from seglib import runs
-from seglib.browser import FailureBrowser
-from seglib.classes import ClassMap
+from seglib.browser.browser import FailureBrowser
+from seglib.data.classes import ClassMap
 
 CLASSES = ClassMap(tuple(f"class {k}" for k in range(11)))
 LOOK = 1.0  # seconds that a person looks at a picture before stepping on, at least
@@ -39,8 +39,12 @@ def write_failures(folder: Path, count: int, size: tuple[int, int], distinct: in
             if k >= distinct:
                 path.hardlink_to(folder / kind / f"{ids[k % distinct]}.png")
                 continue
-            coarse = random.integers(0, 256 if kind in ("images", "confidences") else len(CLASSES), (9, 12), np.uint8)
-            smooth = Image.Resampling.BICUBIC if kind in ("images", "confidences") else Image.Resampling.NEAREST
+            coarse = random.integers(
+                0, 256 if kind in ("images", "confidences") else len(CLASSES), (9, 12), np.uint8
+            )
+            smooth = (
+                Image.Resampling.BICUBIC if kind in ("images", "confidences") else Image.Resampling.NEAREST
+            )
             plane = np.asarray(Image.fromarray(coarse).resize(size[::-1], smooth))
             if kind == "images":  # camera noise: what makes a PNG large
                 plane = (plane[..., None] + random.integers(-8, 9, (*size, 3))).clip(0, 255).astype(np.uint8)
@@ -57,8 +61,8 @@ def write_failures(folder: Path, count: int, size: tuple[int, int], distinct: in
         "top_confusion": pairs,
         "top_confusion_share": 0.1,
         "group": [name.split("_")[0] for name in ids],
-        "best_swap": pairs,
-        "best_swap_gain": random.uniform(0, 0.2, count),
+        "best_fix": pairs,
+        "best_fix_gain": random.uniform(0, 0.2, count),
         "confidence": random.uniform(0.5, 1, count),
         "label_score": random.uniform(0, 1, count),
         "cause": [CAUSES[k % len(CAUSES)] for k in range(count)],
@@ -114,7 +118,9 @@ def measure(folder: Path, steps: int) -> dict[str, float]:
     show(0)
     ways = {
         "next picture": [next_one(index) for index in range(1, 31)],
-        "any picture": [seconds(lambda i=i: show(int(i))) for i in random.integers(0, len(browser.chosen), 60)],
+        "any picture": [
+            seconds(lambda i=i: show(int(i))) for i in random.integers(0, len(browser.chosen), 60)
+        ],
     }
     for name, taken in ways.items():
         result[f"{name}, median (s)"] = float(np.median(taken))
@@ -133,7 +139,9 @@ def measure(folder: Path, steps: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--failures", type=int, default=10_000)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/browser.json"))

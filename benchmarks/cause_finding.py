@@ -2,7 +2,7 @@
 
 A copy of the run's dataset gets faults, one an image, and goes through 03 and 04 as any dataset does:
 
-- label faults and degradations of all kinds (`seglib.plant`): "label error" and "degraded image" are right;
+- label faults and degradations of all kinds (`seglib.data.inject`): "label error" and "degraded image" are right;
 - pictures unlike those of training, in place of others: inverted colours, and scenes from elsewhere, with their masks as far as
   the classes' names agree: the demo's streets, painted at the size of the picture that they replace; in the demo, the pictures of
   another run's dataset, reduced. "Unlike training" is right;
@@ -18,6 +18,7 @@ faulty are replaced by their sound ones first.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import shutil
 import tempfile
@@ -34,25 +35,37 @@ from failure_finding import probabilities, sound
 from PIL import Image
 from scipy import ndimage
 
-from seglib import analysis, causes, demo_scenes, metrics, runs
-from seglib.baselines import learn_prior
-from seglib.classes import IGNORE
-from seglib.dataset import Dataset, load_dataset, read_mask, read_pair
-from seglib.demo_paint import render
-from seglib.failures import find_failures
-from seglib.faults import DEGRADATIONS, KINDS
-from seglib.inference import evaluate_run, run_dataset
-from seglib.models import Segmenter
+from seglib import runs
+from seglib.data import demo_scenes
+from seglib.data.classes import IGNORE
+from seglib.data.dataset import Dataset, load_dataset, read_mask, read_pair
+from seglib.data.demo_paint import render
+from seglib.data.faults import DEGRADATIONS, KINDS
+from seglib.data.inject import plant
+from seglib.data.regions import label_regions
+from seglib.evaluate.baselines import learn_prior
+from seglib.evaluate.predict import evaluate_run, run_dataset
+from seglib.failures import analyse as analysis
+from seglib.failures import causes
+from seglib.failures.find import find_failures
+
+metrics = importlib.import_module("seglib.metrics.scores")
+from seglib.metrics.region_scores import EDGES
 from seglib.params import Evaluate
-from seglib.plant import plant
-from seglib.region_scores import EDGES
-from seglib.regions import labelled_regions
 from seglib.runs import Run
+from seglib.train.model import Segmenter
 
 MODEL_FAULTS = {"never_rare": "rare class", "never_small": "small objects", "torn": "class confusion"}
 STRANGE = {"inverted": "unlike training", "elsewhere": "unlike training"}
-RIGHT = {kind: "degraded image" if kind in DEGRADATIONS else "label error" for kind in KINDS} | STRANGE | MODEL_FAULTS
-SAME = {"person": "pedestrian", "pedestrian": "person"}  # classes of demo and CamVid that differ in name alone
+RIGHT = (
+    {kind: "degraded image" if kind in DEGRADATIONS else "label error" for kind in KINDS}
+    | STRANGE
+    | MODEL_FAULTS
+)
+SAME = {
+    "person": "pedestrian",
+    "pedestrian": "person",
+}  # classes of demo and CamVid that differ in name alone
 NEVER, TORN = 12.0, 0.5  # logits: below all others; between the class that is said and the one that is there
 
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -71,7 +84,9 @@ def is_demo(dataset: Dataset) -> bool:
     return dataset.classes.names == demo_scenes.CLASSES
 
 
-def one_seed(run: Run, dataset: Dataset, split: str, share: float, seed: int, other: Dataset | None) -> pd.DataFrame:
+def one_seed(
+    run: Run, dataset: Dataset, split: str, share: float, seed: int, other: Dataset | None
+) -> pd.DataFrame:
     """One row a faulty image: sample, kind, mIoU after, cause, confidence, evidence."""
     rng = np.random.default_rng(seed)
     with project() as root:
@@ -84,7 +99,8 @@ def one_seed(run: Run, dataset: Dataset, split: str, share: float, seed: int, ot
             if kind != "elsewhere" or other is not None or not is_demo(dataset)
         ]
         chosen = {
-            str(name): kinds[k % len(kinds)] for k, name in enumerate(left[: round(share * len(copy.split(split)))])
+            str(name): kinds[k % len(kinds)]
+            for k, name in enumerate(left[: round(share * len(copy.split(split)))])
         }
         rows = copy.split(split).set_index("id", drop=False)
         for name, kind in chosen.items():
@@ -115,7 +131,10 @@ def stated(record: Run, split: str, faults: AbstractContextManager) -> pd.DataFr
 def painted(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Picture and mask of a street of the demo's painters that no dataset holds, (H, W) of `shape` large: not enlarged, so sharp."""
     height, width = shape[:2]
-    look = str(rng.choice(["terrace", "suburb", "centre", "avenue"])), str(rng.choice(list(demo_scenes.WEATHER)))
+    look = (
+        str(rng.choice(["terrace", "suburb", "centre", "avenue"])),
+        str(rng.choice(list(demo_scenes.WEATHER))),
+    )
     street = demo_scenes.build_street(int(rng.integers(1 << 31)), *look, signs=4)
     scale = max(height / demo_scenes.HEIGHT, width / demo_scenes.WIDTH)
     frame = render(street, int(rng.integers(10)), scale=scale)
@@ -124,7 +143,9 @@ def painted(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[np.ndarra
     return frame.image[part], frame.mask[part]
 
 
-def place_scene(dataset: Dataset, row: pd.Series, other: Dataset | None, split: str, rng: np.random.Generator) -> None:
+def place_scene(
+    dataset: Dataset, row: pd.Series, other: Dataset | None, split: str, rng: np.random.Generator
+) -> None:
     """Put a picture from elsewhere, with its mask, in place of a sample: of the other dataset's split, or a painted one."""
     shape = read_pair(dataset, row)[0].shape
     if other is None:
@@ -184,7 +205,7 @@ def moved_in(logits: torch.Tensor, where: np.ndarray) -> torch.Tensor:
 
 def around_small(mask: np.ndarray) -> np.ndarray:
     """(2, H, W) of each pixel of a small region the nearest pixel of none; of others the pixel itself."""
-    labels, values, sizes = labelled_regions(mask)
+    labels, values, sizes = label_regions(mask)
     small = (sizes < EDGES[0] * mask.size) & (values != IGNORE)
     return ndimage.distance_transform_edt(small[labels], return_distances=False, return_indices=True)
 
@@ -242,13 +263,19 @@ class project(tempfile.TemporaryDirectory):
 def told(table: pd.DataFrame, threshold: float) -> dict:
     """Print what was stated of the images that their fault made fail, and return it."""
     made = table[(table["before"] >= threshold) & (table["after"] < threshold)]
-    crossed = pd.crosstab(made["kind"], made["cause"]).reindex([kind for kind in RIGHT if kind in set(made["kind"])])
+    crossed = pd.crosstab(made["kind"], made["cause"]).reindex(
+        [kind for kind in RIGHT if kind in set(made["kind"])]
+    )
     right = made["cause"] == made["kind"].map(RIGHT)
     wrong = ~right & (made["cause"] != "unexplained")
-    print(f"\nthreshold {threshold}: {len(made)} of {len(table)} faults made an image fail\n\n{crossed.to_string()}")
+    print(
+        f"\nthreshold {threshold}: {len(made)} of {len(table)} faults made an image fail\n\n{crossed.to_string()}"
+    )
     print(f"\nright {right.mean():.1%}, unexplained {(~right & ~wrong).mean():.1%}, wrong {wrong.mean():.1%}")
     if wrong.any():
-        shown = made[wrong][["sample", "kind", "seed", "before", "after", "cause", "cause_confidence", "evidence"]]
+        shown = made[wrong][
+            ["sample", "kind", "seed", "before", "after", "cause", "cause_confidence", "evidence"]
+        ]
         print(shown.round(2).to_string(index=False))
     return {
         "failed": len(made),
@@ -259,7 +286,9 @@ def told(table: pd.DataFrame, threshold: float) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--run", action="append", help="a trained run; may be repeated (default: demo)")
     parser.add_argument("--split", default="val")
     parser.add_argument("--seeds", type=int, default=2)

@@ -16,13 +16,14 @@ from pathlib import Path
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from seglib import actions, comparison, runs
-from seglib.chain import run_chain
-from seglib.dataset import load_dataset
-from seglib.demo import make_demo, planted
-from seglib.faults import LABEL_FAULTS
+from seglib import actions, runs
+from seglib.data.dataset import load_dataset
+from seglib.data.demo import make_demo, planted
+from seglib.data.faults import LABEL_FAULTS
+from seglib.data.inject import plant
+from seglib.evaluate import compare as comparison
 from seglib.params import check_chain
-from seglib.plant import plant
+from seglib.pipeline import run_chain
 from seglib.runs import Run
 
 
@@ -49,8 +50,12 @@ def turn(name: str, start: str, stop: str, **values: object) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--share", type=float, default=0.4, help="of the training images that get a label fault")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--share", type=float, default=0.4, help="of the training images that get a label fault"
+    )
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="benchmarks/closing_the_loop.json", help="the JSON file")
@@ -90,7 +95,12 @@ def main() -> None:
     print(pd.Series(facts).to_string())
     print(comparison.sentence(found))
     environment = runs.environment()
-    summary = facts | {"comparison": found.summary, "seconds": seconds, "share": given.share, "epochs": given.epochs}
+    summary = facts | {
+        "comparison": found.summary,
+        "seconds": seconds,
+        "share": given.share,
+        "epochs": given.epochs,
+    }
     runs.write_json(Path(given.out).resolve(), {"environment": environment} | summary)
 
 

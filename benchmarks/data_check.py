@@ -19,9 +19,9 @@ import pandas as pd
 from PIL import Image
 
 from seglib import runs
-from seglib.ahead import map_ahead
-from seglib.checks import check_dataset
-from seglib.dataset import Dataset, load_dataset
+from seglib.checks.check import check_dataset
+from seglib.data.ahead import map_ahead
+from seglib.data.dataset import Dataset, load_dataset
 
 
 def decode(dataset: Dataset) -> None:
@@ -64,8 +64,10 @@ def compare(name: str, dataset: Dataset, rounds: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("datasets", nargs="*", default=["data/demo", "data/camvid:data/recipes/camvid.yaml"])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("datasets", nargs="*", default=["data/demo", "data/camvid:data/configs/camvid.yaml"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", default="benchmarks/data_check.json", help="the JSON file")
     arguments = parser.parse_args()

@@ -3,7 +3,7 @@
 Label faults are planted in memory in the masks of a split, several times with different seeds; the run's probabilities stay as
 they are, since the images do. Each seed gives a fifth of the images one fault, swapped classes, missing objects, shifted masks
 and masks of other images evenly often. Masks that the dataset's planted.csv records as faulty are replaced by their sound ones
-first. Beside `seglib.label_errors` stand the segmentation scores of cleanlab (softmin, and num_pixel_issues by confident learning:
+first. Beside `seglib.failures.label_errors` stand the segmentation scores of cleanlab (softmin, and num_pixel_issues by confident learning:
 Lad and Mueller, Estimating label quality and errors in semantic segmentation data via any model, 2023), on the same
 probabilities, computed here by their definition image by image, ignored pixels left out; on data without ignored pixels they
 equal those of the package (cleanlab 2.9; up to the width of a bin). Further the plain IoU of each image, and the model's mean confidence.
@@ -12,6 +12,7 @@ equal those of the package (cleanlab 2.9; up to the width of a bin). Further the
 from __future__ import annotations
 
 import argparse
+import importlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -22,18 +23,20 @@ import pandas as pd
 import torch
 from sklearn.metrics import roc_auc_score
 
-from seglib import metrics, runs
-from seglib.batches import scoring_batches
-from seglib.classes import IGNORE
-from seglib.dataset import Dataset, read_mask
-from seglib.faults import LABEL_FAULTS, bounding_box
-from seglib.hardware import make_plan
-from seglib.inference import predict, run_dataset
-from seglib.label_errors import Look, Suspicion, judge, look
-from seglib.loading import pack
-from seglib.models import load_checkpoint
-from seglib.plant import plan_faults
+from seglib import runs
+from seglib.data.classes import IGNORE
+from seglib.data.dataset import Dataset, read_mask
+from seglib.data.faults import LABEL_FAULTS, bounding_box
+from seglib.data.inject import plan_faults
+from seglib.evaluate.predict import predict, run_dataset
+from seglib.failures.label_errors import Look, Suspicion, judge, look
+
+metrics = importlib.import_module("seglib.metrics.scores")
 from seglib.runs import Run
+from seglib.train.batches import scoring_batches
+from seglib.train.device import make_plan
+from seglib.train.loader import build_cache
+from seglib.train.model import load_checkpoint
 
 BINS = 4096  # of a probability, where cleanlab would sort all pixels of the split
 STATED = {
@@ -108,7 +111,7 @@ def probabilities(run: Run, dataset: Dataset, split: str) -> Iterator[tuple[int,
     model, _ = load_checkpoint(run.best_checkpoint, dataset.classes)
     plan = make_plan("auto")
     plan.place(model)
-    packed = pack(dataset, split, model.spec.long_side, original_masks=True)
+    packed = build_cache(dataset, split, model.spec.long_side, original_masks=True)
     for index, images, masks in scoring_batches(packed, 1):
         logits = predict(model, images, masks.shape[1:], plan)
         yield int(index[0]), logits[0].float().softmax(0).cpu().numpy()
@@ -117,7 +120,9 @@ def probabilities(run: Run, dataset: Dataset, split: str) -> Iterator[tuple[int,
 def sound(dataset: Dataset) -> Dataset:
     """The dataset with the sound masks of what its planted.csv records as label faults."""
     clean = [f"clean_masks/{name}.png" for name in dataset.samples["id"]]
-    masks = [c if (dataset.root / c).is_file() else m for c, m in zip(clean, dataset.samples["mask"], strict=True)]
+    masks = [
+        c if (dataset.root / c).is_file() else m for c, m in zip(clean, dataset.samples["mask"], strict=True)
+    ]
     return replace(dataset, samples=dataset.samples.assign(mask=masks))
 
 
@@ -152,7 +157,12 @@ def label_scores(name: str, split: str, seeds: int, share: float) -> tuple[list[
             for name, s in zip(order, suspicions, strict=True)
             if name in plan
         ]
-    cost = {"images": len(ids), "planted": len(plans[0]), "look_ms": 1000 * float(np.median(taken)), "seconds": spent}
+    cost = {
+        "images": len(ids),
+        "planted": len(plans[0]),
+        "look_ms": 1000 * float(np.median(taken)),
+        "seconds": spent,
+    }
     return scores, told, cost
 
 
@@ -173,7 +183,9 @@ def rank_scores(values: np.ndarray, kinds: np.ndarray) -> dict[str, float]:
     found = {"overall": float(roc_auc_score(faulty, values))}
     for kind in LABEL_FAULTS:
         one = ~faulty | (kinds == kind)
-        found[kind] = float(roc_auc_score(faulty[one], values[one])) if (kinds == kind).any() else float("nan")
+        found[kind] = (
+            float(roc_auc_score(faulty[one], values[one])) if (kinds == kind).any() else float("nan")
+        )
     ranked = faulty[np.argsort(-values, kind="stable")]
     found["recall at planted"] = float(ranked[: faulty.sum()].mean())
     found["precision at 10"] = float(ranked[:10].mean())
@@ -208,7 +220,9 @@ def box_iou(one: tuple[int, ...], two: tuple[int, ...] | None) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--run", action="append", help="a trained run; may be repeated (default: demo)")
     parser.add_argument("--split", default="val")
     parser.add_argument("--seeds", type=int, default=10)
@@ -224,7 +238,9 @@ def main() -> None:
         faults = pd.DataFrame(told)
         kinds = pd.crosstab(faults["planted"], faults["stated"].replace("", "(not told)"))
         boxes = faults.groupby("planted")["box_iou"].median().dropna()
-        print(f"\n{name}, {given.split}: {cost['images']} images, {cost['planted']} faults a seed, {given.seeds} seeds")
+        print(
+            f"\n{name}, {given.split}: {cost['images']} images, {cost['planted']} faults a seed, {given.seeds} seeds"
+        )
         with pd.option_context("display.width", 250):
             print(shown.to_string(), kinds.to_string(), boxes.to_string(), sep="\n\n")
         print(f"\none look: {cost['look_ms']:.1f} ms")

@@ -14,10 +14,10 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 with atheris.instrument_imports(include=["seglib", "yaml"]):
-    from seglib import brush, verdicts
+    from seglib.data.config import read_config
+    from seglib.failures import brush, verdicts
     from seglib.options import read_parameters
     from seglib.params import check_chain
-    from seglib.recipe import read_recipe
 
 from fuzzing import works_or_refuses
 
@@ -27,7 +27,7 @@ FOLDER = Path(tempfile.mkdtemp())
 def yaml(data: bytes) -> None:
     (FOLDER / "dataset.yaml").write_bytes(data)
     with works_or_refuses():
-        _ = read_recipe(FOLDER / "dataset.yaml").class_map
+        _ = read_config(FOLDER / "dataset.yaml").class_map
 
 
 def rle(data: bytes) -> None:

@@ -24,17 +24,18 @@ import torch
 from measure import limit_row, row, seconds_of, write_dataset
 from torch import nn
 
-from seglib import runs, views
-from seglib.batches import Batch, training_batches
-from seglib.dataset import load_dataset
-from seglib.hardware import make_plan
-from seglib.loading import pack
-from seglib.models import ModelSpec, build
-from seglib.parallel import World
+from seglib import runs
+from seglib.data.dataset import load_dataset
 from seglib.params import Train
-from seglib.plans import PRECISIONS as DTYPES
-from seglib.trainer import Trainer
-from seglib.training import start_run
+from seglib.train import views
+from seglib.train.batches import Batch, training_batches
+from seglib.train.device import make_plan
+from seglib.train.distributed import World
+from seglib.train.fitting import start_run
+from seglib.train.loader import build_cache
+from seglib.train.model import ModelSpec, build
+from seglib.train.plans import PRECISIONS as DTYPES
+from seglib.train.trainer import Trainer
 
 ENCODERS = {"U-Net lite0": "timm-tf_efficientnet_lite0", "U-Net ResNet-34": "resnet34"}
 CLASSES = 11
@@ -61,7 +62,13 @@ class Setting:
     rounds: int = 3
 
 
-KINDS = ("against SMP's Lightning example", "efficiency, 0 workers", "shares of a step", "the step's limit", "compiled")
+KINDS = (
+    "against SMP's Lightning example",
+    "efficiency, 0 workers",
+    "shares of a step",
+    "the step's limit",
+    "compiled",
+)
 
 
 def rows(setting: Setting) -> list[dict]:
@@ -104,7 +111,9 @@ def _of_network(name: str, precision: str, setting: Setting, folder: Path) -> li
     return lines
 
 
-def _against(what: str, ours: list[float], theirs: list[float], wanted: float | None, setting: Setting) -> dict:
+def _against(
+    what: str, ours: list[float], theirs: list[float], wanted: float | None, setting: Setting
+) -> dict:
     """A row of the epochs' medians: they were not taken in turns."""
     pair = statistics.median(ours), statistics.median(theirs)
     pace = "{:.0f} against {:.0f} images/s".format(*(setting.images / seconds for seconds in pair))
@@ -143,8 +152,10 @@ class Job:
             crop_height=setting.size, crop_width=setting.size,
         )  # fmt: skip
         dataset = load_dataset(params.dataset)
-        train, val = pack(dataset, "train"), pack(dataset, "val", original_masks=True)
-        plan = make_plan(setting.device, precision, memory_format="channels_last", compile="on" if compiled else "off")
+        train, val = build_cache(dataset, "train"), build_cache(dataset, "val", original_masks=True)
+        plan = make_plan(
+            setting.device, precision, memory_format="channels_last", compile="on" if compiled else "off"
+        )
         self.plan = replace(plan, micro_batch=setting.batch, cache="ram")
         model = build(ModelSpec(params.architecture, encoder, dataset.classes))
         self.trainer = Trainer(
@@ -210,7 +221,9 @@ class Job:
         times = 10
 
         def repeated(way: Callable[[], object]) -> float:
-            return statistics.median(seconds_of(lambda: [way() for _ in range(times)]) / times for _ in range(3))
+            return statistics.median(
+                seconds_of(lambda: [way() for _ in range(times)]) / times for _ in range(3)
+            )
 
         steps = -(-self.setting.images // self.setting.batch)
         return {name: repeated(way) for name, way in ways.items()} | {"step": self.resident_epoch() / steps}

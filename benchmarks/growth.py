@@ -6,6 +6,7 @@ Images, pixels, classes and processes are enlarged one at a time; each figure is
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import tempfile
 import time
@@ -16,17 +17,25 @@ import pandas as pd
 import torch
 from measure import write_dataset
 
-from seglib import launch, metrics, runs
-from seglib.dataset import load_dataset
-from seglib.loading import Packed, pack
-from seglib.losses import HybridLoss
-from seglib.models import ModelSpec, build
-from seglib.params import Train
-from seglib.plans import HardwarePlan
-from seglib.training import start_run
-from seglib.trials import measure
+from seglib import runs
+from seglib.data.dataset import load_dataset
 
-SMALL = {"architecture": "Linknet", "encoder": "tu-mobilenetv3_small_050", "encoder_weights": "none", "epochs": 2}
+metrics = importlib.import_module("seglib.metrics.scores")
+from seglib.params import Train
+from seglib.train import launch
+from seglib.train.fitting import start_run
+from seglib.train.loader import CachedSplit, build_cache
+from seglib.train.loss import HybridLoss
+from seglib.train.model import ModelSpec, build
+from seglib.train.plans import HardwarePlan
+from seglib.train.trials import measure
+
+SMALL = {
+    "architecture": "Linknet",
+    "encoder": "tu-mobilenetv3_small_050",
+    "encoder_weights": "none",
+    "epochs": 2,
+}
 
 
 def fastest(work: Callable[[], object], times: int = 3) -> float:
@@ -45,14 +54,14 @@ def by_images() -> list[dict]:
         write_dataset(runs.project_root() / "data" / name, images, 11, (120, 160))
         dataset = load_dataset(f"data/{name}")
         started = time.perf_counter()
-        packed = pack(dataset, "train")
+        packed = build_cache(dataset, "train")
         first = time.perf_counter() - started
         rows.append(
             {
                 "grows": "images (120x160)",
                 "to": images,
                 "decoding into the cache (s)": first,
-                "opening the cache (s)": fastest(lambda dataset=dataset: pack(dataset, "train")),
+                "opening the cache (s)": fastest(lambda dataset=dataset: build_cache(dataset, "train")),
                 "cache (MB)": packed.nbytes / 1e6,
             }
         )
@@ -88,9 +97,13 @@ def by_classes() -> list[dict]:
             {
                 "grows": "classes (2 images of 256x256)",
                 "to": classes,
-                "loss and gradient (s)": fastest(lambda z=logits, t=target, loss=loss: loss(z, t).total.backward()),
+                "loss and gradient (s)": fastest(
+                    lambda z=logits, t=target, loss=loss: loss(z, t).total.backward()
+                ),
                 "confusion counts (s)": fastest(
-                    lambda ids=ids, classes=classes: [metrics.confusion_matrix(mask, mask, classes) for mask in ids]
+                    lambda ids=ids, classes=classes: [
+                        metrics.confusion_matrix(mask, mask, classes) for mask in ids
+                    ]
                 ),
             }
         )
@@ -99,7 +112,10 @@ def by_classes() -> list[dict]:
 
 def by_processes() -> list[dict]:
     dataset = load_dataset("data/images500")
-    splits: tuple[Packed, Packed] = pack(dataset, "train"), pack(dataset, "val", original_masks=True)
+    splits: tuple[CachedSplit, CachedSplit] = (
+        build_cache(dataset, "train"),
+        build_cache(dataset, "val", original_masks=True),
+    )
     rows = []
     for processes in (1, 2):
         params = Train(run=f"of{processes}", dataset="data/images500", **SMALL)
@@ -130,7 +146,9 @@ def main() -> None:
         for part in (by_images, by_pixels, by_classes, by_processes):
             tables.append(part())
             print(pd.DataFrame(tables[-1]).round(4).to_string(index=False), "\n")
-    runs.write_json(out, {"environment": runs.environment(), "rows": [row for table in tables for row in table]})
+    runs.write_json(
+        out, {"environment": runs.environment(), "rows": [row for table in tables for row in table]}
+    )
 
 
 if __name__ == "__main__":

@@ -32,7 +32,9 @@ DRIVE = 50  # images of one sequence
 SPLITS = ("train", "val", "test")
 
 
-def picture(random: np.random.Generator, size: tuple[int, int], classes: int) -> tuple[Image.Image, Image.Image]:
+def picture(
+    random: np.random.Generator, size: tuple[int, int], classes: int
+) -> tuple[Image.Image, Image.Image]:
     """A few rectangles of other classes on a ground, their colours told by the class; and noise."""
     height, width = size
     ids = np.full(size, random.integers(classes), np.uint8)
@@ -40,7 +42,9 @@ def picture(random: np.random.Generator, size: tuple[int, int], classes: int) ->
         top, left = random.integers(0, height), random.integers(0, width)
         ids[top : top + 1 + height // 3, left : left + 1 + width // 3] = random.integers(classes)
     table = np.random.default_rng(1).integers(0, 256, (256, 3), np.uint8)
-    noise = Image.frombytes("RGB", (32, 32), random.bytes(3072)).resize((width, height), Image.Resampling.BICUBIC)
+    noise = Image.frombytes("RGB", (32, 32), random.bytes(3072)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
     return Image.blend(Image.fromarray(table[ids]), noise, 0.5), Image.fromarray(ids)
 
 
@@ -57,19 +61,23 @@ def write_dataset(folder: Path, counts: dict[str, int], sizes: list[tuple[int, i
             mask.save(folder / split / "masks" / f"{name}.png", compress_level=1)
     splits = "".join(f"  {s}: {{images: {s}/images/*.jpg, masks: {s}/masks/*.png}}\n" for s in counts)
     names = ", ".join(f"c{c}" for c in range(classes))
-    recipe = f"name: {folder.name}\nclasses: [{names}]\nsplits:\n{splits}group: '(?P<group>.+)_(?P<frame>\\d+)$'\n"
+    recipe = (
+        f"name: {folder.name}\nclasses: [{names}]\nsplits:\n{splits}group: '(?P<group>.+)_(?P<frame>\\d+)$'\n"
+    )
     (folder / "dataset.yaml").write_text(recipe, encoding="utf-8")
 
 
 def untrained(root: Path, name: str) -> None:
     """A run whose best checkpoint was never trained."""
     os.environ["SEGLIB_ROOT"] = str(root)
-    from seglib.dataset import load_dataset
-    from seglib.models import ModelSpec, build, save_checkpoint
+    from seglib.data.dataset import load_dataset
     from seglib.params import Train
-    from seglib.training import start_run
+    from seglib.train.fitting import start_run
+    from seglib.train.model import ModelSpec, build, save_checkpoint
 
-    params = Train(run=name, dataset=f"data/{name}", architecture=ARCHITECTURE, encoder=ENCODER, encoder_weights="none")
+    params = Train(
+        run=name, dataset=f"data/{name}", architecture=ARCHITECTURE, encoder=ENCODER, encoder_weights="none"
+    )
     run = start_run(params.model_copy(update={"precision": "fp32"}))
     model = build(ModelSpec(params.architecture, params.encoder, load_dataset(params.dataset).classes))
     save_checkpoint(run.best_checkpoint, model, epoch=0)
@@ -138,7 +146,12 @@ def folder_bytes(folder: Path) -> int:
 
 
 def measure(
-    root: Path, what: str, counts: dict[str, int], sizes: list[tuple[int, int]], classes: int, chosen: list[str]
+    root: Path,
+    what: str,
+    counts: dict[str, int],
+    sizes: list[tuple[int, int]],
+    classes: int,
+    chosen: list[str],
 ) -> list[dict]:
     """Rows of the table: one a notebook of those chosen."""
     from seglib import runs
@@ -183,12 +196,18 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sets", default="images,classes,large,sizes")
-    parser.add_argument("--images", default="2000,20000", help="sizes of the set images, in train and in test each")
+    parser.add_argument(
+        "--images", default="2000,20000", help="sizes of the set images, in train and in test each"
+    )
     parser.add_argument("--many", type=int, default=2000, help="test images of the set classes")
     parser.add_argument("--large", type=int, default=24, help="test images of the set large")
-    parser.add_argument("--largest", type=int, default=8192, help="pixels a side of the largest of the set sizes")
+    parser.add_argument(
+        "--largest", type=int, default=8192, help="pixels a side of the largest of the set sizes"
+    )
     parser.add_argument("--notebooks", default="01,02,03,04")
     parser.add_argument("--out", default="benchmarks/load.json")
     parser.add_argument("--cells", help=argparse.SUPPRESS)
@@ -210,13 +229,17 @@ def main() -> None:
         for what in arguments.sets.split(","):
             if what == "images":
                 for total in map(int, arguments.images.split(",")):
-                    rows += measure(root, what, {"train": total, "val": 20, "test": total}, [(96, 96)], 8, chosen)
+                    rows += measure(
+                        root, what, {"train": total, "val": 20, "test": total}, [(96, 96)], 8, chosen
+                    )
             elif what == "classes":
                 rows += measure(
                     root, what, {"train": 200, "val": 20, "test": arguments.many}, [(128, 128)], 150, chosen
                 )
             elif what == "large":
-                rows += measure(root, what, {"train": 4, "val": 2, "test": arguments.large}, [(1024, 2048)], 19, chosen)
+                rows += measure(
+                    root, what, {"train": 4, "val": 2, "test": arguments.large}, [(1024, 2048)], 19, chosen
+                )
             else:
                 side = arguments.largest
                 sizes = [(32, 32), (side, side), (33, 1500), (96, 96), (700, 40), (512, 768)]

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from seglib import normalization, pixelwise
+from seglib.train import normalization, pixelwise
 
 
 def finish() -> None:
@@ -33,12 +33,16 @@ def seconds_of(way: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def compare(ours: Callable[[], object], theirs: Callable[[], float], rounds: int) -> list[tuple[float, float]]:
+def compare(
+    ours: Callable[[], object], theirs: Callable[[], float], rounds: int
+) -> list[tuple[float, float]]:
     """Seconds of both, taken in turns after one round to warm up. `theirs` says its seconds itself."""
     return [(seconds_of(ours), theirs()) for _ in range(rounds + 1)][1:]
 
 
-def row(what: str, against: str, pairs: Sequence[tuple[float, float]], wanted: float | None, more: str = "") -> dict:
+def row(
+    what: str, against: str, pairs: Sequence[tuple[float, float]], wanted: float | None, more: str = ""
+) -> dict:
     """A line of the table: of pairs (ours, theirs) the medians, and the median of their ratios.
 
     What slows this machine down for a while slows both of a pair, so that their ratio tells more than that of the medians.
@@ -67,13 +71,20 @@ def write_dataset(folder: Path, images: int, classes: int, size: tuple[int, int]
             coarse = random.integers(0, 256, (size[0] // 24, size[1] // 24, 3), np.uint8)
             picture = Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC)
             ids = Image.fromarray(random.integers(0, classes, coarse.shape[:2], np.uint8))
-            for kind, image in (("images", picture), ("masks", ids.resize(size[::-1], Image.Resampling.NEAREST))):
+            for kind, image in (
+                ("images", picture),
+                ("masks", ids.resize(size[::-1], Image.Resampling.NEAREST)),
+            ):
                 path = folder / split / kind / f"{k:05d}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 image.save(path)
-    splits = "".join(f"  {s}: {{images: {s}/images/*.png, masks: {s}/masks/*.png}}\n" for s in ("train", "val"))
+    splits = "".join(
+        f"  {s}: {{images: {s}/images/*.png, masks: {s}/masks/*.png}}\n" for s in ("train", "val")
+    )
     names = ", ".join(f"c{c}" for c in range(classes))
-    (folder / "dataset.yaml").write_text(f"name: noise\nclasses: [{names}]\nsplits:\n{splits}", encoding="utf-8")
+    (folder / "dataset.yaml").write_text(
+        f"name: noise\nclasses: [{names}]\nsplits:\n{splits}", encoding="utf-8"
+    )
 
 
 class Work(TorchDispatchMode):
@@ -121,7 +132,10 @@ def limit_row(
     target = torch.empty_like(block)
     copies = 20  # a single one is over before a GPU has been asked whether it is
     rounds = [
-        (seconds_of(lambda: square @ square), seconds_of(lambda: [target.copy_(block) for _ in range(copies)]) / copies)
+        (
+            seconds_of(lambda: square @ square),
+            seconds_of(lambda: [target.copy_(block) for _ in range(copies)]) / copies,
+        )
         for _ in range(6)
     ][1:]
     product, copy = map(statistics.median, zip(*rounds, strict=True))

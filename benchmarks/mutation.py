@@ -180,7 +180,9 @@ def run(folder: Path, module: str, sample: int, seed: int, again: bool) -> dict:
         found = codes(folder, module)
         if any(found[name] is None for name in todo):
             sys.exit(f"mutmut did not try all mutants of {module}: see {folder / 'log.txt'}")
-    status = {name: STATUS.get(found[name], "not tried" if found[name] is None else "killed") for name in chosen}
+    status = {
+        name: STATUS.get(found[name], "not tried" if found[name] is None else "killed") for name in chosen
+    }
     counts = Counter(status.values())
     left = {name: state for name, state in status.items() if state != "killed"}
     shown = json.loads(python(folder, _SHOW, module, *left)) if left else {}
@@ -189,7 +191,9 @@ def run(folder: Path, module: str, sample: int, seed: int, again: bool) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("modules", nargs="*", default=[], help=f"of {', '.join(TESTS)}; all by default")
     parser.add_argument(
         "--sample",
@@ -199,7 +203,9 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--again", action="store_true", help="try the survivors of the last run once more")
-    parser.add_argument("--work", type=Path, default=ROOT / "artifacts" / "mutation", help="kept between runs")
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / "artifacts" / "mutation", help="kept between runs"
+    )
     asked = parser.parse_args()
     path = Path(__file__).with_suffix(".json")
     rows = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -33,7 +33,10 @@ class Plain:
 
     def __init__(self, folder: Path) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, __file__, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
+            [sys.executable, __file__, str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
         )
 
     def seconds(self, work: str) -> float:
@@ -61,7 +64,9 @@ def truth_and_pred() -> tuple[np.ndarray, np.ndarray]:
     """64 masks and predictions, (64, 360, 480) uint8 each; a fifth of the pixels wrong, a tenth ignored."""
     random = np.random.default_rng(0)
     truth = random.integers(0, CLASSES, (64, 360, 480), np.uint8)
-    pred = np.where(random.random(truth.shape) < 0.8, truth, random.integers(0, CLASSES, truth.shape)).astype(np.uint8)
+    pred = np.where(random.random(truth.shape) < 0.8, truth, random.integers(0, CLASSES, truth.shape)).astype(
+        np.uint8
+    )
     truth[random.random(truth.shape) < 0.1] = IGNORE
     return truth, pred
 
@@ -84,7 +89,9 @@ class Separate(nn.Module):
         return sum(term(logits, target) for term in self.terms)
 
 
-def backward(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def backward(
+    loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, target: Tensor
+) -> tuple[Tensor, Tensor]:
     z = logits.detach().requires_grad_()
     value = loss(z, target)
     value.backward()
@@ -101,7 +108,9 @@ class Files(torch.utils.data.Dataset):
     """
 
     def __init__(self, folder: Path, size: tuple[int, int] = SIZE, scaled: bool = True) -> None:
-        self.images, self.masks = (sorted((folder / "train" / kind).glob("*.png")) for kind in ("images", "masks"))
+        self.images, self.masks = (
+            sorted((folder / "train" / kind).glob("*.png")) for kind in ("images", "masks")
+        )
         scaling = [
             v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
             v2.Normalize([0.5] * 3, [0.5] * 3),
@@ -146,7 +155,10 @@ def works(folder: Path) -> dict[str, Callable[[], object]]:
 
     @functools.cache
     def pairs() -> list[list[Tensor]]:
-        return [[torch.from_numpy(ids)[None].long() for ids in pair] for pair in zip(*truth_and_pred(), strict=True)]
+        return [
+            [torch.from_numpy(ids)[None].long() for ids in pair]
+            for pair in zip(*truth_and_pred(), strict=True)
+        ]
 
     def epoch(batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         net, optimizer = training()
@@ -170,7 +182,9 @@ def works(folder: Path) -> dict[str, Callable[[], object]]:
         "epoch": lambda: epoch(loader()),
         "confusion": lambda: score(torchmetrics.classification.MulticlassConfusionMatrix(**of_classes)),
         "jaccard": lambda: score(torchmetrics.classification.MulticlassJaccardIndex(**of_classes)),
-        "jaccard, deterministic": lambda: score(torchmetrics.classification.MulticlassJaccardIndex(**of_classes), True),
+        "jaccard, deterministic": lambda: score(
+            torchmetrics.classification.MulticlassJaccardIndex(**of_classes), True
+        ),
     }
 
 

@@ -27,7 +27,7 @@ def finish() -> None:
         torch.cuda.synchronize()
 
 
-class Recipe(lightning.LightningModule):
+class DatasetConfig(lightning.LightningModule):
     def __init__(self, encoder: str, classes: int, steps: int) -> None:
         super().__init__()
         self.net = smp.Unet(encoder, encoder_weights=None, classes=classes)
@@ -92,7 +92,7 @@ def main() -> None:
         log_every_n_steps=1, callbacks=[clock], logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False,
     )  # fmt: skip
-    trainer.fit(Recipe(given.encoder, given.classes, given.epochs * len(loader)), loader)
+    trainer.fit(DatasetConfig(given.encoder, given.classes, given.epochs * len(loader)), loader)
     print(json.dumps(clock.seconds))
 
 

@@ -8,6 +8,7 @@ runs parts.
 from __future__ import annotations
 
 import argparse
+import importlib
 import multiprocessing
 import os
 import shutil
@@ -41,18 +42,22 @@ from plain import (
 )
 from torch import Tensor, nn
 
-from seglib import kernels, metrics, runs, views
-from seglib.batches import training_batches
-from seglib.dataset import load_dataset, read_pair
-from seglib.loading import pack
-from seglib.losses import HybridLoss
-from seglib.models import ModelSpec, build
-from seglib.parallel import World
+from seglib import runs
+from seglib.data.dataset import load_dataset, read_pair
+
+metrics = importlib.import_module("seglib.metrics.scores")
 from seglib.params import Train
-from seglib.plans import PRECISIONS
-from seglib.trainer import Trainer
-from seglib.training import start_run
-from seglib.trials import plan_training
+from seglib.train import cpu as kernels
+from seglib.train import views
+from seglib.train.batches import training_batches
+from seglib.train.distributed import World
+from seglib.train.fitting import start_run
+from seglib.train.loader import build_cache
+from seglib.train.loss import HybridLoss
+from seglib.train.model import ModelSpec, build
+from seglib.train.plans import PRECISIONS
+from seglib.train.trainer import Trainer
+from seglib.train.trials import plan_training
 
 IMAGES = STEPS * BATCH
 
@@ -109,7 +114,13 @@ def loss_rows(plain: Plain) -> list[dict]:
     name = f"HybridLoss, forward and backward, {(BATCH, CLASSES, *SIZE)}"
     against = "cross-entropy + SMP's DiceLoss + SMP's FocalLoss"
     return [
-        row(name, against, seconds, 10, f"value off by {off:.1e}, gradient by {off_gradient:.1e} (against float64)"),
+        row(
+            name,
+            against,
+            seconds,
+            10,
+            f"value off by {off:.1e}, gradient by {off_gradient:.1e} (against float64)",
+        ),
         row("... peak memory (GB instead of seconds)", against, [tuple(p / 1e9 for p in peaks)], 1.0),
     ]
 
@@ -124,8 +135,8 @@ def step_rows(plain: Plain) -> list[dict]:
     )  # fmt: skip
     write_dataset(runs.project_root() / "data" / "noise", IMAGES, CLASSES, (360, 480))
     dataset = load_dataset(params.dataset)
-    train = pack(dataset, "train")
-    val = pack(dataset, "val", original_masks=True)
+    train = build_cache(dataset, "train")
+    val = build_cache(dataset, "val", original_masks=True)
     model = build(ModelSpec(params.architecture, params.encoder, dataset.classes), params.encoder_weights)
     plan = plan_training(params, model, train, val)
     plan = replace(plan, micro_batch=BATCH, accumulation=1, cache="ram")
@@ -194,10 +205,12 @@ def cache_rows(_: Plain) -> list[dict]:
 
     def first_pack() -> None:
         shutil.rmtree(runs.project_root() / "artifacts" / "cache", ignore_errors=True)
-        pack(dataset, "train")
+        build_cache(dataset, "train")
 
     what = f"first epoch: decoding {len(rows)} images into the cache"
-    return [row(what, "one plain pass of decoding", compare(first_pack, lambda: seconds_of(decode), 5), 1 / 1.1)]
+    return [
+        row(what, "one plain pass of decoding", compare(first_pack, lambda: seconds_of(decode), 5), 1 / 1.1)
+    ]
 
 
 # --- counts
@@ -217,7 +230,12 @@ def count_rows(plain: Plain) -> list[dict]:
     others = [
         ("confusion matrix, image by image", "confusion", 5, 30),
         ("Jaccard index, image by image", "jaccard", 5, 200),
-        ("Jaccard index, image by image, with torch's deterministic algorithms", "jaccard, deterministic", 1, 200),
+        (
+            "Jaccard index, image by image, with torch's deterministic algorithms",
+            "jaccard, deterministic",
+            1,
+            200,
+        ),
     ]
     return [
         row(what, f"torchmetrics' {against}", compare(ours, partial(plain.seconds, work), rounds), wanted)
@@ -238,7 +256,7 @@ def train_and_weigh(images: int, root: str, answer) -> None:
     )  # fmt: skip
     write_dataset(runs.project_root() / params.dataset, images, CLASSES, (120, 160))
     dataset = load_dataset(params.dataset)
-    train, val = pack(dataset, "train"), pack(dataset, "val", original_masks=True)
+    train, val = build_cache(dataset, "train"), build_cache(dataset, "val", original_masks=True)
     model = build(ModelSpec(params.architecture, params.encoder, dataset.classes))
     peak = 0
 
@@ -247,7 +265,9 @@ def train_and_weigh(images: int, root: str, answer) -> None:
         status = Path("/proc/self/status").read_text(encoding="ascii")
         peak = max(peak, 1024 * int(status.split("RssAnon:")[1].split()[0]))
 
-    trainer = Trainer(start_run(params), model, train, val, params, plan_training(params, model, train, val), World())
+    trainer = Trainer(
+        start_run(params), model, train, val, params, plan_training(params, model, train, val), World()
+    )
     for epoch in range(1, params.epochs + 1):
         trainer.train_epoch(epoch, weigh)
     answer.put(peak)
@@ -294,7 +314,9 @@ def main() -> None:
     table = pd.DataFrame(rows)
     with pd.option_context("display.width", 250, "display.max_colwidth", 90):
         print(table.to_string(index=False))
-    runs.write_json(out, {"environment": runs.environment(), "threads": torch.get_num_threads(), "rows": rows})
+    runs.write_json(
+        out, {"environment": runs.environment(), "threads": torch.get_num_threads(), "rows": rows}
+    )
 
 
 if __name__ == "__main__":

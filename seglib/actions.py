@@ -16,11 +16,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
-from seglib.dataset import Dataset, DatasetError
+from seglib.data import Dataset, DatasetError, read_mapping
 from seglib.params import ParameterError, Train
 from seglib.reading import brief
-from seglib.recipe import read_mapping
-from seglib.runs import resolve, shown, write_text
+from seglib.runs import display_path, resolve_path, write_text
 
 TRAIN = "train"  # the one split of which samples may be excluded
 AUGMENTATIONS = (
@@ -118,7 +117,11 @@ class Actions(_Model):
     def _once(self) -> Actions:
         named = {"exclude": [s.id for s in self.exclude], "relabel": [s.id for s in self.relabel]}
         for key, names in (named | {"augment": [s.name for s in self.augment]}).items():
-            if twice := next((n for n in names if names.count(n) > 1), None) if len(set(names)) < len(names) else None:
+            if (
+                twice := next((n for n in names if names.count(n) > 1), None)
+                if len(set(names)) < len(names)
+                else None
+            ):
                 raise ValueError(f"{key} names {twice!r} twice; keep one of them")
         return self
 
@@ -144,10 +147,12 @@ def read(path: str | Path) -> Actions:
         ActionsError: no such file, not YAML, an unknown key, an id that is no text, an augmentation or a value that 02 does not
             take; every fault is named.
     """
-    path = resolve(path)
-    where = shown(path)
+    path = resolve_path(path)
+    where = display_path(path)
     if not path.is_file():
-        raise ActionsError(f"no actions file at {where}: 04_failure_analysis writes one; check the parameter actions.")
+        raise ActionsError(
+            f"no actions file at {where}: 04_failure_analysis writes one; check the parameter actions."
+        )
     try:
         values = read_mapping(path, "keys such as exclude and augment", _FORM)
         return Actions(**{str(key): value for key, value in values.items()})
@@ -186,14 +191,16 @@ def check(actions: Actions, dataset: Dataset) -> None:
                 f"{key} names {_some(unknown)}, which dataset {dataset.name!r} does not have"
                 f"{f' (did you mean {near[0]!r}?)' if near else ''}. Correct the ids or delete the lines."
             )
-    foreign = [f"{s.id} ({splits[s.id]})" for s in actions.exclude if splits[s.id] != TRAIN]
-    if foreign:
+    external = [f"{s.id} ({splits[s.id]})" for s in actions.exclude if splits[s.id] != TRAIN]
+    if external:
         raise ActionsError(
-            f"exclude names {_some(foreign)}: only samples of split {TRAIN!r} can be excluded, since scores without the images that "
+            f"exclude names {_some(external)}: only samples of split {TRAIN!r} can be excluded, since scores without the images that "
             "fail would say nothing. Move them to relabel, or take them out of the dataset under exclude in dataset.yaml."
         )
     if actions.exclude and len(actions.exclude) == sum(split == TRAIN for split in splits.values()):
-        raise ActionsError(f"exclude names every training sample of dataset {dataset.name!r}; none would be left.")
+        raise ActionsError(
+            f"exclude names every training sample of dataset {dataset.name!r}; none would be left."
+        )
 
 
 def _some(names: list[str]) -> str:
@@ -230,13 +237,15 @@ def write(path: str | Path, actions: Actions) -> Path:
     Returns:
         Where it was written.
     """
-    first = resolve(path)
+    first = resolve_path(path)
     target, number = first, 1
     while target.exists() and not _untouched(target):
         number += 1
         target = first.with_name(f"{first.stem}-{number}{first.suffix}")
     text = _as_text(actions)
-    return write_text(target, f"{text}{_MARK}{_digest(text)} (a file that no longer fits this is never overwritten)\n")
+    return write_text(
+        target, f"{text}{_MARK}{_digest(text)} (a file that no longer fits this is never overwritten)\n"
+    )
 
 
 def _untouched(path: Path) -> bool:

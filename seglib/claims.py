@@ -94,7 +94,7 @@ def _release_all() -> None:
 
 
 @contextmanager
-def claimed(path: str | Path, doing: str, wait: float = 0.0) -> Iterator[None]:
+def lock(path: str | Path, doing: str, wait: float = 0.0) -> Iterator[None]:
     """`claim` for the time of a block."""
     claim(path, doing, wait)
     try:
@@ -152,7 +152,7 @@ def _now() -> str:
 
 
 @contextmanager
-def rebuilt(folder: str | Path, replaced: Iterable[str], last: str) -> Iterator[Path]:
+def replace_folder(folder: str | Path, replaced: Iterable[str], last: str) -> Iterator[Path]:
     """A temporary folder for what is to be written anew in `folder`; all of it is put in place when everything is written.
 
     Until then, and on failure, `folder` stays as it was. Whatever else lies in it, such as what a person wrote, stays.
@@ -167,7 +167,7 @@ def rebuilt(folder: str | Path, replaced: Iterable[str], last: str) -> Iterator[
         StorageError: see the module.
     """
     folder = Path(folder)
-    with claimed(folder / ".writing", "writing"), storing(folder / last):
+    with lock(folder / ".writing", "writing"), storing(folder / last):
         for left in folder.glob(".new-*"):  # of a process that was killed, since the claim is ours
             shutil.rmtree(left, ignore_errors=True)
         new = Path(tempfile.mkdtemp(dir=folder, prefix=".new-"))
@@ -175,12 +175,16 @@ def rebuilt(folder: str | Path, replaced: Iterable[str], last: str) -> Iterator[
         try:
             old.mkdir()
             yield new
-            if not old.is_dir():  # deleted, and made again by later writes: what was written before is missing
+            if (
+                not old.is_dir()
+            ):  # deleted, and made again by later writes: what was written before is missing
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             names = sorted({*replaced, *(path.name for path in new.iterdir())} - {last, old.name})
             for name in (last, *names):
                 if (folder / name).exists():
-                    os.replace(folder / name, old / name)  # deleted below: thousands of files would take a while
+                    os.replace(
+                        folder / name, old / name
+                    )  # deleted below: thousands of files would take a while
             for name in (*names, last):
                 if (new / name).exists():
                     os.replace(new / name, folder / name)

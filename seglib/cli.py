@@ -35,7 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("seglib: interrupted.", file=sys.stderr)
         return 130
-    except (ValueError, OSError, RuntimeError) as error:  # what seglib raises, with a message that says what to do
+    except (
+        ValueError,
+        OSError,
+        RuntimeError,
+    ) as error:  # what seglib raises, with a message that says what to do
         if options.debug:
             raise
         print(f"seglib: {error}", file=sys.stderr)
@@ -64,33 +68,50 @@ def _parser() -> argparse.ArgumentParser:
     known = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     demo = _add(known, "demo", _demo, "make the demo dataset and run the four notebooks on it")
-    demo.add_argument("--broken", action="store_true", help="the demo's broken twin: 01 finds its faults and stops")
+    demo.add_argument(
+        "--broken", action="store_true", help="the demo's broken twin: 01 finds its faults and stops"
+    )
     _add_parameters(demo)
 
     run = _add(known, "run", _run, "run the notebooks with one parameter file")
-    run.add_argument("--params", required=True, metavar="FILE", type=Path, help="YAML or JSON: `parameter: value`")
-    run.add_argument("--run", metavar="NAME", help="name of the run (default: `run` in FILE, else FILE's own name)")
-    run.add_argument("--from", dest="start", metavar="N", default="1", help="first notebook, such as 2 or 02_train")
+    run.add_argument(
+        "--params", required=True, metavar="FILE", type=Path, help="YAML or JSON: `parameter: value`"
+    )
+    run.add_argument(
+        "--run", metavar="NAME", help="name of the run (default: `run` in FILE, else FILE's own name)"
+    )
+    run.add_argument(
+        "--from", dest="start", metavar="N", default="1", help="first notebook, such as 2 or 02_train"
+    )
     run.add_argument("--to", dest="stop", metavar="N", default="4", help="last notebook")
     _add_parameters(run)
 
     check = _add(known, "check", commands.check, "check a dataset; exit code 1 when it has errors")
     check.add_argument("folder", metavar="FOLDER", type=Path, help="folder of the dataset")
-    check.add_argument("--recipe", default="", metavar="FILE", help="a dataset.yaml that lies elsewhere")
+    check.add_argument("--config", default="", metavar="FILE", help="a dataset.yaml that lies elsewhere")
 
     score = _add(
-        known, "evaluate", commands.evaluate, "score another tool's predictions: PNGs of class ids named by image"
+        known,
+        "evaluate",
+        commands.evaluate,
+        "score another tool's predictions: PNGs of class ids named by image",
     )
-    score.add_argument("--predictions", required=True, metavar="DIR", type=Path, help="folder of <image id>.png")
+    score.add_argument(
+        "--predictions", required=True, metavar="DIR", type=Path, help="folder of <image id>.png"
+    )
     score.add_argument("--dataset", required=True, metavar="FOLDER", type=Path, help="folder of the dataset")
-    score.add_argument("--recipe", default="", metavar="FILE", help="a dataset.yaml that lies elsewhere")
-    score.add_argument("--split", default="test", metavar="NAME", help="which split they predict (default: test)")
+    score.add_argument("--config", default="", metavar="FILE", help="a dataset.yaml that lies elsewhere")
+    score.add_argument(
+        "--split", default="test", metavar="NAME", help="which split they predict (default: test)"
+    )
     score.add_argument("--run", metavar="NAME", help="where results go (default: the name of DIR)")
     _add_parameters(score)
 
     compare = _add(known, "compare", commands.compare, "compare two runs on the same images")
     compare.add_argument("first", metavar="RUN_A", help="name of the run to compare with")
-    compare.add_argument("second", metavar="RUN_B", help="name of the run in question; results go into its folder")
+    compare.add_argument(
+        "second", metavar="RUN_B", help="name of the run in question; results go into its folder"
+    )
     compare.add_argument(
         "--split", default="test", metavar="NAME", help="a split that both have evaluated (default: test)"
     )
@@ -98,32 +119,49 @@ def _parser() -> argparse.ArgumentParser:
         "--threshold", default=0.5, type=float, metavar="X", help="an image below it fails (default: 0.5)"
     )
 
-    plant = _add(known, "plant", commands.plant, "copy a dataset with recorded faults, to measure what finds them")
+    plant = _add(
+        known, "plant", commands.plant, "copy a dataset with recorded faults, to measure what finds them"
+    )
     plant.add_argument("--dataset", required=True, metavar="FOLDER", type=Path, help="folder of the dataset")
-    plant.add_argument("--recipe", default="", metavar="FILE", help="a dataset.yaml that lies elsewhere")
-    plant.add_argument("--out", required=True, metavar="FOLDER", type=Path, help="folder of the copy; must not exist")
+    plant.add_argument("--config", default="", metavar="FILE", help="a dataset.yaml that lies elsewhere")
+    plant.add_argument(
+        "--out", required=True, metavar="FOLDER", type=Path, help="folder of the copy; must not exist"
+    )
     plant.add_argument("--kinds", default="", metavar="A,B", help="kinds of faults (default: all)")
-    plant.add_argument("--share", default=0.2, type=float, metavar="X", help="share of the samples (default: 0.2)")
+    plant.add_argument(
+        "--share", default=0.2, type=float, metavar="X", help="share of the samples (default: 0.2)"
+    )
     plant.add_argument("--splits", default="val", metavar="A,B", help="where to plant (default: val)")
-    plant.add_argument("--seed", default=0, type=int, metavar="N", help="the same seed, the same faults (default: 0)")
+    plant.add_argument(
+        "--seed", default=0, type=int, metavar="N", help="the same seed, the same faults (default: 0)"
+    )
 
     export = _add(known, "export", commands.export, "hand suspected masks to an annotation tool")
     export.add_argument("--run", default="demo", metavar="NAME", help="name of the run (default: demo)")
-    export.add_argument("--split", default="test", metavar="NAME", help="a split that 04 has analysed (default: test)")
+    export.add_argument(
+        "--split", default="test", metavar="NAME", help="a split that 04 has analysed (default: test)"
+    )
     export.add_argument("--to", required=True, choices=("cvat", "label-studio"), help="which tool")
     export.add_argument("--out", required=True, metavar="FILE", type=Path, help="the zip to write")
     export.add_argument(
-        "--masks", default="present", choices=("present", "predictions"), help="what to begin with (default: present)"
+        "--masks",
+        default="present",
+        choices=("present", "predictions"),
+        help="what to begin with (default: present)",
     )
     export.add_argument(
         "--ids", default="", metavar="A,B", help="images (default: labels in doubt, by verdict and score)"
     )
 
     back = _add(known, "import", commands.import_masks, "take corrected masks back from an annotation tool")
-    back.add_argument("--from", dest="source", required=True, metavar="FILE", type=Path, help="CVAT's zip, or JSON")
+    back.add_argument(
+        "--from", dest="source", required=True, metavar="FILE", type=Path, help="CVAT's zip, or JSON"
+    )
     back.add_argument("--dataset", required=True, metavar="FOLDER", type=Path, help="folder of the dataset")
-    back.add_argument("--recipe", default="", metavar="FILE", help="a dataset.yaml that lies elsewhere")
-    back.add_argument("--out", required=True, metavar="FOLDER", type=Path, help="folder of the corrected masks")
+    back.add_argument("--config", default="", metavar="FILE", help="a dataset.yaml that lies elsewhere")
+    back.add_argument(
+        "--out", required=True, metavar="FOLDER", type=Path, help="folder of the corrected masks"
+    )
 
     init = _add(known, "init", commands.init, "write a draft dataset.yaml from what a folder holds")
     init.add_argument("folder", metavar="FOLDER", type=Path, help="folder of the dataset")
@@ -138,14 +176,21 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add(known: Any, name: str, command: Any, text: str) -> argparse.ArgumentParser:
-    parser = known.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+    parser = known.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False
+    )
     parser.set_defaults(command=command)
     return parser
 
 
 def _add_parameters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-p", dest="parameters", metavar="NAME=VALUE", action="append", default=[], help="a parameter; may be repeated"
+        "-p",
+        dest="parameters",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="a parameter; may be repeated",
     )
 
 
@@ -156,11 +201,11 @@ def _version() -> str:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from seglib.demo import make_demo
-    from seglib.runs import resolve
+    from seglib.data import make_demo
+    from seglib.runs import resolve_path
 
     dataset = "data/demo_broken" if options.broken else "data/demo"
-    make_demo(resolve(dataset), broken=options.broken)
+    make_demo(resolve_path(dataset), broken=options.broken)
     values = {"dataset": dataset, "run": Path(dataset).name} | read_parameters(options.parameters)
     return _chain(values, "1", "1" if options.broken else "4")
 
@@ -182,9 +227,9 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _chain(values: Mapping[str, Any], start: str, stop: str) -> int:
-    from seglib.chain import ChainError, run_chain
     from seglib.params import Evaluate, Train, check_chain
-    from seglib.runs import Run, read_json, shown
+    from seglib.pipeline import ChainError, run_chain
+    from seglib.runs import Run, display_path, read_json
 
     shares = check_chain(values)
     run = Run(Run.folder(shares["02_train"].get("run", Train().run)))
@@ -193,16 +238,18 @@ def _chain(values: Mapping[str, Any], start: str, stop: str) -> int:
         run_chain(shares, run.name, start, stop)
     except ChainError as error:
         if error.notebook == "01_data_check" and _print_new_findings(before):
-            raise ChainError(error.notebook, error.error.split("\n")[0].rstrip(": ") + ".", error.saved) from error
+            raise ChainError(
+                error.notebook, error.error.split("\n")[0].rstrip(": ") + ".", error.saved
+            ) from error
         raise
     split = shares["03_evaluate"].get("split", Evaluate().split)
     scores = run.evaluation(split) / "metrics.json"
-    print(f"\nnotebooks  {shown(run.notebooks)} (.ipynb, .html)")
+    print(f"\nnotebooks  {display_path(run.notebooks)} (.ipynb, .html)")
     for what, path in (("pictures", run.outputs), ("scores", scores), ("failures", run.failures(split))):
         if path.exists():
             score = read_json(path).get("mean_iou") if path == scores else None  # null: no pixel was scored
             note = f" (mean IoU {score:.3f} on {split})" if isinstance(score, (int, float)) else ""
-            print(f"{what:<9}  {shown(path)}{note}")
+            print(f"{what:<9}  {display_path(path)}{note}")
     return 0
 
 

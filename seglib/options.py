@@ -15,7 +15,12 @@ def read_parameters(pairs: Sequence[str]) -> dict[str, Any]:
     from seglib.params import NOTEBOOKS, ParameterError
     from seglib.reading import UnreadableError, load_yaml
 
-    texts = {n for model in NOTEBOOKS.values() for n, field in model.model_fields.items() if field.annotation is str}
+    texts = {
+        n
+        for model in NOTEBOOKS.values()
+        for n, field in model.model_fields.items()
+        if field.annotation is str
+    }
     values: dict[str, Any] = {}
     for pair in pairs:
         name, sign, value = pair.partition("=")

@@ -55,5 +55,7 @@ def export_page(notebook: str | Path, page: str | Path) -> Path:
         preprocessors=[DropDeadWidgets],
         embed_images=True,
     )
-    where = {"metadata": {"name": path.stem, "path": str(path.parent)}}  # pictures in Markdown are relative to it
+    where = {
+        "metadata": {"name": path.stem, "path": str(path.parent)}
+    }  # pictures in Markdown are relative to it
     return write_text(page, exporter.from_notebook_node(content, where)[0])

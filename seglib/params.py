@@ -67,7 +67,7 @@ class DataCheck(Params):
     """01_data_check."""
 
     dataset: str = "data/demo"
-    recipe: str = ""
+    config: str = ""
     examples: int = Field(8, ge=1, le=64)
     seed: int = Field(0, ge=0, le=_MOST)
     near_frames: int = Field(30, ge=0, le=_MOST)
@@ -78,7 +78,7 @@ class Train(Params):
 
     run: str = "demo"
     dataset: str = "data/demo"
-    recipe: str = ""
+    config: str = ""
     actions: str = ""
     resume: bool = False
     architecture: str = "Unet"
@@ -181,7 +181,9 @@ NOTEBOOKS: dict[str, type[Params]] = {
 
 # Parameters that 02 does not know.
 OTHERS = tuple(
-    dict.fromkeys(n for model in NOTEBOOKS.values() for n in model.model_fields if n not in Train.model_fields)
+    dict.fromkeys(
+        n for model in NOTEBOOKS.values() for n in model.model_fields if n not in Train.model_fields
+    )
 )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from seglib.runs import shown
+from seglib.runs import display_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,7 +76,9 @@ def load_yaml(text: str) -> Any:
         return yaml.load(text, Loader=_Loader)  # nosec B506  # a SafeLoader
     except RecursionError:
         raise UnreadableError(": nested too deeply") from None
-    except Exception as error:  # PyYAML's constructors raise ValueError, KeyError, AttributeError, ... on odd scalars
+    except (
+        Exception
+    ) as error:  # PyYAML's constructors raise ValueError, KeyError, AttributeError, ... on odd scalars
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         reason = " ".join((getattr(error, "problem", None) or str(error)).split())
@@ -97,9 +99,12 @@ def read_table(path: str | Path, **options: Any) -> pd.DataFrame:
 
     try:
         table = pd.read_csv(path, **(options or {"dtype": str, "keep_default_na": False}))
-    except (ValueError, OverflowError) as error:  # EmptyDataError, ParserError and UnicodeDecodeError are ValueErrors
+    except (
+        ValueError,
+        OverflowError,
+    ) as error:  # EmptyDataError, ParserError and UnicodeDecodeError are ValueErrors
         reason = " ".join(str(error).split())
         raise UnreadableError(
-            f"{shown(path)} is no table that can be read ({reason[:200]}). Run the notebook that writes it again."
+            f"{display_path(path)} is no table that can be read ({reason[:200]}). Run the notebook that writes it again."
         ) from None
     return table if options else table.fillna("")  # the rest of a row that ends early

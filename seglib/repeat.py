@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from seglib.reading import read_table
-from seglib.runs import Run, environment, portable, read_json, shown
+from seglib.runs import Run, display_path, environment, read_json, stored_path
 
-_TIMES = {"seconds", "seconds_left", "images_per_second"}  # columns of history.csv that no two trainings share
+_TIMES = {
+    "seconds",
+    "seconds_left",
+    "images_per_second",
+}  # columns of history.csv that no two trainings share
 
 
 def is_of_a_run(path: Path) -> bool:
@@ -36,7 +40,7 @@ def prepare(path: Path, values: Mapping[str, Any], given: Mapping[str, Any]) -> 
     folder, values = path.parent, dict(values)
     values.pop("resume", None)
     if values.get("actions") and (folder / "actions.yaml").is_file():
-        values["actions"] = portable(folder / "actions.yaml")
+        values["actions"] = stored_path(folder / "actions.yaml")
     then = read_json(folder / "environment.json")
     print(f"Repeating run {values.get('run', folder.name)!r} of {then.get('time', 'unknown time')}.")
     settings = _settings(then, given)
@@ -47,9 +51,8 @@ def prepare(path: Path, values: Mapping[str, Any], given: Mapping[str, Any]) -> 
 
 def _settings(then: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters that ask for the plan of then, if this is such a machine and nobody asks for another."""
-    from seglib.machine import Machine
     from seglib.params import Train
-    from seglib.plans import HardwarePlan
+    from seglib.train import HardwarePlan, Machine
 
     try:
         plan = HardwarePlan(**then["plan"])
@@ -77,20 +80,22 @@ def _changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     packages = packages if isinstance(packages, dict) else {}
     pairs |= {name: (packages.get(name), version) for name, version in now["packages"].items()}
     return [
-        f"{name} was {old or 'absent'} and is {new or 'absent'}" for name, (old, new) in pairs.items() if old != new
+        f"{name} was {old or 'absent'} and is {new or 'absent'}"
+        for name, (old, new) in pairs.items()
+        if old != new
     ]
 
 
 def _changed_data(run: Run, values: Mapping[str, Any]) -> list[str]:
-    from seglib.dataset import DatasetError, load_dataset
+    from seglib.data import DatasetError, load_dataset
+    from seglib.evaluate import changed_since_training
     from seglib.params import Train, check_chain
-    from seglib.predictions import changed_since_training
 
     if not run.data.is_file():
         return ["the run kept no data.json: whether the dataset changed cannot be told"]
     params = Train.check(check_chain(values)["02_train"])
     with suppress(DatasetError):  # 01 will tell it better, or make the demo dataset
-        changed = changed_since_training(run, load_dataset(params.dataset, params.recipe))
+        changed = changed_since_training(run, load_dataset(params.dataset, params.config))
         return [changed.removesuffix(".")] if changed else []
     return []
 
@@ -123,7 +128,9 @@ def _history(path: Path) -> list[dict[str, str]]:
         try:
             _number(row)
         except (KeyError, ValueError):
-            raise ValueError(f"{shown(path)} holds no val_miou of every epoch, or none that is a number.") from None
+            raise ValueError(
+                f"{display_path(path)} holds no val_miou of every epoch, or none that is a number."
+            ) from None
     return rows
 
 

@@ -57,13 +57,13 @@ def project_root() -> Path:
     )
 
 
-def resolve(path: str | Path) -> Path:
+def resolve_path(path: str | Path) -> Path:
     """`path` as it is if absolute, otherwise relative to the project root (never to the working directory)."""
     path = Path(os.path.expanduser(path))  # pathlib's own raises where there is no such user
     return path if path.is_absolute() else project_root() / path
 
 
-def shown(path: str | Path) -> str:
+def display_path(path: str | Path) -> str:
     """`path` as it may be printed into a notebook: relative to the project root, or its last two parts when outside."""
     path = Path(path)
     try:
@@ -72,10 +72,14 @@ def shown(path: str | Path) -> str:
         return "/".join(("...", *path.parts[-2:]))
 
 
-def portable(path: str | Path) -> str:
+def stored_path(path: str | Path) -> str:
     """`path` as it is written down: relative to the project root if it lies in it, so that the project can be moved."""
-    full = resolve(path).resolve()
-    return full.relative_to(project_root()).as_posix() if full.is_relative_to(project_root()) else full.as_posix()
+    full = resolve_path(path).resolve()
+    return (
+        full.relative_to(project_root()).as_posix()
+        if full.is_relative_to(project_root())
+        else full.as_posix()
+    )
 
 
 def check_name(name: str, what: str = "run") -> str:
@@ -129,14 +133,16 @@ def read_json(path: str | Path, keys: Iterable[str] = ()) -> dict[str, Any]:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, endless digits, nested too deeply
         raise ValueError(
-            f"{shown(path)} is not valid JSON ({error}). Delete it and run the notebook that writes it again."
+            f"{display_path(path)} is not valid JSON ({error}). Delete it and run the notebook that writes it again."
         ) from error
     if not isinstance(data, dict):
         raise ValueError(
-            f"{shown(path)} holds {type(data).__name__}; expected an object. Delete it and run the notebook that writes it again."
+            f"{display_path(path)} holds {type(data).__name__}; expected an object. Delete it and run the notebook that writes it again."
         )
     if missing := [key for key in keys if key not in data]:
-        raise ValueError(f"{shown(path)} has no {', '.join(missing)}. Run the notebook that writes it again.")
+        raise ValueError(
+            f"{display_path(path)} has no {', '.join(missing)}. Run the notebook that writes it again."
+        )
     return data
 
 
@@ -212,7 +218,7 @@ class Run:
         if run.last_checkpoint.exists() and not resume:
             if name != REPLACEABLE:
                 raise FileExistsError(
-                    f"run {name!r} exists and holds a trained model ({shown(run.path)}). It is not overwritten: choose another "
+                    f"run {name!r} exists and holds a trained model ({display_path(run.path)}). It is not overwritten: choose another "
                     "run name, set resume=True to continue it, or delete the folder."
                 )
             for old in ("checkpoints", "evaluation", "outputs"):
@@ -229,16 +235,16 @@ class Run:
             FileNotFoundError: no such run, or it has no best model yet; says which runs there are.
         """
         run = cls(cls.folder(name))
-        if not run.best_checkpoint.exists() and not run.foreign:
+        if not run.best_checkpoint.exists() and not run.external:
             there = sorted(p.parent.parent.name for p in run.path.parent.glob("*/checkpoints/best.pth"))
             raise FileNotFoundError(
-                f"run {name!r} has no trained model: expected {shown(run.best_checkpoint)}. "
+                f"run {name!r} has no trained model: expected {display_path(run.best_checkpoint)}. "
                 f"Trained runs: {', '.join(there) or 'none yet'}. Train it with 02_train (run={name!r}), or name another run."
             )
         return run
 
     @property
-    def foreign(self) -> bool:
+    def external(self) -> bool:
         """Whether the run has no model of its own: it holds predictions that another tool made."""
         return self.params.is_file() and "predictions" in read_json(self.params)
 
@@ -264,7 +270,7 @@ class Run:
 
     @property
     def data(self) -> Path:
-        """What it was trained on: the digest of every file (see `seglib.content`)."""
+        """What it was trained on: the digest of every file (see `seglib.data.fingerprint`)."""
         return self.path / "data.json"
 
     @property

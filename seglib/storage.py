@@ -25,7 +25,7 @@ _NOTHING_LEFT = 1 << 20  # bytes: with less than this free, a writer that names 
 
 
 class StorageError(OSError):
-    """A file could not be written for a reason outside of the program: names it, the reason and the remedy."""
+    """A file could not be written for a reason outside of the program: names it, the reason and the suggestion."""
 
 
 @contextmanager
@@ -154,7 +154,11 @@ def _explained(error: Exception, path: Path, folder: Path, needed: int, free_the
         )
     if number in _IN_THE_WAY:
         return f"{path} could not be written: a file stands where a folder is needed ({file or folder}). Move it away."
-    return f"{path} could not be written ({error.strerror}). What was there before is unharmed." if number else ""
+    return (
+        f"{path} could not be written ({error.strerror}). What was there before is unharmed."
+        if number
+        else ""
+    )
 
 
 def _related(one: Path, other: Path) -> bool:

@@ -84,12 +84,12 @@ def tiny_params():
 def _trained_once(tmp_path_factory) -> Path:
     import torch
 
-    from seglib.dataset import load_dataset
-    from seglib.hardware import make_plan
-    from seglib.loading import pack
-    from seglib.models import ModelSpec, build
+    from seglib.data.dataset import load_dataset
     from seglib.params import Train
-    from seglib.training import fit, start_run
+    from seglib.train.device import make_plan
+    from seglib.train.fitting import fit, start_run
+    from seglib.train.loader import build_cache
+    from seglib.train.model import ModelSpec, build
 
     root = tmp_path_factory.mktemp("trained") / "project"
     write_tiny(root)
@@ -99,7 +99,7 @@ def _trained_once(tmp_path_factory) -> Path:
         dataset = load_dataset(params.dataset)
         torch.manual_seed(0)
         model = build(ModelSpec(params.architecture, params.encoder, dataset.classes))
-        splits = pack(dataset, "train"), pack(dataset, "val", original_masks=True)
+        splits = build_cache(dataset, "train"), build_cache(dataset, "val", original_masks=True)
         fit(start_run(params), model, *splits, params, make_plan(params.device, params.precision))
     return root
 

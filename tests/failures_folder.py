@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from seglib.classes import IGNORE, ClassMap
+from seglib.data.classes import IGNORE, ClassMap
 
 EVIL = "<img src=x onerror=\"window.hacked='yes'\">"
 POLE = "<b>pole</b>"
@@ -72,13 +72,16 @@ def table(ids: list[str]) -> pd.DataFrame:
         "top_confusion_share": random.uniform(0, 0.3, count).round(3),
         "group": [i.split("_")[0] if i.startswith("street") else "" for i in ids],
         **{
-            f"lost_{name}": lost[:, k] for k, name in enumerate(("boundary", "missed", "invented", "swapped", "specks"))
+            f"lost_{name}": lost[:, k]
+            for k, name in enumerate(("boundary", "missed", "invented", "swapped", "specks"))
         },
-        "best_swap": f"{POLE} -> building",
-        "best_swap_gain": random.uniform(0, 0.2, count).round(4),
+        "best_fix": f"{POLE} -> building",
+        "best_fix_gain": random.uniform(0, 0.2, count).round(4),
         "confidence": random.uniform(0.5, 1, count).round(4),
         "label_score": random.uniform(0, 1, count).round(4),
-        "suspect_kind": [("swapped class", "missing object", "shifted mask", "")[k % 4] for k in range(count)],
+        "suspect_kind": [
+            ("swapped class", "missing object", "shifted mask", "")[k % 4] for k in range(count)
+        ],
         "suspect_given": "building",
         "suspect_suggested": EVIL,
         "suspect_box": ["20 27 52 42" if k % 4 != 3 else "" for k in range(count)],
@@ -89,7 +92,7 @@ def table(ids: list[str]) -> pd.DataFrame:
         "cause": cause,
         "cause_confidence": random.uniform(0.3, 1, count).round(2),
         "evidence": [f"{c}: the model is sure of {EVIL} where the mask says building." for c in cause],
-        "remedy": "Look at the mask; relabel or exclude it.",
+        "suggestion": "Look at the mask; relabel or exclude it.",
     }
     return pd.DataFrame(columns)
 
@@ -106,7 +109,11 @@ def write_folder(folder: Path, ids: list[str], size: tuple[int, int] = (60, 80),
     random = np.random.default_rng(0)
     made: dict[tuple[str, int], Path] = {}
     for k, name in enumerate(ids):
-        pictures = scene(random, size) if k < scenes else dict.fromkeys((kind for kind, n in made if n == k % scenes))
+        pictures = (
+            scene(random, size)
+            if k < scenes
+            else dict.fromkeys((kind for kind, n in made if n == k % scenes))
+        )
         for kind, array in pictures.items():
             path = folder / kind / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)

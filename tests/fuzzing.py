@@ -53,7 +53,12 @@ def is_ours(error: BaseException) -> bool:
     last = traceback.extract_tb(error.__traceback__)[-1]
     inside = Path(last.filename).parent == Path(seglib.__file__).parent
     said = linecache.getline(last.filename, last.lineno or 0).strip().startswith("raise")
-    return inside and said and isinstance(error, (ValueError, OSError, RuntimeError)) and 20 < len(str(error)) < 20_000
+    return (
+        inside
+        and said
+        and isinstance(error, (ValueError, OSError, RuntimeError))
+        and 20 < len(str(error)) < 20_000
+    )
 
 
 @contextmanager

@@ -14,21 +14,21 @@ import numpy as np
 import pandas as pd
 import torch
 
-from seglib import checks
 from seglib.actions import Actions
 from seglib.actions import write as write_actions
-from seglib.analysis import analyse
-from seglib.checks import check_dataset
+from seglib.browser.report import write_report
+from seglib.checks import check as checks
+from seglib.checks.check import check_dataset
 from seglib.claims import in_use
-from seglib.dataset import load_dataset
-from seglib.evaluation import open_evaluation
-from seglib.failures import LAYERS, find_failures
-from seglib.inference import evaluate_run
+from seglib.data.dataset import load_dataset
+from seglib.evaluate.evaluation import open_evaluation
+from seglib.evaluate.predict import evaluate_run
+from seglib.evaluate.predictions import predicted_pairs
+from seglib.failures.analyse import analyse
+from seglib.failures.find import LAYERS, find_failures
+from seglib.failures.verdicts import VerdictBook
 from seglib.params import Evaluate
-from seglib.predictions import predicted_pairs
-from seglib.report import write_report
 from seglib.runs import Run, read_json
-from seglib.verdicts import VerdictBook
 
 
 def check(root: Path) -> None:
@@ -120,7 +120,9 @@ def main(root: Path, kills: int) -> None:
         assert whole(root)
         verdicts = Run.open("tiny").failures("test") / "verdicts.csv"
         gone = 0
-        for kill_at in sorted(random.choice(np.arange(1, count + 1), min(kills, count), replace=False).tolist()):
+        for kill_at in sorted(
+            random.choice(np.arange(1, count + 1), min(kills, count), replace=False).tolist()
+        ):
             assert trial(root, work, kill_at) == 0
             gone += not whole(root)
             assert not any(in_use(path) for path in (root / "artifacts").rglob(".writing"))

@@ -25,10 +25,10 @@ from seglib.actions import (
     read,
     write,
 )
-from seglib.classes import ClassMap
-from seglib.dataset import Dataset, load_dataset
+from seglib.data.classes import ClassMap
+from seglib.data.dataset import Dataset, load_dataset
+from seglib.failures.propose import propose
 from seglib.params import Train
-from seglib.proposals import propose
 
 SPLITS = {"train": ["t0", "t1", "0042", "t3"], "val": ["v0", "v1"], "test": ["x0", "x1", "x2", "x3"]}
 
@@ -85,13 +85,22 @@ def test_a_file_as_a_person_writes_it(tmp_path):
         ("exclude: [t0, {id: null}]", r"exclude\.2\.id = None"),
         ("exclude: [{name: t0}]", r"exclude\.1\.id.*Field required.*unknown key 'exclude\.1\.name'"),
         ("relabel: [t0, t1, t0]", r"relabel names 't0' twice"),
-        ("augment: [{name: blurr, value: 0.1}]", r"augment\.1: no augmentation 'blurr' \(did you mean 'blur'\?\)"),
-        ("augment: [{name: epochs, value: 3}]", r"no augmentation 'epochs' \(expected one of flip, scale_min"),
+        (
+            "augment: [{name: blurr, value: 0.1}]",
+            r"augment\.1: no augmentation 'blurr' \(did you mean 'blur'\?\)",
+        ),
+        (
+            "augment: [{name: epochs, value: 3}]",
+            r"no augmentation 'epochs' \(expected one of flip, scale_min",
+        ),
         ("augment: [{name: blur, value: 2}]", r"augment\.1: blur = 2\.0: .*less than or equal to 1"),
         ("augment: [{name: blur_radius, value: 2.5}]", r"blur_radius = 2\.5: .*integer"),
         ("augment: [{name: blur, value: .nan}]", r"augment\.1\.value = nan: .*finite"),
         ("augment: {blur: 0.3}", r"augment = \{'blur': 0\.3\}: .*list"),
-        ("class_weights: median", r"class_weights = 'median': .*'none', 'sqrt_inverse' or 'median_frequency'"),
+        (
+            "class_weights: median",
+            r"class_weights = 'median': .*'none', 'sqrt_inverse' or 'median_frequency'",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, text, told):
@@ -100,7 +109,9 @@ def test_what_is_wrong_is_named(tmp_path, text, told):
 
 
 def test_no_file_and_no_text(tmp_path):
-    with pytest.raises(ActionsError, match=r"no actions file at .*gone\.yaml: 04_failure_analysis writes one"):
+    with pytest.raises(
+        ActionsError, match=r"no actions file at .*gone\.yaml: 04_failure_analysis writes one"
+    ):
         read(tmp_path / "gone.yaml")
     (tmp_path / "a.yaml").write_bytes(b"exclude: [\xff]")
     with pytest.raises(ActionsError, match="not UTF-8"):
@@ -122,7 +133,9 @@ SETTINGS = st.lists(
     ),
     unique_by=lambda s: s.name,
 )
-WEIGHTS = st.builds(Weights, value=st.sampled_from(["", "none", "sqrt_inverse", "median_frequency"]), reason=TEXTS)
+WEIGHTS = st.builds(
+    Weights, value=st.sampled_from(["", "none", "sqrt_inverse", "median_frequency"]), reason=TEXTS
+)
 
 
 @pytest.mark.slow
@@ -132,12 +145,16 @@ def test_what_is_written_is_read(tmp_path_factory, wanted):
     path = write(tmp_path_factory.mktemp("actions") / "actions.yaml", wanted)
     assert read(path) == wanted
     entries = len(wanted.exclude) + len(wanted.relabel) + len(wanted.augment)
-    assert path.read_text(encoding="utf-8").count("\n  - {") == entries  # a line each, whatever the names hold
+    assert (
+        path.read_text(encoding="utf-8").count("\n  - {") == entries
+    )  # a line each, whatever the names hold
 
 
 def test_the_file_explains_itself(tmp_path):
     entry = Sample(id="t0", reason="verdict: label wrong")
-    path = write(tmp_path / "actions.yaml", Actions(exclude=[entry], augment=[Setting(name="blur_radius", value=3)]))
+    path = write(
+        tmp_path / "actions.yaml", Actions(exclude=[entry], augment=[Setting(name="blur_radius", value=3)])
+    )
     text = path.read_text(encoding="utf-8")
     assert '  - {id: "t0", reason: "verdict: label wrong"}' in text
     assert '  - {name: "blur_radius", value: 3}' in text
@@ -192,9 +209,18 @@ def test_apply_leaves_out_training_samples_and_sets_parameters(dataset):
 @pytest.mark.parametrize(
     ("wanted", "told"),
     [
-        ({"exclude": ["042"]}, r"exclude names '042', which dataset 'street' does not have \(did you mean '0042'\?\)"),
-        ({"relabel": ["a", "b", "c", "d"]}, r"relabel names 'a', 'b', 'c', \.\.\. \(4 in all\), which dataset"),
-        ({"exclude": ["t0", "x1"]}, r"exclude names 'x1 \(test\)': only samples of split 'train' can be excluded"),
+        (
+            {"exclude": ["042"]},
+            r"exclude names '042', which dataset 'street' does not have \(did you mean '0042'\?\)",
+        ),
+        (
+            {"relabel": ["a", "b", "c", "d"]},
+            r"relabel names 'a', 'b', 'c', \.\.\. \(4 in all\), which dataset",
+        ),
+        (
+            {"exclude": ["t0", "x1"]},
+            r"exclude names 'x1 \(test\)': only samples of split 'train' can be excluded",
+        ),
         ({"exclude": ["v0"]}, r"'v0 \(val\)'"),
         ({"exclude": SPLITS["train"]}, r"every training sample of dataset 'street'; none would be left"),
     ],
@@ -215,7 +241,7 @@ def test_follow_reads_the_file_that_the_parameter_names(tiny_root, tiny_params):
 
 def test_the_run_keeps_what_it_followed_and_resumes_with_nothing_else(tiny_root, tiny_params):
     from seglib.params import ParameterError
-    from seglib.training import start_run
+    from seglib.train.fitting import start_run
 
     write("mine.yaml", Actions(exclude=[Sample(id="t00")]))
     params = tiny_params(actions="mine.yaml")
@@ -225,7 +251,9 @@ def test_the_run_keeps_what_it_followed_and_resumes_with_nothing_else(tiny_root,
     write("mine.yaml", Actions(exclude=[Sample(id="t00", reason="other words")], relabel=[Sample(id="v0")]))
     start_run(again)
     write("mine.yaml", Actions(exclude=[Sample(id="t01")]))
-    with pytest.raises(ParameterError, match=r"mine\.yaml was changed since run 'tiny' began; .*tiny/actions\.yaml"):
+    with pytest.raises(
+        ParameterError, match=r"mine\.yaml was changed since run 'tiny' began; .*tiny/actions\.yaml"
+    ):
         start_run(again)
     start_run(tiny_params())
     assert not (run.path / "actions.yaml").exists()
@@ -238,10 +266,13 @@ def test_every_process_follows(tiny_root, tiny_params):
 
     from seglib.runs import read_json
 
-    write("mine.yaml", Actions(exclude=[Sample(id="t00"), Sample(id="t01")], augment=[Setting(name="blur", value=0.5)]))
+    write(
+        "mine.yaml",
+        Actions(exclude=[Sample(id="t00"), Sample(id="t01")], augment=[Setting(name="blur", value=0.5)]),
+    )
     values = tiny_params(actions="mine.yaml", epochs=1).model_dump()
     (tiny_root / "params.yaml").write_text(yaml.safe_dump(values))
-    subprocess.run([sys.executable, "-m", "seglib.launch", "--params", "params.yaml"], check=True)
+    subprocess.run([sys.executable, "-m", "seglib.train.launch", "--params", "params.yaml"], check=True)
     run = tiny_root / "artifacts" / "runs" / "tiny"
     assert read_json(run / "params.json")["blur"] == 0.5
     (cache,) = (tiny_root / "artifacts" / "cache").glob("tiny-train-*/index.json")
@@ -311,7 +342,10 @@ def test_causes_become_augmentation_and_weights(dataset):
     assert found.class_weights.reason == "2 of 9 failures: rare class"
     assert found.exclude == found.relabel == []
     has = Train(blur=0.5, darkness=0.3, class_weights="median_frequency")
-    assert set(propose(dataset, failed(causes, ["blur"] * 9), params=has).changes) == {"blur_radius", "scale_max"}
+    assert set(propose(dataset, failed(causes, ["blur"] * 9), params=has).changes) == {
+        "blur_radius",
+        "scale_max",
+    }
 
 
 def test_every_remedy_is_a_parameter_that_works(dataset):

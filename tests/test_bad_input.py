@@ -1,4 +1,4 @@
-"""Bad datasets, one by one: each error names the file, what was expected and the remedy, and comes before any training."""
+"""Bad datasets, one by one: each error names the file, what was expected and the suggestion, and comes before any training."""
 
 import re
 import struct
@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seglib.checks import check_dataset, require_sound
-from seglib.dataset import DatasetError, load_dataset
-from seglib.demo import make_demo, planted
+from seglib.checks.check import check_dataset, require_sound
+from seglib.data.dataset import DatasetError, load_dataset
+from seglib.data.demo import make_demo, planted
 
 RNG = np.random.default_rng(0)
 GOOD = """\
@@ -27,7 +27,9 @@ def root(tmp_path):
         for side in ("images", "masks"):
             (tmp_path / split / side).mkdir(parents=True)
         for k in range(4):
-            Image.fromarray(RNG.integers(0, 256, (6, 8, 3), np.uint8)).save(tmp_path / f"{split}/images/s{k}.png")
+            Image.fromarray(RNG.integers(0, 256, (6, 8, 3), np.uint8)).save(
+                tmp_path / f"{split}/images/s{k}.png"
+            )
             Image.fromarray(RNG.integers(0, 3, (6, 8), np.uint8)).save(tmp_path / f"{split}/masks/s{k}.png")
     (tmp_path / "dataset.yaml").write_text(GOOD)
     return tmp_path
@@ -60,7 +62,7 @@ def test_no_such_folder(tmp_path):
 
 def test_no_dataset_yaml(root):
     (root / "dataset.yaml").unlink()
-    refused(root, "no-recipe", "dataset.yaml", f"`seglib init {root}`")
+    refused(root, "no-config", "dataset.yaml", f"`seglib init {root}`")
 
 
 def test_empty_split(root):
@@ -75,7 +77,11 @@ def test_image_without_mask(root):
     for k in (1, 3):
         (root / f"val/masks/s{k}.png").unlink()
     text = refused(
-        root, "missing-mask", "no mask for image 'train-s0'", "train/masks/s0", "2 such in train (train-s0, train-s2)"
+        root,
+        "missing-mask",
+        "no mask for image 'train-s0'",
+        "train/masks/s0",
+        "2 such in train (train-s0, train-s2)",
     )
     assert "2 such in val (val-s1, val-s3)" in text
     assert "exclude in dataset.yaml" in text
@@ -83,7 +89,13 @@ def test_image_without_mask(root):
 
 def test_mask_without_image(root):
     (root / "val/images/s1.png").unlink()
-    refused(root, "missing-image", "no image for mask 'val-s1'", "val/masks/s1.png: expected val/images/s1", "Add it")
+    refused(
+        root,
+        "missing-image",
+        "no image for mask 'val-s1'",
+        "val/masks/s1.png: expected val/images/s1",
+        "Add it",
+    )
 
 
 @pytest.mark.parametrize("side", ["images", "masks"])
@@ -91,7 +103,12 @@ def test_mask_without_image(root):
 def test_unreadable_files(root, side, fault):
     path = root / f"train/{side}/s2.png"
     data = path.read_bytes()
-    broken = {"truncated": data[:-30], "text": b"hello", "garbage": data[:40] + bytes(40) + data[80:], "empty": b""}
+    broken = {
+        "truncated": data[:-30],
+        "text": b"hello",
+        "garbage": data[:40] + bytes(40) + data[80:],
+        "empty": b"",
+    }
     if fault != "gone":
         path.write_bytes(broken[fault])
         check = "empty-file" if fault == "empty" else "unreadable"
@@ -108,7 +125,9 @@ def test_truncated_jpeg(root):
     Image.fromarray(RNG.integers(0, 256, (64, 64, 3), np.uint8)).save(root / "train/images/s2.jpg")
     data = (root / "train/images/s2.jpg").read_bytes()
     (root / "train/images/s2.jpg").write_bytes(data[: len(data) // 2])
-    refused(root, "unreadable", "'train-s2' (train/images/s2.jpg) cannot be read", "truncated", "Copy it again")
+    refused(
+        root, "unreadable", "'train-s2' (train/images/s2.jpg) cannot be read", "truncated", "Copy it again"
+    )
 
 
 def test_decompression_bomb(root):
@@ -116,11 +135,15 @@ def test_decompression_bomb(root):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0))
-    (root / "val/images/s0.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    (root / "val/images/s0.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    )
     refused(root, "too-large", "'val-s0' (val/images/s0.png)", "3600000000 pixels", "tiles")
 
 
-@pytest.mark.parametrize(("name", "data"), [("clip.mp4", b"\0\0\0\x18ftypmp42"), ("notes.txt", b"x"), ("README", b"x")])
+@pytest.mark.parametrize(
+    ("name", "data"), [("clip.mp4", b"\0\0\0\x18ftypmp42"), ("notes.txt", b"x"), ("README", b"x")]
+)
 def test_video_or_text_among_the_images(root, name, data):
     (root / "val/images" / name).write_bytes(data)
     if "." in name:
@@ -149,7 +172,11 @@ def test_stems_that_differ_by_case_alone(root):
 def test_mask_of_another_size(root):
     Image.fromarray(np.zeros((6, 9), np.uint8)).save(root / "train/masks/s0.png")
     refused(
-        root, "size-mismatch", "mask 'train-s0' (train/masks/s0.png) is 9x6", "its image is 8x6", "nearest neighbour"
+        root,
+        "size-mismatch",
+        "mask 'train-s0' (train/masks/s0.png) is 9x6",
+        "its image is 8x6",
+        "nearest neighbour",
     )
     Image.fromarray(np.zeros((8, 6), np.uint8)).save(root / "train/masks/s0.png")
     refused(root, "size-mismatch", "the other turned")
@@ -158,7 +185,11 @@ def test_mask_of_another_size(root):
 def test_ids_outside_the_classes(root):
     Image.fromarray(np.array([[0, 12, 14]], np.uint8).repeat(6, 0)).save(root / "train/masks/s0.png")
     refused(
-        root, "illegal-ids", "'train-s0' (train/masks/s0.png) holds ids {12, 14}", "3 classes (0-2)", "Correct the mask"
+        root,
+        "illegal-ids",
+        "'train-s0' (train/masks/s0.png) holds ids {12, 14}",
+        "3 classes (0-2)",
+        "Correct the mask",
     )
 
 
@@ -202,35 +233,63 @@ def test_every_planted_fault_of_the_broken_demo_is_found(tmp_path):
     ("change", "check", "told"),
     [
         (("[road, car, person]", "[]"), "classes", ["0 classes", "name at least"]),
-        (("[road, car, person]", str([f"c{k}" for k in range(256)])), "classes", ["256 classes", "at most 255"]),
+        (
+            ("[road, car, person]", str([f"c{k}" for k in range(256)])),
+            "classes",
+            ["256 classes", "at most 255"],
+        ),
         (("[road, car, person]", "[road, car, road]"), "classes", ["['road']"]),
-        (("[road, car, person]", "[road, no, 3]"), "recipe", ["classes.1 = False", "classes.2 = 3", "quote it"]),
-        (("classes:", "clases:"), "recipe", ["unknown key 'clases' (did you mean 'classes'?)", "no key 'classes'"]),
-        (('images: "val', 'image: "val'), "recipe", ["unknown key 'image' in splits.val (did you mean 'images'?)"]),
+        (
+            ("[road, car, person]", "[road, no, 3]"),
+            "config",
+            ["classes.1 = False", "classes.2 = 3", "quote it"],
+        ),
+        (
+            ("classes:", "clases:"),
+            "config",
+            ["unknown key 'clases' (did you mean 'classes'?)", "no key 'classes'"],
+        ),
+        (
+            ('images: "val', 'image: "val'),
+            "config",
+            ["unknown key 'image' in splits.val (did you mean 'images'?)"],
+        ),
         (("splits:", "colors: [[1, 2, 3]]\nsplits:"), "classes", ["colors must be 3 triples"]),
-        (("splits:", "colors: [[1, 2, 300], [1, 2], [1, 2, 3]]\nsplits:"), "recipe", ["colors.0.2 = 300", "colors.1"]),
+        (
+            ("splits:", "colors: [[1, 2, 300], [1, 2], [1, 2, 3]]\nsplits:"),
+            "config",
+            ["colors.0.2 = 300", "colors.1"],
+        ),
         (("splits:", "id_map: {0: 3}\nsplits:"), "classes", ["id_map leads to ids [3]"]),
-        (("splits:", "id_map: {a: 0}\nsplits:"), "recipe", ["id_map.a"]),
-        (("splits:", "exclude: [0042]\nsplits:"), "recipe", ["exclude.0", "quote it"]),
-        (("splits:", "group: '(?P<g>.+)'\nsplits:"), "recipe", ["group = ", "(?P<group>...)"]),
-        (("splits:", "group: '(?P<group>.+'\nsplits:"), "recipe", ["not a regular expression"]),
-        (("splits:", "name: a/b\nsplits:"), "recipe", ["name = 'a/b'", "not a path"]),
-        (("  val:", "  ../val:"), "recipe", ["split name '../val'"]),
+        (("splits:", "id_map: {a: 0}\nsplits:"), "config", ["id_map.a"]),
+        (("splits:", "exclude: [0042]\nsplits:"), "config", ["exclude.0", "quote it"]),
+        (("splits:", "group: '(?P<g>.+)'\nsplits:"), "config", ["group = ", "(?P<group>...)"]),
+        (("splits:", "group: '(?P<group>.+'\nsplits:"), "config", ["not a regular expression"]),
+        (("splits:", "name: a/b\nsplits:"), "config", ["name = 'a/b'", "not a path"]),
+        (("  val:", "  ../val:"), "config", ["split name '../val'"]),
         (
             ('"val/images/*"', '"/data/*"'),
-            "recipe",
+            "config",
             ["splits.val.images = '/data/*'", "relative to the dataset's folder"],
         ),
-        (('"val/images/*"', '"C:\\\\data\\\\*"'), "recipe", ["splits.val.images", "relative to the dataset's folder"]),
-        (('"val/images/*"', '"../../data/*"'), "recipe", ["one '../' for a sibling"]),
-        (('"val/images/*"', '"val/../../x/*"'), "recipe", ["one '../' for a sibling"]),
-        (('"val/images/*"', '"val/masks/*"'), "recipe", ["splits.val", "images and masks are the same files"]),
-        (('"val/images/*"', '"val/images/[b-a]*"'), "recipe", ["'val/images/[b-a]*'"]),
-        (("  val:", "  train:"), "recipe", ["line 4", "'train' stands twice"]),
-        (("person]", "person"), "recipe", ["not valid YAML at line"]),
-        (("classes", "\tclasses"), "recipe", ["not valid YAML at line 1"]),
-        ((GOOD, ""), "recipe", ["is empty", "classes and splits"]),
-        ((GOOD, "- a\n"), "recipe", ["no mapping"]),
+        (
+            ('"val/images/*"', '"C:\\\\data\\\\*"'),
+            "config",
+            ["splits.val.images", "relative to the dataset's folder"],
+        ),
+        (('"val/images/*"', '"../../data/*"'), "config", ["one '../' for a sibling"]),
+        (('"val/images/*"', '"val/../../x/*"'), "config", ["one '../' for a sibling"]),
+        (
+            ('"val/images/*"', '"val/masks/*"'),
+            "config",
+            ["splits.val", "images and masks are the same files"],
+        ),
+        (('"val/images/*"', '"val/images/[b-a]*"'), "config", ["'val/images/[b-a]*'"]),
+        (("  val:", "  train:"), "config", ["line 4", "'train' stands twice"]),
+        (("person]", "person"), "config", ["not valid YAML at line"]),
+        (("classes", "\tclasses"), "config", ["not valid YAML at line 1"]),
+        ((GOOD, ""), "config", ["is empty", "classes and splits"]),
+        ((GOOD, "- a\n"), "config", ["no mapping"]),
     ],
 )
 def test_faulty_dataset_yaml(root, change, check, told):
@@ -242,7 +301,7 @@ def test_faulty_dataset_yaml(root, change, check, told):
 
 def test_dataset_yaml_in_another_encoding(root):
     (root / "dataset.yaml").write_bytes(GOOD.replace("car", "stra\xdfe").encode("latin-1"))
-    refused(root, "recipe", "not UTF-8", "Save it as UTF-8")
+    refused(root, "config", "not UTF-8", "Save it as UTF-8")
 
 
 def test_one_class_is_allowed_with_a_warning(root):

@@ -14,10 +14,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from seglib import chain, pages
-from seglib.chain import ChainError, run_chain, step
+from seglib import pages
+from seglib import pipeline as chain
 from seglib.pages import export_page
 from seglib.params import NOTEBOOKS, ParameterError, check_chain
+from seglib.pipeline import ChainError, run_chain, step
 from seglib.runs import Run
 
 NAMES = ("01_data_check", "02_train", "03_evaluate", "04_failure_analysis")
@@ -72,7 +73,9 @@ def no_kernel(monkeypatch):
 
 def printed(notebook: Path) -> str:
     cells = nbformat.read(notebook, as_version=4).cells
-    return "".join(o.text for c in cells if c.cell_type == "code" for o in c.outputs if o.output_type == "stream")
+    return "".join(
+        o.text for c in cells if c.cell_type == "code" for o in c.outputs if o.output_type == "stream"
+    )
 
 
 def states(root: Path, run: str) -> dict[str, str]:
@@ -95,16 +98,22 @@ def test_the_chain_passes_parameters_and_leaves_notebooks_pages_and_states(root)
 
     assert [step.notebook for step in done] == list(NAMES)
     folder = root / "artifacts/runs/mine/notebooks"
-    assert sorted(p.name for p in folder.iterdir()) == sorted(f"{n}.{e}" for n in NAMES for e in ("html", "ipynb"))
+    assert sorted(p.name for p in folder.iterdir()) == sorted(
+        f"{n}.{e}" for n in NAMES for e in ("html", "ipynb")
+    )
     assert printed(folder / "01_data_check.ipynb") == "{'dataset': 'data/demo'}\n"
     assert printed(folder / "02_train.ipynb") == "{'run': 'mine', 'epochs': 3, 'resume': False}\n"
     assert printed(folder / "03_evaluate.ipynb") == "{'run': 'mine', 'split': 'val'}\n"
-    assert printed(folder / "04_failure_analysis.ipynb") == "{'run': 'mine', 'split': 'val', 'threshold': 0.4}\n"
+    assert (
+        printed(folder / "04_failure_analysis.ipynb") == "{'run': 'mine', 'split': 'val', 'threshold': 0.4}\n"
+    )
     assert states(root, "mine") == dict.fromkeys(NAMES, "done")
     lines = out.getvalue().splitlines()
     assert [line.split()[:2] for line in lines] == [[n, "done"] for n in NAMES]
     # The committed notebooks are sources: the chain never writes into them.
-    assert not any(c.get("outputs") for n in NAMES for c in nbformat.read(root / f"notebooks/{n}.ipynb", 4).cells)
+    assert not any(
+        c.get("outputs") for n in NAMES for c in nbformat.read(root / f"notebooks/{n}.ipynb", 4).cells
+    )
 
 
 @pytest.mark.slow
@@ -116,7 +125,9 @@ def test_kernels_work_in_the_notebooks_folder(root):
 
 @pytest.mark.slow
 def test_the_first_failing_notebook_ends_the_chain_with_its_own_error(root):
-    put(root, "02_train", "print('so far')", "raise ValueError('mask a: expected 96 x 128')", "print('never')")
+    put(
+        root, "02_train", "print('so far')", "raise ValueError('mask a: expected 96 x 128')", "print('never')"
+    )
     with pytest.raises(ChainError) as caught:
         run_chain({}, "mine", out=io.StringIO())
 
@@ -235,11 +246,11 @@ def test_params_json_tells_what_every_notebook_was_given(root, no_kernel):
     assert noted() == first | {"threshold": 0.3}
     run({"epochs": 5, "split": "test"}, start=3, stop=3)
     assert noted() == first | {"threshold": 0.3, "split": "test"}
-    foreign = root / "artifacts/runs/foreign/params.json"
-    foreign.parent.mkdir(parents=True)
-    foreign.write_text('{"predictions": "masks"}')
+    external = root / "artifacts/runs/foreign/params.json"
+    external.parent.mkdir(parents=True)
+    external.write_text('{"predictions": "masks"}')
     run_chain({}, "foreign", start=4, out=io.StringIO())
-    assert json.loads(foreign.read_text()) == {"predictions": "masks"}
+    assert json.loads(external.read_text()) == {"predictions": "masks"}
 
 
 @pytest.mark.parametrize("name", ["02_train", "02_train.ipynb", "2", "02", 2, "train"])
@@ -276,7 +287,11 @@ def test_the_page_loads_nothing_and_holds_its_pictures(tmp_path):
     cells = [nbformat.v4.new_markdown_cell(words), nbformat.v4.new_code_cell("show()", outputs=outputs)]
     state = {
         "widgets": {
-            "application/vnd.jupyter.widget-state+json": {"state": {"x": {}}, "version_major": 2, "version_minor": 0}
+            "application/vnd.jupyter.widget-state+json": {
+                "state": {"x": {}},
+                "version_major": 2,
+                "version_minor": 0,
+            }
         }
     }
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=state), tmp_path / "a.ipynb")
@@ -338,14 +353,22 @@ def test_on_a_terminal_the_running_notebook_tells_its_epoch(root, monkeypatch):
 
 
 def test_durations_read_like_a_clock():
-    assert [chain._clock(s) for s in (0, 59.6, 61, 3600, 86399)] == ["0:00", "1:00", "1:01", "1:00:00", "23:59:59"]
+    assert [chain._clock(s) for s in (0, 59.6, 61, 3600, 86399)] == [
+        "0:00",
+        "1:00",
+        "1:01",
+        "1:00:00",
+        "23:59:59",
+    ]
 
 
 @pytest.mark.slow
 def test_the_real_notebooks_with_parameters_other_than_the_defaults(tmp_path):
     """Every notebook must hold with other parameters too: another model, run, split, policy and threshold."""
     project = Path(__file__).parent.parent
-    shutil.copytree(project / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    shutil.copytree(
+        project / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints")
+    )
     (tmp_path / "data").mkdir()
     values = {
         "run": "other",
@@ -366,7 +389,16 @@ def test_the_real_notebooks_with_parameters_other_than_the_defaults(tmp_path):
         "seed": 1,
     }
     (tmp_path / "other.json").write_text(json.dumps(values))
-    command = [sys.executable, "-m", "seglib.cli", "run", "--params", "other.json", "-p", "learning_rate=2e-3"]
+    command = [
+        sys.executable,
+        "-m",
+        "seglib.cli",
+        "run",
+        "--params",
+        "other.json",
+        "-p",
+        "learning_rate=2e-3",
+    ]
     environment = os.environ | {"SEGLIB_ROOT": str(tmp_path)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
 
@@ -375,7 +407,9 @@ def test_the_real_notebooks_with_parameters_other_than_the_defaults(tmp_path):
     run = tmp_path / "artifacts/runs/other"
     used = json.loads((run / "params.json").read_text())
     assert used["learning_rate"] == 2e-3
-    again = check_chain(used)  # as `seglib run --params .../params.json --run again` gives it to the notebooks
+    again = check_chain(
+        used
+    )  # as `seglib run --params .../params.json --run again` gives it to the notebooks
     assert {name: value for share in again.values() for name, value in share.items()} == used
     assert values.items() <= used.items()
     assert (run / "checkpoints/best.pth").exists()

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seglib import chain, cli, fetch
-from seglib.chain import ChainError
+from seglib import cli
+from seglib import pipeline as chain
 from seglib.cli import main, parse, read_parameters
+from seglib.data import download as fetch
 from seglib.params import NOTEBOOKS, ParameterError, read_file
+from seglib.pipeline import ChainError
 from seglib.runs import write_json
 
 
@@ -53,8 +55,10 @@ def make_dataset(folder: Path, stored: int = 1) -> Path:
     return folder
 
 
-def recipe(folder: Path) -> None:
-    splits = "".join(f"  {s}: {{images: '{s}/images/*.png', masks: '{s}/masks/*.png'}}\n" for s in ("train", "val"))
+def config(folder: Path) -> None:
+    splits = "".join(
+        f"  {s}: {{images: '{s}/images/*.png', masks: '{s}/masks/*.png'}}\n" for s in ("train", "val")
+    )
     (folder / "dataset.yaml").write_text(f"name: tiny\nclasses: [ground, line]\nsplits:\n{splits}")
 
 
@@ -74,11 +78,16 @@ finally:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stdout.endswith("loaded: []\n")
-    assert all(name in done.stdout for name in ("demo", "run", "check", "evaluate", "compare", "init", "fetch", "lab"))
+    assert all(
+        name in done.stdout
+        for name in ("demo", "run", "check", "evaluate", "compare", "init", "fetch", "lab")
+    )
 
 
 def test_the_installed_command_is_this_module():
-    done = subprocess.run([sys.executable, "-m", "seglib.cli", "--version"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "seglib.cli", "--version"], capture_output=True, text=True, check=True
+    )
     assert done.stdout.startswith("seglib ")
 
 
@@ -187,7 +196,21 @@ def test_json_is_read_like_yaml(tmp_path):
 def test_run_gives_file_and_options_to_the_chain(root, calls, capsys):
     (root / "mine.yaml").write_text("dataset: data/mine\nepochs: 50\nlearning_rate: 3e-4\n")
     assert (
-        main(["run", "--params", "mine.yaml", "-p", "epochs=2", "-p", "split=val", "--from", "02_train", "--to", "3"])
+        main(
+            [
+                "run",
+                "--params",
+                "mine.yaml",
+                "-p",
+                "epochs=2",
+                "-p",
+                "split=val",
+                "--from",
+                "02_train",
+                "--to",
+                "3",
+            ]
+        )
         == 0
     )
     (call,) = calls
@@ -273,7 +296,7 @@ def test_a_failing_notebook_is_told_in_its_own_words(root, monkeypatch, capsys):
 @pytest.fixture
 def drawn(monkeypatch):
     """The demo datasets that were asked for; none is drawn here."""
-    from seglib import demo
+    from seglib.data import demo
 
     made = []
     monkeypatch.setattr(demo, "make_demo", lambda folder, broken=False: made.append((folder, broken)))
@@ -288,7 +311,7 @@ def test_the_demo_makes_its_dataset_and_runs_all_four(root, calls, drawn):
 
 
 def test_the_broken_demo_stops_in_01_and_lists_what_it_found(root, drawn, monkeypatch, capsys):
-    findings = ["severity,check,sample,split,detail,remedy"]
+    findings = ["severity,check,sample,split,detail,suggestion"]
     findings += [f"error,missing-mask,a{k},train,no mask for 'a{k}'.,Add it." for k in range(5)]
     findings += ["warning,blank-image,b,val,image 'b' is flat.,Look at it."]
 
@@ -299,7 +322,9 @@ def test_the_broken_demo_stops_in_01_and_lists_what_it_found(root, drawn, monkey
         path.parent.mkdir(parents=True)
         path.write_text("\n".join(findings))
         assert run == "demo_broken"  # not into the run of the sound demo
-        raise ChainError("01_data_check", "DatasetError: 5 errors:\n- no mask for 'a0'.", root / "01_data_check.ipynb")
+        raise ChainError(
+            "01_data_check", "DatasetError: 5 errors:\n- no mask for 'a0'.", root / "01_data_check.ipynb"
+        )
 
     monkeypatch.setattr(chain, "run_chain", run_chain)
     assert main(["demo", "--broken"]) == 1
@@ -319,20 +344,22 @@ def test_the_broken_demo_stops_in_01_and_lists_what_it_found(root, drawn, monkey
         "",
     ]
     # What is listed above is not said again.
-    assert captured.err.startswith("seglib: 01_data_check stopped: DatasetError: 5 errors.\nAs far as it came: ")
+    assert captured.err.startswith(
+        "seglib: 01_data_check stopped: DatasetError: 5 errors.\nAs far as it came: "
+    )
 
 
 # check, init, fetch, lab
 
 
 def test_check_tells_the_verdict_and_exits_by_it(root, capsys):
-    recipe(make_dataset(root / "mine"))
+    config(make_dataset(root / "mine"))
     assert main(["check", "mine"]) == 0
     out = capsys.readouterr().out
     assert "tiny: sound: 4 pairs, no errors" in out
     assert (root / "artifacts/data_check/tiny/findings.csv").exists()
 
-    recipe(make_dataset(root / "other", stored=7))
+    config(make_dataset(root / "other", stored=7))
     assert main(["check", str(root / "other")]) == 1
     out = capsys.readouterr().out
     assert "error    illegal-ids (4)" in out
@@ -340,23 +367,33 @@ def test_check_tells_the_verdict_and_exits_by_it(root, capsys):
 
 
 def test_check_takes_a_recipe_from_elsewhere(root, capsys):
-    recipe(make_dataset(root / "mine"))
+    config(make_dataset(root / "mine"))
     (root / "mine/dataset.yaml").rename(root / "tiny.yaml")
     assert main(["check", "mine"]) == 1
     assert "seglib init" in capsys.readouterr().err
-    assert main(["check", "mine", "--recipe", "tiny.yaml"]) == 0
+    assert main(["check", "mine", "--config", "tiny.yaml"]) == 0
 
 
 @pytest.mark.slow
 def test_predictions_are_scored_and_runs_compared(root, capsys):
-    recipe(make_dataset(root / "mine"))
+    config(make_dataset(root / "mine"))
     for name, step in (("worse", 2), ("better", 1)):
         (root / name).mkdir()
         for k in range(2):
             pred = np.array(Image.open(root / "mine/val/masks" / f"val{k}.png"))
             pred[::2, ::step] = 0
             Image.fromarray(pred if name == "better" else 1 - pred).save(root / name / f"val{k}.png")
-        command = ["evaluate", "--predictions", name, "--dataset", "mine", "--split", "val", "-p", "boundary_ratio=0.1"]
+        command = [
+            "evaluate",
+            "--predictions",
+            name,
+            "--dataset",
+            "mine",
+            "--split",
+            "val",
+            "-p",
+            "boundary_ratio=0.1",
+        ]
         assert main(command) == 0
         captured = capsys.readouterr()
         assert captured.out.startswith("2 images of val: mean IoU 0.")
@@ -368,7 +405,12 @@ def test_predictions_are_scored_and_runs_compared(root, capsys):
     assert "2 images fixed, 0 regressed" in told[-2]
     assert told[-1] == "Tables and picture: artifacts/runs/better/comparison/worse-val"
     folder = root / "artifacts/runs/better/comparison/worse-val"
-    assert {path.name for path in folder.iterdir()} == {"images.png", "per_class.csv", "per_image.csv", "summary.json"}
+    assert {path.name for path in folder.iterdir()} == {
+        "images.png",
+        "per_class.csv",
+        "per_image.csv",
+        "summary.json",
+    }
     assert main(["compare", "worse", "none", "--split", "val"]) == 1
     assert "run 'none' has no trained model" in capsys.readouterr().err
     (root / "worse/val1.png").unlink()
@@ -437,14 +479,36 @@ def test_every_parameter_can_be_given_by_option():
 
 
 def test_help_of_every_command(capsys):
-    for name in ("demo", "run", "check", "evaluate", "compare", "plant", "export", "import", "init", "fetch", "lab"):
+    for name in (
+        "demo",
+        "run",
+        "check",
+        "evaluate",
+        "compare",
+        "plant",
+        "export",
+        "import",
+        "init",
+        "fetch",
+        "lab",
+    ):
         with pytest.raises(SystemExit):
             cli.main([name, "--help"])
         assert f"usage: seglib {name}" in capsys.readouterr().out
 
 
 def test_plant(tiny_root, capsys):
-    asked = ["plant", "--dataset", "data/tiny", "--out", str(tiny_root / "copy"), "--splits", "train", "--share", "0.5"]
+    asked = [
+        "plant",
+        "--dataset",
+        "data/tiny",
+        "--out",
+        str(tiny_root / "copy"),
+        "--splits",
+        "train",
+        "--share",
+        "0.5",
+    ]
     assert main([*asked, "--kinds", "dark,noise"]) == 0
     assert "3 faults planted" in capsys.readouterr().out
     rows = (tiny_root / "copy" / "planted.csv").read_text(encoding="utf-8").splitlines()

@@ -14,22 +14,27 @@ from fnmatch import fnmatch
 import numpy as np
 import pytest
 
-from seglib import annotation, checks, cli, comparison, corrections, demo, report
-from seglib.analysis import analyse
-from seglib.checks import check_dataset
-from seglib.dataset import load_dataset
-from seglib.failures import export, find_failures
-from seglib.fetch import Source, _unpack
-from seglib.hardware import make_plan
-from seglib.inference import evaluate_run, open_evaluation
-from seglib.loading import pack
-from seglib.models import ModelSpec, build, load_checkpoint, save_checkpoint
+from seglib import cli
+from seglib.browser import report
+from seglib.checks import check as checks
+from seglib.checks.check import check_dataset
+from seglib.data import demo
+from seglib.data.dataset import load_dataset
+from seglib.data.download import Source, _unpack
+from seglib.data.inject import plant
+from seglib.evaluate import compare as comparison
+from seglib.evaluate.predict import evaluate_run, open_evaluation
+from seglib.failures import annotation, corrections
+from seglib.failures.analyse import analyse
+from seglib.failures.find import export, find_failures
+from seglib.failures.verdicts import VerdictBook
 from seglib.params import Evaluate
-from seglib.plant import plant
 from seglib.runs import Run, read_json, save_figure, write_csv
 from seglib.storage import StorageError, atomic_folder
-from seglib.training import fit, start_run
-from seglib.verdicts import VerdictBook
+from seglib.train.device import make_plan
+from seglib.train.fitting import fit, start_run
+from seglib.train.loader import build_cache
+from seglib.train.model import ModelSpec, build, load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -98,7 +103,9 @@ def held(root) -> dict[str, bytes]:
     """All files but those that are written anew at each start, and the digests that only save time."""
     files = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
     passing = ("*/environment.json", "artifacts/cache/tiny-????????.json")
-    return {name: path.read_bytes() for name, path in files.items() if not any(fnmatch(name, p) for p in passing)}
+    return {
+        name: path.read_bytes() for name, path in files.items() if not any(fnmatch(name, p) for p in passing)
+    }
 
 
 def failures(root):
@@ -125,7 +132,8 @@ def evaluated(work):
 def corrected(root):
     dataset = load_dataset("data/tiny")
     masks = [
-        (name, lambda shape: np.arange(np.prod(shape), dtype=np.uint8).reshape(shape) % 3) for name in ("0041", "0042")
+        (name, lambda shape: np.arange(np.prod(shape), dtype=np.uint8).reshape(shape) % 3)
+        for name in ("0041", "0042")
     ]
     return lambda: corrections._write(dataset, root / "corrected", masks)
 
@@ -151,7 +159,9 @@ def demo_dataset(root):
 
 def draft(root):
     (root / "data/tiny/dataset.yaml").rename(root / "data/tiny/kept.yaml")
-    return lambda: cli.parse(["init", str(root / "data/tiny")]).command(cli.parse(["init", str(root / "data/tiny")]))
+    return lambda: cli.parse(["init", str(root / "data/tiny")]).command(
+        cli.parse(["init", str(root / "data/tiny")])
+    )
 
 
 def verdict(root):
@@ -179,7 +189,10 @@ def trained_on(root):
     params = Train.check(read_json(Run.open("tiny").params) | {"epochs": 4})
     params = params.model_copy(update={"resume": True})
     run, dataset = Run.open("tiny"), load_dataset("data/tiny")
-    splits = pack(dataset, "train", cache="none"), pack(dataset, "val", original_masks=True, cache="none")
+    splits = (
+        build_cache(dataset, "train", cache="none"),
+        build_cache(dataset, "val", original_masks=True, cache="none"),
+    )
     model = build(ModelSpec(params.architecture, params.encoder, dataset.classes))
     return lambda: fit(run, model, *splits, params, make_plan("cpu", "fp32"))
 
@@ -194,7 +207,7 @@ KINDS = {
     "training": ("tiny/", trained_on),
     "history": ("history.csv", lambda root: lambda: write_csv(Run.open("tiny").history, _long_table())),
     "a new run": ("params.json", lambda root: lambda: start_run(_new_params())),
-    "cache": ("samples.bin", lambda root: lambda: pack(load_dataset("data/tiny"), "train", 30, cache="disk")),
+    "cache": ("samples.bin", lambda root: lambda: build_cache(load_dataset("data/tiny"), "train", 30, cache="disk")),
     "data check": ("data_check", lambda root: _checked(root)),
     "evaluation": ("test/", lambda root: lambda: evaluate_run(Run.open("tiny"), TEST)),
     "failures": ("test/", evaluated(lambda run, found: export(run, found, find_failures(found, 2.0)))),

@@ -18,11 +18,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from seglib.chain import ChainError, run_chain, step
 from seglib.claims import in_use
+from seglib.failures.verdicts import VerdictBook
 from seglib.params import check_chain
+from seglib.pipeline import ChainError, run_chain, step
 from seglib.runs import Run, read_json
-from seglib.verdicts import VerdictBook
 
 KILLS = int(os.environ.get("KILLS", "0"))
 SHARES = check_chain(
@@ -59,7 +59,9 @@ def run_notebook(number: str, kill_after: float | None = None) -> str:
 
     def kill() -> None:
         while not over.wait(0.02):
-            kernels = [p for p in psutil.Process().children() if "ipykernel_launcher" in " ".join(p.cmdline())]
+            kernels = [
+                p for p in psutil.Process().children() if "ipykernel_launcher" in " ".join(p.cmdline())
+            ]
             if kernels:
                 if not over.wait(kill_after):
                     with suppress(psutil.NoSuchProcess):  # it has just ended

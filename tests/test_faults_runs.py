@@ -8,19 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from seglib import chain, cli
+from seglib import cli
+from seglib import pipeline as chain
 from seglib.claims import InUseError
-from seglib.dataset import DatasetError, load_dataset
-from seglib.failures import export, find_failures
-from seglib.hardware import make_plan
-from seglib.inference import evaluate_run
-from seglib.loading import pack
-from seglib.models import ModelSpec, build, load_checkpoint
+from seglib.data.dataset import DatasetError, load_dataset
+from seglib.evaluate.predict import evaluate_run
+from seglib.failures.find import export, find_failures
+from seglib.failures.verdicts import VerdictBook
 from seglib.params import Evaluate
 from seglib.runs import Run, read_json, write_text
 from seglib.storage import StorageError
-from seglib.training import fit, start_run
-from seglib.verdicts import VerdictBook
+from seglib.train.device import make_plan
+from seglib.train.fitting import fit, start_run
+from seglib.train.loader import build_cache
+from seglib.train.model import ModelSpec, build, load_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +67,10 @@ def test_a_training_holds_its_run_from_the_start_to_the_end(tiny_root, tiny_para
     command = [sys.executable, "-c", take, run.training_claim]
     held = subprocess.run(command, capture_output=True, text=True)
     assert f"process {os.getpid()} on" in held.stderr
-    splits = pack(load_dataset("data/tiny"), "train"), pack(load_dataset("data/tiny"), "val", original_masks=True)
+    splits = (
+        build_cache(load_dataset("data/tiny"), "train"),
+        build_cache(load_dataset("data/tiny"), "val", original_masks=True),
+    )
     fit(run, model_of(params), *splits, params, make_plan("cpu", "fp32"))
     assert not run.training_claim.exists()
     assert subprocess.run(command, capture_output=True).returncode == 0
@@ -112,7 +116,12 @@ for k in range(20):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the trials fork")
 def test_killed_in_01_03_and_04(trained_root):
     """One kill each; set KILLS for a longer trial. What 02 does is killed in test_launch.py."""
-    command = [sys.executable, Path(__file__).parent / "kill_trials.py", trained_root, os.environ.get("KILLS", "1")]
+    command = [
+        sys.executable,
+        Path(__file__).parent / "kill_trials.py",
+        trained_root,
+        os.environ.get("KILLS", "1"),
+    ]
     settings = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
     done = subprocess.run(command, env=settings, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -124,7 +133,10 @@ def test_killed_in_01_03_and_04(trained_root):
 
 def test_a_run_folder_that_vanishes_while_it_is_trained(tiny_root, tiny_params):
     params = tiny_params(epochs=3)
-    splits = pack(load_dataset("data/tiny"), "train"), pack(load_dataset("data/tiny"), "val", original_masks=True)
+    splits = (
+        build_cache(load_dataset("data/tiny"), "train"),
+        build_cache(load_dataset("data/tiny"), "val", original_masks=True),
+    )
     run = start_run(params)
 
     def move(history):
@@ -180,7 +192,7 @@ def test_artifacts_that_vanish_leave_an_error_that_names_the_run(trained_root):
 
 def test_what_was_written_under_a_clock_that_went_back_is_new_all_the_same(tiny_root, capsys):
     path = tiny_root / "artifacts/data_check/tiny/findings.csv"
-    text = "severity,check,sample,split,detail,remedy\nerror,unreadable,a,train,{},Copy it again.\n"
+    text = "severity,check,sample,split,detail,suggestion\nerror,unreadable,a,train,{},Copy it again.\n"
     write_text(path, text.format("old"))
     before = cli._findings()
     assert not cli._print_new_findings(before)

@@ -25,7 +25,7 @@ HOUSE = {
         (("compiled",), TORCH | SHOW),
     ],
     1: [
-        (("dataset", "images", "pairing", "recipe", "draft", "fetch", "content"), TORCH | SHOW),
+        (("dataset", "images", "pairing", "config", "draft", "fetch", "content"), TORCH | SHOW),
         (("regions",), TORCH | SHOW),
         (("ahead",), TORCH | SHOW | {"numpy", "pandas"}),
         (
@@ -37,7 +37,10 @@ HOUSE = {
         ),
     ],
     2: [
-        (("demo", "demo_faults", "demo_scenes", "demo_canvas", "demo_paint", "faults", "plant"), TORCH | SHOW),
+        (
+            ("demo", "demo_faults", "demo_scenes", "demo_canvas", "demo_paint", "faults", "plant"),
+            TORCH | SHOW,
+        ),
         (
             (
                 *("checks", "inspection", "findings", "looks", "mask_checks"),
@@ -95,8 +98,12 @@ def imports(path: Path) -> tuple[set[str], set[str]]:
     inside, outside = set(), set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name}:{node.lineno}: write `from seglib.x import y`, not a relative import"
-            assert node.names[0].name != "*", f"{path.name}:{node.lineno}: a wildcard import hides what is used"
+            assert node.level == 0, (
+                f"{path.name}:{node.lineno}: write `from seglib.x import y`, not a relative import"
+            )
+            assert node.names[0].name != "*", (
+                f"{path.name}:{node.lineno}: a wildcard import hides what is used"
+            )
             names = [f"seglib.{a.name}" for a in node.names] if node.module == "seglib" else [node.module]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -129,10 +136,13 @@ def test_no_circle():
 
 
 @pytest.mark.parametrize(
-    "module", ["seglib", "seglib.classes", "seglib.runs", "seglib.params", "seglib.cli", "seglib.chain"]
+    "module",
+    ["seglib", "seglib.data.classes", "seglib.runs", "seglib.params", "seglib.cli", "seglib.pipeline"],
 )
 def test_light_modules_import_nothing_heavy(module):
     heavy = sorted(TORCH | SHOW | {"pandas", "scipy", "papermill", "nbconvert", "nbformat"})
     code = f"import sys, {module}; print(*[name for name in {heavy!r} if name in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert found == []

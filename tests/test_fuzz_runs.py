@@ -13,15 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_fuzz_texts import as_json, changed
 
-from seglib import chain, content, repeat, training
-from seglib.dataset import load_dataset, read_pair
-from seglib.inference import scoring_plan
-from seglib.loading import pack
-from seglib.plans import PRECISIONS
-from seglib.predictions import changed_since_training, run_dataset
+from seglib import pipeline as chain
+from seglib import repeat
+from seglib.data import fingerprint as content
+from seglib.data.dataset import load_dataset, read_pair
+from seglib.evaluate.predict import scoring_plan
+from seglib.evaluate.predictions import changed_since_training, run_dataset
 from seglib.runs import Run, read_json, write_json
-from seglib.trainer import read_steps
-from seglib.trials import Memory, Trial
+from seglib.train import fitting as training
+from seglib.train.loader import build_cache
+from seglib.train.plans import PRECISIONS
+from seglib.train.trainer import read_steps
+from seglib.train.trials import Memory, Trial
 
 pytestmark = pytest.mark.slow
 
@@ -41,10 +44,10 @@ def harm(data, path: Path) -> bytes:
 def test_caches(trained_root, data):
     """Whatever became of its files: every sample is what the dataset holds."""
     dataset = load_dataset("data/tiny")
-    pack(dataset, "train")
+    build_cache(dataset, "train")
     (folder,) = (trained_root / "artifacts/cache").glob("tiny-train-*")
     harm(data, folder / data.draw(st.sampled_from(["index.json", "samples.bin"])))
-    packed = pack(dataset, "train")
+    packed = build_cache(dataset, "train")
     assert packed.ids == dataset.split("train")["id"].tolist()
     for i, row in enumerate(dataset.split("train").itertuples()):
         image, mask = read_pair(dataset, row)
@@ -83,7 +86,9 @@ def test_histories(trained_root, data):
             repeat.compare(run.path / "before", "tiny")
         if any("identical" in line for line in said):
             now, then = (pd.read_csv(p, dtype=str) for p in (run.history, run.path / "before/history.csv"))
-            pd.testing.assert_frame_equal(*(t.drop(columns=list(repeat._TIMES), errors="ignore") for t in (now, then)))
+            pd.testing.assert_frame_equal(
+                *(t.drop(columns=list(repeat._TIMES), errors="ignore") for t in (now, then))
+            )
         assert all("by at most" not in line or float(line.split()[-1]) >= 0 for line in said)
     finally:
         run.history.write_bytes(whole)
@@ -111,7 +116,7 @@ def test_facts_of_a_run(trained_root, tiny_params, data):
     harm(data, path)
     dataset = load_dataset("data/tiny")
     for read in (
-        lambda: Run.open("tiny").foreign,
+        lambda: Run.open("tiny").external,
         lambda: run_dataset(run),
         lambda: scoring_plan(run, "cpu").precision in PRECISIONS or pytest.fail("no such precision"),
         lambda: repeat.prepare(run.params, read_json(run.params), {}),

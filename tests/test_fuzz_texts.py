@@ -13,16 +13,17 @@ from fuzzing import ANYTHING, NASTY, cases, damaged, is_ours, works_or_refuses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seglib import actions, brush
-from seglib.corrections import import_label_studio
-from seglib.dataset import load_dataset
+from seglib import actions
+from seglib.data.config import read_config
+from seglib.data.dataset import load_dataset
+from seglib.failures import brush
+from seglib.failures.corrections import import_label_studio
+from seglib.failures.thresholds import read_threshold
+from seglib.failures.verdicts import LONGEST, VERDICTS, VerdictBook
 from seglib.options import read_parameters
 from seglib.params import NOTEBOOKS, check_chain, read_file
 from seglib.reading import brief, load_yaml
-from seglib.recipe import read_recipe
 from seglib.runs import read_json
-from seglib.thresholds import read_threshold
-from seglib.verdicts import LONGEST, VERDICTS, VerdictBook
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +57,9 @@ ACTIONS = {
 }
 # YAML that PyYAML's own constructors stumble over, and what grows without bound.
 LAUGHS = "\n".join(["a: &a0 [x, x]"] + [f"b{k}: &a{k + 1} [{', '.join([f'*a{k}'] * 9)}]" for k in range(12)])
-MERGES = "\n".join(["a: &a0 {x: 1}"] + [f"b{k}: &a{k + 1} {{<<: [{', '.join([f'*a{k}'] * 9)}]}}" for k in range(12)])
+MERGES = "\n".join(
+    ["a: &a0 {x: 1}"] + [f"b{k}: &a{k + 1} {{<<: [{', '.join([f'*a{k}'] * 9)}]}}" for k in range(12)]
+)
 ODD = (
     LAUGHS, LAUGHS + "\nclasses: *a12", MERGES, "a: " + "[" * 3000, "? " * 2000, "classes: " + "9" * 5000, "classes: 0x" + "f" * 9000,
     "a: 2024-13-45", "a: !!timestamp x", "a: !!bool perhaps", "a: !!int x", "a: !!float x", "a: 0b_", "a: !!python/name:os.system",
@@ -103,7 +106,10 @@ def as_json(value) -> bytes:
 def texts(good: dict) -> st.SearchStrategy[bytes]:
     whole = yaml.safe_dump(good).encode()
     return st.one_of(
-        changed(good).map(as_yaml), damaged(whole), st.sampled_from(ODD).map(str.encode), st.binary(max_size=40)
+        changed(good).map(as_yaml),
+        damaged(whole),
+        st.sampled_from(ODD).map(str.encode),
+        st.binary(max_size=40),
     )
 
 
@@ -121,9 +127,9 @@ def place(tmp_path_factory):
 def test_dataset_yaml(place, text):
     (place / "dataset.yaml").write_bytes(text)
     with works_or_refuses():
-        recipe = read_recipe(place / "dataset.yaml")
-        assert all(name and name.strip() == name for name in recipe.classes)
-        json.dumps(recipe.class_map.to_dict()).encode()
+        config = read_config(place / "dataset.yaml")
+        assert all(name and name.strip() == name for name in config.classes)
+        json.dumps(config.class_map.to_dict()).encode()
         dataset = load_dataset(place, strict=False)
         dataset.samples.to_csv().encode()
 
@@ -162,7 +168,9 @@ def test_actions_yaml(place, text):
 
 @cases(60)
 @given(
-    data=damaged(json.dumps(PARAMS | {"predictions": "x", "more": [1, {"a": None}]}).encode(), b"[" * 9999, b"9" * 5000)
+    data=damaged(
+        json.dumps(PARAMS | {"predictions": "x", "more": [1, {"a": None}]}).encode(), b"[" * 9999, b"9" * 5000
+    )
 )
 def test_json_of_a_run(place, data):
     (place / "x.json").write_bytes(data)
@@ -191,7 +199,9 @@ CELLS = st.sampled_from((*NASTY, *VERDICTS, "x" * 140_000)) | st.text(max_size=2
 
 
 @cases(40)
-@given(notes=st.dictionaries(CELLS.filter(bool), st.tuples(st.sampled_from(["", *VERDICTS]), CELLS), max_size=4))
+@given(
+    notes=st.dictionaries(CELLS.filter(bool), st.tuples(st.sampled_from(["", *VERDICTS]), CELLS), max_size=4)
+)
 def test_verdicts_come_back_to_the_last_character(place, notes):
     path = place / "verdicts.csv"
     path.unlink(missing_ok=True)
@@ -219,7 +229,9 @@ GOOD = b'id,verdict,note,time\na,label wrong,"two\nlines",t\nb,ignore,,\n"c,d",m
 
 @cases(50)
 @given(
-    data=damaged(GOOD, b"\xef\xbb\xbf" + GOOD, GOOD.replace(b"\n", b"\r\n"), GOOD.replace(b"lines", b"\xe9\0" * 70_000))
+    data=damaged(
+        GOOD, b"\xef\xbb\xbf" + GOOD, GOOD.replace(b"\n", b"\r\n"), GOOD.replace(b"lines", b"\xe9\0" * 70_000)
+    )
 )
 def test_damaged_verdicts_lose_nothing(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("book") / "verdicts.csv"
@@ -233,7 +245,11 @@ def test_damaged_verdicts_lose_nothing(tmp_path_factory, data):
 
 
 def test_one_bad_row_costs_one_verdict(tmp_path):
-    for bad in (b"x,label wrong,caf\xe9,\n", b'x,label wrong,"a"b,\n', b"x,label wrong," + b"n" * 200_000 + b",\n"):
+    for bad in (
+        b"x,label wrong,caf\xe9,\n",
+        b'x,label wrong,"a"b,\n',
+        b"x,label wrong," + b"n" * 200_000 + b",\n",
+    ):
         path = tmp_path / "verdicts.csv"
         path.write_bytes(b"id,verdict,note,time\na,ignore,,\n" + bad + b"b,ambiguous,,\n")
         book = VerdictBook(path)
@@ -292,10 +308,10 @@ def test_run_lengths(rle):
 
 def test_what_is_shown_of_a_bomb_is_short(tmp_path):
     for text, reader in (
-        (LAUGHS + "\nclasses: *a12\nsplits: {train: {images: *a12, masks: *a12}}", read_recipe),
+        (LAUGHS + "\nclasses: *a12\nsplits: {train: {images: *a12, masks: *a12}}", read_config),
         (LAUGHS + "\nrun: *a12\nepochs: *a12", lambda path: check_chain(read_file(path))),
         (LAUGHS + "\nexclude: *a12\nrelabel: [*a12]", actions.read),
-        ("*a12: 1\n", read_recipe),
+        ("*a12: 1\n", read_config),
     ):
         (tmp_path / "bomb.yaml").write_text(text)
         with pytest.raises(ValueError) as error:  # noqa: PT011

@@ -81,13 +81,17 @@ def test_it_opens_with_a_title_and_ends_with_words(notebook):
     first, last = notebook.cells[0], notebook.cells[-1]
     assert first.cell_type == last.cell_type == "markdown"
     assert re.match(r"# \S", first.source)
-    assert not re.search(r"^# ", "\n".join(c.source for c in notebook.cells[1:] if c.cell_type == "markdown"), re.M)
+    assert not re.search(
+        r"^# ", "\n".join(c.source for c in notebook.cells[1:] if c.cell_type == "markdown"), re.M
+    )
 
 
 def test_it_links_to_what_is_there(notebook):
     words = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     links = re.findall(r"\]\((?!https?:|#|attachment:)([^)#\s]+)", words)
-    missing = [link for link in links if not (FOLDER / link).exists() and not link.startswith("../artifacts/")]
+    missing = [
+        link for link in links if not (FOLDER / link).exists() and not link.startswith("../artifacts/")
+    ]
     assert not missing
 
 
@@ -95,7 +99,9 @@ def test_its_parameters_are_those_of_the_model(name, code):
     (cell,) = parameters(code)
     assigned = {}
     for node in tree(cell).body:
-        assert isinstance(node, ast.AnnAssign), f"expected `name: type = default  # meaning`, got {ast.unparse(node)!r}"
+        assert isinstance(node, ast.AnnAssign), (
+            f"expected `name: type = default  # meaning`, got {ast.unparse(node)!r}"
+        )
         assigned[node.target.id] = (ast.unparse(node.annotation), ast.literal_eval(node.value))
     fields = NOTEBOOKS[name].model_fields
     expected = {field: (written(info.annotation), info.default) for field, info in fields.items()}
@@ -109,7 +115,9 @@ def test_its_parameters_are_those_of_the_model(name, code):
 def test_papermill_explains_every_parameter(name):
     seen = inspect_notebook(FOLDER / f"{name}.ipynb")
     assert list(seen) == list(NOTEBOOKS[name].model_fields)
-    assert not [parameter for parameter, info in seen.items() if not info["help"].strip()], "without a trailing comment"
+    assert not [parameter for parameter, info in seen.items() if not info["help"].strip()], (
+        "without a trailing comment"
+    )
     assert not [parameter for parameter, info in seen.items() if info["inferred_type_name"] == "None"]
 
 
@@ -117,14 +125,18 @@ def test_it_was_executed_in_order_and_without_errors(code):
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     outputs = [output for cell in code for output in cell.outputs]
     assert not [output.ename for output in outputs if output.output_type == "error"]
-    assert not [output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"]
+    assert not [
+        output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"
+    ]
 
 
 def test_it_defines_nothing_and_its_cells_are_short(code):
     for cell in code:
         nodes = list(ast.walk(tree(cell)))
         assert not [
-            n for n in nodes if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda))
+            n
+            for n in nodes
+            if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda))
         ]
         assert not [n for n in nodes if isinstance(n, ast.ImportFrom) and n.names[0].name == "*"]
         assert cell.source.strip(), "an empty cell"
@@ -146,8 +158,12 @@ def test_it_is_no_trace_of_one_execution(notebook):
     assert notebook.metadata.kernelspec.name == "python3"
     assert "papermill" not in notebook.metadata
     for cell in notebook.cells:
-        assert set(tags(cell)) <= TAGS, f"unknown tags {sorted(set(tags(cell)) - TAGS)} (a misspelt one does nothing)"
-        assert not {"papermill", "execution"} & set(cell.metadata), "times of one execution: use `make notebooks`"
+        assert set(tags(cell)) <= TAGS, (
+            f"unknown tags {sorted(set(tags(cell)) - TAGS)} (a misspelt one does nothing)"
+        )
+        assert not {"papermill", "execution"} & set(cell.metadata), (
+            "times of one execution: use `make notebooks`"
+        )
 
 
 @pytest.mark.parametrize(

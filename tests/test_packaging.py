@@ -44,7 +44,9 @@ def named(requirements: list[str]) -> set[str]:
     for requirement in requirements:
         name, extras = re.match(r"([\w.-]+)(?:\[([\w,]+)\])?", requirement).groups()
         if name == "seglib":
-            names |= named([r for extra in extras.split(",") for r in PROJECT["optional-dependencies"][extra]])
+            names |= named(
+                [r for extra in extras.split(",") for r in PROJECT["optional-dependencies"][extra]]
+            )
         else:
             names.add(normal(name))
     return names
@@ -75,16 +77,23 @@ def distributions(tops: set[str]) -> set[str]:
 
 
 def in_package() -> set[str]:
-    return set().union(*(imported(path.read_text(encoding="utf-8")) for path in (ROOT / "seglib").glob("*.py")))
+    return set().union(
+        *(imported(path.read_text(encoding="utf-8")) for path in (ROOT / "seglib").glob("*.py"))
+    )
 
 
 def in_tests() -> set[str]:
     local = {path.stem for path in (ROOT / "tests").glob("*.py")}
-    return set().union(*(imported(path.read_text(encoding="utf-8")) for path in (ROOT / "tests").glob("*.py"))) - local
+    return (
+        set().union(*(imported(path.read_text(encoding="utf-8")) for path in (ROOT / "tests").glob("*.py")))
+        - local
+    )
 
 
 def in_notebooks() -> set[str]:
-    cells = [c for path in (ROOT / "notebooks").glob("*.ipynb") for c in nbformat.read(path, as_version=4).cells]
+    cells = [
+        c for path in (ROOT / "notebooks").glob("*.ipynb") for c in nbformat.read(path, as_version=4).cells
+    ]
     return set().union(*(imported(c.source) for c in cells if c.cell_type == "code"))
 
 
@@ -104,10 +113,14 @@ def test_what_the_tests_import_is_declared():
 def test_no_dependency_without_need():
     used = distributions(in_package() | in_notebooks())
     idle = RUNTIME - used - set(INVOKED)
-    assert not idle, f"declared, but neither imported by seglib and its notebooks nor explained here: {sorted(idle)}"
+    assert not idle, (
+        f"declared, but neither imported by seglib and its notebooks nor explained here: {sorted(idle)}"
+    )
     idle = set().union(*EXTRAS.values()) - used - distributions(in_tests()) - set(INVOKED)
     assert not idle, f"in an extra, but neither imported nor explained here: {sorted(idle)}"
-    assert not set(INVOKED) - RUNTIME - set().union(*EXTRAS.values()), "explained here, but no dependency any more"
+    assert not set(INVOKED) - RUNTIME - set().union(*EXTRAS.values()), (
+        "explained here, but no dependency any more"
+    )
 
 
 def test_every_requirement_has_a_lower_bound_and_only_the_formatter_an_upper_one():
@@ -130,7 +143,11 @@ def test_conda_gets_its_dependencies_from_pyproject():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     assert environment["name"] == PROJECT["name"]
     assert environment["channels"] == ["conda-forge"]
-    assert environment["dependencies"] == [f"python{PROJECT['requires-python']}", "pip", {"pip": ["-e .[test]"]}]
+    assert environment["dependencies"] == [
+        f"python{PROJECT['requires-python']}",
+        "pip",
+        {"pip": ["-e .[test]"]},
+    ]
 
 
 def test_every_module_is_packaged():
@@ -139,7 +156,9 @@ def test_every_module_is_packaged():
     assert set(tool["setuptools"]["packages"]) == inner
     files = [p for p in (ROOT / "seglib").rglob("*") if p.is_file() and p.parent.name != "__pycache__"]
     data = {p.suffix for p in files} - {".py"}
-    globs = {Path(glob).suffix for globs in tool["setuptools"].get("package-data", {}).values() for glob in globs}
+    globs = {
+        Path(glob).suffix for globs in tool["setuptools"].get("package-data", {}).values() for glob in globs
+    }
     assert data <= globs, f"files that an installed seglib would lack: {sorted(data - globs)}"
 
 
@@ -174,7 +193,9 @@ def understood(arguments: list[str]) -> bool:
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_seglib_commands_that_a_document_names_are_understood(name, capsys):
     for line in re.findall(r"^(?:\$ )?seglib (.*)", blocks(name), re.M):
-        arguments = [re.sub(r"^\.\.\.$", "x=1", a) for a in shlex.split(line.replace("[", "").replace("]", ""))]
+        arguments = [
+            re.sub(r"^\.\.\.$", "x=1", a) for a in shlex.split(line.replace("[", "").replace("]", ""))
+        ]
         assert understood(arguments), f"{name}: `seglib {line}`: {capsys.readouterr().err}"
 
 
@@ -187,7 +208,7 @@ def test_files_that_a_document_names_exist(name):
     )
     missing = [link for link in links if not (here / link).exists()]
     assert not missing, f"{name} links to what is not there: {missing}"
-    files = set(re.findall(r"\b(?:notebooks|params|seglib|data/recipes)/[\w.-]+\.(?:ipynb|yaml|py)\b", text))
+    files = set(re.findall(r"\b(?:notebooks|params|seglib|data/configs)/[\w.-]+\.(?:ipynb|yaml|py)\b", text))
     files -= {f for f in files if "0N" in f}
     assert not [f for f in files if not (ROOT / f).exists()]
 

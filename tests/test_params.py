@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seglib.params import NOTEBOOKS, DataCheck, Evaluate, Failures, ParameterError, Train, check_chain, read_file
+from seglib.params import (
+    NOTEBOOKS,
+    DataCheck,
+    Evaluate,
+    Failures,
+    ParameterError,
+    Train,
+    check_chain,
+    read_file,
+)
 
 
 @pytest.mark.parametrize("model", NOTEBOOKS.values())
@@ -76,7 +85,9 @@ def test_what_is_wrong_is_named_with_its_value(model, values, told):
 
 
 def test_every_fault_is_named_at_once():
-    with pytest.raises(ParameterError, match=r"epochs = 0: .*; batch_size = -1: .*; unknown parameter 'flop'"):
+    with pytest.raises(
+        ParameterError, match=r"epochs = 0: .*; batch_size = -1: .*; unknown parameter 'flop'"
+    ):
         Train.check({"epochs": 0, "batch_size": -1, "flop": 1})
 
 
@@ -98,7 +109,9 @@ def test_values_bent_on_the_way_are_straightened(name, bent, value):
 
 
 def test_the_chain_gives_each_notebook_its_share():
-    shares = check_chain({"dataset": "data/mine", "run": "mine", "split": "val", "epochs": "3", "threshold": 0.4})
+    shares = check_chain(
+        {"dataset": "data/mine", "run": "mine", "split": "val", "epochs": "3", "threshold": 0.4}
+    )
     assert shares == {
         "01_data_check": {"dataset": "data/mine"},
         "02_train": {"run": "mine", "dataset": "data/mine", "epochs": 3},
@@ -112,7 +125,9 @@ def test_a_chain_without_parameters_is_the_demo():
 
 
 def test_a_misspelt_name_gets_a_suggestion():
-    with pytest.raises(ParameterError, match=r"'tresholds' \(did you mean 'threshold'\?\), 'zzz'\. Known: absent, "):
+    with pytest.raises(
+        ParameterError, match=r"'tresholds' \(did you mean 'threshold'\?\), 'zzz'\. Known: absent, "
+    ):
         check_chain({"zzz": 1, "tresholds": 0.5, "epochs": 3})
 
 
@@ -122,7 +137,11 @@ def test_a_bad_value_is_refused_whichever_notebook_it_is_for():
 
 
 VALUES = (
-    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "x", "auto", "1e-4", "nan", "-1"])
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from(["", "x", "auto", "1e-4", "nan", "-1"])
 )
 
 
@@ -139,7 +158,9 @@ def test_scales_are_read_from_text():
     assert Evaluate(scale_tta="0.75, 1.25 1").scales == (1.0, 0.75, 1.25)
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])  # editors on Windows; PowerShell's redirection
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16"]
+)  # editors on Windows; PowerShell's redirection
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_a_parameter_file_is_read_as_windows_writes_it(tmp_path, encoding, end):
     path = tmp_path / "mine.yaml"

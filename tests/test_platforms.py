@@ -19,11 +19,14 @@ import pytest
 import yaml
 from PIL import Image
 
-from seglib import analysis, inference, report, runs, storage
-from seglib.dataset import DatasetError, load_dataset
-from seglib.failures import find_failures
+from seglib import runs, storage
+from seglib.browser import report
+from seglib.data.config import Split
+from seglib.data.dataset import DatasetError, load_dataset
+from seglib.evaluate import predict as inference
+from seglib.failures import analyse as analysis
+from seglib.failures.find import find_failures
 from seglib.params import Evaluate
-from seglib.recipe import Split
 from seglib.runs import Run, read_json, read_written, write_json, write_text
 
 pytestmark = pytest.mark.slow
@@ -135,7 +138,9 @@ def test_text_is_read_and_written_in_a_named_encoding():
             text = opens and not any("b" in mode for mode in modes)
             text |= given.get("text") == "True" or name == "read_text"
             text |= (
-                name == "write_text" and isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value) != "runs"
+                name == "write_text"
+                and isinstance(call.func, ast.Attribute)
+                and ast.unparse(call.func.value) != "runs"
             )
             faults += [place] * (text and "encoding" not in given)
     assert not faults
@@ -179,11 +184,15 @@ def test_every_module_is_imported_where_these_are_missing(monkeypatch):
 
 def make(folder: Path, names: list[str], splits: tuple[str, ...] = ("train",), **more: dict) -> Path:
     """A dataset with these names in each split; `more` splits stand in its recipe alone."""
-    for path in (folder / s / kind / f"{name}.png" for s in splits for kind in ("images", "masks") for name in names):
+    for path in (
+        folder / s / kind / f"{name}.png" for s in splits for kind in ("images", "masks") for name in names
+    ):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.zeros((4, 4, 3) if path.parent.name == "images" else (4, 4), np.uint8)).save(path)
     listed = {s: {"images": f"{s}/images/*.png", "masks": f"{s}/masks/*.png"} for s in splits} | more
-    (folder / "dataset.yaml").write_text(yaml.safe_dump({"classes": ["a", "b"], "splits": listed}), encoding="utf-8")
+    (folder / "dataset.yaml").write_text(
+        yaml.safe_dump({"classes": ["a", "b"], "splits": listed}), encoding="utf-8"
+    )
     return folder
 
 
@@ -191,7 +200,9 @@ def make(folder: Path, names: list[str], splits: tuple[str, ...] = ("train",), *
 def test_ids_may_be_file_names_everywhere(tmp_path):
     names = ["con", "NUL", "com1.left", "aux ", "console", "a:b", 'q"<>|?*', "dot.", "space "]
     ids = load_dataset(make(tmp_path, names)).samples["id"].tolist()
-    assert sorted(ids) == sorted(["_con", "_NUL", "_com1.left", "_aux ", "console", "a_b", "q______", "dot.", "space "])
+    assert sorted(ids) == sorted(
+        ["_con", "_NUL", "_com1.left", "_aux ", "console", "a_b", "q______", "dot.", "space "]
+    )
     for name in ids:  # with .png behind them, as everything is that seglib names by an id
         assert not re.match(r"(?i)(con|prn|aux|nul|(com|lpt)\d) *\.", f"{name}.png")
         assert not re.search(r'[<>:"|?*\\/\x00-\x1f]|[. ]$', f"{name}.png")
@@ -226,13 +237,17 @@ def test_accents_pair_however_a_system_writes_them(tmp_path):
     assert load_dataset(tmp_path).samples["id"].tolist() == ["b"]
 
 
-@pytest.mark.parametrize("path", ["C:/data/*.png", "c:data/*.png", "a\\b.png", "//server/share/*.png", "/data/*.png"])
+@pytest.mark.parametrize(
+    "path", ["C:/data/*.png", "c:data/*.png", "a\\b.png", "//server/share/*.png", "/data/*.png"]
+)
 def test_a_recipe_names_nothing_by_drive_or_server(path):
     with pytest.raises(ValueError, match="relative to the dataset's folder"):
         Split(images=path, masks="m/*.png")
 
 
-@pytest.mark.parametrize("name", ["C:", "a:b", "a\\b", "a/b", "con", "Lpt1.txt", "run.", "run ", ".run", "ä", ""])
+@pytest.mark.parametrize(
+    "name", ["C:", "a:b", "a\\b", "a/b", "con", "Lpt1.txt", "run.", "run ", ".run", "ä", ""]
+)
 def test_a_run_is_called_nothing_that_a_folder_cannot_be_called(name):
     with pytest.raises(ValueError, match="run name"):
         runs.check_name(name)
@@ -256,7 +271,11 @@ def test_a_run_in_folders_with_spaces_and_unicode(trained_root, tmp_path, monkey
     result = analysis.analyse(run, evaluation, found)
     ids = {"Bild ä 1", "交差点", "100% #1 [x] & 'y'", "0042"}
     assert set(evaluation.per_image["id"]) == ids
-    assert set(result.failures["id"]) == {path.stem for path in (result.folder / "overlays").glob("*.png")} <= ids
+    assert (
+        set(result.failures["id"])
+        == {path.stem for path in (result.folder / "overlays").glob("*.png")}
+        <= ids
+    )
     page = report.write_report(result.folder, evaluation.classes, "x", "", 4).read_text(encoding="utf-8")
     assert "交差点" in page
 
@@ -274,8 +293,8 @@ def test_what_people_write_is_read_whichever_editor_they_have(tmp_path, encoding
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_recipes_and_lists_of_ids_are_read_as_windows_writes_them(tmp_path, encoding):
     make(tmp_path, ["ä", "b"], val={"ids": "val.txt"})
-    recipe = (tmp_path / "dataset.yaml").read_text(encoding="utf-8")
-    (tmp_path / "dataset.yaml").write_bytes(recipe.replace("\n", "\r\n").encode(encoding))
+    config = (tmp_path / "dataset.yaml").read_text(encoding="utf-8")
+    (tmp_path / "dataset.yaml").write_bytes(config.replace("\n", "\r\n").encode(encoding))
     (tmp_path / "val.txt").write_bytes("ä\r\n".encode(encoding))
     samples = load_dataset(tmp_path).samples
     assert dict(zip(samples["id"], samples["split"], strict=True)) == {"b": "train", "ä": "val"}
@@ -283,7 +302,9 @@ def test_recipes_and_lists_of_ids_are_read_as_windows_writes_them(tmp_path, enco
 
 def test_a_terminal_that_lacks_a_character_ends_no_command(trained_root):
     (trained_root / "data/tiny/test/masks/0041.png").unlink()
-    (trained_root / "data/tiny/test/images/0041.png").rename(trained_root / "data/tiny/test/images/交差点.png")
+    (trained_root / "data/tiny/test/images/0041.png").rename(
+        trained_root / "data/tiny/test/images/交差点.png"
+    )
     command = [sys.executable, "-m", "seglib.cli", "check", "data/tiny"]
     environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
     done = subprocess.run(command, env=environment, capture_output=True, encoding="cp1252")

@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 
 from seglib import cli, repeat
-from seglib.dataset import load_dataset
-from seglib.loading import pack
-from seglib.machine import Machine
-from seglib.models import ModelSpec, build, load_checkpoint
+from seglib.data.dataset import load_dataset
 from seglib.params import Train, check_chain
 from seglib.runs import Run, environment, read_json, write_json
-from seglib.training import fit, start_run
-from seglib.trials import plan_training
+from seglib.train.fitting import fit, start_run
+from seglib.train.loader import build_cache
+from seglib.train.machine import Machine
+from seglib.train.model import ModelSpec, build, load_checkpoint
+from seglib.train.trials import plan_training
 
 TIMES = ["seconds", "seconds_left", "images_per_second"]
 
@@ -30,7 +30,8 @@ def train(params: Train) -> Run:
     """What 02 does."""
     dataset = load_dataset(params.dataset)
     splits = [
-        pack(dataset, s, params.long_side, original_masks=s == "val", cache=params.cache) for s in ("train", "val")
+        build_cache(dataset, s, params.long_side, original_masks=s == "val", cache=params.cache)
+        for s in ("train", "val")
     ]
     run = start_run(params)
     torch.manual_seed(params.seed)
@@ -43,7 +44,8 @@ def same(first: Run, second: Run) -> None:
     """Equal to the last bit: history, steps and every weight."""
     for table in ("history", "steps"):
         a, b = (
-            pd.read_csv(getattr(run, table), dtype=str).drop(columns=TIMES, errors="ignore") for run in (first, second)
+            pd.read_csv(getattr(run, table), dtype=str).drop(columns=TIMES, errors="ignore")
+            for run in (first, second)
         )
         pd.testing.assert_frame_equal(a, b)
     for name in ("best_checkpoint", "last_checkpoint"):
@@ -57,7 +59,15 @@ def test_a_run_repeats_to_the_last_bit_here_and_through_papermill(
     tiny_root, tiny_params, tmp_path, monkeypatch, capsys
 ):
     # Every random part of a training is on; precision and memory format are found by trial.
-    how = {"precision": "auto", "blur": 0.5, "noise": 0.5, "darkness": 0.3, "haze": 0.3, "seed": 7, "epochs": 2}
+    how = {
+        "precision": "auto",
+        "blur": 0.5,
+        "noise": 0.5,
+        "darkness": 0.3,
+        "haze": 0.3,
+        "seed": 7,
+        "epochs": 2,
+    }
     first, second = train(tiny_params(**how)), train(tiny_params(run="second", **how))
     same(first, second)
 
@@ -104,7 +114,9 @@ def test_the_run_folder_holds_what_repeats_it(kept, capsys):
     assert (values["split"], values["threshold"]) == ("val", 0.4)
     plan = facts["plan"]
     assert (values["device"], values["threads"], values["processes"]) == ("cpu", plan["threads"], 1)
-    assert not {"auto", ""} & {values[name] for name in ("device", "precision", "memory_format", "compile", "cache")}
+    assert not {"auto", ""} & {
+        values[name] for name in ("device", "precision", "memory_format", "compile", "cache")
+    }
     assert check_chain(values)["02_train"]["micro_batch"] == plan["micro_batch"]
 
 
@@ -154,7 +166,9 @@ def test_the_actions_are_those_that_the_run_kept_and_resume_is_dropped(kept, tra
     values, told = prepared(kept, capsys)
     assert values["actions"] == "artifacts/runs/tiny/actions.yaml"
     assert "resume" not in values
-    assert "train: 2 files are gone" in told  # without t01 it is another training set than the one of environment.json
+    assert (
+        "train: 2 files are gone" in told
+    )  # without t01 it is another training set than the one of environment.json
 
 
 def test_only_the_parameters_of_a_run_are_repeated(kept, trained_root, monkeypatch, capsys):

@@ -16,11 +16,11 @@ from seglib.runs import (
     Run,
     atomic_path,
     check_name,
+    display_path,
     environment,
     project_root,
     read_json,
-    resolve,
-    shown,
+    resolve_path,
     write_csv,
     write_json,
     write_text,
@@ -75,15 +75,15 @@ def test_an_installed_package_finds_the_folder_above_the_caller(monkeypatch, tmp
 
 def test_relative_paths_stand_on_the_root_and_absolute_ones_alone(root, monkeypatch, tmp_path_factory):
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
-    assert resolve("data/demo") == root / "data/demo"
-    assert resolve(root / "x") == root / "x"
-    assert resolve("~/x") == Path.home() / "x"
+    assert resolve_path("data/demo") == root / "data/demo"
+    assert resolve_path(root / "x") == root / "x"
+    assert resolve_path("~/x") == Path.home() / "x"
 
 
 def test_shown_paths_tell_nothing_of_the_machine(root):
-    assert shown(root / "artifacts" / "runs" / "demo") == "artifacts/runs/demo"
+    assert display_path(root / "artifacts" / "runs" / "demo") == "artifacts/runs/demo"
     outside = root.parent / "far" / "away" / "set"
-    assert shown(outside) == ".../away/set"
+    assert display_path(outside) == ".../away/set"
 
 
 # names
@@ -158,7 +158,14 @@ def test_json_is_plain_whatever_went_in(tmp_path):
         3: (1, {2}),
     }
     path = write_json(tmp_path / "a.json", data)
-    assert read_json(path) == {"iou": 0.5, "ids": [0, 1], "nan": None, "inf": None, "path": "a/b", "3": [1, [2]]}
+    assert read_json(path) == {
+        "iou": 0.5,
+        "ids": [0, 1],
+        "nan": None,
+        "inf": None,
+        "path": "a/b",
+        "3": [1, [2]],
+    }
     assert "NaN" not in path.read_text()
 
 

@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 
 from seglib import claims, storage
-from seglib.claims import InUseError, claim, claimed, in_use, rebuilt, release
+from seglib.claims import InUseError, claim, in_use, lock, release, replace_folder
 from seglib.runs import write_json, write_text
 from seglib.storage import StorageError, atomic_folder, atomic_path, storing
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
 
 
 # atomic_path
@@ -47,7 +49,10 @@ def test_a_writer_that_names_no_reason_had_no_room(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="unexpected pos"), atomic_path(path):
         raise RuntimeError("unexpected pos 576 vs 534")
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
-    with pytest.raises(StorageError, match=r"a\.pth could not be written: the disk is full"), atomic_path(path):
+    with (
+        pytest.raises(StorageError, match=r"a\.pth could not be written: the disk is full"),
+        atomic_path(path),
+    ):
         raise RuntimeError("unexpected pos 576 vs 534")
 
 
@@ -71,7 +76,10 @@ def test_errors_of_other_files_and_of_the_caller_stay_what_they_are(tmp_path):
 
 def test_a_folder_that_vanishes_while_it_is_written_to(tmp_path):
     path = tmp_path / "run" / "a.txt"
-    with pytest.raises(StorageError, match=r"a\.txt could not be written: its folder vanished"), atomic_path(path):
+    with (
+        pytest.raises(StorageError, match=r"a\.txt could not be written: its folder vanished"),
+        atomic_path(path),
+    ):
         shutil.rmtree(path.parent)
 
 
@@ -87,7 +95,9 @@ def test_a_read_only_folder(tmp_path):
     if os.geteuid():
         path.parent.chmod(0o555)
         undo = lambda: path.parent.chmod(0o755)  # noqa: E731
-    elif subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", path.parent], capture_output=True).returncode:
+    elif subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", path.parent], capture_output=True
+    ).returncode:
         pytest.skip("root writes everywhere, and nothing can be mounted here")
     else:
         undo = lambda: subprocess.run(["umount", path.parent], check=True)  # noqa: E731
@@ -117,7 +127,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
 
 
 def write_result(folder, text, stop=False):
-    with rebuilt(folder, ("old.csv", "pictures"), last="done.json") as new:
+    with replace_folder(folder, ("old.csv", "pictures"), last="done.json") as new:
         write_text(new / "pictures" / f"{text}.txt", text)
         write_text(new / "table.csv", text)
         if stop:
@@ -150,7 +160,7 @@ def test_what_a_killed_process_left_in_a_rebuilt_folder_goes(tmp_path):
 
 def test_a_folder_that_was_deleted_while_it_was_rebuilt_is_not_put_in_place(tmp_path):
     def work():
-        with rebuilt(tmp_path / "run", (), last="done.json") as new:
+        with replace_folder(tmp_path / "run", (), last="done.json") as new:
             write_text(new / "a.txt", "x")
             shutil.rmtree(tmp_path / "run")
             write_text(new / "done.json", "x")
@@ -198,7 +208,7 @@ def test_a_claim_keeps_others_out_and_dies_with_its_process(other):
     process.wait()
     assert path.exists(), "left behind, and claims nothing"
     assert not in_use(path)
-    with claimed(path, "training"):
+    with lock(path, "training"):
         assert in_use(path)
         claim(path, "training")  # once more does no harm
     assert not path.exists()
@@ -208,14 +218,14 @@ def test_a_claim_keeps_others_out_and_dies_with_its_process(other):
 def test_a_claim_waits_for_another_that_ends(other):
     process, path = other
     process.terminate()
-    with claimed(path, "training", wait=20):
+    with lock(path, "training", wait=20):
         assert in_use(path)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 3}'])
 def test_a_claim_file_without_an_owner_is_taken(tmp_path, content):
     (tmp_path / ".training").write_text(content)
-    with claimed(tmp_path / ".training", "training"):
+    with lock(tmp_path / ".training", "training"):
         assert in_use(tmp_path / ".training")
 
 
@@ -227,5 +237,5 @@ def test_a_disk_without_locks_keeps_nobody_from_working(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(claims.fcntl, "flock", refuse)
-    with claimed(tmp_path / ".training", "training"):
+    with lock(tmp_path / ".training", "training"):
         pass

@@ -17,20 +17,20 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import seglib
-from seglib import checks
-from seglib.annotation import export_cvat, export_label_studio
-from seglib.classes import ClassMap
-from seglib.dataset import DatasetError, load_dataset, read_mask
-from seglib.draft import draft_dataset
-from seglib.evaluation import evaluate_predictions, open_evaluation
-from seglib.exports import read_spreadsheet, write_spreadsheet
-from seglib.failures import export, find_failures
-from seglib.layers import pack_layers
+from seglib.browser.layers import pack_layers
+from seglib.browser.report import write_report
+from seglib.checks import check as checks
+from seglib.data.classes import ClassMap
+from seglib.data.dataset import DatasetError, load_dataset, read_mask
+from seglib.data.init import draft_dataset
+from seglib.data.inject import plant
+from seglib.evaluate.evaluation import evaluate_predictions, open_evaluation
+from seglib.evaluate.predictions import save_ids
+from seglib.failures.annotation import export_cvat, export_label_studio
+from seglib.failures.exports import read_spreadsheet, write_spreadsheet
+from seglib.failures.find import export, find_failures
 from seglib.params import Evaluate
-from seglib.plant import plant
-from seglib.predictions import save_ids
 from seglib.reading import is_plain
-from seglib.report import write_report
 from seglib.runs import Run
 
 pytestmark = pytest.mark.slow
@@ -123,7 +123,11 @@ def test_hostile_names_of_files(root, tmp_path):
 
 
 @cases(5)
-@given(names=st.lists(st.text(min_size=1, max_size=60) | st.sampled_from(NASTY), min_size=1, max_size=5, unique=True))
+@given(
+    names=st.lists(
+        st.text(min_size=1, max_size=60) | st.sampled_from(NASTY), min_size=1, max_size=5, unique=True
+    )
+)
 def test_any_names_of_files(tmp_path_factory, names):
     folder = tmp_path_factory.mktemp("set")
     write(folder, [name for name in names if can_be_a_file(name)])
@@ -140,7 +144,9 @@ def test_any_names_of_files(tmp_path_factory, names):
 
 def test_hostile_names_of_classes(root, tmp_path):
     good = [
-        name for name in NASTY if name and name == name.strip() and is_plain(name) and name != "id" and len(name) < 999
+        name
+        for name in NASTY
+        if name and name == name.strip() and is_plain(name) and name != "id" and len(name) < 999
     ]
     write(root / "data" / "set", ["one", "two"], ", ".join(map(json.dumps, good)))
     table = through_everything(root, tmp_path)
@@ -151,7 +157,9 @@ def test_hostile_names_of_classes(root, tmp_path):
     for name in NASTY:
         if name not in good and name != "id" and len(name) < 999:
             text = json.dumps(name)
-            (root / "data" / "set" / "dataset.yaml").write_text(RECIPE.format(classes=f"a, {text}"), encoding="utf-8")
+            (root / "data" / "set" / "dataset.yaml").write_text(
+                RECIPE.format(classes=f"a, {text}"), encoding="utf-8"
+            )
             with pytest.raises(DatasetError, match=r"dataset\.yaml: classes = .* is no name|not valid YAML"):
                 load_dataset("data/set")
 
@@ -205,7 +213,9 @@ def test_what_links_lead_out_to_is_not_read(linked, root, tmp_path):
         load_dataset(linked)
     dataset = load_dataset(linked, strict=False)
     assert dataset.samples["id"].tolist() == ["three", "two"]  # a link that stays inside is no fault
-    assert dataset.problems[["severity", "check", "sample"]].values.tolist() == [["error", "link-outside", "one"]]
+    assert dataset.problems[["severity", "check", "sample"]].values.tolist() == [
+        ["error", "link-outside", "one"]
+    ]
     with pytest.raises(DatasetError, match=told):
         through_everything(root, tmp_path)
     with pytest.raises(DatasetError, match="no sample 'one'"):
@@ -245,7 +255,9 @@ def test_a_linked_folder_is_outside_too(root, tmp_path):
     dataset = load_dataset("data/set", strict=False)
     assert dataset.problems["check"].tolist() == ["link-outside"] * 2
     assert dataset.samples.empty
-    (root / "data" / "whole").symlink_to(tmp_path / "elsewhere")  # the dataset's folder itself may well be a link
+    (root / "data" / "whole").symlink_to(
+        tmp_path / "elsewhere"
+    )  # the dataset's folder itself may well be a link
     assert load_dataset("data/whole").problems.empty
 
 
@@ -309,13 +321,15 @@ def test_nothing_in_the_sources_runs_what_it_reads():
 
 def test_nothing_in_the_pages_makes_markup_of_text():
     scripts = "".join(path.read_text(encoding="utf-8") for path in PACKAGE.glob("*.js"))
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|srcdoc", scripts)
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|srcdoc", scripts
+    )
     page = (PACKAGE / "report_template.html").read_text(encoding="utf-8")
     assert sorted(re.findall(r"(\w+)\s*\|\s*safe", page)) == ["data", "script", "style"]
 
 
 def test_tables_of_notebooks_show_what_is_written_in_full_and_as_text():
-    from seglib.live import in_full
+    from seglib.plots.training import in_full
 
     hostile = "<img src=x onerror=alert(1)>" + "a" * 60
     html = in_full(pd.DataFrame({"evidence": [hostile], "miou": [0.12345]}, index=[hostile])).to_html()

@@ -1,0 +1,157 @@
+"""A folder of images and masks with its dataset.yaml -> a table of samples, and what is wrong with it.
+
+Nothing here opens a picture but `read_pair`; faults inside the files are found by `seglib.checks.check`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from seglib.data.classes import ClassMap
+from seglib.data.image_io import EXCLUDE, DatasetError, read_image, read_mask
+from seglib.data.pairing import FINDING_COLUMNS, pair_files
+from seglib.data.config import FILE_NAME, read_config
+from seglib.runs import resolve_path
+
+__all__ = [
+    "FINDING_COLUMNS",
+    "Dataset",
+    "DatasetError",
+    "explain",
+    "load_dataset",
+    "read_image",
+    "read_mask",
+    "read_pair",
+]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The samples of a dataset and what is wrong with their files as far as names and sizes tell.
+
+    Args:
+        root: the dataset's folder.
+        name: its name, fit for a folder of results.
+        classes: its classes and how mask files write them.
+        samples: complete pairs, in the order of dataset.yaml's splits, then by name: `id` (unique, usable as a file name),
+            `split`, `image` and `mask` (POSIX paths relative to `root`), `group` ("" if none), `frame` (Int64, NA if none).
+        problems: findings made without opening a file: `severity` ("error", "warning", "info"), `check`, `sample`,
+            `split`, `detail`, `suggestion`.
+    """
+
+    root: Path
+    name: str
+    classes: ClassMap
+    samples: pd.DataFrame
+    problems: pd.DataFrame
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits that have samples, in the order of dataset.yaml."""
+        return list(dict.fromkeys(self.samples["split"]))
+
+    def split(self, name: str) -> pd.DataFrame:
+        """The samples of one split, indexed from 0.
+
+        Raises:
+            DatasetError: no such split, or it has no samples; names those there are.
+        """
+        if name not in self.splits:
+            raise DatasetError(
+                f"no split {name!r} in dataset {self.name!r}: expected one that has samples ({', '.join(self.splits) or 'none'}).",
+                "no-split",
+                f"Choose one of them, or add files for it and name them under splits in {FILE_NAME}.",
+            )
+        return self.samples[self.samples["split"] == name].reset_index(drop=True)
+
+
+def load_dataset(folder: str | Path, config: str | Path = "", strict: bool = True) -> Dataset:
+    """Read dataset.yaml and pair images with masks by what the wildcards of its globs matched. Opens no picture.
+
+    Args:
+        folder: the dataset's folder; a relative path starts at the project root.
+        config: a dataset.yaml that lies elsewhere; `<folder>/dataset.yaml` by default.
+        strict: raise on faulty files. Otherwise they are left in `Dataset.problems`, and out of `Dataset.samples`.
+
+    Raises:
+        DatasetError: no folder, no or an ill-formed dataset.yaml, impossible classes; when strict, also every missing
+            mask, missing image, duplicate stem, empty split, zero-byte file and file that is no picture.
+    """
+    root, path = resolve_path(folder), resolve_path(config) if config else resolve_path(folder) / FILE_NAME
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "is not there"
+        suggestion = "Check the path; a relative one starts at the project root."
+        raise DatasetError(f"dataset folder {root} {what}; expected a folder of images and masks.", "no-folder", suggestion)
+    if not path.is_file():
+        suggestion = (
+            "Check the path." if config else f"Draft one with `seglib init {folder}`, or name one elsewhere as config."
+        )
+        detail = f"no {path.name} at {path}: expected the classes and where images and masks lie."
+        raise DatasetError(detail, "no-config", suggestion)
+    settings = read_config(path)
+    samples, problems = pair_files(root, settings)
+    dataset = Dataset(root, settings.name or root.name, settings.class_map, samples, problems)
+    errors = problems[problems["severity"] == "error"]
+    if strict and len(errors):
+        raise DatasetError(
+            f"dataset {dataset.name!r}: {explain(errors)}", errors["check"].iloc[0], "", errors["sample"].iloc[0]
+        )
+    return dataset
+
+
+def read_pair(dataset: Dataset, row: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The picture and the mask of one sample.
+
+    Args:
+        dataset: the dataset that the sample is of.
+        row: a row of `dataset.samples` (Series or named tuple).
+
+    Returns:
+        image (H, W, 3) uint8 RGB and mask (H, W) uint8 class ids, 255 = ignore.
+
+    Raises:
+        DatasetError: as `read_image` and `read_mask`; check "size-mismatch" if the two differ in size.
+    """
+    if isinstance(row, pd.Series):
+        row = SimpleNamespace(**row)  # Series.mask is a method
+    try:
+        image = read_image(dataset.root / row.image, f"{row.id!r} ({row.image})")
+        mask = read_mask(dataset.root / row.mask, dataset.classes, f"{row.id!r} ({row.mask})")
+        check_sizes(row, image.shape[:2], mask.shape)
+    except DatasetError as error:
+        error.sample = row.id
+        raise
+    return image, mask
+
+
+def check_sizes(row: Any, image: tuple[int, int], mask: tuple[int, int]) -> None:
+    """Refuse a mask of another height and width than its image (DatasetError, check "size-mismatch")."""
+    if image == mask:
+        return
+    (mh, mw), (h, w) = mask, image
+    turned = " One is the other turned: was the mask drawn on the unrotated photograph?" if (mh, mw) == (w, h) else ""
+    raise DatasetError(
+        f"mask {row.id!r} ({row.mask}) is {mw}x{mh} (width x height), but its image is {w}x{h}; expected equal sizes.{turned}",
+        "size-mismatch",
+        f"Export the mask at the image's size (nearest neighbour), {EXCLUDE}.",
+        row.id,
+    )
+
+
+def explain(findings: pd.DataFrame) -> str:
+    """Findings as sentences: of each check in each split the first with its suggestion, three ids and how many there are."""
+    lines = []
+    for (_, split), group in findings.groupby(["check", "split"], sort=False):
+        ids = list(dict.fromkeys(i for i in group["sample"] if i))
+        more = ""
+        if len(group) > 1:
+            named = f" ({', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''})" if ids else ""
+            more = f" {len(group)} such{f' in {split}' if split else ''}{named}."
+        lines.append(f"{group['detail'].iloc[0]}{more} {group['suggestion'].iloc[0]}".rstrip())
+    return lines[0] if len(lines) == 1 else "\n" + "\n".join(f"- {line}" for line in lines)

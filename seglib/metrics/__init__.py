@@ -1,0 +1,62 @@
+"""metrics."""
+
+from seglib.metrics.bootstrap import (
+    Interval,
+    draw_counts,
+    draw_sums,
+    interval,
+    iou_of,
+    iou_parts,
+    mean_iou_interval,
+    mean_iou_of,
+)
+from seglib.metrics.boundary import boundary_counts, boundary_iou, boundary_width
+from seglib.metrics.calibration import (
+    BINS,
+    calibration_counts,
+    expected_calibration_error,
+    mean_confidence,
+    reliability_table,
+)
+from seglib.metrics.region_scores import COUNTS, EDGES, SIZES, region_counts, region_iou, region_table
+from seglib.metrics.scores import (
+    confusion_matrix,
+    image_class_iou,
+    independent_units,
+    iou_per_class,
+    nanmean,
+    per_class_table,
+    scores,
+)
+
+__all__ = [
+    "BINS",
+    "COUNTS",
+    "EDGES",
+    "SIZES",
+    "Interval",
+    "boundary_counts",
+    "boundary_iou",
+    "boundary_width",
+    "calibration_counts",
+    "confusion_matrix",
+    "draw_counts",
+    "draw_sums",
+    "expected_calibration_error",
+    "image_class_iou",
+    "independent_units",
+    "interval",
+    "iou_of",
+    "iou_parts",
+    "iou_per_class",
+    "mean_confidence",
+    "mean_iou_interval",
+    "mean_iou_of",
+    "nanmean",
+    "per_class_table",
+    "region_counts",
+    "region_iou",
+    "region_table",
+    "reliability_table",
+    "scores",
+]

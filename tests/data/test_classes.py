@@ -1,0 +1,102 @@
+"""ClassMap: stored values <-> class ids <-> colours."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seglib.data.classes import IGNORE, ClassError, ClassMap, default_colors
+
+
+@pytest.mark.parametrize("count", [1, 2, 16, 17, 64, 255])
+def test_default_colors_differ_and_none_is_black(count):
+    colors = default_colors(count)
+    assert colors.shape == (count, 3)
+    assert colors.dtype == np.uint8
+    assert len({tuple(c) for c in colors.tolist()} | {(0, 0, 0)}) == count + 1
+    np.testing.assert_array_equal(colors, default_colors(255)[:count])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"names": ()}, "0 classes"),
+        ({"names": tuple(map(str, range(256)))}, "256 classes: at most 255"),
+        ({"names": ("a", "b", "a")}, r"\['a'\]"),
+        ({"names": ("a", "id")}, "named 'id'.*Choose another"),
+        ({"names": ("a", "b"), "colors": [[0, 0, 0]]}, r"2 triples.*\(1, 3\)"),
+        ({"names": ("a",), "colors": [[0, 0, 256]]}, "0-255"),
+        ({"names": ("a", "b"), "id_map": {0: 2}}, r"ids \[2\]; there are 2 classes \(0-1\)"),
+    ],
+)
+def test_contradictions_are_named(arguments, told):
+    with pytest.raises(ClassError, match=told):
+        ClassMap(**arguments)
+
+
+def test_255_classes_fit_beside_ignore():
+    classes = ClassMap(tuple(map(str, range(255))))
+    stored = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    np.testing.assert_array_equal(classes.encode(stored), stored)
+
+
+@given(
+    st.dictionaries(st.integers(0, 65535), st.sampled_from([0, 1, 2, IGNORE]), min_size=1, max_size=20), st.randoms()
+)
+def test_encode_follows_id_map_value_by_value(id_map, random):
+    stored = np.array(random.choices(list(id_map), k=24), np.uint16).reshape(4, 6)
+    ids = ClassMap(("a", "b", "c"), id_map=id_map).encode(stored)
+    assert ids.dtype == np.uint8
+    assert ids.tolist() == [[id_map[int(v)] for v in row] for row in stored]
+
+
+def test_encode_ignores_and_refuses():
+    classes = ClassMap(("a", "b"), ignore_ids=(11,))
+    assert classes.encode(np.array([[0, 1, 11, 255]], np.uint8)).tolist() == [[0, 1, 255, 255]]
+    with pytest.raises(
+        ClassError, match=r"holds ids \{2, 300\}; dataset.yaml names 2 classes \(0-1\) and ignores \{11\}"
+    ):
+        classes.encode(np.array([[0, 300, 2]], np.uint16))
+    with pytest.raises(ClassError, match="-1"):
+        classes.encode(np.array([[0, -1]], np.int32))
+    assert classes.encode(np.zeros((0, 4), np.uint8)).shape == (0, 4)
+
+
+def test_id_map_replaces_the_plain_ids():
+    classes = ClassMap(("background", "object"), id_map={0: 0, 255: 1})
+    assert classes.encode(np.array([[0, 255]], np.uint8)).tolist() == [[0, 1]]
+    with pytest.raises(ClassError, match=r"\{1\}.*2 stored values in id_map"):
+        classes.encode(np.array([[0, 1]], np.uint8))
+
+
+def test_colors_round_trip_and_black_is_ignored():
+    classes = ClassMap(("a", "b", "c"), colors=[[10, 0, 0], [0, 20, 0], [0, 0, 30]])
+    mask = np.array([[0, 1, 2, IGNORE]], np.uint8)
+    assert classes.colorize(mask)[0, 3].tolist() == [0, 0, 0]
+    np.testing.assert_array_equal(classes.encode(classes.colorize(mask)), mask)
+    lock = ClassMap(("void", "b"), colors=[[0, 0, 0], [0, 20, 0]])
+    assert lock.encode(np.zeros((1, 1, 3), np.uint8)).tolist() == [[0]]
+
+
+def test_colors_that_nothing_names_are_refused():
+    classes = ClassMap(("a", "b"), colors=[[10, 0, 0], [0, 20, 0]])
+    with pytest.raises(ClassError, match="#0a0001"):
+        classes.encode(np.array([[[10, 0, 1], [10, 0, 0]]], np.uint8))
+    with pytest.raises(ClassError, match="names no colours"):  # the palette that seglib chose says nothing about files
+        ClassMap(("a", "b")).encode(np.array([[[10, 0, 0]]], np.uint8))
+    with pytest.raises(ClassError, match="single-channel ids, but id_map"):
+        ClassMap(("a",), id_map={(1, 2, 3): 0}).encode(np.zeros((2, 2), np.uint8))
+
+
+def test_id_map_of_colors_can_merge_and_ignore():
+    classes = ClassMap(("a", "b"), id_map={(1, 1, 1): 0, (2, 2, 2): 0, (3, 3, 3): 1, (9, 9, 9): IGNORE})
+    stored = np.repeat(np.array([[1, 2, 3, 9]], np.uint8)[..., None], 3, axis=2)
+    assert classes.encode(stored).tolist() == [[0, 0, 1, 255]]
+
+
+def test_plain_data_round_trip():
+    classes = ClassMap(("a", "b"), ignore_ids=(7,), id_map={3: 0, (1, 2, 3): 1})
+    assert ClassMap.from_dict(classes.to_dict()) == classes
+    assert classes != ClassMap(("a", "c"))
+    assert classes.palette().shape == (256, 3)
+    assert not classes.palette()[2:].any()
