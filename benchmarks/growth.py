@@ -27,7 +27,7 @@ from seglib.train.fitting import start_run
 from seglib.train.loader import CachedSplit, build_cache
 from seglib.train.loss import HybridLoss
 from seglib.train.model import ModelSpec, build
-from seglib.train.plans import HardwarePlan
+from seglib.train.plans import DevicePlan
 from seglib.train.trials import measure
 
 SMALL = {
@@ -71,7 +71,7 @@ def by_images() -> list[dict]:
 def by_pixels() -> list[dict]:
     dataset = load_dataset("data/images250")
     model = build(ModelSpec("Unet", "timm-tf_efficientnet_lite0", dataset.classes))
-    plan = HardwarePlan("cpu", "fp32", channels_last=True, threads=torch.get_num_threads())
+    plan = DevicePlan("cpu", "fp32", channels_last=True, threads=torch.get_num_threads())
     rows = []
     for side in (128, 256, 512):
         trial = measure(plan, model, (side, side), 2)
@@ -122,7 +122,7 @@ def by_processes() -> list[dict]:
         run = start_run(params)
         torch.manual_seed(0)
         model = build(ModelSpec(params.architecture, params.encoder, dataset.classes))
-        plan = HardwarePlan("cpu", "fp32", channels_last=True, processes=processes, threads=1)
+        plan = DevicePlan("cpu", "fp32", channels_last=True, processes=processes, threads=1)
         history = launch.train(run, model, *splits, params, plan)
         rows.append(
             {

@@ -18,8 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, mo
 
 from seglib.data import Dataset, DatasetError, read_mapping
 from seglib.params import ParameterError, Train
-from seglib.reading import brief
-from seglib.runs import display_path, resolve_path, write_text
+from seglib.runs import brief, display_path, resolve_path, write_text
 
 TRAIN = "train"  # the one split of which samples may be excluded
 AUGMENTATIONS = (

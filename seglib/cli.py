@@ -263,7 +263,7 @@ def _findings() -> dict[Path, tuple[int, int]]:
 
 def _print_new_findings(before: Mapping[Path, tuple[int, int]]) -> bool:
     """What 01 found before it stopped; nothing, and False, if it stopped before it had looked."""
-    from seglib.reading import read_table
+    from seglib.runs import read_table
 
     for path, state in _findings().items():
         if before.get(path) != state:

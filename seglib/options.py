@@ -13,7 +13,7 @@ def read_parameters(pairs: Sequence[str]) -> dict[str, Any]:
         ParameterError: no "=" in one of them, or a value that is not YAML.
     """
     from seglib.params import NOTEBOOKS, ParameterError
-    from seglib.reading import UnreadableError, load_yaml
+    from seglib.runs import UnreadableError, load_yaml
 
     texts = {
         n

@@ -9,8 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from seglib.reading import UnreadableError, brief, load_yaml
-from seglib.runs import check_name, read_written
+from seglib.runs import UnreadableError, brief, check_name, load_yaml, read_written
 
 _MOST = 2**31 - 1  # what every library takes for a count, a size in pixels or a seed
 

@@ -16,10 +16,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from seglib.claims import lock
 from seglib.params import NOTEBOOKS, OTHERS, ParameterError, Train
-from seglib.runs import REPLACEABLE, Run, display_path, project_root, read_json, write_json, write_text
-from seglib.storage import StorageError
+from seglib.runs import (
+    REPLACEABLE,
+    Run,
+    StorageError,
+    display_path,
+    lock,
+    project_root,
+    read_json,
+    write_json,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from traitlets.config import Config

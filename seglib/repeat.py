@@ -8,8 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from seglib.reading import read_table
-from seglib.runs import Run, display_path, environment, read_json, stored_path
+from seglib.runs import Run, display_path, environment, read_json, read_table, stored_path
 
 _TIMES = {
     "seconds",
@@ -52,10 +51,10 @@ def prepare(path: Path, values: Mapping[str, Any], given: Mapping[str, Any]) -> 
 def _settings(then: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters that ask for the plan of then, if this is such a machine and nobody asks for another."""
     from seglib.params import Train
-    from seglib.train import HardwarePlan, Machine
+    from seglib.train import DevicePlan, Machine
 
     try:
-        plan = HardwarePlan(**then["plan"])
+        plan = DevicePlan(**then["plan"])
         settings = plan.settings() | {"processes": plan.processes}
         Train.check(settings)
     except (KeyError, TypeError, AttributeError, ValueError):

@@ -17,7 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from seglib.storage import atomic_path, storing
+from seglib.claims import InUseError, claim, in_use, lock, release, replace_folder  # noqa: F401
+from seglib.storage import StorageError, atomic_folder, atomic_path, storing  # noqa: F401
 
 REPLACEABLE = "demo"  # the one run that may be made anew without asking
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -291,3 +292,6 @@ class Run:
     @property
     def notebooks(self) -> Path:
         return self.path / "notebooks"
+
+
+from seglib.reading import UnreadableError, brief, is_plain, load_yaml, read_table  # noqa: F401

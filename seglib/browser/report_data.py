@@ -18,8 +18,7 @@ from PIL import Image, ImageFilter, features
 
 from seglib.data import ERROR, IGNORE, ClassMap, confidence_map, present, stored_picture, wrong_pixels
 from seglib.failures import VerdictBook
-from seglib.reading import read_table
-from seglib.runs import display_path
+from seglib.runs import display_path, read_table
 
 UNKNOWN = "unknown"
 LOSSES = (

@@ -14,8 +14,7 @@ import pandas as pd
 from seglib.browser.layers import read_picture
 from seglib.data import ClassMap
 from seglib.failures import VerdictBook
-from seglib.reading import read_table
-from seglib.runs import display_path
+from seglib.runs import display_path, read_table
 
 LOW_IOU = 0.5  # a class below it counts as low
 RULES = {"is the worst class": "worst", f"has IoU below {LOW_IOU:g}": "low"}

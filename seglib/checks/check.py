@@ -22,9 +22,8 @@ from seglib.checks import sequences, splits
 from seglib.checks.findings import SEVERITIES, Finding, finding, some
 from seglib.checks.image_quality import FLAT, LOOKS, judge_looks, limits, mean_and_deviation
 from seglib.checks.inspection import FACTS, KEYS, MOMENTS, inspect_pair
-from seglib.claims import replace_folder
 from seglib.data import FINDING_COLUMNS, Dataset, DatasetError, check_record, explain, map_ahead, read_image
-from seglib.runs import write_csv, write_json, write_text
+from seglib.runs import replace_folder, write_csv, write_json, write_text
 
 FEW_IMAGES = 5  # a class in fewer train images than this is learnt by heart, if at all
 _AT_ONCE = 4  # pairs that a thread takes at a time: threads that wait for each other less often

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, f
 
 from seglib.data.classes import ClassError, ClassMap
 from seglib.data.image_io import DatasetError
-from seglib.reading import UnreadableError, brief, is_plain, load_yaml
+from seglib.runs import UnreadableError, brief, is_plain, load_yaml
 from seglib.runs import check_name, read_written, display_path
 
 FILE_NAME = "dataset.yaml"

@@ -12,7 +12,7 @@ from PIL import Image
 
 from seglib import runs
 from seglib.data.demo_faults import write_broken, write_demo
-from seglib.storage import atomic_folder
+from seglib.runs import atomic_folder
 
 # Of what `checksum` reads. Where they differ on purpose, because the drawing was changed, the error names the new ones.
 DEMO_SHA256 = "788c9c4e3f24874d285c2b3e0f4cae89ea49b7bb9f6590eb66a87c21523b2329"

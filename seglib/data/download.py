@@ -20,7 +20,7 @@ from typing import IO
 
 from seglib.data.image_io import DatasetError
 from seglib.runs import project_root, display_path
-from seglib.storage import StorageError, atomic_folder, storing
+from seglib.runs import StorageError, atomic_folder, storing
 
 ATTEMPTS = 5  # in a row without a byte of progress
 TIMEOUT = 60  # seconds without a byte

@@ -20,7 +20,7 @@ from seglib.data.faults import KINDS, LABEL_FAULTS, LEVELS, PLANTED_COLUMNS, Cla
 from seglib.data.image_io import read_mask
 from seglib.data.config import FILE_NAME
 from seglib.runs import resolve_path, display_path, write_csv, write_text
-from seglib.storage import atomic_folder
+from seglib.runs import atomic_folder
 
 # Ways to write a sequence and a frame into a file's name; tried in turn. They are searched for, so ids stay as they are.
 _PATTERNS = (r"(?P<group>.+)_[A-Za-z]?(?P<frame>\d+)$", r"(?P<group>.+?)[-_. ]?(?P<frame>\d+)$", r"(?P<group>.+)$")

@@ -14,7 +14,7 @@ from unicodedata import normalize
 import pandas as pd
 
 from seglib.data.image_io import EXCLUDE, SUFFIXES, DatasetError
-from seglib.reading import is_plain
+from seglib.runs import is_plain
 from seglib.data.config import FILE_NAME, DatasetConfig, Split
 from seglib.runs import WINDOWS_DEVICES, read_written, display_path
 

@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 
 from seglib import metrics
-from seglib.claims import replace_folder
 from seglib.evaluate.evaluation import Evaluation, open_evaluation
 from seglib.evaluate.predictions import run_dataset
 from seglib.metrics import draw_sums, interval, iou_of, iou_parts, mean_iou_of
-from seglib.runs import Run, write_csv, write_json
+from seglib.runs import Run, replace_folder, write_csv, write_json
 
 CHANGES = ("fixed", "regressed", "failing in both", "fine in both", "unscored")
 _RESAMPLES = 1000

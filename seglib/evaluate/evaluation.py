@@ -16,7 +16,6 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from seglib import metrics
-from seglib.claims import replace_folder
 from seglib.data import ClassMap, Dataset, DatasetError, digests, load_dataset
 from seglib.evaluate.predictions import check_predictions, external_predictions, run_dataset, save_ids
 from seglib.metrics import (
@@ -37,8 +36,17 @@ from seglib.metrics import (
     reliability_table,
 )
 from seglib.params import Evaluate
-from seglib.reading import read_table
-from seglib.runs import Run, atomic_path, display_path, read_json, stored_path, write_csv, write_json
+from seglib.runs import (
+    Run,
+    atomic_path,
+    display_path,
+    read_json,
+    read_table,
+    replace_folder,
+    stored_path,
+    write_csv,
+    write_json,
+)
 
 
 @dataclass(frozen=True)

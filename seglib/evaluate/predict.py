@@ -24,7 +24,7 @@ from seglib.params import Evaluate, Train
 from seglib.runs import Run, read_json
 from seglib.train import (
     CachedSplit,
-    HardwarePlan,
+    DevicePlan,
     Segmenter,
     build_cache,
     load_checkpoint,
@@ -57,7 +57,7 @@ def predict(
     model: Segmenter,
     images: Tensor,
     size: tuple[int, int],
-    plan: HardwarePlan,
+    plan: DevicePlan,
     flip: bool = False,
     tile: int = 0,
     scales: tuple[float, ...] = (1.0,),
@@ -99,7 +99,7 @@ def _scaled(images: Tensor, scale: float) -> Tensor:
     return F.interpolate(images.float(), size=size, mode="bilinear", align_corners=False, antialias=scale < 1)
 
 
-def _logits(model: Segmenter, images: Tensor, size: tuple[int, int], plan: HardwarePlan, tile: int) -> Tensor:
+def _logits(model: Segmenter, images: Tensor, size: tuple[int, int], plan: DevicePlan, tile: int) -> Tensor:
     height, width = images.shape[-2:]
     if not tile or max(height, width) <= tile:
         with plan.autocast():
@@ -181,7 +181,7 @@ def evaluate_run(run: Run, params: Evaluate, progress: bool = False) -> Evaluati
 
 
 def _predictions(
-    model: Segmenter, packed: CachedSplit, params: Evaluate, plan: HardwarePlan
+    model: Segmenter, packed: CachedSplit, params: Evaluate, plan: DevicePlan
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
     """Position, truth, prediction and confidence of every image, (H, W) each, in the order of the batches."""
     for index, images, masks in scoring_batches(packed, params.batch_size):
@@ -207,7 +207,7 @@ def latency(
     model: Segmenter,
     packed: CachedSplit,
     params: Evaluate,
-    plan: HardwarePlan,
+    plan: DevicePlan,
     repeats: int = 10,
     seconds: float = 2.0,
 ) -> float:
@@ -228,7 +228,7 @@ def latency(
     return 1000 * float(np.median(times[1:]))
 
 
-def scoring_plan(run: Run, device: str = "auto") -> HardwarePlan:
+def scoring_plan(run: Run, device: str = "auto") -> DevicePlan:
     """On what, and in which precision, a trained run's model predicts: as it was trained, where that is possible."""
     stored = read_json(run.params, ["precision"])
     plan, trained_in = make_plan(device), Train.check({"precision": stored["precision"]}).precision

@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 from seglib import metrics
 from seglib.actions import Actions
 from seglib.checks import QUALITIES, Reference, degradation, qualities
-from seglib.claims import replace_folder
 from seglib.data import IGNORE, Dataset, read_image, read_mask, read_pair
 from seglib.evaluate import (
     Evaluation,
@@ -38,7 +37,7 @@ from seglib.failures.slices import find_slices, small_share, with_classes
 from seglib.failures.verdicts import VerdictBook
 from seglib.metrics import SIZES, region_counts
 from seglib.params import Train
-from seglib.runs import Run, atomic_path, read_json, write_csv
+from seglib.runs import Run, atomic_path, read_json, replace_folder, write_csv
 
 _THUMBNAIL = 256  # longer side of the nearest training images' copies, pixels
 

@@ -21,8 +21,7 @@ from PIL import Image
 from seglib.data import IGNORE, ClassMap, Dataset, DatasetError, encode_mask, read_mask
 from seglib.failures.annotation import BACKGROUND, MASK_TAG, ignored_name
 from seglib.failures.brush import decode
-from seglib.reading import brief
-from seglib.runs import atomic_path, display_path, read_written
+from seglib.runs import atomic_path, brief, display_path, read_written
 
 _LIST_LIMIT = 1 << 20  # bytes of labelmap.txt
 _JSON_LIMIT = 1 << 30  # bytes of an export of Label Studio

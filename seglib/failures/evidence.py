@@ -28,7 +28,7 @@ from seglib.evaluate import (
 )
 from seglib.params import Evaluate
 from seglib.runs import Run, atomic_path
-from seglib.train import HardwarePlan, Segmenter, build_cache, load_checkpoint, scoring_batches
+from seglib.train import DevicePlan, Segmenter, build_cache, load_checkpoint, scoring_batches
 
 _AT_ONCE = 8  # images a batch: each is handed on alone
 
@@ -151,7 +151,7 @@ def training_images(
     return TrainingImages(samples, np.stack(features), table, pixels)
 
 
-def _model(run: Run) -> tuple[Segmenter, HardwarePlan]:
+def _model(run: Run) -> tuple[Segmenter, DevicePlan]:
     model, _ = load_checkpoint(run.best_checkpoint, run_dataset(run).classes)
     plan = scoring_plan(run)
     plan.place(model)
@@ -159,6 +159,6 @@ def _model(run: Run) -> tuple[Segmenter, HardwarePlan]:
 
 
 @torch.inference_mode()
-def _features(model: Segmenter, images: Tensor, plan: HardwarePlan) -> np.ndarray:
+def _features(model: Segmenter, images: Tensor, plan: DevicePlan) -> np.ndarray:
     with plan.autocast():
         return model.features(images.to(plan.device)).cpu().numpy()

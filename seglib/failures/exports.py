@@ -11,8 +11,7 @@ import pandas as pd
 
 from seglib.failures import label_errors
 from seglib.failures.verdicts import VerdictBook
-from seglib.reading import read_table
-from seglib.runs import write_json, write_text
+from seglib.runs import read_table, write_json, write_text
 
 _FORMULA = (
     "=",

@@ -10,13 +10,12 @@ import pandas as pd
 from PIL import Image
 
 from seglib import metrics
-from seglib.claims import replace_folder
 from seglib.data import DatasetError, overlay, read_pair
 from seglib.evaluate import Evaluation, run_dataset, save_ids, saved_prediction
 from seglib.failures import causes
 from seglib.failures.error_types import best_repairs
-from seglib.failures.thresholds import Threshold, described, failing, judged
-from seglib.runs import Run, atomic_path, write_csv
+from seglib.failures.thresholds import Threshold, describe, failing, judged
+from seglib.runs import Run, atomic_path, replace_folder, write_csv
 
 GUESSING = 0.1  # below this an image is no better than guessed
 NEAR = 0.1  # within this of the threshold, a failure is a near miss
@@ -174,7 +173,7 @@ def verdict(evaluation: Evaluation, failures: pd.DataFrame, threshold: float | T
         failures: with the columns `cause` and `miou` of an analysis.
         threshold: what they were found with: of mIoU, or one of `thresholds.read_threshold`.
     """
-    below = described(evaluation, threshold if isinstance(threshold, Threshold) else Threshold(threshold))
+    below = describe(evaluation, threshold if isinstance(threshold, Threshold) else Threshold(threshold))
     total, failed = len(evaluation.per_image), len(failures)
     if failed == 0:
         lowest = evaluation.per_image["miou"].min()

@@ -113,7 +113,7 @@ def judged(evaluation: Evaluation, threshold: Threshold) -> tuple[np.ndarray, np
     return score, np.where(np.isnan(score), np.nan, _cut(score, threshold))
 
 
-def cut(evaluation: Evaluation, threshold: Threshold) -> float:
+def cutoff(evaluation: Evaluation, threshold: Threshold) -> float:
     """The mIoU below which an image of this evaluation fails; at "per_class" what classes without a number of their own take."""
     return _cut(evaluation.per_image["miou"].to_numpy(float), threshold)
 
@@ -135,7 +135,7 @@ def failing(evaluation: Evaluation, threshold: Threshold) -> np.ndarray:
     return score < limit
 
 
-def described(evaluation: Evaluation, threshold: Threshold) -> str:
+def describe(evaluation: Evaluation, threshold: Threshold) -> str:
     """What failures are, in words that finish "three images are ...": "below 0.5"."""
     if threshold.mode == "per_class":
         return "below an IoU of " + " or ".join(
@@ -143,10 +143,10 @@ def described(evaluation: Evaluation, threshold: Threshold) -> str:
         )
     if threshold.mode == "absolute":
         return f"below a mean IoU of {threshold.value:g}"
-    return f"below a mean IoU of {cut(evaluation, threshold):.3g}, the lowest {100 * threshold.value:g}%"
+    return f"below a mean IoU of {cutoff(evaluation, threshold):.3g}, the lowest {100 * threshold.value:g}%"
 
 
-def curve(evaluation: Evaluation, threshold: Threshold) -> pd.DataFrame:
+def failure_curve(evaluation: Evaluation, threshold: Threshold) -> pd.DataFrame:
     """How many images would fail at every threshold.
 
     Returns:

@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from seglib.claims import lock
-from seglib.runs import atomic_path, display_path
-from seglib.storage import StorageError
+from seglib.runs import StorageError, atomic_path, display_path, lock
 
 VERDICTS = ("model wrong", "label wrong", "ambiguous", "ignore")
 _PATIENCE = 10.0  # seconds to wait for another browser that saves

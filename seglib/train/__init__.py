@@ -5,11 +5,11 @@ from seglib.train.device import make_plan
 from seglib.train.loader import CachedSplit, build_cache
 from seglib.train.machine import Machine
 from seglib.train.model import Segmenter, load_checkpoint
-from seglib.train.plans import HardwarePlan
+from seglib.train.plans import DevicePlan
 
 __all__ = [
     "CachedSplit",
-    "HardwarePlan",
+    "DevicePlan",
     "Machine",
     "Segmenter",
     "build_cache",

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from seglib.train.machine import Gpu, Machine
-from seglib.train.plans import PRECISIONS, HardwarePlan, Job, Trial
+from seglib.train.plans import PRECISIONS, DevicePlan, Job, Trial
 
 _CACHE_SHARE = 0.4  # of the memory available now: training itself, the notebook and the browser need the rest
 _STEP_SHARE = {"cpu": 0.5, "mps": 0.5, "cuda": 0.85}  # of the available memory for one training step
@@ -30,8 +30,8 @@ def make_plan(
     workers: int = 0,
     job: Job | None = None,
     machine: Machine | None = None,
-    trial: Callable[[HardwarePlan], Trial] | None = None,
-) -> HardwarePlan:
+    trial: Callable[[DevicePlan], Trial] | None = None,
+) -> DevicePlan:
     """Choose how to compute. Every choice that is not "auto" or 0 is taken as asked for.
 
     Args:
@@ -55,7 +55,7 @@ def make_plan(
     _check_precision(precision, device)
     processes, reasons["processes"] = _processes(processes, device, job, machine)
     threads, reasons["threads"] = _threads(threads, processes, machine)
-    plan = HardwarePlan(device, processes=processes, threads=threads)
+    plan = DevicePlan(device, processes=processes, threads=threads)
     candidates = _candidates(plan, precision, memory_format, compile, job, machine)
     open_choice = len(candidates) > 1 or (job is not None and not micro_batch)
     trials, failed = _try(candidates, trial) if trial is not None and open_choice else ({}, "")
@@ -139,8 +139,8 @@ def _gpu(device: str, machine: Machine) -> Gpu | None:
 
 
 def _candidates(
-    plan: HardwarePlan, precision: str, memory_format: str, compile: str, job: Job | None, machine: Machine
-) -> list[HardwarePlan]:
+    plan: DevicePlan, precision: str, memory_format: str, compile: str, job: Job | None, machine: Machine
+) -> list[DevicePlan]:
     """Plain fp32 first, what capabilities recommend last."""
     precisions, gpu = ["fp32"], _gpu(plan.device, machine)
     if gpu:
@@ -161,8 +161,8 @@ def _candidates(
 
 
 def _try(
-    candidates: list[HardwarePlan], trial: Callable[[HardwarePlan], Trial]
-) -> tuple[dict[HardwarePlan, Trial], str]:
+    candidates: list[DevicePlan], trial: Callable[[DevicePlan], Trial]
+) -> tuple[dict[DevicePlan, Trial], str]:
     """What each showed, and in words which ones failed."""
     trials, failed = {}, ""
     for candidate in candidates:
@@ -175,7 +175,7 @@ def _try(
     return trials, failed
 
 
-def _comparison(best: HardwarePlan, trials: dict[HardwarePlan, Trial]) -> str:
+def _comparison(best: DevicePlan, trials: dict[DevicePlan, Trial]) -> str:
     plain = next(iter(trials))
     if len(trials) == 1:
         return f"the only candidate; {trials[best].seconds:.2g} s an image in a trial"
@@ -190,7 +190,7 @@ def _comparison(best: HardwarePlan, trials: dict[HardwarePlan, Trial]) -> str:
     return f"fastest in a trial (speed against {plain.label}: {gains})"
 
 
-def _why_not_compiled(plan: HardwarePlan, job: Job | None) -> str:
+def _why_not_compiled(plan: DevicePlan, job: Job | None) -> str:
     if plan.kind == "cpu":
         return "on processors it gained nothing and took more than a minute"
     if not job or job.steps < _COMPILE_STEPS:
@@ -200,7 +200,7 @@ def _why_not_compiled(plan: HardwarePlan, job: Job | None) -> str:
     )
 
 
-def _capability(plan: HardwarePlan) -> str:
+def _capability(plan: DevicePlan) -> str:
     return {
         "bf16": "native bfloat16: no gradient scaler needed"
         if plan.kind == "cuda"
@@ -212,8 +212,8 @@ def _capability(plan: HardwarePlan) -> str:
 
 
 def _batches(
-    plan: HardwarePlan, wanted: int, job: Job | None, machine: Machine, image_bytes: int
-) -> tuple[HardwarePlan, dict[str, str]]:
+    plan: DevicePlan, wanted: int, job: Job | None, machine: Machine, image_bytes: int
+) -> tuple[DevicePlan, dict[str, str]]:
     if job is None:
         return plan, {}
     share = math.ceil(job.batch_size / plan.processes)
@@ -242,8 +242,8 @@ def _batches(
 
 
 def _data(
-    plan: HardwarePlan, cache: str, workers: int, job: Job | None, machine: Machine
-) -> tuple[HardwarePlan, dict[str, str]]:
+    plan: DevicePlan, cache: str, workers: int, job: Job | None, machine: Machine
+) -> tuple[DevicePlan, dict[str, str]]:
     if job is None:
         return plan, {}
     room = f"{job.cache_bytes / 1e6:,.0f} MB decoded; up to {_CACHE_SHARE:.0%} of the available memory may hold it"

@@ -11,15 +11,16 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from seglib import actions
-from seglib.claims import claim, release
 from seglib.data import DatasetError, compare_digests, read_record
 from seglib.params import OTHERS, ParameterError, Train
 from seglib.runs import (
     Run,
+    claim,
     display_path,
     environment,
     read_json,
     read_written,
+    release,
     resolve_path,
     write_json,
     write_text,
@@ -28,7 +29,7 @@ from seglib.train.distributed import World
 from seglib.train.loader import CachedSplit
 from seglib.train.machine import Machine
 from seglib.train.model import Segmenter
-from seglib.train.plans import HardwarePlan
+from seglib.train.plans import DevicePlan
 from seglib.train.tracking import make_tracker
 from seglib.train.trainer import Trainer
 
@@ -106,7 +107,7 @@ def fit(
     train: CachedSplit,
     val: CachedSplit,
     params: Train,
-    plan: HardwarePlan,
+    plan: DevicePlan,
     on_epoch: Callable[[pd.DataFrame], None] | None = None,
     on_images: Callable[[int], None] | None = None,
     world: World | None = None,

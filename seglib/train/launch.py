@@ -21,17 +21,16 @@ import torch
 from tqdm.auto import tqdm
 
 from seglib import actions
-from seglib.claims import claim, release
 from seglib.data import load_dataset
 from seglib.options import read_parameters
 from seglib.params import Train, check_chain, read_file
-from seglib.runs import Run, resolve_path
+from seglib.runs import Run, claim, release, resolve_path
 from seglib.train.distributed import World
 from seglib.train.fitting import fit, start_run
 from seglib.train.loader import CachedSplit, build_cache
 from seglib.train.machine import Machine
 from seglib.train.model import ModelSpec, Segmenter, build
-from seglib.train.plans import HardwarePlan
+from seglib.train.plans import DevicePlan
 from seglib.train.trials import plan_training
 
 _BEAT = 0.5  # seconds between two lines of progress
@@ -48,7 +47,7 @@ def train(
     train: CachedSplit,
     val: CachedSplit,
     params: Train,
-    plan: HardwarePlan,
+    plan: DevicePlan,
     on_epoch: Callable[[pd.DataFrame], None] | None = None,
 ) -> pd.DataFrame:
     """Train as planned: in this process, or in `plan.processes` of torchrun's, whose progress is shown here.
@@ -130,7 +129,7 @@ def _tell(**news: object) -> None:
     print(json.dumps(news), flush=True)
 
 
-def work(params: Train, plan: HardwarePlan | None = None) -> None:
+def work(params: Train, plan: DevicePlan | None = None) -> None:
     """What each process does.
 
     Args:
@@ -175,9 +174,7 @@ def work(params: Train, plan: HardwarePlan | None = None) -> None:
     world.leave()
 
 
-def _plan(
-    params: Train, model: Segmenter, train: CachedSplit, val: CachedSplit, world: World
-) -> HardwarePlan:
+def _plan(params: Train, model: Segmenter, train: CachedSplit, val: CachedSplit, world: World) -> DevicePlan:
     """A plan for all processes, made in the first of them."""
     machine = replace(Machine.here(), sharing=world.local)
     if world.device == "cpu":
@@ -222,7 +219,7 @@ def main(arguments: list[str] | None = None) -> None:
     path = resolve_path(given.params) if given.params else Run(Run.folder(given.started)).params
     params = Train.check(check_chain(read_file(path) | read_parameters(given.parameters))["02_train"])
     try:
-        work(params, HardwarePlan(**given.plan) if given.plan else None)
+        work(params, DevicePlan(**given.plan) if given.plan else None)
     except Exception as error:
         _tell(error=f"{type(error).__name__}: {error}")
         raise

@@ -20,7 +20,6 @@ import pandas as pd
 from PIL import Image
 from tqdm.auto import tqdm
 
-from seglib.claims import in_use, lock
 from seglib.data import (
     FORMATS,
     Dataset,
@@ -32,8 +31,7 @@ from seglib.data import (
     since_check,
     write_sealed,
 )
-from seglib.runs import atomic_path, display_path, project_root
-from seglib.storage import StorageError
+from seglib.runs import StorageError, atomic_path, display_path, in_use, lock, project_root
 
 _VERSION = 4
 _PATIENCE = 3600.0  # seconds to wait for another process that decodes the same

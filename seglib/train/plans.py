@@ -37,7 +37,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class HardwarePlan:
+class DevicePlan:
     """How to compute here. `reasons` says why, one sentence a choice.
 
     Args:

@@ -20,9 +20,7 @@ from tqdm.auto import tqdm
 from seglib import metrics
 from seglib.checks import class_weights
 from seglib.params import Train
-from seglib.reading import read_table
-from seglib.runs import Run, display_path, write_csv
-from seglib.storage import StorageError
+from seglib.runs import Run, StorageError, display_path, read_table, write_csv
 from seglib.train import views
 from seglib.train.averaging import WeightAverage
 from seglib.train.batches import Batch, batch_edges, portions, scoring_batches, training_batches
@@ -32,7 +30,7 @@ from seglib.train.loader import CachedSplit
 from seglib.train.loss import HybridLoss
 from seglib.train.model import ModelError, Segmenter, enough_images, load_checkpoint, save_checkpoint
 from seglib.train.optimizer import make_optimizer, rate
-from seglib.train.plans import HardwarePlan
+from seglib.train.plans import DevicePlan
 
 _TERMS = ["loss", "ce", "dice", "focal"]
 _SKIPS = 25  # steps in a row: the scale has fallen from 65,536 to 1/512, below which fp16 is not to blame
@@ -60,7 +58,7 @@ class Trainer:
         train: CachedSplit,
         val: CachedSplit,
         params: Train,
-        plan: HardwarePlan,
+        plan: DevicePlan,
         world: World,
     ) -> None:
         self.run, self.train, self.val, self.params, self.plan, self.world = (

@@ -19,7 +19,7 @@ from seglib.train.loader import CachedSplit
 from seglib.train.loss import HybridLoss
 from seglib.train.machine import Machine
 from seglib.train.model import ModelError, Segmenter, enough_images
-from seglib.train.plans import HardwarePlan, Job, Trial
+from seglib.train.plans import DevicePlan, Job, Trial
 from seglib.train.views import crop_size
 
 _PIXELS = {
@@ -32,7 +32,7 @@ _STEPS, _SECONDS = 6, 2.0  # the most of a trial, after one step to warm up; at 
 
 def plan_training(
     params: Train, model: Segmenter, train: CachedSplit, val: CachedSplit, machine: Machine | None = None
-) -> HardwarePlan:
+) -> DevicePlan:
     """The plan for training `model` on this machine.
 
     Where capabilities do not decide, candidates are tried for a few steps; the times are remembered in
@@ -62,7 +62,7 @@ def plan_training(
         f"{params.architecture}, {params.encoder}, {len(model.spec.classes)} classes, {crop[0]} x {crop[1]} pixels",
     )
 
-    def trial(candidate: HardwarePlan) -> Trial:
+    def trial(candidate: DevicePlan) -> Trial:
         tried = f"{candidate.label}, {candidate.device}, {candidate.threads} threads"
         found = memory.get(tried)
         images = min(job.batch_size, max(2, _PIXELS[candidate.kind] // (crop[0] * crop[1])))
@@ -98,7 +98,7 @@ def plan_training(
     )
 
 
-def measure(plan: HardwarePlan, model: Segmenter, crop: tuple[int, int], images: int) -> Trial:
+def measure(plan: DevicePlan, model: Segmenter, crop: tuple[int, int], images: int) -> Trial:
     """Seconds an image of the fastest of a few training steps, and the bytes that a step keeps for it.
 
     Args:
@@ -136,7 +136,7 @@ def measure(plan: HardwarePlan, model: Segmenter, crop: tuple[int, int], images:
     return Trial(min(taken) / len(pictures), sum(kept.values()) // len(pictures))
 
 
-def _finish(plan: HardwarePlan) -> None:
+def _finish(plan: DevicePlan) -> None:
     if plan.kind == "cuda":
         torch.cuda.synchronize(plan.device)
     elif plan.kind == "mps":

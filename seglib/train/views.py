@@ -9,7 +9,7 @@ from seglib.params import ParameterError, Train
 from seglib.train.augment import Colour, Geometry, recolour, warp
 from seglib.train.batches import Batch
 from seglib.train.loader import CachedSplit
-from seglib.train.plans import HardwarePlan
+from seglib.train.plans import DevicePlan
 
 _STRIDE = 32  # what SMP's encoders divide an image by
 _LARGEST_CROP = 512  # pixels a side, when the crop is chosen from the images' size
@@ -44,7 +44,7 @@ def colour(params: Train) -> Colour:
     )
 
 
-def augmented(batch: Batch, crop: tuple[int, int], plan: HardwarePlan) -> tuple[Tensor, Tensor]:
+def augmented(batch: Batch, crop: tuple[int, int], plan: DevicePlan) -> tuple[Tensor, Tensor]:
     """A batch as the model sees it in training.
 
     Returns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -47,7 +48,7 @@ def make_evaluation(confusions: list, groups: list[str] | None = None) -> Evalua
     class_iou = pd.DataFrame(iou, columns=list(CLASSES.names))
     class_iou.insert(0, "id", ids)
     return Evaluation(
-        None, replace(_EMPTY, classes=CLASSES), "test", {}, per_image, per_class, class_iou, counts
+        None, SimpleNamespace(classes=CLASSES), "test", {}, per_image, per_class, class_iou, counts
     )
 
 

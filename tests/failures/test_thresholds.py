@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,10 +15,10 @@ from seglib.failures.find import find_failures
 from seglib.failures.thresholds import (
     Threshold,
     ThresholdError,
-    curve,
-    cut,
-    described,
+    cutoff,
+    describe,
     failing,
+    failure_curve,
     judged,
     read_threshold,
 )
@@ -49,7 +50,9 @@ def evaluation_of(iou: np.ndarray) -> Evaluation:
     )
     table = pd.DataFrame(iou, columns=list(NAMES))
     table.insert(0, "id", ids)
-    return Evaluation("test", ClassMap(NAMES), {}, per_image, pd.DataFrame(), table, counts)
+    return Evaluation(
+        None, SimpleNamespace(classes=ClassMap(NAMES)), "test", {}, per_image, pd.DataFrame(), table, counts
+    )
 
 
 EVALUATION = evaluation_of(IOU)  # mIoU 0.7, 0.4, 0.2, none, 1
@@ -64,14 +67,14 @@ def test_absolute():
     assert failed(read_threshold(0.5)) == [1, 2]
     assert failed(read_threshold(0.2)) == []  # at the threshold is not below it
     assert failed(read_threshold(1)) == [0, 1, 2]
-    assert described(EVALUATION, read_threshold(0.5)) == "below a mean IoU of 0.5"
+    assert describe(EVALUATION, read_threshold(0.5)) == "below a mean IoU of 0.5"
 
 
 def test_percentile():
     half = read_threshold(0.5, "percentile")
     assert failed(half) == [1, 2]
     np.testing.assert_allclose(judged(EVALUATION, half)[1], [0.55, 0.55, 0.55, NAN, 0.55])
-    assert described(EVALUATION, half) == "below a mean IoU of 0.55, the lowest 50%"
+    assert describe(EVALUATION, half) == "below a mean IoU of 0.55, the lowest 50%"
     assert failed(read_threshold(0, "percentile")) == []
     random = evaluation_of(np.random.default_rng(0).random((200, 3)))
     for share in (0.01, 0.05, 0.1, 0.33):
@@ -89,7 +92,7 @@ def test_per_class():
     score, limit = judged(EVALUATION, threshold)
     np.testing.assert_allclose(score, [0.5, 0.1, 0.2, NAN, 1.0])
     np.testing.assert_allclose(limit, [0.2, 0.2, 0.5, NAN, 0.5])
-    assert described(EVALUATION, threshold) == "below an IoU of 0.2 in traffic sign or 0.5 in sky"
+    assert describe(EVALUATION, threshold) == "below an IoU of 0.2 in traffic sign or 0.5 in sky"
     assert failed(read_threshold(0.5, "per_class", "level 2 0.3", NAMES)) == []
     assert failed(read_threshold(0.5, "per_class", "level 2", NAMES)) == [1]
 
@@ -152,7 +155,7 @@ def test_the_curve_counts_what_would_fail(threshold):
     random = np.random.default_rng(1).random((50, 3)).round(2)
     random[random < 0.1] = NAN
     evaluation = evaluation_of(random)
-    table = curve(evaluation, threshold)
+    table = failure_curve(evaluation, threshold)
     for row in table.itertuples():
         single = (
             Threshold(row.threshold)
@@ -170,7 +173,7 @@ def test_the_curve_counts_what_would_fail(threshold):
         hundredths = part.loc[~part["chosen"] | part["threshold"].isin(np.arange(101) / 100), "threshold"]
         np.testing.assert_allclose(hundredths, np.arange(101) / 100)
     assert table.index.tolist() == list(range(len(table)))
-    nothing = curve(evaluation_of(np.full((2, 3), NAN)), threshold)
+    nothing = failure_curve(evaluation_of(np.full((2, 3), NAN)), threshold)
     assert nothing["share"].isna().all()
 
 
@@ -189,6 +192,6 @@ def test_failures_are_found_by_the_same_rule_and_judged_by_what_fails():
 
 
 def test_the_cut_in_mean_iou():
-    assert cut(EVALUATION, read_threshold(0.3)) == 0.3
-    assert cut(EVALUATION, read_threshold(0.5, "percentile")) == pytest.approx(0.55)
-    assert cut(EVALUATION, read_threshold(0.4, "per_class", "sky 0.9", NAMES)) == 0.4
+    assert cutoff(EVALUATION, read_threshold(0.3)) == 0.3
+    assert cutoff(EVALUATION, read_threshold(0.5, "percentile")) == pytest.approx(0.55)
+    assert cutoff(EVALUATION, read_threshold(0.4, "per_class", "sky 0.9", NAMES)) == 0.4

@@ -13,7 +13,7 @@ from torch import nn
 from seglib.train import limits
 from seglib.train.device import make_plan
 from seglib.train.machine import Gpu, Machine, cpu_has_bf16
-from seglib.train.plans import PRECISIONS, HardwarePlan, Job, Trial
+from seglib.train.plans import PRECISIONS, DevicePlan, Job, Trial
 
 GB = 1_000_000_000
 LAPTOP = Machine("Linux", "x86_64", cores=4, threads=2, memory=8 * GB)
@@ -35,8 +35,8 @@ HONEST = {"fp32 contiguous": 1.0, "fp32 channels_last": 0.6, "tf32 channels_last
           "bf16 channels_last compiled": 0.2, "fp16 channels_last": 0.35}  # fmt: skip
 
 
-def cpu_plan(precision: str = "fp32") -> HardwarePlan:
-    return HardwarePlan("cpu", precision, channels_last=True)
+def cpu_plan(precision: str = "fp32") -> DevicePlan:
+    return DevicePlan("cpu", precision, channels_last=True)
 
 
 def test_this_machine_gets_a_plan_that_computes():
@@ -53,7 +53,7 @@ def test_this_machine_gets_a_plan_that_computes():
     [
         (cpu_plan("bf16"), True),
         (cpu_plan(), True),
-        (HardwarePlan("cpu", "fp32", channels_last=False), False),
+        (DevicePlan("cpu", "fp32", channels_last=False), False),
         (replace(cpu_plan(), compile=True), False),
     ],
     ids=["bf16", "fp32", "contiguous", "compiled"],

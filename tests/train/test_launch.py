@@ -23,7 +23,7 @@ from seglib.train.fitting import start_run
 from seglib.train.loader import build_cache
 from seglib.train.machine import Machine
 from seglib.train.model import ModelSpec, build, load_checkpoint
-from seglib.train.plans import HardwarePlan
+from seglib.train.plans import DevicePlan
 
 pytestmark = [
     pytest.mark.slow,
@@ -38,7 +38,7 @@ def train(params, processes: int, on_epoch=None) -> tuple[Run, pd.DataFrame]:
     torch.manual_seed(params.seed)
     model = build(ModelSpec(params.architecture, params.encoder, dataset.classes))
     reasons = {"precision": "for a test"}
-    plan = HardwarePlan(
+    plan = DevicePlan(
         "cpu", "fp32", processes=processes, threads=1, micro_batch=params.micro_batch, reasons=reasons
     )
     return run, launch.train(run, model, *splits, params, plan, on_epoch)

@@ -14,7 +14,7 @@ from seglib.train.distributed import World
 from seglib.train.fitting import start_run
 from seglib.train.loader import build_cache
 from seglib.train.model import ModelSpec, build
-from seglib.train.plans import HardwarePlan
+from seglib.train.plans import DevicePlan
 from seglib.train.trainer import Trainer
 
 
@@ -53,7 +53,7 @@ def pretended(tiny_root, tiny_params, monkeypatch):
         dataset = load_dataset(params.dataset)
         splits = build_cache(dataset, "train"), build_cache(dataset, "val", original_masks=True)
         run = start_run(params)
-        plan = HardwarePlan("cuda", channels_last=True, micro_batch=params.micro_batch)
+        plan = DevicePlan("cuda", channels_last=True, micro_batch=params.micro_batch)
         with mode, torch.device("cuda"):
             model = build(ModelSpec(params.architecture, params.encoder, dataset.classes))
             trainer = Trainer(run, model, *splits, params, plan, World(device="cuda"))
@@ -118,12 +118,12 @@ def test_what_a_step_came_to_is_fetched_without_the_steps_behind_it(monkeypatch)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     with FakeTensorMode(), Transfers():
         values = torch.ones(5, device="cuda:0")
-        fetched = HardwarePlan("cuda").fetch(values)
+        fetched = DevicePlan("cuda").fetch(values)
         assert asked == [("recorded", "cuda:0")]
         assert fetched().is_cpu
         assert asked[1:] == ["waited"]
     here = torch.ones(5)
-    assert HardwarePlan("cpu").fetch(here)() is here
+    assert DevicePlan("cpu").fetch(here)() is here
 
 
 def test_only_steps_that_repeat_are_timed_by_cudnn(monkeypatch):
@@ -131,7 +131,7 @@ def test_only_steps_that_repeat_are_timed_by_cudnn(monkeypatch):
     within = []
 
     def fail():
-        with HardwarePlan("cuda").repeating():
+        with DevicePlan("cuda").repeating():
             within.append(torch.backends.cudnn.benchmark)
             raise ZeroDivisionError
 

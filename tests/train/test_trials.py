@@ -14,12 +14,12 @@ from seglib.train import trials
 from seglib.train.loader import build_cache
 from seglib.train.machine import Gpu, Machine
 from seglib.train.model import ModelError, ModelSpec, build
-from seglib.train.plans import HardwarePlan, Trial
+from seglib.train.plans import DevicePlan, Trial
 from seglib.train.trials import Memory, measure, plan_training
 
 pytestmark = pytest.mark.slow
 
-PLAIN = HardwarePlan("cpu", "fp32", threads=torch.get_num_threads())
+PLAIN = DevicePlan("cpu", "fp32", threads=torch.get_num_threads())
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_measuring_leaves_the_model_and_the_random_state_alone(model):
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    measure(HardwarePlan("cpu", "bf16", True, threads=PLAIN.threads), model, (64, 64), 2)
+    measure(DevicePlan("cpu", "bf16", True, threads=PLAIN.threads), model, (64, 64), 2)
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(weight.grad is None for weight in model.parameters())
