@@ -1,23 +1,28 @@
-"""The look that every figure shares."""
+"""The look that every figure shares, and the parts that many figures use."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from seglib.data import IGNORE, ClassMap
+from seglib.data import IGNORE, ClassMap, fitting
+from seglib.runs import atomic_path
 
 INK, MUTED, FAINT = "#222222", "#6b6b6b", "#e4e4e4"
-# Darker is worse, so that the order survives in greyscale.
-SEVERITY = {"guessing": "#5b1247", "clear": "#d1495b", "near-threshold": "#f2b872"}
+# Okabe and Ito's colours, which colour-blind readers tell apart.
+BLUE, VERMILION, GREEN, ORANGE, PINK, SKY = "#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9"
+COLORS = (BLUE, ORANGE, GREEN, PINK, SKY, VERMILION)
+SMALL_TITLE = {"fontsize": 8.5, "fontweight": "normal", "pad": 3}
 _RC = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -46,17 +51,17 @@ _RC = {
     "figure.dpi": 100,
     "savefig.dpi": 150,
     "figure.facecolor": "white",
-    "image.interpolation": "nearest",  # interpolated ids and pixels would show what is not there
+    "image.interpolation": "nearest",  # interpolated class ids would show classes that are not there
 }
 
 
-def style() -> AbstractContextManager[None]:
-    """The settings of every figure, for `with style(): ...` or as a decorator; matplotlib's own come back afterwards."""
+def apply() -> AbstractContextManager[None]:
+    """Apply the settings of every figure, as a context or a decorator; matplotlib's own return afterwards."""
     return mpl.rc_context(_RC)
 
 
 def axes(ax: Axes | None, width: float, height: float) -> Axes:
-    """`ax`, or the axes of a new figure (see `sheet`) of that size in inches, laid out so that no label is cut off."""
+    """Return `ax`, or the axes of a new figure of that size in inches."""
     if ax is None:
         ax = sheet(1, 1, width, height)[1][0, 0]
     ax.spines[["top", "right"]].set_visible(False)
@@ -65,44 +70,81 @@ def axes(ax: Axes | None, width: float, height: float) -> Axes:
 
 
 def sheet(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
-    """A figure with (rows, columns) axes, in inches.
+    """Make a figure with (rows, columns) axes; sizes in inches.
 
-    pyplot forgets it at once: a notebook shows it once, as a cell's value or through `display`, and a loop over
-    hundreds of samples does not pile them up in memory.
+    pyplot does not keep it: a notebook shows it once, and a loop over many samples does not fill the memory.
     """
     fig, axs = plt.subplots(rows, columns, figsize=(width, height), layout="constrained", squeeze=False)
     plt.close(fig)
     return fig, axs
 
 
+def save_figure(path: str | Path, drawn: Figure | Axes) -> Figure:
+    """Write a figure, or the figure of an axes, as PNG at 150 dots an inch, and return the figure."""
+    figure = drawn if isinstance(drawn, Figure) else drawn.get_figure()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
+    return figure
+
+
 def text(value: object, width: int = 0) -> str:
-    """Text from a dataset, safe to draw: one line (or wrapped at `width` characters), and "$" is no formula."""
+    """Make text from a dataset safe to draw: one line (or wrapped at `width` characters), and "$" is no formula."""
     line = " ".join(str(value).split()).replace("$", r"\$")
     return textwrap.fill(line, width) if width else line
 
 
-def rgb(classes: ClassMap) -> np.ndarray:
-    """(C, 3) float64 class colours in [0, 1]."""
-    return classes.colors / 255.0
+def shortened(name: object, most: int) -> str:
+    """Cut the middle out of a long name: ids differ at their ends."""
+    line = " ".join(str(name).split())
+    if len(line) > most:
+        line = f"{line[: most // 2 - 1]}…{line[-(most - most // 2) :]}"
+    return text(line)
+
+
+def rgb(classes: ClassMap) -> dict[str, np.ndarray]:
+    """Return the colour of each class by name, (3,) float64 in [0, 1]."""
+    return dict(zip(classes.names, classes.colors / 255.0, strict=True))
 
 
 def class_handles(ids: Iterable[int], classes: ClassMap) -> list[Patch]:
-    """Legend entries for class ids; 255 is "not scored", hatched as error maps show it. Every swatch has an edge, so that pale colours show."""
-    colors = rgb(classes)
-    known = [c for c in ids if c < len(classes)]
-    handles = [
-        Patch(facecolor=colors[c], edgecolor=MUTED, linewidth=0.6, label=text(classes.names[c], 28))
-        for c in known
-    ]
+    """Make the legend entries of class ids; 255 is "ignored", hatched as in error maps."""
+    look = {"edgecolor": MUTED, "linewidth": 0.6}  # an edge, so that pale colours show
+    colors, names = classes.colors / 255.0, classes.names
+    handles = [Patch(facecolor=colors[c], label=text(names[c], 28), **look) for c in ids if c < len(names)]
     if IGNORE in ids:
-        handles.append(
-            Patch(facecolor="black", edgecolor=MUTED, linewidth=0.6, hatch="///", label="not scored")
-        )
+        handles.append(Patch(facecolor="black", hatch="///", label="ignored", **look))
     return handles
 
 
 def empty(ax: Axes, message: str) -> Axes:
-    """Axes that say why there is nothing to draw."""
+    """Let axes say why there is nothing to draw."""
     ax.set_axis_off()
     ax.text(0.5, 0.5, message, ha="center", va="center", color=MUTED, transform=ax.transAxes)
     return ax
+
+
+def name_rows(ax: Axes, labels: Sequence[str], spine: bool = False) -> None:
+    """Give each row of a horizontal chart its label, the first on top."""
+    ax.set_yticks(np.arange(len(labels)), labels)
+    ax.set_ylim(len(labels) - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(spine)
+    ax.grid(axis="x")
+
+
+def legend_above(ax: Axes, handles: Sequence[Artist] | None = None, columns: int = 0) -> None:
+    """Put a legend between title and axes, where it covers no data."""
+    handles = ax.get_legend_handles_labels()[0] if handles is None else handles
+    if not handles:
+        return
+    columns = columns or len(handles)
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.1, "borderpad": 0.2}
+    ax.legend(handles=handles, ncols=columns, handletextpad=0.5, columnspacing=1.4, **place)
+    ax.set_title(ax.get_title(loc="left"), pad=9 + 15 * -(-len(handles) // columns))
+
+
+def show_image(ax: Axes, image: np.ndarray) -> None:
+    """Show (H, W, 3) or (H, W) uint8 without ticks and frame."""
+    ax.imshow(fitting(image)[0], cmap="gray", vmin=0, vmax=255)
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)

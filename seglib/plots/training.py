@@ -1,45 +1,89 @@
-"""What notebooks show in a way of their own: curves that grow while it trains, photographs that keep them small, texts in full."""
+"""What notebooks show in a way of their own: curves that grow, smaller photographs, whole texts."""
 
 from __future__ import annotations
 
 import io
 import time
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from IPython.display import DisplayHandle, Image, display
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from pandas.io.formats.style import Styler
 from PIL import Image as Pillow
 
-from seglib.plots.samples import training_curves
+from seglib.plots import style
 
 _PAUSE = 15.0  # seconds between two drawings: each takes a good part of one
-_PALETTE = (
-    Pillow.Quantize.MAXCOVERAGE
-)  # median cut gives all colours to the photographs: two classes would get one
+_LOSSES = {
+    "train_loss": ("train", style.BLUE, "-", 1.8),
+    "val_loss": ("val", style.VERMILION, "-", 1.8),
+    "train_ce": ("cross-entropy (train)", "#7d7d7d", "--", 1.0),
+    "train_dice": ("Dice (train)", "#7d7d7d", "-.", 1.0),
+    "train_focal": ("focal (train)", "#7d7d7d", ":", 1.2),
+}
 
 
-def show_small(figure: Figure) -> None:
-    """Show a figure full of photographs in 256 colours: a third of the bytes, so that the notebook stays small."""
-    full, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(full, format="png", dpi=figure.dpi)
-    picture = Pillow.open(full).convert("RGB").quantize(256, _PALETTE, 2, dither=Pillow.Dither.NONE)
-    picture.save(small, "PNG", optimize=True)
-    display(Image(small.getvalue()))
+@style.apply()
+def training_curves(history: pd.DataFrame, fig: Figure | None = None) -> Figure:
+    """Draw losses, validation mean IoU with the best epoch marked, and the learning rate, over epochs.
+
+    Args:
+        history: history.csv, one row an epoch; columns that are missing or all empty are left out.
+        fig: a figure to draw into again, for live curves.
+    """
+    if fig is None:
+        fig = plt.figure(figsize=(11, 3.3), layout="constrained")
+        plt.close(fig)
+    fig.clear()
+    axs = losses, score, rate = fig.subplots(1, 3, width_ratios=[1.25, 1.25, 1])
+    known = {c for c in history.columns if history[c].notna().any()}
+    epochs = history["epoch"] if "epoch" in known else pd.Series(dtype=float)
+    look = {"marker": "o" if len(epochs) < 2 else "", "markersize": 4}
+    for column, (label, color, line, width) in _LOSSES.items():
+        if column in known:
+            losses.plot(epochs, history[column], line, label=label, color=color, linewidth=width, **look)
+    losses.set(title="Loss", ylabel="loss")
+    losses.set_ylim(bottom=0)
+    if losses.lines:
+        losses.legend()
+    score.set(title="Validation mean IoU", ylabel="mean IoU", ylim=(0, 1))
+    if "val_miou" in known:
+        score.plot(epochs, history["val_miou"], color=style.GREEN, linewidth=1.8, **look)
+        _mark_best(score, history.loc[history["val_miou"].idxmax()])
+    rate.set(title="Learning rate", ylabel="learning rate")
+    if "learning_rate" in known:
+        # The power of ten stands in the label: matplotlib would write it above the axes and push the title up.
+        power = int(np.floor(np.log10(max(history["learning_rate"].max(), 1e-12))))
+        rate.plot(epochs, history["learning_rate"] / 10.0**power, color=style.MUTED, linewidth=1.8, **look)
+        rate.set_ylabel(f"learning rate (1e{power})")
+        rate.set_ylim(bottom=0)
+    last = max(int(epochs.max()), 2) if len(epochs) else 2
+    for ax in axs:
+        ax.set(xlabel="epoch", xlim=(1 - 0.03 * last, last + 0.03 * last))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        ax.grid(axis="y")
+    return fig
 
 
-def in_full(table: pd.DataFrame) -> Styler:
-    """A table with its texts whole, which pandas cuts at 50 characters; what is in them does not become HTML."""
-    left = table.style.format(precision=3, escape="html").format_index(escape="html")
-    return left.set_properties(**{"text-align": "left", "white-space": "normal"})
+def _mark_best(ax: Axes, best: pd.Series) -> None:
+    look = {"markersize": 13, "markeredgecolor": style.INK, "markeredgewidth": 0.7, "clip_on": False}
+    ax.plot(best["epoch"], best["val_miou"], "*", color=style.GREEN, **look)
+    # In the corner that the curve leaves free: at its end the words would cover it.
+    y, align = (0.04, "bottom") if best["val_miou"] > 0.2 else (0.96, "top")
+    words = f"best {best['val_miou']:.3f}, epoch {int(best['epoch'])}"
+    ax.text(0.98, y, words, transform=ax.transAxes, ha="right", va=align)
 
 
 class LiveCurves:
-    """Draws the history anew every few epochs, in the place where it drew first: `fit(..., on_epoch=LiveCurves())`."""
+    """Draw the history again while it grows, in one place: `launch(..., on_epoch=LiveCurves())`."""
 
     def __init__(self) -> None:
         self._handle: DisplayHandle | None = None
-        self._figure = None
+        self._figure: Figure | None = None
         self._drawn = float("-inf")
 
     def __call__(self, history: pd.DataFrame) -> None:
@@ -52,3 +96,20 @@ class LiveCurves:
             self._handle = display(self._figure, display_id=True)
         else:
             self._handle.update(self._figure)
+
+
+def show_small(figure: Figure) -> None:
+    """Show a figure full of photographs in 256 colours: a third of the bytes, so that the notebook stays small."""
+    full, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(full, format="png", dpi=figure.dpi)
+    # Median cut would give all colours to the photographs, and two classes one colour.
+    palette = Pillow.Quantize.MAXCOVERAGE
+    image = Pillow.open(full).convert("RGB").quantize(256, palette, 2, dither=Pillow.Dither.NONE)
+    image.save(small, "PNG", optimize=True)
+    display(Image(small.getvalue()))
+
+
+def in_full(table: pd.DataFrame) -> Styler:
+    """Show a table with its texts whole, which pandas cuts at 50 characters; no text becomes HTML."""
+    left = table.style.format(precision=3, escape="html").format_index(escape="html")
+    return left.set_properties(**{"text-align": "left", "white-space": "normal"})

@@ -1,0 +1,333 @@
+"""Figures of training, evaluation and failures: what they show, and what they say where there is nothing."""
+
+import io
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from seglib import failures as analysis
+from seglib import plots
+from seglib.checks import KINDS, QUALITIES
+from seglib.data import IGNORE, ClassMap
+
+mpl.use("Agg")
+
+RNG = np.random.default_rng(0)
+CLASSES = ClassMap(("sky", "road $x_", "pole"))
+ERRORS = ("boundary", "false_negative", "false_positive", "misclassified", "noise")
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def drawn(thing):
+    """Lay a figure out, draw it, and check that nothing in it reaches over its edges."""
+    fig = thing if isinstance(thing, mpl.figure.Figure) else thing.figure
+    fig.draw_without_rendering()
+    box, (width, height) = fig.get_tightbbox(), fig.get_size_inches()
+    assert min(box.x0, box.y0) > -0.02
+    assert max(box.x1 - width, box.y1 - height) < 0.02
+    return thing
+
+
+def told(ax) -> list[str]:
+    return [t.get_text() for t in ax.get_legend().get_texts()]
+
+
+def many(count: int) -> ClassMap:
+    return ClassMap(tuple(f"class {k} " + "with a very long name " * (k % 9 == 0) for k in range(count)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 11, 40])
+def test_figures_of_classes_are_whole_from_1_to_40_classes(count):
+    classes = many(count)
+    counts = RNG.integers(0, 1000, (count, count))
+    ious = pd.DataFrame(RNG.random((9, count)), columns=list(classes.names)).assign(id="x")
+    table = pd.DataFrame(
+        {"class": classes.names} | {c: RNG.random(count) for c in ("iou", "precision", "recall")}
+    )
+    drawn(plots.class_ious(table, classes))
+    drawn(plots.per_class_image_iou(ious, classes))
+    drawn(plots.confusion_matrix(counts, classes))
+    drawn(plots.confusion_matrix(counts, classes, normalize=False, title="counts"))
+    drawn(plots.confusion_difference(counts, counts.T, classes))
+
+
+def test_settings_stay_and_given_axes_are_used():
+    table = pd.DataFrame({"class": CLASSES.names, "iou": 0.5, "precision": 0.9, "recall": 0.8})
+    before, (fig, ax) = dict(mpl.rcParams), plt.subplots()
+    assert plots.class_ious(table, CLASSES, ax) is ax
+    assert dict(mpl.rcParams) == before
+    assert plt.get_fignums() == [fig.number]
+
+
+def test_classes_stand_worst_first_in_their_colours_and_absent_ones_last():
+    table = pd.DataFrame({"class": CLASSES.names, "iou": [0.9, np.nan, 0.2], "precision": 0.9, "recall": 0.8})
+    ax = plots.class_ious(table, CLASSES)
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["pole", "sky", r"road \$x_"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first row on top
+    assert ax.patches[0].get_facecolor()[:3] == tuple(CLASSES.colors[2] / 255)
+    assert "does not occur" in [t.get_text() for t in ax.texts]
+    assert "mean IoU 0.550" in told(ax)
+
+
+def test_confusion_rows_are_shares_and_small_numbers_are_left_out():
+    counts = np.array([[996, 4, 0], [50, 150, 0], [0, 0, 0]])
+    ax = plots.confusion_matrix(counts, CLASSES)
+    assert [t.get_text() for t in ax.texts] == ["100", "25", "75"]
+    rows = [t.get_text() for t in ax.get_yticklabels()]
+    assert rows == ["sky  83.3%", r"road \$x_  16.7%", "pole  absent"]
+    values = ax.collections[0].get_array().reshape(3, 3)
+    assert np.ma.getmaskarray(np.ma.masked_invalid(values))[2].all()
+    np.testing.assert_allclose(values[:2], [[99.6, 0.4, 0], [25, 75, 0]])
+    thousands = plots.confusion_matrix(counts * 1000, CLASSES, normalize=False)
+    assert [t.get_text() for t in thousands.texts] == ["996k", "50k", "150k"]
+    drawn(plots.confusion_matrix(np.zeros((3, 3)), CLASSES))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [21, 80])
+def test_many_classes_number_only_the_confusions_that_stand_out(count):
+    counts = 100 * np.eye(count, dtype=int)
+    counts[3, :2] = 12, 5
+    classes = ClassMap(tuple(f"c{k}" for k in range(count)))
+    ax = drawn(plots.confusion_matrix(counts, classes))
+    assert [(t.get_text(), t.get_position()) for t in ax.texts] == [("10", (0.5, 3.5))]
+    ax = drawn(plots.confusion_difference(counts, 100 * np.eye(count), classes))
+    assert [t.get_text() for t in ax.texts] == ["+10"]
+
+
+def test_the_difference_of_confusions_is_in_points_and_signed():
+    full, failed = np.array([[90, 10], [0, 100]]), np.array([[4, 6], [0, 0]])
+    ax = plots.confusion_difference(failed, full, ClassMap(("a", "b")))
+    assert [t.get_text() for t in ax.texts] == ["-50", "+50"]
+    drawn(plots.confusion_difference(np.zeros((2, 2)), np.zeros((2, 2)), ClassMap(("a", "b"))))
+
+
+@pytest.mark.parametrize("scores", [[], [0.5], [np.nan], [0.2, 0.5, np.nan, 1.0]])
+def test_the_distribution_counts_failures(scores):
+    ax = drawn(plots.iou_distribution(pd.DataFrame({"miou": np.array(scores, float)}), 0.5))
+    if len(scores) == 4:
+        assert told(ax)[0] == "below 0.5: 1 of 3 images"
+        assert "1 without a valid pixel" in told(ax)
+
+
+def test_one_image_and_none_are_enough_for_the_spread():
+    table = pd.DataFrame({"id": ["a"], "sky": [0.5], "pole": [np.nan]})
+    drawn(plots.per_class_image_iou(table, CLASSES))
+    drawn(plots.per_class_image_iou(table[:0], CLASSES))
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_regions_stand_worst_first(count):
+    classes = ClassMap(tuple(f"class {k}" for k in range(count)))
+    rows = [(name, "small", 3, 0.9 - k / 100) for k, name in enumerate(classes.names)]
+    rows += [(name, "large", 1, 0.95) for name in classes.names]
+    table = pd.DataFrame(rows, columns=["class", "size", "regions", "iou"])
+    ax = drawn(plots.region_ious(table, classes))
+    assert [t.get_text() for t in ax.get_yticklabels()] == list(classes.names[::-1])
+    assert ax.texts[0].get_text() == "3 / 0 / 1"
+    assert "no region" in plots.region_ious(table[:0], classes).texts[0].get_text()
+
+
+@pytest.mark.parametrize(("accuracy", "expected"), [(0.3, "overconfident"), (1.0, "underconfident")])
+def test_reliability_says_in_which_direction(accuracy, expected):
+    edges = np.linspace(0, 1, 11)
+    table = pd.DataFrame(
+        {"confidence_from": edges[:-1], "confidence_to": edges[1:], "confidence": edges[1:] - 0.05}
+    )
+    table = table.assign(accuracy=accuracy, pixels=10, share=0.1).iloc[5:]
+    ax = plots.reliability(table, 0.123)
+    assert expected in told(ax)
+    assert ax.get_title(loc="left") == "Reliability, ECE 0.123"
+    drawn(ax)
+    assert "no pixel" in plots.reliability(table.assign(pixels=0)).texts[0].get_text()
+
+
+def test_two_runs_count_what_changed_and_name_the_largest_moves():
+    table = pd.DataFrame({"id": [f"i${k}" for k in range(5)], "miou_first": [0.2, 0.9, 0.8, 0.3, np.nan]})
+    table = table.assign(miou_second=[0.8, 0.1, 0.8, 0.3, 0.5])
+    table["difference"] = table["miou_second"] - table["miou_first"]
+    table["change"] = ["fixed", "regressed", "fine in both", "failing in both", "unscored"]
+    ax = drawn(plots.run_comparison(table, "a", "b", 0.5))
+    assert set(told(ax)) == {"fine in both (1)", "failing in both (1)", "fixed (1)", "regressed (1)"}
+    assert {t.get_text() for t in ax.texts} == {r"i\$0", r"i\$1"}
+    assert "no image has a score" in plots.run_comparison(table[4:], "a", "b").texts[0].get_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("epochs", [0, 1, 30])
+def test_training_curves_mark_the_best_epoch_and_draw_again(epochs):
+    epoch = np.arange(1, epochs + 1)
+    losses = dict.fromkeys(("train_loss", "train_ce", "train_dice", "val_loss"), 1.0 / epoch)
+    history = pd.DataFrame({"epoch": epoch, **losses, "learning_rate": 1e-3 / epoch})
+    history["val_miou"] = 0.7 - 0.1 * (epoch - 2) ** 2 / 30
+    fig = plots.training_curves(history)
+    assert plots.training_curves(history, fig) is drawn(fig)
+    assert plt.get_fignums() == []  # or a notebook would show it twice
+    marks = [t.get_text() for t in fig.axes[1].texts]
+    assert marks == ([f"best 0.{'697' if epochs == 1 else '700'}, epoch {min(epochs, 2)}"] if epochs else [])
+    alone = drawn(
+        plots.training_curves(history.drop(columns=["val_loss", "train_dice"]).assign(val_miou=np.nan))
+    )
+    if epochs:
+        assert told(alone.axes[0]) == ["train", "cross-entropy (train)"]
+
+
+@pytest.mark.parametrize(("height", "width"), [(12, 16), (12, 40), (30, 10), (1, 1)])
+@pytest.mark.parametrize("count", [2, 40])
+def test_a_sheet_has_four_panels_and_a_legend_of_what_occurs(height, width, count):
+    classes = many(count)
+    truth = (np.arange(height * width) % count).reshape(height, width).astype(np.uint8)
+    pred = np.roll(truth, 1, axis=1)
+    truth[0, 0] = IGNORE
+    image = np.full((height, width, 3), 90, np.uint8)
+    fig = drawn(plots.failure_sheet(image, truth, pred, classes, "a $title_"))
+    assert len(fig.axes) == 4
+    legend = {t.get_text().replace("\n", " ").strip() for t in fig.legends[0].get_texts()}
+    occurring = np.unique(np.r_[truth.ravel(), pred.ravel()])
+    assert legend == {classes.names[c].strip() for c in occurring if c != IGNORE} | {"ignored"}
+
+
+def test_a_sheet_says_what_is_wrong():
+    truth, pred = np.array([[0, 0, 0, 1, IGNORE]], np.uint8), np.array([[1, 0, 0, 1, 0]], np.uint8)
+    image, classes = np.zeros((1, 5, 3), np.uint8), ClassMap(("sky", "road"))
+    fig = plots.failure_sheet(image, truth, pred, classes)
+    assert fig.axes[3].get_title(loc="left") == "errors in orange: 25.0% of valid pixels"
+    assert fig.legends[0].get_title().get_text().endswith("sky → road 25.0%")
+    assert fig.axes[0].get_title(loc="left") == "image"  # no region, and no promise of one
+    outlined = plots.failure_sheet(image, truth, pred, classes, "", pred == 1)
+    assert outlined.axes[0].get_title(loc="left") == "image; outlined: label in doubt"
+    nothing = drawn(plots.failure_sheet(image, np.full((1, 5), IGNORE, np.uint8), pred, classes))
+    assert nothing.axes[3].get_title(loc="left") == "errors in orange: no valid pixel"
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_grids_take_any_number_of_images_of_any_sizes(count):
+    images = [np.full((6 + k, 8, 3), 40 * k, np.uint8) for k in range(count)]
+    masks = [np.full((6 + k, 8), k % 3, np.uint8) for k in range(count)]
+    for fig in (
+        plots.overlay_grid(images, masks, CLASSES, [f"id {k}" for k in range(count)]),
+        plots.augmentation_grid(images, masks, CLASSES, columns=2),
+    ):
+        assert sum(bool(ax.images) for ax in drawn(fig).axes) == count
+    with pytest.raises(ValueError, match="argument 2 is longer"):
+        plots.overlay_grid(images, [*masks, masks or 0], CLASSES)
+
+
+def test_a_small_figure_shows_the_same(monkeypatch):
+    shown = []
+    monkeypatch.setattr("seglib.plots.training.display", shown.append)
+    photograph = np.cumsum(RNG.normal(0, 4, (60, 80, 3)), axis=1).clip(-120, 120).astype(np.int16) + 128
+    mask = np.zeros((60, 80), np.uint8)
+    mask[:3, :3] = 1
+    near = ClassMap(("person", "wrong"), ((213, 94, 0), (255, 122, 0)))  # a palette might take them for one
+    figure = plots.overlay_grid([photograph.astype(np.uint8)], [mask], near)
+    plots.show_small(figure)
+    full, small = io.BytesIO(), shown[0].data
+    figure.savefig(full, format="png", dpi=figure.dpi)
+    assert len(small) < 0.6 * len(full.getvalue())
+    one, other = (np.asarray(Image.open(data).convert("RGB"), float) for data in (full, io.BytesIO(small)))
+    assert np.abs(one - other).mean() < 4
+    for color in near.colors:
+        assert (other[(one == color).all(axis=2)] == color).all()
+
+
+def failed(count: int) -> pd.DataFrame:
+    parts = RNG.dirichlet(np.ones(5), count) * RNG.uniform(0.5, 1, (count, 1))
+    table = pd.DataFrame(parts, columns=[f"lost_{kind}" for kind in ERRORS])
+    return table.assign(
+        id=[f"a_long_name_of_a_sequence_$_{k:06d}" for k in range(count)], miou=1 - parts.sum(1)
+    )
+
+
+def test_bars_are_as_long_as_what_was_lost():
+    table = failed(30)
+    ax = drawn(plots.lost_iou(table, 12))
+    worst = table.sort_values("miou").head(12)
+    ends = [max(bar.get_x() + bar.get_width() for bar in row) for row in zip(*ax.containers, strict=True)]
+    np.testing.assert_allclose(ends, 1 - worst["miou"])
+    assert ax.get_title(loc="left").endswith("the worst 12 of 30 failures")
+    assert all("…" in label.get_text() for label in ax.get_yticklabels()) or len(table["id"][0]) <= 34
+    assert plots.lost_iou(failed(0)).texts[0].get_text() == "no failures"
+    unknown = plots.lost_iou(failed(3)[["id", "miou"]])
+    assert unknown.texts[0].get_text() == "nothing is known of where the IoU was lost"
+
+
+def test_a_score_just_below_the_threshold_does_not_read_as_the_threshold():
+    table = failed(1).assign(miou=0.4999)
+    assert plots.lost_iou(table).texts[0].get_text() == "0.49"
+
+
+def test_costly_confusions_show_their_gain():
+    names = ("road", "a class of a very long name indeed $")
+    costs = pd.DataFrame({"truth": names, "prediction": names[::-1], "share": [0.39, 0.1], "images": [1, 7]})
+    costs = costs.assign(gain=[0.1, 0.02], gain_image=[0.2, 0.01])
+    ax = drawn(plots.costly_confusions(costs))
+    np.testing.assert_allclose([bar.get_width() for bar in ax.containers[0]], costs["gain"])
+    assert [t.get_text() for t in ax.texts[:2]] == ["+0.100", "39% of the true class, 1 image"]
+    assert "every valid pixel is right" in plots.costly_confusions(costs[:0]).texts[0].get_text()
+
+
+@pytest.mark.parametrize("lines", [("mIoU",), ("sky", "road")])
+def test_the_threshold_curve_marks_what_was_chosen(lines):
+    part = pd.DataFrame({"threshold": [0, 0.5, 1], "images": [0, 2, 8], "scored": 8, "share": [0, 0.25, 1]})
+    curve = pd.concat([part.assign(of=name) for name in lines]).assign(chosen=lambda t: t["threshold"] == 0.5)
+    ax = drawn(plots.threshold_curve(curve))
+    assert told(ax) == [f"{name} below 0.5: 2 of 8 images (25%)" for name in lines]
+    assert "no image has a score" in plots.threshold_curve(curve.assign(share=np.nan)).texts[0].get_text()
+
+
+def qualities(count: int) -> pd.DataFrame:
+    return pd.DataFrame({name: RNG.lognormal(1, 0.2, count) for name in QUALITIES})
+
+
+def test_qualities_show_the_limit_and_which_images_failed():
+    fig = drawn(plots.degradation_sheet(qualities(60), qualities(20), np.arange(20) < 4))
+    assert [ax.get_title(loc="left") for ax in fig.axes] == [kind.capitalize() for kind in KINDS]
+    for ax in fig.axes:
+        assert any(line.get_linestyle() == "--" for line in ax.lines)
+        assert [len(part.get_offsets()) for part in ax.collections[:2]] == [16, 4]
+    few, failed = qualities(3), np.array([True, False, False])
+    legend = plots.degradation_sheet(few, few, failed).legends[0].get_texts()
+    assert [t.get_text() for t in legend] == ["training images", "fine (2)", "failed (1)"]
+    drawn(plots.degradation_sheet(few.assign(highlights=255.0, noise=0.0), few, failed))
+    drawn(plots.degradation_sheet(qualities(30), qualities(0), failed[:0]))
+
+
+def warning(failed: list[bool], signal: list[float]) -> analysis.EarlyWarning:
+    from seglib.failures.confidence import early_warning
+
+    return early_warning(np.array(signal), np.array(failed))
+
+
+def test_risk_coverage_ends_at_the_failure_rate():
+    found = warning(list(RNG.random(50) < 0.3), list(RNG.random(50)))
+    ax = drawn(plots.risk_coverage(found))
+    assert f"AUROC {found.auroc.value:.2f}" in ax.get_title(loc="left")
+    assert ax.lines[2].get_ydata()[-1] == pytest.approx(found.failures / 50)
+    for failed, signal, words in (
+        ([False] * 3, [1.0] * 3, "no image fails"),
+        ([True] * 3, [1.0] * 3, "every image fails"),
+        ([True] * 3, [np.nan] * 3, "no image has a confidence"),
+    ):
+        assert words in plots.risk_coverage(warning(failed, signal)).texts[0].get_text()
+
+
+def test_slices_are_named_and_counted():
+    table = pd.DataFrame({"slice": ["with $pole$", "dark"], "images": [20, 9], "failures": [5, 1]})
+    table = table.assign(claimed=[True, False], difference=[-0.2, -0.1], low=[-0.3, -0.2], high=[-0.1, 0.1])
+    ax = drawn(plots.slice_plot(table))
+    assert ax.get_yticklabels()[0].get_text() == r"with \$pole\$"
+    assert [t.get_text() for t in ax.texts] == ["images (failed)", "20 (5)", "9 (1)"]
+    assert told(ax) == ["more than chance", "may be chance"]
+    assert len(plots.slice_plot(table, most=1).get_yticks()) == 1
+    assert "no slice" in plots.slice_plot(table.head(0)).texts[0].get_text()
