@@ -1,31 +1,23 @@
-"""How fast does training run here, and against what? `python benchmarks/training.py` prints the table, writes JSON.
+"""How fast does training run here, and against what? `python benchmarks/training.py` prints the table and writes JSON.
 
-Every figure is a ratio of two ways to do the same work on the same data, timed in turns. The other way runs in a process
-of its own that does not know seglib (plain.py). It takes about a quarter of an hour on two processor cores; `--only loss,counts`
-runs parts.
+Every figure is the ratio of two ways to do the same work on the same data, timed in turns. The other way runs in a
+process of its own that does not know seglib (plain.py). `--only loss,counts` runs parts.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import multiprocessing
 import os
-import shutil
 import tempfile
-import threading
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import gpu
 import numpy as np
 import pandas as pd
-import psutil
 import torch
 import torchmetrics
-from measure import compare, limit_row, row, seconds_of, write_dataset
+from measure import compare, row, seconds_of, write_dataset
 from plain import (
     BATCH,
     CLASSES,
@@ -42,67 +34,19 @@ from plain import (
 )
 from torch import Tensor, nn
 
-from seglib import runs
-from seglib.data.dataset import load_dataset, read_pair
-
-metrics = importlib.import_module("seglib.metrics.scores")
+from seglib import metrics, runs, train
 from seglib.params import Train
-from seglib.train import cpu as kernels
-from seglib.train import views
-from seglib.train.batches import training_batches
-from seglib.train.distributed import World
-from seglib.train.fitting import start_run
-from seglib.train.loader import build_cache
-from seglib.train.loss import HybridLoss
-from seglib.train.model import ModelSpec, build
-from seglib.train.plans import PRECISIONS
-from seglib.train.trainer import Trainer
-from seglib.train.trials import plan_training
 
 IMAGES = STEPS * BATCH
-
-
-# --- the loss
-
-
-def peak_memory(separate: bool, answer) -> None:
-    """Highest resident memory of one loss above what the process held before, in bytes, looked at every millisecond."""
-    logits, target = logits_and_target()
-    loss = Separate(WEIGHTS) if separate else hybrid(WEIGHTS)
-    backward(loss, logits[:1, :, :32], target[:1, :32])
-    process, done, peak = psutil.Process(), threading.Event(), 0
-    before = process.memory_info().rss
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.001):
-            peak = max(peak, process.memory_info().rss - before)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    backward(loss, logits, target)
-    done.set()
-    watcher.join()
-    answer.put(peak)
+STEP = f"training step, U-Net {ENCODER}, {SIZE[0]}x{SIZE[1]}, batch {BATCH}"
 
 
 def hybrid(class_weights: list[float] | None = None) -> Callable[[Tensor, Tensor], Tensor]:
-    module = HybridLoss(class_weights=class_weights)
+    module = train.HybridLoss(class_weights=class_weights)
     return lambda logits, target: module(logits, target).total
 
 
-def in_new_process(function: Callable, *arguments: object) -> float:
-    context = multiprocessing.get_context("spawn")
-    answer = context.Queue()
-    process = context.Process(target=function, args=(*arguments, answer))
-    process.start()
-    value = answer.get()
-    process.join()
-    return value
-
-
 def loss_rows(plain: Plain) -> list[dict]:
-    kernels.keep_freed_memory()  # as every training of ours does
     logits, target = logits_and_target()
     few = slice(0, 2)
     value, gradient = backward(hybrid(), logits[few], target[few])
@@ -110,110 +54,84 @@ def loss_rows(plain: Plain) -> list[dict]:
     off = abs(value.item() / exact.item() - 1)
     off_gradient = ((gradient - exact_gradient).norm() / exact_gradient.norm()).item()
     seconds = compare(lambda: backward(hybrid(WEIGHTS), logits, target), partial(plain.seconds, "loss"), 5)
-    peaks = [in_new_process(peak_memory, separate) for separate in (False, True)]
-    name = f"HybridLoss, forward and backward, {(BATCH, CLASSES, *SIZE)}"
-    against = "cross-entropy + SMP's DiceLoss + SMP's FocalLoss"
-    return [
-        row(
-            name,
-            against,
-            seconds,
-            10,
-            f"value off by {off:.1e}, gradient by {off_gradient:.1e} (against float64)",
-        ),
-        row("... peak memory (GB instead of seconds)", against, [tuple(p / 1e9 for p in peaks)], 1.0),
-    ]
+    what = f"HybridLoss, forward and backward, {(BATCH, CLASSES, *SIZE)}"
+    more = f"value off by {off:.1e}, gradient by {off_gradient:.1e} (against float64)"
+    return [row(what, "cross-entropy + SMP's DiceLoss + SMP's FocalLoss", seconds, 4, more)]
 
 
-# --- steps and epochs
+def parameters(**changed: object) -> Train:
+    crop = {"crop_height": SIZE[0], "crop_width": SIZE[1], "class_weights": "sqrt_inverse"}
+    same = {"dataset": "data/noise", "encoder": ENCODER, "encoder_weights": "none", "batch_size": BATCH}
+    return Train(**same | crop | {"device": "cpu", "precision": "bf16", "micro_batch": BATCH} | changed)
+
+
+def make_step(accelerated: int) -> Callable[[], None]:
+    """A training step on resident data; `accelerated`: how many of cpu.accelerate's changes the model gets (0-2)."""
+    params, dataset = train.open_dataset(parameters())
+    model = train.build_model(params, dataset.classes).train().to(memory_format=torch.channels_last)
+    if accelerated:
+        train.accelerate(model)
+    if accelerated == 1:  # the folded upsampling alone is undone
+        for module in model.modules():
+            if "forward" in vars(module) and not isinstance(module, nn.Conv2d):
+                del module.forward
+    images = torch.randint(0, 256, (BATCH, 3, *SIZE)).float().contiguous(memory_format=torch.channels_last)
+    masks, loss = logits_and_target()[1], train.HybridLoss(class_weights=WEIGHTS)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = model(images)
+        loss(logits, masks).total.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    return step
 
 
 def step_rows(plain: Plain) -> list[dict]:
-    params = Train(
-        run="benchmark", dataset="data/noise", encoder=ENCODER, encoder_weights="none", batch_size=BATCH, epochs=1000,
-        class_weights="sqrt_inverse", crop_height=SIZE[0], crop_width=SIZE[1], device="cpu",
-    )  # fmt: skip
-    write_dataset(runs.project_root() / "data" / "noise", IMAGES, CLASSES, (360, 480))
-    dataset = load_dataset(params.dataset)
-    train = build_cache(dataset, "train")
-    val = build_cache(dataset, "val", original_masks=True)
-    model = build(ModelSpec(params.architecture, params.encoder, dataset.classes), params.encoder_weights)
-    plan = plan_training(params, model, train, val)
-    plan = replace(plan, micro_batch=BATCH, accumulation=1, cache="ram")
-    trainer = Trainer(start_run(params), model, train.in_memory(), val, params, plan, World())
-    trainer._wake(1)
-    batch = next(training_batches(trainer.train, trainer.geometry, trainer.colour, BATCH, 0, 1))
-    images, masks = views.augmented(batch, SIZE, plan)
-
-    def resident() -> None:
-        trainer.optimizer.zero_grad(set_to_none=True)
-        with plan.autocast():
-            logits = trainer.model(images)
-        trainer.loss(logits, masks).total.backward()
-        nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)
-        trainer.optimizer.step()
-
-    def epoch() -> None:
-        trainer.train_epoch(2, lambda _: None)
-
-    def resident_epoch() -> None:
-        for _ in range(STEPS):
-            resident()
-
-    # The efficiency first: only after some epochs does a process take its steps at the speed that it keeps.
-    efficiency = compare(epoch, lambda: seconds_of(resident_epoch), 11)  # a few per cent apart: more rounds
+    step = make_step(2)
     # Steps in a row, as in a training: the first after another process' turn is slower.
-    row_of_steps = compare(resident_epoch, partial(plain.seconds, "steps"), 5)
-    step = row(
-        f"training step, U-Net {params.encoder}, {SIZE[0]}x{SIZE[1]}, batch {BATCH}, {plan.label}",
-        "contiguous fp32, SMP's losses",
-        [(ours / STEPS, theirs / STEPS) for ours, theirs in row_of_steps],
-        4,
-    )
-    whole = row(
-        f"whole epoch from files, {IMAGES} images",
-        "PIL decode and augmentation in __getitem__, 0 workers, contiguous fp32, SMP's losses",
-        compare(epoch, partial(plain.seconds, "epoch"), 5),
-        4,
-    )
-    whole["more"] = "{:.2f} against {:.2f} images/s".format(
-        *(IMAGES / whole[name] for name in ("seconds", "seconds_other"))
-    )
+    steps = compare(lambda: [step() for _ in range(STEPS)], partial(plain.seconds, "steps"), 5)
+    seconds = [(ours / STEPS, theirs / STEPS) for ours, theirs in steps]
+    return [row(f"{STEP}, bf16 channels_last", "contiguous fp32, SMP's losses", seconds, 4)]
+
+
+def ablation_rows(_: Plain) -> list[dict]:
+    bare, depthwise, both = (make_step(k) for k in range(3))
     return [
-        step,
-        limit_row(
-            "the step's limit: operations / peak + bytes / bandwidth",
-            "the training step above",
-            resident,
-            step["seconds"],
-            "cpu",
-            PRECISIONS[plan.precision],
+        row(
+            f"{STEP}: gradients of depthwise convolutions",
+            "torch",
+            compare(depthwise, partial(seconds_of, bare), 7),
+            1.1,
         ),
-        whole,
-        row("epoch efficiency: steps on resident data / real steps", "1.0", efficiency, 0.95),
+        row(
+            "... and folded upsampling",
+            "the step above",
+            compare(both, partial(seconds_of, depthwise), 7),
+            1.1,
+        ),
     ]
 
 
-def cache_rows(_: Plain) -> list[dict]:
-    write_dataset(runs.project_root() / "data" / "many", 10 * IMAGES, CLASSES, (360, 480))
-    dataset = load_dataset("data/many")
-    rows = list(dataset.split("train").itertuples())
-
-    def decode() -> None:
-        for sample in rows:
-            read_pair(dataset, sample)
-
-    def first_pack() -> None:
-        shutil.rmtree(runs.project_root() / "artifacts" / "cache", ignore_errors=True)
-        build_cache(dataset, "train")
-
-    what = f"first epoch: decoding {len(rows)} images into the cache"
-    return [
-        row(what, "one plain pass of decoding", compare(first_pack, lambda: seconds_of(decode), 5), 1 / 1.1)
-    ]
+def epochs_of_ours() -> Iterator[float]:
+    """Seconds of one training epoch of a real run after the other, cache, augmentation and trainer included."""
+    params, dataset = train.open_dataset(parameters(run="benchmark", replace="benchmark", epochs=4))
+    while True:
+        caches = [train.build_cache(dataset, "train"), train.build_cache(dataset, "val", original_masks=True)]
+        run, model = train.start_run(params), train.build_model(params, dataset.classes)
+        plan = train.plan_training(params, model, *caches)
+        history = train.launch(run, model, *caches, params, plan)
+        yield from IMAGES / history["images_per_second"].iloc[1:]
 
 
-# --- counts
+def epoch_rows(plain: Plain) -> list[dict]:
+    ours = epochs_of_ours()
+    pairs = [(next(ours), plain.seconds("epoch")) for _ in range(6)]
+    against = "PIL decode and augmentation in __getitem__, 0 workers, contiguous fp32, SMP's losses"
+    return [row(f"whole epoch from files, {IMAGES} images", against, pairs, 4)]
 
 
 def count_rows(plain: Plain) -> list[dict]:
@@ -227,74 +145,19 @@ def count_rows(plain: Plain) -> list[dict]:
         return [metrics.confusion_matrix(t, p, CLASSES) for t, p in zip(truth, pred, strict=True)]
 
     what = "per-image confusion counts, 64 images 360x480, 11 classes"
-    others = [
-        ("confusion matrix, image by image", "confusion", 5, 30),
-        ("Jaccard index, image by image", "jaccard", 5, 200),
-        (
-            "Jaccard index, image by image, with torch's deterministic algorithms",
-            "jaccard, deterministic",
-            1,
-            200,
-        ),
-    ]
+    others = {"confusion": "confusion matrix", "jaccard": "Jaccard index"}
     return [
-        row(what, f"torchmetrics' {against}", compare(ours, partial(plain.seconds, work), rounds), wanted)
-        for against, work, rounds, wanted in others
-    ]
-
-
-# --- memory
-
-
-def train_and_weigh(images: int, root: str, answer) -> None:
-    """Peak anonymous memory of a hundred steps, in bytes (Linux); pages of the cache file belong to the system."""
-    os.environ["SEGLIB_ROOT"] = root
-    params = Train(
-        run=f"of{images}", dataset=f"data/{images}", architecture="Linknet", encoder="tu-mobilenetv3_small_050",
-        encoder_weights="none", epochs=100 * BATCH // images, cache="disk", memory_format="contiguous", precision="fp32", compile="off",
-        micro_batch=BATCH, device="cpu",
-    )  # fmt: skip
-    write_dataset(runs.project_root() / params.dataset, images, CLASSES, (120, 160))
-    dataset = load_dataset(params.dataset)
-    train, val = build_cache(dataset, "train"), build_cache(dataset, "val", original_masks=True)
-    model = build(ModelSpec(params.architecture, params.encoder, dataset.classes))
-    peak = 0
-
-    def weigh(_: int) -> None:
-        nonlocal peak
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        peak = max(peak, 1024 * int(status.split("RssAnon:")[1].split()[0]))
-
-    trainer = Trainer(
-        start_run(params), model, train, val, params, plan_training(params, model, train, val), World()
-    )
-    for epoch in range(1, params.epochs + 1):
-        trainer.train_epoch(epoch, weigh)
-    answer.put(peak)
-
-
-def memory_rows(_: Plain) -> list[dict]:
-    root = str(runs.project_root())
-    # Large pages come and go by chance, tens of MB at a time: five times each, in turns.
-    pairs = [[in_new_process(train_and_weigh, images, root) for images in (140, 1400)] for _ in range(5)]
-    pairs = [(many / 1e9, few / 1e9) for few, many in pairs]
-    return [
-        row(
-            "peak memory of 100 steps of training, 1400 images (GB instead of seconds)",
-            "140 images, ten times",
-            pairs,
-            0.95,
-        )
+        row(what, f"torchmetrics' {name}, image by image", compare(ours, partial(plain.seconds, work), 5), 5)
+        for work, name in others.items()
     ]
 
 
 PARTS = {
     "loss": loss_rows,
-    "steps": step_rows,
-    "cache": cache_rows,
     "counts": count_rows,
-    "memory": memory_rows,
-    "gpu": lambda _: gpu.rows(gpu.Setting()),
+    "ablation": ablation_rows,
+    "steps": step_rows,
+    "epoch": epoch_rows,
 }
 
 
@@ -308,15 +171,16 @@ def main() -> None:
         for name in ("notebooks", "data"):
             (Path(root) / name).mkdir()
         os.environ["SEGLIB_ROOT"] = root
-        plain = Plain(Path(root) / "data" / "noise")
+        noise = Path(root) / "data" / "noise"
+        write_dataset(noise, IMAGES, CLASSES, (360, 480))
+        plain = Plain(noise)
         rows = [line for part in given.only.split(",") for line in PARTS[part](plain)]
         plain.close()
     table = pd.DataFrame(rows)
     with pd.option_context("display.width", 250, "display.max_colwidth", 90):
         print(table.to_string(index=False))
-    runs.write_json(
-        out, {"environment": runs.environment(), "threads": torch.get_num_threads(), "rows": rows}
-    )
+    about = {"environment": runs.environment(), "threads": torch.get_num_threads()}
+    runs.write_json(out, about | {"rows": rows})
 
 
 if __name__ == "__main__":
