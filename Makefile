@@ -17,7 +17,7 @@ PARALLEL = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(INSTALLED)  ## install, generate the demo dataset, run the four notebooks on it
+demo: $(INSTALLED)  ## install, run the four notebooks on the demo dataset
 	$(BIN)/seglib demo
 
 test: $(INSTALLED) lint  ## everything: lint, unit and browser tests, the notebooks by nbval
@@ -35,7 +35,7 @@ lab: $(INSTALLED)  ## open JupyterLab on the notebooks
 
 notebooks: $(INSTALLED)  ## execute the committed notebooks in place, in order
 	$(BIN)/jupyter nbconvert --execute --inplace --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False \
-		--ExecutePreprocessor.kernel_name=python3 --NotebookExporter.preprocessors=seglib.pages.DropDeadWidgets notebooks/0*.ipynb
+		--ExecutePreprocessor.kernel_name=python3 --NotebookExporter.preprocessors=seglib.pipeline.drop_dead_widgets notebooks/0*.ipynb
 
 clean:  ## remove the environment and the caches (never data or runs)
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -34,13 +34,13 @@ import torch
 from failure_finding import probabilities, sound
 from PIL import Image
 from scipy import ndimage
+from seglib.data.demo_paint import render
+from seglib.data.faults import DEGRADATIONS, KINDS
 
 from seglib import runs
 from seglib.data import demo_scenes
 from seglib.data.classes import IGNORE
 from seglib.data.dataset import Dataset, load_dataset, read_mask, read_pair
-from seglib.data.demo_paint import render
-from seglib.data.faults import DEGRADATIONS, KINDS
 from seglib.data.inject import plant
 from seglib.data.regions import label_regions
 from seglib.evaluate.baselines import learn_prior
@@ -51,6 +51,7 @@ from seglib.failures.find import find_failures
 
 metrics = importlib.import_module("seglib.metrics.scores")
 from seglib.metrics.region_scores import EDGES
+
 from seglib.params import Evaluate
 from seglib.runs import Run
 from seglib.train.model import Segmenter
@@ -122,7 +123,7 @@ def one_seed(
 def stated(record: Run, split: str, faults: AbstractContextManager) -> pd.DataFrame:
     """By id of every scored image: its mIoU (`after`), cause, cause_confidence and evidence."""
     with faults:
-        evaluation = evaluate_run(record, Evaluate(run=record.name, split=split))
+        evaluation = evaluate_run(Evaluate(run=record.name, split=split))
         found = analysis.analyse(record, evaluation, find_failures(evaluation, 2.0)).failures
     found = found.rename(columns={"miou": "after"}).set_index("id")
     return found[["after", "cause", "cause_confidence", "evidence"]]

@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 
 import pandas as pd
+from seglib.data.faults import LABEL_FAULTS
 from sklearn.metrics import roc_auc_score
 
 from seglib import actions, runs
 from seglib.data.dataset import load_dataset
 from seglib.data.demo import make_demo, planted
-from seglib.data.faults import LABEL_FAULTS
 from seglib.data.inject import plant
 from seglib.evaluate import compare as comparison
 from seglib.params import check_chain

@@ -21,19 +21,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from seglib.data.faults import LABEL_FAULTS, bounding_box
 from sklearn.metrics import roc_auc_score
 
 from seglib import runs
 from seglib.data.classes import IGNORE
 from seglib.data.dataset import Dataset, read_mask
-from seglib.data.faults import LABEL_FAULTS, bounding_box
 from seglib.data.inject import plan_faults
 from seglib.evaluate.predict import predict, run_dataset
 from seglib.failures.label_errors import Look, Suspicion, judge, look
 
 metrics = importlib.import_module("seglib.metrics.scores")
-from seglib.runs import Run
 from seglib.train.batches import scoring_batches
+
+from seglib.runs import Run
 from seglib.train.device import make_plan
 from seglib.train.loader import build_cache
 from seglib.train.model import load_checkpoint

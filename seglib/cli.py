@@ -1,286 +1,307 @@
-"""`seglib demo | run | check | evaluate | compare | plant | export | import | init | fetch | lab`: the notebooks and the package from a terminal."""
+"""The commands of a terminal: functions whose signatures are their arguments and options.
+
+Each imports the rooms that it needs, so that `seglib --help` is quick.
+"""
 
 from __future__ import annotations
 
 import argparse
+import inspect
+import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from seglib import commands
-from seglib.commands import place, print_findings
-from seglib.options import read_parameters
+from seglib import __version__, runs
+from seglib.params import Evaluate, Train, check_chain, read_file, read_parameters
+from seglib.pipeline import run_chain
+from seglib.runs import Run, display_path, resolve_path
 
-# Everything heavier than argparse is imported by the command that needs it: `seglib --help` answers at once.
+if TYPE_CHECKING:
+    from seglib.data import Dataset
+
+_ABOUT = "Four notebooks that train a segmentation model, find the images on which it fails, and say why."
+_FLAGS = {"parameters": "-p", "start": "--from", "stop": "--to", "source": "--from", "target": "--to"}
+_HELP = {
+    "broken": "its broken twin: 01 names the faults",
+    "config": "a dataset.yaml that lies elsewhere",
+    "dataset": "folder of the dataset",
+    "ids": "images, separated by commas; labels in doubt by default",
+    "kinds": "kinds of faults, separated by commas; all by default",
+    "masks": "masks to begin with",
+    "out": "what to write: a new folder, or a zip",
+    "parameters": "a parameter, NAME=VALUE; may be repeated",
+    "params": "YAML or JSON file of lines `parameter: value`",
+    "predictions": "folder of <image id>.png",
+    "run": "name of the run",
+    "seed": "the same seed gives the same faults",
+    "share": "share of the samples that get a fault",
+    "source": "CVAT's zip, or a folder of <image id>.png",
+    "split": "which split",
+    "splits": "which splits get faults, separated by commas",
+    "start": "first notebook, such as 2 or 02_train",
+    "stop": "last notebook",
+    "target": "a new folder; data/NAME by default",
+    "threshold": "an image with a lower mIoU fails",
+    "to": "the annotation tool",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        argv: the arguments without the program's name; `sys.argv[1:]` when None.
-
-    Returns:
-        0 when it did what was asked, 1 when it could not (one message on stderr, no traceback unless `--debug`),
-        130 when interrupted. Wrong usage leaves through argparse with code 2.
-    """
+    """Run one command; return 0 if it did what was asked, 1 if not (a message on stderr), 130 if interrupted."""
     for stream in (sys.stdout, sys.stderr):
-        # Redirected on Windows, they know a few hundred characters; the name of an image must not end a command.
-        if hasattr(stream, "reconfigure"):
+        if hasattr(stream, "reconfigure"):  # on Windows a character of an image's name could end a command
             stream.reconfigure(errors="backslashreplace")
-    options = parse(argv)
+    command, options = parse(argv)
+    debug = options.pop("debug")
     try:
-        return options.command(options)
+        return command(**options) or 0
     except KeyboardInterrupt:
         print("seglib: interrupted.", file=sys.stderr)
         return 130
-    except (
-        ValueError,
-        OSError,
-        RuntimeError,
-    ) as error:  # what seglib raises, with a message that says what to do
-        if options.debug:
+    except (ValueError, OSError, RuntimeError) as error:  # what seglib raises: the message says what to do
+        if debug:
             raise
         print(f"seglib: {error}", file=sys.stderr)
         return 1
 
 
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command and its options; `seglib lab` hands on those that it does not know. Wrong usage exits with code 2."""
-    parser = _parser()
-    options, rest = parser.parse_known_args(argv)
-    if rest and options.command is not _lab:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    options.rest = rest
-    return options
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="seglib",
-        allow_abbrev=False,
-        description="Four notebooks that train a segmentation model, find the images on which it fails, and say why.",
-        epilog="'seglib COMMAND --help' tells the options of a command.",
-    )
+def parse(argv: Sequence[str] | None = None) -> tuple[Callable[..., int | None], dict[str, Any]]:
+    """Return a command and its options; wrong usage exits with code 2."""
+    parser = argparse.ArgumentParser(prog="seglib", allow_abbrev=False, description=_ABOUT)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser.add_argument("--version", action="version", version=f"seglib {_version()}")
+    parser.add_argument("--version", action="version", version=f"seglib {__version__}")
     known = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    demo = _add(known, "demo", _demo, "make the demo dataset and run the four notebooks on it")
-    demo.add_argument(
-        "--broken", action="store_true", help="the demo's broken twin: 01 finds its faults and stops"
-    )
-    _add_parameters(demo)
-
-    run = _add(known, "run", _run, "run the notebooks with one parameter file")
-    run.add_argument(
-        "--params", required=True, metavar="FILE", type=Path, help="YAML or JSON: `parameter: value`"
-    )
-    run.add_argument(
-        "--run", metavar="NAME", help="name of the run (default: `run` in FILE, else FILE's own name)"
-    )
-    run.add_argument(
-        "--from", dest="start", metavar="N", default="1", help="first notebook, such as 2 or 02_train"
-    )
-    run.add_argument("--to", dest="stop", metavar="N", default="4", help="last notebook")
-    _add_parameters(run)
-
-    check = _add(known, "check", commands.check, "check a dataset; exit code 1 when it has errors")
-    check.add_argument("folder", metavar="FOLDER", type=Path, help="folder of the dataset")
-    check.add_argument("--config", default="", metavar="FILE", help="a dataset.yaml that lies elsewhere")
-
-    score = _add(
-        known,
-        "evaluate",
-        commands.evaluate,
-        "score another tool's predictions: PNGs of class ids named by image",
-    )
-    score.add_argument(
-        "--predictions", required=True, metavar="DIR", type=Path, help="folder of <image id>.png"
-    )
-    score.add_argument("--dataset", required=True, metavar="FOLDER", type=Path, help="folder of the dataset")
-    score.add_argument("--config", default="", metavar="FILE", help="a dataset.yaml that lies elsewhere")
-    score.add_argument(
-        "--split", default="test", metavar="NAME", help="which split they predict (default: test)"
-    )
-    score.add_argument("--run", metavar="NAME", help="where results go (default: the name of DIR)")
-    _add_parameters(score)
-
-    compare = _add(known, "compare", commands.compare, "compare two runs on the same images")
-    compare.add_argument("first", metavar="RUN_A", help="name of the run to compare with")
-    compare.add_argument(
-        "second", metavar="RUN_B", help="name of the run in question; results go into its folder"
-    )
-    compare.add_argument(
-        "--split", default="test", metavar="NAME", help="a split that both have evaluated (default: test)"
-    )
-    compare.add_argument(
-        "--threshold", default=0.5, type=float, metavar="X", help="an image below it fails (default: 0.5)"
-    )
-
-    plant = _add(
-        known, "plant", commands.plant, "copy a dataset with recorded faults, to measure what finds them"
-    )
-    plant.add_argument("--dataset", required=True, metavar="FOLDER", type=Path, help="folder of the dataset")
-    plant.add_argument("--config", default="", metavar="FILE", help="a dataset.yaml that lies elsewhere")
-    plant.add_argument(
-        "--out", required=True, metavar="FOLDER", type=Path, help="folder of the copy; must not exist"
-    )
-    plant.add_argument("--kinds", default="", metavar="A,B", help="kinds of faults (default: all)")
-    plant.add_argument(
-        "--share", default=0.2, type=float, metavar="X", help="share of the samples (default: 0.2)"
-    )
-    plant.add_argument("--splits", default="val", metavar="A,B", help="where to plant (default: val)")
-    plant.add_argument(
-        "--seed", default=0, type=int, metavar="N", help="the same seed, the same faults (default: 0)"
-    )
-
-    export = _add(known, "export", commands.export, "hand suspected masks to an annotation tool")
-    export.add_argument("--run", default="demo", metavar="NAME", help="name of the run (default: demo)")
-    export.add_argument(
-        "--split", default="test", metavar="NAME", help="a split that 04 has analysed (default: test)"
-    )
-    export.add_argument("--to", required=True, choices=("cvat", "label-studio"), help="which tool")
-    export.add_argument("--out", required=True, metavar="FILE", type=Path, help="the zip to write")
-    export.add_argument(
-        "--masks",
-        default="present",
-        choices=("present", "predictions"),
-        help="what to begin with (default: present)",
-    )
-    export.add_argument(
-        "--ids", default="", metavar="A,B", help="images (default: labels in doubt, by verdict and score)"
-    )
-
-    back = _add(known, "import", commands.import_masks, "take corrected masks back from an annotation tool")
-    back.add_argument(
-        "--from", dest="source", required=True, metavar="FILE", type=Path, help="CVAT's zip, or JSON"
-    )
-    back.add_argument("--dataset", required=True, metavar="FOLDER", type=Path, help="folder of the dataset")
-    back.add_argument("--config", default="", metavar="FILE", help="a dataset.yaml that lies elsewhere")
-    back.add_argument(
-        "--out", required=True, metavar="FOLDER", type=Path, help="folder of the corrected masks"
-    )
-
-    init = _add(known, "init", commands.init, "write a draft dataset.yaml from what a folder holds")
-    init.add_argument("folder", metavar="FOLDER", type=Path, help="folder of the dataset")
-
-    fetch = _add(known, "fetch", commands.fetch, "download a known dataset")
-    fetch.add_argument("name", metavar="NAME", help="which one, such as camvid")
-    fetch.add_argument("--to", metavar="FOLDER", type=Path, help="where to (default: data/NAME)")
-
-    lab = _add(known, "lab", _lab, "open JupyterLab on the notebooks")
-    lab.epilog = "Other options are handed on to JupyterLab, such as --port=9999."
-    return parser
+    for command in (demo, run, check, evaluate, compare, plant, export, import_, init, fetch, lab):
+        text = command.__doc__
+        one = known.add_parser(command.__name__.strip("_"), help=text, description=text, allow_abbrev=False)
+        one.set_defaults(command=command)
+        for option in inspect.signature(command, eval_str=True).parameters.values():
+            if option.kind is option.KEYWORD_ONLY:
+                flag = _FLAGS.get(option.name, f"--{option.name}")
+                one.add_argument(flag, dest=option.name, **_option(option))
+            elif command is not lab:
+                one.add_argument(option.name, metavar=option.name.upper())
+    options, rest = parser.parse_known_args(argv)
+    if rest and options.command is not lab:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    values = vars(options) | ({"options": rest} if options.command is lab else {})
+    return values.pop("command"), values
 
 
-def _add(known: Any, name: str, command: Any, text: str) -> argparse.ArgumentParser:
-    parser = known.add_parser(
-        name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False
-    )
-    parser.set_defaults(command=command)
-    return parser
+def _option(option: inspect.Parameter) -> dict[str, Any]:
+    text, default = _HELP[option.name], option.default
+    if default is option.empty:
+        return {"required": True, "help": text}
+    if default is False:
+        return {"action": "store_true", "help": text}
+    if default == ():
+        return {"action": "append", "default": [], "metavar": "NAME=VALUE", "help": text}
+    text += f" (default: {default})" if default != "" else ""
+    return {
+        "type": type(default),
+        "default": default,
+        "choices": get_args(option.annotation) or None,
+        "help": text,
+    }
 
 
-def _add_parameters(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-p",
-        dest="parameters",
-        metavar="NAME=VALUE",
-        action="append",
-        default=[],
-        help="a parameter; may be repeated",
-    )
+def demo(*, broken: bool = False, parameters: Sequence[str] = ()) -> None:
+    """Run the four notebooks on the demo dataset."""
+    from seglib.data import ensure_demo
+
+    name = "demo_broken" if broken else "demo"
+    ensure_demo(f"data/{name}")
+    values = {"dataset": f"data/{name}", "run": name} | read_parameters(parameters)
+    _chain(values, "1", "1" if broken else "4")
 
 
-def _version() -> str:
-    from seglib import __version__
-
-    return __version__
-
-
-def _demo(options: argparse.Namespace) -> int:
-    from seglib.data import make_demo
-    from seglib.runs import resolve_path
-
-    dataset = "data/demo_broken" if options.broken else "data/demo"
-    make_demo(resolve_path(dataset), broken=options.broken)
-    values = {"dataset": dataset, "run": Path(dataset).name} | read_parameters(options.parameters)
-    return _chain(values, "1", "1" if options.broken else "4")
-
-
-def _run(options: argparse.Namespace) -> int:
-    from seglib import repeat
-    from seglib.params import read_file
-
-    path, given = place(options.params), read_parameters(options.parameters)
+def run(
+    *, params: str, run: str = "", start: str = "1", stop: str = "4", parameters: Sequence[str] = ()
+) -> None:
+    """Run the notebooks with one parameter file."""
+    path, given = _place(params), read_parameters(parameters)
     values = read_file(path)
-    run = options.run or given.get("run") or values.get("run", options.params.stem)
-    again = repeat.is_of_a_run(path) and run != values.get("run")
-    if again:
-        values = repeat.prepare(path, values, given)
-    code = _chain(values | given | {"run": run}, options.start, options.stop)
-    if again and code == 0:
-        repeat.compare(path.parent, run)
-    return code
+    name = run or given.get("run") or values.get("run", path.stem)
+    if (path.parent / "environment.json").is_file() and name != values.get("run"):  # those of another run
+        values = _repeat(path.parent, values)
+    _chain(values | given | {"run": name}, start, stop)
 
 
-def _chain(values: Mapping[str, Any], start: str, stop: str) -> int:
-    from seglib.params import Evaluate, Train, check_chain
-    from seglib.pipeline import ChainError, run_chain
-    from seglib.runs import Run, display_path, read_json
+def _repeat(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters that repeat a run; print which versions and data are not as they were."""
+    from seglib.data import DatasetError, load_dataset
+    from seglib.evaluate import changed_since_training
 
+    then, now = runs.read_json(folder / "environment.json", ["python", "packages"]), runs.environment()
+    before, after = ({"Python": facts["python"]} | facts["packages"] for facts in (then, now))
+    changed = [f"{n} was {v} and is {after.get(n)}" for n, v in before.items() if after.get(n) != v]
+    with suppress(DatasetError):  # 01 says it better
+        dataset = load_dataset(values.get("dataset", "data/demo"), values.get("config", ""))
+        changed += filter(None, [changed_since_training(Run(folder), dataset)])
+    if changed:
+        print(f"Not as it was for run {folder.name!r}: {'; '.join(changed)}")
+    kept = {"actions": runs.stored_path(folder / "actions.yaml")} if values.get("actions") else {}
+    return {**values, **kept, "resume": False}
+
+
+def _chain(values: Mapping[str, Any], start: str, stop: str) -> None:
     shares = check_chain(values)
-    run = Run(Run.folder(shares["02_train"].get("run", Train().run)))
-    before = _findings()
-    try:
-        run_chain(shares, run.name, start, stop)
-    except ChainError as error:
-        if error.notebook == "01_data_check" and _print_new_findings(before):
-            raise ChainError(
-                error.notebook, error.error.split("\n")[0].rstrip(": ") + ".", error.saved
-            ) from error
-        raise
-    split = shares["03_evaluate"].get("split", Evaluate().split)
+    run, split = Run(Run.folder(Train(**shares["02_train"]).run)), Evaluate(**shares["03_evaluate"]).split
+    run_chain(shares, run.name, start, stop)
     scores = run.evaluation(split) / "metrics.json"
-    print(f"\nnotebooks  {display_path(run.notebooks)} (.ipynb, .html)")
-    for what, path in (("pictures", run.outputs), ("scores", scores), ("failures", run.failures(split))):
-        if path.exists():
-            score = read_json(path).get("mean_iou") if path == scores else None  # null: no pixel was scored
-            note = f" (mean IoU {score:.3f} on {split})" if isinstance(score, (int, float)) else ""
-            print(f"{what:<9}  {display_path(path)}{note}")
-    return 0
+    score = runs.read_json(scores).get("mean_iou") if scores.exists() else None
+    note = f" (mean IoU {score:.3f} on {split})" if score is not None else ""
+    print(f"\nNotebooks, pages, figures and tables: {display_path(run.path)}{note}")
 
 
-def _findings() -> dict[Path, tuple[int, int]]:
-    """Every findings.csv and what tells whether it was written anew: clocks jump, so no comparison with the time."""
-    from seglib.runs import project_root
+def check(folder: str, *, config: str = "") -> int:
+    """Check a dataset; exit code 1 when it has errors."""
+    from seglib import checks
 
-    paths = (project_root() / "artifacts" / "data_check").glob("*/findings.csv")
-    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
-
-
-def _print_new_findings(before: Mapping[Path, tuple[int, int]]) -> bool:
-    """What 01 found before it stopped; nothing, and False, if it stopped before it had looked."""
-    from seglib.runs import read_table
-
-    for path, state in _findings().items():
-        if before.get(path) != state:
-            print_findings(read_table(path).to_dict("records"), path)
-            return True
-    return False
+    dataset = _dataset(folder, config, strict=False)
+    found = checks.check_dataset(dataset, progress=sys.stderr.isatty())
+    out = runs.project_root() / "artifacts" / "data_check" / runs.check_name(dataset.name, "dataset")
+    checks.write(found, out)
+    for (severity, kind), group in found.findings.groupby(["severity", "check"], sort=False):
+        more = [f"... and {len(group) - 3} more"] if len(group) > 3 else []
+        lines = [*group["detail"].head(3), *more, f"-> {group['suggestion'].iloc[0]}"]
+        print(f"{severity:<7}  {kind} ({len(group)})\n         " + "\n         ".join(lines))
+    print(f"All findings: {display_path(out / 'findings.csv')}\n\n{dataset.name}: {checks.verdict(found)}")
+    return int((found.findings["severity"] == "error").any())
 
 
-def _lab(options: argparse.Namespace) -> int:
-    import subprocess
+def evaluate(
+    *,
+    predictions: str,
+    dataset: str,
+    config: str = "",
+    split: str = "test",
+    run: str = "",
+    parameters: Sequence[str] = (),
+) -> None:
+    """Score another tool's predictions: PNGs of class ids named by image."""
+    from seglib.evaluate import evaluate_predictions, interval_sentence
 
-    from seglib.runs import project_root
+    folder = _place(predictions)
+    name = run or folder.resolve().name
+    params = Evaluate.check({"run": name, "split": split} | read_parameters(parameters))
+    where = _place(config) if config else ""
+    scores = evaluate_predictions(name, folder, _place(dataset), params, where, sys.stderr.isatty()).scores
+    print(f"{scores['images']} images of {params.split}: {interval_sentence(scores)}")
+    print(f"scores   {display_path(Run.folder(name) / 'evaluation' / params.split)}")
 
-    # The project is the server's root, so that the notebooks' links to artifacts/ open too.
-    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={project_root()}"]
-    command += ["--LabApp.default_url=/lab/tree/notebooks/01_data_check.ipynb", *options.rest]
+
+def compare(first: str, second: str, *, split: str = "test", threshold: float = 0.5) -> None:
+    """Compare two runs on the same images; results go into the folder of the second."""
+    from seglib.evaluate import compare_runs, comparison_sentence, open_evaluation, write_comparison
+    from seglib.plots import run_comparison, save_figure
+
+    found = compare_runs(*(open_evaluation(Run.open(name), split) for name in (first, second)), threshold)
+    changed = found.per_image[found.per_image["change"].isin(["fixed", "regressed"])].head(10)
+    for table in (found.per_class, changed):
+        if len(table):
+            print(table.round(3).to_string(index=False) + "\n")
+    folder = write_comparison(found)
+    save_figure(folder / "images.png", run_comparison(found.per_image, first, second, threshold))
+    print(f"{comparison_sentence(found)}\nTables and figure: {display_path(folder)}")
+
+
+def plant(
+    *,
+    dataset: str,
+    out: str,
+    config: str = "",
+    kinds: str = "",
+    share: float = 0.2,
+    splits: str = "val",
+    seed: int = 0,
+) -> None:
+    """Copy a dataset with recorded faults, to measure what finds them."""
+    from seglib.data import KINDS, inject_faults
+
+    new, which = _new(out), kinds.split(",") if kinds else KINDS
+    table = inject_faults(_dataset(dataset, config), new, which, share, splits.split(","), seed)
+    print(table.groupby(["split", "kind"], sort=False).size().to_string())
+    print(f"{len(table)} faults in {display_path(new)}; which and where: {display_path(new / 'planted.csv')}")
+
+
+def export(
+    *,
+    out: str,
+    run: str = "demo",
+    split: str = "test",
+    to: Literal["cvat"] = "cvat",
+    masks: Literal["present", "predictions"] = "present",
+    ids: str = "",
+) -> None:
+    """Write doubtful masks into a zip for an annotation tool."""
+    from seglib.evaluate import open_evaluation
+    from seglib.failures import export_for_relabelling, to_relabel
+
+    evaluation = open_evaluation(Run.open(run), split)
+    samples = ids.split(",") if ids else to_relabel(evaluation.run.failures(split))
+    if not samples:
+        print("No label of that split is in doubt, and no verdict says so. Name images with --ids.")
+        return
+    path = export_for_relabelling(evaluation, _new(out), samples, masks)
+    print(f"{len(samples)} images in {display_path(path)}. Into the tool and back: docs/annotation.md")
+
+
+def import_(*, source: str, dataset: str, out: str, config: str = "") -> None:
+    """Take corrected masks back, in the dataset's own form, into a folder of their own."""
+    from seglib.failures import import_corrections
+
+    table = import_corrections(_place(source), _dataset(dataset, config), _new(out))
+    changed = int((table["changed"] > 0).sum())
+    where = f"; in {display_path(_new(out))}. Look, then copy them over." if changed else "."
+    print(f"{table.round(4).to_string(index=False)}\n{changed} of {len(table)} masks changed{where}")
+
+
+def init(folder: str) -> None:
+    """Write a draft dataset.yaml from what a folder holds."""
+    from seglib.data import draft_dataset
+
+    path, draft = _place(folder) / "dataset.yaml", draft_dataset(_place(folder))
+    print(draft, end="")
+    if path.exists():
+        raise FileExistsError(f"{path} stays as it is; above is what would be drafted now.")
+    runs.write_text(path, draft)
+    print(f"Written to {path}. Look it over, then: seglib check {folder}", file=sys.stderr)
+
+
+def fetch(name: str, *, target: str = "") -> None:
+    """Download a known dataset, such as camvid."""
+    from seglib.data import download
+
+    shown = display_path(download(name, _new(target) if target else resolve_path(f"data/{name}")))
+    print(f"In {shown}. Next: seglib check {shown}")
+
+
+def lab(options: Sequence[str] = ()) -> int:
+    """Open JupyterLab on the notebooks; other options go to JupyterLab, such as --port=9999."""
+    # the project is the server's root, so that the notebooks' links to artifacts/ open too
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={runs.project_root()}"]
+    command += ["--LabApp.default_url=/lab/tree/notebooks/01_data_check.ipynb", *options]
     return subprocess.run(command, check=False).returncode
+
+
+def _place(path: str) -> Path:
+    """Return a path as meant at a terminal: below the working directory if there, else the project root."""
+    place = Path(path).expanduser()
+    return place.absolute() if place.exists() else resolve_path(place)
+
+
+def _new(path: str) -> Path:
+    return Path(path).expanduser().absolute()
+
+
+def _dataset(folder: str, config: str, strict: bool = True) -> Dataset:
+    from seglib.data import load_dataset
+
+    return load_dataset(_place(folder), _place(config) if config else "", strict=strict)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,24 @@
-"""The parameters of the four notebooks: one validated model each, whose defaults are the demo."""
+"""The parameters of the four notebooks: one checked model each, whose defaults are the demo."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import difflib
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from seglib.runs import UnreadableError, brief, check_name, load_yaml, read_written
+from seglib.runs import UnreadableError, brief, check_name, display_path, load_yaml, read_written
 
 _MOST = 2**31 - 1  # what every library takes for a count, a size in pixels or a seed
+Natural = Annotated[int, Field(ge=0, le=_MOST)]
+Count = Annotated[int, Field(ge=1, le=_MOST)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+RENAMED = {"recipe": "config"}  # names in earlier versions
 
 
 class ParameterError(ValueError):
@@ -19,22 +26,18 @@ class ParameterError(ValueError):
 
 
 class Params(BaseModel):
-    """Base of the notebooks' parameters: unknown names are refused, values are checked and never changed later."""
+    """Base of the notebooks' parameters: unknown names are refused, values are checked and never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:
-        """Validate a notebook's namespace (`globals()`) right after its parameters cell; other names are passed over."""
-        return cls.check({name: values[name] for name in cls.model_fields if name in values})
+        """Check a notebook's namespace (`globals()`) right after its parameters cell; other names are ignored."""
+        return cls.check({name: values[name] for name in (*cls.model_fields, *RENAMED) if name in values})
 
     @classmethod
     def check(cls, values: Mapping[str, Any]) -> Self:
-        """Validate a mapping.
-
-        Raises:
-            ParameterError: names every wrong parameter, its value and what was expected.
-        """
+        """Check a mapping; a ParameterError names every wrong parameter, its value and what was expected."""
         try:
             return cls(**values)
         except ValidationError as error:
@@ -43,8 +46,8 @@ class Params(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _numbers_are_no_truths(cls, value: Any, info: ValidationInfo) -> Any:
-        # pydantic takes true for 1: `epochs: yes` would train for one epoch.
+    def _numbers_are_no_booleans(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic takes true for 1: `epochs: yes` would train for one epoch
         if isinstance(value, bool) and cls.model_fields[info.field_name].annotation in (int, float):
             raise ValueError("expected a number")
         return value
@@ -58,75 +61,85 @@ class Params(BaseModel):
 def _explain(model: type[Params], problem: Mapping[str, Any]) -> str:
     name = str(problem["loc"][0]) if problem["loc"] else "values"
     if problem["type"] == "extra_forbidden":
-        return f"unknown parameter {brief(name)} (known: {', '.join(model.model_fields)})"
+        return (
+            f"unknown parameter {_unknown(name, model.model_fields)} (known: {', '.join(model.model_fields)})"
+        )
     return f"{name} = {brief(problem['input'])}: {problem['msg']}"
 
 
+def _unknown(name: str, known: Collection[str]) -> str:
+    if name in RENAMED:
+        return f"{name!r} (is called {RENAMED[name]!r} now)"
+    return brief(name) + "".join(f" (did you mean {n!r}?)" for n in difflib.get_close_matches(name, known, 1))
+
+
 class DataCheck(Params):
-    """01_data_check."""
+    """The parameters of 01_data_check."""
 
     dataset: str = "data/demo"
     config: str = ""
     examples: int = Field(8, ge=1, le=64)
-    seed: int = Field(0, ge=0, le=_MOST)
-    near_frames: int = Field(30, ge=0, le=_MOST)
+    seed: Natural = 0
+    near_frames: Natural = 30
 
 
 class Train(Params):
-    """02_train."""
+    """The parameters of 02_train."""
 
     run: str = "demo"
     dataset: str = "data/demo"
     config: str = ""
     actions: str = ""
+    replace: str = "demo"
     resume: bool = False
     architecture: str = "Unet"
     encoder: str = "timm-tf_efficientnet_lite0"
     encoder_weights: str = "imagenet"
-    epochs: int = Field(30, ge=1, le=_MOST)
-    batch_size: int = Field(14, ge=1, le=_MOST)
-    learning_rate: float = Field(1e-3, gt=0)
-    encoder_lr_factor: float = Field(1.0, ge=0)
-    weight_decay: float = Field(1e-2, ge=0)
-    warmup_epochs: float = Field(1.0, ge=0)
-    clip_norm: float = Field(1.0, gt=0)
+    epochs: Count = 30
+    batch_size: Count = 14
+    learning_rate: Positive = 1e-3
+    encoder_lr_factor: NotNegative = 1.0
+    weight_decay: NotNegative = 1e-2
+    warmup_epochs: NotNegative = 1.0
+    clip_norm: Positive = 1.0
     ema_decay: float = Field(0.0, ge=0, lt=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    freeze_epochs: int = Field(0, ge=0, le=_MOST)
-    patience: int = Field(0, ge=0, le=_MOST)
-    ce_weight: float = Field(1.0, ge=0)
-    dice_weight: float = Field(1.0, ge=0)
-    focal_weight: float = Field(1.0, ge=0)
+    freeze_epochs: Natural = 0
+    patience: Natural = 0
+    ce_weight: NotNegative = 1.0
+    dice_weight: NotNegative = 1.0
+    focal_weight: NotNegative = 1.0
     class_weights: Literal["none", "sqrt_inverse", "median_frequency"] = "none"
-    long_side: int = Field(1024, ge=0, le=_MOST)
-    crop_height: int = Field(0, ge=0, le=_MOST)
-    crop_width: int = Field(0, ge=0, le=_MOST)
-    flip: float = Field(0.5, ge=0, le=1)
+    long_side: Natural = 1024
+    crop_height: Natural = 0
+    crop_width: Natural = 0
+    flip: Share = 0.5
     scale_min: float = Field(0.75, gt=0, le=8)
     scale_max: float = Field(1.5, gt=0, le=8)
     rotation: float = Field(5.0, ge=0, le=180)
-    color: float = Field(0.3, ge=0, le=1)
-    blur: float = Field(0.1, ge=0, le=1)
+    color: Share = 0.3
+    blur: Share = 0.1
     blur_radius: int = Field(1, ge=1, le=32)
-    noise: float = Field(0.1, ge=0, le=1)
+    noise: Share = 0.1
     noise_most: float = Field(12.0, ge=2, le=128)
-    darkness: float = Field(0.0, ge=0, le=1)
-    haze: float = Field(0.0, ge=0, le=1)
+    darkness: Share = 0.0
+    haze: Share = 0.0
     device: str = "auto"
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
     memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
+    accelerate: bool = True
     compile: Literal["auto", "on", "off"] = "auto"
     processes: int = Field(0, ge=0, le=4096)
     threads: int = Field(0, ge=0, le=4096)
-    micro_batch: int = Field(0, ge=0, le=_MOST)
+    micro_batch: Natural = 0
     cache: Literal["auto", "ram", "disk", "none"] = "auto"
     workers: int = Field(0, ge=0, le=4096)
     track: Literal["csv", "tensorboard", "wandb"] = "csv"
-    seed: int = Field(0, ge=0, le=_MOST)
+    seed: Natural = 0
 
 
 class Evaluate(Params):
-    """03_evaluate."""
+    """The parameters of 03_evaluate."""
 
     run: str = "demo"
     split: str = "test"
@@ -134,23 +147,18 @@ class Evaluate(Params):
     boundary_ratio: float = Field(0.02, ge=0, le=0.5)
     flip_tta: bool = False
     scale_tta: str = ""
-    tile: int = Field(0, ge=0, le=_MOST)
-    batch_size: int = Field(14, ge=1, le=_MOST)
+    tile: Natural = 0
+    batch_size: Count = 14
     device: str = "auto"
-    seed: int = Field(0, ge=0, le=_MOST)
+    seed: Natural = 0
 
     @field_validator("scale_tta")
     @classmethod
     def _scales_are_numbers(cls, value: str) -> str:
         for part in value.replace(",", " ").split():
-            try:
-                fine = 0.1 <= float(part) <= 4
-            except ValueError:
-                fine = False
-            if not fine:
-                raise ValueError(
-                    f"{part!r} is no scale; expected numbers from 0.1 to 4 such as '0.75, 1.25', or nothing"
-                )
+            if not re.fullmatch(r"\d*\.?\d+", part) or not 0.1 <= float(part) <= 4:
+                expected = "numbers from 0.1 to 4 such as '0.75, 1.25', or nothing"
+                raise ValueError(f"{part!r} is no scale; expected {expected}")
         return value
 
     @property
@@ -160,11 +168,11 @@ class Evaluate(Params):
 
 
 class Failures(Params):
-    """04_failure_analysis."""
+    """The parameters of 04_failure_analysis."""
 
     run: str = "demo"
     split: str = "test"
-    threshold: float = Field(0.5, ge=0, le=1)
+    threshold: Share = 0.5
     threshold_mode: Literal["absolute", "percentile", "per_class"] = "absolute"
     class_thresholds: str = ""
     before: str = ""
@@ -177,61 +185,51 @@ NOTEBOOKS: dict[str, type[Params]] = {
     "03_evaluate": Evaluate,
     "04_failure_analysis": Failures,
 }
-
-# Parameters that 02 does not know.
-OTHERS = tuple(
-    dict.fromkeys(
-        n for model in NOTEBOOKS.values() for n in model.model_fields if n not in Train.model_fields
-    )
-)
+_KNOWN = {name: field for model in NOTEBOOKS.values() for name, field in model.model_fields.items()}
+OTHERS = tuple(name for name in _KNOWN if name not in Train.model_fields)  # those that 02 does not have
 
 
-def read_file(path: Path) -> dict[str, Any]:
-    """The parameters in a YAML or JSON file: one flat mapping of names to values.
+def read_file(path: Path, expected: str = "lines `parameter: value`") -> dict[str, Any]:
+    """Read a YAML or JSON file that holds one mapping, such as the parameters of all notebooks.
 
     Raises:
         FileNotFoundError: no such file.
-        ParameterError: not YAML, a name twice, or not a mapping.
+        ParameterError: not UTF-8, not YAML, a name twice, or not a mapping; names the file.
     """
+    name = display_path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no parameter file {path}. It is YAML or JSON, such as params/camvid.yaml.")
+        raise FileNotFoundError(f"no parameter file {name}. It is YAML or JSON, such as params/camvid.yaml.")
     try:
-        text = read_written(path)
+        values = load_yaml(read_written(path))  # JSON is YAML
     except UnicodeDecodeError:
-        raise ParameterError(f"{path} is not UTF-8 text. Save it as UTF-8.") from None
-    try:
-        values = json.loads(text)  # YAML would take 1e-05 for text, and an emoji's escape for two characters
-    except (ValueError, RecursionError):
-        try:
-            values = load_yaml(text)
-        except UnreadableError as error:
-            raise ParameterError(f"{path} is not YAML{error}.") from None
+        raise ParameterError(f"{name} is not UTF-8 text. Save it as UTF-8.") from None
+    except UnreadableError as error:
+        raise ParameterError(f"{name} is not valid YAML{error}.") from None
     if not isinstance(values, dict):
-        raise ParameterError(
-            f"{path} holds {'nothing' if values is None else type(values).__name__}; expected lines `parameter: value`."
-        )
-    return {str(name): value for name, value in values.items()}
+        found = "nothing" if values is None else type(values).__name__
+        raise ParameterError(f"{name} holds {found}; expected {expected}.")
+    return {str(key): value for key, value in values.items()}
+
+
+def read_parameters(pairs: Sequence[str]) -> dict[str, str]:
+    """Split `name=value` texts; `check_chain` makes numbers and booleans of the values."""
+    for pair in pairs:
+        if not re.match(r"\w+=", pair):
+            raise ParameterError(f"-p {pair}: expected NAME=VALUE, such as -p epochs=3.")
+    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def check_chain(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """One flat mapping of parameters -> the share of each notebook, all validated before anything starts.
+    """Give each notebook its share of one flat mapping of parameters; all are checked before anything starts.
 
     Raises:
-        ParameterError: a name that no notebook knows, or a value that one refuses.
+        ParameterError: a name that no notebook has, or a value that one refuses.
     """
-    known = {name for model in NOTEBOOKS.values() for name in model.model_fields}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        import difflib
-
-        hints = [
-            brief(n) + "".join(f" (did you mean {m!r}?)" for m in difflib.get_close_matches(n, known, 1))
-            for n in unknown
-        ]
-        raise ParameterError(f"unknown parameters: {', '.join(hints)}. Known: {', '.join(sorted(known))}.")
+    if unknown := sorted(set(values) - set(_KNOWN)):
+        named = ", ".join(_unknown(name, _KNOWN) for name in unknown)
+        raise ParameterError(f"unknown parameters: {named}. Known: {', '.join(sorted(_KNOWN))}.")
     shares = {}
     for notebook, model in NOTEBOOKS.items():
         given = {name: values[name] for name in model.model_fields if name in values}
-        checked = model.check(given)
-        shares[notebook] = {name: getattr(checked, name) for name in given}
+        shares[notebook] = model.check(given).model_dump(include=set(given))
     return shares

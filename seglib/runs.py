@@ -1,55 +1,53 @@
-"""Where things lie: the project root, run folders, writing and reading files, a snapshot of the environment."""
+"""Project root and run folders; files that are written whole, locked, and read safely."""
 
 from __future__ import annotations
 
-import codecs
 import json
-import math
 import os
 import platform
 import re
+import reprlib
 import shutil
-import sys
-from collections.abc import Iterable, Mapping
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from seglib.claims import InUseError, claim, in_use, lock, release, replace_folder  # noqa: F401
-from seglib.storage import StorageError, atomic_folder, atomic_path, storing  # noqa: F401
+from seglib import __version__
 
-REPLACEABLE = "demo"  # the one run that may be made anew without asking
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+if TYPE_CHECKING:
+    import pandas as pd
+
+StorageError = OSError  # the name that earlier versions raised
 WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10))}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+_NOT_PLAIN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _PACKAGES = (
-    "seglib",
-    "torch",
-    "torchvision",
-    "segmentation-models-pytorch",
-    "torchmetrics",
-    "timm",
-    "numpy",
-    "pandas",
-    "pillow",
-    "papermill",
-    "jupyterlab",
+    *("torch", "torchvision", "segmentation-models-pytorch", "torchmetrics", "timm"),
+    *("numpy", "scipy", "scikit-image", "pandas", "pillow", "papermill", "jupyterlab"),
 )
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxstring, _SHORT.maxother = 2, 4, 200, 200
+_AGAIN = "Delete it and run the notebook that writes it again."
+
+
+class InUseError(OSError):
+    """Another process is at work on something; names it where it is known."""
+
+
+class UnreadableError(ValueError):
+    """A file or a text is not what it should be; says what is wrong with it."""
 
 
 def project_root() -> Path:
-    """The folder that holds `data/`, `artifacts/` and `notebooks/`, from wherever the caller stands.
-
-    `SEGLIB_ROOT` wins; then the checkout that seglib is installed from; then the nearest folder above the working
-    directory with `notebooks/` and `data/` in it.
-
-    Raises:
-        FileNotFoundError: none of the three is there.
-    """
+    """Find the folder with data/ and notebooks/: SEGLIB_ROOT, else the checkout, else at or above the cwd."""
     if os.environ.get("SEGLIB_ROOT"):
         return Path(os.environ["SEGLIB_ROOT"]).resolve()
-    for folder in (Path(__file__).resolve().parent.parent, *(p for p in (Path.cwd(), *Path.cwd().parents))):
+    for folder in (Path(__file__).resolve().parent.parent, Path.cwd(), *Path.cwd().parents):
         if (folder / "notebooks").is_dir() and (folder / "data").is_dir():
             return folder
     raise FileNotFoundError(
@@ -59,225 +57,249 @@ def project_root() -> Path:
 
 
 def resolve_path(path: str | Path) -> Path:
-    """`path` as it is if absolute, otherwise relative to the project root (never to the working directory)."""
-    path = Path(os.path.expanduser(path))  # pathlib's own raises where there is no such user
+    """Return an absolute path as it is, and a relative one below the project root (not the cwd)."""
+    path = Path(os.path.expanduser(path))  # Path.expanduser raises where there is no such user
     return path if path.is_absolute() else project_root() / path
 
 
 def display_path(path: str | Path) -> str:
-    """`path` as it may be printed into a notebook: relative to the project root, or its last two parts when outside."""
-    path = Path(path)
-    try:
-        return path.resolve().relative_to(project_root()).as_posix()
-    except ValueError:
-        return "/".join(("...", *path.parts[-2:]))
+    """Write `path` for people: relative to the project root, or its last two parts if it lies elsewhere."""
+    full, root = Path(path).resolve(), project_root()
+    if full.is_relative_to(root):
+        return full.relative_to(root).as_posix()
+    return "/".join(("...", *full.parts[-2:]))
 
 
 def stored_path(path: str | Path) -> str:
-    """`path` as it is written down: relative to the project root if it lies in it, so that the project can be moved."""
-    full = resolve_path(path).resolve()
-    return (
-        full.relative_to(project_root()).as_posix()
-        if full.is_relative_to(project_root())
-        else full.as_posix()
-    )
+    """Write `path` for a file: relative to the project root if it lies in it, so that the root can move."""
+    full, root = resolve_path(path).resolve(), project_root()
+    return (full.relative_to(root) if full.is_relative_to(root) else full).as_posix()
 
 
 def check_name(name: str, what: str = "run") -> str:
-    """`name` if it can be a folder's name on every platform.
-
-    Raises:
-        ValueError: a path, an empty name, a character outside A-Z a-z 0-9 . _ -, or a name that Windows reserves.
-    """
+    """Return `name` if it can name a folder on every platform; raise a ValueError otherwise."""
     if not _NAME.fullmatch(name) or name.endswith(".") or name.split(".")[0].lower() in WINDOWS_DEVICES:
         raise ValueError(
-            f"{what} name {name!r}: expected 1-80 of A-Z a-z 0-9 . _ - beginning with a letter or digit, not a path. Choose a plain name such as 'street_v2'."
+            f"{what} name {brief(name)}: expected 1-80 of A-Z a-z 0-9 . _ - beginning with a letter or digit, "
+            "not a path. Choose a plain name such as 'street_v2'."
         )
     return name
 
 
+def is_plain(text: str) -> bool:
+    """Tell whether a name can stand in a table, a page and a terminal: UTF-8 without control characters."""
+    return not _NOT_PLAIN.search(text)
+
+
+def brief(value: Any) -> str:
+    """Return a short `repr(value)`: a few lines of YAML with aliases can stand for a billion items."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python refuses to write numbers of thousands of digits
+        return f"a huge {type(value).__name__}"
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path to write to; on success it replaces `path`, on failure it is removed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem[:40]}-{uuid.uuid4().hex[:8]}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno and error.filename is None:  # a full disk names no file
+            error.filename = str(path)
+        raise
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(folder: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder to fill; on success it becomes `folder`, which is missing or empty."""
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        yield temporary
+        if Path(folder).is_dir():  # Windows does not rename onto an empty folder
+            Path(folder).rmdir()
+
+
+@contextmanager
+def replace_folder(folder: str | Path, replaced: Iterable[str], last: str) -> Iterator[Path]:
+    """Yield a temporary folder for a new result; its files replace those in `folder` when all are written.
+
+    Until then, and on failure, `folder` stays as it was; others are locked out. The names in `replaced` go
+    even if the new result lacks them; other files stay. `last` marks a whole result: it goes first and comes last.
+    """
+    folder = Path(folder)
+    new, lock_file = folder / ".new", folder / ".writing"
+    with lock(lock_file, "writing"):
+        _remove(new)  # left by a process that was killed
+        new.mkdir()
+        try:
+            yield new
+            if not lock_file.exists():  # later writes have made only a part of it again
+                raise FileNotFoundError(
+                    f"{display_path(folder)} was deleted while it was written. Run again."
+                )
+            names = sorted({*replaced, *(path.name for path in new.iterdir())} - {last})
+            for name in (last, *names):
+                _remove(folder / name)
+            for name in (*names, last):
+                if (new / name).exists():
+                    os.replace(new / name, folder / name)
+        finally:
+            _remove(new)
+
+
+@contextmanager
+def lock(path: str | Path, doing: str, wait: float = 0.0) -> Iterator[None]:
+    """Be the only one at work on something during a block; a process that is killed gives its locks back.
+
+    Another process gets an `InUseError` after `wait` seconds; it says what this one is `doing` ("training").
+    The lock file stays when the block has ended, and means nothing then.
+    """
+    from filelock import FileLock, Timeout
+
+    path = Path(path).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        held = FileLock(path).acquire(timeout=wait)
+    except Timeout:
+        owner = ""
+        with suppress(OSError, ValueError):  # Windows lets no other process read it
+            owner = path.read_text(encoding="utf-8")
+        raise InUseError(
+            f"{display_path(path.parent)} is in use: {owner or 'another process is at work there'}. Wait until "
+            "it is finished or end it, then run again. Nothing was changed."
+        ) from None
+    with held:
+        with suppress(OSError):
+            owner = f"process {os.getpid()} on {platform.node()} is {doing} there since {_now()}"
+            path.write_text(owner, encoding="utf-8")
+        yield
+
+
 def write_text(path: str | Path, text: str) -> Path:
     """Write UTF-8 text atomically, with "\\n" line ends on every platform."""
-    data = text.encode()
-    with atomic_path(path, needed=len(data)) as temporary:
-        temporary.write_bytes(data)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(text.encode())
     return Path(path)
 
 
 def read_written(path: str | Path) -> str:
-    """Text that a person wrote: UTF-8, or UTF-16 as the redirection of Windows PowerShell writes it; line ends become "\\n".
-
-    Raises:
-        OSError, UnicodeDecodeError: no such file; another encoding.
-    """
+    """Read text that a person wrote: UTF-8, or UTF-16 as PowerShell does; UnicodeDecodeError otherwise."""
     data = Path(path).read_bytes()
-    text = data.decode("utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
+    text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     return text.replace("\r\n", "\n")
 
 
 def write_json(path: str | Path, data: Any) -> Path:
-    """Write JSON atomically; NaN and infinities become null, numpy values plain ones."""
-    return write_text(path, json.dumps(_plain(data), indent=2, allow_nan=False) + "\n")
-
-
-def read_json(path: str | Path, keys: Iterable[str] = ()) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Args:
-        path: of the file.
-        keys: what it must name.
-
-    Raises:
-        FileNotFoundError, ValueError: with the file's name and what to do.
-    """
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, endless digits, nested too deeply
-        raise ValueError(
-            f"{display_path(path)} is not valid JSON ({error}). Delete it and run the notebook that writes it again."
-        ) from error
-    if not isinstance(data, dict):
-        raise ValueError(
-            f"{display_path(path)} holds {type(data).__name__}; expected an object. Delete it and run the notebook that writes it again."
-        )
-    if missing := [key for key in keys if key not in data]:
-        raise ValueError(
-            f"{display_path(path)} has no {', '.join(missing)}. Run the notebook that writes it again."
-        )
-    return data
-
-
-def write_csv(path: str | Path, table: Any, index: bool = False) -> Path:
-    """Write a DataFrame atomically as UTF-8 CSV."""
-    return write_text(path, table.to_csv(index=index, lineterminator="\n"))
-
-
-def save_figure(path: str | Path, drawn: Any) -> Any:
-    """Write a matplotlib figure, or the figure of an axes, atomically at 150 dots an inch; returns the figure, to be shown."""
-    figure = drawn.get_figure() if hasattr(drawn, "get_figure") and not hasattr(drawn, "savefig") else drawn
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
-    return figure
+    """Write JSON atomically; NaN and infinities become null, NumPy values plain ones."""
+    plain = json.loads(json.dumps(data, default=_plain), parse_constant=lambda _: None)
+    return write_text(path, json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [_plain(v) for v in value]
-    if hasattr(value, "tolist"):  # numpy arrays and scalars
-        return _plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
     if isinstance(value, Path):
         return value.as_posix()
-    return value
+    return value.tolist() if hasattr(value, "tolist") else list(value)
+
+
+def read_json(path: str | Path, keys: Iterable[str] = ()) -> dict[str, Any]:
+    """Read a JSON object that has at least `keys`; otherwise raise a ValueError that says what to do."""
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, endless digits, nested too deeply
+        raise ValueError(f"{display_path(path)} is not valid JSON ({error}). {_AGAIN}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{display_path(path)} holds {type(data).__name__}; expected an object. {_AGAIN}")
+    if missing := [key for key in keys if key not in data]:
+        raise ValueError(f"{display_path(path)} has no {', '.join(missing)}. {_AGAIN}")
+    return data
+
+
+def write_csv(path: str | Path, table: pd.DataFrame, index: bool = False) -> Path:
+    """Write a table atomically as UTF-8 CSV."""
+    return write_text(path, table.to_csv(index=index, lineterminator="\n"))
+
+
+def read_table(path: str | Path, **options: Any) -> pd.DataFrame:
+    """Read a CSV file by pandas; without options every cell is text: an image may be called NA or 0042."""
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path, **(options or {"dtype": str, "keep_default_na": False}))
+    except (ValueError, OverflowError) as error:  # pandas' own errors are ValueErrors
+        reason = " ".join(str(error).split())[:200]
+        raise UnreadableError(
+            f"{display_path(path)} is no table that can be read ({reason}). {_AGAIN}"
+        ) from None
+    return table if options else table.fillna("")  # the rest of a row that ends early
+
+
+def load_yaml(text: str) -> Any:
+    """Read YAML as plain data. [r, g, b] may be a key, no key may stand twice, and there are no merge keys.
+
+    UnreadableError says " at line 3, column 7: the reason", to be written after the name of the file.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+            mapping = {}
+            for key_node, value_node in node.value:
+                key = self.construct_object(key_node, deep=True)
+                key = tuple(key) if isinstance(key, list) else key
+                if not isinstance(key, (str, int, float, tuple)) or key in mapping:
+                    problem = f"key {brief(key)} stands twice or is no key"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
+                mapping[key] = self.construct_object(value_node, deep=True)
+            return mapping
+
+    try:
+        return yaml.load(text, Loader=Loader)  # nosec B506  # a SafeLoader
+    except Exception as error:  # PyYAML's constructors raise KeyError, AttributeError, ... on odd scalars
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        reason = " ".join((getattr(error, "problem", None) or str(error)).split())
+        raise UnreadableError(f"{line}: {reason[:200]}") from None
 
 
 def environment() -> dict[str, Any]:
-    """What this ran on: Python, platform, processor count and package versions. No user name, host name or path."""
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    return {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "processors": os.cpu_count(),
-        "packages": versions,
-    }
+    """Describe what this runs on: time, Python, platform, CPUs, package versions; no user, host or path."""
+    versions = {package: metadata.version(package) for package in _PACKAGES}
+    system = {"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count()}
+    return {"time": _now(), **system, "packages": {"seglib": __version__} | versions}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder, `artifacts/runs/<name>`: everything that passes between the notebooks."""
+    """A run folder, `artifacts/runs/<name>`: everything that passes between the notebooks."""
 
     path: Path
 
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-    @classmethod
-    def folder(cls, name: str) -> Path:
-        """Where the run `name` lies or would lie."""
-        return project_root() / "artifacts" / "runs" / check_name(name)
-
-    @classmethod
-    def create(cls, name: str, resume: bool = False) -> Run:
-        """A folder for a new run.
-
-        The run named `demo` is made anew (a person's verdicts in it are kept); any other trained run is left alone.
-
-        Raises:
-            FileExistsError: the run has been trained already and `resume` is False.
-        """
-        run = cls(cls.folder(name))
-        if run.last_checkpoint.exists() and not resume:
-            if name != REPLACEABLE:
-                raise FileExistsError(
-                    f"run {name!r} exists and holds a trained model ({display_path(run.path)}). It is not overwritten: choose another "
-                    "run name, set resume=True to continue it, or delete the folder."
-                )
-            for old in ("checkpoints", "evaluation", "outputs"):
-                shutil.rmtree(run.path / old, ignore_errors=True)
-        with storing(run.path):
-            run.path.mkdir(parents=True, exist_ok=True)
-        return run
-
-    @classmethod
-    def open(cls, name: str) -> Run:
-        """A run that 02 has trained, or one that holds another tool's predictions (`seglib evaluate --predictions`).
-
-        Raises:
-            FileNotFoundError: no such run, or it has no best model yet; says which runs there are.
-        """
-        run = cls(cls.folder(name))
-        if not run.best_checkpoint.exists() and not run.external:
-            there = sorted(p.parent.parent.name for p in run.path.parent.glob("*/checkpoints/best.pth"))
-            raise FileNotFoundError(
-                f"run {name!r} has no trained model: expected {display_path(run.best_checkpoint)}. "
-                f"Trained runs: {', '.join(there) or 'none yet'}. Train it with 02_train (run={name!r}), or name another run."
-            )
-        return run
-
-    @property
-    def external(self) -> bool:
-        """Whether the run has no model of its own: it holds predictions that another tool made."""
-        return self.params.is_file() and "predictions" in read_json(self.params)
-
-    @property
-    def best_checkpoint(self) -> Path:
-        return self.path / "checkpoints" / "best.pth"
-
-    @property
-    def last_checkpoint(self) -> Path:
-        return self.path / "checkpoints" / "last.pth"
-
-    @property
-    def history(self) -> Path:
-        return self.path / "history.csv"
-
-    @property
-    def steps(self) -> Path:
-        return self.path / "steps.csv"
-
-    @property
-    def params(self) -> Path:
-        return self.path / "params.json"
-
-    @property
-    def data(self) -> Path:
-        """What it was trained on: the digest of every file (see `seglib.data.fingerprint`)."""
-        return self.path / "data.json"
-
-    @property
-    def training_claim(self) -> Path:
-        """Claimed by the process that trains it."""
-        return self.path / ".training"
+    name = property(lambda self: self.path.name)
+    params = property(lambda self: self.path / "params.json")
+    data = property(lambda self: self.path / "data.json")  # the digest of every file that it was trained on
+    best_checkpoint = property(lambda self: self.path / "checkpoints" / "best.pth")
+    last_checkpoint = property(lambda self: self.path / "checkpoints" / "last.pth")
+    history = property(lambda self: self.path / "history.csv")
+    steps = property(lambda self: self.path / "steps.csv")
+    outputs = property(lambda self: self.path / "outputs")
+    notebooks = property(lambda self: self.path / "notebooks")
 
     def evaluation(self, split: str) -> Path:
         return self.path / "evaluation" / check_name(split, "split")
@@ -286,12 +308,39 @@ class Run:
         return self.path / "failures" / check_name(split, "split")
 
     @property
-    def outputs(self) -> Path:
-        return self.path / "outputs"
+    def external(self) -> bool:
+        """Whether the run has no model of its own: it holds predictions that another tool made."""
+        return self.params.is_file() and "predictions" in read_json(self.params)
 
-    @property
-    def notebooks(self) -> Path:
-        return self.path / "notebooks"
+    @classmethod
+    def folder(cls, name: str) -> Path:
+        return project_root() / "artifacts" / "runs" / check_name(name)
 
+    @classmethod
+    def create(cls, name: str, resume: bool = False, replace: str = "") -> Run:
+        """Make a run's folder; a trained run is kept, but for the one that `replace` names (not its verdicts)."""
+        run = cls(cls.folder(name))
+        if run.last_checkpoint.exists() and not resume:
+            if name != replace:
+                raise FileExistsError(
+                    f"run {name!r} exists and holds a trained model ({display_path(run.path)}). It is not "
+                    "overwritten: choose another run name, set resume=True to continue it, or "
+                    f"replace={name!r} to train it again."
+                )
+            for old in ("checkpoints", "evaluation", "outputs"):
+                shutil.rmtree(run.path / old, ignore_errors=True)
+        run.path.mkdir(parents=True, exist_ok=True)
+        return run
 
-from seglib.reading import UnreadableError, brief, is_plain, load_yaml, read_table  # noqa: F401
+    @classmethod
+    def open(cls, name: str) -> Run:
+        """Open a run that has a model, or holds another tool's predictions; otherwise say which runs there are."""
+        run = cls(cls.folder(name))
+        if not run.best_checkpoint.exists() and not run.external:
+            there = sorted(p.parent.parent.name for p in run.path.parent.glob("*/checkpoints/best.pth"))
+            raise FileNotFoundError(
+                f"run {name!r} has no trained model: expected {display_path(run.best_checkpoint)}. "
+                f"Trained runs: {', '.join(there) or 'none yet'}. Train it with 02_train (run={name!r}), "
+                "or name another run."
+            )
+        return run

@@ -82,25 +82,19 @@ def tiny_params():
 
 @pytest.fixture(scope="session")
 def _trained_once(tmp_path_factory) -> Path:
-    import torch
-
-    from seglib.data.dataset import load_dataset
+    from seglib import train
     from seglib.params import Train
-    from seglib.train.device import make_plan
-    from seglib.train.fitting import fit, start_run
-    from seglib.train.loader import build_cache
-    from seglib.train.model import ModelSpec, build
 
     root = tmp_path_factory.mktemp("trained") / "project"
     write_tiny(root)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEGLIB_ROOT", str(root))
-        params = Train.check(TINY_PARAMS)
-        dataset = load_dataset(params.dataset)
-        torch.manual_seed(0)
-        model = build(ModelSpec(params.architecture, params.encoder, dataset.classes))
-        splits = build_cache(dataset, "train"), build_cache(dataset, "val", original_masks=True)
-        fit(start_run(params), model, *splits, params, make_plan(params.device, params.precision))
+        params, dataset = train.open_dataset(Train.check(TINY_PARAMS))
+        model = train.build_model(params, dataset.classes)
+        splits = [train.build_cache(dataset, s, original_masks=s == "val") for s in ("train", "val")]
+        train.fit(
+            train.start_run(params), model, *splits, params, train.make_plan(params.device, params.precision)
+        )
     return root
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from seglib.data.classes import IGNORE, ClassMap
+from seglib.data import IGNORE, ClassMap
+from seglib.failures import ERROR_KINDS
 
 EVIL = "<img src=x onerror=\"window.hacked='yes'\">"
 POLE = "<b>pole</b>"
@@ -71,10 +72,7 @@ def table(ids: list[str]) -> pd.DataFrame:
         "top_confusion": [f"{POLE} -> building" if k % 2 else "car -> road" for k in range(count)],
         "top_confusion_share": random.uniform(0, 0.3, count).round(3),
         "group": [i.split("_")[0] if i.startswith("street") else "" for i in ids],
-        **{
-            f"lost_{name}": lost[:, k]
-            for k, name in enumerate(("boundary", "missed", "invented", "swapped", "specks"))
-        },
+        **{f"lost_{kind}": lost[:, k] for k, kind in enumerate(ERROR_KINDS)},
         "best_fix": f"{POLE} -> building",
         "best_fix_gain": random.uniform(0, 0.2, count).round(4),
         "confidence": random.uniform(0.5, 1, count).round(4),

@@ -1,8 +1,9 @@
-"""The house: which module may import which, read from the sources."""
+"""The house, read from the sources: the order of the rooms, their doors, and what importing seglib changes (nothing)."""
 
 import ast
 import functools
 import graphlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,139 +11,135 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "seglib"
-
+FLOORS = (
+    "runs, params, data, actions metrics, checks, train, evaluate, failures, browser plots, pipeline, cli"
+)
+ROOMS = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+FLOOR = {name: floor for floor, names in enumerate(FLOORS.split(", ")) for name in names.split()}
+FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))[1:]  # without __init__
 TORCH = {"torch", "torchvision", "torchmetrics", "timm", "segmentation_models_pytorch"}
-PLOTS = {"matplotlib", "seaborn"}
-WIDGETS = {"ipywidgets", "IPython", "anywidget", "traitlets"}
-SHOW = PLOTS | WIDGETS
-
-# Rooms by floor: the modules of a room, then the packages that none of them may import. A module imports from floors
-# below its own; within a room only to split it, and never in a circle.
-HOUSE = {
-    0: [
-        (("classes",), TORCH | SHOW),
-        (("runs", "params", "options", "reading", "storage", "claims", "limits"), TORCH | SHOW),
-        (("compiled",), TORCH | SHOW),
-    ],
-    1: [
-        (("dataset", "images", "pairing", "config", "draft", "fetch", "content"), TORCH | SHOW),
-        (("regions",), TORCH | SHOW),
-        (("ahead",), TORCH | SHOW | {"numpy", "pandas"}),
-        (
-            (
-                *("hardware", "plans", "machine", "parallel"),
-                *("kernels", "normalization", "teams", "channelwise", "pixelwise"),
-            ),
-            SHOW,
-        ),
-    ],
-    2: [
-        (
-            ("demo", "demo_faults", "demo_scenes", "demo_canvas", "demo_paint", "faults", "plant"),
-            TORCH | SHOW,
-        ),
-        (
-            (
-                *("checks", "inspection", "findings", "looks", "mask_checks"),
-                *("leakage", "sequences", "shares", "splits"),
-            ),
-            TORCH | SHOW,
-        ),
-        (("loading", "batches", "augment", "views"), SHOW),
-        (("losses",), SHOW | {"numpy", "pandas"}),
-        (("models", "weight_files", "averaging", "optimizer"), SHOW),
-        (("metrics", "boundary", "calibration", "intervals", "region_scores"), TORCH | SHOW),
-        (("pictures",), TORCH | SHOW),
-        (("actions",), TORCH | SHOW),
-        (("mask_files",), TORCH | SHOW),
-    ],
-    3: [
-        (("attribution", "shortfall"), TORCH | SHOW),
-        (("verdicts",), TORCH | SHOW),
-        (("degradation", "novelty", "slices", "early_warning", "label_errors"), TORCH | SHOW),
-        (("training", "trainer", "trials", "tracking"), SHOW),
-        (("inference", "evaluation", "predictions", "evidence"), SHOW),
-        (("counts_metric",), SHOW),
-    ],
-    4: [
-        (("failures", "thresholds", "analysis", "causes", "exports", "proposals"), SHOW),
-        (("comparison",), SHOW | TORCH),
-        (("baselines",), SHOW | TORCH),
-        (("launch",), SHOW),
-        (("annotation", "corrections", "brush"), SHOW | TORCH),
-    ],
-    5: [
-        (
-            (
-                *("plots", "data_plots", "sheets", "matrices", "diagrams", "loss_plots", "cause_plots"),
-                *("style", "live"),
-            ),
-            TORCH | {"ipywidgets", "anywidget"},
-        ),
-        (("browser", "gallery", "layers", "review"), TORCH),
-        (("report", "report_data"), TORCH),
-    ],
-    6: [
-        (("cli", "chain", "pages", "commands", "repeat"), TORCH | PLOTS | {"pandas"}),
-    ],
-}
-FLOOR = {module: floor for floor, rooms in HOUSE.items() for modules, _ in rooms for module in modules}
-ROOM = {module: modules for rooms in HOUSE.values() for modules, _ in rooms for module in modules}
-NEVER = {module: never for rooms in HOUSE.values() for modules, never in rooms for module in modules}
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+HEAVY = TORCH | {"pandas", "scipy", "matplotlib", "papermill", "nbformat", "nbconvert", "IPython", "skimage"}
+SHOW = {"matplotlib", "ipywidgets", "anywidget"}
+NO_TORCH = ("data", "metrics", "checks", "plots")  # not even lazily
 
 
 @functools.cache
-def imports(path: Path) -> tuple[set[str], set[str]]:
-    """Modules of seglib, and top-level names of other packages, that a file imports anywhere in it."""
+def door(name: str) -> set[str]:
+    """The names that a room's __init__ imports."""
+    tree = ast.parse((PACKAGE / name / "__init__.py").read_text(encoding="utf-8"))
+    return {
+        alias.asname or alias.name for n in tree.body if isinstance(n, ast.ImportFrom) for alias in n.names
+    }
+
+
+def is_file(name: str, importer: str) -> bool:
+    """Whether "seglib.data.overlay" is a file to its importer; the door may hand on a function of that name."""
+    _, room_name, *rest = name.split(".")
+    handed_on = rest and room_name in ROOMS - {room(importer)} and rest[0] in door(room_name)
+    return not handed_on and (PACKAGE.parent / f"{name.replace('.', '/')}.py").exists()
+
+
+@functools.cache
+def imports(file: str) -> tuple[set[str], set[str]]:
+    """Modules of seglib ("data", "data.classes"), and top names of other packages, that a file imports anywhere."""
     inside, outside = set(), set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse((PACKAGE / file).read_text(encoding="utf-8"))):
+        names = []
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, (
-                f"{path.name}:{node.lineno}: write `from seglib.x import y`, not a relative import"
+                f"{file}:{node.lineno}: write `from seglib.x import y`, not a relative import"
             )
-            assert node.names[0].name != "*", (
-                f"{path.name}:{node.lineno}: a wildcard import hides what is used"
-            )
-            names = [f"seglib.{a.name}" for a in node.names] if node.module == "seglib" else [node.module]
+            assert node.names[0].name != "*", f"{file}:{node.lineno}: a wildcard import hides what is used"
+            whole = [f"{node.module}.{alias.name}" for alias in node.names]
+            files = [name for name in whole if is_file(name, file)]
+            names = files or (whole if node.module == "seglib" else [node.module])
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        else:
-            continue
         for name in names:
             top, _, rest = name.partition(".")
             if top != "seglib":
                 outside.add(top)
-            elif not rest.startswith("__"):
-                inside.add(rest.split(".")[0])
+            elif rest and not rest.startswith("__"):
+                inside.add(rest)
     return inside, outside
 
 
-def test_every_module_has_a_floor_and_every_floor_its_modules():
-    assert sorted(FLOOR) == MODULES
+def room(module: str) -> str:
+    return module.replace("/", ".").split(".")[0]
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_imports_only_from_below(module):
-    inside, outside = imports(PACKAGE / f"{module}.py")
-    above = {m for m in inside if FLOOR[m] >= FLOOR[module] and m not in ROOM[module]}
-    assert not above, f"{module} (floor {FLOOR[module]}) imports {sorted(above)}, which do not lie below it"
-    assert not outside & NEVER[module], f"{module} must not import {sorted(outside & NEVER[module])}"
+def test_the_house_has_these_rooms_and_files():
+    assert {room(file) for file in FILES} == set(FLOOR)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_imports_from_rooms_below_through_their_doors(file):
+    inside, outside = imports(file)
+    here = room(file)
+    for module in sorted(inside):
+        other = room(module)
+        if other != here:
+            assert FLOOR[other] < FLOOR[here], f"seglib/{file} imports {module}, which is not below {here}"
+            assert "." not in module, f"seglib/{file} imports {module}; its door is seglib.{other}"
+        else:
+            assert module != here or file.endswith("__init__.py"), f"seglib/{file} imports its own door"
+    refused = outside & (
+        (TORCH if here in NO_TORCH else set()) | (SHOW if FLOOR[here] < FLOOR["plots"] else set())
+    )
+    assert not refused, f"seglib/{file} imports {sorted(refused)}, which {here} never does"
+
+
+@pytest.mark.parametrize("name", sorted(ROOMS))
+def test_a_door_hands_on_names_and_defines_nothing(name):
+    tree = ast.parse((PACKAGE / name / "__init__.py").read_text(encoding="utf-8"))
+    assert len(ast.get_docstring(tree) or "") > 20, "says what the room does"
+    (listed,) = [ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign)]
+    assert sorted(listed) == sorted(door(name))
+    assert len(tree.body) == 2 + sum(isinstance(node, ast.ImportFrom) for node in tree.body)
 
 
 def test_no_circle():
-    graph = {module: imports(PACKAGE / f"{module}.py")[0] for module in MODULES}
+    graph = {}
+    for file in FILES:
+        module = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        graph[module] = imports(file)[0]
     tuple(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, naming the circle
 
 
-@pytest.mark.parametrize(
-    "module",
-    ["seglib", "seglib.data.classes", "seglib.runs", "seglib.params", "seglib.cli", "seglib.pipeline"],
-)
-def test_light_modules_import_nothing_heavy(module):
-    heavy = sorted(TORCH | SHOW | {"pandas", "scipy", "papermill", "nbconvert", "nbformat"})
-    code = f"import sys, {module}; print(*[name for name in {heavy!r} if name in sys.modules])"
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert found == []
+CODE = """
+import importlib, json, os, sys
+for name in sys.argv[2:]:
+    importlib.import_module(name)
+torch = sys.modules.get("torch")
+def settings():
+    made = {name: os.environ[name] for name in os.environ}
+    return (made, torch.get_num_threads(), torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32,
+        torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled(), torch.is_grad_enabled(),
+        torch.get_float32_matmul_precision(), torch.get_default_dtype(), torch.initial_seed(),
+        torch.nn.Conv2d.forward) if torch else made
+changed = []
+for name in sys.argv[1].split():
+    before = settings()
+    importlib.import_module("seglib." + name if name != "seglib" else name)
+    changed += [name] * (settings() != before)
+print(json.dumps([sorted(sys.modules), changed]))
+"""
+
+
+def import_all(names: str, *first: str) -> tuple[set[str], list[str]]:
+    """Import rooms in another process: what is loaded then, and which room changed a setting of the process."""
+    command = [sys.executable, "-c", CODE, names, *first]
+    modules, changed = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return set(modules), changed
+
+
+def test_light_modules_and_rooms_load_nothing_heavy():
+    assert not import_all("seglib runs params pipeline cli")[0] & HEAVY
+    assert not import_all(" ".join(NO_TORCH))[0] & TORCH
+
+
+@pytest.mark.slow
+def test_importing_a_room_changes_nothing_in_the_process():
+    rooms = FLOORS.replace(",", "")
+    assert import_all(rooms)[1] == []
+    assert import_all(rooms, "torch", "segmentation_models_pytorch", "matplotlib", "pandas")[1] == []

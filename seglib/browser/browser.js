@@ -1,312 +1,268 @@
-// The browser around list and picture: its controls, what is known about the failure, and the verdict on it.
+// The browser around filters, list and picture: its controls, what is known about the failure, and the verdict on it.
 
-const LAYERS = [["all", "all four", "a"], ["image", "image", "i"], ["truth", "truth", "t"],
+const LAYERS = [["all", "all four", "a"], ["image", "image", "i"], ["truth", "ground truth", "t"],
   ["prediction", "prediction", "p"], ["errors", "errors", "e"], ["confidence", "confidence", "c"]];
-const HELP = "Keys, once you have clicked in here: ← → or j k: step · 1 2 3 4: verdict · n: note, Escape: back · "
-  + "a i t p e c: layer · s: suspect region · [ ]: opacity · + − f, wheel: zoom · drag: move";
-// As seglib.plots.losses draws them, but for its dots.
-const LOST = { boundary: "#9fd0f0", missed: "#0b3c6f", invented: "#a6405f", swapped: "#e69f00", specks: "#999999" };
-const STEPS = { ArrowRight: 1, ArrowDown: 1, j: 1, ArrowLeft: -1, ArrowUp: -1, k: -1, PageDown: 8, PageUp: -8,
-  Home: -Infinity, End: Infinity };
-const RAMP = "linear-gradient(90deg, #00224e, #414d6b, #7c7b78, #bcaf6f, #fee838)";  // cividis
+const HELP = "Keys, once you have clicked in here: ← → or j k: step · a i t p e c: layer · s: suspect region · "
+  + "[ ]: opacity · + − f, wheel: zoom · drag: move";
+const LOST = ["#9fd0f0", "#0b3c6f", "#a6405f", "#e69f00", "#999999"];  // by kind of error, as the plots draw them
+const STEPS = { ArrowDown: 1, ArrowUp: -1, PageDown: 8, PageUp: -8, Home: -Infinity, End: Infinity };
+const CONFIDENT = `linear-gradient(90deg, ${CIVIDIS.map((color) => `rgb(${color})`).join()})`;
+const POINT = "Point at the picture to read its values.";
 const WRONG = "#ff7a00", HATCHED = "repeating-linear-gradient(135deg, #606060 0 2px, #000 2px 6px)";
-const SAVING = "saving …";
 
-function swatch(parent, color, text) {
+function swatch(parent, background, text) {
   const key = make(parent, "span", "seg-key");
-  make(key, "i").style.background = color;
+  make(key, "i").style.background = background;
   make(key, "span", "", text);
 }
 
 class Browser {
-  constructor(model, root) {
-    const colors = model.get("colors").map((color) => (/^#[0-9a-f]{6}$/.test(color) ? color : "#000000"));
-    Object.assign(this, { model, root, names: model.get("names"), colors, at: 0, sample: null });
-    Object.assign(this, { wanted: null, asked: 0, typed: false, pending: 0, unsaved: new Map(), token: Math.random() });
-    root.classList.add("seg-browser");
-    root.tabIndex = 0;
+  constructor(source, root) {
+    Object.assign(this, { source, root, at: 0, row: null, asked: 0, typed: false, ahead: null, keys: {} });
+    Object.assign(root, { className: "seg-browser", tabIndex: 0 });
     root.dataset.lmSuppressShortcuts = "true";  // JupyterLab would take j, k and the arrows for itself
-    const page = make(root, "div", "seg-page");
-    const [left, main] = ["seg-left", "seg-main"].map((name) => make(page, "div", name));
-    this.count = make(left, "div", "seg-count");
-    this.thumbs = new Thumbs((message) => this.ask(message));
-    const pick = (index) => { root.focus({ preventScroll: true }); this.go(index); };
-    this.list = new List(left, this.thumbs, (message) => this.ask(message), pick);
-    const steps = make(left, "div", "seg-bar");
-    this.previous = button(steps, "‹ Previous", "the failure before (←, k)", () => this.go(this.at - 1));
-    this.next = button(steps, "Next ›", "the failure after (→, j)", () => this.go(this.at + 1));
-    this.controls(main);
-    const focused = () => root.contains(root.getRootNode().activeElement);
-    const sharpen = (id) => this.ask({ type: "sharp", id });
-    this.picture = new Picture(make(main, "div", "seg-picture"), colors, { read: (at) => this.read(at), focused, sharpen });
-    this.readout = make(main, "div", "seg-readout");
-    this.legend = make(main, "div", "seg-legend");
-    this.problems = make(main, "div", "seg-problem");
-    this.problems.setAttribute("role", "alert");
-    this.near = make(main, "div", "seg-near");
-    this.judging(page);
+    // Also when a hidden notebook comes back.
+    this.observer = new ResizeObserver(() => { if (this.row) { this.list.select(this.at); this.picture.draw(); } });
+    source.open().then((data) => this.build(data));
+  }
+
+  build(data) {
+    const { colors, names, rows } = data;
+    Object.assign(this, { data, colors, names, chosen: rows, editable: !this.source.readOnly });
+    this.filters = new Filters(this.root, data, () => this.refill());
+    const page = make(this.root, "div", "seg-page");
+    const [left, main, verdict] = ["seg-left", "seg-main", "seg-verdicts"].map((name) => make(page, "div", name));
     this.facts = make(page, "div", "seg-facts");
-    make(page, "div", "seg-help", HELP);
-    root.addEventListener("keydown", (event) => this.key(event));
-    this.observer = new ResizeObserver(([{ contentRect: { width } }]) => {  // also when a hidden notebook comes back
-      if (width !== this.width && width) { this.list.select(this.at); this.picture.draw(); }
-      this.width = width;
+    this.count = make(left, "div", "seg-count");
+    this.thumbs = new Thumbs(this.source, this.root);
+    this.list = new List(left, this.thumbs, (index) => { this.root.focus({ preventScroll: true }); this.go(index); });
+    const steps = make(left, "div", "seg-bar");
+    const step = (by) => () => this.go(this.at + by);
+    this.previous = this.button(steps, "‹ Previous", "the failure before", ["ArrowLeft", "k"], step(-1));
+    this.next = this.button(steps, "Next ›", "the failure after", ["ArrowRight", "j"], step(1));
+    for (const [key, by] of Object.entries(STEPS)) this.keys[key] = step(by);
+    this.controls(make(main, "div", "seg-bar"));
+    this.picture = new Picture(make(main, "div", "seg-picture"), colors, {
+      read: (at) => this.read(at),
+      focused: () => this.root.contains(this.root.getRootNode().activeElement),
+      sharpen: async (sample) => this.picture.sharper(sample, await this.source.show(sample.id, true)),
     });
-    this.observer.observe(root);
-    this.answer = (message, buffers) => this.hear(message, buffers);
-    model.on("msg:custom", this.answer);
+    [this.readout, this.legend, this.problems, this.near] =
+      ["seg-readout", "seg-legend", "seg-problem", "seg-near"].map((name) => make(main, "div", name));
+    this.problems.role = "alert";
+    this.judging(verdict);
+    make(page, "div", "seg-help", HELP + (this.editable ? " · 1 2 3 4: verdict · n: note, Escape: back" : ""));
+    this.root.addEventListener("keydown", (event) => this.key(event));
+    this.observer.observe(this.filters.bar);  // its size does not depend on the picture's
     this.read(null);
-    this.ask({ type: "ready" });
+    this.refill();
   }
 
-  close() { this.keep(); this.model.off("msg:custom", this.answer); this.observer.disconnect(); }
+  close() { this.keep(); this.source.close?.(); this.observer.disconnect(); }
 
-  ask(message) { this.model.send(message); }
+  // A button, and the keys that press it.
+  button(host, text, title, keys, answer) {
+    const element = button(host, text, `${title} (${keys.join(", ")})`, answer);
+    for (const key of keys) this.keys[key] = () => element.click();
+    return element;
+  }
 
-  controls(main) {
-    const bar = make(main, "div", "seg-bar");
-    this.layers = LAYERS.map(([name, text, key]) =>
-      [name, button(bar, text, `layer: ${text} (${key})`, () => this.look({ view: name }))]);
+  controls(bar) {
+    this.layers = LAYERS.map(([view, text, key]) =>
+      [view, this.button(bar, text, "layer", [key], () => this.look({ view }))]);
     const outline = () => this.look({ suspect: !this.picture.suspect });
-    this.region = button(bar, "suspect", "outline the suspect region (s)", outline);
-    const label = make(bar, "label", "seg-opacity", "opacity");
-    this.opacity = make(label, "input");
-    const blend = () => this.look({ opacity: this.opacity.value / 100 });
-    Object.assign(this.opacity, { type: "range", min: 0, max: 100, value: 60, oninput: blend });
+    this.region = this.button(bar, "suspect", "outline the suspect region", ["s"], outline);
+    this.opacity = make(make(bar, "label", "seg-opacity", "opacity"), "input");
+    const blend = (opacity) => this.look({ opacity: clamp(opacity, 0, 1) });
+    Object.assign(this.opacity, { type: "range", min: 0, max: 100, oninput: () => blend(this.opacity.value / 100) });
+    const more = (by) => () => blend(this.picture.opacity + by);
+    Object.assign(this.keys, { "[": more(-0.1), "]": more(0.1) });
     const zoom = make(bar, "span", "seg-zoom");
-    button(zoom, "−", "zoom out (-)", () => this.picture.zoomBy(1 / 1.5));
-    button(zoom, "+", "zoom in (+)", () => this.picture.zoomBy(1.5));
-    button(zoom, "fit", "the whole picture (f, or a double click)", () => this.picture.fit());
+    this.button(zoom, "−", "zoom out", ["-"], () => this.picture.zoomBy(1 / 1.5));
+    this.button(zoom, "+", "zoom in", ["+", "="], () => this.picture.zoomBy(1.5));
+    this.button(zoom, "fit", "the whole picture, as a double click", ["f"], () => this.picture.fit());
   }
 
-  judging(page) {
-    this.verdicts = make(page, "div", "seg-verdicts");
-    make(this.verdicts, "div", "seg-label", "your verdict");
-    this.choices = this.model.get("verdicts").map((name, k) =>
-      [name, button(this.verdicts, `${k + 1} ${name}`, `press again to remove it (${k + 1})`, () => this.judge(name))]);
-    this.text = make(this.verdicts, "textarea");
-    Object.assign(this.text, { rows: 2, placeholder: "a note (n), saved as you type", ariaLabel: "note" });
+  judging(host) {
+    make(host, "div", "seg-label", this.editable ? "your verdict" : "verdict");
+    this.choices = (this.editable ? this.data.verdicts : []).map((name, k) =>
+      [name, this.button(host, `${k + 1} ${name}`, "press again to remove it", [k + 1], () => this.judge(name))]);
+    const settings = { rows: 2, placeholder: "a note (n), saved as you type", ariaLabel: "note" };
+    this.text = Object.assign(make(host, "textarea"), settings, { hidden: !this.editable });
     this.text.oninput = () => {
       clearTimeout(this.timer);
       this.typed = true;
       this.timer = setTimeout(() => this.keep(), 500);
     };
-    this.text.onchange = () => this.keep();
-    this.status = make(this.verdicts, "div", "seg-status");
-    this.status.setAttribute("aria-live", "polite");
+    this.keys.n = () => this.text.focus();
+    this.status = Object.assign(make(host, "div", "seg-status"), { ariaLive: "polite" });
+  }
+
+  // The filters changed: stay with the failure on show if it passes them.
+  refill() {
+    const current = this.chosen[this.at], of = this.data.rows.length;
+    this.chosen = this.filters.choose(this.data.rows);
+    this.list.fill(this.chosen);
+    this.root.classList.toggle("seg-none", !this.chosen.length);
+    if (this.chosen.length) { this.go(Math.max(0, this.chosen.indexOf(current))); return; }
+    this.keep();
+    this.previous.disabled = this.next.disabled = true;
+    this.count.textContent = `0 of ${of} failures: none passes these filters. Widen them, or press Reset.`;
   }
 
   // One picture is asked for at a time; of those asked for meanwhile, the last: a held key never queues up.
-  go(index) {
-    if (!this.list.total) return;
-    this.at = Math.min(this.list.total - 1, Math.max(0, index));
+  async go(index) {
+    if (!this.chosen.length) return;
+    this.at = clamp(index, 0, this.chosen.length - 1);
     this.list.select(this.at);
-    if (waits(this.asked)) { this.wanted = this.at; return; }
+    if (waits(this.asked)) return;
     this.keep();
-    [this.asked, this.wanted] = [performance.now(), null];
-    this.ask({ type: "go", generation: this.list.generation, index: this.at });
+    const row = this.chosen[this.at], asked = this.asked = performance.now();
+    const shown = await (this.ahead?.row === row ? this.ahead.shown : this.source.show(row.id));
+    if (asked !== this.asked) return;  // it came so late that it was asked for again
+    this.asked = 0;
+    if (this.chosen[this.at] !== row) { this.go(this.at); return; }
+    if (await this.picture.load({ ...shown, id: row.id })) this.show(row);
+  }
+
+  show(row) {
+    if (this.chosen[this.at] !== row) return;  // the filters changed meanwhile
+    this.keep();
+    const { at } = this, by = at - (this.shownAt ?? -1), next = this.chosen[at + by], of = this.data.rows.length;
+    [this.row, this.shownAt] = [row, at];
+    // One step further in the same direction, the next picture is expected.
+    this.ahead = Math.abs(by) === 1 && next ? { row: next, shown: this.source.show(next.id) } : null;
+    const rest = this.chosen.length === of ? "failures" : `chosen (${of} failures in all)`;
+    this.count.textContent = `${at + 1} of ${this.chosen.length} ${rest}`;
+    [this.previous.disabled, this.next.disabled] = [at === 0, at === this.chosen.length - 1];
+    this.describe(row, this.picture.sample.facts);
+    this.warn();
+    this.text.value = row.note;
+    this.say(row.time && `given ${new Date(row.time).toLocaleString()}`);
+    this.look({});
+    this.root.dataset.shown = row.id;
   }
 
   // Save a note that was typed but not yet sent: always before another failure is shown.
   keep() {
     clearTimeout(this.timer);
-    if (this.typed && this.sample) this.save();
+    if (this.typed && this.row) this.save();
     this.typed = false;
   }
 
   judge(name) {
-    if (!this.sample) return;
-    this.sample.verdict = this.sample.verdict === name ? "" : name;
+    if (!this.row) return;
+    this.row.verdict = this.row.verdict === name ? "" : name;
     this.save();
   }
 
-  save() {
-    const { id, verdict } = this.sample;
+  // Until the last of several changes is answered, what is on the buttons is newer than the answers.
+  async save() {
+    const { row } = this, saving = row.saving = {};
     this.typed = false;
-    this.say(SAVING);
-    this.press();
-    this.pending += 1;
-    this.ask({ type: "judge", id, verdict, note: this.text.value, from: this.token });
-    setTimeout(() => {
-      if (this.status.textContent === SAVING) this.say("not saved yet: the kernel does not answer", true);
-    }, 5000);
+    row.note = this.text.value;
+    this.say("saving …");
+    const waiting = () => this.row === row && row.saving === saving;
+    setTimeout(() => { if (waiting()) this.say("not saved yet: the kernel does not answer", true); }, 5000);
+    const { verdict, time, error } = await this.source.judge(row.id, row.verdict, row.note);
+    if (row.saving !== saving) return;
+    Object.assign(row, { verdict, time, error, saving: null });
+    this.list.changed(row);
+    this.warn();
+    if (this.row === row) this.say(error || (time ? "saved" : "verdict removed"), Boolean(error));
   }
 
   say(text, problem = false) {
-    this.status.textContent = text;
+    const { verdict, note } = this.row, given = this.editable ? [] : [verdict || this.data.none, note];
+    this.status.textContent = [...given, text].filter(Boolean).join("\n");
     this.status.classList.toggle("seg-problem", problem);
+    for (const [name, choice] of this.choices) choice.ariaPressed = String(name === verdict);
   }
 
-  hear(message, buffers) {
-    if (message.type === "rows") this.list.take(message);
-    else if (message.type === "thumbs") this.thumbs.made(message, buffers);
-    else if (message.type === "saved") this.saved(message);
-    else if (message.type === "sharp") this.picture.sharper(message, buffers).then(() => this.look({}));
-    else if (message.type === "list") {
-      [this.asked, this.wanted, this.of] = [0, null, message.of];
-      this.list.reset(message);
-      if (!message.total) this.empty();
-    } else this.show(message, buffers).catch((error) => { this.problems.textContent = `cannot be shown: ${error}`; });
-  }
-
-  empty() {
-    this.keep();
-    this.sample = null;
-    this.root.classList.add("seg-none");
-    this.previous.disabled = this.next.disabled = true;
-    this.count.textContent = `0 of ${this.of} failures: none passes these filters. Widen them, or press Reset.`;
-  }
-
-  async show(message, buffers) {
-    this.asked = 0;
-    if (message.generation !== this.list.generation) return;
-    if (this.wanted !== null) { this.go(this.wanted); return; }
-    if (!(await this.picture.load(message, buffers))) return;
-    this.keep();
-    this.root.classList.remove("seg-none");
-    [this.sample, this.at] = [message, message.index];
-    const total = this.list.total;
-    const rest = total === this.of ? "failures" : `chosen (${this.of} failures in all)`;
-    this.count.textContent = `${this.at + 1} of ${total} ${rest}`;
-    [this.previous.disabled, this.next.disabled] = [this.at === 0, this.at === total - 1];
-    this.list.select(this.at);
-    this.describe(message);
-    this.warn();
-    this.text.value = message.note;
-    this.say(message.time && `given ${message.time}`);
-    this.press();
-    this.look({});
-    this.root.dataset.shown = message.id;
-  }
-
-  // Until the last of several changes is answered, what is on the buttons is newer than the answers.
-  saved({ id, verdict, time, error, from }) {
-    if (from === this.token) this.pending -= 1;
-    this.list.judged(id, verdict);
-    if (error) this.unsaved.set(id, error); else this.unsaved.delete(id);
-    this.warn();
-    if (this.pending > 0 || this.sample?.id !== id) return;
-    this.sample.verdict = verdict;
-    this.say(error || (time ? `saved ${time}` : "verdict removed"), Boolean(error));
-    this.press();
-  }
-
-  // What is wrong with this failure's files, and every verdict that could not be saved, wherever one has stepped since.
+  // What is wrong with this failure's files, and every verdict that could not be saved since.
   warn() {
-    const unsaved = [...this.unsaved].map(([id, error]) => `${id}: ${error}`);
-    this.problems.textContent = [...(this.sample?.problems ?? []), ...unsaved].join(" ");
-  }
-
-  press() {
-    const given = this.sample?.verdict;
-    for (const [name, choice] of this.choices) choice.setAttribute("aria-pressed", String(name === given));
+    const unsaved = this.data.rows.filter((row) => row.error).map(({ id, error }) => `${id}: ${error}`);
+    this.problems.textContent = [this.data.problem, ...(this.picture.sample?.problems ?? []), ...unsaved].join(" ");
   }
 
   look(changed) {
     Object.assign(this.picture, changed);
     this.opacity.value = Math.round(100 * this.picture.opacity);
-    for (const [name, choice] of this.layers) {
-      choice.setAttribute("aria-pressed", String(name === this.picture.view));
-      choice.disabled = !this.picture.sample || !this.picture.has(name);
-    }
-    this.region.setAttribute("aria-pressed", String(this.picture.suspect));
-    this.region.disabled = !this.sample || !(this.picture.has("suspect") || this.sample.box);
-    if (this.sample) { this.picture.draw(); this.explain(); }
-  }
-
-  explain() {
-    this.legend.replaceChildren();
     const { view, present } = this.picture;
-    if (view === "confidence") swatch(this.legend, RAMP, "confidence, 0 to 1");
-    else if (view === "errors") {
-      swatch(this.legend, WRONG, "wrong");
-      if (present.includes(255)) swatch(this.legend, HATCHED, "not scored");
-    } else for (const id of present) swatch(this.legend, this.colors[id] ?? "#000000", this.name(id));
+    const press = (choice, on, known) => Object.assign(choice, { ariaPressed: String(on), disabled: !known });
+    for (const [name, choice] of this.layers) press(choice, name === view, this.picture.has(name));
+    press(this.region, this.picture.suspect, this.picture.has("suspect"));
+    this.picture.draw();
+    this.legend.replaceChildren();
+    if (view === "confidence") swatch(this.legend, CONFIDENT, "confidence, 0 to 1");
+    else if (view === "errors") { swatch(this.legend, WRONG, "wrong"); swatch(this.legend, HATCHED, "ignored"); }
+    else for (const id of present) swatch(this.legend, this.colors[id] ?? "#000000", this.name(id));
   }
 
-  name(id) { return id === undefined ? "unknown" : this.names[id] ?? (id === 255 ? "not scored" : `unknown id ${id}`); }
+  name(id) {
+    return id === undefined ? "unknown" : this.names[id] ?? (id === IGNORE ? "ignored" : `unknown id ${id}`);
+  }
 
   read(at) {
     const confidence = at?.confidence === undefined ? "unknown" : (at.confidence / 255).toFixed(2);
-    const classes = () => `truth ${this.name(at.truth)} · predicted ${this.name(at.prediction)}`;
-    this.readout.textContent = at ? `x ${at.x}, y ${at.y} · ${classes()} · confidence ${confidence}`
-      : "Point at the picture to read its values.";
+    const said = at && `ground truth ${this.name(at.truth)} · predicted ${this.name(at.prediction)}`;
+    this.readout.textContent = at ? `x ${at.x}, y ${at.y} · ${said} · confidence ${confidence}` : POINT;
   }
 
-  describe({ id, facts, nearest }) {
-    const facing = this.facts;
-    facing.replaceChildren();
-    make(facing, "h4", "", id).title = id;
-    const cause = make(facing, "div", "seg-cause");
-    make(cause, "b", "", facts.cause);
-    make(cause, "span", "seg-muted", facts.sureness);
-    if (facts.evidence) make(facing, "p", "", facts.evidence);
-    if (facts.suggestion) make(facing, "p", "seg-suggestion", `→ ${facts.suggestion}`);
-    if (facts.lost.length) {
-      make(facing, "div", "seg-label", "IoU lost to (the whole bar is 1)");
-      const bar = make(facing, "div", "seg-stack"), keys = make(facing, "div", "seg-keys");
-      for (const [name, share] of facts.lost) {
-        Object.assign(make(bar, "i").style, { background: LOST[name], flexGrow: String(Math.max(0, share)) });
-        swatch(keys, LOST[name], `${name} ${share.toFixed(2)}`);
-      }
-    }
-    const table = make(facing, "table");
-    for (const [name, value] of facts.rows) {
+  describe({ id }, { cause, sureness, evidence, suggestion, lost, rows, ious, nearest }) {
+    const host = this.facts;
+    host.replaceChildren();
+    make(host, "h4", "", id).title = id;
+    const head = make(host, "div", "seg-cause");
+    make(head, "b", "", cause);
+    make(head, "span", "seg-muted", sureness);
+    make(host, "p", "", evidence);
+    make(host, "p", "", suggestion && `→ ${suggestion}`);
+    if (lost.length) make(host, "div", "seg-label", "IoU lost to (the whole bar is 1)");
+    const bar = make(host, "div", "seg-stack"), keys = make(host, "div", "seg-keys");
+    lost.forEach(([name, share], k) => {
+      Object.assign(make(bar, "i").style, { background: LOST[k], flexGrow: String(Math.max(0, share)) });
+      swatch(keys, LOST[k], `${name.replace("_", " ")} ${share.toFixed(2)}`);
+    });
+    const table = make(host, "table");
+    for (const [name, value] of rows) {
       const row = make(table, "tr");
       make(row, "th", "", name);
       make(row, "td", value === "unknown" ? "seg-muted" : "", value);
     }
-    if (facts.ious.length) make(facing, "div", "seg-label", "IoU of the classes here");
-    const ious = make(facing, "table", "seg-ious");
-    for (const [c, iou] of facts.ious) {
-      const row = make(ious, "tr");
-      make(row, "th", "", this.names[c]);
-      const bar = make(make(make(row, "td"), "div"), "i");
-      Object.assign(bar.style, { width: `${100 * iou}%`, background: this.colors[c] });
-      make(row, "td", "", iou.toFixed(2));
-    }
+    if (ious.length) make(host, "div", "seg-label", "IoU of the classes here");
+    const scores = make(host, "div", "seg-keys");
+    for (const [c, iou] of ious) swatch(scores, this.colors[c], `${this.names[c]} ${iou.toFixed(2)}`);
     this.near.replaceChildren();
-    const none = nearest ? ": none" : ": unknown";
-    make(this.near, "div", "seg-label", `nearest training images${nearest?.length ? "" : none}`);
+    const known = nearest?.length ? "" : nearest ? ": none" : ": unknown";
+    make(this.near, "div", "seg-label", `nearest training images${known}`);
     for (const other of nearest ?? []) {
-      const figure = make(this.near, "figure"), image = make(figure, "img");
-      [image.alt, figure.title] = ["", other];
+      const figure = Object.assign(make(this.near, "figure"), { title: other });
+      this.thumbs.put(make(figure, "img"), "nearest", other);
       make(figure, "figcaption", "", other);
-      this.thumbs.put(image, "nearest", other);
     }
   }
 
   key(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.target === this.text) {
-      if (event.key === "Escape") this.root.focus({ preventScroll: true });
-      event.stopPropagation();
-      return;
-    }
-    const by = STEPS[event.key];
-    const layer = LAYERS.find(([, , key]) => key === event.key), choice = this.choices[Number(event.key) - 1];
-    if (by && !(event.target === this.opacity && event.key.startsWith("Arrow"))) this.go(this.at + by);
-    else if (layer) { if (this.picture.sample && this.picture.has(layer[0])) this.look({ view: layer[0] }); }
-    else if (choice) this.judge(choice[0]);
-    else if (event.key === "s") this.look({ suspect: !this.picture.suspect });
-    else if (event.key === "[") this.look({ opacity: Math.max(0, this.picture.opacity - 0.1) });
-    else if (event.key === "]") this.look({ opacity: Math.min(1, this.picture.opacity + 0.1) });
-    else if (event.key === "+" || event.key === "=") this.picture.zoomBy(1.5);
-    else if (event.key === "-") this.picture.zoomBy(1 / 1.5);
-    else if (event.key === "f") this.picture.fit();
-    else if (event.key === "n") this.text.focus();
-    else {  // VS Code would take it for its own: a mistyped x cuts the cell, d d deletes it
-      if (event.key.length === 1 || ["Delete", "Backspace"].includes(event.key)) event.stopPropagation();
-      return;
-    }
-    event.preventDefault();
-    event.stopPropagation();
+    const { key, target } = event, typing = target === this.text || target.form;
+    let answer = typing || (target === this.opacity && key.startsWith("Arrow")) ? null : this.keys[key];
+    if (typing && key === "Escape") answer = () => this.root.focus({ preventScroll: true });
+    if (answer) { answer(); event.preventDefault(); }
+    // VS Code would take other keys for its own: a mistyped x cuts the cell, d d deletes it.
+    if (answer || typing || key.length === 1 || ["Delete", "Backspace"].includes(key)) event.stopPropagation();
   }
+}
+
+export function openReport() {
+  const host = document.getElementById("browser");
+  if (!host) return;
+  new Browser(new Embedded(JSON.parse(document.getElementById("data").textContent)), host);
 }
 
 export default {
   render({ model, el }) {
-    const browser = new Browser(model, make(el, "div"));
+    const browser = new Browser(new Kernel(model), make(el, "div"));
     return () => browser.close();
   },
 };

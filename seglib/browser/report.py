@@ -1,8 +1,8 @@
-"""The failure report: one HTML file with everything in it, for the colleague who has no Jupyter.
+"""The static forms of the browser: `report.html` for colleagues, and the gallery of a saved notebook.
 
-It opens from the disk and asks the network for nothing. Names, notes and sequences are text from outside: the template
-escapes them, the data of the script cannot close its block, and the script writes text alone. A content security policy
-allows this file's own style and script, and embedded pictures.
+`report.html` is the front end with its data embedded, read-only; it needs no network. Names and notes come
+from outside: the templates escape them, the embedded data cannot close its block, the script writes text
+alone, and a content security policy allows nothing but the file's own style, script and pictures.
 """
 
 from __future__ import annotations
@@ -11,37 +11,33 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from seglib.browser.report_data import Item, Layers, number, read_cells, read_items, read_layers, read_nearest
-from seglib.data import IGNORE, ClassMap
-from seglib.failures import label_errors
-from seglib.runs import write_text
+from seglib.browser.layers import pack_layers, read_layers, thumbnail
+from seglib.browser.table import NO_VERDICT, UNKNOWN, describe, listing, read_failures
+from seglib.data import IGNORE, ClassMap, data_uri, error_map, overlay
+from seglib.failures import LABEL_SURE, VerdictBook
+from seglib.runs import read_table, write_text
 
-LIMIT = 20_000_000  # bytes
-SIDE = 480  # pixels of a picture's longer side
-SUSPICIOUS = label_errors.SURE  # label_score from which a label is listed although the image did not fail
-_ROWS = 10  # of a table in the summary
-_HEADS = {
-    "share": "of the true class",
-    "lost": "points lost",
-    "gain": "gain, mean IoU",
-    "gain_image": "gain, mIoU",
-}
-_TEXT = 0.5  # share of the file that rows without pictures may take
-_DOTS = {
-    "label error": "dot-label",
-    "degraded image": "dot-degraded",
-    "unlike training": "dot-unlike",
-    "rare class": "dot-rare",
-    "small objects": "dot-small",
-    "class confusion": "dot-confusion",
-}
+LIMIT = 20_000_000  # bytes of a report
+PIXELS = 640 * 480  # of a picture in it, at most
+GALLERY = 12  # failures in the static gallery
+_ROWS_SHARE = 0.5  # of the file, for rows and facts at most: else they would leave no room for pictures
+_TABLE_ROWS = 10  # of a table in the summary
+_HEADS = {"share": "of true class", "gain": "gain, mean IoU", "gain_image": "gain, mIoU"}
+_LAYERS = ("image", "ground truth", "prediction", "errors")
+_SUSPECTS = ("id", "label_score", "suspect_kind", "suspect_given", "suspect_suggested")
+_HERE = Path(__file__).parent
+_PAGES = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined)
+_FRONT = ("picture.js", "list.js", "filters.js", "source.js", "browser.js")
+# One module: neither a widget nor a page on the disk can import the files beside it.
+SCRIPT = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in _FRONT)
+STYLE = (_HERE / "browser.css").read_text(encoding="utf-8")
 
 
 def write_report(
@@ -50,144 +46,98 @@ def write_report(
     title: str = "Failures",
     below: str = "",
     images: int | None = None,
-    facts: Mapping[str, object] | None = None,
     tables: Mapping[str, pd.DataFrame] | None = None,
     limit: int = LIMIT,
-    side: int = SIDE,
 ) -> Path:
     """Write `report.html` into a failures folder.
 
-    The worst failures come with pictures, as many as fit into `limit`; the others are rows without, and the page says so.
-    200 failures of 360x480 take 14 MB and half a minute.
+    The worst failures come with pictures, as many as fit into `limit`; the others are listed without. Returns
+    the file's path.
 
     Args:
-        folder: failures/<split> as 04 writes it: failures.csv, images/, masks/, predictions/, and where they are there
-            suspects.csv, suspects/, nearest/, verdicts.csv. What is missing is shown as unknown.
+        folder: failures/<split> as 04 writes it. What is missing is shown as unknown.
         classes: of the dataset.
         title: for example the run and the split.
-        below: what an image fails by, such as "below a mean IoU of 0.5" (see `thresholds.described`), for the summary.
-        images: how many were evaluated; the rows of suspects.csv if None.
-        facts: shown below the headline, name -> value: the run, the dataset, the date.
-        tables: more of the summary, title -> table: slices, the costliest confusions. The first 10 rows are shown.
-        limit: bytes that the file may take.
-        side: pixels of a picture's longer side at most.
-
-    Returns:
-        the file.
+        below: what an image fails by, such as "below a mean IoU of 0.5".
+        images: how many were evaluated; None if unknown.
+        tables: more of the summary, title -> table; the first 10 rows are shown.
+        limit: bytes of the file, at most.
 
     Raises:
-        FileNotFoundError, ValueError: there is no failures.csv, or it is another table.
+        FileNotFoundError, ValueError: there is no failures.csv, or it has no ids or scores.
     """
     folder = Path(folder)
-    items, suspects = read_items(folder), read_cells(folder / "suspects.csv")
-    total = images if images is not None else max(len(suspects), len(items)) if len(suspects) else None
-    style, script = _part("report.css"), _part("report.js")
-    page = _environment().from_string(_part("report_template.html"))
-    fixed = {
+    failures, book = read_failures(folder), VerdictBook(folder / "verdicts.csv")
+    suspects = read_table(path) if (path := folder / "suspects.csv").is_file() else pd.DataFrame()
+    script, style = SCRIPT + "\nopenReport();\n", STYLE + (_HERE / "report.css").read_text(encoding="utf-8")
+    page = _worst(folder, failures, classes, book) | {
         "title": title,
-        "headline": _headline(len(items), total, below),
-        "facts": [(name, value) for name, value in (facts or {}).items()],
-        "failed": len(items),
-        "causes": _counts(items, "cause"),
-        "severities": _counts(items, "severity"),
-        "verdicts": _counts([item for item in items if item["verdict"]], "verdict"),
-        "tables": [
-            *_suspect_tables(suspects, items),
-            *(_Table.of(name, table) for name, table in (tables or {}).items()),
-        ],
-        "class_name": lambda c: (
-            classes.names[c] if c < len(classes) else "not scored" if c == IGNORE else f"unknown id {c}"
-        ),
-        "class_color": lambda c: "#{:02x}{:02x}{:02x}".format(*classes.palette()[c]),
-        "dot": lambda cause: _DOTS.get(cause, ""),
-        "bars": _bars,
-        "style": style,
-        "style_hash": _hash(style),
+        "headline": _headline(len(failures), images, below),
+        "tables": [*_summary(failures, book, suspects), *(_table(n, t) for n, t in (tables or {}).items())],
         "script": script,
-        "script_hash": _hash(script),
+        "style": style,
+        "hashes": {"script": _hash(script), "style": _hash(style)},
     }
-    thumbs: dict[str, str] = {}
-
-    def render(pictured: list[tuple[Item, Layers | None, str]], items: list[Item]) -> bytes:
-        names = list(dict.fromkeys(n for item, *_ in pictured for n in item.nearest if n in thumbs))
-        data = _block(
-            {"items": [_filters(item) for item in items], "thumbs": [thumbs[name] for name in names]}
-        )
-        places, rest = {name: place for place, name in enumerate(names)}, items[len(pictured) :]
-        return page.render(
-            fixed, items=items, pictured=pictured, rest=rest, thumbs=places, data=data
-        ).encode()
-
-    text = bare = render([], items)
-    rows = len(bare) - len(render([], []))
-    if rows > limit * _TEXT:  # the worst alone: those of all would leave no room for pictures
-        items = items[: max(1, int(len(items) * limit * _TEXT / rows))]
-        text = bare = render([], items)
-    pictured, thumbs = _pictures(folder, items, classes, side, limit - len(bare))
-    while pictured and len(text := render(pictured, items)) > limit:
-        # What an article takes beside its pictures is known when it is there.
-        words = (len(text) - len(bare) - sum(_bytes(layers) for _, layers, _ in pictured)) / len(pictured)
-        over = len(text) - limit
-        while pictured and over > 0:
-            over -= _bytes(pictured.pop()[1]) + words
-    return write_text(folder / "report.html", (text if pictured else bare).decode())
+    template, data = _PAGES.get_template("report_template.html"), listing(failures, classes, book)
+    page_alone = template.render(page, data=_block(data | {"rows": []}), listed=0)
+    _fit(data, folder, failures, classes, limit - len(page_alone.encode()))
+    text = template.render(page, data=_block(data), listed=len(data["rows"]))
+    return write_text(folder / "report.html", text)
 
 
-def _bytes(layers: Layers | None) -> int:
-    return layers.bytes if layers else 0
-
-
-@dataclass(frozen=True)
-class _Table:
-    """A table of the summary as text: rows of (cell, whether it is a number), and what was left out, or that there is nothing."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[tuple[str, bool]]]
-    more: str
-
-    @classmethod
-    def of(cls, title: str, table: pd.DataFrame, more: str = "") -> _Table:
-        rows = [[_cell(v) for v in row] for row in table.head(_ROWS).itertuples(index=False)]
-        if len(table) > _ROWS:
-            more = f"{more} The first {_ROWS} of {len(table)}.".strip()
-        heads = [_HEADS.get(name, str(name).replace("_", " ")) for name in table.columns]
-        return cls(title, heads, rows, more or ("" if rows else "None."))
-
-
-def _cell(value: object) -> tuple[str, bool]:
-    if isinstance(value, (bool, np.bool_)):
-        return ("yes" if value else "no"), False
-    if isinstance(value, (float, np.floating)):
-        digits = 3 if abs(value) < 1 else 2 if abs(value) < 100 else 0
-        return ("–" if not np.isfinite(value) else f"{value:,.{digits}f}"), True
-    if isinstance(value, (int, np.integer)):
-        return f"{value:,}", True
-    return ("" if value is None or value is pd.NA else str(value)), False
-
-
-def _pictures(
-    folder: Path, items: list[Item], classes: ClassMap, side: int, room: int
-) -> tuple[list[tuple[Item, Layers | None, str]], dict[str, str]]:
-    """(failure, its pictures or None, why there are none) while they fit; thumbnails of their nearest training images by id."""
-    pictured, thumbs = [], {}
-    for item in items:
-        layers, problem = None, ""
-        try:
-            layers = read_layers(folder, item, classes, side)
-        except (OSError, ValueError) as error:
-            problem = f"{error} Run 04_failure_analysis again: it rebuilds this folder."
-        new = {
-            name: thumb
-            for name in item.nearest
-            if name not in thumbs and (thumb := read_nearest(folder, name))
-        }
-        room -= _bytes(layers) + sum(map(len, new.values()))
-        if room < 0:
+def _fit(data: dict[str, Any], folder: Path, failures: pd.DataFrame, classes: ClassMap, room: int) -> None:
+    """Leave the rows that fit into `room` bytes in `data`, the worst first, and add facts and pictures."""
+    rows, data["rows"] = data["rows"], []
+    data |= {"facts": {}, "pictures": {}, "nearest": {}}
+    spent = len('"facts":{},"pictures":{},"nearest":{},')
+    for row, record in zip(rows, failures.to_dict("records"), strict=True):
+        facts = {row["id"]: describe(record, classes)}
+        spent += len(_block([row, facts]))
+        if spent > room * _ROWS_SHARE:
             break
-        pictured.append((item, layers, problem))
-        thumbs |= new
-    return pictured, thumbs
+        data["rows"].append(row)
+        data["facts"] |= facts
+    for sample, facts in data["facts"].items():
+        picture = pack_layers(folder, sample, PIXELS, compact=True) | {"finer": False}
+        picture["layers"] = {name: _base64(layer) for name, layer in picture["layers"].items()}
+        new = [name for name in facts["nearest"] or [] if name not in data["nearest"]]
+        nearest = {name: _base64(thumbnail(folder, "nearest", name)) for name in new}
+        spent += len(_block([{sample: picture}, nearest]))
+        if spent > room:
+            break
+        data["pictures"][sample] = picture
+        data["nearest"] |= nearest
+
+
+def gallery(folder: Path, failures: pd.DataFrame, classes: ClassMap, book: VerdictBook) -> str:
+    """Render the worst failures as static HTML with embedded thumbnails of their layers."""
+    page = _PAGES.get_template("gallery.html")
+    return page.render(_worst(folder, failures, classes, book), title="")
+
+
+def _worst(folder: Path, failures: pd.DataFrame, classes: ClassMap, book: VerdictBook) -> dict[str, Any]:
+    """Collect what gallery.html shows."""
+    worst = failures.sort_values("miou", kind="stable").head(GALLERY)
+    entries, ids = [], set()
+    for row in worst.to_dict("records"):
+        facts, given = describe(row, classes), book.get(row["id"])
+        lines = [f"{name} {value}" for name, value in facts["rows"] if name in ("mean IoU", "top confusion")]
+        lines += [facts["cause"], facts["evidence"], facts["suggestion"]]
+        pictures, problem = {}, ""
+        try:
+            image, truth, pred = read_layers(folder, row["id"])
+            ids |= set(np.unique([truth, pred]).tolist())
+            masks = (overlay(image, mask, classes, 0.6) for mask in (truth, pred))
+            shown = zip(_LAYERS, (image, *masks, error_map(image, truth, pred)), strict=True)
+            pictures = {name: data_uri(picture, 180) for name, picture in shown}
+        except (OSError, ValueError) as error:
+            problem = str(error)
+        told = {"id": row["id"], "lines": lines, "given": [given.verdict, given.note]}
+        entries.append(told | {"pictures": pictures, "problem": problem})
+    names = dict(enumerate(classes.names)) | {IGNORE: "ignored"}
+    colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in classes.palette()]
+    legend = [(colors[c], names.get(c, f"unknown id {c}")) for c in sorted(ids)]
+    return {"layers": _LAYERS, "entries": entries, "legend": legend, "of": len(failures)}
 
 
 def _headline(failed: int, total: int | None, below: str) -> str:
@@ -197,80 +147,51 @@ def _headline(failed: int, total: int | None, below: str) -> str:
     return f"{of}: {below}." if below else f"{of}."
 
 
-def _counts(items: list[Item], name: str) -> list[tuple[str, int]]:
-    """Values by how often they occur, the most frequent first."""
-    counts = pd.Series([item[name] or "unknown" for item in items], dtype=object).value_counts(sort=False)
-    return sorted(counts.items(), key=lambda pair: -pair[1])
+def _summary(failures: pd.DataFrame, book: VerdictBook, suspects: pd.DataFrame) -> list[dict[str, Any]]:
+    """Count causes, severities and verdicts; list suspicious labels of images that did not fail."""
+    given = failures["id"].map(lambda sample: book.get(sample).verdict or NO_VERDICT)
+    counted = failures.assign(verdict=given)
+    tables = []
+    for name in ("cause", "severity", "verdict"):
+        if name in counted and len(counted):
+            counts = counted[name].replace("", UNKNOWN).value_counts().rename_axis(name)
+            tables.append(_table(f"By {name}", counts.reset_index(name="images")))
+    if {"id", "label_score"} <= set(suspects):
+        suspects = suspects.assign(label_score=pd.to_numeric(suspects["label_score"], errors="coerce"))
+        suspects = suspects[(suspects["label_score"] >= LABEL_SURE) & ~suspects["id"].isin(failures["id"])]
+        suspects = suspects.sort_values("label_score", ascending=False, kind="stable")
+        shown = suspects[[name for name in _SUSPECTS if name in suspects]]
+        tables.append(_table("Suspected labels of images that did not fail", shown))
+    return tables
 
 
-def _suspect_tables(suspects: pd.DataFrame, items: list[Item]) -> list[_Table]:
-    """Labels that are suspicious although their images did not fail: scores over them cannot be trusted either."""
-    if not {"id", "label_score"} <= set(suspects):
-        return []
-    failed = {item["id"] for item in items}
-    scores = suspects["label_score"].map(number).astype(float)
-    chosen = suspects[(scores >= SUSPICIOUS) & ~suspects["id"].isin(failed)]
-    chosen = chosen.assign(label_score=scores).sort_values("label_score", ascending=False, kind="stable")
-    if chosen.empty:
-        return []
-    names = {
-        "id": "id",
-        "label_score": "suspicion",
-        "suspect_kind": "kind",
-        "suspect_given": "given",
-        "suspect_suggested": "suggested",
-    }
-    shown = chosen[[n for n in names if n in chosen]].rename(columns=names)
-    return [
-        _Table.of(
-            "Suspected labels of images that did not fail",
-            shown,
-            f"{len(shown)} with a suspicion of {SUSPICIOUS} or more.",
-        )
-    ]
+def _table(title: str, table: pd.DataFrame) -> dict[str, Any]:
+    """Write a table of the summary as text: rows of (cell, whether it is a number)."""
+    rows = [[_cell(value) for value in row] for row in table.head(_TABLE_ROWS).itertuples(index=False)]
+    heads = [_HEADS.get(name, str(name).replace("_", " ")) for name in table.columns]
+    more = f"The first {_TABLE_ROWS} of {len(table)}." if len(table) > _TABLE_ROWS else ""
+    return {"title": title, "columns": heads, "rows": rows, "more": more if rows else "None."}
 
 
-def _bars(item: Item) -> list[tuple[str, float, float]]:
-    """Kind of loss, width and left edge in hundredths of an IoU of 1."""
-    bars, left = [], 0.0
-    for name, value in item.losses:
-        bars.append((name, round(100 * value, 2), round(left, 2)))
-        left += 100 * value
-    return bars
-
-
-def _filters(item: Item) -> dict:
-    """What the script filters and sorts by."""
-    return {
-        "rank": item.rank,
-        "id": item["id"],
-        "miou": item.number["miou"],
-        "cause": item["cause"],
-        "class": item["worst_class"],
-        "pair": item["top_confusion"],
-        "severity": item["severity"],
-        "group": item["group"],
-        "verdict": item["verdict"],
-        "label": item.number["label_score"],
-        "gain": item.number["best_fix_gain"],
-        "confidence": item.number["confidence"],
-    }
+def _cell(value: object) -> tuple[str, bool]:
+    if isinstance(value, (bool, np.bool_)):
+        return ("yes" if value else "no"), False
+    if isinstance(value, (int, float, np.number)):
+        digits = 3 if isinstance(value, (float, np.floating)) else 0
+        return (f"{value:,.{digits}f}" if np.isfinite(value) else "–"), True
+    return ("" if value is None or value is pd.NA else str(value)), False
 
 
 def _block(data: object) -> str:
-    """JSON that no text in it can turn into markup: "<", ">" and "&" are written as escapes, so "</script" and "<!--" never occur."""
+    """Write JSON that no text in it can turn into markup: "</script" and "<!--" never occur."""
     text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _environment() -> Environment:
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-
-
-def _part(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
-
-
 def _hash(text: str) -> str:
-    """A source of a content security policy: this very text and no other."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+    """Name this very text, and no other, in a content security policy."""
+    return f"sha256-{_base64(hashlib.sha256(text.encode()).digest())}"
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

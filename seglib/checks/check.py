@@ -1,33 +1,49 @@
-"""Is the data sound? One pass over every file of a dataset -> findings, per-sample facts, class statistics."""
+"""Check a dataset in one pass over every file: findings, facts of every sample, class statistics."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
-from seglib.checks import class_balance as shares
-from seglib.checks import duplicates as leakage
-from seglib.checks import masks as mask_checks
-from seglib.checks import sequences, splits
+from seglib.checks import class_balance, duplicates, image_quality, masks, sequences, splits
 from seglib.checks.findings import SEVERITIES, Finding, finding, some
-from seglib.checks.image_quality import FLAT, LOOKS, judge_looks, limits, mean_and_deviation
-from seglib.checks.inspection import FACTS, KEYS, MOMENTS, inspect_pair
-from seglib.data import FINDING_COLUMNS, Dataset, DatasetError, check_record, explain, map_ahead, read_image
-from seglib.runs import replace_folder, write_csv, write_json, write_text
+from seglib.data import (
+    FINDING_COLUMNS,
+    IGNORE,
+    Dataset,
+    DatasetError,
+    check_record,
+    check_sizes,
+    map_ahead,
+    read_mask_and_mode,
+    read_picture,
+)
+from seglib.runs import check_name, project_root
 
 FEW_IMAGES = 5  # a class in fewer train images than this is learnt by heart, if at all
-_AT_ONCE = 4  # pairs that a thread takes at a time: threads that wait for each other less often
-_HIDDEN = [*MOMENTS, *KEYS]
+MUCH_IGNORED = 0.9  # of a mask's pixels
+_MOMENTS = ["r", "g", "b", "r2", "g2", "b2"]
+_FACTS = [
+    "height", "width", "mode", "mask_mode", *image_quality.LOOKS,
+    "ignore_share", "classes_present", "specks", "pinholes", "edge_fit", "shift_x", "shift_y",
+]  # fmt: skip
+_HIDDEN = [
+    *_MOMENTS,
+    "_image",
+    "_mask",
+    "_bits",
+    "_thumb",
+]  # digests, hash and thumbnail: pairs are compared by them
 
 
 @dataclass(frozen=True)
@@ -35,20 +51,17 @@ class DataCheck:
     """What a pass over a dataset found.
 
     Args:
-        findings: `severity` ("error", "warning", "info", in this order), `check`, `sample`, `split`, `detail`, `suggestion`.
-        samples: one row a complete pair: `id`, `split`, `group` and `frame` (guessed where dataset.yaml gives no pattern),
-            `height`, `width`, `mode` and `mask_mode` (as stored), what `looks.look` measures, `ignore_share` and
-            `classes_present` of the mask, its `specks` and `pinholes`, and `edge_fit`, `shift_x`, `shift_y` of
-            `mask_checks.edge_shift`. Missing where a file could not be read.
-        pixel_counts: (N, C) int64, scored pixels of each class in the rows of `samples`; zeros where there is no mask.
-        class_stats: of `shares.class_stats`.
-        duplicates: of `leakage.near_duplicates`: pairs that show almost the same picture. Exact copies are findings.
-        sequences: of `sequences.sequence_table`.
-        shift: of `shares.shifts`: how val and test differ from train.
-        limits: of `looks.limits`: beyond what values an image lies apart.
-        suggested: (N,) a better split for each sample, of `splits.suggest_split`; empty where none can be made.
+        findings: `severity` ("error", "warning", "info", in this order), `check`, `sample`, `split`,
+            `detail`, `suggestion`.
+        samples: a row a pair: `id`, `split`, `group` and `frame` (guessed where dataset.yaml gives no
+            pattern), `height`, `width`, `mode` and `mask_mode` (as stored), what `image_quality.look`
+            measures, the mask's `ignore_share`, `classes_present`, `specks`, `pinholes`, `edge_fit`,
+            `shift_x`, `shift_y`. Missing where unreadable.
+        pixel_counts: (N, C) int64, valid pixels of each class in each sample; zeros where there is no mask.
+        class_stats, duplicates, sequences, shift, limits: tables of the functions of these names.
+        suggested: (N,) a better split for each sample, of `suggest_split`; empty where none can be made.
         summary: the counts as plain data; `mean` and `std` of the channels in 0-1.
-        files: of `check_record`: what every file held.
+        files: the digests of every file.
     """
 
     findings: pd.DataFrame
@@ -68,201 +81,211 @@ class DataCheck:
         """(N,) bool, the rows of train."""
         return (self.samples["split"] == "train").to_numpy()
 
+    @property
+    def folder(self) -> Path:
+        """artifacts/data_check/<dataset>: where `write` puts the tables."""
+        return project_root() / "artifacts" / "data_check" / check_name(self.summary["dataset"], "dataset")
+
 
 def check_dataset(
     dataset: Dataset, progress: bool = False, near_frames: int = sequences.NEAR_FRAMES
 ) -> DataCheck:
     """Read every image and mask once and judge them; a bad file becomes a finding and the pass goes on.
 
-    Only what may be a copy is read again, to verify it. Of a decoded pair a few kilobytes are kept (5 kB measured).
+    Of a decoded pair a few kilobytes are kept.
 
     Args:
-        dataset: best loaded with `strict=False`, so that faults of names are listed beside faults of contents.
+        dataset: best loaded with `strict=False`: faults of names are then listed with faults of contents.
         progress: show a bar.
         near_frames: frames within which a val or test image counts as near a train image of its sequence.
     """
-    rows = list(dataset.samples.itertuples(index=False))
-    # Decoding and the loops that measure release the interpreter's lock, so threads suffice; each holds one pair at a time.
+    names, found, rows = dataset.classes.names, [], list(dataset.samples.itertuples(index=False))
+    # Decoding and measuring release the interpreter's lock, so threads suffice.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        record = pool.submit(check_record, dataset)
-        batches = (rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE))
-        done: Iterator = chain.from_iterable(map_ahead(pool, partial(_inspect, dataset), batches))
-        if progress:
-            from tqdm.auto import tqdm
-
-            done = tqdm(done, total=len(rows), desc="checking", unit="pair")
-        facts, counts, found, pieces = [], [], [], {}
-        for fact in done:
-            counts.append(fact.pop("counts"))
-            found += fact.pop("findings")
-            pieces.setdefault(fact["split"], shares.Pieces()).add(fact.pop("pieces"))
-            facts.append(fact)
-        samples = pd.DataFrame(facts, columns=["id", "split", "group", "frame", *FACTS, *_HIDDEN])
-        samples = samples.astype(
-            {"height": "Int64", "width": "Int64", "frame": "Int64"} | dict.fromkeys(LOOKS, float)
-        )
-        run = partial(map_ahead, pool)
-        _tell_apart(dataset, samples, run)
-        duplicates = _near_duplicates(dataset, samples, run)
-    counts = np.array(counts, np.int64).reshape(len(rows), len(dataset.classes))
-
+        files = pool.submit(check_record, dataset)
+        facts = map_ahead(pool, partial(_inspect_pair, dataset), rows)
+        facts = list(tqdm(facts, total=len(rows), desc="checking", unit="pair", disable=not progress))
+        regions = [fact.pop("regions") for fact in facts]
+        counts = np.array([fact.pop("counts") for fact in facts], np.int64).reshape(len(rows), len(names))
+        found += [one for fact in facts for one in fact.pop("findings")]
+        samples = pd.DataFrame(facts, columns=["id", "split", "group", "frame", *_FACTS, *_HIDDEN])
+        whole = dict.fromkeys(["height", "width", "frame"], "Int64")
+        samples = samples.astype(whole | dict.fromkeys([*image_quality.LOOKS, *_MOMENTS], float))
+    exact = duplicates.first_alike(samples["_image"])
+    pairs = _near_duplicates(samples, exact)
+    pictures = _pictures(samples, exact, pairs)
     guess = _guess(samples)
     if guess:
-        samples["group"] = guess.group.astype(samples["group"].dtype)
-        samples["frame"] = guess.frame
+        samples["group"], samples["frame"] = guess.group.astype(samples["group"].dtype), guess.frame
         found.append(finding("sequences-guessed", "", "", guess.detail))
     sequence_table = sequences.sequence_table(samples, near_frames)
-    shift = shares.shifts(dataset.classes.names, samples, counts)
-    sizes = samples["split"].value_counts().to_dict()
-    found += _across(dataset, samples, counts)
+    shift = class_balance.shifts(names, samples, counts)
+    found += _judge_splits(dataset, samples, counts)
     found += sequences.judge_sequences(sequence_table, samples, near_frames)
-    found += _exact_duplicates(samples)
-    found += leakage.judge_duplicates(duplicates)
-    found += mask_checks.judge_masks(samples, samples["_mask_hash"], _pictures(samples, duplicates))
-    found += shares.judge_shifts(shift, sizes)
-    found += judge_looks(samples)
-    found += _modes_and_sizes(samples)
+    found += duplicates.judge_duplicates(samples, exact, pictures)
+    found += masks.judge_masks(samples, duplicates.first_alike(samples["_mask"]), pictures)
+    found += class_balance.judge_shifts(shift, samples["split"].value_counts())
+    found += image_quality.judge_looks(samples)
+    found += _judge_formats(samples)
     findings = pd.DataFrame([*dataset.problems.itertuples(index=False), *found], columns=FINDING_COLUMNS)
-    findings["rank"] = findings["severity"].map(SEVERITIES.index)
-    findings = findings.sort_values("rank", kind="stable", ignore_index=True).drop(columns="rank")
-    summary = {
-        "dataset": dataset.name,
-        "classes": list(dataset.classes.names),
-        "samples": len(samples),
-        "splits": {split: sizes[split] for split in dataset.splits},
-        "sizes": {f"{w}x{h}": int(n) for (w, h), n in samples.groupby(["width", "height"]).size().items()},
-        **mean_and_deviation(samples, samples[MOMENTS]),
-        "findings": {severity: int((findings["severity"] == severity).sum()) for severity in SEVERITIES},
-        "checks": {str(name): int(n) for name, n in findings.groupby("check").size().items()},
-    }
+    order = findings["severity"].map(SEVERITIES.index).argsort(kind="stable")
+    findings = findings.iloc[order].reset_index(drop=True)
     return DataCheck(
         findings,
         samples.drop(columns=_HIDDEN),
         counts,
-        shares.class_stats(dataset.classes.names, samples["split"], counts, pieces),
-        duplicates,
+        class_balance.class_stats(names, samples["split"], counts, regions),
+        pairs,
         sequence_table,
         shift,
-        limits(samples[samples["contrast"] >= FLAT]),
-        _suggest(samples, counts, duplicates),
-        summary,
-        record.result(),
+        image_quality.limits(samples[samples["contrast"] >= image_quality.FLAT]),
+        _suggest(samples, counts, pictures),
+        _summary(dataset, samples, findings),
+        files.result(),
     )
 
 
-def _inspect(dataset: Dataset, rows: Sequence[Any]) -> list[dict[str, Any]]:
-    return [inspect_pair(dataset, row) for row in rows]
+def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
+    """Read one pair and measure it; what cannot be read becomes a finding."""
+    facts: dict[str, Any] = {"id": row.id, "split": row.split, "group": row.group, "frame": row.frame}
+    findings = facts["findings"] = []
+
+    def attempt(read: Callable, *args: Any) -> Any:
+        try:
+            return read(*args)
+        except DatasetError as error:
+            findings.append(("error", error.check, row.id, row.split, error.detail, error.suggestion))
+
+    picture = attempt(read_picture, dataset.root / row.image, f"{row.id!r} ({row.image})")
+    ids = attempt(read_mask_and_mode, dataset.root / row.mask, dataset.classes, f"{row.id!r} ({row.mask})")
+    facts["counts"], facts["regions"] = np.zeros(len(dataset.classes), np.int64), np.zeros((2, 0), np.int32)
+    if picture is not None:
+        grey, facts["mode"] = picture.grey(), picture.mode
+        facts["width"], facts["height"] = grey.size
+        pixels = np.asarray(picture.rgb)
+        facts |= image_quality.look(pixels, grey)
+        facts["_bits"], facts["_thumb"] = duplicates.difference_hash(grey), duplicates.thumbnail(grey)
+        facts["_image"] = _digest(pixels)
+        if facts["contrast"] < image_quality.FLAT:
+            detail = f"image {row.id!r} ({row.image}) is one flat colour."
+            findings.append(finding("blank-image", row.id, row.split, detail))
+    if ids is not None:
+        mask, facts["mask_mode"] = ids
+        facts |= _mask_facts(mask, len(dataset.classes))
+        check, what = _poor(facts, dataset.classes.names)
+        if check:
+            findings.append(finding(check, row.id, row.split, f"mask {row.id!r} ({row.mask}) {what}."))
+    if picture is not None and ids is not None:
+        attempt(check_sizes, row, grey.size[::-1], mask.shape)
+        if grey.size[::-1] == mask.shape and (shift := masks.edge_shift(grey, mask)):
+            facts["shift_x"], facts["shift_y"], facts["edge_fit"] = shift
+    return facts
 
 
-def _tell_apart(dataset: Dataset, samples: pd.DataFrame, run: Callable) -> None:
-    """Where pictures share a hash, that of their pixels in its place."""
-    paths = dataset.samples["image"].to_numpy()
+def _mask_facts(mask: np.ndarray, classes: int) -> dict[str, Any]:
+    values, sizes = masks.region_sizes(mask)
+    count = np.bincount(values, sizes, minlength=256).astype(np.int64)
+    small = sizes < masks.speck_size(mask.shape)
+    return {
+        "counts": count[:classes],
+        "classes_present": int((count[:classes] > 0).sum()),
+        "ignore_share": float(count[IGNORE] / max(1, mask.size)),
+        "specks": int((small & (values != IGNORE)).sum()),
+        "pinholes": int((small & (values == IGNORE)).sum()),
+        "regions": np.stack([values, sizes]).astype(np.int32),
+        "_mask": _digest(mask),
+    }
 
-    def digest(place: int) -> bytes:
-        pixels = read_image(dataset.root / paths[place])
-        return repr(pixels.shape).encode() + hashlib.sha256(pixels).digest()
 
-    places = np.flatnonzero(samples["_hash"].notna() & samples["_hash"].duplicated(keep=False))
-    samples.loc[places, "_hash"] = pd.Series(list(run(digest, places)), places, object)
+def _digest(array: np.ndarray) -> bytes:
+    return repr(array.shape).encode() + hashlib.sha256(np.ascontiguousarray(array)).digest()
 
 
-def _near_duplicates(dataset: Dataset, samples: pd.DataFrame, run: Callable) -> pd.DataFrame:
+def _poor(facts: dict[str, Any], names: tuple[str, ...]) -> tuple[str, str]:
+    """The check that a mask fails for what it holds, and in words; two empty strings if none."""
+    share = facts["ignore_share"]
+    if share == 1:
+        return "all-ignored", "has no scored pixel"
+    if share > MUCH_IGNORED:
+        return "much-ignored", f"ignores {share:.0%} of its pixels"
+    if facts["classes_present"] == 1 and len(names) > 2:  # of two, one alone is an empty scene
+        return "single-class", f"holds nothing but {names[int(facts['counts'].argmax())]!r}"
+    return "", ""
+
+
+def _near_duplicates(samples: pd.DataFrame, exact: np.ndarray) -> pd.DataFrame:
     # Of exact copies one is enough; flat pictures are all alike, which the check for blank ones says.
-    once = (samples["contrast"] >= FLAT) & ~samples["_hash"].duplicated()
-    places = np.flatnonzero(once)
-    bits = _bits(samples.loc[once, "_bits"])
-    thumbs = np.array(samples.loc[once, "_thumb"].tolist(), np.uint8)
-    paths = dataset.samples["image"].to_numpy()
+    once = samples[(samples["contrast"] >= image_quality.FLAT) & (exact == np.arange(len(samples)))]
+    thumbs = np.array(once["_thumb"].tolist(), np.uint8).reshape(len(once), *duplicates.THUMBNAIL[::-1])
+    return duplicates.near_duplicates(once, once["_bits"].to_numpy(np.uint64), thumbs)
 
-    def read(place: int) -> np.ndarray:
-        return read_image(dataset.root / paths[places[place]])
 
-    return leakage.near_duplicates(samples.iloc[places], bits, thumbs, read, run)
+def _pictures(samples: pd.DataFrame, exact: np.ndarray, pairs: pd.DataFrame) -> np.ndarray:
+    """(N,) a number for each picture: equal where samples show the same one, exactly or nearly."""
+    places = pd.Series(np.arange(len(samples)), [samples["split"], samples["id"]])
+    first, second = (places.loc[zip(pairs[f"split_{k}"], pairs[f"id_{k}"], strict=True)] for k in (1, 2))
+    return duplicates.joined(len(samples), np.r_[places, first], np.r_[exact, second])
 
 
 def _guess(samples: pd.DataFrame) -> sequences.Guess | None:
     if (samples["group"] != "").any():
         return None
-    known = ((samples["contrast"] >= FLAT) & samples["_bits"].notna()).to_numpy()
-    return sequences.guess_sequences(samples, _bits(samples["_bits"].where(known, bytes(8))), known)
+    known = (samples["contrast"] >= image_quality.FLAT).to_numpy()
+    bits = [bits if there else np.uint64(0) for bits, there in zip(samples["_bits"], known, strict=True)]
+    return sequences.guess_sequences(samples, np.array(bits, np.uint64), known)
 
 
-def _bits(hashes: pd.Series) -> np.ndarray:
-    return np.frombuffer(b"".join(hashes), ">u8").astype(np.uint64)
-
-
-def _pictures(samples: pd.DataFrame, duplicates: pd.DataFrame) -> np.ndarray:
-    """(N,) a number for each picture: equal where samples show the same one, exactly or nearly."""
-    place = {pair: k for k, pair in enumerate(zip(samples["split"], samples["id"], strict=True))}
-    numbers = np.arange(len(samples))
-    for same in _repeated(samples):
-        numbers[same] = same[0]
-    joined = np.arange(len(samples))
-    for members in leakage.clusters(duplicates):
-        places = [numbers[place[pair]] for pair in members]  # of exact copies the first stands for all
-        joined[places] = places[0]
-    return joined[numbers]
-
-
-def _repeated(samples: pd.DataFrame) -> list[np.ndarray]:
-    """Sets of positions whose images are exactly equal, two or more each."""
-    again = samples["_hash"].notna() & samples["_hash"].duplicated(keep=False)
-    places = pd.Series(np.flatnonzero(again))
-    return [part.to_numpy() for _, part in places.groupby(samples["_hash"][again].to_numpy(), sort=False)]
-
-
-def _suggest(samples: pd.DataFrame, counts: np.ndarray, duplicates: pd.DataFrame) -> pd.Series:
-    together = [*leakage.clusters(duplicates)]
-    for places in _repeated(samples):
-        same = samples.iloc[places]
-        together.append(list(zip(same["split"], same["id"], strict=True)))
+def _suggest(samples: pd.DataFrame, counts: np.ndarray, pictures: np.ndarray) -> pd.Series:
     if samples["split"].nunique() > 1 and counts.any():
         try:
-            return splits.suggest_split(samples, counts, together)
+            return splits.suggest_split(samples, counts, pictures)
         except ValueError:
             pass  # fewer sequences than splits: there is nothing to suggest
     return pd.Series(dtype=object)
 
 
-def _across(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -> Iterator[Finding]:
-    """Findings about the classes of whole splits."""
-    members = {split: (samples["split"] == split).to_numpy() for split in dataset.splits}
-    if "train" not in members:
+def _summary(dataset: Dataset, samples: pd.DataFrame, findings: pd.DataFrame) -> dict[str, Any]:
+    sizes, known = samples["split"].value_counts(), samples.dropna(subset=["r"])
+    pixels = (known["height"] * known["width"]).to_numpy(float)
+    means = known[_MOMENTS].to_numpy(float) * pixels[:, None] / max(1, pixels.sum())
+    mean, square = means.sum(axis=0).reshape(2, 3) / 255 if len(known) else np.zeros((2, 0))
+    return {
+        "dataset": dataset.name,
+        "classes": list(dataset.classes.names),
+        "samples": len(samples),
+        "splits": {split: int(sizes[split]) for split in dataset.splits},
+        "sizes": {f"{w}x{h}": int(n) for (w, h), n in samples.groupby(["width", "height"]).size().items()},
+        "mean": mean.round(4).tolist(),
+        "std": np.sqrt(np.maximum(square / 255 - mean**2, 0)).round(4).tolist(),
+        "findings": {severity: int((findings["severity"] == severity).sum()) for severity in SEVERITIES},
+        "checks": {str(name): int(n) for name, n in findings.groupby("check").size().items()},
+    }
+
+
+def _judge_splits(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -> Iterator[Finding]:
+    """Report what is wrong with the classes and sizes of whole splits."""
+    if "train" not in dataset.splits:
         yield finding("no-train", "", "", "no split named train has samples.")
-    for split, inside in members.items():
-        images, train = (counts[inside] > 0).sum(axis=0), split == "train"
-        absent = [name for name, n in zip(dataset.classes.names, images, strict=True) if n == 0]
-        few = [
-            f"{name} ({n})"
-            for name, n in zip(dataset.classes.names, images, strict=True)
-            if 0 < n < FEW_IMAGES
-        ]
+    for split in dataset.splits:
+        inside, train = (samples["split"] == split).to_numpy(), split == "train"
+        images = pd.Series((counts[inside] > 0).sum(axis=0), dataset.classes.names)
+        absent = ", ".join(images.index[images == 0])
+        few = ", ".join(f"{name} ({n})" for name, n in images.items() if 0 < n < FEW_IMAGES)
         if samples.loc[inside, "ignore_share"].isna().all():
             pass  # no mask could be read, which is said already
         elif not images.any():
             yield finding("nothing-scored", "", split, f"no mask in {split} has a scored pixel.")
         elif absent:
             check = "class-not-in-train" if train else "class-not-in-split"
-            yield finding(check, "", split, f"never in {split}: {', '.join(absent)}.")
+            yield finding(check, "", split, f"never in {split}: {absent}.")
         if train and few:
-            yield finding(
-                "few-images", "", split, f"in fewer than {FEW_IMAGES} train images: {', '.join(few)}."
-            )
+            yield finding("few-images", "", split, f"in fewer than {FEW_IMAGES} train images: {few}.")
         if not train and inside.sum() < sequences.SMALL_SPLIT:
             detail = f"{split} has {inside.sum()} images; fewer than {sequences.SMALL_SPLIT} say little."
             yield finding("small-split", "", split, detail)
 
 
-def _exact_duplicates(samples: pd.DataFrame) -> Iterator[Finding]:
-    for places in _repeated(samples):
-        same = samples.iloc[places]
-        among = list(dict.fromkeys(same["split"]))
-        check = "duplicate-across-splits" if len(among) > 1 else "duplicate-image"
-        listed = some([f"{split}/{name}" for split, name in zip(same["split"], same["id"], strict=True)])
-        yield finding(check, same["id"].iloc[-1], among[-1], f"the same picture {len(same)} times: {listed}.")
-
-
-def _modes_and_sizes(samples: pd.DataFrame) -> Iterator[Finding]:
+def _judge_formats(samples: pd.DataFrame) -> Iterator[Finding]:
     for column, what in (("mode", "images"), ("mask_mode", "masks")):
         modes = samples[column].value_counts()
         if len(modes) > 1:
@@ -275,58 +298,3 @@ def _modes_and_sizes(samples: pd.DataFrame) -> Iterator[Finding]:
 
 def _counted(counts: pd.Series) -> str:
     return some([f"{name} ({n})" for name, n in counts.items()], 5)
-
-
-def verdict(check: DataCheck) -> str:
-    """One sentence: sound or not, and how many findings of which checks stand against it."""
-    parts = []
-    for severity in ("error", "warning"):
-        names = check.findings.loc[check.findings["severity"] == severity, "check"].value_counts(sort=False)
-        listed = ", ".join(f"{n} {name}" for name, n in names.items())
-        total = int(names.sum())
-        parts.append(f"{total or 'no'} {severity}{'s' * (total != 1)}" + (f" ({listed})" if listed else ""))
-    sound = not (check.findings["severity"] == "error").any()
-    return f"{'sound' if sound else 'not sound'}: {len(check.samples)} pairs, {parts[0]}, {parts[1]}."
-
-
-def require_sound(check: DataCheck) -> None:
-    """Stop here if the data has errors.
-
-    Raises:
-        DatasetError: of each check in each split the first error with its suggestion, three ids and how many there are.
-    """
-    errors = check.findings[check.findings["severity"] == "error"]
-    if len(errors):
-        count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
-        detail = f"dataset {check.summary['dataset']!r} has {count}: {explain(errors)}"
-        raise DatasetError(detail, str(errors["check"].iloc[0]))
-
-
-def write(check: DataCheck, folder: str | Path) -> None:
-    """Write every table as CSV, summary.json, and the suggested split as lists that dataset.yaml takes.
-
-    findings.csv, samples.csv (with a `pixels <class>` column each), class_stats.csv, cooccurrence.csv, shift.csv,
-    class_weights.csv (of train), duplicates.csv, sequences.csv, limits.csv; suggested_split/<split>.txt, one id a line;
-    data.json, the digest of every file.
-    """
-    folder, names = Path(folder), check.summary["classes"]
-    pixels = pd.DataFrame(check.pixel_counts, columns=[f"pixels {name}" for name in names])
-    tables = {
-        "findings": check.findings,
-        "samples": pd.concat([check.samples, pixels], axis=1),
-        "class_stats": check.class_stats,
-        "cooccurrence": shares.cooccurrence(names, check.pixel_counts).reset_index(),
-        "shift": check.shift,
-        "class_weights": shares.weight_table(names, check.pixel_counts[check.train]),
-        "duplicates": check.duplicates,
-        "sequences": check.sequences,
-        "limits": check.limits,
-    }
-    with replace_folder(folder, ("suggested_split",), last="summary.json") as new:
-        for name, table in tables.items():
-            write_csv(new / f"{name}.csv", table)
-        for split in check.summary["splits"] if len(check.suggested) else ():
-            ids = check.samples.loc[check.suggested == split, "id"]
-            write_text(new / "suggested_split" / f"{split}.txt", "".join(f"{name}\n" for name in ids))
-        write_json(new / "data.json", check.files)
-        write_json(new / "summary.json", check.summary | {"verdict": verdict(check)})

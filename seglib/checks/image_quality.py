@@ -1,221 +1,267 @@
-"""How an image looks, in numbers, and which images lie apart from the rest of their dataset."""
+"""Measure how images look: which lie apart from their dataset (01), and which are degraded (04)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
 from seglib.checks.findings import Finding, finding
-from seglib.compiled import compiled
 
-FLAT = 2.0  # standard deviation of the grey values below which a picture shows nothing
 LOOKS = ["brightness", "contrast", "entropy", "sharpness", "focus", "colour"]
+FLAT = 2.0  # standard deviation of the grey values below which a picture shows nothing
 FEWEST = 20  # images without which nothing can be said to lie apart
 APART = 3.5  # robust standard deviations: Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993
-GREY = 1.0  # colourfulness below which an image has no colours
-_LINES, _BANDS = 96, 64  # rows and columns of a large image that are looked at; rows whose edges are
-SIZE_APART, ASPECT_APART = 4.0, 1.8  # times the median area, or the median ratio of width to height
+_GREY = 1.0  # colourfulness below which an image has no colours
+_SAMPLED = 64  # rows and columns of a large image whose colours and edges are looked at
+# check -> property, factor of the median beyond which an image may lie apart, and words.
+_OUTLIERS = {
+    "dark-image": ("brightness", 0.6, "is dark: mean grey value"),
+    "bright-image": ("brightness", 1.5, "is bright: mean grey value"),
+    "low-contrast-image": ("contrast", 0.5, "has little contrast: standard deviation of its grey values"),
+    "low-entropy-image": ("entropy", 0.75, "holds little: entropy of its grey values in bits"),
+    "blurred-image": ("focus", 0.2, "is blurred: focus"),
+    "grainy-image": ("focus", 3.0, "is grainy: focus"),
+}
+_SIZES = (("odd-size", 4.0, "pixels"), ("odd-aspect", 1.8, "of width to height"))  # times the median
+
+KINDS = ("blur", "noise", "dark", "washed out")
+QUALITIES = ("brightness", "highlights", "contrast_ratio", "noise", "sharpness")
+_SIDE = 512  # to about this longer side images are reduced: noise and blur finer than that do not show
+_ROUNDING = 0.5  # grey levels of measured noise that rounding alone may make
+_LEFT = 0.15  # of the noise's energy that is left in at least
+_GAIN = 36  # sum of the squared weights of the mask whose response is taken for noise
 
 
-@dataclass(frozen=True)
-class _Judged:
-    """A property on one side of which images lie apart: beyond `factor` times the median, and `APART` deviations."""
+class _Kind(NamedTuple):
+    """A degradation: the quality that tells it, and on which side of the training images' values it lies."""
 
-    check: str
-    column: str
-    factor: float  # below 1: judged on the low side
-    what: str
+    quality: str
+    sign: int  # -1: degraded images have less
+    factor: float  # beyond the training images' tail, so that among equals none is picked out
+    invisible: float  # added before logarithms are taken: differences far below it do not count
+    words: str
 
 
-_JUDGED = (
-    _Judged("dark-image", "brightness", 0.6, "is dark: mean grey value"),
-    _Judged("bright-image", "brightness", 1.5, "is bright: mean grey value"),
-    _Judged(
-        "low-contrast-image", "contrast", 0.5, "has little contrast: standard deviation of its grey values"
+_KINDS = {
+    "blur": _Kind("sharpness", -1, 1.4, 1e-4, "sharpness (energy of second over first differences) {:.2g}"),
+    "noise": _Kind("noise", 1, 2.0, 2.0, "noise of {:.2g} grey levels"),
+    # Not the mean: at night the street is dark and its lamps are bright; if underexposed, nothing is.
+    "dark": _Kind("highlights", -1, 1.6, 1.0, "brightest hundredth from grey value {:.3g} on"),
+    "washed out": _Kind(
+        "contrast_ratio", -1, 1.6, 0.01, "contrast (deviation over mean of grey values) {:.2g}"
     ),
-    _Judged("low-entropy-image", "entropy", 0.75, "holds little: entropy of its grey values in bits"),
-    _Judged("blurred-image", "focus", 0.2, "is blurred: focus"),
-    _Judged("grainy-image", "focus", 3.0, "is grainy: focus"),
-)
+}
+QUALITY_OF = {kind: judged.quality for kind, judged in _KINDS.items()}
 
 
-def look(image: Image.Image, grey: Image.Image) -> dict[str, float]:
-    """What can be told from one image.
-
-    Args:
-        image: Pillow's "RGB".
-        grey: the same as Pillow's "L" (luma of ITU-R BT.601).
+def look(image: np.ndarray, grey: Image.Image) -> dict[str, float]:
+    """Measure one image: (H, W, 3) uint8 RGB, and the same as Pillow's "L".
 
     Returns:
-        brightness: mean grey value, 0-255. contrast: its standard deviation. entropy: of the grey values' histogram, bits.
-        sharpness: variance of the 4-neighbour Laplacian (Pech-Pacheco et al., Diatom autofocusing in brightfield
-            microscopy, ICPR 2000); it grows with contrast and noise, so compare only like with like.
-        focus: sharpness / contrast², which a darker or paler copy of an image shares with it; 0 for a flat image.
-        colour: Hasler and Süsstrunk's colourfulness (Measuring colourfulness in natural images, SPIE 2003); 0: grey.
-        r, g, b, r2, g2, b2: means of the channels and of their squares, for the dataset's mean and deviation.
+        brightness, contrast: mean grey value, 0-255, and its standard deviation.
+        entropy: of the grey values' histogram, in bits.
+        sharpness: variance of the 4-neighbour Laplacian (Pech-Pacheco et al., ICPR 2000).
+        focus: sharpness / contrast², equal in a darker or paler copy; 0 for a flat image.
+        colour: colourfulness (Hasler and Süsstrunk, SPIE 2003); 0: grey.
+        r, g, b, r2, g2, b2: means of the channels and of their squares.
     """
-    mean, variance, entropy, sharpness = _grey_looks(np.asarray(grey), max(1, image.height // _BANDS))
-    # All pixels of a small image, about a hundred rows and columns of a large one: means and variances want no more.
-    along, down = (max(1, side // _LINES) for side in image.size)
-    size = (image.width // along, image.height // down)
-    some = image.resize(size, Image.Resampling.NEAREST, (0, 0, size[0] * along, size[1] * down))
-    colour, r, g, b, r2, g2, b2 = _colour_looks(np.asarray(some).reshape(-1, 3))
+    share, mean, deviation = _levels(grey)
+    known = share[share > 0]
+    pixels, step = np.asarray(grey), max(1, grey.height // _SAMPLED)
+    up, row, down = (pixels[k : grey.height - 2 + k : step].astype(np.int16) for k in range(3))
+    laplacian = up[:, 1:-1] + down[:, 1:-1] + row[:, :-2] + row[:, 2:] - 4 * row[:, 1:-1]
+    sharpness = float(laplacian.var()) if laplacian.size else 0.0
+    rows, columns = (max(1, side // _SAMPLED) for side in image.shape[:2])
+    r, g, b = image[::rows, ::columns].reshape(-1, 3).T.astype(np.float64)
+    opponents = np.stack([r - g, (r + g) / 2 - b])  # red - green, yellow - blue
     return {
         "brightness": mean,
-        "contrast": variance**0.5,
-        "entropy": entropy,
+        "contrast": deviation,
+        "entropy": float(-(known * np.log2(known)).sum()),
         "sharpness": sharpness,
-        "focus": sharpness / variance if variance > 0 else 0.0,
-        "colour": colour,
-        "r": r, "g": g, "b": b, "r2": r2, "g2": g2, "b2": b2,
-    }  # fmt: skip
-
-
-@compiled
-def _grey_looks(grey, step):
-    """Mean, variance and entropy of (H, W) uint8 values, and the variance of the Laplacian in every `step`-th row."""
-    height, width = grey.shape
-    # Four tables: neighbours are alike, and no sum can start before the last one to its place is done.
-    flat, tables = grey.ravel(), np.zeros((4, 256), np.int64)
-    fourths = len(flat) // 4 * 4
-    for k in range(0, fourths, 4):
-        for j in range(4):
-            tables[j, flat[k + j]] += 1
-    for k in range(fourths, len(flat)):
-        tables[0, flat[k]] += 1
-    mean, entropy = 0.0, 0.0
-    shares = tables.sum(0) / max(1, len(flat))
-    for value in range(256):
-        if shares[value] > 0:
-            mean += shares[value] * value
-            entropy -= shares[value] * np.log2(shares[value])
-    variance = 0.0
-    for value in range(256):
-        variance += shares[value] * (value - mean) ** 2
-    total = squares = pixels = 0
-    for y in range(1, height - 1, step):
-        above, row, below = grey[y - 1], grey[y], grey[y + 1]
-        some, many = np.int32(0), 0
-        for x in range(1, width - 1):
-            edge = (
-                np.int32(above[x])
-                + np.int32(below[x])
-                + np.int32(row[x - 1])
-                + np.int32(row[x + 1])
-                - 4 * np.int32(row[x])
-            )
-            some += edge
-            many += edge * edge
-        total += some
-        squares += many
-        pixels += max(0, width - 2)
-    sharpness = squares / pixels - (total / pixels) ** 2 if pixels else 0.0
-    return mean, variance, entropy, sharpness
-
-
-@compiled
-def _colour_looks(pixels):
-    """Colourfulness of (N, 3) uint8 pixels, the means of red, green and blue, and of their squares.
-
-    Of whole numbers until the last step: a grey image has a colourfulness of 0.
-    """
-    r = g = b = rr = gg = bb = oo = yy = 0
-    for k in range(len(pixels)):
-        red, green, blue = np.int32(pixels[k, 0]), np.int32(pixels[k, 1]), np.int32(pixels[k, 2])
-        r, g, b = r + red, g + green, b + blue
-        rr, gg, bb = rr + red * red, gg + green * green, bb + blue * blue
-        opponent, yellow = red - green, red + green - 2 * blue  # twice the difference of yellow and blue
-        oo, yy = oo + opponent * opponent, yy + yellow * yellow
-    n = max(1, len(pixels))
-    o, y = r - g, r + g - 2 * b
-    spread = np.sqrt((n * oo - o * o) + (n * yy - y * y) / 4) / n
-    colour = spread + 0.3 * np.hypot(o, y / 2) / n
-    return colour, r / n, g / n, b / n, rr / n, gg / n, bb / n
+        "focus": sharpness / deviation**2 if deviation > 0 else 0.0,
+        "colour": float(np.hypot(*opponents.std(axis=1)) + 0.3 * np.hypot(*opponents.mean(axis=1))),
+        **{name: float(band.mean()) for name, band in zip("rgb", (r, g, b), strict=True)},
+        **{f"{name}2": float((band**2).mean()) for name, band in zip("rgb", (r, g, b), strict=True)},
+    }
 
 
 def limits(samples: pd.DataFrame) -> pd.DataFrame:
-    """Beyond what values an image lies apart from the rest of its dataset.
+    """Compute beyond what values an image lies apart, a row a check of an outlier.
 
-    A limit lies `APART` robust standard deviations (1.4826 x the median absolute deviation) of the logarithms from the
-    median, and at least a fixed factor from it, so that in a dataset of equals nobody is picked out.
-
-    Args:
-        samples: with the columns `LOOKS`, NaN where a file could not be read.
-
-    Returns:
-        `check`, `column`, `side` ("below" or "above"), `limit`, `median`; no rows for fewer than `FEWEST` images.
+    A limit lies `APART` robust standard deviations (1.4826 x the median absolute deviation) of the logarithms
+    from the median, and at least a fixed factor from it, so that in a dataset of equals none is picked out.
     """
     rows = []
-    for judged in _JUDGED:
-        values = samples[judged.column].to_numpy(float)
+    for check, (column, factor, _) in _OUTLIERS.items():
+        values = samples[column].to_numpy(float)
         logs = np.log(values[values > 0])
-        if len(logs) < FEWEST:
-            continue
-        median, sign = np.median(logs), np.sign(np.log(judged.factor))
-        deviation = 1.4826 * np.median(np.abs(logs - median))
-        limit = np.exp(median + sign * max(APART * deviation, abs(np.log(judged.factor))))
-        rows.append(
-            (
-                judged.check,
-                judged.column,
-                "below" if sign < 0 else "above",
-                float(limit),
-                float(np.exp(median)),
-            )
-        )
+        if len(logs) >= FEWEST:
+            median, spread = np.median(logs), 1.4826 * np.median(np.abs(logs - np.median(logs)))
+            limit = median + np.sign(np.log(factor)) * max(APART * spread, abs(np.log(factor)))
+            side = "below" if factor < 1 else "above"
+            rows.append((check, column, side, float(np.exp(limit)), float(np.exp(median))))
     return pd.DataFrame(rows, columns=["check", "column", "side", "limit", "median"])
 
 
 def judge_looks(samples: pd.DataFrame) -> Iterator[Finding]:
-    """Images that lie apart from the rest: dark, bright, flat, blurred, grainy, grey among coloured ones, of odd size."""
-    seen = samples[samples["brightness"].notna() & (samples["contrast"] >= FLAT)]
-    words = {judged.check: judged.what for judged in _JUDGED}
+    """Report images that lie apart: by light, focus or colour, and by size."""
+    seen = samples[samples["contrast"] >= FLAT]
     for row in limits(seen).itertuples():
-        values = seen[row.column]
-        apart = (values < row.limit) if row.side == "below" else (values > row.limit)
-        for name, split, value in seen.loc[apart, ["id", "split", row.column]].itertuples(index=False):
-            detail = (
-                f"image {name!r} {words[row.check]} {value:.3g}; the dataset's median is {row.median:.3g}."
+        sign = 1 if row.side == "above" else -1
+        for image in seen[sign * (seen[row.column] - row.limit) > 0].to_dict("records"):
+            detail = f"image {image['id']!r} {_OUTLIERS[row.check][2]} {image[row.column]:.3g}; "
+            yield finding(
+                row.check, image["id"], image["split"], f"{detail}the dataset's median is {row.median:.3g}."
             )
-            yield finding(row.check, name, split, detail)
     if len(seen) < FEWEST:
         return
-    grey = seen["colour"] < GREY
+    grey = seen["colour"] < _GREY
     if 0 < grey.sum() < len(seen) / 2:
         for name, split in seen.loc[grey, ["id", "split"]].itertuples(index=False):
             yield finding("grey-image", name, split, f"image {name!r} is grey; most have colours.")
     height, width = seen["height"].to_numpy(float), seen["width"].to_numpy(float)
-    for check, values, most, what in (
-        ("odd-size", height * width, SIZE_APART, "pixels"),
-        ("odd-aspect", width / height, ASPECT_APART, "of width to height"),
-    ):
+    for (check, most, what), values in zip(_SIZES, (height * width, width / height), strict=True):
         times = values / np.median(values)
         for place in np.flatnonzero(np.maximum(times, 1 / times) > most):
-            sample = seen.iloc[place]
-            detail = f"image {sample['id']!r} is {sample['width']}x{sample['height']} (width x height): "
+            image = seen.iloc[place]
+            detail = f"image {image['id']!r} is {image['width']}x{image['height']} (width x height): "
             detail += f"{times[place]:.2g} times the median {what}."
-            yield finding(check, sample["id"], sample["split"], detail)
+            yield finding(check, image["id"], image["split"], detail)
 
 
-def mean_and_deviation(samples: pd.DataFrame, moments: pd.DataFrame) -> dict[str, list[float]]:
-    """Mean and standard deviation of the dataset's channels over all pixels, in 0-1, as `Normalize` takes them.
+def qualities(image: np.ndarray) -> dict[str, float]:
+    """Measure the properties of a (H, W, 3) uint8 image that degradations change: light, noise, blur.
 
-    Args:
-        samples: `height` and `width`.
-        moments: `r`, `g`, `b`, `r2`, `g2`, `b2` of the same images, as `look` gives them; NaN rows are left out.
+    Images whose longer side is beyond 768 pixels are reduced to about 512 first: a camera's noise is grained
+    over a few pixels. Sharpness and noise are per pixel: compare images of like size.
+
+    Returns:
+        brightness: mean grey value, 0-255 (luma of ITU-R BT.601).
+        highlights: 99th percentile of the grey values.
+        contrast_ratio: standard deviation of the grey values over their mean; less light alone leaves it.
+        noise: standard deviation of white noise, in grey levels: the median absolute response (Donoho and
+            Johnstone, Biometrika 1994) of Immerkaer's mask (CVIU 1996), so that texture in less than half of
+            the image does not count. Pixels at 0 and 255 are left out: clipping hides noise.
+        sharpness: energy of the second differences over that of the first, less what noise contributes.
+            Neither light nor contrast changes it. NaN for a flat image and one of fewer than 3 x 3 pixels.
     """
-    known = moments["r"].notna().to_numpy()
-    if not known.any():
-        return {"mean": [], "std": []}
-    pixels = (samples["height"] * samples["width"]).to_numpy(float, na_value=0.0)[known]
-    means = np.average(moments.loc[known, ["r", "g", "b"]].to_numpy(float), axis=0, weights=pixels)
-    squares = np.average(moments.loc[known, ["r2", "g2", "b2"]].to_numpy(float), axis=0, weights=pixels)
-    deviation = np.sqrt(np.maximum(squares - means**2, 0))
+    picture = Image.fromarray(image).convert("L")
+    picture = picture.reduce(max(1, round(max(picture.size) / _SIDE)))
+    share, mean, deviation = _levels(picture)
+    noise, sharpness = _fine_structure(np.asarray(picture))
     return {
-        "mean": [round(m / 255, 4) for m in means.tolist()],
-        "std": [round(d / 255, 4) for d in deviation.tolist()],
+        "brightness": mean,
+        "highlights": float(np.searchsorted(np.cumsum(share), 0.99)),
+        "contrast_ratio": deviation / max(mean, 1.0),
+        "noise": noise,
+        "sharpness": sharpness,
     }
+
+
+def _levels(grey: Image.Image) -> tuple[np.ndarray, float, float]:
+    """The histogram of a picture as shares, the mean of its grey values and their standard deviation."""
+    share, levels = np.array(grey.histogram()) / (grey.width * grey.height), np.arange(256.0)
+    mean = float(share @ levels)
+    return share, mean, float(share @ (levels - mean) ** 2) ** 0.5
+
+
+def _fine_structure(grey: np.ndarray) -> tuple[float, float]:
+    """Noise and sharpness of (H, W) uint8."""
+    if min(grey.shape) < 3:
+        return 0.0, float("nan")
+    above, own, below = (grey[k : grey.shape[0] - 2 + k].astype(np.int16) for k in range(3))
+    down = above - 2 * own + below  # second differences down the columns
+    both = down[:, :-2] - 2 * down[:, 1:-1] + down[:, 2:]  # and then along the rows: Immerkaer's mask
+    inner = own[:, 1:-1]
+    response = np.abs(both[(inner > 0) & (inner < 255)])
+    noise = float(np.median(response)) / 0.6745 / _GAIN**0.5 if response.size else 0.0
+    first = _energy(below - own) + _energy(np.diff(own, axis=1))
+    second = _energy(down) + _energy(own[:, :-2] - 2 * inner + own[:, 2:])
+    # White noise of variance v adds 2v to the energy of first and 6v to that of second differences, in each
+    # direction. It is known to a few percent only, so some is left in; so is what rounding is measured as,
+    # which would else be all there is in a very blurred picture.
+    variance = max(0.0, noise**2 - _ROUNDING**2)
+    first = max(first - 4 * variance, _LEFT * 4 * variance)
+    second = max(second - 12 * variance, _LEFT * 12 * variance)
+    return noise, second / first if first > 0 else float("nan")
+
+
+def _energy(differences: np.ndarray) -> float:
+    flat = differences.astype(np.float32).ravel()
+    return float(np.dot(flat, flat)) / flat.size
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Where the qualities of a number of training images lie.
+
+    `table` has a row a kind of `KINDS`: `median`, `low` and `high` (5th and 95th percentile) of its quality,
+    and `scale`: one robust standard deviation of its logarithm towards the degraded side.
+    """
+
+    table: pd.DataFrame
+    images: int
+
+    @classmethod
+    def of(cls, training: pd.DataFrame) -> Reference:
+        """Learn from a table of `qualities`, a row a training image.
+
+        `APART` scales reach at least 3.5 robust standard deviations, and a factor beyond the last 5 %: a few
+        degraded training images change nothing, and sequences in fog make room for others like them.
+        """
+        rows = {}
+        for kind, judged in _KINDS.items():
+            values = training[judged.quality].to_numpy(float)
+            values = values[np.isfinite(values)]
+            if len(values) < FEWEST:
+                rows[kind] = (np.nan,) * 4
+                continue
+            logs = judged.sign * np.log(values + judged.invisible)
+            median, tail = np.percentile(logs, [50, 95])
+            spread = 1.4826 * np.median(np.abs(logs - median))
+            scale = max(spread, (tail - median + np.log(judged.factor)) / APART)
+            rows[kind] = (*np.percentile(values, [50, 5, 95]), scale)
+        table = pd.DataFrame.from_dict(rows, orient="index", columns=["median", "low", "high", "scale"])
+        return cls(table, len(training))
+
+    def limit(self, kind: str) -> float:
+        """Return the value of the kind's quality from which an image is degraded; NaN if unknown."""
+        row, judged = self.table.loc[kind], _KINDS[kind]
+        start = row["median"] + judged.invisible
+        return float(start * np.exp(judged.sign * APART * row["scale"]) - judged.invisible)
+
+
+def degradation(measured: Mapping[str, float], reference: Reference) -> tuple[str, float, str]:
+    """Name the degradation that stands out most in the `qualities` of an image, if any does.
+
+    Returns:
+        kind: one of `KINDS`, "" if none lies `APART` robust standard deviations from the training images.
+        z: how many, of the kind that stands out most; also where none is stated. NaN if nothing can be said.
+        detail: a sentence with the image's value and the training images'; "" if none.
+    """
+    away = {}
+    for kind, judged in _KINDS.items():
+        row, value = reference.table.loc[kind], measured[judged.quality]
+        z = (
+            judged.sign
+            * np.log((value + judged.invisible) / (row["median"] + judged.invisible))
+            / row["scale"]
+        )
+        if np.isfinite(z):
+            away[kind] = float(z)
+    if not away:
+        return "", float("nan"), ""
+    kind = max(away, key=away.__getitem__)
+    if away[kind] < APART:
+        return "", away[kind], ""
+    row, judged = reference.table.loc[kind], _KINDS[kind]
+    detail = (
+        f"{kind}: {judged.words.format(measured[judged.quality])}; of the {reference.images} training images "
+    )
+    return kind, away[kind], f"{detail}nine in ten have {row['low']:.3g} to {row['high']:.3g}."

@@ -1,16 +1,16 @@
-"""Class names, colours and the ignore id; stored mask values <-> class ids <-> colours."""
+"""Class names, colours and the ignored id; stored mask values <-> class ids <-> colours."""
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-IGNORE = 255  # the id of pixels that are not scored, everywhere inside seglib
-_BLOCK = 1 << 20  # pixels whose colours are looked up at a time: that takes 40 bytes a pixel
+IGNORE = 255  # the id of ignored pixels everywhere inside seglib
 
-# Okabe and Ito's colour-blind-safe palette, then Paul Tol's "muted" scheme: told apart under the common colour deficiencies.
+# Okabe and Ito's colour-blind-safe palette, then Paul Tol's "muted" scheme.
 _SAFE_COLORS = (
     (0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66),
     (136, 34, 85), (51, 34, 136), (153, 153, 51), (136, 204, 238), (68, 170, 153), (204, 102, 119), (17, 119, 51),
@@ -23,26 +23,11 @@ class ClassError(ValueError):
 
 
 def default_colors(count: int) -> np.ndarray:
-    """Colours for `count` classes: colour-blind-safe up to 16, then well-spread hues of varying lightness.
-
-    Returns:
-        (count, 3) uint8 RGB, all different, none of them black (black is for ignored pixels).
-    """
+    """Choose (count, 3) uint8 RGB colours, all different, none black: colour-blind-safe up to 16, then spread hues."""
     colors = list(_SAFE_COLORS[:count])
-    # Golden-ratio hue steps with cycling lightness; integers only, so that the palette is the same everywhere.
-    for k in range(count - len(colors)):
-        hue, value, chroma = (k * 977) % 1536, (255, 205, 155)[k % 3], (150, 105)[k // 3 % 2]
-        sector, step = divmod(hue, 256)
-        rise, fall = chroma * step // 255, chroma * (255 - step) // 255
-        rgb = (
-            (chroma, rise, 0),
-            (fall, chroma, 0),
-            (0, chroma, rise),
-            (0, fall, chroma),
-            (rise, 0, chroma),
-            (chroma, 0, fall),
-        )
-        colors.append(tuple(int(value - chroma + c) for c in rgb[sector]))
+    for k in range(count - len(colors)):  # golden-ratio steps of hue, cycling lightness and saturation
+        rgb = colorsys.hsv_to_rgb(k * 0.618034 % 1, (0.6, 0.45)[k // 3 % 2], (1, 0.8, 0.6)[k % 3])
+        colors.append(tuple(round(255 * value) for value in rgb))
     return np.array(colors, dtype=np.uint8).reshape(-1, 3)
 
 
@@ -53,47 +38,35 @@ class ClassMap:
     Args:
         names: one name a class; class `c` has id `c` inside seglib.
         colors: (C, 3) uint8 RGB; `default_colors` when empty.
-        ignore_ids: stored values that are not scored; they become `IGNORE` (255).
-        id_map: stored value, or (r, g, b), -> class id (255: ignore). Empty: stored values are class ids.
+        ignore_ids: stored values of ignored pixels; they become `IGNORE` (255).
+        id_map: stored value, or (r, g, b), -> class id (255: ignored). Empty: stored values are class ids.
 
     Raises:
-        ClassError: no class, more than 255 classes, a name twice or reserved, colours that do not match, an id_map to an unknown id.
+        ClassError: no class, over 255 classes, a name twice or reserved, colours that do not fit, an unknown id.
     """
 
     names: tuple[str, ...]
     colors: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.uint8), repr=False)
     ignore_ids: tuple[int, ...] = ()
     id_map: Mapping[int | tuple[int, int, int], int] = field(default_factory=dict, repr=False)
-    # Whether masks may be read by colour: nobody stored a mask in colours that only seglib chose.
-    colors_named: bool = field(init=False, default=True, repr=False)
+    colors_named: bool = field(init=False, default=True, repr=False)  # False: seglib chose the colours
 
     def __post_init__(self) -> None:
         count = len(self.names)
-        if count == 0:
-            raise ClassError("0 classes: dataset.yaml must name at least one under 'classes'.")
-        if count > IGNORE:
-            raise ClassError(
-                f"{count} classes: at most {IGNORE} fit beside the ignore id {IGNORE} in 8-bit masks. Merge classes with id_map."
-            )
-        twice = sorted({n for n in self.names if self.names.count(n) > 1})
-        if twice:
+        if not 0 < count <= IGNORE:
+            raise ClassError(f"{count} classes: expected 1 and at most {IGNORE}; merge classes with id_map.")
+        if twice := sorted({n for n in self.names if self.names.count(n) > 1}):
             raise ClassError(f"class names must differ, but {twice} stand more than once.")
         if "id" in self.names:
-            raise ClassError(
-                "a class is named 'id', as is the column of sample ids in every table. Choose another name."
-            )
+            raise ClassError("a class is named 'id', as the column of ids in tables. Choose another name.")
         object.__setattr__(self, "colors_named", len(self.colors) > 0)
-        if not self.colors_named:
-            object.__setattr__(self, "colors", default_colors(count))
-        colors = np.asarray(self.colors)
+        colors = np.asarray(self.colors if self.colors_named else default_colors(count))
         if colors.shape != (count, 3) or colors.min() < 0 or colors.max() > 255:
-            raise ClassError(f"colors must be {count} triples of 0-255, one a class; got shape {colors.shape}.")
+            raise ClassError(f"colors must be {count} triples of 0-255, one a class; got {colors.shape}.")
         object.__setattr__(self, "colors", colors.astype(np.uint8))
-        wrong = sorted({int(v) for v in self.id_map.values() if not (0 <= v < count or v == IGNORE)})
-        if wrong:
-            raise ClassError(
-                f"id_map leads to ids {wrong}; there are {count} classes (0-{count - 1}) and {IGNORE} for ignore."
-            )
+        if wrong := sorted({int(v) for v in self.id_map.values() if not (0 <= v < count or v == IGNORE)}):
+            known = f"there are {count} classes (0-{count - 1}) and {IGNORE} for ignored pixels"
+            raise ClassError(f"id_map leads to ids {wrong}; {known}.")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -101,108 +74,89 @@ class ClassMap:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ClassMap) and self.to_dict() == other.to_dict()
 
+    @property
+    def by_color(self) -> bool:
+        """Whether RGB masks are read by their colours: dataset.yaml names some."""
+        return any(isinstance(key, tuple) for key in self.id_map) if self.id_map else self.colors_named
+
+    def stored_values(self, color: bool) -> dict[int | tuple[int, ...], int]:
+        """List which stored values (or which colours) stand for which class id, 255 for ignored pixels."""
+        table: dict = {key: c for key, c in self.id_map.items() if isinstance(key, tuple) == color}
+        if self.id_map:
+            return table if color else table | dict.fromkeys(self.ignore_ids, IGNORE)
+        if not color:
+            return {c: c for c in range(len(self))} | dict.fromkeys((*self.ignore_ids, IGNORE), IGNORE)
+        table = {tuple(rgb): c for c, rgb in enumerate(self.colors.tolist())} if self.colors_named else {}
+        return {(0, 0, 0): IGNORE, **table}  # black is ignored unless a class claims it
+
     def encode(self, stored: np.ndarray) -> np.ndarray:
-        """Stored mask values -> class ids.
-
-        Args:
-            stored: (H, W) integers, or (H, W, 3) uint8 colours.
-
-        Returns:
-            (H, W) uint8 class ids, 255 = ignore.
+        """Turn stored values, (H, W) integers or (H, W, 3) uint8 colours, into (H, W) uint8 class ids, 255 = ignored.
 
         Raises:
             ClassError: a value or colour that neither the classes, `ignore_ids` nor `id_map` name.
         """
         if stored.ndim == 3:
-            rows = max(1, _BLOCK // max(1, stored.shape[1]))
-            starts = range(0, max(1, len(stored)), rows)
-            return np.concatenate([self._encode_colors(stored[start : start + rows]) for start in starts])
+            return self._encode_colors(stored)
         if any(isinstance(key, tuple) for key in self.id_map):
             raise ClassError("holds single-channel ids, but id_map in dataset.yaml names colours.")
         if stored.size == 0:
             return np.zeros(stored.shape, np.uint8)
-        named = self._stored_ids()
-        unused = set(range(IGNORE)).difference(named.values())
-        if stored.dtype == np.uint8 and unused:  # bytes are looked up several times as fast
-            nameless = min(unused)
-            table = bytearray([nameless]) * 256
-            for value, class_id in named.items():
-                if 0 <= value < 256:
-                    table[value] = class_id
-            found = bytearray(np.ascontiguousarray(stored)).translate(table)
-            if nameless not in found:
-                return np.frombuffer(found, np.uint8).reshape(stored.shape)
-        low, high = int(stored.min()), int(stored.max())
-        lut = np.full(max(high, 0) + 1, -1, np.int16)
-        for value, class_id in named.items():
-            if 0 <= value <= high:
-                lut[value] = class_id
-        ids = lut[stored] if low >= 0 else np.full(stored.shape, -1, np.int16)
+        table = np.full(max(int(stored.max()), 0) + 1, -1, np.int16)
+        for value, c in self.stored_values(color=False).items():
+            if 0 <= value < len(table):
+                table[value] = c
+        ids = np.where(stored < 0, -1, table[stored]) if stored.min() < 0 else table[stored]
         if (ids < 0).any():
-            self._refuse(sorted(int(v) for v in np.unique(stored[ids < 0])))
+            held = _some([str(v) for v in np.unique(stored[ids < 0])], 8)
+            names = f"{len(self.id_map)} stored values in id_map" if self.id_map else f"{len(self)} classes "
+            names += "" if self.id_map else f"(0-{len(self) - 1})"
+            names += f" and ignores {{{', '.join(map(str, self.ignore_ids))}}}" if self.ignore_ids else ""
+            raise ClassError(
+                f"holds ids {{{held}}}; dataset.yaml names {names}. Is it another dataset's palette?"
+            )
         return ids.astype(np.uint8)
 
-    def _stored_ids(self) -> dict[int, int]:
-        ids = dict(self.id_map) if self.id_map else {c: c for c in range(len(self))}
-        if not self.id_map:
-            ids[IGNORE] = IGNORE
-        return ids | dict.fromkeys(self.ignore_ids, IGNORE)
-
-    def _refuse(self, values: list) -> None:
-        held = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
-        named = (
-            f"{len(self)} classes (0-{len(self) - 1})"
-            if not self.id_map
-            else f"{len(self.id_map)} stored values in id_map"
-        )
-        ignored = f" and ignores {{{', '.join(map(str, self.ignore_ids))}}}" if self.ignore_ids else ""
-        raise ClassError(f"holds ids {{{held}}}; dataset.yaml names {named}{ignored}. Is it another dataset's palette?")
-
     def _encode_colors(self, stored: np.ndarray) -> np.ndarray:
-        table = {key: value for key, value in self.id_map.items() if isinstance(key, tuple)}
-        if not table and not self.id_map and self.colors_named:
-            table = {tuple(int(v) for v in color): c for c, color in enumerate(self.colors)}
-            table.setdefault((0, 0, 0), IGNORE)  # black is "not scored" unless a class claims it
-        if not table:
-            raise ClassError(
-                "is an RGB image, but dataset.yaml names no colours. Give colors, or map them: id_map: {[r, g, b]: id}."
-            )
-        code = stored[..., :3].astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
-        keys = np.array([(r << 16) | (g << 8) | b for r, g, b in table], np.uint32)
+        if not self.by_color:
+            hint = "Give colors, or map them: id_map: {[r, g, b]: id}."
+            raise ClassError(f"is an RGB image, but dataset.yaml names no colours. {hint}")
+        table = self.stored_values(color=True)
+        red, green, blue = (stored[..., c].astype(np.uint32) for c in range(3))
+        code = red << 16 | green << 8 | blue  # (H, W)
+        keys = np.array([r << 16 | g << 8 | b for r, g, b in table], np.uint32)
         order = np.argsort(keys)
-        place = np.minimum(np.searchsorted(keys[order], code), len(keys) - 1)
+        place = np.searchsorted(keys[order], code).clip(max=len(keys) - 1)
         unknown = keys[order][place] != code
         if unknown.any():
-            values = [f"#{int(v):06x}" for v in np.unique(code[unknown])]
-            shown = ", ".join(values[:5]) + (", ..." if len(values) > 5 else "")
-            raise ClassError(
-                f"is an RGB image with colours that dataset.yaml does not name ({shown}). "
-                "Name them under id_map or colors; smoothed or JPEG masks must be exported again without interpolation."
-            )
+            held = _some([f"#{v:06x}" for v in np.unique(code[unknown])], 5)
+            hint = "smoothed or JPEG masks must be exported again without interpolation"
+            what = f"is an RGB image with colours that dataset.yaml does not name ({held})"
+            raise ClassError(f"{what}. Name them under id_map or colors; {hint}.")
         return np.array(list(table.values()), np.uint8)[order][place]
 
     def colorize(self, mask: np.ndarray) -> np.ndarray:
-        """(..., H, W) class ids -> (..., H, W, 3) uint8 RGB; ignored pixels are black."""
+        """Colour (..., H, W) class ids: (..., H, W, 3) uint8 RGB; ignored pixels are black."""
         return self.palette()[mask]
 
     def palette(self) -> np.ndarray:
-        """(256, 3) uint8: the colour of every possible id, black where there is no class. For palette PNGs."""
+        """List the colour of every possible id, (256, 3) uint8, black where there is no class. For palette PNGs."""
         table = np.zeros((256, 3), np.uint8)
         table[: len(self)] = self.colors
         return table
 
     def to_dict(self) -> dict:
-        """Plain data for checkpoints and JSON; `from_dict` reads it back."""
+        """Turn it into plain data for checkpoints and JSON; `from_dict` reads it back."""
         id_map = [[list(k) if isinstance(k, tuple) else int(k), int(v)] for k, v in self.id_map.items()]
-        return {
-            "names": list(self.names),
-            "colors": self.colors.tolist(),
-            "ignore_ids": list(self.ignore_ids),
-            "id_map": id_map,
-        }
+        colors, ignored = self.colors.tolist(), list(self.ignore_ids)
+        return {"names": list(self.names), "colors": colors, "ignore_ids": ignored, "id_map": id_map}
 
     @classmethod
     def from_dict(cls, data: Mapping) -> ClassMap:
-        """The inverse of `to_dict`."""
+        """Invert `to_dict`."""
         id_map = {tuple(k) if isinstance(k, Sequence) else int(k): int(v) for k, v in data.get("id_map", [])}
-        return cls(tuple(data["names"]), np.array(data["colors"], np.uint8), tuple(data.get("ignore_ids", ())), id_map)
+        colors, ignored = np.array(data["colors"], np.uint8), tuple(data.get("ignore_ids", ()))
+        return cls(tuple(data["names"]), colors, ignored, id_map)
+
+
+def _some(values: list[str], most: int) -> str:
+    return ", ".join(values[:most]) + ", ..." * (len(values) > most)

@@ -1,10 +1,13 @@
 """A folder of images and masks with its dataset.yaml -> a table of samples, and what is wrong with it.
 
-Nothing here opens a picture but `read_pair`; faults inside the files are found by `seglib.checks.check`.
+Nothing here opens an image but `read_pair`; faults inside the files are found by `seglib.checks`.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,35 +17,23 @@ import numpy as np
 import pandas as pd
 
 from seglib.data.classes import ClassMap
-from seglib.data.image_io import EXCLUDE, DatasetError, read_image, read_mask
-from seglib.data.pairing import FINDING_COLUMNS, pair_files
 from seglib.data.config import FILE_NAME, read_config
+from seglib.data.image_io import EXCLUDE, DatasetError, read_image, read_mask
+from seglib.data.pairing import pair_files
 from seglib.runs import resolve_path
-
-__all__ = [
-    "FINDING_COLUMNS",
-    "Dataset",
-    "DatasetError",
-    "explain",
-    "load_dataset",
-    "read_image",
-    "read_mask",
-    "read_pair",
-]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The samples of a dataset and what is wrong with their files as far as names and sizes tell.
+    """The samples of a dataset, and what is wrong with their files as far as names and sizes tell.
 
     Args:
         root: the dataset's folder.
         name: its name, fit for a folder of results.
         classes: its classes and how mask files write them.
-        samples: complete pairs, in the order of dataset.yaml's splits, then by name: `id` (unique, usable as a file name),
-            `split`, `image` and `mask` (POSIX paths relative to `root`), `group` ("" if none), `frame` (Int64, NA if none).
-        problems: findings made without opening a file: `severity` ("error", "warning", "info"), `check`, `sample`,
-            `split`, `detail`, `suggestion`.
+        samples: complete pairs in the order of dataset.yaml's splits, then by name: `id` (unique, usable as a file
+            name), `split`, `image` and `mask` (POSIX paths relative to `root`), `group` ("" if none), `frame` (Int64).
+        problems: findings: `severity` ("error", "warning", "info"), `check`, `sample`, `split`, `detail`, `suggestion`.
     """
 
     root: Path
@@ -57,22 +48,17 @@ class Dataset:
         return list(dict.fromkeys(self.samples["split"]))
 
     def split(self, name: str) -> pd.DataFrame:
-        """The samples of one split, indexed from 0.
-
-        Raises:
-            DatasetError: no such split, or it has no samples; names those there are.
-        """
+        """Select the samples of one split, indexed from 0; a DatasetError names the splits that have samples."""
         if name not in self.splits:
-            raise DatasetError(
-                f"no split {name!r} in dataset {self.name!r}: expected one that has samples ({', '.join(self.splits) or 'none'}).",
-                "no-split",
-                f"Choose one of them, or add files for it and name them under splits in {FILE_NAME}.",
-            )
+            there = ", ".join(self.splits) or "none"
+            detail = f"no split {name!r} in dataset {self.name!r}: expected one that has samples ({there})."
+            suggestion = f"Choose one of them, or add files for it and name them under splits in {FILE_NAME}."
+            raise DatasetError(detail, "no-split", suggestion)
         return self.samples[self.samples["split"] == name].reset_index(drop=True)
 
 
 def load_dataset(folder: str | Path, config: str | Path = "", strict: bool = True) -> Dataset:
-    """Read dataset.yaml and pair images with masks by what the wildcards of its globs matched. Opens no picture.
+    """Read dataset.yaml and pair images with masks by what the wildcards of its globs matched. Opens no image.
 
     Args:
         folder: the dataset's folder; a relative path starts at the project root.
@@ -81,39 +67,32 @@ def load_dataset(folder: str | Path, config: str | Path = "", strict: bool = Tru
 
     Raises:
         DatasetError: no folder, no or an ill-formed dataset.yaml, impossible classes; when strict, also every missing
-            mask, missing image, duplicate stem, empty split, zero-byte file and file that is no picture.
+            mask, missing image, duplicate stem, empty split, zero-byte file and file that is no image.
     """
     root, path = resolve_path(folder), resolve_path(config) if config else resolve_path(folder) / FILE_NAME
     if not root.is_dir():
         what = "is a file" if root.exists() else "is not there"
-        suggestion = "Check the path; a relative one starts at the project root."
-        raise DatasetError(f"dataset folder {root} {what}; expected a folder of images and masks.", "no-folder", suggestion)
+        detail = f"dataset folder {root} {what}; expected a folder of images and masks."
+        raise DatasetError(detail, "no-folder", "Check the path; a relative one starts at the project root.")
     if not path.is_file():
-        suggestion = (
-            "Check the path." if config else f"Draft one with `seglib init {folder}`, or name one elsewhere as config."
-        )
+        drafted = f"Draft one with `seglib init {folder}`, or name one elsewhere as config."
         detail = f"no {path.name} at {path}: expected the classes and where images and masks lie."
-        raise DatasetError(detail, "no-config", suggestion)
+        raise DatasetError(detail, "no-config", "Check the path." if config else drafted)
     settings = read_config(path)
     samples, problems = pair_files(root, settings)
     dataset = Dataset(root, settings.name or root.name, settings.class_map, samples, problems)
     errors = problems[problems["severity"] == "error"]
     if strict and len(errors):
-        raise DatasetError(
-            f"dataset {dataset.name!r}: {explain(errors)}", errors["check"].iloc[0], "", errors["sample"].iloc[0]
-        )
+        detail = f"dataset {dataset.name!r}: {explain(errors)}"
+        raise DatasetError(detail, errors["check"].iloc[0], "", errors["sample"].iloc[0])
     return dataset
 
 
 def read_pair(dataset: Dataset, row: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The picture and the mask of one sample.
-
-    Args:
-        dataset: the dataset that the sample is of.
-        row: a row of `dataset.samples` (Series or named tuple).
+    """Read one sample, a row of `dataset.samples` (Series or named tuple).
 
     Returns:
-        image (H, W, 3) uint8 RGB and mask (H, W) uint8 class ids, 255 = ignore.
+        image (H, W, 3) uint8 RGB and mask (H, W) uint8 class ids, 255 = ignored.
 
     Raises:
         DatasetError: as `read_image` and `read_mask`; check "size-mismatch" if the two differ in size.
@@ -131,21 +110,20 @@ def read_pair(dataset: Dataset, row: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_sizes(row: Any, image: tuple[int, int], mask: tuple[int, int]) -> None:
-    """Refuse a mask of another height and width than its image (DatasetError, check "size-mismatch")."""
+    """Refuse a mask of another height and width than its image (`DatasetError`, check "size-mismatch")."""
     if image == mask:
         return
     (mh, mw), (h, w) = mask, image
-    turned = " One is the other turned: was the mask drawn on the unrotated photograph?" if (mh, mw) == (w, h) else ""
-    raise DatasetError(
-        f"mask {row.id!r} ({row.mask}) is {mw}x{mh} (width x height), but its image is {w}x{h}; expected equal sizes.{turned}",
-        "size-mismatch",
-        f"Export the mask at the image's size (nearest neighbour), {EXCLUDE}.",
-        row.id,
+    turned = " Was the mask drawn on the unrotated photograph? One is the other turned." * (
+        (mh, mw) == (w, h)
     )
+    detail = f"mask {row.id!r} ({row.mask}) is {mw}x{mh} (width x height), but its image is {w}x{h}; expected equal sizes."
+    suggestion = f"Export the mask at the image's size (nearest neighbour), {EXCLUDE}."
+    raise DatasetError(detail + turned, "size-mismatch", suggestion, row.id)
 
 
 def explain(findings: pd.DataFrame) -> str:
-    """Findings as sentences: of each check in each split the first with its suggestion, three ids and how many there are."""
+    """Put findings into sentences: of each check in each split the first with its suggestion, and how many there are."""
     lines = []
     for (_, split), group in findings.groupby(["check", "split"], sort=False):
         ids = list(dict.fromkeys(i for i in group["sample"] if i))
@@ -155,3 +133,14 @@ def explain(findings: pd.DataFrame) -> str:
             more = f" {len(group)} such{f' in {split}' if split else ''}{named}."
         lines.append(f"{group['detail'].iloc[0]}{more} {group['suggestion'].iloc[0]}".rstrip())
     return lines[0] if len(lines) == 1 else "\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def map_ahead(pool: ThreadPoolExecutor, function: Callable, items: Iterable, ahead: int = 16) -> Iterator:
+    """Map like `pool.map`, in order, with a bounded number of results waiting, so that memory stays flat."""
+    waiting: deque = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

@@ -1,123 +1,101 @@
-"""The demo dataset: generated street scenes in sequences, with planted and recorded faults; and its broken twin."""
+"""The demo dataset in data/demo, and its broken twin with a sample for each fault that a check of the data must find."""
 
 from __future__ import annotations
 
-import hashlib
-import io
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from seglib import runs
-from seglib.data.demo_faults import write_broken, write_demo
-from seglib.runs import atomic_folder
+from seglib.data.image_io import DatasetError
+from seglib.runs import atomic_folder, project_root, resolve_path, write_text
 
-# Of what `checksum` reads. Where they differ on purpose, because the drawing was changed, the error names the new ones.
-DEMO_SHA256 = "788c9c4e3f24874d285c2b3e0f4cae89ea49b7bb9f6590eb66a87c21523b2329"
-BROKEN_SHA256 = "c1503545034d90b4c81e8a2886de81615a9f8c2f8cf8e64cfb713d1b9466610a"
-
-
-def make_demo(folder: str | Path, broken: bool = False) -> Path:
-    """Write the demo dataset, or its broken twin, into `folder`; one that is there and whole is left alone.
-
-    It is drawn in a folder beside it and renamed when done, so that `folder` is never half there.
-
-    Writes:
-        dataset.yaml; {train,val,test}/{images,masks}/<sequence>_<frame>.png, 96 x 128, masks as palette PNGs;
-        clean_masks/<sample>.png, the sound masks of samples with a label fault;
-        planted.csv: `sample`, `split`, `kind`, `severity` ("mild", "moderate", "severe"), `box` ("x0 y0 x1 y1" in
-        pixels, x1 and y1 exclusive; empty: the whole image) and `detail`. In the broken twin `kind` is the name of the
-        check that finds it, and an empty `sample` stands for a fault of the whole split.
-
-    Raises:
-        FileExistsError: `folder` holds something else, or a demo that was changed since.
-        RuntimeError: the pixels drawn here are not those that are drawn elsewhere.
-    """
-    folder, expected = Path(folder), BROKEN_SHA256 if broken else DEMO_SHA256
-    what = "broken twin of the demo dataset" if broken else "demo dataset"
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if folder.is_dir() and (folder / "planted.csv").exists() and checksum(folder) == expected:
-            return folder
-        raise FileExistsError(
-            f"{runs.shown(folder)} differs from the {what}: it was changed since, or it is another dataset. It is not "
-            "overwritten: rename the folder to keep what it holds, or delete it; then make the demo again."
-        )
-    try:
-        with atomic_folder(folder) as temporary:
-            (write_broken if broken else write_demo)(temporary)
-            drawn = checksum(temporary)
-            if drawn != expected:
-                raise RuntimeError(
-                    f"the {what} came out with checksum {drawn}; expected {expected} (numpy {np.__version__}). Nothing was "
-                    "kept. If seglib's drawing was changed on purpose, put the new sum into seglib/demo.py; if not, this "
-                    "machine computes differently: please report it with the version of Python and the processor."
-                )
-    except OSError:
-        if (folder / "planted.csv").exists() and checksum(folder) == expected:
-            return folder  # another process was faster
-        raise
-    return folder
+_STREETS = {"ash": "train", "holly": "train", "linden": "val", "cherry": "test"}
+_FAULTS = """\
+sample,split,kind,detail
+ash_0001,train,missing-mask,image without mask
+ash_0003,train,missing-image,mask without image
+ash_0005,train,unreadable,truncated image
+ash_0007,train,empty-file,image of zero bytes
+holly_0001,train,unreadable,text named .png
+holly_0003,train,size-mismatch,mask of half the size
+holly_0005,train,illegal-ids,ids 12 and 14
+holly_0007,train,rgb-mask,mask in colours that nothing names
+holly_0008,train,duplicate-stem,image as .png and .jpg
+cherry_0002,test,all-ignored,mask without a valid pixel
+cherry_0004,test,single-class,mask of nothing but sky
+,train,not-an-image,"dashcam.mp4, a video by its name"
+,val,class-not-in-split,person
+"""
 
 
 def ensure_demo(dataset: str | Path) -> None:
-    """Make the demo dataset if `dataset` is data/demo, or its twin if data/demo_broken, and nothing is there yet."""
-    path = runs.resolve(dataset).resolve()
-    for name in ("demo", "demo_broken"):
-        if path == (runs.project_root() / "data" / name).resolve() and not path.exists():
-            make_demo(path, broken=name == "demo_broken")
+    """Say how to get data/demo if `dataset` is that and not there; make the broken twin if it is data/demo_broken."""
+    path, data = resolve_path(dataset).resolve(), (project_root() / "data").resolve()
+    if path == data / "demo" and not path.exists():
+        suggestion = "Restore it with `git checkout data/demo`, or `python benchmarks/demo_painter/paint.py data/demo`."
+        raise DatasetError(
+            "the demo dataset, which comes with the repository, is not there.", "no-folder", suggestion
+        )
+    if path == data / "demo_broken":
+        make_broken(path)
 
 
 def planted(folder: str | Path) -> pd.DataFrame:
-    """planted.csv of a demo dataset: `PLANTED_COLUMNS`, all text, "" where empty."""
+    """Read planted.csv of a dataset with recorded faults; all cells are text, "" where empty."""
     return pd.read_csv(Path(folder) / "planted.csv", dtype=str, keep_default_na=False)
 
 
-def clean_mask(folder: str | Path, sample: str) -> np.ndarray:
-    """The sound mask of a sample of the demo, whether its stored one is at fault or not.
+def make_broken(folder: str | Path) -> Path:
+    """Write the demo's broken twin into `folder`: sound samples, and one for each fault. One that is there stays.
 
-    Returns:
-        (96, 128) uint8 stored ids: 0-7 the classes, 8 unscored.
+    planted.csv lists the faults; `kind` is the check that finds the fault, an empty `sample` stands for its whole split.
     """
-    folder = Path(folder)
-    paths = [folder / "clean_masks" / f"{sample}.png", *sorted(folder.glob(f"*/masks/{sample}.png"))]
-    for path in paths:
-        if path.exists():
-            with Image.open(path) as file:
-                return np.array(file)
-    raise FileNotFoundError(
-        f"no sample {sample!r} in {runs.shown(folder)}: expected a name such as 'pine_0003', as in planted.csv."
-    )
+    folder, demo = Path(folder), project_root() / "data" / "demo"
+    if (folder / "planted.csv").exists():
+        return folder
+    with atomic_folder(folder) as new:
+        for street, split in _STREETS.items():
+            source = demo / ("val" if split == "val" else "train")
+            for path in sorted(source.glob(f"*/{street}_000[0-8].png")):
+                target = new / split / path.relative_to(source)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+        _break(new)
+        text = (demo / "dataset.yaml").read_text(encoding="utf-8")
+        text = text.replace("name: demo", "name: demo_broken").replace("*.png", "*")
+        text = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("colors:"))
+        write_text(new / "dataset.yaml", text)  # without colours, an RGB mask is a fault
+        write_text(new / "planted.csv", _FAULTS)
+    return folder
 
 
-def checksum(folder: str | Path) -> str:
-    """SHA-256 over planted.csv and every image and mask of a demo dataset, in the order of their names.
-
-    Pictures count by their decoded pixels, since compression differs between versions of Pillow. Of a damaged PNG
-    and of a JPEG only the name counts, of anything else the bytes.
-    """
-    folder, digest = Path(folder), hashlib.sha256()
-    places = [folder / "planted.csv"]
-    for place in ("*/images", "*/masks", "clean_masks"):
-        places += [path for parent in folder.glob(place) for path in parent.iterdir()]
-    named = {
-        path.relative_to(folder).as_posix(): path for path in places if path.is_file() and not path.name.startswith(".")
+def _break(folder: Path) -> None:
+    images, masks = folder / "train" / "images", folder / "train" / "masks"
+    (masks / "ash_0001.png").unlink()
+    (images / "ash_0003.png").unlink()
+    whole = (images / "ash_0005.png").read_bytes()
+    (images / "ash_0005.png").write_bytes(whole[: len(whole) // 2])
+    (images / "ash_0007.png").write_bytes(b"")
+    (images / "holly_0001.png").write_bytes(b"Not an image: a note.\n")
+    (images / "dashcam.mp4").write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(1024))
+    with Image.open(images / "holly_0008.png") as image:
+        image.save(images / "holly_0008.jpg")
+    changes = {
+        masks / "holly_0003.png": lambda ids: ids[::2, ::2],
+        masks / "holly_0005.png": lambda ids: np.array([0, 12, 2, 3, 4, 14, 6, 7, 8])[ids],
+        masks / "holly_0007.png": lambda ids: np.stack([ids * 28, 255 - ids * 25, ids * 9], axis=2),
+        folder / "test" / "masks" / "cherry_0002.png": lambda ids: np.full_like(ids, 8),
+        folder / "test" / "masks" / "cherry_0004.png": np.zeros_like,
     }
-    for name in sorted(named):
-        digest.update(f"{name}\n".encode() + _content(named[name]))
-    return digest.hexdigest()
-
-
-def _content(path: Path) -> bytes:
-    data = path.read_bytes()
-    if path.suffix == ".jpg":
-        return b"jpeg"
-    if not data.startswith(b"\x89PNG"):
-        return data.replace(b"\r\n", b"\n")
-    try:
-        with Image.open(io.BytesIO(data)) as file:
-            pixels = np.array(file)
-    except (OSError, SyntaxError, ValueError):  # Pillow's ways to say that a picture is damaged
-        return b"damaged"
-    return f"{pixels.shape}".encode() + pixels.tobytes()
+    for path in (folder / "val" / "masks").iterdir():  # no person in val: labelled as pavement
+        changes[path] = lambda ids: np.where(ids == 6, 3, ids)
+    for path, change in changes.items():
+        with Image.open(path) as mask:
+            ids, palette = np.array(mask), mask.getpalette()
+        changed = Image.fromarray(change(ids).astype(np.uint8))
+        if changed.mode == "L":
+            changed.putpalette(palette)
+        changed.save(path)

@@ -1,33 +1,55 @@
-"""`plant`: a copy of any dataset with recorded faults, so that what finds faults can be measured on one's own data."""
+"""Inject recorded faults into a copy of any dataset, to measure on one's own data what finds faults.
+
+Label faults change the mask (at least `MIN_CHANGE`: what cannot be measured proves nothing), degradations the image.
+"""
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
 import yaml
-from PIL import Image
+from PIL import Image, ImageFilter
+from scipy import ndimage
 
-from seglib.data.classes import ClassMap
-from seglib.data.dataset import Dataset, DatasetError, read_pair
-from seglib.data.faults import KINDS, LABEL_FAULTS, LEVELS, PLANTED_COLUMNS, ClassUse, LabelFault, degrade, film_grain, label_fault
-from seglib.data.image_io import read_mask
+from seglib.data.classes import IGNORE
 from seglib.data.config import FILE_NAME
-from seglib.runs import resolve_path, display_path, write_csv, write_text
-from seglib.runs import atomic_folder
+from seglib.data.dataset import Dataset, read_pair
+from seglib.data.image_io import DatasetError, read_mask
+from seglib.data.regions import label_regions
+from seglib.runs import atomic_folder, display_path, resolve_path, write_csv, write_text
 
-# Ways to write a sequence and a frame into a file's name; tried in turn. They are searched for, so ids stay as they are.
-_PATTERNS = (r"(?P<group>.+)_[A-Za-z]?(?P<frame>\d+)$", r"(?P<group>.+?)[-_. ]?(?P<frame>\d+)$", r"(?P<group>.+)$")
-_IN_FOLDERS = r"^(?P<group>[^/]+)/(?:(?P<frame>\d+)|-)/"
+LABEL_FAULTS = ("swapped_classes", "missing_object", "shifted_mask", "wrong_mask")
+DEGRADATIONS = ("blur", "noise", "dark", "washed_out")
+KINDS = LABEL_FAULTS + DEGRADATIONS
+LEVELS = ("mild", "moderate", "severe")
+PLANTED_COLUMNS = ["sample", "split", "kind", "severity", "box", "detail"]
+
+MIN_CHANGE = 0.002  # share of the valid pixels: 19 x 19 pixels of 480 x 360
+MIN_WIDTH = 0.015  # an object holds a square of this share of the longer side, else it drowns in outlines
+SHIFT = (0.04, 0.10)  # how far a mask shifts, as a share of the longer side
+_GROUP = r"^(?P<group>[^/]+)/(?:(?P<frame>\d+)|-)/"
 
 
-def plant(
+class Fault(NamedTuple):
+    """A fault of one sample: cells of planted.csv and, of a label fault, the faulty mask (H, W) uint8."""
+
+    kind: str
+    severity: str
+    box: str = ""
+    detail: str = ""
+    mask: np.ndarray | None = None
+
+
+def inject_faults(
     dataset: Dataset,
     out: str | Path,
     kinds: Sequence[str] = KINDS,
@@ -35,193 +57,208 @@ def plant(
     splits: Sequence[str] = ("val",),
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Copy a dataset and plant faults in it: each chosen sample gets one, the kinds evenly often.
+    """Copy a dataset and inject faults: one into each chosen sample, all kinds equally often.
 
-    Images are copied byte for byte, but for degraded ones (PNG). Masks are written anew as palette PNGs of class ids, 255 =
-    ignore, whatever form they were stored in. Ids, splits, sequences and frames stay as they are; what dataset.yaml excluded
-    is left out. It is written in a folder beside `out` and renamed when done, so that `out` is never half there.
+    Images are copied byte for byte except degraded ones (PNG); masks become palette PNGs of class ids. Ids, splits,
+    sequences and frames stay. `out` gets dataset.yaml, planted.csv, and clean_masks/<sample>.png, the correct masks
+    of samples with a label fault. The same seed gives the same faults.
 
     Args:
         dataset: what to copy.
         out: a folder that does not exist yet; a relative path starts at the project root.
-        kinds: of `KINDS`.
+        kinds: some of `KINDS`.
         share: of the samples of each of `splits` that get a fault, in (0, 1]; at least one sample.
         splits: which get faults; all are copied.
-        seed: the same seed plants the same faults, whatever the other splits hold.
+        seed: of all random choices.
 
     Returns:
-        planted.csv: `sample`, `split`, `kind`, `severity` ("mild", "moderate", "severe"; of a label fault by the share of the
-        scored pixels that it changes: up to 0.02, up to 0.1, beyond), `box` ("x0 y0 x1 y1" in pixels, x1 and y1 exclusive;
-        empty: the whole image), `detail`. Also in `out`: dataset.yaml, <split>/{images,masks}, and clean_masks/<sample>.png,
-        the sound masks of samples with a label fault.
+        planted.csv: `sample`, `split`, `kind`, `severity` (of a label fault by the share of valid pixels that it
+        changes: "mild" up to 0.02, "moderate" up to 0.1, "severe"), `box` ("x0 y0 x1 y1" in pixels, x1 and y1
+        exclusive; empty: the whole image), `detail`.
 
     Raises:
-        FileExistsError: `out` holds something.
-        DatasetError: a file cannot be read, a split is not there, or a kind fits no sample that is left.
-        ValueError: an unknown kind, a share outside (0, 1], or `out` inside the dataset.
+        FileExistsError, ValueError: `out` holds something; kinds, share or `out` are impossible.
+        DatasetError: a file cannot be read, no such split, or a kind fits none of the samples left.
     """
     out = resolve_path(out)
-    _check(dataset, out, kinds, share, splits)
-    with atomic_folder(out) as temporary:
-        return _write(dataset, temporary, kinds, share, splits, seed)
-
-
-def _check(dataset: Dataset, out: Path, kinds: Sequence[str], share: float, splits: Sequence[str]) -> None:
-    unknown = sorted(set(kinds) - set(KINDS))
-    if unknown or not kinds:
-        raise ValueError(f"kinds {', '.join(unknown) or '(none)'}: expected some of {', '.join(KINDS)}.")
+    if not kinds or not set(kinds) <= set(KINDS):
+        raise ValueError(f"kinds {', '.join(kinds) or '(none)'}: expected some of {', '.join(KINDS)}.")
     if not 0 < share <= 1:
-        raise ValueError(f"share {share}: expected a share of the samples above 0 and at most 1, such as 0.2.")
-    if not splits:
-        raise ValueError(f"no split to plant in: expected one of {', '.join(dataset.splits)}.")
-    for split in splits:
-        dataset.split(split)
+        raise ValueError(f"share {share}: expected a share of the samples above 0 and at most 1.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{display_path(out)} exists and is left as it is. Name another folder, or delete it.")
+        raise FileExistsError(f"{display_path(out)} exists and is left as it is. Name another folder.")
     if out.resolve().is_relative_to(dataset.root.resolve()):
         raise ValueError(f"{display_path(out)} lies in the dataset that is copied; name a folder outside it.")
-
-
-def _write(
-    dataset: Dataset, folder: Path, kinds: Sequence[str], share: float, splits: Sequence[str], seed: int
-) -> pd.DataFrame:
-    pattern, places = _places(dataset.samples)
-    palette, rows = dataset.classes.palette().tobytes(), []
-    for split in dataset.splits:
-        samples = dataset.split(split)
-        faults = plan_faults(dataset, split, kinds, share, seed) if split in splits else {}
-        for row in samples.itertuples():
-            kind, level, fault = faults.get(row.id, ("", 0, None))
-            target = folder / split / "images" / f"{places[row.id]}{Path(row.image).suffix}"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            image, mask = read_pair(dataset, row)  # of sound samples as well: no copy of what cannot be read
-            if kind and not fault:
-                rng = np.random.default_rng([seed, zlib.crc32(row.id.encode())])
-                worse = degrade(image, kind, level, film_grain(image.shape, rng))
-                Image.fromarray(worse).save(target.with_name(f"{row.id}.png"))
-                rows.append((row.id, split, kind, LEVELS[level - 1], "", ""))
-            else:
-                shutil.copyfile(dataset.root / row.image, target)
-            if fault:
-                _save_ids(folder / "clean_masks" / f"{row.id}.png", mask, palette)
-                box = " ".join(map(str, fault.box)) if fault.box else ""
-                rows.append((row.id, split, kind, fault.severity, box, fault.detail))
-            _save_ids(folder / split / "masks" / f"{places[row.id]}.png", fault.mask if fault else mask, palette)
-    table = pd.DataFrame(rows, columns=PLANTED_COLUMNS)
-    write_csv(folder / "planted.csv", table)
-    write_text(folder / FILE_NAME, _recipe(dataset.name, dataset.classes, dataset.splits, pattern))
+    faults = {k: v for split in splits for k, v in plan_faults(dataset, split, kinds, share, seed).items()}
+    with atomic_folder(out) as folder:
+        for row in dataset.samples.itertuples():
+            _write_sample(dataset, row, faults.get(row.id), folder, seed)
+        named = dataset.samples[dataset.samples["id"].isin(faults)].itertuples()
+        rows = [(row.id, row.split, *faults[row.id][:4]) for row in named]
+        write_csv(folder / "planted.csv", table := pd.DataFrame(rows, columns=PLANTED_COLUMNS))
+        write_text(folder / FILE_NAME, _config(dataset))
     return table
 
 
-def plan_faults(
-    dataset: Dataset, split: str, kinds: Sequence[str], share: float, seed: int
-) -> dict[str, tuple[str, int, LabelFault | None]]:
-    """Which samples of a split get which fault, as `plant` writes them.
+def _write_sample(dataset: Dataset, row: Any, fault: Fault | None, folder: Path, seed: int) -> None:
+    image, mask = read_pair(dataset, row)  # sound samples are read too: no copy of what cannot be read
+    place = row.id
+    if row.group:  # <sequence>/<frame>/<id>, which `_GROUP` reads back
+        place = f"{quote(row.group, safe='')}/{'-' if pd.isna(row.frame) else row.frame}/{row.id}"
+    target = folder / row.split / "images" / f"{place}{Path(row.image).suffix}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    masks = {folder / row.split / "masks" / f"{place}.png": mask}
+    if fault and fault.kind in LABEL_FAULTS:
+        masks = dict.fromkeys(masks, fault.mask) | {folder / "clean_masks" / f"{row.id}.png": mask}
+    if fault and fault.kind in DEGRADATIONS:
+        rng = np.random.default_rng([seed, zlib.crc32(row.id.encode())])
+        grain = rng.standard_normal(image.shape, dtype=np.float32)
+        worse = degrade(image, fault.kind, LEVELS.index(fault.severity) + 1, grain)
+        Image.fromarray(worse).save(target.with_suffix(".png"))
+    else:
+        shutil.copyfile(dataset.root / row.image, target)
+    for path, ids in masks.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(ids)
+        picture.putpalette(dataset.classes.palette().tobytes())
+        picture.save(path)
 
-    Returns:
-        sample -> kind, level (1-3, of a degradation), fault (of a label; None for a degradation).
 
-    Raises:
-        DatasetError: a kind fits no sample that is left, or a mask cannot be read.
-    """
+def _config(dataset: Dataset) -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", dataset.name[:64]).lstrip("._-") or "dataset"
+    values: dict[str, Any] = {"name": f"{name}_planted", "classes": list(dataset.classes.names)}
+    if dataset.classes.colors_named:
+        values["colors"] = dataset.classes.colors.tolist()
+    parts = ("images", "*.*"), ("masks", "*.png")
+    values["splits"] = {s: {part: f"{s}/{part}/**/{end}" for part, end in parts} for s in dataset.splits}
+    if dataset.samples["group"].any():
+        values["group"] = _GROUP
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None)
+
+
+def plan_faults(dataset: Dataset, split: str, kinds: Sequence[str], share: float, seed: int) -> dict:
+    """Choose a `Fault` for some samples of a split, by id; arguments and errors as of `inject_faults`."""
     samples, kinds = dataset.split(split), list(dict.fromkeys(kinds))
     rng = np.random.default_rng([seed, zlib.crc32(split.encode())])
     left = [samples.iloc[k] for k in rng.permutation(len(samples))]
     count = max(1, round(share * len(samples)))
-    offset, chosen, used = int(rng.integers(len(kinds))), {}, dict.fromkeys(kinds, 0)
-    wanted = [kinds[(offset + k) % len(kinds)] for k in range(count)]
-    use = None
-    if set(wanted) & set(LABEL_FAULTS):
-        use = ClassUse.survey((_mask(dataset, row) for row in samples.itertuples()), dataset.classes.names)
-    for kind in wanted:
+    offset, chosen = int(rng.integers(len(kinds))), {}
+    labels = _LabelFaults(dataset, samples, rng) if set(kinds) & set(LABEL_FAULTS) else None
+    for number in range(count):
+        kind, level = kinds[(offset + number) % len(kinds)], LEVELS[number // len(kinds) % len(LEVELS)]
         for k, row in enumerate(left):
-            fault = None
-            if kind in LABEL_FAULTS:
-                other = _other(dataset, samples, row, rng) if kind == "wrong_mask" else None
-                fault = label_fault(kind, _mask(dataset, row), use, rng, other)
-                if fault is None:
-                    continue
-            chosen[row["id"]] = (kind, used[kind] % len(LEVELS) + 1, fault)
-            used[kind] += 1
-            del left[k]
-            break
+            if fault := labels.make(kind, row) if kind in LABEL_FAULTS else Fault(kind, level):
+                chosen[row["id"]] = fault
+                del left[k]
+                break
         else:
-            detail = f"{kind} fits none of the {len(left)} samples left in split {split!r}"
-            raise DatasetError(f"{detail} of {len(samples)}.", "plant", "Plant fewer faults, or leave this kind out.")
+            detail = f"{kind} fits none of the {len(left)} samples left in split {split!r} of {len(samples)}."
+            raise DatasetError(detail, "inject", "Inject fewer faults, or leave this kind out.")
     return chosen
 
 
-def _other(
-    dataset: Dataset, samples: pd.DataFrame, row: Any, rng: np.random.Generator
-) -> tuple[str, np.ndarray] | None:
-    """Id and mask of another sample of the split: of another sequence, or else of the farther half of its own.
+class _LabelFaults:
+    """Make label faults for the samples of one split; each maker returns the changed mask and words, or None."""
 
-    A neighbour's mask would be almost right.
-    """
-    others = samples[samples["id"] != row["id"]]
-    elsewhere = others[(others["group"] != row["group"]) | (others["group"] == "")]
-    if len(elsewhere):
-        others = elsewhere
-    elif len(others) and others["frame"].notna().all() and pd.notna(row["frame"]):
-        away = (others["frame"] - row["frame"]).abs()
-        others = others[away >= away.median()]
-    if others.empty:
-        return None
-    other = others.iloc[int(rng.integers(len(others)))]
-    return other["id"], _mask(dataset, other)
+    def __init__(self, dataset: Dataset, samples: pd.DataFrame, rng: np.random.Generator) -> None:
+        self.dataset, self.samples, self.rng, self.names = dataset, samples, rng, dataset.classes.names
+        shares, images = np.zeros(len(self.names)), np.zeros(len(self.names))
+        for _, row in samples.iterrows():
+            counts = np.bincount(self.mask(row).ravel(), minlength=IGNORE + 1)
+            shares += counts[: len(self.names)] / counts.sum()
+            images += counts[: len(self.names)] > 0
+        self.occurring = images > 0
+        # Classes of objects: they cover under 5 % of the images that show them. All classes if there are none such.
+        things = self.occurring & (shares < 0.05 * images)
+        self.things = things if things.any() else self.occurring
+
+    def mask(self, row: pd.Series) -> np.ndarray:
+        return read_mask(self.dataset.root / row["mask"], self.dataset.classes, row["id"])
+
+    def make(self, kind: str, row: pd.Series) -> Fault | None:
+        mask = self.mask(row)
+        made = getattr(self, kind)(row, mask)
+        if made is None:
+            return None
+        changed, detail = made
+        differs, valid = mask != changed, mask != IGNORE
+        share = np.count_nonzero(differs & valid) / max(np.count_nonzero(valid), 1)
+        if share < MIN_CHANGE or (changed == IGNORE).all():
+            return None
+        box = "" if kind in ("shifted_mask", "wrong_mask") else " ".join(map(str, bounding_box(differs)))
+        level = LEVELS[int(share > 0.02) + int(share > 0.1)]
+        return Fault(kind, level, box, f"{detail}; changed {share:.3f}", changed.astype(np.uint8))
+
+    def swapped_classes(self, row: pd.Series, mask: np.ndarray) -> tuple[np.ndarray, str] | None:
+        """One object or all of a class, equally often, labelled as another class."""
+        counts = np.bincount(mask.ravel(), minlength=IGNORE + 1)[: len(self.names)]
+        whole = np.flatnonzero((counts > 0) & (counts >= MIN_CHANGE * counts.sum()))
+        objects = self.objects(mask)
+        if self.occurring.sum() < 2 or not (len(whole) or objects):
+            return None
+        if objects and (not len(whole) or self.rng.random() < 0.5):
+            where, what = objects[self.rng.integers(len(objects))], "one"
+            given = int(mask[where][0])
+        else:
+            given, what = int(self.rng.choice(whole)), "all"
+            where = mask == given
+        wrong = int(self.rng.choice([c for c in np.flatnonzero(self.occurring) if c != given]))
+        detail = f"{what} {self.names[given]} labelled {self.names[wrong]}"
+        return np.where(where, np.uint8(wrong), mask), detail
+
+    def missing_object(self, row: pd.Series, mask: np.ndarray) -> tuple[np.ndarray, str] | None:
+        """One object with the labels around it."""
+        objects = self.objects(mask)
+        if not objects:
+            return None
+        where = objects[self.rng.integers(len(objects))]
+        unknown = where | (mask == IGNORE)
+        nearest = ndimage.distance_transform_edt(unknown, return_distances=False, return_indices=True)
+        return np.where(where, mask[tuple(nearest)], mask), f"{self.names[int(mask[where][0])]} left out"
+
+    def shifted_mask(self, row: pd.Series, mask: np.ndarray) -> tuple[np.ndarray, str]:
+        """The mask moved by `SHIFT` in any direction; what enters repeats the edge."""
+        far, angle = self.rng.uniform(*SHIFT) * max(mask.shape), self.rng.uniform(0, 2 * math.pi)
+        dx, dy = round(far * math.cos(angle)), round(far * math.sin(angle))
+        return ndimage.shift(mask, (dy, dx), order=0, mode="nearest"), f"dx {dx}; dy {dy}"
+
+    def wrong_mask(self, row: pd.Series, mask: np.ndarray) -> tuple[np.ndarray, str] | None:
+        """The mask of another sample, of another sequence if there is one: a neighbour's would almost fit."""
+        others = self.samples[self.samples["id"] != row["id"]]
+        elsewhere = others[(others["group"] != row["group"]) | (others["group"] == "")]
+        others = elsewhere if len(elsewhere) else others
+        if others.empty:
+            return None
+        other = others.iloc[int(self.rng.integers(len(others)))]
+        changed = self.mask(other)
+        return (changed, f"mask of {other['id']}") if changed.shape == mask.shape else None
+
+    def objects(self, mask: np.ndarray) -> list[np.ndarray]:
+        """Connected regions of things that are large and wide enough to be missed: (H, W) bool each."""
+        labels, values, sizes = label_regions(mask)
+        side, valid = max(1, round(MIN_WIDTH * max(mask.shape))), np.count_nonzero(mask != IGNORE)
+        low = ndimage.minimum_filter(labels, side, mode="constant", cval=-1)
+        wide = np.unique(low[low == ndimage.maximum_filter(labels, side)])  # they hold a square
+        things = wide[np.isin(values[wide], np.flatnonzero(self.things))]
+        return [labels == k for k in things if MIN_CHANGE * valid <= sizes[k] < 0.5 * valid]
 
 
-def _mask(dataset: Dataset, row: Any) -> np.ndarray:
-    path, name = (row["mask"], row["id"]) if isinstance(row, pd.Series) else (row.mask, row.id)
-    return read_mask(dataset.root / path, dataset.classes, f"{name!r} ({path})")
+def bounding_box(where: np.ndarray) -> tuple[int, int, int, int]:
+    """Find x0, y0, x1, y1 around what is true in (H, W) bool, x1 and y1 exclusive; some of it must be."""
+    rows, cols = np.flatnonzero(where.any(axis=1)), np.flatnonzero(where.any(axis=0))
+    return int(cols[0]), int(rows[0]), int(cols[-1]) + 1, int(rows[-1]) + 1
 
 
-def _places(samples: pd.DataFrame) -> tuple[str, dict[str, str]]:
-    """The pattern of sequences, and of each sample its path in images/ and masks/ without its ending.
-
-    Where no usual pattern reads the sequences off the ids, folders named <sequence>/<frame> say them.
-    """
-    flat = {name: name for name in samples["id"]}
-    known = [(row.group, None if pd.isna(row.frame) else int(row.frame)) for row in samples.itertuples()]
-    if not any(group for group, _ in known):
-        return "", flat
-    for pattern in _PATTERNS:
-        found = []
-        for name in samples["id"]:
-            parts = (match := re.search(pattern, name)) and match.groupdict()
-            frame = (parts or {}).get("frame")
-            found.append((parts["group"] if parts else "", int(frame) if frame else None))
-        if found == known:
-            return pattern, flat
-    folders: dict[str, str] = {}
-    for group, _ in known:
-        safe = re.sub(r"[^\w-]", "_", group) or "_"
-        taken = {folder.casefold() for other, folder in folders.items() if other != group}
-        while safe.casefold() in taken:
-            safe += "_"
-        folders.setdefault(group, safe)
-    named = zip(samples["id"], known, strict=True)
-    return _IN_FOLDERS, {
-        name: f"{folders[group]}/{'-' if frame is None else frame}/{name}" if group else name
-        for name, (group, frame) in named
-    }
-
-
-def _save_ids(path: Path, ids: np.ndarray, palette: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(ids)
-    picture.putpalette(palette)
-    picture.save(path)
-
-
-def _recipe(name: str, classes: ClassMap, splits: Sequence[str], pattern: str) -> str:
-    safe = re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._-]", "_", name[:64]).lstrip("_") or "dataset"
-    values: dict[str, Any] = {"name": f"{safe}_planted", "classes": list(classes.names)}
-    if classes.colors_named:
-        values["colors"] = classes.colors.tolist()
-    values["splits"] = {
-        split: {"images": f"{split}/images/**/*.*", "masks": f"{split}/masks/**/*.png"} for split in splits
-    }
-    if pattern:
-        values["group"] = pattern
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+def degrade(image: np.ndarray, kind: str, level: int, grain: np.ndarray) -> np.ndarray:
+    """Degrade an image (H, W, 3) uint8 at level 1 (mild), 2 or 3; grain is (H, W, 3) noise of deviation 1."""
+    if kind == "blur":
+        radius = max(level, round((1, 2, 4)[level - 1] * max(image.shape[:2]) / 128))
+        return np.asarray(Image.fromarray(image).filter(ImageFilter.BoxBlur(radius)))
+    pixels = image.astype(np.float32)
+    if kind == "noise":
+        pixels += (14.0, 28.0, 50.0)[level - 1] * grain
+    elif kind == "dark":
+        pixels = pixels * (0.36, 0.22, 0.13)[level - 1] + 2.5 * grain
+    else:  # washed_out
+        pixels = 205.0 + (pixels - 128.0) * (0.45, 0.3, 0.18)[level - 1] + 1.5 * grain
+    return np.floor(np.clip(pixels, 0.0, 255.0) + 0.5).astype(np.uint8)

@@ -7,22 +7,15 @@ from skimage import measure
 
 
 def label_regions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Label the connected regions of equal values; pixels that touch at a corner are connected (8-neighbourhood).
-
-    Args:
-        mask: (H, W) uint8 or bool.
+    """Label the connected regions of equal values in (H, W) uint8 or bool; pixels that touch at a corner are connected.
 
     Returns:
         labels: (H, W) int64, the region of each pixel, numbered from 0 in reading order of their first pixels.
         values: (R,) of the mask's type, the value of each region.
         sizes: (R,) int64, its pixels.
-
-    Raises:
-        TypeError: a mask of another type.
     """
-    if mask.dtype not in (np.uint8, bool):
-        raise TypeError(f"regions are those of a uint8 or bool mask, not of {mask.dtype}.")
-    labels = measure.label(mask.view(np.uint8), background=-1, connectivity=2) - 1
+    bytes_ = mask.view(np.uint8) if mask.dtype == bool else mask
+    labels = measure.label(bytes_, background=-1, connectivity=2) - 1
     sizes = np.bincount(labels.ravel()) if mask.size else np.zeros(0, np.int64)
     values = np.empty(len(sizes), mask.dtype)
     values[labels.ravel()] = mask.ravel()

@@ -1,67 +1,60 @@
-"""Predictions beside their masks -> every score of a split, written to `evaluation/<split>/` and read back.
-
-It does not matter where the predictions come from: a checkpoint (`seglib.evaluate.predict`) or another tool's files.
-"""
+"""Predictions beside their ground truth -> every score of a split, written to `evaluation/<split>/`."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 from tqdm.auto import tqdm
 
-from seglib import metrics
-from seglib.data import ClassMap, Dataset, DatasetError, digests, load_dataset
-from seglib.evaluate.predictions import check_predictions, external_predictions, run_dataset, save_ids
-from seglib.metrics import (
-    BINS,
-    COUNTS,
-    EDGES,
-    SIZES,
-    boundary_counts,
-    boundary_iou,
-    boundary_width,
-    calibration_counts,
-    expected_calibration_error,
-    mean_confidence,
-    mean_iou_interval,
-    region_counts,
-    region_iou,
-    region_table,
-    reliability_table,
-)
-from seglib.params import Evaluate
-from seglib.runs import (
-    Run,
-    atomic_path,
-    display_path,
-    read_json,
-    read_table,
-    replace_folder,
-    stored_path,
-    write_csv,
-    write_json,
-)
+from seglib import actions, data, metrics, runs
+from seglib.data import ClassMap, Dataset, DatasetError, compare_digests, digests
+from seglib.params import Evaluate, Train
+from seglib.runs import Run, display_path
+
+# position in the split, ground truth and prediction (H, W) uint8, confidence (H, W) in [0, 1] or None
+Predictions = Iterable[tuple[int, np.ndarray, np.ndarray, np.ndarray | None]]
+_HEADLINE = {
+    "mean_iou": ("mean IoU", "the typical pixel"),
+    "mean_iou_image": ("mean IoU of the images", "the typical image"),
+    "mean_iou_class": ("mean IoU of the classes", "the typical image, rare classes included"),
+    "mean_iou_image_worst_5": ("mean IoU, worst 5 % of images", "the worst images"),
+    "mean_iou_class_worst_5": ("mean IoU, worst 5 % of each class", "the worst images of every class"),
+    "mean_boundary_iou": ("boundary IoU", "the outlines alone"),
+    "pixel_accuracy": ("pixel accuracy", "share of pixels that are right"),
+    "mean_precision": ("precision", "of what is predicted as a class, the share that is it"),
+    "mean_recall": ("recall", "of what is a class, the share that is found"),
+    "frequency_weighted_iou": ("frequency-weighted IoU", "large classes count more"),
+    "ece": ("calibration error (ECE)", "confidence against accuracy; 0 is best"),
+}
+# Tables and their columns of text: "0042", "null" and "" are names there, not numbers or missing values.
+_TEXT = {
+    "per_image": ["id", "image", "mask", "group", "worst_class"],
+    "per_class": ["class"],
+    "per_image_class_iou": ["id"],
+    "calibration": [],
+    "region_sizes": ["class", "size"],
+}
+_OLD_NAMES = {"scored_pixels": "valid_pixels"}
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What 03 found out about one split.
+    """What 03 found out about one split, and what was opened for it.
 
     Args:
-        run: whose predictions were scored.
-        dataset: that they were scored on, as it is now.
-        split: its name.
+        run, dataset, split: whose predictions were scored, and on what.
         scores: metrics.json.
         per_image, per_class, per_image_class_iou: the tables of the same names.
         confusions: (N, C, C) counts, in the order of `per_image`.
-        calibration: calibration.csv (see `reliability_table`); None where the predictions tell no confidence.
-        region_sizes: region_sizes.csv (see `region_table`).
+        calibration: see `metrics.reliability_table`; None where the predictions have no confidence.
+        region_sizes: see `metrics.region_table`.
     """
 
     run: Run
@@ -80,337 +73,280 @@ class Evaluation:
         """Return the classes of the dataset."""
         return self.dataset.classes
 
+    def headline(self) -> pd.DataFrame:
+        """Tabulate the scores to look at first, each with its value and what it stands for."""
+        rows = [(name, self.scores.get(key), what) for key, (name, what) in _HEADLINE.items()]
+        table = pd.DataFrame(rows, columns=["score", self.split, "stands for"]).set_index("score")
+        return table.astype({self.split: float})
 
-@dataclass
-class Tally:
-    """What is counted of N images and C classes; every score is a sum or a ratio of sums of these.
-
-    Args:
-        confusions: (N, C, C) int64; rows are truth.
-        boundary: (N, 2, C) int64 of `boundary_counts`; zeros where it is off.
-        calibration: (N, 3, BINS) float64 of `calibration_counts`; zeros without confidences.
-        regions: (N, 4, C, 3) int64 of `region_counts`.
-        sizes: (N, 2) heights and widths of the masks.
-    """
-
-    confusions: np.ndarray
-    boundary: np.ndarray
-    calibration: np.ndarray
-    regions: np.ndarray
-    sizes: np.ndarray
-
-    @classmethod
-    def empty(cls, images: int, classes: int) -> Tally:
-        return cls(
-            np.zeros((images, classes, classes), np.int64),
-            np.zeros((images, 2, classes), np.int64),
-            np.zeros((images, 3, BINS)),
-            np.zeros((images, len(COUNTS), classes, len(SIZES)), np.int64),
-            np.zeros((images, 2), np.int64),
-        )
-
-    def add(
-        self,
-        i: int,
-        truth: np.ndarray,
-        pred: np.ndarray,
-        confidence: np.ndarray | None,
-        boundary_ratio: float,
-    ) -> None:
-        """Count image `i`: truth and prediction (H, W) ids, confidence (H, W) in [0, 1] or None."""
-        classes = self.confusions.shape[-1]
-        self.sizes[i] = truth.shape
-        self.confusions[i] = metrics.confusion_matrix(truth, pred, classes)
-        self.regions[i] = region_counts(truth, pred, classes)
-        if boundary_ratio:
-            self.boundary[i] = boundary_counts(truth, pred, classes, boundary_ratio)
-        if confidence is not None:
-            self.calibration[i] = calibration_counts(truth, pred, confidence)
+    def worst_images(self, count: int = 10) -> pd.DataFrame:
+        """Return the rows of `per_image` with the lowest mIoU, worst first; unscored images are left out."""
+        return self.per_image.dropna(subset=["miou"]).sort_values("miou", kind="stable").head(count)
 
 
 def write_evaluation(
     run: Run,
     dataset: Dataset,
     params: Evaluate,
-    predictions: Iterable[tuple[int, np.ndarray, np.ndarray, np.ndarray | None]],
+    predictions: Predictions,
     about: Mapping,
     progress: bool = False,
 ) -> Evaluation:
-    """Score the predictions of a split as they come, and write `evaluation/<split>/`. One image is in memory at a time.
+    """Score the predictions of a split as they come, and write `evaluation/<split>/`.
+
+    One image is in memory at a time. An earlier evaluation stays until the new one is complete.
 
     Args:
-        predictions: every image of the split once: position in the split, truth (H, W) uint8, prediction (H, W) uint8,
-            confidence (H, W) float32 in [0, 1] or None.
-        about: what metrics.json says of where they come from.
+        predictions: every image of the split once, in any order.
+        about: what metrics.json says about where they come from.
         progress: show a bar.
     """
-    files = digests(dataset, params.split)
-    # Whoever finds metrics.json finds a whole evaluation; an earlier one stays until this one is whole.
-    with replace_folder(
-        run.evaluation(params.split), ("predictions", "calibration.csv"), last="metrics.json"
-    ) as folder:
-        _write(folder, run, dataset, params, predictions, about, progress)
-        write_json(folder / "data.json", {params.split: files})
+    samples, files, classes = dataset.split(params.split), digests(dataset, params.split), dataset.classes
+    folder = run.evaluation(params.split)
+    ids, rows, started = samples["id"].tolist(), [{}] * len(samples), time.perf_counter()
+    with runs.replace_folder(folder, ("predictions", "calibration.csv"), last="metrics.json") as new:
+        bar = {"desc": f"scoring {params.split}", "total": len(ids), "leave": False, "disable": not progress}
+        for i, truth, pred, confidence in tqdm(predictions, unit="image", **bar):
+            rows[i] = _count(truth, pred, confidence, len(classes), params.boundary_ratio)
+            save_ids(new / "predictions" / f"{ids[i]}.png", pred, classes)
+        head = {"run": run.name, "dataset": dataset.name, "split": params.split, "images": len(ids), **about}
+        speed = {"images_per_second": len(ids) / (time.perf_counter() - started)}
+        counts = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        for name, table in _tables(samples, counts, classes.names, params.absent).items():
+            runs.write_csv(new / f"{name}.csv", table)
+        kept = {name: counts[name] for name in ("confusions", "boundary", "calibration")}
+        with runs.atomic_path(new / "confusions.npz") as temporary:
+            np.savez_compressed(temporary, ids=np.array(ids), classes=np.array(classes.names), **kept)
+        runs.write_json(new / "metrics.json", head | _scores(samples, counts, classes.names, params) | speed)
+        runs.write_json(new / "data.json", {params.split: files})
     return open_evaluation(run, params.split, dataset)
 
 
-def _write(
-    folder: Path,
-    run: Run,
-    dataset: Dataset,
-    params: Evaluate,
-    predictions: Iterable[tuple[int, np.ndarray, np.ndarray, np.ndarray | None]],
-    about: Mapping,
-    progress: bool,
-) -> None:
-    samples, names = dataset.split(params.split), dataset.classes.names
-    tally, ids = Tally.empty(len(samples), len(names)), samples["id"].tolist()
-    started = time.perf_counter()
-    stream = tqdm(
-        predictions, f"scoring {params.split}", len(ids), leave=False, unit="image", disable=not progress
-    )
-    for i, truth, pred, confidence in stream:
-        tally.add(i, truth, pred, confidence, params.boundary_ratio)
-        save_ids(folder / "predictions" / f"{ids[i]}.png", pred, dataset.classes)
-    seconds = time.perf_counter() - started
-    per_image_iou = metrics.image_class_iou(tally.confusions, params.absent)
-    class_iou = pd.DataFrame(per_image_iou, columns=list(names))
-    class_iou.insert(0, "id", ids)
-    per_class = metrics.per_class_table(tally.confusions, names, params.absent)
-    per_class["boundary_iou"] = boundary_iou(tally.boundary.sum(0))
-    pooled = tally.calibration.sum(0)
-    write_csv(folder / "per_image.csv", _per_image(samples, tally, per_image_iou, names, params.absent))
-    write_csv(folder / "per_class.csv", per_class)
-    write_csv(folder / "per_image_class_iou.csv", class_iou)
-    write_csv(folder / "region_sizes.csv", region_table(tally.regions.sum(0), names))
-    if pooled.any():
-        write_csv(folder / "calibration.csv", reliability_table(pooled))
-    with atomic_path(folder / "confusions.npz") as temporary:
-        np.savez_compressed(
-            temporary, ids=np.array(ids), confusions=tally.confusions, classes=np.array(names), boundary=tally.boundary,
-            calibration=tally.calibration,
-        )  # fmt: skip
-    head = {"run": run.name, "dataset": dataset.name, "split": params.split, "images": len(ids)}
-    found = _scores(samples, tally, names, params)
-    write_json(
-        folder / "metrics.json", head | dict(about) | found | {"images_per_second": len(ids) / seconds}
-    )
+def _count(
+    truth: np.ndarray, pred: np.ndarray, confidence: np.ndarray | None, classes: int, ratio: float
+) -> dict[str, np.ndarray]:
+    """Count one image; every score is a sum of these counts or a ratio of such sums."""
+    found = {"boundary": np.zeros((2, classes), np.int64), "calibration": np.zeros((3, metrics.BINS))}
+    if ratio:
+        found["boundary"] = metrics.boundary_counts(truth, pred, classes, ratio)
+    if confidence is not None:
+        found["calibration"] = metrics.calibration_counts(truth, pred, confidence)
+    found["confusions"] = metrics.confusion_matrix(truth, pred, classes)
+    found["regions"] = metrics.region_counts(truth, pred, classes)
+    return found | {"size": np.array(truth.shape)}
 
 
-def interval_sentence(scores: Mapping[str, Any]) -> str:
-    """The mean IoU of metrics.json with its interval, and what was resampled for it."""
-    interval = scores["mean_iou_interval"]
-    if interval["low"] is None or np.isnan(interval["low"]):
-        return f"mean IoU {scores['mean_iou'] or np.nan:.3f}; too little is independent for an interval: {interval['basis']}"
-    return (
-        f"mean IoU {scores['mean_iou']:.3f}, {interval['level']:.0%} interval {interval['low']:.3f} to {interval['high']:.3f}; "
-        f"resampled: {interval['basis']}"
+def _tables(samples: pd.DataFrame, counts: dict, names: tuple[str, ...], absent: str) -> dict:
+    confusions, calibration = counts["confusions"], counts["calibration"]
+    pixels, iou = confusions.sum((1, 2)), metrics.image_class_iou(confusions, absent)
+    class_iou = pd.DataFrame(iou, columns=list(names))
+    per_image = samples[["id", "image", "mask", "group"]].reset_index(drop=True)
+    per_image = per_image.assign(
+        height=counts["size"][:, 0],
+        width=counts["size"][:, 1],
+        miou=metrics.nanmean(iou, axis=1),
+        pixel_accuracy=np.trace(confusions, axis1=1, axis2=2) / np.where(pixels, pixels, np.nan),
+        worst_class=class_iou.fillna(np.inf).idxmin(axis=1).where(class_iou.notna().any(axis=1), ""),
+        valid_pixels=pixels,
+        boundary_iou=_image_boundary_iou(counts, absent),
+        confidence=metrics.mean_confidence(calibration),
     )
+    per_class = metrics.per_class_table(confusions, names, absent)
+    tables = {
+        "per_image": per_image,
+        "per_class": per_class.assign(boundary_iou=metrics.boundary_iou(counts["boundary"].sum(0))),
+        "per_image_class_iou": pd.concat([per_image["id"], class_iou], axis=1),
+        "region_sizes": metrics.region_table(counts["regions"].sum(0), names),
+    }
+    if calibration.any():
+        tables["calibration"] = metrics.reliability_table(calibration.sum(0))
+    return tables
 
 
-def _scores(samples: pd.DataFrame, tally: Tally, names: tuple[str, ...], params: Evaluate) -> dict:
-    confusions = tally.confusions
-    units, basis = metrics.independent_units(
-        samples["group"].to_numpy(str), samples["frame"].to_numpy(float, na_value=np.nan)
-    )
-    interval = mean_iou_interval(confusions, units, seed=params.seed)
-    widths = [boundary_width(size, params.boundary_ratio) for size in np.unique(tally.sizes, axis=0)]
+def _scores(samples: pd.DataFrame, counts: dict, names: tuple[str, ...], params: Evaluate) -> dict[str, Any]:
+    confusions, ratio = counts["confusions"], params.boundary_ratio
+    units, basis = units_of(samples)
+    interval = metrics.mean_iou_interval(confusions, units, seed=params.seed)
+    widths = [metrics.boundary_width(size, ratio) for size in np.unique(counts["size"], axis=0)]
+    by_size = metrics.nanmean(metrics.region_iou(counts["regions"].sum(0)), axis=0)
     return {
         "absent": params.absent,
         **metrics.scores(confusions, params.absent),
         "mean_iou_interval": {"low": interval.low, "high": interval.high, "level": 0.95, "basis": basis},
-        "mean_boundary_iou": metrics.nanmean(boundary_iou(tally.boundary.sum(0))),
-        "mean_boundary_iou_image": metrics.nanmean(_image_boundary_iou(tally, params.absent)),
+        "mean_boundary_iou": metrics.nanmean(metrics.boundary_iou(counts["boundary"].sum(0))),
+        "mean_boundary_iou_image": metrics.nanmean(_image_boundary_iou(counts, params.absent)),
         "boundary": {
-            "ratio": params.boundary_ratio,
-            "width": "max(1, round(ratio x diagonal)) pixels" if params.boundary_ratio else "off",
-            "narrowest": min(widths) if params.boundary_ratio else None,
-            "widest": max(widths) if params.boundary_ratio else None,
+            "ratio": ratio,
+            "width": "max(1, round(ratio x diagonal)) pixels" if ratio else "off",
+            "narrowest": min(widths) if ratio else None,
+            "widest": max(widths) if ratio else None,
         },
-        "ece": expected_calibration_error(tally.calibration.sum(0)),
-        "calibration_bins": BINS,
-        "region_iou": dict(
-            zip(SIZES, metrics.nanmean(region_iou(tally.regions.sum(0)), axis=0).tolist(), strict=True)
-        ),
-        "region_edges": EDGES,
-        "classes_absent": [n for n, pixels in zip(names, confusions.sum((0, 2)), strict=True) if pixels == 0],
-        "images_unscored": [samples["id"].iloc[i] for i in np.flatnonzero(confusions.sum((1, 2)) == 0)],
+        "ece": metrics.expected_calibration_error(counts["calibration"].sum(0)),
+        "calibration_bins": metrics.BINS,
+        "region_iou": dict(zip(metrics.SIZES, by_size.tolist(), strict=True)),
+        "region_edges": metrics.EDGES,
+        "classes_absent": np.array(names)[confusions.sum((0, 2)) == 0],
+        "images_unscored": samples["id"].to_numpy(str)[confusions.sum((1, 2)) == 0],
     }
 
 
-def _image_boundary_iou(tally: Tally, absent: str) -> np.ndarray:
+def _image_boundary_iou(counts: dict[str, np.ndarray], absent: str) -> np.ndarray:
     """(N,) mean boundary IoU over the classes that count in the image, as for the IoU itself."""
-    iou = boundary_iou(tally.boundary)
+    iou = metrics.boundary_iou(counts["boundary"])
     if absent == "truth":
-        iou[tally.confusions.sum(-1) == 0] = np.nan
+        iou[counts["confusions"].sum(-1) == 0] = np.nan
     return metrics.nanmean(iou, axis=1)
 
 
-def _per_image(
-    samples: pd.DataFrame, tally: Tally, iou: np.ndarray, names: tuple[str, ...], absent: str
-) -> pd.DataFrame:
-    confusions = tally.confusions
-    pixels = confusions.sum((1, 2))
-    scored = ~np.isnan(iou).all(1)
-    worst = np.full(len(iou), "", dtype=object)
-    worst[scored] = np.array(names, object)[np.nanargmin(iou[scored], axis=1)]
-    columns = samples[["id", "image", "mask", "group"]].reset_index(drop=True)
-    return columns.assign(
-        height=tally.sizes[:, 0],
-        width=tally.sizes[:, 1],
-        miou=metrics.nanmean(iou, axis=1),
-        pixel_accuracy=np.trace(confusions, axis1=1, axis2=2) / np.where(pixels, pixels, np.nan),
-        worst_class=worst,
-        valid_pixels=pixels,
-        boundary_iou=_image_boundary_iou(tally, absent),
-        confidence=mean_confidence(tally.calibration),
-    )
+def units_of(samples: pd.DataFrame) -> tuple[np.ndarray, str]:
+    """Return what of these images is independent (N,), and that in words: see `metrics.independent_units`."""
+    frames = samples["frame"].to_numpy(float, na_value=np.nan)
+    return metrics.independent_units(samples["group"].to_numpy(str), frames)
 
 
-def open_evaluation(run: Run, split: str, dataset: Dataset | None = None) -> Evaluation:
-    """Read what `write_evaluation` wrote.
+def interval_sentence(scores: Mapping[str, Any]) -> str:
+    """Word the mean IoU of metrics.json with its interval, and what was resampled for it."""
+    found, mean = scores["mean_iou_interval"], scores["mean_iou"] or np.nan
+    low, high, basis = (found[name] for name in ("low", "high", "basis"))
+    if low is None or np.isnan(low):
+        return f"mean IoU {mean:.3f}; too little is independent for an interval: {basis}"
+    return f"mean IoU {mean:.3f}, {found['level']:.0%} interval {low:.3f} to {high:.3f}; resampled: {basis}"
+
+
+def open_evaluation(run: Run | str, split: str, dataset: Dataset | None = None) -> Evaluation:
+    """Read what 03 wrote about a split.
 
     Args:
-        dataset: of the run, where it is open already; read from the run's parameters by default.
+        run: or its name.
+        dataset: of the run, where it is open already.
 
     Raises:
         FileNotFoundError: the split has not been evaluated; says which have.
-        ValueError: a file is missing or damaged, or the tables are not those of the counts: no score is made of such a mixture.
+        ValueError: a file is missing or damaged, or the tables are not those of the counts.
     """
+    run = Run.open(run) if isinstance(run, str) else run
     folder = run.evaluation(split)
     if not (folder / "metrics.json").is_file():
-        there = sorted(p.parent.name for p in folder.parent.glob("*/metrics.json"))
+        there = ", ".join(sorted(p.parent.name for p in folder.parent.glob("*/metrics.json"))) or "none"
         raise FileNotFoundError(
-            f"run {run.name!r} has no evaluation of split {split!r} (evaluated: {', '.join(there) or 'none'}). "
+            f"run {run.name!r} has no evaluation of split {split!r} (evaluated: {there}). "
             f"Run 03_evaluate with run={run.name!r}, split={split!r} first."
         )
-    calibration, region_sizes = folder / "calibration.csv", folder / "region_sizes.csv"
-    scores = read_json(folder / "metrics.json", ["absent", "mean_iou"])
-    found = Evaluation(
-        run,
-        dataset or run_dataset(run),
-        split,
-        scores | {"absent": Evaluate.check({"absent": scores["absent"]}).absent},
-        _read_table(folder / "per_image.csv", ("id", "image", "mask", "group", "worst_class")),
-        _read_table(folder / "per_class.csv", ("class",)),
-        _read_table(folder / "per_image_class_iou.csv", ("id",)),
-        _read_counts(folder / "confusions.npz"),
-        _read_table(calibration) if calibration.is_file() else None,
-        _read_table(region_sizes, ("class", "size")) if region_sizes.is_file() else None,
-    )
-    if fault := _disagreement(found):
-        raise ValueError(f"{display_path(folder)} holds no whole evaluation: {fault}. Run 03_evaluate again.")
+    scores = runs.read_json(folder / "metrics.json", ["absent", "mean_iou"])
+    dataset = dataset or run_dataset(run)
+    try:
+        tables = {name: _read_table(folder / f"{name}.csv") for name in _TEXT}
+        with (folder / "confusions.npz").open("rb") as file, np.load(file) as stored:
+            found = Evaluation(run, dataset, split, scores, confusions=stored["confusions"], **tables)
+        _check_whole(found)
+    except Exception as error:  # damaged archives raise OSError, BadZipFile, KeyError, zlib.error, ...
+        told = f"{display_path(folder)} is not a whole evaluation on dataset {dataset.name!r}"
+        raise ValueError(f"{told} ({error}). Run 03_evaluate again.") from None
     return found
 
 
-def _read_table(path: Path, text: tuple[str, ...] = ()) -> pd.DataFrame:
-    """A table whose columns `text` are taken as written: "0042", "null" and "" are names there, not numbers or gaps."""
-    columns = read_table(path, nrows=0).columns
-    if missing := [name for name in text if name not in columns]:
-        raise ValueError(f"{display_path(path)} has no column {', '.join(missing)}. Run 03_evaluate again.")
-    gaps = {name: [""] for name in columns if name not in text}
-    table = read_table(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=gaps)
-    if odd := [
-        name for name in columns if name not in text and not pd.api.types.is_numeric_dtype(table[name])
-    ]:
-        raise ValueError(
-            f"{display_path(path)} holds more than numbers in the column {odd[0]!r}. Run 03_evaluate again."
-        )
-    return table
+def _read_table(path: Path) -> pd.DataFrame | None:
+    text = _TEXT[path.stem]
+    if path.stem in ("calibration", "region_sizes") and not path.is_file():
+        return None
+    blank = {name: [""] for name in runs.read_table(path, nrows=0).columns if name not in text}
+    table = runs.read_table(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=blank)
+    table.drop(columns=text).astype(float)  # raises where a column is missing, or holds text for numbers
+    return table.rename(columns=_OLD_NAMES)
 
 
-def _read_counts(path: Path) -> np.ndarray:
-    """(N, C, C) int64 of confusions.npz."""
-    try:
-        # Opened here: numpy forgets to close a file that is no archive.
-        with path.open("rb") as file, np.load(file) as stored:
-            counts = stored["confusions"]
-    except (
-        Exception
-    ) as error:  # damaged archives raise OSError, BadZipFile, ValueError, KeyError, zlib.error, ...
-        raise ValueError(f"{display_path(path)} cannot be read ({error}). Run 03_evaluate again.") from None
-    if (
-        counts.ndim != 3
-        or counts.shape[1] != counts.shape[2]
-        or counts.dtype.kind not in "iu"
-        or (counts < 0).any()
-    ):
-        raise ValueError(
-            f"{display_path(path)} holds no counts of images and classes. Run 03_evaluate again."
-        )
-    return counts
+def _check_whole(found: Evaluation) -> None:
+    """Raise ValueError where the tables do not have the images, the classes or the scores of the counts."""
+    counts, names, ids = found.confusions, list(found.classes.names), list(found.per_image["id"])
+    tables = [list(found.per_class["class"]), list(found.per_image_class_iou.columns[1:])]
+    same_images = list(found.per_image_class_iou["id"]) == ids and len(set(ids)) == len(ids)
+    if counts.shape != (len(ids), len(names), len(names)) or tables != [names, names] or not same_images:
+        raise ValueError("its tables and its counts are not of the same images and the dataset's classes")
+    images = metrics.nanmean(metrics.image_class_iou(counts, found.scores["absent"]), axis=1)
+    counted = np.append(images, metrics.nanmean(metrics.iou_per_class(counts.sum(0))))
+    told = np.append(found.per_image["miou"], found.scores["mean_iou"]).astype(float)
+    if not np.allclose(told, counted, rtol=0, atol=1e-6, equal_nan=True):
+        raise ValueError("its scores are not those of its counts")
 
 
-def _disagreement(found: Evaluation) -> str:
-    """How the tables differ from the counts, in words; "" if they agree."""
-    counts, images, names = found.confusions, found.per_image, list(found.classes.names)
-    ids = images["id"].tolist()
-    if counts.shape[1:] != (len(names), len(names)):
-        return f"its counts are of {counts.shape[1]} classes, the dataset has {len(names)}"
-    if not len(counts) == len(ids) == len(set(ids)) or found.per_image_class_iou["id"].tolist() != ids:
-        return "its tables and its counts are not of the same images"
-    if found.per_class["class"].tolist() != names or list(found.per_image_class_iou.columns) != [
-        "id",
-        *names,
-    ]:
-        return "its tables are of other classes than the dataset"
-    iou, total = metrics.image_class_iou(counts, found.scores["absent"]), metrics.iou_per_class(counts.sum(0))
-    told = {
-        "per_image.csv": (images.get("miou"), metrics.nanmean(iou, axis=1)),
-        "per_class.csv": (found.per_class.get("iou"), total),
-        "per_image_class_iou.csv": (found.per_image_class_iou[names], iou),
-        "metrics.json": (found.scores["mean_iou"], metrics.nanmean(total)),
-    }
-    for name, (stored, counted) in told.items():
-        try:
-            same = np.allclose(np.asarray(stored, float), counted, rtol=0, atol=1e-6, equal_nan=True)
-        except (TypeError, ValueError):
-            same = False
-        if not same:
-            return f"the scores in {name} are not those of its counts"
-    return ""
+def run_dataset(run: Run) -> Dataset:
+    """Open the dataset that a run was trained on."""
+    stored = runs.read_json(run.params, ["dataset"])
+    config = stored.get("config", stored.get("recipe", ""))  # older runs call it recipe
+    params = Train.check({"dataset": stored["dataset"], "config": config})
+    return data.load_dataset(params.dataset, params.config)
 
 
-def evaluate_predictions(
-    name: str,
-    folder: Path,
-    dataset: str | Path,
-    params: Evaluate,
-    config: str | Path = "",
-    progress: bool = False,
-) -> Evaluation:
-    """Score another tool's predictions with the same outputs as a checkpoint's, in a run of their own without a model.
+def trained_on(run: Run, dataset: Dataset) -> Dataset:
+    """Return the dataset without the samples that the run's actions left out of its training."""
+    kept = run.path / "actions.yaml"
+    left_out = [sample.id for sample in actions.read(kept).exclude] if kept.is_file() else []
+    return replace(dataset, samples=dataset.samples[~dataset.samples["id"].isin(left_out)])
 
-    Args:
-        name: of the run; scored anew if it holds predictions on the same dataset already.
-        folder: one PNG of class ids an image of the split, `<id>.png` (see `foreign_predictions`).
-        dataset, config: as for `load_dataset`.
-        params: `split`, `absent`, `boundary_ratio` and `seed` count.
 
-    Raises:
-        FileExistsError: a run of that name was trained, or is of another dataset.
-        DatasetError: predictions are missing, of another size, or hold ids outside the classes.
-    """
-    run, data = Run(Run.folder(name)), load_dataset(dataset, config)
-    record = {
-        "run": name,
-        "dataset": stored_path(dataset),
-        "config": stored_path(config) if config else "",
-        "predictions": stored_path(folder),
-    }
-    trained = run.best_checkpoint.exists() or run.last_checkpoint.exists()
-    if trained or (
-        run.params.exists() and read_json(run.params, ["dataset"])["dataset"] != record["dataset"]
-    ):
-        what = "holds a trained model" if trained else "is of another dataset"
-        raise FileExistsError(
-            f"run {name!r} exists and {what} ({display_path(run.path)}). Choose another name with --run."
-        )
-    if Path(folder).resolve().is_relative_to(run.evaluation(params.split).resolve()):
+def changed_since_training(run: Run, dataset: Dataset) -> str:
+    """Word which files changed since the run was trained on them; "" if none did or none are known."""
+    dataset, changes = trained_on(run, dataset), []
+    for split, before in _recorded(run.data).items():
+        now = digests(dataset, split) if split in dataset.splits else {}
+        if found := compare_digests(before, now):
+            changes.append(f"{split}: {found}")
+    told = f"The data changed since run {run.name!r} was trained on it ({'; '.join(changes)})."
+    return told if changes else ""
+
+
+def check_as_scored(evaluation: Evaluation) -> None:
+    """Raise DatasetError where files of the split changed, were added or are gone since 03 scored it."""
+    run, split = evaluation.run, evaluation.split
+    before = _recorded(run.evaluation(split) / "data.json").get(split)
+    if before and (changes := compare_digests(before, digests(evaluation.dataset, split))):
+        told = f"split {split!r} changed since run {run.name!r} was evaluated on it: {changes}."
+        raise DatasetError(told, "changed-since", "Run 03_evaluate again, then 04.")
+
+
+def _recorded(path: Path) -> dict[str, dict[str, str]]:
+    return runs.read_json(path) if path.is_file() else {}
+
+
+def save_ids(path: Path, ids: np.ndarray, classes: ClassMap) -> None:
+    """Write (H, W) uint8 class ids as a palette PNG: the index is the class id, the palette its colour."""
+    picture = Image.fromarray(ids)
+    picture.putpalette(classes.palette().tobytes())
+    with runs.atomic_path(path) as temporary:
+        picture.save(temporary, format="PNG")
+
+
+def read_ids(path: Path) -> np.ndarray:
+    """Read the (H, W) uint8 class ids that `save_ids` wrote; a file that cannot be read is a DatasetError."""
+    ids = data.read_stored(path, f"prediction {path.name!r}")
+    if ids.ndim != 2 or ids.dtype != np.uint8:
+        raise DatasetError(f"{display_path(path)} does not hold class ids of 8 bits. Run 03_evaluate again.")
+    return ids
+
+
+def saved_prediction(evaluation: Evaluation, sample: str, size: tuple[int, int]) -> np.ndarray:
+    """Read the (H, W) uint8 class ids that 03 saved for one image; another size is a DatasetError."""
+    path = evaluation.run.evaluation(evaluation.split) / "predictions" / f"{sample}.png"
+    pred = read_ids(path)
+    if pred.shape != size:
+        raise DatasetError(f"{display_path(path)} is {pred.shape}, its mask {size}. Run 03_evaluate again.")
+    return pred
+
+
+def read_layers(evaluation: Evaluation, sample: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Read image (H, W, 3), ground truth and saved prediction (H, W), all uint8, of an image of the split."""
+    rows = evaluation.dataset.split(evaluation.split).set_index("id", drop=False)
+    if sample not in rows.index:
         raise DatasetError(
-            f"{display_path(folder)} is where the results go; expected another tool's predictions."
+            f"sample {sample!r} is no longer in split {evaluation.split!r}. Run 03_evaluate again."
         )
-    check_predictions(Path(folder), data, params.split)
-    write_json(run.params, record)
-    predictions = external_predictions(Path(folder), data, params.split)
-    return write_evaluation(run, data, params, predictions, {"predictions": record["predictions"]}, progress)
+    image, truth = data.read_pair(evaluation.dataset, rows.loc[sample])
+    return image, truth, saved_prediction(evaluation, sample, truth.shape)
+
+
+def predicted_pairs(evaluation: Evaluation) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yield id, ground truth (H, W) and saved prediction (H, W) of every image of the split, in its order."""
+    dataset = evaluation.dataset
+    for sample in dataset.split(evaluation.split).itertuples():
+        truth = data.read_mask(dataset.root / sample.mask, dataset.classes)
+        yield sample.id, truth, saved_prediction(evaluation, sample.id, truth.shape)

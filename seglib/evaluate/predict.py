@@ -1,10 +1,10 @@
-"""`predict` and `evaluate_run`: a model's predictions at the masks' original resolution, and every score of a split from them."""
+"""From a model, or another tool's files, to the predictions of a split at the masks' original resolution."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,44 +12,22 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from seglib.evaluate.evaluation import Evaluation, evaluate_predictions, open_evaluation, write_evaluation
-from seglib.evaluate.predictions import (
+from seglib import data, runs, train
+from seglib.data import IGNORE, Dataset, DatasetError
+from seglib.evaluate.evaluation import (
+    Evaluation,
+    Predictions,
     changed_since_training,
-    predicted_pairs,
-    read_ids,
     run_dataset,
-    save_ids,
+    write_evaluation,
 )
 from seglib.params import Evaluate, Train
-from seglib.runs import Run, read_json
-from seglib.train import (
-    CachedSplit,
-    DevicePlan,
-    Segmenter,
-    build_cache,
-    load_checkpoint,
-    make_plan,
-    scoring_batches,
-)
-
-__all__ = [
-    "Evaluation",
-    "evaluate_predictions",
-    "evaluate_run",
-    "latency",
-    "open_evaluation",
-    "predict",
-    "predicted_pairs",
-    "read_ids",
-    "run_dataset",
-    "save_ids",
-]
+from seglib.runs import Run, display_path
+from seglib.train import CachedSplit, DevicePlan, Segmenter
 
 _STRIDE = 32  # what SMP's encoders divide an image by
-# Pixels along a tile's inner borders that are left out, since the network sees too little around them, and pixels over which
-# neighbours are blended. Of larger tiles no more than that is computed twice. Measured in docs/scaling.md.
+# Pixels left out along a tile's inner borders, where the network sees too little, and pixels of blending.
 _MARGIN, _BLEND = 96, 64
-_AT_ONCE = 1 << 22  # scores from which classes and confidences are taken at a time: 16 MB
 
 
 @torch.inference_mode()
@@ -62,17 +40,16 @@ def predict(
     tile: int = 0,
     scales: tuple[float, ...] = (1.0,),
 ) -> Tensor:
-    """Class scores for a batch of images of one size.
+    """Compute the class scores of a batch of images of one size.
 
     Args:
         model: in eval mode, on the plan's device.
         images: (B, 3, H, W) uint8 RGB.
         size: (height, width) of the result.
-        plan: device and precision.
         flip: average with the prediction of the mirrored images.
-        tile: largest side in pixels that is predicted at once; larger images are cut into tiles that overlap and are blended.
-            0: whole images. Equal to the whole prediction where the model sees no further than tile / 6, and 96 pixels; with
-            640 pixels or more, mean IoU stayed within 0.001 (docs/scaling.md).
+        tile: the longest side in pixels that is predicted at once; larger images are cut into tiles that
+            overlap and are blended. 0: whole images. From 640 pixels on, mean IoU stayed within 0.001
+                (docs/scaling.md).
         scales: sizes, as factors of the images', at which they are predicted; the predictions are averaged.
 
     Returns:
@@ -108,63 +85,52 @@ def _logits(model: Segmenter, images: Tensor, size: tuple[int, int], plan: Devic
     weight = images.new_zeros(height, width, dtype=torch.float32)
     for top in _starts(height, tile):
         for left in _starts(width, tile):
-            part = images[..., top : top + tile, left : left + tile]
+            place = ..., slice(top, top + tile), slice(left, left + tile)
             window = _ramp(top, height, tile).outer(_ramp(left, width, tile)).to(plan.device)
             with plan.autocast():
-                total[..., top : top + tile, left : left + tile] += window * model.logits(part)
-            weight[top : top + tile, left : left + tile] += window
-    total /= weight  # in place: of a large image a second one might not fit
-    return (
-        total
-        if size == (height, width)
-        else F.interpolate(total, size=size, mode="bilinear", align_corners=False)
-    )
+                total[place] += window * model.logits(images[place])
+            weight[place] += window
+    total /= weight  # in place: there may be no memory for a second one
+    if size == (height, width):
+        return total
+    return F.interpolate(total, size=size, mode="bilinear", align_corners=False)
 
 
 def _starts(size: int, tile: int) -> list[int]:
-    """Where tiles begin so that they overlap by two margins and what is blended, the smaller ones by half.
+    """Place tiles so that they overlap by two margins and the blending, small tiles by half.
 
-    At multiples of the stride where the tile is long enough: shifted by anything else, a network that divides the image by 32
-    answers differently.
+    Long tiles start at multiples of the stride: a network that divides by 32 answers differently elsewhere.
     """
     unit = _STRIDE if tile >= 2 * _STRIDE else 1
-    step = max(1, max(tile // 2, tile - 2 * _margin(tile) - _BLEND) // unit * unit)
+    step = max(1, max(tile // 2, tile - 2 * min(_MARGIN, tile // 6) - _BLEND) // unit * unit)
     last = -(-max(0, size - tile) // unit) * unit
     return sorted({min(start, last) for start in range(0, last + step, step)})
 
 
 def _ramp(start: int, size: int, tile: int) -> Tensor:
-    """(length,) weights of a tile's pixels along one side: 0 in the margin, where the network sees too little around them,
-    then rising inwards. At the image's own ends there is no more to see, and no other tile."""
+    """(length,) weights along a side of a tile: 0 in the margins, rising inwards, full at the image's end."""
     length = min(tile, size - start)
     place = torch.arange(1, length + 1, dtype=torch.float32)
     before = place if start > 0 else torch.full_like(place, tile)
     after = place.flip(0) if start + length < size else torch.full_like(place, tile)
-    return (torch.minimum(before, after) - _margin(tile)).clamp(min=0)
+    return (torch.minimum(before, after) - min(_MARGIN, tile // 6)).clamp(min=0)
 
 
-def _margin(tile: int) -> int:
-    return min(_MARGIN, tile // 6)
-
-
-def evaluate_run(run: Run, params: Evaluate, progress: bool = False) -> Evaluation:
-    """Predict a split with the run's best model, score it, and write `evaluation/<split>/`.
-
-    Args:
-        run: a trained run.
-        params: of 03_evaluate.
-        progress: show a bar.
+def evaluate_run(params: Evaluate, progress: bool = False) -> Evaluation:
+    """Predict a split with the best model of `params.run`, score it, and write `evaluation/<split>/`.
 
     Raises:
         ModelError: the checkpoint is damaged or of other classes.
         DatasetError: the split is missing or its files cannot be used.
     """
+    run = Run.open(params.run)
     dataset = run_dataset(run)
-    dataset.split(params.split)  # a split that is not there is told before anything is loaded
-    model, facts = load_checkpoint(run.best_checkpoint, dataset.classes)
+    dataset.split(params.split)  # names a missing split before anything is loaded
+    model, facts = train.load_checkpoint(run.best_checkpoint, dataset.classes)
     plan = scoring_plan(run, params.device)
     plan.place(model)
-    packed = build_cache(dataset, params.split, model.spec.long_side, original_masks=True, progress=progress)
+    long_side = model.spec.long_side
+    cached = train.build_cache(dataset, params.split, long_side, original_masks=True, progress=progress)
     if changed := changed_since_training(run, dataset):
         tqdm.write(changed)
     about = {
@@ -175,52 +141,27 @@ def evaluate_run(run: Run, params: Evaluate, progress: bool = False) -> Evaluati
         "tile": params.tile,
         "precision": plan.precision,
         "device": plan.kind,
-        "latency_ms": latency(model, packed, params, plan),
+        "latency_ms": _latency(model, cached, params, plan),
     }
-    return write_evaluation(run, dataset, params, _predictions(model, packed, params, plan), about, progress)
+    return write_evaluation(run, dataset, params, _predictions(model, cached, params, plan), about, progress)
 
 
-def _predictions(
-    model: Segmenter, packed: CachedSplit, params: Evaluate, plan: DevicePlan
-) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
-    """Position, truth, prediction and confidence of every image, (H, W) each, in the order of the batches."""
-    for index, images, masks in scoring_batches(packed, params.batch_size):
+def _predictions(model: Segmenter, cached: CachedSplit, params: Evaluate, plan: DevicePlan) -> Predictions:
+    for index, images, masks in train.scoring_batches(cached, params.batch_size):
         logits = predict(model, images, masks.shape[1:], plan, params.flip_tta, params.tile, params.scales)
         for position, mask, scores in zip(index, masks, logits, strict=True):
-            yield position, mask, *_classes(scores)
+            parts = []
+            for rows in scores.split(64, dim=1):  # there may be no memory for a second (C, H, W)
+                top, ids = rows.max(0)
+                parts.append((ids.to(torch.uint8), (top - rows.logsumexp(0)).exp()))
+            yield position, mask, *(torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
 
 
-def _classes(scores: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """(C, H, W) logits -> class ids (H, W) uint8 and their probabilities (H, W) float32.
-
-    Some rows at a time, and the winner's softmax without that of the others: a second (C, H, W) might not fit.
-    """
-    parts = []
-    for rows in scores.split(max(1, _AT_ONCE // (len(scores) * scores.shape[2])), dim=1):
-        top, ids = rows.max(0)
-        parts.append((ids.to(torch.uint8).cpu(), (top - rows.logsumexp(0)).exp().cpu()))
-    ids, confidence = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
-    return ids, confidence
-
-
-def latency(
-    model: Segmenter,
-    packed: CachedSplit,
-    params: Evaluate,
-    plan: DevicePlan,
-    repeats: int = 10,
-    seconds: float = 2.0,
-) -> float:
-    """Milliseconds from one image's bytes to its class ids, alone: the median after a first one that is not counted.
-
-    Args:
-        packed: whose first image is taken.
-        repeats, seconds: the most of both.
-    """
-    image, mask = packed.pair(0)
-    images = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
-    times: list[float] = []
-    while len(times) < 2 or (len(times) <= repeats and sum(times[1:]) < seconds):
+def _latency(model: Segmenter, cached: CachedSplit, params: Evaluate, plan: DevicePlan) -> float:
+    """Median milliseconds from one image's bytes to its class ids, of at most ten trials or two seconds."""
+    image, mask = cached.pair(0)
+    images, times = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None], []
+    while len(times) < 2 or (len(times) <= 10 and sum(times[1:]) < 2):  # the first one does not count
         started = time.perf_counter()
         logits = predict(model, images, mask.shape, plan, params.flip_tta, params.tile, params.scales)
         logits.argmax(1).to(torch.uint8).cpu()  # waits for the device
@@ -229,13 +170,89 @@ def latency(
 
 
 def scoring_plan(run: Run, device: str = "auto") -> DevicePlan:
-    """On what, and in which precision, a trained run's model predicts: as it was trained, where that is possible."""
-    stored = read_json(run.params, ["precision"])
-    plan, trained_in = make_plan(device), Train.check({"precision": stored["precision"]}).precision
-    if trained_in == "auto":
-        with contextlib.suppress(FileNotFoundError, KeyError, TypeError):  # what was found to be fastest then
-            found = read_json(run.path / "environment.json")["plan"]["precision"]
-            trained_in = Train.check({"precision": found}).precision
-    # fp16 and tf32 are for CUDA GPUs alone, but what was trained on one may be evaluated anywhere
-    off_gpu = trained_in in ("fp16", "tf32") and not plan.device.startswith("cuda")
-    return plan if off_gpu else make_plan(device, trained_in)
+    """Choose device and precision for a run's model: as it was trained, where the device can do it."""
+    precision = Train.check({"precision": runs.read_json(run.params, ["precision"])["precision"]}).precision
+    if precision == "auto":
+        with contextlib.suppress(FileNotFoundError, KeyError, TypeError):  # what the training chose
+            found = runs.read_json(run.path / "environment.json")["plan"]["precision"]
+            precision = Train.check({"precision": found}).precision
+    plan = train.make_plan(device)
+    off_gpu = precision in ("fp16", "tf32") and not plan.device.startswith("cuda")  # those need a CUDA GPU
+    return plan if off_gpu else train.make_plan(device, precision)
+
+
+def evaluate_predictions(
+    name: str,
+    folder: Path,
+    dataset: str | Path,
+    params: Evaluate,
+    config: str | Path = "",
+    progress: bool = False,
+) -> Evaluation:
+    """Score another tool's predictions as a checkpoint's, in a run of their own without a model.
+
+    Args:
+        name: of the run; it may hold predictions on the same dataset already.
+        folder: `<id>.png` for every image of the split, of the mask's size: one channel or a palette, class
+            ids in the order of dataset.yaml's classes. Ids at ignored pixels do not matter.
+        dataset, config: as for `load_dataset`.
+        params: `split`, `absent`, `boundary_ratio` and `seed` count.
+
+    Raises:
+        FileExistsError: a run of that name was trained, or is of another dataset.
+        DatasetError: predictions are missing, of another size, or hold ids outside the classes.
+    """
+    run, opened = Run(Run.folder(name)), data.load_dataset(dataset, config)
+    record = {"run": name, "dataset": runs.stored_path(dataset), "predictions": runs.stored_path(folder)}
+    record["config"] = runs.stored_path(config) if config else ""
+    trained = run.best_checkpoint.exists() or run.last_checkpoint.exists()
+    known = runs.read_json(run.params, ["dataset"]) if run.params.exists() else record
+    if trained or known["dataset"] != record["dataset"]:
+        what = "holds a trained model" if trained else "is of another dataset"
+        told = f"run {name!r} exists and {what} ({display_path(run.path)})"
+        raise FileExistsError(f"{told}. Choose another name with --run.")
+    if Path(folder).resolve().is_relative_to(run.evaluation(params.split).resolve()):
+        raise DatasetError(f"{display_path(folder)} is where the results go; expected another tool's files.")
+    paths = [Path(folder) / f"{sample}.png" for sample in opened.split(params.split)["id"]]
+    if missing := [path for path in paths if not path.is_file()]:
+        raise DatasetError(
+            f"{len(missing)} of {len(paths)} images of split {params.split!r} have no prediction: expected "
+            f"{', '.join(map(display_path, missing[:3]))}. Predict them too, or name the files by the ids."
+        )
+    predictions = _read_external(paths, opened, params.split)
+    runs.write_json(run.params, record)
+    about = {"predictions": record["predictions"]}
+    return write_evaluation(run, opened, params, predictions, about, progress)
+
+
+def _read_external(paths: list[Path], dataset: Dataset, split: str) -> Predictions:
+    """Raise DatasetError after the last image where some could not be used: names three, counts all."""
+    faults = []
+    for i, (path, mask) in enumerate(zip(paths, dataset.split(split)["mask"], strict=True)):
+        truth = data.read_mask(dataset.root / mask, dataset.classes)
+        try:
+            pred = data.read_stored(path, f"prediction {path.name!r}")
+        except DatasetError as error:
+            faults.append(str(error))
+            continue
+        if fault := _fault(pred, truth, len(dataset.classes)):
+            faults.append(f"prediction {path.name!r} {fault}")
+        else:
+            yield i, truth, np.clip(pred, 0, IGNORE).astype(np.uint8), None
+    if faults:
+        told = " | ".join(faults[:3])
+        raise DatasetError(f"{len(faults)} of {len(paths)} predictions cannot be scored: {told}")
+
+
+def _fault(pred: np.ndarray, truth: np.ndarray, classes: int) -> str:
+    """Word why another tool's prediction cannot be scored; "" if it can."""
+    if pred.ndim != 2:
+        return "is an RGB image; expected one channel of class ids. Save ids, not colours."
+    if pred.shape != truth.shape:
+        sizes = (
+            f"is {pred.shape[1]}x{pred.shape[0]} (width x height), the mask {truth.shape[1]}x{truth.shape[0]}"
+        )
+        return f"{sizes}. Resize the logits before you take the most likely class, never the mask."
+    wrong = np.unique(pred[(truth != IGNORE) & ((pred < 0) | (pred >= classes))])
+    told = f"holds ids {{{', '.join(map(str, wrong[:8]))}}} on valid pixels; expected 0-{classes - 1}, in the"
+    return f"{told} order of dataset.yaml's classes. Is it another dataset's palette?" if len(wrong) else ""

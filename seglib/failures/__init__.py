@@ -1,20 +1,61 @@
-"""failures."""
+"""Which images fail, why, and what to do about it.
 
-from seglib.failures.annotation import export_cvat, export_label_studio
-from seglib.failures.confidence import EarlyWarning
-from seglib.failures.corrections import import_cvat, import_label_studio
-from seglib.failures.exports import to_relabel
-from seglib.failures.label_errors import SURE
+Files: find (thresholds, the failures), error_types (where IoU was lost), analyse (one look at every image of a
+split, and the failures folder), evidence (what the model tells), causes, label_errors, novelty, slices,
+confidence (does it warn?), propose (actions.yaml), verdicts and relabel (what people decide).
+"""
+
+from seglib.failures.analyse import Analysis, analyse, beside_nearest, suspect_region, warnings_of
+from seglib.failures.causes import CAUSES, summarise_causes
+from seglib.failures.confidence import EarlyWarning, warning_sentence
+from seglib.failures.error_types import ERROR_KINDS, error_costs
+from seglib.failures.find import (
+    Threshold,
+    class_view,
+    cutoff,
+    describe,
+    failing,
+    failure_confusions,
+    failure_curve,
+    find_failures,
+    read_threshold,
+    verdict,
+)
+from seglib.failures.label_errors import SURE as LABEL_SURE
+from seglib.failures.propose import propose_actions, write_actions
+from seglib.failures.relabel import export_for_relabelling, import_corrections, to_relabel
+from seglib.failures.slices import find_slices
 from seglib.failures.verdicts import VERDICTS, VerdictBook
 
 __all__ = [
-    "SURE",
+    "CAUSES",
+    "ERROR_KINDS",
+    "LABEL_SURE",
     "VERDICTS",
+    "Analysis",
     "EarlyWarning",
+    "Threshold",
     "VerdictBook",
-    "export_cvat",
-    "export_label_studio",
-    "import_cvat",
-    "import_label_studio",
+    "analyse",
+    "beside_nearest",
+    "class_view",
+    "cutoff",
+    "describe",
+    "error_costs",
+    "export_for_relabelling",
+    "failing",
+    "failure_confusions",
+    "failure_curve",
+    "find_failures",
+    "find_slices",
+    "import_corrections",
+    "propose_actions",
+    "read_threshold",
+    "summarise_causes",
+    "suspect_region",
     "to_relabel",
+    "verdict",
+    "warning_sentence",
+    "warnings_of",
+    "write_actions",
 ]

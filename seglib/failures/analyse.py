@@ -1,10 +1,10 @@
-"""`analyse`: one pass over an evaluated split that leaves the failures folder, every failure with its cause."""
+"""Look at an evaluated split once more, state the cause of every failure, and write the failures folder."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,33 +13,21 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from seglib import metrics
-from seglib.actions import Actions
-from seglib.checks import QUALITIES, Reference, degradation, qualities
-from seglib.data import IGNORE, Dataset, read_image, read_mask, read_pair
-from seglib.evaluate import (
-    Evaluation,
-    changed_since_training,
-    check_as_scored,
-    read_ids,
-    run_dataset,
-    saved_prediction,
-)
+from seglib.checks import Reference, degradation, qualities
+from seglib.data import IGNORE, label_regions, read_image
+from seglib.evaluate import Evaluation, changed_since_training, check_as_scored, read_ids, read_layers
 from seglib.failures import causes, label_errors
-from seglib.failures import error_types as attribution
-from seglib.failures import propose as proposals
 from seglib.failures.confidence import EarlyWarning, class_confidence, early_warning
-from seglib.failures.evidence import Seen, TrainingImages, look_again, training_images
-from seglib.failures.exports import write_records, write_spreadsheet
+from seglib.failures.error_types import lost_iou
+from seglib.failures.evidence import Observed, TrainingImages, observe, observe_training, open_scorer
 from seglib.failures.find import FINDINGS, LAYERS, copy_layers
 from seglib.failures.novelty import novelty
-from seglib.failures.shortfall import shortfall, unsaid
-from seglib.failures.slices import find_slices, small_share, with_classes
-from seglib.failures.verdicts import VerdictBook
-from seglib.metrics import SIZES, region_counts
-from seglib.params import Train
-from seglib.runs import Run, atomic_path, read_json, replace_folder, write_csv
+from seglib.failures.relabel import write_records, write_spreadsheet
+from seglib.metrics import EDGES, SIZES, region_counts
+from seglib.runs import atomic_path, replace_folder, write_csv
 
-_THUMBNAIL = 256  # longer side of the nearest training images' copies, pixels
+_THUMBNAIL = 256  # pixels, longer side of the copies of the nearest training images
+_SUSPECT = ["label_score", "suspect_kind", "suspect_given", "suspect_suggested", "suspect_box", "pixels"]
 
 
 @dataclass(frozen=True)
@@ -47,13 +35,15 @@ class Analysis:
     """What 04 found out about one split.
 
     Args:
+        evaluation: of the split.
         folder: the failures folder.
         failures: failures.csv, worst first, with causes; `nearest` as lists.
-        images: evidence of every image of the split: id, miou, failed and the columns of failures.csv that ask no failure.
-        suspects: suspects.csv; empty without probabilities.
-        training: the training images in numbers; None for predictions of another tool.
+        images: what was measured of every image of the split: id, group, miou, confidence, failed, ...
+        suspects: suspects.csv, most suspicious first; empty without probabilities.
+        training: what the training images are like; None for predictions of another tool.
     """
 
+    evaluation: Evaluation
     folder: Path
     failures: pd.DataFrame
     images: pd.DataFrame
@@ -61,243 +51,164 @@ class Analysis:
     training: TrainingImages | None
 
 
-def analyse(run: Run, evaluation: Evaluation, failures: pd.DataFrame, progress: bool = False) -> Analysis:
-    """Look at every image of the split once more, state the cause of every failure, and write `failures/<split>/`.
+def analyse(evaluation: Evaluation, failures: pd.DataFrame, progress: bool = False) -> Analysis:
+    """Look at every image of a split again, state the cause of every failure, and write `failures/<split>/`.
 
-    One image is in memory at a time, and one row of numbers of each. Without a model (predictions of another tool) what needs
-    probabilities or features stays unknown.
-
-    Args:
-        run: evaluated by 03 on the split.
-        evaluation: what 03 wrote.
-        failures: of `find_failures`.
-        progress: show bars.
+    Without a model (predictions of another tool) what needs probabilities or features stays unknown.
+    `failures` are those of `find_failures`; `progress` shows bars.
 
     Raises:
         DatasetError: the split is no longer what 03 scored.
 
     Writes:
-        what `failures.export` writes; confidences/, suspects/ and nearest/ (PNG); suspects.csv; failures.csv, and the same for
-        spreadsheets and as JSON. What an earlier analysis left stays until all of it is written.
+        images/, masks/, predictions/, overlays/, confidences/, suspects/ and nearest/ (PNG); suspects.csv;
+        failures.csv, also for spreadsheets and as JSON. What an earlier analysis left is replaced when all of
+        it is written; verdicts stay.
     """
-    dataset = run_dataset(run)
-    check_as_scored(run, dataset, evaluation.split)
+    run, dataset, split = evaluation.run, evaluation.dataset, evaluation.split
+    check_as_scored(evaluation)
     if changed := changed_since_training(run, dataset):
         tqdm.write(changed)
-    folder = run.failures(evaluation.split)
-    with replace_folder(folder, (*LAYERS, *FINDINGS), last="failures.csv") as new:
-        return replace(_analyse(run, dataset, evaluation, failures, new, progress), folder=folder)
+    with replace_folder(run.failures(split), (*LAYERS, *FINDINGS), last="failures.csv") as folder:
+        copy_layers(evaluation, failures, folder)
+        scorer = open_scorer(evaluation)
+        training = observe_training(evaluation, scorer, progress) if scorer else None
+        bar = {"leave": False, "unit": "image", "disable": not progress}
+        seen = tqdm(observe(evaluation, scorer), f"looking at {split}", len(evaluation.per_image), **bar)
+        images = _measure(evaluation, set(failures["id"]), seen, training, folder)
+        known = images.drop(columns=["group", "miou", "failed", "seed", "by_given"])
+        table = failures.merge(known, on="id", how="left", validate="1:1")
+        table = pd.concat([table, causes.explain(table)], axis=1)
+        suspects = images[["id", *_SUSPECT, "failed"]].dropna(subset="label_score")
+        suspects = suspects.sort_values("label_score", ascending=False, kind="stable", ignore_index=True)
+        found = Analysis(evaluation, run.failures(split), table, images, suspects, training)
+        _write(found, folder)
+    return found
 
 
-def _analyse(
-    run: Run, dataset: Dataset, evaluation: Evaluation, failures: pd.DataFrame, folder: Path, progress: bool
-) -> Analysis:
-    copy_layers(run, evaluation, failures, folder)
-    training = None if run.external else training_images(run, qualities, progress)
-    reference = None if training is None else Reference.of(training.qualities)
-    failed = set(failures["id"])
-    rows, features, looks = [{}] * len(evaluation.per_image), {}, {}
-    for seen in look_again(run, evaluation, progress):
-        rows[seen.position] = _facts(seen, reference, dataset, evaluation)
-        if seen.probabilities is None:
-            continue
-        top = seen.probabilities.max(0)
-        rows[seen.position]["class_confidence"] = class_confidence(seen.pred, top, seen.truth != IGNORE)
-        looks[seen.position] = label_errors.look(seen.truth, seen.probabilities, seen.pred)
-        features[seen.position] = seen.features
-        if seen.id in failed:
-            _save_grey(folder / "confidences" / f"{seen.id}.png", np.round(255 * top))
-    suspicions = label_errors.judge(list(looks.values()))
-    for position, suspicion in zip(looks, suspicions, strict=True):
-        rows[position] |= _suspicion(suspicion, dataset.classes.names)
-    images = evaluation.per_image[["id", "group", "miou", "confidence"]].reset_index(drop=True)
-    doubt = 1 - images["confidence"]
-    images = images.assign(unsure=doubt / max(doubt.median(), 1e-9))  # times the doubt of the typical image
-    images = pd.concat([images.assign(failed=images["id"].isin(failed)), pd.DataFrame(rows)], axis=1)
-    images = pd.concat([images, _novelty(evaluation, features, training, len(images))], axis=1)
-    table = failures.merge(
-        images.drop(columns=["group", "miou", "failed"]), on="id", how="left", validate="1:1"
-    )
-    places = evaluation.per_image.reset_index(drop=True).reset_index().set_index("id")["index"][table["id"]]
-    table = pd.concat([table, _class_losses(evaluation, places.to_numpy(), training)], axis=1)
-    table = pd.concat([table, causes.explain(table)], axis=1)
-    _save_nearest(folder, dataset, table["nearest"])
-    flat = table.assign(nearest=table["nearest"].map(json.dumps))
-    write_csv(folder / "failures.csv", flat)
-    write_spreadsheet(folder / "failures_spreadsheet.csv", flat)
-    write_records(folder / "failures.json", flat)
-    columns = ["id", "label_score", *_SUSPECT, "pixels", "failed"]
-    suspects = images[columns].dropna(subset=["label_score"])
-    suspects = suspects.sort_values("label_score", ascending=False, kind="stable", ignore_index=True)
-    write_csv(folder / "suspects.csv", suspects)
-    _save_regions(run, evaluation, dataset, folder, images, dict(zip(looks, suspicions, strict=True)))
-    return Analysis(folder, table, images, suspects, training)
-
-
-_SUSPECT = ["suspect_kind", "suspect_given", "suspect_suggested", "suspect_box"]
-
-
-def _facts(seen: Seen, reference: Reference | None, dataset: Dataset, evaluation: Evaluation) -> dict:
-    """What one image tells alone."""
-    measured = qualities(seen.image)
-    kind, z, detail = degradation(measured, reference) if reference else ("", np.nan, "")
-    classes, absent = len(dataset.classes), evaluation.scores["absent"]
-    facts = measured | {"degradation": kind, "degradation_z": z, "degradation_detail": detail}
-    facts |= attribution.lost_iou(seen.truth, seen.pred, classes, absent)
-    facts["small_share"] = small_share(seen.truth)
-    facts["lost_small"] = _lost_small(seen, classes, absent)
-    return (
-        facts | dict.fromkeys(_SUSPECT, "") | {"label_score": np.nan, "pixels": 0, "class_confidence": np.nan}
-    )
-
-
-def _suspicion(found: label_errors.Suspicion, names: tuple[str, ...]) -> dict:
-    return {
-        "label_score": found.score,
-        "suspect_kind": found.kind,
-        "suspect_given": names[found.given] if found.given >= 0 else "",
-        "suspect_suggested": names[found.suggested] if found.suggested >= 0 else "",
-        "suspect_box": " ".join(map(str, found.box)) if found.box else "",
-        "pixels": found.pixels,
-    }
-
-
-def _save_regions(
-    run: Run,
+def _measure(
     evaluation: Evaluation,
-    dataset: Dataset,
+    failed: set[str],
+    observed: Iterable[Observed],
+    training: TrainingImages | None,
     folder: Path,
-    images: pd.DataFrame,
-    suspicions: dict[int, label_errors.Suspicion],
-) -> None:
-    """The suspect regions of failed images, and of those whose labels are in doubt."""
-    masks, ids = dataset.split(evaluation.split).set_index("id")["mask"], images["id"].tolist()
-    failed, kept = images["failed"].to_numpy(), run.evaluation(evaluation.split) / "predictions"
-    for position, suspicion in suspicions.items():
-        if suspicion.box and (failed[position] or suspicion.score >= label_errors.SURE):
-            sample = ids[position]
-            truth = read_mask(dataset.root / masks[sample], dataset.classes)
-            region = label_errors.suspect_region(truth, read_ids(kept / f"{sample}.png"), suspicion)
-            _save_grey(folder / "suspects" / f"{sample}.png", 255 * region)
-
-
-def _lost_small(seen: Seen, classes: int, absent: str) -> float:
-    """Points of mIoU that one image lost on its small regions."""
-    _, _, missed, invented = region_counts(seen.truth, seen.pred, classes)[..., SIZES.index("small")]
-    confusion = metrics.confusion_matrix(seen.truth, seen.pred, classes)
-    counted = ~np.isnan(metrics.image_class_iou(confusion[None], absent)[0])
-    union = np.maximum(confusion.sum(0) + confusion.sum(1) - confusion.diagonal(), 1)
-    return float(((missed + invented) / union)[counted].sum() / max(1, counted.sum()))
-
-
-def _class_losses(
-    evaluation: Evaluation, places: np.ndarray, training: TrainingImages | None
 ) -> pd.DataFrame:
-    """lost_rare, rare_classes, unsaid_classes and the shortfall of the images at `places`."""
+    """Measure every image of the split, and save the confidences of those that failed."""
+    images = evaluation.per_image[["id", "group", "miou", "confidence"]].reset_index(drop=True)
+    images["unsure"] = (1 - images["confidence"]) / max((1 - images["confidence"]).median(), 1e-9)
+    images["failed"] = images["id"].isin(failed)
+    reference, pixels = (Reference.of(training.qualities), training.pixels) if training else (None, None)
+    facts, features, looks = ([None] * len(images) for _ in range(3))
+    for seen in observed:
+        k = seen.position
+        facts[k] = _facts(seen, reference, evaluation)
+        if seen.probabilities is not None:
+            features[k] = seen.features
+            looks[k] = label_errors.look(seen.truth, seen.probabilities, seen.pred)
+            if seen.id in failed:
+                _save(folder / "confidences" / f"{seen.id}.png", np.round(255 * seen.probabilities.max(0)))
     names, absent = evaluation.classes.names, evaluation.scores["absent"]
-    iou = metrics.image_class_iou(evaluation.confusions[places], absent)
-    lost = np.nan_to_num(1 - iou) / np.maximum((~np.isnan(iou)).sum(1, keepdims=True), 1)
-    shares = np.ones(len(names)) if training is None else training.pixels / max(1, training.pixels.sum())
-    rare = shares < causes.RARE
-    worst = [np.flatnonzero(rare)[np.argsort(-row[rare])] for row in lost]
-    words = [", ".join(names[c] for c in order if row[c] > 0) for order, row in zip(worst, lost, strict=True)]
-    nowhere = ", ".join(names[c] for c in np.flatnonzero(unsaid(evaluation.confusions)))
-    told = pd.DataFrame({"lost_rare": lost[:, rare].sum(1), "rare_classes": words, "unsaid_classes": nowhere})
-    return pd.concat([told, shortfall(evaluation.confusions, places, names, rare, absent)], axis=1)
+    labels, nearest = label_errors.judge(looks, names), _novelty(evaluation, features, training)
+    losses = causes.class_losses(evaluation.confusions, names, pixels, absent)
+    return pd.concat([images, pd.DataFrame(facts), labels, nearest, losses], axis=1)
 
 
-def _novelty(
-    evaluation: Evaluation, features: dict[int, np.ndarray], training: TrainingImages | None, count: int
-) -> pd.DataFrame:
-    """`novelty` and `nearest` of every image; a training image is not its own neighbour."""
-    if training is None or not features:
-        return pd.DataFrame({"novelty": np.nan, "nearest": [[] for _ in range(count)]})
-    ids, groups = training.samples["id"], training.samples["group"]
-    asked = np.stack([features[position] for position in range(count)])
-    found = novelty(asked, training.features, ids.tolist(), groups.tolist(), count=6)[["novelty", "nearest"]]
+def _facts(seen: Observed, reference: Reference | None, evaluation: Evaluation) -> dict:
+    """Measure what one image tells by itself."""
+    measured, absent = qualities(seen.image), evaluation.scores["absent"]
+    facts = degradation(measured, reference) if reference else ("", np.nan, "")
+    names = ("degradation", "degradation_z", "degradation_detail")
+    facts = measured | dict(zip(names, facts, strict=True))
+    facts |= lost_iou(seen.truth, seen.pred, len(evaluation.classes), absent)
+    _, values, sizes = label_regions(seen.truth)
+    sizes = sizes[values != IGNORE]
+    small = sizes[sizes < EDGES[0] * seen.truth.size].sum()
+    facts["small_share"] = small / sizes.sum() if len(sizes) else np.nan
+    facts["lost_small"] = _lost_small(seen, evaluation.confusions[seen.position], absent)
+    facts["class_confidence"] = np.nan
+    if seen.probabilities is not None:
+        top, valid = seen.probabilities.max(0), seen.truth != IGNORE
+        facts["class_confidence"] = class_confidence(seen.pred, top, valid)
+    return facts
+
+
+def _lost_small(seen: Observed, confusion: np.ndarray, absent: str) -> float:
+    """Measure the points of mIoU that an image lost on its small regions."""
+    _, _, missed, added = region_counts(seen.truth, seen.pred, len(confusion))[..., SIZES.index("small")]
+    counted = ~np.isnan(metrics.image_class_iou(confusion[None], absent)[0])
+    union = confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
+    return float(((missed + added)[counted] / union[counted]).sum() / max(1, counted.sum()))
+
+
+def _novelty(evaluation: Evaluation, features: list, training: TrainingImages | None) -> pd.DataFrame:
+    """Compare every image with the training images; a training image is not its own neighbour."""
     own = evaluation.per_image["id"]
+    if training is None:
+        return pd.DataFrame({"novelty": np.nan, "nearest": [[] for _ in own]})
+    ids, groups = training.samples["id"], training.samples["group"]
+    found = novelty(np.stack(features), training.features, ids, groups, count=6)[["novelty", "nearest"]]
     found["nearest"] = [
-        [name for name in near if name != me][:5] for near, me in zip(found["nearest"], own, strict=True)
+        [i for i in near if i != me][:5] for near, me in zip(found["nearest"], own, strict=True)
     ]
     if evaluation.split == "train":  # the distances would be those to themselves
         found["novelty"] = np.nan
     return found
 
 
-def slices_of(run: Run, evaluation: Evaluation, analysis: Analysis) -> pd.DataFrame:
-    """`find_slices` over what is known of the images: how they look, how unlike training, what they hold, their sequence."""
-    images = analysis.images
-    properties = images[[*QUALITIES, "novelty", "small_share"]].dropna(axis=1, how="all")
-    classes = pd.DataFrame(with_classes(evaluation.confusions, evaluation.classes.names))
-    units, frames = _units(run, evaluation)
-    groups, miou = images["group"].to_numpy(str), images["miou"].to_numpy(float)
-    return find_slices(
-        miou, pd.concat([properties, classes], axis=1), groups, units, frames, images["failed"]
-    )
+def _write(found: Analysis, folder: Path) -> None:
+    """Write the tables, the suspect regions, and small copies of the nearest training images."""
+    images, dataset = found.images, found.evaluation.dataset
+    doubted = images["failed"] | (images["label_score"] >= label_errors.SURE)
+    for row in images[doubted & (images["pixels"] > 0)].itertuples():
+        _, truth, pred = read_layers(found.evaluation, row.id)
+        region = label_errors.suspect_region(truth, pred, row.seed, row.by_given)
+        _save(folder / "suspects" / f"{row.id}.png", 255 * region)
+    paths = dataset.samples.set_index("id")["image"]
+    for name in {name for names in found.failures["nearest"] for name in names}:
+        image = Image.fromarray(read_image(dataset.root / paths[name]))
+        image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        _save(folder / "nearest" / f"{name}.png", np.asarray(image))
+    flat = found.failures.assign(nearest=found.failures["nearest"].map(json.dumps))
+    write_csv(folder / "suspects.csv", found.suspects)
+    write_records(folder / "failures.json", flat)
+    write_spreadsheet(folder / "failures_spreadsheet.csv", flat)
+    write_csv(folder / "failures.csv", flat)
 
 
-def warnings_of(run: Run, evaluation: Evaluation, analysis: Analysis) -> dict[str, EarlyWarning]:
-    """`early_warning` of each image's mean confidence over its pixels, and over its classes."""
-    images, units = analysis.images, _units(run, evaluation)[0]
-    signals = {"confidence": "confidence", "class_confidence": "confidence by class"}
-    return {
-        name: early_warning(images[column].to_numpy(float), images["failed"].to_numpy(), units, name)
-        for column, name in signals.items()
-    }
+def _save(path: Path, pixels: np.ndarray) -> None:
+    with atomic_path(path) as temporary:
+        Image.fromarray(pixels.astype(np.uint8)).save(temporary, format="PNG")
 
 
-def layers(run: Run, evaluation: Evaluation, sample: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image (H, W, 3) uint8, truth and prediction (H, W) uint8 of any image of an evaluated split."""
-    dataset = run_dataset(run)
-    image, truth = read_pair(dataset, dataset.split(evaluation.split).set_index("id", drop=False).loc[sample])
-    return image, truth, saved_prediction(evaluation, sample, truth.shape)
-
-
-def suspect_region(run: Run, evaluation: Evaluation, sample: str) -> np.ndarray | None:
-    """(H, W) bool: where the label of an image is in doubt; None where nowhere."""
-    path = run.failures(evaluation.split) / "suspects" / f"{sample}.png"
+def suspect_region(evaluation: Evaluation, sample: str) -> np.ndarray | None:
+    """Read where the label of an image is in doubt, (H, W) bool; None where nowhere."""
+    path = evaluation.run.failures(evaluation.split) / "suspects" / f"{sample}.png"
     return read_ids(path) > 0 if path.is_file() else None
 
 
-def beside_nearest(run: Run, failures: pd.DataFrame, count: int = 4) -> tuple[list[np.ndarray], list[str]]:
-    """Pictures and titles, row by row: each image, then the `count` training images that it is nearest to."""
-    dataset = run_dataset(run)
-    paths, pictures, titles = dataset.samples.set_index("id")["image"], [], []
-    for row in failures.itertuples():
-        if row.nearest:
-            near = row.nearest[:count]
-            pictures += [read_image(dataset.root / paths[name]) for name in (row.id, *near)]
-            titles += [f"{row.id}: novelty {row.novelty:.0%}", *(f"train: {name}" for name in near)]
-    return pictures, titles
+def beside_nearest(analysis: Analysis, failures: pd.DataFrame, count: int = 4) -> tuple[list, list[str]]:
+    """Read images and titles, row by row: a failure, then the `count` training images nearest to it."""
+    dataset = analysis.evaluation.dataset
+    paths, images, titles = dataset.samples.set_index("id")["image"], [], []
+    for row in failures[failures["nearest"].map(bool)].itertuples():
+        near = row.nearest[:count]
+        images += [read_image(dataset.root / paths[name]) for name in (row.id, *near)]
+        titles += [f"{row.id}: novelty {row.novelty:.0%}", *(f"train: {name}" for name in near)]
+    return images, titles
 
 
-def propose(run: Run, analysis: Analysis) -> Actions:
-    """`proposals.propose` from an analysis, the verdicts given so far and the parameters of the run."""
-    book = VerdictBook(analysis.folder / "verdicts.csv")
-    verdicts = {sample: row.verdict for sample, row in book.rows.items()}
-    known = read_json(run.params, ["run"])
-    params = Train.read(known)
-    return proposals.propose(run_dataset(run), analysis.failures, analysis.suspects, verdicts, params)
+def warnings_of(analysis: Analysis) -> dict[str, EarlyWarning]:
+    """Judge how well the mean confidence over pixels, and over classes, warns of failures."""
+    images, units = analysis.images, independent_parts(analysis.evaluation)
+    columns = {"confidence": "confidence", "confidence by class": "class_confidence"}
+    return {
+        name: early_warning(images[column].to_numpy(float), images["failed"].to_numpy(), units, name)
+        for name, column in columns.items()
+    }
 
 
-def _units(run: Run, evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray]:
-    """What of the split is independent, and the frame numbers."""
-    samples = run_dataset(run).split(evaluation.split)
+def independent_parts(evaluation: Evaluation) -> np.ndarray:
+    """Label what of the split is independent, (N,), see `metrics.independent_units`."""
+    samples = evaluation.dataset.split(evaluation.split)
     frames = samples["frame"].to_numpy(float, na_value=np.nan)
-    return metrics.independent_units(samples["group"].to_numpy(str), frames)[0], frames
-
-
-def _save_grey(path: Path, values: np.ndarray) -> None:
-    with atomic_path(path) as temporary:
-        Image.fromarray(values.astype(np.uint8)).save(temporary, format="PNG")
-
-
-def _save_nearest(folder: Path, dataset: Dataset, nearest: Iterable[list[str]]) -> None:
-    """Small copies of the training images that failures are nearest to."""
-    wanted = {name for names in nearest for name in names}
-    for row in dataset.split("train").itertuples():
-        if row.id in wanted:
-            picture = Image.fromarray(read_image(dataset.root / row.image))
-            picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
-            with atomic_path(folder / "nearest" / f"{row.id}.png") as temporary:
-                picture.save(temporary, format="PNG")
+    return metrics.independent_units(samples["group"].to_numpy(str), frames)[0]

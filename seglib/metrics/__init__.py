@@ -1,9 +1,14 @@
-"""metrics."""
+"""Per-image counts -> every score, in NumPy alone.
+
+confusion: the one counter. scores: scores and tables of its counts. boundary, calibration, regions: counts
+and scores of outlines, of confidence and of regions by size. bootstrap: intervals.
+"""
 
 from seglib.metrics.bootstrap import (
     Interval,
     draw_counts,
     draw_sums,
+    independent_units,
     interval,
     iou_of,
     iou_parts,
@@ -18,11 +23,12 @@ from seglib.metrics.calibration import (
     mean_confidence,
     reliability_table,
 )
-from seglib.metrics.region_scores import COUNTS, EDGES, SIZES, region_counts, region_iou, region_table
+from seglib.metrics.confusion import confusion_matrix
+from seglib.metrics.regions import COUNTS, EDGES, SIZES, region_counts, region_iou, region_table
 from seglib.metrics.scores import (
-    confusion_matrix,
+    POLICIES,
     image_class_iou,
-    independent_units,
+    image_miou,
     iou_per_class,
     nanmean,
     per_class_table,
@@ -30,33 +36,10 @@ from seglib.metrics.scores import (
 )
 
 __all__ = [
-    "BINS",
-    "COUNTS",
-    "EDGES",
-    "SIZES",
-    "Interval",
-    "boundary_counts",
-    "boundary_iou",
-    "boundary_width",
-    "calibration_counts",
-    "confusion_matrix",
-    "draw_counts",
-    "draw_sums",
-    "expected_calibration_error",
-    "image_class_iou",
-    "independent_units",
-    "interval",
-    "iou_of",
-    "iou_parts",
-    "iou_per_class",
-    "mean_confidence",
-    "mean_iou_interval",
-    "mean_iou_of",
-    "nanmean",
-    "per_class_table",
-    "region_counts",
-    "region_iou",
-    "region_table",
-    "reliability_table",
+    "BINS", "COUNTS", "EDGES", "POLICIES", "SIZES", "Interval", "boundary_counts", "boundary_iou",
+    "boundary_width", "calibration_counts", "confusion_matrix", "draw_counts", "draw_sums",
+    "expected_calibration_error", "image_class_iou", "image_miou", "independent_units", "interval",
+    "iou_of", "iou_parts", "iou_per_class", "mean_confidence", "mean_iou_interval", "mean_iou_of",
+    "nanmean", "per_class_table", "region_counts", "region_iou", "region_table", "reliability_table",
     "scores",
-]
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""How far the mean IoU may be trusted: bootstrap intervals from sums of counts, of one model or of two on the same images."""
+"""Say how far the mean IoU may be trusted: bootstrap intervals (Efron and Tibshirani 1993)."""
 
 from __future__ import annotations
 
@@ -8,18 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-_ENTRIES = 1 << 21  # float64 numbers of draws held at a time: 16 MB, however many images there are
+from seglib.metrics.scores import nanmean, ratio
+
+_ENTRIES = 1 << 21  # float64 numbers of draws held at a time: 16 MB
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure and where it may as well lie.
-
-    Args:
-        value: of the images at hand.
-        low, high: percentile bootstrap interval; NaN where fewer than two units can be drawn.
-        share_above: of the draws, those above 0: for a difference, how often the second model won.
-    """
+    """A figure with its 95 % interval (NaN for fewer than two units), and the share of the draws above 0."""
 
     value: float
     low: float
@@ -27,39 +23,56 @@ class Interval:
     share_above: float
 
 
-def iou_parts(confusions: np.ndarray) -> np.ndarray:
-    """(N, C, C) counts -> (N, 2, C) float64: intersections and unions, all that a mean IoU needs and far less to draw from."""
-    hit = np.diagonal(confusions, axis1=-2, axis2=-1)
-    return np.stack([hit, confusions.sum(-1) + confusions.sum(-2) - hit], axis=-2).astype(np.float64)
+def mean_iou_interval(
+    confusions: np.ndarray, units: np.ndarray, resamples: int = 1000, seed: int = 0
+) -> Interval:
+    """Compute the mean IoU (mIoU^D) of (N, C, C) counts with its 95 % interval over (N,) labels of units."""
+    parts = iou_parts(confusions)
+    draws = mean_iou_of(draw_sums(parts, units, resamples, seed))
+    return interval(float(mean_iou_of(parts.sum(0))), draws, len(pd.unique(np.asarray(units))))
+
+
+def independent_units(groups: np.ndarray, frames: np.ndarray, block: int = 10) -> tuple[np.ndarray, str]:
+    """Choose what may be drawn as if it were independent: whole sequences, or blocks of frames inside them.
+
+    Args:
+        groups: (N,) sequence names; all "" when there are none.
+        frames: (N,) frame numbers, NaN where unknown.
+        block: frames a block, when there are fewer than five sequences.
+
+    Returns:
+        (N,) labels, and a sentence that says what they are.
+
+    Source: Carlstein, The Use of Subseries Values for Estimating the Variance, Annals of Statistics 1986.
+    """
+    sequences, images = pd.unique(groups), len(groups)
+    if sequences.tolist() == [""]:
+        return np.arange(images), f"{images} images, taken as independent: the dataset names no sequences"
+    if len(sequences) >= 5:
+        return groups, f"{len(sequences)} whole sequences"
+    order = pd.Series(frames).groupby(groups).rank(method="first").sub(1).fillna(-1).to_numpy(np.int64)
+    labels = np.array([f"{g}/{r // block}" for g, r in zip(groups, order, strict=True)])
+    told = f"{len(pd.unique(labels))} blocks of up to {block} neighbouring frames from "
+    return labels, f"{told}{len(sequences)} sequence(s): says nothing about other sequences"
 
 
 def draw_sums(parts: np.ndarray, units: np.ndarray, resamples: int = 1000, seed: int = 0) -> np.ndarray:
-    """Add up per-image counts over bootstrap draws of whole units.
+    """Add up (N, ...) per-image counts over bootstrap draws of whole units: (resamples, ...) float64.
 
-    A draw is a number of times that each unit counts, so all draws are one matrix product: 150 classes, 2,000 images and
-    1,000 draws take a second.
-
-    Args:
-        parts: (N, ...) counts that may be added.
-        units: (N,) labels; images of one unit (a sequence, a block of frames) are drawn together.
-
-    Returns:
-        (resamples, ...) float64. The draws are those of `metrics.bootstrap` with the same seed.
+    A draw is how often each unit counts, so all draws are one matrix product. `units`: (N,) labels.
     """
     codes, found = pd.factorize(np.asarray(units))
-    count = len(found)
     flat = parts.reshape(len(parts), -1)
-    by_unit = np.zeros((count, flat.shape[1]))
+    by_unit = np.zeros((len(found), flat.shape[1]))
     np.add.at(by_unit, codes, flat)
-    sums = np.concatenate([times @ by_unit for times in draw_counts(count, resamples, seed)])
+    sums = np.concatenate([times @ by_unit for times in draw_counts(len(found), resamples, seed)])
     return sums.reshape(resamples, *parts.shape[1:])
 
 
 def draw_counts(units: int, resamples: int = 1000, seed: int = 0, images: int = 0) -> Iterator[np.ndarray]:
-    """How often each unit was drawn in each bootstrap draw: (R, units) float64, as many draws at a time as memory should hold.
+    """Draw units with replacement; yield (R, units) float64, how often each was drawn, R draws at a time.
 
-    Args:
-        images: numbers that each draw is going to be spread to; that of the units by default.
+    `images`: how many numbers the caller spreads each draw to, so that those fit into memory too.
     """
     random = np.random.default_rng(seed)
     step = max(1, _ENTRIES // max(1, units, images))
@@ -68,47 +81,26 @@ def draw_counts(units: int, resamples: int = 1000, seed: int = 0, images: int = 
         yield np.stack([np.bincount(drawn, minlength=units) for drawn in draws]).astype(np.float64)
 
 
-def mean_iou_of(parts: np.ndarray) -> np.ndarray:
-    """(..., 2, C) intersections and unions -> (...) mean over the classes that occur."""
-    return _mean(iou_of(parts))
+def iou_parts(confusions: np.ndarray) -> np.ndarray:
+    """Reduce (N, C, C) counts to (N, 2, C) float64 intersections and unions: all that a mean IoU needs."""
+    hit = np.diagonal(confusions, axis1=-2, axis2=-1)
+    return np.stack([hit, confusions.sum(-1) + confusions.sum(-2) - hit], axis=-2).astype(np.float64)
 
 
 def iou_of(parts: np.ndarray) -> np.ndarray:
-    """(..., 2, C) intersections and unions -> (..., C) IoU; NaN where the union is empty."""
-    both, either = np.moveaxis(parts, -2, 0)
-    return np.divide(both, either, out=np.full(either.shape, np.nan), where=either > 0)
+    """Divide (..., 2, C) intersections by unions: (..., C) IoU; NaN where the union is empty."""
+    return ratio(*np.moveaxis(parts, -2, 0))
 
 
-def interval(value: float, draws: np.ndarray, units: int, level: float = 0.95) -> Interval:
-    """The percentile interval of a figure from its values in the draws.
+def mean_iou_of(parts: np.ndarray) -> np.ndarray:
+    """Average the IoU of (..., 2, C) intersections and unions over the classes that occur: (...)."""
+    return nanmean(iou_of(parts), axis=-1)
 
-    Args:
-        value: of the images at hand.
-        draws: (R,) its value in each draw; NaN where it has none.
-        units: how many units were drawn from; fewer than two say nothing.
-    """
+
+def interval(value: float, draws: np.ndarray, units: int) -> Interval:
+    """Take the 95 % interval of a figure from its (R,) values in the draws of so many units."""
     draws = draws[~np.isnan(draws)]
     if units < 2 or not len(draws):
         return Interval(float(value), float("nan"), float("nan"), float("nan"))
-    tail = 50 * (1 - level)
-    low, high = np.percentile(draws, [tail, 100 - tail])
+    low, high = np.percentile(draws, [2.5, 97.5])
     return Interval(float(value), float(low), float(high), float((draws > 0).mean()))
-
-
-def mean_iou_interval(
-    confusions: np.ndarray, units: np.ndarray, resamples: int = 1000, seed: int = 0
-) -> Interval:
-    """The mean IoU (mIoU^D) of (N, C, C) counts with its 95 % interval; equal to `metrics.bootstrap` of it, and fast.
-
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993.
-    """
-    parts = iou_parts(confusions)
-    draws = mean_iou_of(draw_sums(parts, units, resamples, seed))
-    return interval(float(mean_iou_of(parts.sum(0))), draws, len(pd.unique(np.asarray(units))))
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    counted = ~np.isnan(values)
-    return np.divide(
-        np.nansum(values, -1), counted.sum(-1), out=np.full(values.shape[:-1], np.nan), where=counted.any(-1)
-    )

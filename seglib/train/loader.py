@@ -1,41 +1,45 @@
-"""Decode once, then slice: the packed cache of a split."""
+"""Decode once, then slice: the cache of a split, and the batches that are cut from it."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-import math
 import shutil
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
+import torch
 from PIL import Image
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from seglib.data import (
-    FORMATS,
+    IGNORE,
     Dataset,
     DatasetError,
+    compare_digests,
     digests,
     map_ahead,
     read_pair,
-    read_sealed,
-    since_check,
-    write_sealed,
+    read_record,
 )
-from seglib.runs import StorageError, atomic_path, display_path, in_use, lock, project_root
+from seglib.params import ParameterError, Train
+from seglib.runs import atomic_folder, lock, project_root, read_json, write_json
+from seglib.train.augment import ColorJitter, CropParams, adjust_colors, draw_crop, draw_jitter, warp
+from seglib.train.device import DevicePlan
 
-_VERSION = 4
+_VERSION = 5
 _PATIENCE = 3600.0  # seconds to wait for another process that decodes the same
-_SPARE_DISK = 2 << 30  # bytes that the cache leaves free for checkpoints, predictions and everybody else
+_STRIDE = 32  # what SMP's encoders divide an image by
+_LARGEST_CROP = 512  # pixels a side, where the crop is chosen from the images' size
+_LOGITS = 1 << 26  # numbers that score a batch, at most, where it has several images: 270 MB
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,10 @@ class CachedSplit:
         key: of the content: other files, classes or `long_side` have another.
         image_sizes: (N, 2) heights and widths of the images, after shrinking to `long_side`.
         mask_sizes: (N, 2) of the masks: the images' for training, the original ones for scoring.
-        pixel_counts: (N, C) scored pixels a class and sample.
+        pixel_counts: (N, C) valid pixels by class.
         data: flat uint8, memory-mapped or in RAM; None: `read` decodes a sample whenever it is asked for.
         read: position -> image and mask.
-        files: what it was made from (see `digests`).
-        sums: (N,) CRC-32 of each stored sample's bytes: one that a failing disk has changed is decoded anew.
-        index: of the cache that `data` is of.
+        files: what it was made from (see `seglib.data.digests`).
     """
 
     ids: list[str]
@@ -63,8 +65,6 @@ class CachedSplit:
     data: np.ndarray | None
     read: Callable[[int], tuple[np.ndarray, np.ndarray]]
     files: dict[str, str] = field(default_factory=dict, repr=False)
-    sums: list[int] | None = field(default=None, repr=False)
-    index: Path | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -72,8 +72,7 @@ class CachedSplit:
     @cached_property
     def offsets(self) -> np.ndarray:
         """(N + 1,) where each sample begins: its image, then its mask."""
-        sizes = 3 * self.image_sizes.prod(1) + self.mask_sizes.prod(1)
-        return np.concatenate([[0], np.cumsum(sizes)])
+        return np.concatenate([[0], np.cumsum(3 * self.image_sizes.prod(1) + self.mask_sizes.prod(1))])
 
     @property
     def nbytes(self) -> int:
@@ -86,36 +85,15 @@ class CachedSplit:
         return self.data is not None
 
     def pair(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """image (H, W, 3) and mask (H, W), uint8; views where the split is stored."""
-        if self.data is None or not self._is_sound(i):
+        """Get image (H, W, 3) and mask (H, W), uint8; views where the split is stored."""
+        if self.data is None:
             return self.read(i)
-        height, width = self.image_sizes[i]
         start, end = self.offsets[i], self.offsets[i + 1]
-        middle = start + height * width * 3
-        return self.data[start:middle].reshape(height, width, 3), self.data[middle:end].reshape(
-            self.mask_sizes[i]
-        )
-
-    @cached_property
-    def _checked(self) -> dict[int, bool]:
-        return {}
-
-    def _is_sound(self, i: int) -> bool:
-        """Whether a stored sample's bytes are those that were written; asked once of each: 0.6 ms a megabyte or less."""
-        if self.sums is None:
-            return True
-        if i not in self._checked:
-            self._checked[i] = zlib.crc32(self.data[self.offsets[i] : self.offsets[i + 1]]) == self.sums[i]
-            if not self._checked[i]:
-                tqdm.write(
-                    f"{self.ids[i]!r} is damaged in {display_path(self.index.parent)}: it is read from the dataset instead, and the cache "
-                    "will be made anew the next time. Is that disk sound?"
-                )
-                self.index.unlink(missing_ok=True)
-        return self._checked[i]
+        image, mask = np.split(self.data[start:end], [3 * self.image_sizes[i].prod()])
+        return image.reshape(*self.image_sizes[i], 3), mask.reshape(self.mask_sizes[i])
 
     def in_memory(self) -> CachedSplit:
-        """The same with the bytes read into RAM."""
+        """Read the bytes into RAM."""
         return replace(self, data=np.array(self.data))
 
 
@@ -127,211 +105,264 @@ def build_cache(
     cache: str = "auto",
     progress: bool = False,
 ) -> CachedSplit:
-    """Decode a split into the cache `artifacts/cache`, or open what is there and still true.
+    """Decode a split into a folder of `artifacts/cache`, or open it where that was done before.
 
-    The cache is known by the content it was made from: the files' digests, the classes and `long_side`. One that is damaged, or
-    another's, is made anew; one of files that have changed since is deleted. What changed since 01 checked it is said.
+    The folder is named by the content that it was made from: the files' digests, the classes and the settings.
+    Folders of files that have changed since are deleted. If the split changed since 01 saw it, that is said.
 
     Args:
-        dataset: what to read.
-        split: which split of it.
+        dataset, split: what to read.
         long_side: shrink images whose longer side is larger, masks with them; 0: never.
         original_masks: keep masks at their own size, for scoring.
-        cache: "none": every file is decoded once to check it, and again whenever it is needed; "auto": the same where the disk
-            has no room for the decoded split; anything else: stored.
+        cache: "none": decode every file once to check it, and again whenever it is needed; "auto": the same where
+            the disk has no room for the decoded split; "disk" or "ram": store it.
         progress: show a bar while decoding.
 
     Raises:
-        DatasetError: some samples cannot be used: names the first three, counts all, says the suggestion. Or files changed
-            while they were read.
-        StorageError: no room, and `cache` asks for it.
+        DatasetError: some samples cannot be used: names the first three and counts all. Or files changed while
+            they were read.
     """
-    samples = dataset.split(split)
-    settings = [long_side, original_masks]
-    files, key = _files(dataset, samples, split, settings)
-    name = f"{dataset.name}-{split}"
-    folder = project_root() / "artifacts" / "cache" / f"{name}-{key}"
-    rows = list(samples.itertuples(index=False))
-
-    def read(i: int) -> tuple[np.ndarray, np.ndarray]:
-        return _read(dataset, rows[i], long_side, original_masks)
-
-    def opened() -> CachedSplit | None:
-        return _opened(
-            folder, key, samples["id"].tolist(), len(dataset.classes), read, files, cache == "none"
-        )
-
-    if changed := since_check(dataset, split, files):
-        tqdm.write(changed)
-    packed = None if cache == "auto" and not (folder / "samples.bin").is_file() else opened()
-    if packed is not None:
-        return packed
-    needed = _decoded_bytes(dataset, rows, long_side, original_masks)
-    if cache == "auto" and needed >= _free_disk(folder):
-        cache = "none"
-    with lock(folder / ".decoding", "decoding", wait=_PATIENCE):
-        packed = opened()  # another process may have made it meanwhile
-        if packed is not None:
-            return packed
-        for left in folder.glob(".*-????????.*"):  # of a process that was killed
-            left.unlink(missing_ok=True)
-        (folder / "index.json").unlink(missing_ok=True)  # written last: it tells that the rest is whole
-        decode = partial(_decode, folder, read, len(samples), len(dataset.classes), progress)
-        try:
-            index = decode(0 if cache == "none" else needed)
-        except StorageError:
-            if cache != "auto":
-                raise
-            cache = "none"  # the room went to somebody else while it was decoded
-            index = decode(0)
-        if _files(dataset, samples, split, settings)[1] != key:
-            raise DatasetError(
-                f"files of split {split!r} changed while they were read. Wait until nothing writes to them, then run again."
-            )
-        about = {"version": _VERSION, "key": key, "root": str(dataset.root), "files": files}
-        write_sealed(folder / "index.json", about | {"ids": samples["id"].tolist()} | index)
-        _drop_stale(dataset, folder, name, files)
-        packed = opened()
-    if packed is None:
-        raise StorageError(
-            f"the cache {folder} cannot be read back as it was written. Is that disk sound? Try another."
-        )
-    return packed
+    samples = list(dataset.split(split).itertuples(index=False))
+    files = _digests(dataset, split, samples)
+    settings = [_VERSION, dataset.classes.to_dict(), long_side, original_masks]
+    content = [(sample.id, files[sample.image], files[sample.mask]) for sample in samples]
+    key = hashlib.sha256(json.dumps([settings, content]).encode()).hexdigest()[:16]
+    folder = project_root() / "artifacts" / "cache" / f"{dataset.name}-{split}-{key}"
+    read = partial(_read, dataset, samples, long_side, original_masks)
+    ids = [sample.id for sample in samples]
+    with lock(folder.with_name(f".{folder.name}.lock"), "decoding", wait=_PATIENCE):
+        found = _open(folder, ids, read, files, cache)
+        if found is None:
+            shutil.rmtree(folder, ignore_errors=True)  # damaged, or without the bytes
+            with atomic_folder(folder) as new:
+                index = _decode(new, read, len(ids), len(dataset.classes), cache, progress)
+                if digests(dataset, split) != files:
+                    raise DatasetError(
+                        f"files of split {split!r} changed while they were read. Wait until they are written, "
+                        "then run again."
+                    )
+                write_json(new / "index.json", {"root": str(dataset.root), "files": files, **index})
+            _delete_stale(folder, dataset, split, files)
+            found = _open(folder, ids, read, files, cache)
+    return found
 
 
-def _files(dataset: Dataset, samples: pd.DataFrame, split: str, settings: list) -> tuple[dict[str, str], str]:
-    """Digests of a split's files, and the key of all that its decoded form depends on."""
+def _digests(dataset: Dataset, split: str, samples: list) -> dict[str, str]:
+    """Compute the digests of a split's files; say what changed since 01 saw them."""
     files = digests(dataset, split)
-    for sample in samples.itertuples():
+    for sample in samples:
         for path in (sample.image, sample.mask):
-            if not files[path] and not (dataset.root / path).is_file():
+            if not files[path]:
+                detail = f"{sample.id!r} ({path}) is gone: expected a file there."
                 raise DatasetError(
-                    f"{sample.id!r} ({path}) is gone: expected a file there.",
-                    "missing-file",
-                    "Restore it, or load the dataset anew.",
+                    detail, "missing-file", "Restore it, or load the dataset again.", sample.id
                 )
-    pairs = [(sample.id, files[sample.image], files[sample.mask]) for sample in samples.itertuples()]
-    told = json.dumps([_VERSION, dataset.classes.to_dict(), settings, pairs])
-    return files, hashlib.sha256(told.encode()).hexdigest()[:16]
-
-
-def _opened(
-    folder: Path,
-    key: str,
-    ids: list[str],
-    classes: int,
-    read: Callable,
-    files: dict[str, str],
-    streamed: bool,
-) -> CachedSplit | None:
-    """What lies in a cache folder; None if it is not there, or not what it ought to be."""
-    try:
-        index = read_sealed(folder / "index.json")
-        if (index["version"], index["key"], index["ids"]) != (_VERSION, key, ids):
-            return None
-        sizes = np.array(index["sizes"], np.int64).reshape(len(ids), 4)
-        counts = np.array(index["pixel_counts"], np.int64).reshape(len(ids), classes)
-        packed = CachedSplit(ids, key, sizes[:, :2], sizes[:, 2:], counts, None, read, files)
-        if streamed:
-            return packed
-        data = np.memmap(folder / "samples.bin", np.uint8, mode="r")
-    except (OSError, ValueError, TypeError, KeyError, OverflowError):
-        return None
-    if len(data) != packed.nbytes or len(index["sums"]) != len(ids):
-        return None
-    return replace(packed, data=data, sums=index["sums"], index=folder / "index.json")
-
-
-def _drop_stale(dataset: Dataset, folder: Path, name: str, files: dict[str, str]) -> None:
-    """Delete caches of the same split that hold what one of its files no longer holds.
-
-    Not while a training is under way anywhere in the project: it may read one of them.
-    """
-    if any(in_use(claim) for claim in folder.parent.parent.glob("runs/*/.training")):
-        return
-    for other in folder.parent.glob(f"{name}-*"):
-        try:
-            index = read_sealed(other / "index.json")
-            if other == folder or index["root"] != str(dataset.root):
-                continue
-            stale = any(files.get(path, digest) != digest for path, digest in index["files"].items())
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            continue
-        if stale:
-            shutil.rmtree(other, ignore_errors=True)  # Windows keeps what somebody has mapped
+    record = read_record(project_root() / "artifacts" / "data_check" / dataset.name / "data.json")
+    if split in record and (changes := compare_digests(record[split], files, dataset.root)):
+        tqdm.write(f"Split {split!r} changed since 01_data_check saw it: {changes}. Run 01_data_check again.")
+    return files
 
 
 def _read(
-    dataset: Dataset, sample: NamedTuple, long_side: int, original_mask: bool
+    dataset: Dataset, samples: list, long_side: int, original_masks: bool, i: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    image, mask = read_pair(dataset, sample)
-    small = _shrunk_size(image.shape[:2], long_side)
-    if small != image.shape[:2]:
-        image = np.asarray(Image.fromarray(image).resize(small[::-1], Image.Resampling.BOX))
-        if not original_mask:
-            # nearest: interpolating ids would invent classes along every boundary
-            mask = np.asarray(Image.fromarray(mask).resize(small[::-1], Image.Resampling.NEAREST))
+    image, mask = read_pair(dataset, samples[i])
+    size = image.shape[:2]
+    if long_side and max(size) > long_side:
+        width, height = (max(1, round(side * long_side / max(size))) for side in size[::-1])
+        image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))
+        if not original_masks:  # nearest: interpolating ids would invent classes along every boundary
+            mask = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
     return image, mask
 
 
-def _decoded_bytes(dataset: Dataset, rows: list[NamedTuple], long_side: int, original_masks: bool) -> int:
-    """What the decoded split will take, from the files' headers; a damaged header counts nothing, it is named later."""
-    total = 0
-    for row in rows:
-        # Decoders raise many things on damaged headers.
-        with contextlib.suppress(Exception), Image.open(dataset.root / row.image, formats=FORMATS) as image:
-            small = math.prod(_shrunk_size(image.size, long_side))
-            total += 3 * small + (math.prod(image.size) if original_masks else small)
-    return total
+def _open(
+    folder: Path, ids: list[str], read: Callable, files: dict[str, str], cache: str
+) -> CachedSplit | None:
+    """Open a cache folder; None if it is not there, damaged, or without the bytes that `cache` asks for."""
+    try:
+        index = read_json(folder / "index.json")
+        sizes = np.array(index["sizes"], np.int64).reshape(len(ids), 4)
+        counts = np.array(index["pixel_counts"], np.int64).reshape(len(ids), -1)
+        key = folder.name.rpartition("-")[2]
+        cached = CachedSplit(ids, key, sizes[:, :2], sizes[:, 2:], counts, None, read, files)
+        if cache == "none":
+            return cached
+        data = np.memmap(folder / "samples.bin", np.uint8, mode="r")
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
+        return None
+    return replace(cached, data=data) if len(data) == cached.nbytes else None
 
 
-def _free_disk(folder: Path) -> int:
-    folder = next(path for path in folder.parents if path.is_dir())
-    return shutil.disk_usage(folder).free - _SPARE_DISK
+def _decode(folder: Path, read: Callable, count: int, classes: int, cache: str, progress: bool) -> dict:
+    """Read every sample once, into samples.bin unless `cache` is "none"."""
 
-
-def _decode(
-    folder: Path, read: Callable, count: int, classes: int, progress: bool, store: int
-) -> dict[str, list]:
-    """Read every sample once, and keep the bytes in samples.bin if they are to be stored: about `store` bytes, or 0."""
-
-    def attempt(i: int) -> tuple[list[np.ndarray], list[int], int] | DatasetError:
+    def attempt(i: int) -> tuple | DatasetError:
         try:
             image, mask = map(np.ascontiguousarray, read(i))
         except DatasetError as error:
             return error
-        pixel_counts = Image.fromarray(mask).histogram()[:classes]
-        return [image, mask], pixel_counts, zlib.crc32(mask, zlib.crc32(image))
+        return image, mask, np.bincount(mask.ravel(), minlength=classes)[:classes].tolist()
 
-    sizes, counts, sums, errors = [], [], [], []
-    with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor())
-        file = None
-        if store:
-            file = stack.enter_context(
-                stack.enter_context(atomic_path(folder / "samples.bin", store)).open("wb")
-            )
+    sizes, counts, errors = [], [], []
+    with ThreadPoolExecutor() as pool, (folder / "samples.bin").open("wb") as file:
         results = map_ahead(pool, attempt, range(count))
         for result in tqdm(results, "decoding", count, leave=False, unit="image", disable=not progress):
             if isinstance(result, DatasetError):
                 errors.append(result)
-            elif not errors:
-                parts, pixel_counts, checksum = result
-                if file:
-                    file.writelines(part.data for part in parts)
-                    sums.append(checksum)
-                sizes.append([side for part in parts for side in part.shape[:2]])
-                counts.append(pixel_counts)
-        if errors:
-            some = " | ".join(str(error) for error in errors[:3])
-            raise DatasetError(
-                f"{len(errors)} of {count} samples cannot be used: {some}. 01_data_check lists them all with suggestions."
-            )
-    return {"sizes": sizes, "pixel_counts": counts, "sums": sums}
+                continue
+            image, mask, pixel_counts = result
+            if cache != "none":
+                file.writelines((image.data, mask.data))
+            sizes.append([*image.shape[:2], *mask.shape])
+            counts.append(pixel_counts)
+    if errors:
+        some = " | ".join(str(error) for error in errors[:3])
+        raise DatasetError(
+            f"{len(errors)} of {count} samples cannot be used: {some}. 01_data_check lists them all with suggestions."
+        )
+    return {"sizes": sizes, "pixel_counts": counts}
 
 
-def _shrunk_size(size: tuple[int, int], long_side: int) -> tuple[int, int]:
-    longest = max(size)
-    if not long_side or longest <= long_side:
-        return size
-    return tuple(max(1, round(side * long_side / longest)) for side in size)
+def _delete_stale(folder: Path, dataset: Dataset, split: str, files: dict[str, str]) -> None:
+    """Delete caches of the same split that hold what one of its files no longer holds."""
+    for other in folder.parent.glob(f"{dataset.name}-{split}-*"):
+        with contextlib.suppress(OSError, ValueError, KeyError, AttributeError):
+            index = read_json(other / "index.json")
+            changed = any(files.get(path, digest) != digest for path, digest in index["files"].items())
+            if changed and index["root"] == str(dataset.root):
+                shutil.rmtree(other)
+
+
+class Batch(NamedTuple):
+    """Samples as they are cut from the cache, and what the augmentation will do with each.
+
+    Args:
+        index: (B,) positions in the split.
+        images: (B, 3, H, W) uint8, each image's part in the upper left corner.
+        masks: (B, H, W) uint8.
+        crops, jitters: B of each.
+    """
+
+    index: np.ndarray
+    images: Tensor
+    masks: Tensor
+    crops: list[CropParams]
+    jitters: list[ColorJitter]
+
+    def split(self, parts: int) -> list[Batch]:
+        """Split into micro-batches of as equal a size as can be, in order."""
+        return [
+            Batch(*(values[a:b] for values in self)) for a, b in pairwise(portions(len(self.index), parts))
+        ]
+
+
+def portions(count: int, parts: int) -> np.ndarray:
+    """Share `count` things as evenly as can be: (parts + 1,) edges."""
+    return np.linspace(0, count, parts + 1).round().astype(int)
+
+
+def batch_edges(samples: int, batch_size: int, processes: int = 1) -> list[int]:
+    """Compute where an epoch is cut into batches; one batch more than edges.
+
+    A last batch too small to share (or of a single sample: batch normalisation needs two) joins the one before.
+    """
+    edges = list(range(batch_size, samples, batch_size))
+    if edges and samples - edges[-1] < max(2, processes):
+        edges.pop()
+    return edges
+
+
+def crop_size(cached: CachedSplit, params: Train) -> tuple[int, int]:
+    """Choose (height, width) of training crops: as asked (rounded up to 32), else the median image's, at most 512."""
+    if params.scale_min > params.scale_max:
+        raise ParameterError(f"scale_min = {params.scale_min} is larger than scale_max = {params.scale_max}.")
+    asked = (-(-side // _STRIDE) * _STRIDE for side in (params.crop_height, params.crop_width))
+    median = (int(side) // _STRIDE * _STRIDE for side in np.median(cached.image_sizes, axis=0))
+    height, width = (a or min(_LARGEST_CROP, max(_STRIDE, m)) for a, m in zip(asked, median, strict=True))
+    return height, width
+
+
+def training_batches(
+    cached: CachedSplit, params: Train, plan: DevicePlan, epoch: int, rank: int = 0, processes: int = 1
+) -> Iterator[Batch]:
+    """Cut one epoch in random order, every sample once; order and augmentation depend on (seed, epoch) alone.
+
+    Args:
+        cached, params: what is cut, and how: batch_size (over all processes), seed, crops and augmentation.
+        plan: plan.workers threads cut batches ahead of time; 0: they are cut when asked for.
+        epoch: number of the epoch.
+        rank, processes: the share of each batch that is cut here.
+    """
+    random, crop = np.random.default_rng([params.seed, epoch]), crop_size(cached, params)
+    pinned = plan.kind == "cuda"  # page-locked memory, from which a GPU reads while the CPU goes on
+
+    def shares() -> Iterator[tuple]:
+        edges = batch_edges(len(cached), params.batch_size, processes)
+        for index in np.split(random.permutation(len(cached)), edges):
+            sizes = cached.image_sizes[index].tolist()
+            drawn = [(draw_crop(random, params, crop, size), draw_jitter(random, params)) for size in sizes]
+            mine = slice(*portions(len(index), processes)[rank : rank + 2])
+            yield cached, index[mine], *map(list, zip(*drawn[mine], strict=True)), pinned
+
+    if plan.workers == 0:
+        yield from (_cut(*share) for share in shares())
+    else:
+        with ThreadPoolExecutor(plan.workers) as pool:
+            yield from map_ahead(pool, lambda share: _cut(*share), shares(), ahead=plan.workers + 1)
+
+
+def _cut(
+    cached: CachedSplit, index: np.ndarray, crops: list[CropParams], jitters: list[ColorJitter], pinned: bool
+) -> Batch:
+    size = len(index), *np.max([crop.size for crop in crops], axis=0).tolist()
+    images = torch.zeros((*size, 3), dtype=torch.uint8, pin_memory=pinned)
+    masks = torch.full(size, IGNORE, dtype=torch.uint8, pin_memory=pinned)
+    for whole, whole_mask, i, crop in zip(images.numpy(), masks.numpy(), index, crops, strict=True):
+        image, mask = cached.pair(i)
+        height, width = crop.size
+        whole[:height, :width] = image[crop.rows, crop.columns]
+        whole_mask[:height, :width] = mask[crop.rows, crop.columns]
+    return Batch(index, images.permute(0, 3, 1, 2), masks, crops, jitters)
+
+
+def augmented(batch: Batch, crop: tuple[int, int], plan: DevicePlan) -> tuple[Tensor, Tensor]:
+    """Augment a batch on the plan's device: images (B, 3, *crop) float32 in 0-255 and masks (B, *crop) uint8."""
+    at_once = plan.kind == "cuda"  # elsewhere the copy may be read after its source was freed
+    images, masks = (tensor.to(plan.device, non_blocking=at_once) for tensor in (batch.images, batch.masks))
+    images, masks = warp(images, masks, batch.crops, crop)
+    return adjust_colors(images, batch.jitters).contiguous(memory_format=plan.memory_format), masks
+
+
+def augmented_examples(
+    cached: CachedSplit, params: Train, plan: DevicePlan, count: int = 8
+) -> tuple[np.ndarray, np.ndarray]:
+    """Show what the model will see: images (B, H, W, 3) and masks (B, H, W), uint8, of at most `count` samples."""
+    params = params.model_copy(update={"batch_size": min(count, params.batch_size)})
+    batch = next(training_batches(cached, params, plan, epoch=0))
+    images, masks = augmented(batch, crop_size(cached, params), plan)
+    return images.byte().permute(0, 2, 3, 1).cpu().numpy(), masks.cpu().numpy()
+
+
+def scoring_batches(
+    cached: CachedSplit, batch_size: int, rank: int = 0, processes: int = 1
+) -> Iterator[tuple[np.ndarray, Tensor, np.ndarray]]:
+    """Read every sample once, images of one size (and masks of one size) together.
+
+    Args:
+        cached: what is read.
+        batch_size: the most samples at a time; of large images with many classes fewer, down to one.
+        rank, processes: every `processes`-th batch from the `rank`-th on is read here.
+
+    Yields:
+        positions (B,), images (B, 3, H, W) uint8, masks (B, h, w) uint8
+    """
+    sizes, batches = np.concatenate([cached.image_sizes, cached.mask_sizes], axis=1), []
+    for size in np.unique(sizes, axis=0):
+        members = np.flatnonzero((sizes == size).all(1))
+        logits = cached.pixel_counts.shape[1] * int(max(size[:2].prod(), size[2:].prod()))  # of one image
+        step = max(1, min(batch_size, _LOGITS // logits))
+        batches += [members[start : start + step] for start in range(0, len(members), step)]
+    for index in batches[rank::processes]:
+        images, masks = zip(*map(cached.pair, index), strict=True)
+        yield index, torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), np.stack(masks)

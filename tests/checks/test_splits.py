@@ -1,15 +1,13 @@
-"""A suggested split: whole sequences, balanced classes; and lists of ids in dataset.yaml."""
+"""Sequences that train holds too, and a suggested split: whole sequences, balanced classes."""
 
 import itertools
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
-from seglib.checks.check import check_dataset, write
-from seglib.checks.splits import balance, suggest_split
-from seglib.data.dataset import DatasetError, load_dataset
+from seglib.checks import balance, suggest_split
+from seglib.checks.sequences import guess_sequences, judge_sequences, sequence_table
 
 
 def samples_of(groups, splits=("train", "val")):
@@ -30,17 +28,17 @@ def cost(samples, counts, splits, shares):
 @pytest.mark.parametrize("seed", range(6))
 def test_as_good_as_the_best_of_all(seed):
     random = np.random.default_rng(seed)
-    groups = [(name, int(random.integers(1, 9))) for name in "abcdefg"]
-    samples = samples_of(groups)
+    samples = samples_of(
+        [(name, int(random.integers(1, 9))) for name in "abcdefg"], ("train", "train", "val")
+    )
     counts = random.integers(0, 50, (len(samples), 3)) * random.integers(0, 2, (len(samples), 3))
-    shares = {"train": 0.7, "val": 0.3}
-    found = suggest_split(samples, counts, shares=shares)
+    shares = samples["split"].value_counts(normalize=True).to_dict()
     best = min(
         cost(samples, counts, samples["group"].map(dict(zip("abcdefg", places, strict=True))), shares)
         for places in itertools.product(shares, repeat=7)
         if len(set(places)) == 2
     )
-    assert cost(samples, counts, found, shares) == pytest.approx(best, rel=1e-6)
+    assert cost(samples, counts, suggest_split(samples, counts), shares) == pytest.approx(best, rel=1e-6)
 
 
 def test_sequences_stay_whole_and_shares_are_kept():
@@ -65,158 +63,127 @@ def test_sequences_stay_whole_and_shares_are_kept():
 
 
 def test_samples_without_a_sequence_and_copies_that_must_stay_together():
-    samples = samples_of([("", 200)])
-    samples["id"] = [f"s{k}" for k in range(200)]
+    samples = samples_of([("", 200)], ("train", "train", "train", "train", "val"))
     counts = np.random.default_rng(0).integers(0, 100, (200, 4))
-    pairs = list(zip(samples["split"], samples["id"], strict=True))
-    together = [pairs[k : k + 3] for k in range(0, 90, 3)]
-    found = suggest_split(samples, counts, together, {"train": 0.8, "val": 0.2})
-    for k in range(0, 90, 3):
-        assert found.iloc[k : k + 3].nunique() == 1
+    pictures = np.r_[np.arange(90) // 3, np.arange(100, 210)]
+    found = suggest_split(samples, counts, pictures)
+    assert (found.groupby(pictures).nunique() == 1).all()
     assert (found == "val").sum() == pytest.approx(40, abs=2)
     assert balance(samples, counts, found)["sequences"].tolist() == [0, 0]
 
 
-def test_edges():
-    three = samples_of([("a", 2), ("b", 2), ("c", 2)], ("train", "val", "test"))
-    found = suggest_split(three, np.ones((6, 2)), shares={"train": 1 / 3, "val": 1 / 3, "test": 1 / 3})
-    assert sorted(set(found)) == ["test", "train", "val"]  # none is left empty
+def test_no_split_is_empty_and_too_few_sequences_are_told():
+    three = samples_of([("a", 3), ("b", 3), ("c", 3)], ("train", "val", "test"))
+    for counts in (np.ones((9, 2)), np.zeros((9, 2))):  # and with no valid pixel at all
+        assert sorted(set(suggest_split(three, counts))) == ["test", "train", "val"]
     lopsided = samples_of([("a", 90), ("b", 1), ("c", 1)])
-    assert set(suggest_split(lopsided, np.ones((92, 1)), shares={"train": 0.5, "val": 0.5})) == {
-        "train",
-        "val",
-    }
-    suggest_split(three, np.zeros((6, 2)))  # no scored pixel at all
-    with pytest.raises(
-        ValueError, match=r"1 independent sequence cannot fill 2 splits \(train, val\).*Record more"
-    ):
+    assert set(suggest_split(lopsided, np.ones((92, 1)))) == {"train", "val"}
+    told = r"1 independent sequence cannot fill 2 splits \(train, val\).*Record more"
+    with pytest.raises(ValueError, match=told):
         suggest_split(samples_of([("a", 4)]), np.ones((4, 2)))
-    for shares in ({"train": 0.5, "val": 0.6}, {"train": 1.0, "val": 0.0}, {}):
-        with pytest.raises(ValueError, match="positive numbers that sum to 1"):
-            suggest_split(three, np.ones((6, 2)), shares=shares)
 
 
-# ---- lists of ids in dataset.yaml
-
-YAML = """\
-name: lists
-classes: [a, b, c]
-splits:
-  train: {{images: "train/images/*.png", masks: "train/masks/*.png"{train}}}
-  val: {{images: "val/images/*.png", masks: "val/masks/*.png"{val}}}
-group: '(?P<group>[a-z]+)_(?P<frame>[0-9]+)$'
-"""
+# ---- sequences
 
 
-@pytest.fixture
-def root(tmp_path):
-    """4 sequences of 6 frames, every third frame in val."""
+def table(rows):
+    samples = pd.DataFrame(rows, columns=["split", "group", "frame"])
+    samples["id"] = [f"s{k}" for k in range(len(samples))]
+    return samples.astype({"frame": "Int64"})
+
+
+def told(samples, near=30):
+    return [(row[1], row[3], row[4]) for row in judge_sequences(sequence_table(samples, near), samples, near)]
+
+
+def test_one_clip_inside_a_drive_of_train():
+    frames = [("train", "0016E5", f) for f in (7890, 7920, 8190, 8220)]
+    frames += [("val", "0016E5", f) for f in range(7959, 8160, 2)] + [("train", "other", 3)]
+    assert told(table(frames)) == [
+        (
+            "sequence-leakage",
+            "val",
+            "1 of 1 sequences of val are in train too: 0016E5; they hold 101 of its 101 images. No sequence of val is "
+            "independent of train. The nearest train frame is 31 frames away; 0 of 101 images have one within 30 frames.",
+        )
+    ]
+
+
+def test_distances_match_every_pair():
     random = np.random.default_rng(0)
-    for group in "pqrs":
-        for k in range(6):
-            for side, shape, high in (("images", (12, 16, 3), 256), ("masks", (12, 16), 3)):
-                path = tmp_path / ("val" if k % 3 == 2 else "train") / side / f"{group}_{k}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(random.integers(0, high, shape, np.uint8)).save(path)
-    return tmp_path
+    train, val = (random.choice(500, count, replace=False) for count in (20, 15))
+    samples = table([("train", "a", f) for f in train] + [("val", "a", f) for f in val])
+    row = sequence_table(samples, near_frames=4).query("split == 'val'").iloc[0]
+    nearest = np.abs(train[None] - val[:, None]).min(axis=1)
+    assert row["nearest"] == nearest.min()
+    assert row["nearest_median"] == np.median(nearest)
+    assert row["near"] == (nearest <= 4).sum()
 
 
-def load(root, train="", val="", extra="", **options):
-    text = YAML.format(train=train, val=val).replace("group:", f"{extra}group:")
-    (root / "dataset.yaml").write_text(text, encoding="utf-8")
-    return load_dataset(root, **options)
-
-
-def test_a_written_suggestion_is_loaded(root):
-    check = check_dataset(load(root))
-    assert (
-        "4 of 4 sequences of val are in train too"
-        in check.findings.set_index("check").loc["sequence-leakage", "detail"]
+def test_some_sequences_shared_some_not_and_numbers_missing():
+    rows = [
+        ("train", "a", 1),
+        ("train", "b", pd.NA),
+        ("val", "a", 40),
+        ("val", "b", pd.NA),
+        ("val", "c", 1),
+        ("val", "", pd.NA),
+    ]
+    ((check, _, detail),) = told(table(rows))
+    assert check == "sequence-leakage"
+    assert detail.startswith(
+        "2 of 3 sequences of val are in train too: a, b; they hold 2 of its 4 images. 1 sequence of"
     )
-    write(check, root)
-    dataset = load(root, ", ids: suggested_split/train.txt", ", ids: suggested_split/val.txt")
-    expected = dict(zip(check.samples["id"], check.suggested, strict=True))
-    assert dict(zip(dataset.samples["id"], dataset.samples["split"], strict=True)) == expected
-    assert dataset.samples["split"].is_monotonic_increasing  # train before val, as in dataset.yaml
-    assert all((root / path).is_file() for path in dataset.samples["image"])
-    again = check_dataset(dataset)
-    assert "sequence-leakage" not in again.summary["checks"]
-    assert again.summary["splits"] == {"train": 18, "val": 6}
+    assert "39 frames away" in detail
+    assert "0 of 1 images have one within 30 frames" in detail
 
 
-def test_lists_inline_beside_globs_and_without(root):
-    samples = load(root, val=", ids: [p_0, q_2]").samples
-    assert samples.loc[samples["split"] == "val", "id"].tolist() == ["p_0", "q_2"]
-    assert samples.loc[samples["split"] == "val", "image"].tolist() == [
-        "train/images/p_0.png",
-        "val/images/q_2.png",
+def test_independent_sequences_and_none():
+    assert told(table([("train", "a", 1), ("val", "b", 1), ("val", "c", 1)])) == []
+    assert told(table([("train", "", pd.NA), ("val", "", pd.NA)])) == []
+    assert told(table([("val", "a", 1)])) == []  # no train at all: said elsewhere
+    one = [("train", "a", 1), *(("val", "b", f) for f in range(12))]
+    assert told(table(one)) == [
+        ("few-sequences", "val", "all 12 images of val are one sequence (b, frames 0-11).")
     ]
-    assert (
-        samples["split"] == "train"
-    ).sum() == 15  # train keeps what nobody else lists; the rest of val is left out
-    (root / "held.txt").write_text("\ufeffs_5\n\n  r_0 \r\n", encoding="utf-8")
-    samples = load(root, extra="  held: {ids: held.txt}\n").samples
-    assert samples["split"].value_counts().to_dict() == {"train": 15, "val": 7, "held": 2}
-    assert samples.loc[samples["split"] == "held", "id"].tolist() == ["r_0", "s_5"]
+    assert sequence_table(table([])).empty
 
 
-def test_splits_may_share_one_pair_of_globs(root):
-    globs = '{images: "*/images/*.png", masks: "*/masks/*.png", ids: '
-    text = f"classes: [a, b, c]\nsplits:\n  train: {globs}[p_0, p_2]}}\n  val: {globs}[q_1]}}\n"
-    (root / "dataset.yaml").write_text(text)
-    assert load_dataset(root).samples[["id", "split"]].values.tolist() == [
-        ["p_0", "train"],
-        ["p_2", "train"],
-        ["q_1", "val"],
-    ]
+def walk(seed, frames):
+    """Hashes that change by three bits a frame."""
+    random, value, out = np.random.default_rng(seed), int(np.random.default_rng(seed).integers(2**63)), []
+    for _ in range(frames):
+        for bit in random.choice(64, 3, replace=False):
+            value ^= 1 << int(bit)
+        out.append(value)
+    return out
 
 
-def test_what_no_list_names_does_not_count(root):
-    (root / "train/masks/p_0.png").unlink()
-    (root / "train/images/p_1.png").write_bytes(b"")
-    assert load(root, ", ids: [p_3, p_4]").problems.empty
-    with pytest.raises(DatasetError, match="no mask for image 'p_0'") as error:
-        load(root, ", ids: [p_0, p_4]")
-    assert error.value.check == "missing-mask"
+def named(form, groups=4, frames=8):
+    names = [form.format(group="abcdefg"[g], frame=f) for g in range(groups) for f in range(frames)]
+    samples = pd.DataFrame({"id": names, "split": ["train", "val"] * (len(names) // 2)})
+    return samples, np.array([h for g in range(groups) for h in walk(g, frames)], np.uint64)
 
 
 @pytest.mark.parametrize(
-    ("train", "val", "told"),
-    [
-        (
-            ", ids: [p_0, p_00]",
-            "",
-            r"ids of split 'train' name 'p_00', .* \(did you mean 'p_\d'\?\). 1 of its 2 ids",
-        ),
-        (", ids: [p_0, p_0]", "", "name 'p_0' twice; expected once"),
-        (", ids: [p_0]", ", ids: [p_0]", "name 'p_0' in train and in val"),
-        (
-            ", ids: no.txt",
-            "",
-            r"ids of split 'train': no.txt cannot be read; expected a text file.*one id a line",
-        ),
-        (", ids: latin.txt", "", "latin.txt is not UTF-8 text"),
-        (", ids: /tmp/x.txt", "", "splits.train.ids = '/tmp/x.txt': .*relative to the dataset's folder"),
-        (", ids: [7]", "", "splits.train.ids = .*quote ids that are digits only"),
-        (", ids: []", "", "splits.train.ids = .*expected a text file or a list"),
-    ],
+    "form",
+    ["drive{group}_{frame:04d}", "drive{group}_f{frame:05d}", "drive{group}-{frame}", "drive{group}{frame}"],
 )
-def test_faulty_lists(root, train, val, told):
-    (root / "latin.txt").write_bytes("stra\xdfe".encode("latin-1"))
-    with pytest.raises(DatasetError, match=told):
-        load(root, train, val)
+def test_sequences_are_guessed_where_pictures_bear_the_names_out(form):
+    samples, hashes = named(form)
+    known = np.ones(len(samples), bool)
+    guess = guess_sequences(samples, hashes, known)
+    assert guess.group.tolist() == [f"drive{g}" for g in "abcd" for _ in range(8)]
+    assert guess.frame.tolist() == list(range(8)) * 4
+    assert "4 sequences (drivea, driveb, drivec, ...)" in guess.detail
+    shuffled = np.random.default_rng(0).permutation(hashes)
+    assert guess_sequences(samples, shuffled, known) is None  # numbers that mean nothing
 
 
-@pytest.mark.parametrize(
-    ("split", "told"),
-    [
-        ("{ids: [p_0]}", "ids alone find no files"),
-        ('{images: "a/*"}', "no key 'masks'"),
-        ('{masks: "a/*", ids: [p_0]}', "no key 'images'"),
-        ("{optional: true}", "no key 'images'"),
-    ],
-)
-def test_a_split_needs_files_or_a_list(tmp_path, split, told):
-    (tmp_path / "dataset.yaml").write_text(f"classes: [a, b]\nsplits: {{train: {split}}}\n")
-    with pytest.raises(DatasetError, match=told):
-        load_dataset(tmp_path)
+def test_nothing_is_guessed_from_other_names():
+    samples, hashes = named("{group}{frame}")
+    known = np.ones(len(samples), bool)
+    assert guess_sequences(samples.assign(id=[f"{k}" for k in range(32)]), hashes, known) is None  # no group
+    assert guess_sequences(samples.assign(id=[f"p{'ab' * k}" for k in range(32)]), hashes, known) is None
+    assert guess_sequences(samples, hashes, ~known) is None
+    assert guess_sequences(samples.iloc[:0], hashes[:0], known[:0]) is None

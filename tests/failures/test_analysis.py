@@ -1,4 +1,4 @@
-"""A whole analysis of a tiny run: what it writes, what it says, and that it says the same as its parts."""
+"""A whole analysis of a tiny run: what it writes, what it says, and that it is what the model says."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
-from seglib import actions
-from seglib.evaluate.predict import evaluate_predictions, evaluate_run
-from seglib.failures import analyse as analysis
-from seglib.failures import causes, evidence
-from seglib.failures.error_types import KINDS
-from seglib.failures.find import find_failures
+from seglib import actions, failures
+from seglib.actions import Actions
+from seglib.data.dataset import load_dataset, read_pair
+from seglib.evaluate import evaluate_predictions, evaluate_run
+from seglib.failures import evidence
 from seglib.params import Evaluate
-from seglib.runs import Run, write_text
+from seglib.runs import Run
+from seglib.train.model import load_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -26,89 +27,111 @@ def run(trained_root) -> Run:
     return Run.open("tiny")
 
 
-def analysed(run: Run, split: str = "test", threshold: float = 2.0):
+def analysed(run: Run, split: str = "test", threshold: float = 2.0) -> failures.Analysis:
     """Every image fails at a threshold above 1."""
-    evaluation = evaluate_run(run, Evaluate(run="tiny", split=split))
-    return evaluation, analysis.analyse(run, evaluation, find_failures(evaluation, threshold))
+    evaluation = evaluate_run(Evaluate(run="tiny", split=split))
+    return failures.analyse(evaluation, failures.find_failures(evaluation, threshold))
 
 
 def test_it_writes_what_it_says(run):
-    evaluation, found = analysed(run)
-    folder = run.failures("test")
-    ids = set(evaluation.per_image["id"])
+    found = analysed(run)
+    folder, ids = run.failures("test"), set(found.evaluation.per_image["id"])
+    assert found.folder == folder
     for kind in ("images", "masks", "predictions", "overlays", "confidences"):
         assert {path.stem for path in (folder / kind).glob("*.png")} == ids, kind
     table = pd.read_csv(folder / "failures.csv", dtype={"id": str}, keep_default_na=False)
     assert table["id"].tolist() == found.failures["id"].tolist()
     assert table["nearest"].map(json.loads).tolist() == found.failures["nearest"].tolist()
-    assert set(table["cause"]) <= set(causes.CAUSES)
+    assert set(table["cause"]) <= set(failures.CAUSES)
     suspects = pd.read_csv(folder / "suspects.csv", dtype={"id": str}, keep_default_na=False)
     assert set(suspects["id"]) == ids
     assert suspects["label_score"].is_monotonic_decreasing
+    for row in suspects.itertuples():
+        region = failures.suspect_region(found.evaluation, row.id)
+        assert (0 if region is None else region.sum()) == row.pixels
     thumbnails = {path.stem for path in (folder / "nearest").glob("*.png")}
     assert thumbnails == {name for names in found.failures["nearest"] for name in names}
-    lost = found.failures[[f"lost_{kind}" for kind in KINDS]].sum(axis=1)
+    lost = found.failures[[f"lost_{kind}" for kind in failures.ERROR_KINDS]].sum(axis=1)
     np.testing.assert_allclose(lost, 1 - found.failures["miou"], atol=1e-9)
-
-
-def test_confidences_are_those_of_the_model(run):
-    evaluation, found = analysed(run)
-    for seen in evidence.look_again(run, evaluation):
-        with Image.open(found.folder / "confidences" / f"{seen.id}.png") as picture:
-            kept = np.asarray(picture)
-        np.testing.assert_array_equal(kept, np.round(255 * seen.probabilities.max(0)))
+    none = analysed(run, threshold=-1.0)  # leaves nothing of the first
+    assert not any((folder / kind).exists() for kind in ("confidences", "nearest"))
+    assert none.failures.empty
+    assert {"cause", "evidence", "nearest"} <= set(none.failures)
+    assert len(none.suspects) == 4
+    assert failures.summarise_causes(none.failures).empty
+    assert failures.propose_actions(none).augment == []
 
 
 def test_a_copy_of_a_training_image_is_nearest_to_it(run, trained_root):
     data = trained_root / "data" / "tiny"
     for kind in ("images", "masks"):
         (data / "test" / kind / "0042.png").write_bytes((data / "train" / kind / "t03.png").read_bytes())
-    _, found = analysed(run)
+    found = analysed(run)
     row = found.failures.set_index("id").loc["0042"]
     assert row["nearest"][0] == "t03"
     assert row["novelty"] == 0
-
-
-def test_a_training_image_is_not_its_own_neighbour(run):
-    _, found = analysed(run, "train")
-    assert all(row.id not in row.nearest and len(row.nearest) == 5 for row in found.failures.itertuples())
-    assert found.images["novelty"].isna().all()
+    images, titles = failures.beside_nearest(found, found.failures[found.failures["id"] == "0042"], count=2)
+    assert titles[:2] == ["0042: novelty 0%", "train: t03"]
+    np.testing.assert_array_equal(images[0], images[1])
+    own = analysed(run, "train")  # a training image is not its own neighbour
+    assert all(row.id not in row.nearest and len(row.nearest) == 5 for row in own.failures.itertuples())
+    assert own.images["novelty"].isna().all()
 
 
 def test_predictions_of_another_tool(run):
-    evaluate_run(run, Evaluate(run="tiny", split="test"))
+    evaluate_run(Evaluate(run="tiny", split="test"))
     masks = run.evaluation("test") / "predictions"
     evaluation = evaluate_predictions("other", masks, "data/tiny", Evaluate(run="other", split="test"))
-    other = Run.open("other")
-    found = analysis.analyse(other, evaluation, find_failures(evaluation, 2.0))
+    found = failures.analyse(evaluation, failures.find_failures(evaluation, 2.0))
     assert len(found.failures) == 4
     assert found.suspects.empty
+    assert found.training is None
     assert found.failures["label_score"].isna().all()
     assert not (found.folder / "confidences").exists()
-    assert analysis.beside_nearest(other, found.failures) == ([], [])
-    assert len(analysis.slices_of(other, evaluation, found)) >= 0
-    assert {warning.images for warning in analysis.warnings_of(other, evaluation, found).values()} == {0}
+    assert failures.beside_nearest(found, found.failures) == ([], [])
+    assert failures.find_slices(found).empty
+    assert {warning.images for warning in failures.warnings_of(found).values()} == {0}
 
 
-def test_no_failure_at_all(run):
-    _, found = analysed(run, threshold=-1.0)
-    assert found.failures.empty
-    assert {"cause", "evidence", "nearest"} <= set(found.failures)
-    assert len(found.suspects) == 4
-    assert causes.summary(found.failures).empty
-    assert analysis.propose(run, found).exclude == []
+@pytest.mark.parametrize("flip", [False, True])
+def test_every_image_is_seen_as_it_was_scored(run, flip):
+    evaluation = evaluate_run(Evaluate(run="tiny", split="test", flip_tta=flip))
+    data, model = evaluation.dataset, load_checkpoint(run.best_checkpoint)[0]
+    seen = sorted(evidence.observe(evaluation, evidence.open_scorer(evaluation)))
+    assert [one.id for one in seen] == evaluation.per_image["id"].tolist()
+    folder = failures.analyse(evaluation, failures.find_failures(evaluation, 2.0)).folder
+    for one, row in zip(seen, data.split("test").itertuples(), strict=True):
+        image, truth = read_pair(data, row)
+        np.testing.assert_array_equal(one.image, image)
+        np.testing.assert_array_equal(one.truth, truth)
+        np.testing.assert_array_equal(one.probabilities.argmax(0), one.pred)
+        np.testing.assert_allclose(one.probabilities.sum(0), 1, atol=1e-5)
+        with Image.open(folder / "confidences" / f"{one.id}.png") as picture:
+            np.testing.assert_array_equal(np.asarray(picture), np.round(255 * one.probabilities.max(0)))
+        batch = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
+        with torch.inference_mode():
+            np.testing.assert_allclose(one.features, model.features(batch)[0].numpy(), atol=1e-4)
 
 
-def test_verdicts_become_actions(run):
-    _, found = analysed(run, "train")
-    write_text(found.folder / "verdicts.csv", "id,verdict,note,time\nt01,label wrong,,\nt02,ignore,,\n")
-    asked = analysis.propose(run, found)
-    assert {"t01", "t02"} <= {sample.id for sample in asked.exclude}
-    path = actions.write(found.folder / "actions.yaml", asked)
-    assert actions.read(path) == asked
+def test_the_model_is_loaded_once_and_the_dataset_is_not_opened_again(run, trained_root, monkeypatch):
+    evaluation, loaded = evaluate_run(Evaluate(run="tiny", split="test")), []
+    (trained_root / "data" / "tiny" / "dataset.yaml").write_text("classes: [")
+    load = evidence.load_checkpoint
+    monkeypatch.setattr(evidence, "load_checkpoint", lambda *args: loaded.append(args) or load(*args))
+    found = failures.analyse(evaluation, failures.find_failures(evaluation, 2.0))
+    failures.find_slices(found)
+    failures.warnings_of(found)
+    failures.propose_actions(found)
+    assert len(loaded) == 1
 
 
-def test_a_second_analysis_leaves_nothing_of_the_first(run):
-    analysed(run)
-    _, found = analysed(run, threshold=-1.0)
-    assert not any((found.folder / kind).exists() for kind in ("confidences", "nearest"))
+def test_training_images_are_those_that_the_run_was_trained_on(run):
+    every = analysed(run).training
+    data = load_dataset("data/tiny")
+    assert every.samples["id"].tolist() == data.split("train")["id"].tolist()
+    assert every.features.shape == (6, load_checkpoint(run.best_checkpoint)[0].net.encoder.out_channels[-1])
+    actions.write(run.path / "actions.yaml", Actions(exclude=[every.samples["id"][2]]))
+    found = analysed(run).training
+    assert found.samples["id"].tolist() == every.samples["id"].drop(2).tolist()
+    np.testing.assert_allclose(found.features, np.delete(every.features, 2, axis=0), atol=1e-5)
+    assert found.pixels.sum() < every.pixels.sum()

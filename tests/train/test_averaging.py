@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
-
 from seglib.train.averaging import WeightAverage
+from torch import nn
 
 
 def test_it_is_the_moving_average_of_weights_and_statistics():

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from seglib.train.batches import batch_edges, portions, scoring_batches, training_batches
 
 from seglib.train.augment import Colour, Geometry
-from seglib.train.batches import batch_edges, portions, scoring_batches, training_batches
 from seglib.train.loader import CachedSplit
 
 SIZES = np.array([(6, 8), (8, 6), (6, 8), (5, 12), (6, 8), (8, 6), (9, 9)])

@@ -1,7 +1,6 @@
 """Loops in machine code, with and without a place to keep them."""
 
 import numpy as np
-
 from seglib.compiled import compiled
 
 DOUBLED = """

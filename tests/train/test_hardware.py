@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from seglib.train.machine import Gpu, Machine, cpu_has_bf16
+from seglib.train.plans import PRECISIONS, DevicePlan, Job, Trial
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
 from torch import nn
 
 from seglib.train import limits
 from seglib.train.device import make_plan
-from seglib.train.machine import Gpu, Machine, cpu_has_bf16
-from seglib.train.plans import PRECISIONS, DevicePlan, Job, Trial
 
 GB = 1_000_000_000
 LAPTOP = Machine("Linux", "x86_64", cores=4, threads=2, memory=8 * GB)

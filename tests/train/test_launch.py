@@ -14,6 +14,8 @@ import psutil
 import pytest
 import torch
 import yaml
+from seglib.train.machine import Machine
+from seglib.train.plans import DevicePlan
 
 from seglib.data.dataset import load_dataset
 from seglib.params import ParameterError
@@ -21,9 +23,7 @@ from seglib.runs import Run, read_json
 from seglib.train import launch
 from seglib.train.fitting import start_run
 from seglib.train.loader import build_cache
-from seglib.train.machine import Machine
 from seglib.train.model import ModelSpec, build, load_checkpoint
-from seglib.train.plans import DevicePlan
 
 pytestmark = [
     pytest.mark.slow,

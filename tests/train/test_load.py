@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from PIL import Image
+from seglib.checks.inspection import _key
 
 from seglib.checks.check import check_dataset
 from seglib.checks.duplicates import Small, difference_hash, thumbnail
-from seglib.checks.inspection import _key
 from seglib.data.classes import ClassError, ClassMap
 from seglib.data.dataset import load_dataset, read_image, read_mask
 from seglib.data.image_io import read_mask_and_mode, read_picture
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 def test_an_analysis_reads_the_dataset_as_often_for_one_failure_as_for_all(trained_root, monkeypatch):
     run, calls = Run.open("tiny"), []
-    evaluation = evaluate_run(run, Evaluate(run="tiny", device="cpu"))
+    evaluation = evaluate_run(Evaluate(run="tiny", device="cpu"))
     read = analysis.run_dataset
     monkeypatch.setattr(analysis, "run_dataset", lambda run: calls.append(run) or read(run))
     analysis.analyse(run, evaluation, find_failures(evaluation, 2.0))

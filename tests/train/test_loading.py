@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-
 from seglib.claims import lock
+
 from seglib.data import fingerprint as content
 from seglib.data.dataset import DatasetError, load_dataset, read_pair
 from seglib.train import loader as loading

@@ -5,11 +5,11 @@ import copy
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+from seglib.train.normalization import fuse_normalization
 from timm.layers import BatchNormAct2d
 from torch import nn
 
 from seglib.train import channelwise
-from seglib.train.normalization import fuse_normalization
 
 ROUNDING = {torch.float32: 2e-6, torch.bfloat16: 2**-8}  # of the largest value
 ACTIVATIONS = [nn.Identity, nn.ReLU, nn.ReLU6]

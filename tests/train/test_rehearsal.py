@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from seglib.train.batches import training_batches
+from seglib.train.plans import DevicePlan
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from seglib.data.dataset import load_dataset
-from seglib.train.batches import training_batches
 from seglib.train.distributed import World
 from seglib.train.fitting import start_run
 from seglib.train.loader import build_cache
 from seglib.train.model import ModelSpec, build
-from seglib.train.plans import DevicePlan
 from seglib.train.trainer import Trainer
 
 

@@ -6,9 +6,9 @@ import importlib.util
 import sys
 
 import pytest
+from seglib.train.tracking import make_tracker
 
 from seglib.runs import Run
-from seglib.train.tracking import make_tracker
 
 
 @pytest.fixture

@@ -10,23 +10,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from seglib.claims import in_use
+from seglib.train.batches import training_batches
+from seglib.train.optimizer import make_optimizer, rate
+from seglib.train.trials import plan_training
+from seglib.train.views import crop_size, geometry
 
 from seglib.checks.class_balance import class_weights
-from seglib.claims import in_use
 from seglib.data.dataset import load_dataset, read_pair
 from seglib.params import ParameterError
 from seglib.runs import Run, read_json
 from seglib.train import trainer
 from seglib.train.augment import Colour, Geometry
-from seglib.train.batches import training_batches
 from seglib.train.distributed import World
 from seglib.train.fitting import fit, start_run
 from seglib.train.loader import build_cache
 from seglib.train.model import ModelError, ModelSpec, build, load_checkpoint, save_checkpoint
-from seglib.train.optimizer import make_optimizer, rate
 from seglib.train.trainer import NonFiniteLossError
-from seglib.train.trials import plan_training
-from seglib.train.views import crop_size, geometry
 
 HISTORY = [
     "epoch", "train_loss", "train_ce", "train_dice", "train_focal", "val_loss", "val_miou", "val_pixel_accuracy",

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from seglib.train.machine import Gpu, Machine
+from seglib.train.plans import DevicePlan, Trial
+from seglib.train.trials import Memory, measure, plan_training
 
 from seglib.data.classes import ClassMap
 from seglib.data.dataset import load_dataset
 from seglib.train import trials
 from seglib.train.loader import build_cache
-from seglib.train.machine import Gpu, Machine
 from seglib.train.model import ModelError, ModelSpec, build
-from seglib.train.plans import DevicePlan, Trial
-from seglib.train.trials import Memory, measure, plan_training
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,79 @@
+"""Score regions by their size: a class may be fine on large regions and lost on small ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from seglib.data import IGNORE, label_regions
+from seglib.metrics.scores import ratio
+
+# Shares of an image's pixels: COCO's 32^2 and 96^2 pixels in its images of 640 x 480, at any resolution.
+EDGES = (0.0033, 0.03)
+SIZES = ("small", "medium", "large")
+COUNTS = ("regions", "hits", "false_negatives", "false_positives")
+
+
+def region_counts(truth: np.ndarray, pred: np.ndarray, num_classes: int) -> np.ndarray:
+    """Count right and wrong pixels by class and by the size of the true region that they belong to.
+
+    A true region is a connected area of one class (8-neighbourhood). Its pixels are hits or false negatives.
+    The false positives of a connected predicted area count for the true region of its class that it overlaps
+    most; an area that overlaps none is left out (IoU and `absent_false_positives` count it).
+
+    Args:
+        truth: (H, W) class ids; 255 is ignored and separates regions.
+        pred: (H, W) class ids; read only where the ground truth is valid.
+        num_classes: C.
+
+    Returns:
+        (4, C, 3) int64: the `COUNTS` (of regions, then of pixels) by class and size (`SIZES`). They may be
+            added.
+    """
+    result = np.zeros((4, num_classes, 3), np.int64)
+    if not truth.size:
+        return result
+    pred = np.where(truth == IGNORE, IGNORE, pred).astype(np.uint8)
+    true_label, true_class, true_size = label_regions(truth)
+    pred_label, _, pred_size = label_regions(pred)
+    right = (truth == pred) & (truth != IGNORE)
+    pairs, overlap = np.unique(pred_label[right] * len(true_size) + true_label[right], return_counts=True)
+    from_pred, from_true = np.divmod(pairs, len(true_size))
+    hits = _sum(from_true, overlap, len(true_size))
+    beyond = pred_size - _sum(from_pred, overlap, len(pred_size))
+    # The largest overlap of each predicted region comes last; of equal ones, that of the first true region.
+    order = np.lexsort((-from_true, overlap, from_pred))
+    owner = np.full(len(pred_size), -1)
+    owner[from_pred[order]] = from_true[order]
+    owned = owner >= 0
+    false_positives = _sum(owner[owned], beyond[owned], len(true_size))
+    valid = true_class != IGNORE
+    size = np.searchsorted(EDGES, true_size / truth.size, side="right")
+    for row, counts in enumerate((np.ones_like(hits), hits, true_size - hits, false_positives)):
+        np.add.at(result[row], (true_class[valid], size[valid]), counts[valid])
+    return result
+
+
+def region_iou(counts: np.ndarray) -> np.ndarray:
+    """Divide hits of (4, ...) `region_counts` by all three kinds of pixels; NaN without a region."""
+    return ratio(counts[1], counts[1:].sum(0))
+
+
+def region_table(counts: np.ndarray, names: tuple[str, ...]) -> pd.DataFrame:
+    """List the classes and sizes that occur: class, size, regions, pixels (ground truth), iou, recall.
+
+    `counts`: (4, C, 3) of `region_counts`, added up over images.
+    """
+    regions, hits, false_negatives, _ = counts
+    pixels, iou = hits + false_negatives, region_iou(counts)
+    rows = [
+        (name, size, regions[c, s], pixels[c, s], iou[c, s], hits[c, s] / pixels[c, s])
+        for c, name in enumerate(names)
+        for s, size in enumerate(SIZES)
+        if regions[c, s]
+    ]
+    return pd.DataFrame(rows, columns=["class", "size", "regions", "pixels", "iou", "recall"])
+
+
+def _sum(place: np.ndarray, values: np.ndarray, length: int) -> np.ndarray:
+    return np.bincount(place, values, minlength=length).astype(np.int64)

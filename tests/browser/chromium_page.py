@@ -1,0 +1,80 @@
+"""A real Chromium for the tests of the front end: started, watched and closed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM = next(filter(None, map(shutil.which, _NAMES)), None)
+_FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+WAIT = 60_000  # milliseconds, for a machine that trains meanwhile; 1-2 seconds otherwise
+
+
+def need_chromium() -> None:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on PATH (apt-get install chromium, or Chrome)")
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'")
+
+
+@contextmanager
+def opened(
+    address: str, said: list[str] | None = None, asked: list[str] | None = None, **options
+) -> Iterator:
+    """The address in a fresh Chromium; `said` collects the page's messages and errors, `asked` what it loads."""
+    from playwright.sync_api import sync_playwright
+
+    said, asked = [] if said is None else said, [] if asked is None else asked
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=_FLAGS)
+        try:
+            page = chromium.new_page(**{"viewport": {"width": 1400, "height": 1100}} | options)
+            page.set_default_timeout(WAIT)
+            page.on(
+                "console", lambda m: None if m.text.startswith("Canvas2D: Multiple") else said.append(m.text)
+            )
+            page.on("pageerror", lambda error: said.append(str(error)))
+            page.on("request", lambda request: asked.append(request.url))
+            page.goto(address)
+            yield page
+        finally:
+            chromium.close()
+
+
+def settled(read: Callable[[], object], expected: object, seconds: float = WAIT / 1000) -> None:
+    """Wait until `read()` gives `expected`: a picture is drawn a moment after a click."""
+    end = time.monotonic() + seconds
+    while (value := read()) != expected and time.monotonic() < end:
+        time.sleep(0.05)
+    assert value == expected
+
+
+def shown(page) -> str:
+    """The id of the failure whose picture is drawn."""
+    return page.locator(".seg-browser").get_attribute("data-shown")
+
+
+def menu(page, label: str):
+    """A filter, by the text above it."""
+    return page.locator(f".seg-filter [aria-label='{label}']")
+
+
+def pixel(page, x: float, y: float) -> list[int]:
+    """The colour of the canvas at a share of its width and height."""
+    return page.evaluate(
+        "([x, y]) => { const c = document.querySelector('.seg-picture canvas');"
+        " return [...c.getContext('2d').getImageData(x * c.width, y * c.height, 1, 1).data]; }",
+        [x, y],
+    )
+
+
+def shot(page, name: str, **options) -> None:
+    """Keep a picture of the page where the environment variable SEGLIB_SHOTS names a folder."""
+    if "SEGLIB_SHOTS" in os.environ:
+        page.screenshot(path=Path(os.environ["SEGLIB_SHOTS"]) / f"{name}.png", **options)

@@ -1,0 +1,122 @@
+"""Near-duplicates: found however they were changed, and nothing else taken for them."""
+
+import io
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageFilter
+
+from seglib.checks.duplicates import (
+    candidates,
+    difference_hash,
+    first_alike,
+    hamming,
+    joined,
+    near_duplicates,
+    repeated,
+    thumbnail,
+)
+
+
+def scene(seed, size=(64, 96)):
+    """A smooth random picture with one sharp thing in it, (H, W, 3) uint8."""
+    random = np.random.default_rng(seed)
+    coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), np.uint8))
+    pixels = np.array(coarse.resize(size[::-1], Image.Resampling.BICUBIC))
+    y, x = random.integers(0, size[0] - 16), random.integers(0, size[1] - 16)
+    pixels[y : y + 16, x : x + 16] = random.integers(0, 256, 3)
+    return pixels
+
+
+def jpeg(image, quality):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=quality)
+    return np.array(Image.open(file))
+
+
+def noisy(image, deviation, seed=1):
+    noise = np.random.default_rng(seed).normal(0, deviation, image.shape)
+    return np.clip(image + noise, 0, 255).astype(np.uint8)
+
+
+def find(images, splits, one_hash=False):
+    """The pairs among images."""
+    samples = pd.DataFrame({"id": [f"i{k}" for k in range(len(images))], "split": splits})
+    samples[["height", "width"]] = np.array([i.shape[:2] for i in images], int).reshape(-1, 2)
+    grey = [Image.fromarray(i).convert("L") for i in images]
+    hashes = np.array([difference_hash(grey[0 if one_hash else k]) for k in range(len(images))], np.uint64)
+    thumbs = np.array([thumbnail(g) for g in grey], np.uint8).reshape(-1, 24, 32)
+    return near_duplicates(samples, hashes, thumbs)
+
+
+def test_hash_by_hand():
+    rising = np.tile(np.arange(9, dtype=np.uint8) * 20, (8, 1))
+    assert difference_hash(Image.fromarray(rising)) == 2**64 - 1
+    assert difference_hash(Image.fromarray(rising[:, ::-1])) == 0
+    one = rising[:, ::-1].copy()
+    one[0, 1] = 255  # brighter than its left neighbour, in the first row and column of differences
+    assert difference_hash(Image.fromarray(one)) == 1 << 63
+    assert difference_hash(Image.fromarray(rising).resize((45, 40), Image.Resampling.NEAREST)) == 2**64 - 1
+
+
+@pytest.mark.parametrize("radius", [0, 3, 10])
+def test_candidates_are_those_of_all_pairs(radius):
+    random = np.random.default_rng(0)
+    bits = random.integers(0, 2, (20, 64))[random.integers(0, 20, 120)] ^ (random.random((120, 64)) < 0.08)
+    hashes = np.packbits(bits.astype(bool), axis=1).view(">u8").ravel().astype(np.uint64)
+    expected = {
+        (i, j): d
+        for i, j in itertools.combinations(range(120), 2)
+        if (d := (int(hashes[i]) ^ int(hashes[j])).bit_count()) <= radius
+    }
+    first, second, distance = (part.tolist() for part in candidates(hashes, radius))
+    assert dict(zip(zip(first, second, strict=True), distance, strict=True)) == expected
+    assert hamming(hashes[:-1], hashes[1:]).tolist() == [
+        (int(a) ^ int(b)).bit_count() for a, b in itertools.pairwise(hashes)
+    ]
+    assert [len(part) for part in candidates(hashes[:1])] == [0, 0, 0]
+
+
+CHANGES = {
+    "jpeg": lambda image: jpeg(image, 70),
+    "noise": lambda image: noisy(image, 4),
+    "smaller": lambda image: np.array(Image.fromarray(image).resize((72, 48), Image.Resampling.BOX)),
+    "larger": lambda image: np.array(Image.fromarray(image).resize((133, 91), Image.Resampling.BICUBIC)),
+    "darker": lambda image: (image * 0.8).astype(np.uint8),
+    "softer": lambda image: np.array(Image.fromarray(image).filter(ImageFilter.GaussianBlur(0.7))),
+}
+
+
+@pytest.mark.parametrize("size", [(64, 96), (120, 160)])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_copy_is_found_however_it_was_changed(change, size):
+    images = [scene(k, size) for k in range(12)]
+    found = find([*images, CHANGES[change](images[3])], ["train"] * 12 + ["val"])
+    assert found[["split_1", "id_1", "split_2", "id_2"]].values.tolist() == [["train", "i3", "val", "i12"]]
+
+
+def test_another_picture_of_the_same_place_is_none():
+    image = scene(1)
+    moved = image.copy()
+    moved[40:60, 20:40] = moved[40:60, 24:44] // 2 + 90  # something passed by
+    flat = np.full_like(image, 80)  # is like nothing, even itself
+    for pair in ([image, moved], [image, image[:, ::-1]], [flat, image], [flat, flat]):
+        assert find(pair, ["train", "val"], one_hash=True).empty
+    assert find([image, moved, jpeg(image, 80)], "train", one_hash=True)["id_2"].tolist() == ["i2"]
+    assert find([], []).empty
+
+
+def test_many_alike_do_not_cost_every_pair():
+    found = find([noisy(scene(3), 2, k) for k in range(60)], "train", one_hash=True)
+    assert len(found) <= 16 * 60 < 60 * 59 / 2
+    first, second = (found[f"id_{k}"].str[1:].astype(int) for k in (1, 2))
+    assert len(set(joined(60, first, second))) == 1  # and all of them are known to be one
+    assert found["difference"].between(0.1, 2).all()
+
+
+def test_what_is_joined_repeated_and_first():
+    numbers = joined(6, np.array([0, 4, 1]), np.array([2, 2, 5]))
+    assert [places.tolist() for places in repeated(numbers)] == [[0, 2, 4], [1, 5]]
+    assert first_alike(pd.Series(["a", None, "b", "a", None])).tolist() == [0, 1, 2, 0, 4]

@@ -1,0 +1,310 @@
+"""Every stored form of images and masks is read rightly, or refused in words; masks are written back in their form."""
+
+import contextlib
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from fuzzing import cases, damaged
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from seglib.data import (
+    IGNORE,
+    ClassMap,
+    DatasetError,
+    encode_mask,
+    read_image,
+    read_mask,
+    read_mask_and_mode,
+    read_picture,
+    read_stored,
+)
+
+RNG = np.random.default_rng(0)
+RGB = RNG.integers(0, 256, (6, 8, 3), np.uint8)
+GREY = RGB[..., 0]
+IDS = RNG.integers(0, 3, (6, 8), np.uint8)
+ABC = ClassMap(("a", "b", "c"))
+
+
+def save(path, array, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (array if isinstance(array, Image.Image) else Image.fromarray(array)).save(path, **options)
+    return path
+
+
+def png16(array):
+    """A PNG of 16 bits a channel, which Pillow cannot write in colour; array (H, W, C) uint16."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    h, w, c = array.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
+    header = struct.pack(">IIBBBBB", w, h, 16, {1: 0, 3: 2, 4: 6}[c], 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+def test_alpha_is_dropped_not_multiplied(tmp_path):
+    rgba = np.dstack([RGB, RNG.integers(0, 256, GREY.shape, np.uint8)])
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", rgba)), RGB)
+    expected = np.repeat(GREY[..., None], 3, axis=2)
+    la = np.dstack([GREY, rgba[..., 3]])
+    np.testing.assert_array_equal(read_image(save(tmp_path / "b.png", la)), expected)
+    np.testing.assert_array_equal(read_image(save(tmp_path / "c.png", GREY)), expected)
+
+
+@pytest.mark.parametrize("transparency", [None, 0, b"\x00\x80\xff"])
+def test_palette_gives_its_colours(tmp_path, transparency):
+    palette = Image.fromarray(IDS)
+    palette = Image.frombytes("P", palette.size, palette.tobytes())
+    palette.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    options = {} if transparency is None else {"transparency": transparency}
+    image = read_image(save(tmp_path / "a.png", palette, **options))
+    np.testing.assert_array_equal(image, np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90]])[IDS])
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png", ABC), IDS)
+
+
+def test_16_bits_become_8_by_the_upper_byte(tmp_path):
+    deep = RNG.integers(0, 65536, (6, 8, 4), np.uint16)
+    grey = np.repeat((deep[..., :1] >> 8).astype(np.uint8), 3, axis=2)
+    for channels, expected in ((1, grey), (3, (deep[..., :3] >> 8)), (4, (deep[..., :3] >> 8))):
+        path = tmp_path / f"{channels}.png"
+        path.write_bytes(png16(deep[..., :channels]))
+        np.testing.assert_array_equal(read_image(path), expected)
+    np.testing.assert_array_equal(read_image(save(tmp_path / "grey.tif", deep[..., 0])), grey)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_turns_image_and_mask(tmp_path, orientation):
+    # Where the upright picture's (row, column) lies in the file, by the EXIF specification's table of orientations.
+    stored = {1: RGB, 2: RGB[:, ::-1], 3: RGB[::-1, ::-1], 4: RGB[::-1], 5: RGB.swapaxes(0, 1)}
+    stored |= {6: np.rot90(RGB), 7: RGB[::-1, ::-1].swapaxes(0, 1), 8: np.rot90(RGB, -1)}
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.ascontiguousarray(stored[orientation])
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", pixels, exif=exif)), RGB)
+    mask = read_mask(save(tmp_path / "m.png", np.ascontiguousarray(pixels[..., 0] % 3), exif=exif), ABC)
+    np.testing.assert_array_equal(mask, RGB[..., 0] % 3)
+
+
+@pytest.mark.parametrize("form", ["8", "16", "tif16", "la", "rgb", "rgba", "webp"])
+def test_ids_in_every_stored_form(tmp_path, form):
+    three = np.repeat(IDS[..., None], 3, axis=2)
+    alpha = np.full(IDS.shape, 128, np.uint8)
+    array = {"16": IDS.astype(np.uint16), "tif16": IDS.astype(np.uint16), "la": np.dstack([IDS, alpha])}
+    array |= {"rgb": three, "webp": three, "rgba": np.dstack([three, alpha])}
+    path = tmp_path / {"tif16": "m.tif", "webp": "m.webp"}.get(form, "m.png")
+    mask = read_mask(save(path, array.get(form, IDS), **({"lossless": True} if form == "webp" else {})), ABC)
+    np.testing.assert_array_equal(mask, IDS)
+    assert mask.dtype == np.uint8
+
+
+def test_binary_masks(tmp_path):
+    binary = ClassMap(("background", "object"), id_map={0: 0, 255: 1})
+    expected = (IDS > 0).astype(np.uint8)
+    for name, array in (
+        ("l", expected * 255),
+        ("1", IDS > 0),
+        ("rgb", np.repeat(expected[..., None] * 255, 3, axis=2)),
+    ):
+        np.testing.assert_array_equal(read_mask(save(tmp_path / f"{name}.png", array), binary), expected)
+    np.testing.assert_array_equal(read_mask(tmp_path / "1.png", ABC), expected)
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_colour_masks_by_colors_and_by_id_map(tmp_path, alpha):
+    colors = np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90], [0, 0, 0]], np.uint8)
+    stored = colors[IDS]
+    stored[0, 0] = 0
+    expected = IDS.copy()
+    expected[0, 0] = 255
+    path = save(tmp_path / "m.png", np.dstack([stored, GREY]) if alpha else stored)
+    np.testing.assert_array_equal(read_mask(path, ClassMap(("a", "b", "c"), colors=colors[:3])), expected)
+    id_map = {tuple(c): k for k, c in enumerate(colors[:3].tolist())} | {(0, 0, 0): 255}
+    np.testing.assert_array_equal(read_mask(path, ClassMap(("a", "b", "c"), id_map=id_map)), expected)
+    with pytest.raises(DatasetError, match=r"RGB image.*names no colours") as error:
+        read_mask(path, ABC)
+    assert error.value.check == "rgb-mask"
+
+
+def test_wide_integers_do_not_grow_tables(tmp_path):
+    path = save(tmp_path / "m.tif", np.full((4, 4), 2**31 - 1, np.int32))
+    with pytest.raises(DatasetError, match="ids up to 2147483647"):
+        read_mask(path, ABC)
+    with pytest.raises(DatasetError, match="32-bit"):
+        read_image(path)
+    with pytest.raises(DatasetError, match="stored as 'F'"):
+        read_mask(save(tmp_path / "f.tif", np.zeros((4, 4), np.float32)), ABC)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "I;16"])
+def test_one_decoding_tells_pixels_mode_and_grey_values(tmp_path, mode):
+    picture = Image.fromarray(RGB)
+    picture = Image.fromarray(GREY.astype(np.uint16) << 8) if mode == "I;16" else picture.convert(mode)
+    found = read_picture(save(tmp_path / "a.png", picture))
+    np.testing.assert_array_equal(found.rgb, read_image(tmp_path / "a.png"))
+    np.testing.assert_array_equal(found.grey(), Image.fromarray(read_image(tmp_path / "a.png")).convert("L"))
+    assert found.mode == mode
+    assert read_mask_and_mode(save(tmp_path / "m.png", IDS), ABC)[1] == "L"
+
+
+# masks are written in the form in which they were stored
+
+COLORS = ClassMap(("a", "b", "c"), colors=[[10, 20, 30], [40, 50, 60], [70, 80, 90]])
+MAPPED = ClassMap(("a", "b", "c"), ignore_ids=(9,), id_map={7: 0, 8: 0, 300: 1, 5: 2})
+BINARY = ClassMap(("a", "b"), id_map={0: 0, 255: 1})
+PALETTE = Image.fromarray(IDS)
+PALETTE.putpalette([9, 8, 7, 6, 5, 4, 3, 2, 1])
+
+
+@pytest.mark.parametrize(
+    ("stored", "classes", "mode"),
+    [
+        (IDS, ABC, "L"),
+        (PALETTE, ABC, "P"),
+        (IDS.astype(np.uint16), ABC, "I;16"),
+        (np.array([7, 8, 300, 5, 9], np.uint16)[RNG.integers(0, 5, (6, 8))], MAPPED, "I;16"),
+        (IDS > 0, BINARY, "L"),
+        (np.repeat(IDS[..., None], 3, axis=2), ABC, "L"),
+        (COLORS.colorize(IDS), COLORS, "RGB"),
+    ],
+)
+def test_a_mask_is_written_in_its_own_form(tmp_path, stored, classes, mode):
+    path = save(tmp_path / "m.png", stored)
+    before = read_mask(path, classes)
+    mask = before.copy()
+    mask[2:4] = (mask[2:4] + 1) % len(classes)
+    mask[0, :3] = 1
+    if classes is not BINARY:
+        mask[5, :2] = IGNORE
+    out = tmp_path / "out.png"
+    out.write_bytes(encode_mask(path, classes, mask))
+    np.testing.assert_array_equal(read_mask(out, classes), mask)
+    with Image.open(out) as written, Image.open(path) as original:
+        assert written.mode == mode
+        assert mode != "P" or written.getpalette()[:9] == original.getpalette()[:9]
+    if mode == "I;16":  # what stays keeps its very value, even where several stand for one class
+        same = mask == before
+        np.testing.assert_array_equal(read_stored(out)[same], read_stored(path)[same])
+
+
+def test_masks_that_cannot_be_written_are_refused(tmp_path):
+    path = save(tmp_path / "m.png", IDS)
+    with pytest.raises(DatasetError, match=r"a mask of \(3, 3\) for 'm.png', which is \(6, 8\)"):
+        encode_mask(path, ABC, np.zeros((3, 3), np.uint8))
+    path = save(tmp_path / "b.png", IDS > 0)
+    with pytest.raises(
+        DatasetError, match=r"no stored value stands for ignored pixels.*ignore_ids or id_map"
+    ):
+        encode_mask(path, BINARY, np.full((6, 8), IGNORE, np.uint8))
+    twice = ClassMap(("a", "b"), colors=[[1, 1, 1], [1, 1, 1]])
+    path = save(tmp_path / "c.png", np.ones((6, 8, 3), np.uint8))
+    with pytest.raises(DatasetError, match="no stored value stands for class 'a'"):
+        encode_mask(path, twice, 1 - read_mask(path, twice))
+
+
+# whatever a file holds: read rightly or refused in words
+
+
+def written(picture: Image.Image, form: str, **options) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def every_form() -> list[bytes]:
+    """Small pictures of every format and mode that Pillow can write, and of odd kinds."""
+    files, rgb = [], Image.fromarray(RGB)
+    for mode in (
+        "1",
+        "L",
+        "LA",
+        "P",
+        "PA",
+        "RGB",
+        "RGBA",
+        "RGBX",
+        "CMYK",
+        "YCbCr",
+        "LAB",
+        "HSV",
+        "I",
+        "F",
+        "La",
+    ):
+        for form in ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM"):
+            try:
+                files.append(written(Image.fromarray(IDS).convert(mode), form))
+            except (OSError, ValueError, KeyError):  # Pillow has no such pair
+                continue
+    files += [
+        written(rgb, form, save_all=True, append_images=[rgb]) for form in ("PNG", "WEBP", "TIFF", "GIF")
+    ]
+    return files + [written(rgb, "TIFF", compression=kind) for kind in ("tiff_lzw", "jpeg", "packbits")]
+
+
+FILES = every_form()
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+@st.composite
+def lying_png(draw):
+    """A PNG whose header says what it likes, with sound checksums."""
+    side = st.sampled_from([0, 1, 9, 255, 30_000, 60_000, 2**31 - 1, 2**32 - 1]) | st.integers(0, 12)
+    depth, color = draw(st.sampled_from([1, 2, 4, 8, 16, 3])), draw(st.sampled_from([0, 2, 3, 4, 6, 1]))
+    header = struct.pack(">IIBBBBB", draw(side), draw(side), depth, color, 0, 0, draw(st.integers(0, 2)))
+    body = zlib.compress(draw(st.binary(max_size=200)) * draw(st.integers(1, 2000)))
+    extra = draw(st.sampled_from([b"", chunk(b"PLTE", bytes(9)), chunk(b"zTXt", b"a\0\0" + body)]))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+@pytest.mark.slow
+@cases(200)
+@given(data=damaged(*FILES) | lying_png())
+def test_any_file_is_read_or_refused(tmp_path_factory, data):
+    file = tmp_path_factory.mktemp("pictures") / "x.png"
+    file.write_bytes(data)
+    with contextlib.suppress(DatasetError):
+        image = read_image(file)
+        assert image.dtype == np.uint8
+        assert image.shape[2:] == (3,)
+    for classes in (ABC, COLORS):
+        with contextlib.suppress(DatasetError):
+            mask = read_mask(file, classes)
+            assert mask.dtype == np.uint8
+            assert set(np.unique(mask).tolist()) <= {*range(len(classes)), IGNORE}
+            assert mask.shape == read_image(file).shape[:2]
+
+
+@pytest.mark.parametrize("number", range(len(FILES)))
+def test_sound_pictures_are_read_as_pillow_reads_them(tmp_path, number):
+    file = tmp_path / "x.png"
+    file.write_bytes(FILES[number])
+    with Image.open(file) as picture:
+        form, mode, reference = picture.format, picture.mode, np.asarray(picture.convert("RGB"))
+    if form not in ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "MPO"):
+        with pytest.raises(DatasetError, match="no picture; expected PNG"):
+            read_image(file)
+    elif mode in ("F", "La") or (mode == "LAB" and form == "TIFF"):
+        with contextlib.suppress(DatasetError):
+            read_image(file)
+    elif mode.startswith("I"):
+        assert not read_image(file).any()  # the upper byte of ids 0-2
+    elif mode not in ("LA", "PA", "RGBA"):
+        image = read_image(file)
+        np.testing.assert_array_equal(image, reference)
+        assert image.flags.writeable
+        assert image.flags.c_contiguous

@@ -1,0 +1,210 @@
+"""Injected faults change what they say, where they say, in any form of dataset, and the same with the same seed."""
+
+import hashlib
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+from scipy import ndimage
+
+from seglib.data import KINDS, DatasetError, inject_faults, load_dataset, planted, read_mask, read_pair
+from seglib.data.inject import (
+    DEGRADATIONS,
+    LABEL_FAULTS,
+    MIN_CHANGE,
+    SHIFT,
+    bounding_box,
+    degrade,
+)
+
+NAMES = ("sky", "road", "car", "person")
+
+
+def street(seed=0, size=(60, 80)):
+    """Sky over road, two cars, one person, a speck of a person, a strip that is ignored."""
+    rng = np.random.default_rng(seed)
+    mask = np.zeros(size, np.uint8)
+    mask[30:] = 1
+    x = int(rng.integers(0, 20))
+    mask[28:36, x : x + 8] = 2
+    mask[40:50, x + 30 : x + 40] = 2
+    mask[25:35, x + 50 : x + 54] = 3
+    mask[55, 70] = 3
+    mask[58:] = 255
+    return mask
+
+
+def write_dataset(root, form="ids", **config):
+    """12 streets in two sequences of val and 3 in one of train; masks in the form that is named."""
+    rng = np.random.default_rng(0)
+    colors = np.array([(1, 2, 3), (9, 9, 9), (200, 0, 0), (0, 200, 0), *[(0, 0, 0)] * 252], np.uint8)
+    for split, group, count in (("train", "a/x", 3), ("val", "b/y", 6), ("val", "c/z", 6)):
+        for frame in range(count):
+            mask = street(frame)
+            image = np.array([(200, 220, 255), (90, 90, 90), (200, 30, 30), (20, 160, 60)], np.uint8)[
+                mask % 4
+            ]
+            image = np.clip(image + rng.integers(-9, 10, image.shape), 0, 255).astype(np.uint8)
+            stored = colors[mask] if form == "colours" else mask
+            if form == "mapped":
+                stored = np.where(mask == 255, 0, mask * 20 + 7).astype(np.uint8)
+            for kind, pixels, ending in (("images", image, "jpg"), ("masks", stored, "png")):
+                path = root / kind / split / group / f"{group[0]}{frame:02d}.{ending}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+    globs = {s: {"images": f"images/{s}/**/*.jpg", "masks": f"masks/{s}/**/*.png"} for s in ("train", "val")}
+    values = {"classes": list(NAMES), "splits": globs} | config
+    (root / "dataset.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    return load_dataset(root)
+
+
+GROUPED = {"group": r"(?P<group>\w)(?P<frame>\d+)$"}
+FORMS = {
+    "ids": {},
+    "mapped": {"form": "mapped", "id_map": {7: 0, 27: 1, 47: 2, 67: 3}, "ignore_ids": [0]},
+    "colours": {"form": "colours", "colors": [[1, 2, 3], [9, 9, 9], [200, 0, 0], [0, 200, 0]], **GROUPED},
+    "lists": {"group": r"^(?P<group>./.)/.*?(?P<frame>\d+)$"},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_any_form_of_dataset_is_copied_with_its_faults(tmp_path, form):
+    config = dict(FORMS[form])
+    if form == "lists":
+        ids = [f"b{k:02d}" for k in range(6)] + [f"c{k:02d}" for k in range(5)]
+        config["splits"] = {
+            "train": {"images": "images/**/*.jpg", "masks": "masks/**/*.png"},
+            "val": {"ids": ids},
+        }
+        config["exclude"] = ["c05"]
+    dataset = write_dataset(tmp_path / "data set!", **config)
+    table = inject_faults(dataset, tmp_path / "out", share=0.7, seed=5)
+    copy = load_dataset(tmp_path / "out")
+    assert table.equals(planted(tmp_path / "out"))
+    assert len(table) == round(0.7 * len(dataset.split("val")))
+    assert set(table["kind"]) == set(KINDS)
+    columns = ["id", "split", "frame"]
+    assert copy.samples[columns].equals(dataset.samples[columns])
+    assert (pd.factorize(copy.samples["group"])[0] == pd.factorize(dataset.samples["group"])[0]).all()
+    assert copy.classes.names == dataset.classes.names
+    faults = table.set_index("sample")
+    for before, after in zip(dataset.samples.itertuples(), copy.samples.itertuples(), strict=True):
+        old, new = read_pair(dataset, before), read_pair(copy, after)
+        kind = faults["kind"].get(before.id, "")
+        files = (dataset.root / before.image, copy.root / after.image)
+        assert (files[0].read_bytes() == files[1].read_bytes()) == (kind not in DEGRADATIONS)
+        assert (old[1] == new[1]).all() == (kind not in LABEL_FAULTS)
+        clean = copy.root / "clean_masks" / f"{before.id}.png"
+        assert clean.exists() == (kind in LABEL_FAULTS)
+        if clean.exists():
+            np.testing.assert_array_equal(np.array(Image.open(clean)), old[1])
+    if form == "colours":
+        assert (copy.classes.colors == dataset.classes.colors).all()
+
+
+def label_faults(tmp_path, kind):
+    """(row of planted.csv, sound mask, faulty mask) of a fault of one kind in every sample of val."""
+    dataset = write_dataset(tmp_path / "data", **FORMS["colours"])
+    table = inject_faults(dataset, tmp_path / "out", kinds=[kind], share=1.0)
+    copy = load_dataset(tmp_path / "out").samples.set_index("id")
+    assert len(table) == 12
+    for row in table.itertuples():
+        sound = np.array(Image.open(tmp_path / "out" / "clean_masks" / f"{row.sample}.png"))
+        yield row, sound, read_mask(tmp_path / "out" / copy["mask"][row.sample], dataset.classes)
+
+
+@pytest.mark.parametrize("kind", LABEL_FAULTS)
+def test_label_faults_change_what_they_say(tmp_path, kind):
+    for row, mask, faulty in label_faults(tmp_path, kind):
+        changed, valid = faulty != mask, mask != 255
+        share = (changed & valid).sum() / valid.sum()
+        assert share >= MIN_CHANGE
+        assert row.detail.endswith(f"changed {share:.3f}")
+        assert row.severity == ("severe" if share > 0.1 else "moderate" if share > 0.02 else "mild")
+        if kind in ("swapped_classes", "missing_object"):
+            assert tuple(map(int, row.box.split())) == bounding_box(changed)
+            assert (faulty[~valid] == 255).all()
+            assert len(np.unique(mask[changed])) == 1  # of one class
+        else:
+            assert row.box == ""
+
+
+def test_a_missing_object_is_one_whole_region_and_never_a_speck(tmp_path):
+    for _, mask, faulty in label_faults(tmp_path, "missing_object"):
+        changed = faulty != mask
+        labels, count = ndimage.label(mask == mask[changed][0], np.ones((3, 3)))
+        assert any((changed == (labels == k)).all() for k in range(1, count + 1))
+        assert changed.sum() >= 40
+        assert set(np.unique(faulty[changed])) <= {0, 1}  # its surroundings
+
+
+def test_swapped_classes_are_an_object_or_a_whole_class(tmp_path):
+    seen = set()
+    for row, mask, faulty in label_faults(tmp_path, "swapped_classes"):
+        changed = faulty != mask
+        assert len(np.unique(faulty[changed])) == 1
+        whole = (changed == (mask == mask[changed][0])).all()
+        assert row.detail.startswith("all ") or not whole or row.detail.startswith("one person")
+        seen.add(row.detail[:3])
+    assert seen == {"all", "one"}
+
+
+def test_a_shifted_mask_agrees_when_moved_back(tmp_path):
+    for row, mask, faulty in label_faults(tmp_path, "shifted_mask"):
+        dx, dy = (int(part.split()[1]) for part in row.detail.split("; ")[:2])
+        assert SHIFT[0] * 80 - 1 <= np.hypot(dx, dy) <= SHIFT[1] * 80 + 1
+        back = np.roll(faulty, (-dy, -dx), (0, 1))
+        assert (back[8:-8, 8:-8] == mask[8:-8, 8:-8]).all()
+
+
+def test_a_wrong_mask_is_of_another_sequence(tmp_path):
+    for row, _, _ in label_faults(tmp_path, "wrong_mask"):
+        assert row.sample[0] != row.detail.removeprefix("mask of ")[0]
+
+
+def test_a_seed_injects_the_same_again(tmp_path):
+    def sums(name):
+        files = (path for path in (tmp_path / name).rglob("*") if path.is_file())
+        return {
+            path.relative_to(tmp_path / name): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+        }
+
+    dataset = write_dataset(tmp_path / "data")
+    for name, seed in (("one", 1), ("again", 1), ("other", 2)):
+        inject_faults(dataset, tmp_path / name, seed=seed, share=0.5, splits=("val", "train"))
+    assert sums("one") == sums("again")
+    assert sums("one") != sums("other")
+
+
+@pytest.mark.parametrize("kind", DEGRADATIONS)
+@pytest.mark.parametrize("size", [(48, 64), (301, 640)])
+def test_degradations_grow_with_their_level(kind, size):
+    rng = np.random.default_rng(3)
+    image = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
+    grain = rng.standard_normal(image.shape, dtype=np.float32)
+    worse = [degrade(image, kind, level, grain) for level in (1, 2, 3)]
+    assert all(some.shape == image.shape and some.dtype == np.uint8 for some in worse)
+    off = [np.abs(some.astype(int) - image).mean() for some in worse]
+    assert 3 < off[0] < off[1] < off[2]
+
+
+def test_what_cannot_be_done_is_said_and_leaves_nothing(tmp_path):
+    dataset = write_dataset(tmp_path / "data")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    for error, told, out, options in (
+        (FileExistsError, "left as it is", "mine", {}),
+        (ValueError, "kinds swirl: expected some of swapped_classes", "out", {"kinds": ["swirl"]}),
+        (ValueError, "share 0", "out", {"share": 0}),
+        (ValueError, "lies in the dataset", "data/planted", {}),
+        (DatasetError, "no split 'test'", "out", {"splits": ["test"]}),
+    ):
+        with pytest.raises(error, match=told):
+            inject_faults(dataset, tmp_path / out, **options)
+    for path in (tmp_path / "data" / "masks").rglob("*.png"):
+        Image.fromarray(np.zeros((60, 80), np.uint8)).save(path)
+    with pytest.raises(DatasetError, match=r"missing_object fits none of the 12 samples left in split 'val'"):
+        inject_faults(dataset, tmp_path / "out", kinds=["missing_object"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "mine"]

@@ -1,0 +1,318 @@
+"""Evaluations of a model and of another tool's predictions: files, scores against torchmetrics, damage and bad input."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassJaccardIndex
+
+from seglib import evaluate, metrics
+from seglib.data import ClassMap, DatasetError
+from seglib.evaluate import evaluate_predictions, evaluate_run, open_evaluation, predicted_pairs
+from seglib.params import Evaluate
+from seglib.runs import Run, read_json, write_json
+from seglib.train import load_checkpoint, make_plan
+
+CLASSES = ClassMap(("sky", "road", "car"))
+TEST_IDS = ["0041", "0042", "1e5", "null"]
+FILES = {
+    "metrics.json", "per_image.csv", "per_class.csv", "per_image_class_iou.csv", "confusions.npz", "calibration.csv",
+    "region_sizes.csv", "data.json", "predictions",
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(trained_root) -> Run:
+    return Run.open("tiny")
+
+
+def check_against_torchmetrics(evaluation) -> None:
+    """Compute the scores again from the PNG files alone."""
+    iou = MulticlassJaccardIndex(3, ignore_index=255)
+    accuracy = MulticlassAccuracy(3, average="micro", ignore_index=255)
+    for row in evaluation.per_image.itertuples():
+        truth = np.array(Image.open(evaluation.dataset.root / row.mask))
+        with Image.open(evaluation.run.evaluation("test") / "predictions" / f"{row.id}.png") as picture:
+            assert picture.mode == "P"
+            pred = np.array(picture)
+        assert pred.shape == truth.shape == (row.height, row.width)
+        valid = truth != 255
+        assert row.valid_pixels == valid.sum()
+        if valid.any():
+            assert row.pixel_accuracy == pytest.approx((truth == pred)[valid].mean(), abs=1e-9)
+            there = [c for c in range(3) if (truth == c).any()]
+            unions = [((truth == c) | (pred == c)) & valid for c in there]
+            ious = [((truth == c) & (pred == c)).sum() / u.sum() for c, u in zip(there, unions, strict=True)]
+            assert row.miou == pytest.approx(np.mean(ious), abs=1e-9)
+            assert row.worst_class == CLASSES.names[there[int(np.argmin(ious))]]
+        iou.update(torch.tensor(pred)[None].long(), torch.tensor(truth)[None].long())
+        accuracy.update(torch.tensor(pred)[None].long(), torch.tensor(truth)[None].long())
+    assert evaluation.scores["mean_iou"] == pytest.approx(iou.compute().item(), abs=1e-6)
+    assert evaluation.scores["pixel_accuracy"] == pytest.approx(accuracy.compute().item(), abs=1e-6)
+    assert evaluation.scores["mean_iou_image"] == pytest.approx(evaluation.per_image["miou"].mean(), abs=1e-9)
+
+
+@pytest.mark.slow
+def test_an_evaluation_holds_what_it_promises(run):
+    stale = run.evaluation("test") / "predictions" / "gone.png"
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"")
+    evaluation = evaluate_run(Evaluate(run="tiny", device="cpu"))
+    folder = run.evaluation("test")
+    assert {p.name for p in folder.iterdir()} >= FILES
+    assert list(evaluation.per_image.columns) == [
+        "id", "image", "mask", "group", "height", "width", "miou", "pixel_accuracy", "worst_class", "valid_pixels",
+        "boundary_iou", "confidence",
+    ]  # fmt: skip
+    assert list(evaluation.per_class.columns) == [
+        "class_id", "class", "iou", "precision", "recall", "f1", "images", "pixels", "pixel_share", "miou_c",
+        "absent_false_positives", "boundary_iou",
+    ]  # fmt: skip
+    # Names that look like numbers or missing values are still names.
+    assert evaluation.per_image["id"].tolist() == evaluation.per_image_class_iou["id"].tolist() == TEST_IDS
+    assert sorted(p.stem for p in (folder / "predictions").iterdir()) == TEST_IDS
+    assert evaluation.scores == read_json(folder / "metrics.json")
+    assert (evaluation.scores["images"], evaluation.scores["images_unscored"]) == (4, [])
+    assert (evaluation.classes, evaluation.run, evaluation.split) == (CLASSES, run, "test")
+    check_against_torchmetrics(evaluation)
+    for (name, truth, pred), confusion in zip(
+        predicted_pairs(evaluation), evaluation.confusions, strict=True
+    ):
+        counts = [[((truth == t) & (pred == p)).sum() for p in range(3)] for t in range(3)]
+        np.testing.assert_array_equal(confusion, counts, err_msg=name)
+    headline = evaluation.headline()
+    assert headline.loc["mean IoU", "test"] == evaluation.scores["mean_iou"]
+    assert headline["test"].dtype == float
+    worst = evaluation.worst_images(2)
+    assert worst["miou"].tolist() == sorted(evaluation.per_image["miou"])[:2]
+    image, truth, pred = evaluate.read_layers(evaluation, "1e5")
+    np.testing.assert_array_equal(
+        image, np.array(Image.open(evaluation.dataset.root / "test/images/1e5.png"))
+    )
+    assert image.shape[:2] == truth.shape == pred.shape
+    with pytest.raises(DatasetError, match="'t00' is no longer in split 'test'"):
+        evaluate.read_layers(evaluation, "t00")
+
+
+@pytest.mark.slow
+def test_the_streamed_scores_are_those_of_the_files(run):
+    evaluation = evaluate_run(Evaluate(run="tiny", device="cpu", boundary_ratio=0.05, batch_size=1))
+    pairs, scores = [(t, p) for _, t, p in predicted_pairs(evaluation)], evaluation.scores
+    counts = np.stack([metrics.boundary_counts(truth, pred, 3, 0.05) for truth, pred in pairs])
+    of_classes = metrics.boundary_iou(counts.sum(0))
+    np.testing.assert_allclose(evaluation.per_class["boundary_iou"], of_classes)
+    assert scores["mean_boundary_iou"] == pytest.approx(of_classes.mean())
+    np.testing.assert_allclose(evaluation.per_image["boundary_iou"], metrics.boundary_iou(counts).mean(1))
+    assert scores["boundary"] == {
+        "ratio": 0.05, "width": "max(1, round(ratio x diagonal)) pixels", "narrowest": 3, "widest": 3
+    }  # fmt: skip
+    plan = make_plan("cpu", "fp32")
+    model = plan.place(load_checkpoint(run.best_checkpoint)[0])
+    reference = MulticlassCalibrationError(3, n_bins=10, ignore_index=255)
+    for (truth, pred), row in zip(pairs, evaluation.per_image.itertuples(), strict=True):
+        image = torch.from_numpy(np.array(Image.open(evaluation.dataset.root / row.image))).permute(2, 0, 1)
+        probability = evaluate.predict(model, image[None], truth.shape, plan).softmax(1)
+        np.testing.assert_array_equal(probability.argmax(1)[0], pred)
+        reference.update(probability, torch.from_numpy(truth[None].astype(np.int64)))
+        confidence = probability.amax(1)[0].numpy()[truth != 255].mean()
+        assert row.confidence == pytest.approx(confidence, abs=1e-5)
+    assert scores["ece"] == pytest.approx(reference.compute().item(), abs=1e-5)
+    assert evaluation.calibration["pixels"].sum() == evaluation.confusions.sum()
+    assert scores["latency_ms"] > 0
+    regions = sum(metrics.region_counts(truth, pred, 3) for truth, pred in pairs)
+    pd.testing.assert_frame_equal(evaluation.region_sizes, metrics.region_table(regions, CLASSES.names))
+
+
+@pytest.mark.slow
+def test_shrunk_images_are_scored_at_original_resolution(run, monkeypatch):
+    model, facts = load_checkpoint(run.best_checkpoint)
+    model.spec = replace(model.spec, long_side=32)
+    monkeypatch.setattr("seglib.train.load_checkpoint", lambda path, classes: (model, facts))
+    write_json(run.params, read_json(run.params) | {"precision": "fp16"})  # of a GPU; scored on a CPU anyway
+    evaluation = evaluate_run(Evaluate(run="tiny", device="cpu", boundary_ratio=0))
+    assert (evaluation.per_image[["height", "width"]].to_numpy() == (40, 56)).all()
+    check_against_torchmetrics(evaluation)
+    assert evaluation.scores["precision"] in ("fp32", "bf16")
+    assert evaluation.scores["mean_boundary_iou"] is None
+    assert evaluation.scores["boundary"]["width"] == "off"
+    assert evaluation.per_class["boundary_iou"].isna().all()
+
+
+@pytest.mark.slow
+def test_images_of_different_sizes_and_without_a_label(run, trained_root):
+    folder = trained_root / "data" / "tiny" / "test"
+    for kind in ("images", "masks"):
+        path = folder / kind / "0042.png"
+        Image.open(path).crop((0, 0, 33, 21)).save(path)
+    Image.fromarray(np.full((40, 56), 255, np.uint8)).save(folder / "masks" / "null.png")
+    params = Evaluate(run="tiny", device="cpu", flip_tta=True, scale_tta="0.75", tile=32, batch_size=1)
+    evaluation = evaluate_run(params)
+    images = evaluation.per_image.set_index("id")
+    assert images.loc["0042", ["height", "width"]].tolist() == [21, 33]
+    assert evaluation.scores["images_unscored"] == ["null"]
+    assert images.loc["null", ["miou", "pixel_accuracy"]].isna().all()
+    assert images.loc["null", ["worst_class", "valid_pixels"]].tolist() == ["", 0]
+    assert evaluation.per_image_class_iou.iloc[3, 1:].isna().all()
+    assert "null" not in evaluation.worst_images(10)["id"].tolist()
+    check_against_torchmetrics(evaluation)
+
+
+@pytest.mark.slow
+def test_an_interrupted_evaluation_is_none_and_leaves_an_earlier_one_whole(run, monkeypatch):
+    evaluate_run(Evaluate(run="tiny", device="cpu"))
+    before = {path: path.read_bytes() for path in run.evaluation("test").rglob("*") if path.is_file()}
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("seglib.evaluate.evaluation.save_ids", stop)
+    for split in ("test", "val"):
+        with pytest.raises(KeyboardInterrupt):
+            evaluate_run(Evaluate(run="tiny", split=split, device="cpu"))
+    after = {path: path.read_bytes() for path in run.evaluation("test").rglob("*") if path.is_file()}
+    assert after == before
+    with pytest.raises(FileNotFoundError, match=r"no evaluation of split 'val' \(evaluated: test\)\. Run 03"):
+        open_evaluation(run, "val")
+    with pytest.raises(DatasetError, match="no split 'night'"):
+        evaluate_run(Evaluate(run="tiny", split="night", device="cpu"))
+
+
+# another tool's predictions
+
+
+@pytest.fixture
+def external(tiny_root):
+    """A folder of predictions of the test split: the truth, with the sky taken for a car here and there."""
+    folder = tiny_root / "theirs"
+    folder.mkdir()
+    for name in TEST_IDS:
+        mask = np.array(Image.open(tiny_root / "data" / "tiny" / "test" / "masks" / f"{name}.png"))
+        mask[mask == 255] = 1
+        mask[:4] = np.where(mask[:4] == 0, 2, mask[:4])
+        Image.fromarray(mask).save(folder / f"{name}.png")
+    return folder
+
+
+def score(folder, name="theirs"):
+    return evaluate_predictions(name, folder, "data/tiny", Evaluate(run=name))
+
+
+def test_predictions_of_another_tool_are_scored_alike(external):
+    evaluation = score(external)
+    run = Run.open("theirs")
+    assert run.external
+    check_against_torchmetrics(evaluation)
+    assert evaluation.scores["ece"] is evaluation.calibration is None
+    assert evaluation.per_image["confidence"].isna().all()
+    assert np.isnan(evaluation.headline().iloc[-1, 0])
+    assert 0 < evaluation.scores["mean_boundary_iou"] < 1
+    assert evaluation.scores["predictions"] == read_json(run.params)["predictions"] == "theirs"
+    assert score(external).scores["images"] == 4
+    with pytest.raises(DatasetError, match="is where the results go"):
+        score(run.evaluation("test") / "predictions")
+    assert len(list((run.evaluation("test") / "predictions").iterdir())) == 4
+
+
+@pytest.mark.slow
+def test_the_same_predictions_get_the_same_scores(run):
+    own = evaluate_run(Evaluate(run="tiny", device="cpu"))
+    folder = run.evaluation("test") / "predictions"
+    theirs = score(folder, "again")
+    np.testing.assert_array_equal(theirs.confusions, own.confusions)
+    same = [name for name in own.scores if name.startswith("mean_")]
+    assert {name: theirs.scores[name] for name in same} == {name: own.scores[name] for name in same}
+    with pytest.raises(FileExistsError, match="'tiny' exists and holds a trained model"):
+        score(folder, "tiny")
+
+
+def test_faults_of_predictions_are_named_and_counted(external):
+    for name in ("0042", "1e5"):
+        Image.open(external / f"{name}.png").crop((0, 0, 50, 40)).save(external / f"{name}.png")
+    ids = np.array(Image.open(external / "null.png"))
+    ids[0, :2] = 7, 9
+    Image.fromarray(ids).save(external / "null.png")
+    with pytest.raises(DatasetError) as error:
+        score(external)
+    told = str(error.value)
+    assert told.startswith(
+        "3 of 4 predictions cannot be scored: prediction '0042.png' is 50x40 (width x height)"
+    )
+    assert "the mask 56x40" in told
+    assert "prediction 'null.png' holds ids {7, 9} on valid pixels; expected 0-2" in told
+    with pytest.raises(FileNotFoundError, match="no evaluation"):
+        open_evaluation(Run(Run.folder("theirs")), "test")
+    Image.new("RGB", (56, 40)).save(external / "0041.png")
+    with pytest.raises(DatasetError, match=r"4 of 4 .* '0041.png' is an RGB image; expected one channel"):
+        score(external)
+    (external / "0042.png").unlink()
+    (external / "null.png").unlink()
+    with pytest.raises(DatasetError, match=r"2 of 4 images .*: expected theirs/0042.png, theirs/null.png"):
+        score(external)
+    with pytest.raises(DatasetError, match="4 of 4 images of split 'test' have no prediction"):
+        score(external / "none", "other")
+    assert not Run(Run.folder("other")).path.exists()
+
+
+def test_class_names_that_look_like_gaps_or_numbers_survive(external, tiny_root):
+    config = tiny_root / "data" / "tiny" / "dataset.yaml"
+    config.write_text(config.read_text().replace("[sky, road, car]", "['None', '7', 'NA']"))
+    evaluation = score(external)
+    assert evaluation.per_class["class"].tolist() == ["None", "7", "NA"]
+    assert set(evaluation.per_image["worst_class"]) <= {"None", "7", "NA"}
+    assert pd.api.types.is_float_dtype(evaluation.per_image_class_iou["NA"])
+
+
+def test_an_older_run_is_read_and_a_damaged_one_refused(external):
+    score(external)
+    run = Run.open("theirs")
+    folder = run.evaluation("test")
+    images = folder / "per_image.csv"
+    images.write_text(images.read_text().replace("valid_pixels", "scored_pixels"))
+    params = read_json(run.params)
+    write_json(run.params, {("recipe" if key == "config" else key): value for key, value in params.items()})
+    assert (open_evaluation(run, "test").per_image["valid_pixels"] > 0).all()
+    whole = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    with np.load(folder / "confusions.npz") as stored:
+        kept = dict(stored)
+    for change in (
+        lambda: images.write_text(images.read_text().replace("\n0041,", "\nzebra,")),
+        lambda: images.write_text(images.read_text().replace("\n0041,", "\nlost\n0041,")),
+        lambda: (folder / "per_class.csv").write_text("class,iou\nsky,high\n"),
+        lambda: (folder / "confusions.npz").write_bytes(b"PK"),
+        lambda: np.savez(folder / "confusions.npz", **kept | {"confusions": kept["confusions"] + 1}),
+    ):
+        change()
+        with pytest.raises(
+            ValueError, match=r"evaluation/test is not a whole evaluation .* Run 03_evaluate again"
+        ):
+            open_evaluation(run, "test")
+        for path, content in whole.items():
+            path.write_bytes(content)
+    assert len(open_evaluation(run, "test").per_image) == 4
+
+
+def test_changed_files_are_told(external):
+    evaluation = score(external)
+    evaluate.check_as_scored(evaluation)
+    mask = evaluation.dataset.root / "test" / "masks" / "0042.png"
+    ids = np.array(Image.open(mask))
+    Image.fromarray(np.where(ids == 2, 1, ids).astype(np.uint8)).save(mask)
+    with pytest.raises(
+        DatasetError, match=r"since run 'theirs' was evaluated .*masks/0042\.png.* again, then 04"
+    ):
+        evaluate.check_as_scored(evaluation)
+
+
+def test_saved_ids_come_back(external, tmp_path):
+    ids = np.array([[0, 1, 2], [255, 254, 0]], np.uint8)
+    evaluate.save_ids(tmp_path / "ids.png", ids, CLASSES)
+    np.testing.assert_array_equal(evaluate.read_ids(tmp_path / "ids.png"), ids)
+    with Image.open(tmp_path / "ids.png") as picture:
+        np.testing.assert_array_equal(np.array(picture.convert("RGB")), CLASSES.colorize(ids))
+    with pytest.raises(DatasetError, match=r"is \(40, 56\), its mask \(7, 9\)"):
+        evaluate.saved_prediction(score(external), "0041", (7, 9))

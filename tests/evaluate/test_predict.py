@@ -1,0 +1,138 @@
+"""`predict` against simpler ways to the same figures: mirrored, scaled and tiled predictions, and the precision of scoring."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from seglib.data import ClassMap
+from seglib.evaluate import predict, scoring_plan
+from seglib.runs import Run, read_json, write_json
+from seglib.train import Segmenter, load_checkpoint, make_plan
+from seglib.train.model import ModelSpec
+
+CLASSES = ClassMap(("sky", "road", "car"))
+PLAN = make_plan("cpu", "fp32")
+
+
+class Pixelwise(nn.Module):
+    """A network without a neighbourhood: however an image is cut, mirrored or padded, a pixel's logits stay the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = nn.Identity()
+        self.head = nn.Conv2d(3, 3, 1)
+        self.sides: list[int] = []
+
+    def forward(self, images):
+        self.sides.append(max(images.shape[-2:]))
+        return self.head(images)
+
+
+class Local(nn.Module):
+    """A network that divides the image by 8, as encoders do, and sees some 30 pixels around."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.encoder = nn.Identity()
+        layers = [layer for c in (3, 8, 8) for layer in (nn.Conv2d(c, 8, 3, 2, 1), nn.ReLU())]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(8, 3, 1), nn.Upsample(scale_factor=8, mode="bilinear"))
+
+    def forward(self, images):
+        return self.layers(images)
+
+
+@pytest.fixture
+def pixelwise() -> Segmenter:
+    return Segmenter(Pixelwise(), ModelSpec("Unet", "resnet18", CLASSES)).eval()
+
+
+@pytest.fixture
+def trained(trained_root) -> Segmenter:
+    return load_checkpoint(Run.open("tiny").best_checkpoint)[0]
+
+
+def images_of(height: int, width: int) -> torch.Tensor:
+    return torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8)
+
+
+def test_flipping_averages_the_two_probabilities(trained, pixelwise):
+    images = images_of(32, 64)
+    one = predict(trained, images, (32, 64), PLAN).softmax(1)
+    other = predict(trained, images.flip(-1), (32, 64), PLAN).softmax(1).flip(-1)
+    assert (one - other).abs().max() > 1e-3
+    both = predict(trained, images, (32, 64), PLAN, flip=True).exp()
+    torch.testing.assert_close(both, (one + other) / 2, rtol=1e-4, atol=1e-5)
+    plain = predict(pixelwise, images, (32, 64), PLAN).log_softmax(1)
+    flipped = predict(pixelwise, images, (32, 64), PLAN, flip=True)
+    torch.testing.assert_close(flipped, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_scales_average_probabilities(trained):
+    images = images_of(32, 64)
+    larger = nn.functional.interpolate(images.float(), size=(48, 96), mode="bilinear", align_corners=False)
+    parts = [predict(trained, x, (32, 64), PLAN).softmax(1) for x in (images, larger)]
+    both = predict(trained, images, (32, 64), PLAN, scales=(1.0, 1.5)).exp()
+    torch.testing.assert_close(both, (parts[0] + parts[1]) / 2, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tile", [0, 24])
+def test_scales_leave_a_model_without_neighbourhood_nearly_alone(pixelwise, tile):
+    ramp = torch.linspace(0, 250, 48).round().to(torch.uint8)
+    images = ramp.view(1, 1, 1, -1).expand(2, 3, 40, -1)
+    plain = predict(pixelwise, images, (40, 48), PLAN).softmax(1)
+    scaled = predict(pixelwise, images, (40, 48), PLAN, flip=True, tile=tile, scales=(1.0, 0.5, 2.0))
+    torch.testing.assert_close(scaled.softmax(1), plain, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 90), (33, 65), (64, 64)])
+@pytest.mark.parametrize("tile", [1, 16, 33, 100])
+def test_tiles_blend_to_the_whole(pixelwise, size, tile):
+    if tile == 1 and max(size) > 33:
+        pytest.skip("thousands of tiles")
+    images = images_of(*size)
+    whole = predict(pixelwise, images, size, PLAN)
+    pixelwise.net.sides.clear()
+    tiled = predict(pixelwise, images, size, PLAN, tile=tile)
+    assert max(pixelwise.net.sides) <= -(-tile // 32) * 32
+    torch.testing.assert_close(tiled, whole, rtol=1e-4, atol=1e-4)
+    resized = predict(pixelwise, images, (50, 20), PLAN, tile=tile)
+    torch.testing.assert_close(resized, predict(pixelwise, images, (50, 20), PLAN), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("size", "tile"),
+    [((300, 411), 192), ((200, 192), 192), ((97, 500), 224), ((640, 200), 256), ((90, 1500), 640)],
+)
+def test_tiles_are_exact_where_the_model_sees_no_further(size, tile):
+    model = Segmenter(Local(), ModelSpec("Unet", "resnet18", CLASSES)).eval()
+    images = images_of(*size)
+    whole, tiled = predict(model, images, size, PLAN), predict(model, images, size, PLAN, tile=tile)
+    assert (tiled - whole).abs().max() < 1e-3
+    assert whole.std() > 1e-2
+
+
+def test_a_run_is_scored_in_the_precision_of_its_training(trained_root):
+    run = Run.open("tiny")
+
+    def trained_in(asked: str, planned: str | None) -> str:
+        write_json(run.params, read_json(run.params) | {"precision": asked})
+        write_json(run.path / "environment.json", {"plan": {"precision": planned}} if planned else {})
+        return scoring_plan(run, "cpu").precision
+
+    assert trained_in("auto", "fp32") == "fp32"  # what the training chose, not what the CPU could do
+    assert trained_in("auto", "bf16") == trained_in("bf16", "fp32") == "bf16"
+    usual = make_plan("cpu").precision
+    assert trained_in("tf32", "tf32") == trained_in("fp16", "fp16") == trained_in("auto", "tf32") == usual
+    assert trained_in("auto", None) == usual
+
+
+def test_masks_and_images_keep_their_types(pixelwise):
+    logits = predict(pixelwise, images_of(9, 5), (18, 10), PLAN)
+    assert logits.shape == (2, 3, 18, 10)
+    assert logits.dtype == torch.float32
+    assert np.isfinite(logits.numpy()).all()

@@ -1,0 +1,262 @@
+"""Where the IoU was lost: exact additivity, every kind on a picture drawn for it, and repairs taken again one by one."""
+
+from __future__ import annotations
+
+from itertools import product
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import ndimage
+
+from seglib import metrics
+from seglib.data import IGNORE, ClassMap
+from seglib.evaluate import Evaluation
+from seglib.failures import ERROR_KINDS, error_costs
+from seglib.failures.error_types import best_repairs, error_kinds, lost_by_pair, lost_iou, repair_gains
+
+NAMES = ("road", "car", "pole", "sky")
+RATIO = 0.02  # d = 2 on the canvas of 60 x 80
+POLICIES = st.sampled_from(("truth", "union"))
+
+
+def canvas() -> tuple[np.ndarray, np.ndarray]:
+    truth = np.zeros((60, 80), np.uint8)
+    return truth, truth.copy()
+
+
+def miou(counts: np.ndarray, absent: str) -> np.ndarray:
+    return metrics.nanmean(metrics.image_class_iou(counts, absent), axis=1)
+
+
+def mean_iou(counts: np.ndarray) -> float:
+    return float(metrics.nanmean(metrics.iou_per_class(counts.sum(0))))
+
+
+def kinds_of(truth, pred, ratio=RATIO):
+    """Name of each kind that occurs -> its pixels."""
+    found = error_kinds(truth, pred, ratio)
+    return {name: int((found == k).sum()) for k, name in enumerate(ERROR_KINDS) if (found == k).any()}
+
+
+def test_a_true_region_that_its_surroundings_swallow_is_a_false_negative():
+    truth, pred = canvas()
+    truth[10:50, 30:32] = 2  # a pole, thinner than the band on either side: not a matter of outlines
+    assert kinds_of(truth, pred) == {"false_negative": 80}
+    truth, pred = canvas()
+    truth[5, 5] = 1  # tiny, and no noise
+    assert kinds_of(truth, pred) == {"false_negative": 1}
+
+
+def test_a_region_where_nothing_is_is_a_false_positive():
+    truth, pred = canvas()
+    pred[10:30, 30:50] = 1
+    assert kinds_of(truth, pred) == {"false_positive": 400}
+
+
+def test_a_region_under_another_name_is_misclassified():
+    truth, pred = canvas()
+    truth[10:30, 30:50], pred[11:30, 30:50] = 1, 2
+    assert kinds_of(truth, pred) == {
+        "misclassified": 380,
+        "false_negative": 20,
+    }  # the row that is called road
+
+
+def test_an_outline_beside_its_place_is_boundary():
+    truth, pred = canvas()
+    truth[10:30, 30:50], pred[11:31, 30:51] = 1, 1
+    assert kinds_of(truth, pred) == {"boundary": 20 + 20 + 20}
+    truth, pred = canvas()
+    truth[:, 30:32], pred[:, 32:34] = 2, 2  # a thin thing a few pixels off
+    assert kinds_of(truth, pred) == {"boundary": 240}
+    pred = np.roll(pred, 10, axis=1)
+    assert kinds_of(truth, pred) == {"false_negative": 120, "false_positive": 120}
+
+
+def test_isolated_patches_are_noise():
+    truth, pred = canvas()
+    pred[5:7, 5:7] = 1
+    pred[40, 40] = 3
+    assert kinds_of(truth, pred) == {"noise": 5}
+    pred[7, 7] = 3  # touches the first at a corner: five pixels are more than noise
+    assert kinds_of(truth, pred) == {"noise": 1, "false_positive": 5}
+    large = np.zeros((1000, 1000), np.uint8)
+    spot = large.copy()
+    spot[500:510, 500:510] = 1  # 1e-4 of the image
+    assert kinds_of(large, spot, 0.001) == {"noise": 100}
+
+
+def test_a_bite_deeper_than_the_band_is_boundary_at_its_rim_and_misclassified_inside():
+    truth, pred = canvas()
+    truth[:, 40:], pred[:, 40:] = 1, 1
+    pred[20:40, 40:60] = 0
+    assert kinds_of(truth, pred) == {"boundary": 20 * 2, "misclassified": 20 * 18}
+
+
+def test_ignored_pixels_are_no_error_and_separate_regions():
+    truth, pred = canvas()
+    truth[:, 38:42] = IGNORE
+    truth[:, 42:] = 1
+    pred[:, 38:42] = 7  # no class, but ignored
+    assert kinds_of(truth, pred) == {"misclassified": 60 * 38}  # the strip separates the predicted region too
+    assert kinds_of(np.full_like(truth, IGNORE), pred) == {}
+
+
+def reference(truth, pred, width):
+    """The definition, read aloud, with scipy's labels and a window about every pixel."""
+    eight, everywhere = np.ones((3, 3)), list(product(*map(range, truth.shape)))
+    pred = np.where(truth == IGNORE, IGNORE, pred)
+
+    def around(ids, y, x):
+        return ids[max(0, y - width) : y + width + 1, max(0, x - width) : x + width + 1]
+
+    def regions(ids):
+        labels = np.zeros(ids.shape, int)
+        for value in np.unique(ids):
+            part = ndimage.label(ids == value, eight)[0]
+            labels[part > 0] = part[part > 0] + labels.max()
+        return labels
+
+    def kept(ids, other):
+        labels, near = regions(ids), np.zeros(ids.shape, bool)
+        for y, x in everywhere:
+            near[y, x] = ids[y, x] != IGNORE and (around(other, y, x) == ids[y, x]).any()
+        return {r: near[labels == r].mean() >= 0.5 for r in np.unique(labels)}, labels
+
+    found, true_labels = kept(truth, pred)
+    real, pred_labels = kept(pred, truth)
+    patches = ndimage.label(truth != pred, eight)[0]
+    kinds = np.full(truth.shape, IGNORE)
+    for y, x in zip(*np.nonzero(truth != pred), strict=True):
+        is_found, is_real = found[true_labels[y, x]], real[pred_labels[y, x]]
+        if not is_found:
+            kind = "false_negative" if is_real else "misclassified"
+        elif is_real and (around(truth, y, x) == pred[y, x]).any():
+            kind = "boundary"
+        elif (patches == patches[y, x]).sum() <= max(4, round(1e-4 * truth.size)):
+            kind = "noise"
+        else:
+            kind = "misclassified" if is_real else "false_positive"
+        kinds[y, x] = ERROR_KINDS.index(kind)
+    return kinds
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_kinds_as_the_definition_reads(seed):
+    random = np.random.default_rng(seed)
+    height, width = random.integers(5, 40, 2)
+    smooth = [ndimage.zoom(random.integers(0, 4, (5, 6)), (height / 5, width / 6), order=0) for _ in range(2)]
+    truth = smooth[0].astype(np.uint8)
+    pred = np.where(random.random(truth.shape) < 0.7, truth, smooth[1]).astype(np.uint8)
+    pred = np.roll(pred, random.integers(-2, 3, 2), axis=(0, 1))
+    truth[random.random(truth.shape) < 0.05] = IGNORE
+    ratio = float(random.choice([0.01, 0.05, 0.1]))
+    d = max(1, round(ratio * np.hypot(height, width)))
+    np.testing.assert_array_equal(error_kinds(truth, pred, ratio), reference(truth, pred, d))
+
+
+def test_more_classes_than_bits():
+    truth = np.repeat(np.random.default_rng(0).integers(0, 90, (9, 11), np.uint8), 3, axis=0)
+    pred = np.roll(truth, 1, axis=1)
+    np.testing.assert_array_equal(error_kinds(truth, pred, 0.1), reference(truth, pred, 3))
+
+
+MASKS = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
+    lambda shape: st.tuples(
+        hnp.arrays(np.uint8, shape, elements=st.sampled_from([0, 1, 2, 3, IGNORE])),
+        hnp.arrays(np.uint8, shape, elements=st.integers(0, 3)),
+    )
+)
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=200)
+@given(MASKS, POLICIES, st.sampled_from([0.005, 0.1, 2.0]))
+def test_the_lost_points_add_up(masks, absent, ratio):
+    truth, pred = masks
+    counts = metrics.confusion_matrix(truth, pred, 4)[None]
+    lost, expected = lost_iou(truth, pred, 4, absent, ratio), 1 - miou(counts, absent)[0]
+    assert list(lost) == [f"lost_{kind}" for kind in ERROR_KINDS]
+    assert sum(lost.values()) == pytest.approx(expected, abs=1e-12, nan_ok=True)
+    assert np.isnan(expected) or all(points >= 0 for points in lost.values())
+    assert lost_by_pair(counts, absent)[0].sum() == pytest.approx(expected, abs=1e-12, nan_ok=True)
+
+
+def test_lost_points_by_hand():
+    truth = np.zeros((10, 10), np.uint8)
+    truth[:, 5:] = 1
+    pred = truth.copy()
+    pred[0:5, 5:] = 0  # 25 of road's 50 more; IoU road 50 / 75, car 25 / 50
+    lost = lost_by_pair(metrics.confusion_matrix(truth, pred, 4)[None])[0]
+    assert lost[1, 0] == pytest.approx((25 / 75 + 25 / 50) / 2)
+    pred = truth.copy()
+    pred[0:5, 5:] = 3  # a class that the truth lacks: costs car alone, or counts as a third class of IoU 0
+    counts = metrics.confusion_matrix(truth, pred, 4)[None]
+    assert lost_by_pair(counts)[0, 1, 3] == pytest.approx((25 / 50) / 2)
+    assert lost_by_pair(counts, "union")[0, 1, 3] == pytest.approx((25 / 50 + 1) / 3)
+    with pytest.raises(ValueError, match="prediction holds ids"):
+        lost_iou(np.zeros((1, 2), np.uint8), np.array([[0, 4]], np.uint8), 4)
+
+
+COUNTS = hnp.arrays(np.int64, (3, 4, 4), elements=st.sampled_from([0, 0, 0, 1, 2, 7, 50]))
+
+
+def repaired(counts: np.ndarray, t: int, p: int) -> np.ndarray:
+    after = counts.copy()
+    after[:, t, t] += counts[:, t, p]
+    after[:, t, p] = 0
+    return counts if t == p else after
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=150)
+@given(COUNTS, POLICIES)
+def test_repairs_taken_again_one_by_one(counts, absent):
+    before = miou(counts, absent)
+    expected = np.zeros(counts.shape)
+    for t, p in product(range(4), range(4)):
+        expected[:, t, p] = miou(repaired(counts, t, p), absent) - before
+    np.testing.assert_allclose(repair_gains(counts, absent), expected, atol=1e-12)
+    for row, image in zip(best_repairs(counts, NAMES, absent).itertuples(), expected, strict=True):
+        top = np.nanmax(image) if np.isfinite(image).any() else 0
+        assert row.best_fix_gain == pytest.approx(top, abs=1e-12)
+        if row.best_fix:
+            t, p = (NAMES.index(name) for name in row.best_fix.split(" -> "))
+            assert image[t, p] == pytest.approx(top, abs=1e-12)
+
+
+def costs_of(counts: np.ndarray, absent: str = "truth", count: int | None = None):
+    dataset = SimpleNamespace(classes=ClassMap(NAMES))
+    evaluation = Evaluation(None, dataset, "test", {"absent": absent}, None, None, None, counts)
+    return error_costs(evaluation, count)
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=100)
+@given(COUNTS, POLICIES)
+def test_what_the_confusions_of_a_split_cost(counts, absent):
+    total, mean, pairs = counts.sum(0), mean_iou(counts), costs_of(counts, absent)
+    assert len(pairs) == ((total > 0) & ~np.eye(4, dtype=bool)).sum()
+    if total.any():
+        assert pairs["lost"].sum() == pytest.approx(1 - mean, abs=1e-12)
+    assert pairs["gain"].is_monotonic_decreasing
+    for row in pairs.itertuples():
+        t, p = NAMES.index(row.truth), NAMES.index(row.prediction)
+        after = repaired(counts, t, p)
+        assert row.gain == pytest.approx(mean_iou(after) - mean, abs=1e-12)
+        risen = miou(after, absent) - miou(counts, absent)
+        assert row.gain_image == pytest.approx(metrics.nanmean(risen), abs=1e-12)
+        assert (row.pixels, row.images) == (total[t, p], (counts[:, t, p] > 0).sum())
+        assert row.share == pytest.approx(total[t, p] / total[t].sum())
+
+
+def test_tables_of_nothing():
+    nothing = np.zeros((2, 4, 4), np.int64)
+    assert costs_of(nothing).empty
+    assert best_repairs(nothing, NAMES)["best_fix"].tolist() == ["", ""]
+    assert best_repairs(nothing[:0], NAMES).empty
+    assert len(costs_of(np.ones((2, 4, 4), np.int64), count=5)) == 5

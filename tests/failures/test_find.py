@@ -1,0 +1,263 @@
+"""Which images fail: by each kind of threshold, worst first, with their confusions, and the closing words about them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from seglib import evaluate, failures, metrics
+from seglib.data import ClassMap
+from seglib.evaluate import Evaluation
+from seglib.failures import Threshold, causes, failing, find_failures, read_threshold, verdict
+from seglib.failures.error_types import best_repairs
+from seglib.failures.find import LAYERS, ThresholdError, copy_layers
+from seglib.params import Evaluate
+
+CLASSES = ClassMap(("sky", "traffic sign", "level 2"))
+NAMES, NAN = CLASSES.names, float("nan")
+GOOD = [[50, 0, 0], [0, 45, 0], [0, 0, 5]]
+NEAR = [[50, 0, 0], [0, 40, 10], [0, 5, 0]]  # IoU 1, 0.73, 0
+CLEAR = [[20, 30, 0], [30, 20, 0], [0, 0, 0]]  # IoU 0.25 each
+GUESS = [[0, 50, 0], [50, 0, 0], [0, 0, 0]]
+BLANK = [[0, 0, 0]] * 3
+
+
+def made(confusions: list, iou: np.ndarray | None = None) -> Evaluation:
+    """An evaluation of these counts; `iou` (N, C) in place of theirs."""
+    counts = np.array(confusions, np.int64)
+    iou = metrics.image_class_iou(counts) if iou is None else iou
+    table = pd.DataFrame(iou, columns=list(NAMES))
+    images = pd.DataFrame(
+        {"id": [f"i{k}" for k in range(len(counts))], "group": "", "miou": metrics.nanmean(iou, axis=1)}
+    )
+    images["worst_class"] = table.fillna(9).idxmin(axis=1).where(table.notna().any(axis=1), "")
+    images["valid_pixels"] = counts.sum((1, 2))
+    table.insert(0, "id", images["id"])
+    dataset = SimpleNamespace(classes=CLASSES)
+    return Evaluation(None, dataset, "test", {"absent": "truth"}, images, pd.DataFrame(), table, counts)
+
+
+def of_ious(iou) -> Evaluation:
+    """An evaluation whose classes have the IoUs asked for; NaN: the class is not in the image."""
+    iou = np.array(iou)
+    return made(np.where(np.isnan(iou), 0, 1000)[:, :, None] * np.eye(3, dtype=np.int64), iou)
+
+
+EVALUATION = of_ious(
+    [[0.9, 0.5, NAN], [0.8, 0.1, 0.3], [0.2, NAN, NAN], [NAN] * 3, [1.0, 1.0, 1.0]]
+)  # 0.7 0.4 0.2 - 1
+
+
+def failed(threshold: Threshold, evaluation: Evaluation = EVALUATION) -> list[int]:
+    return np.flatnonzero(failing(evaluation, threshold)).tolist()
+
+
+def test_absolute_thresholds():
+    assert failed(read_threshold(0.5)) == [1, 2]
+    assert failed(read_threshold(0.2)) == []  # at the threshold is not below it
+    assert failed(read_threshold(1)) == [0, 1, 2]
+    assert failures.describe(EVALUATION, read_threshold(0.5)) == "below a mean IoU of 0.5"
+    assert failures.cutoff(EVALUATION, read_threshold(0.3)) == 0.3
+
+
+def test_percentiles():
+    half = read_threshold(0.5, "percentile")
+    assert failed(half) == [1, 2]
+    assert failures.cutoff(EVALUATION, half) == pytest.approx(0.55)
+    assert failures.describe(EVALUATION, half) == "below a mean IoU of 0.55, the lowest 50%"
+    assert failed(read_threshold(0, "percentile")) == []
+    random = of_ious(np.random.default_rng(0).random((200, 3)))
+    for share in (0.01, 0.1, 0.33):
+        assert abs(len(failed(Threshold(share, "percentile"), random)) - 200 * share) <= 1
+    assert failed(half, of_ious(np.full((7, 3), 0.4))) == failed(half, of_ious(np.full((2, 3), NAN))) == []
+
+
+def test_thresholds_of_classes():
+    threshold = read_threshold(0.5, "per_class", "traffic sign 0.2, sky", NAMES)
+    assert threshold.classes == {"traffic sign": 0.2, "sky": 0.5}
+    assert failed(threshold) == [1, 2]
+    assert failures.describe(EVALUATION, threshold) == "below an IoU of 0.2 in traffic sign or 0.5 in sky"
+    assert failures.cutoff(EVALUATION, threshold) == 0.5
+    assert failed(read_threshold(0.5, "per_class", "level 2 0.3", NAMES)) == []
+    assert failed(read_threshold(0.5, "per_class", "level 2", NAMES)) == [1]
+    found = find_failures(
+        EVALUATION, read_threshold(0.5, "per_class", "traffic sign 0.6, level 2 0.95", NAMES)
+    )
+    assert found["id"].tolist() == ["i1", "i0"]
+    # level 2 has 0.3 of 0.95, traffic sign 0.5 of 0.6
+    assert found["severity"].tolist() == ["clear", "near-threshold"]
+
+
+@pytest.mark.parametrize("text", ["sky 0.3,traffic sign=0.2", " sky: 0.3 , traffic  sign : .2 ,"])
+def test_ways_of_writing(text):
+    assert read_threshold(0.5, "per_class", text, NAMES).classes == {"sky": 0.3, "traffic sign": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((0.5, "relative"), r"threshold_mode 'relative': expected one of absolute, percentile, per_class\."),
+        ((1.5,), r"threshold = 1\.5: expected a number from 0 to 1"),
+        ((NAN,), r"threshold = nan: expected a number"),
+        ((0.5, "per_class", " , ", NAMES), r"needs classes: expected names such as 'sky 0\.5'"),
+        ((0.5, "absolute", "sky 0.3", NAMES), r"'sky 0\.3' need threshold_mode='per_class', not 'absolute'"),
+        (
+            (0.5, "per_class", "traffic sing 0.3", NAMES),
+            r"no class 'traffic sing' \(did you mean 'traffic sign'\?\)",
+        ),
+        ((0.5, "per_class", "0.3", NAMES), r"class threshold '0\.3': no class '0\.3'"),
+        ((0.5, "per_class", "=", NAMES), r"class threshold '=': no class '='"),
+        ((0.5, "per_class", "zebra 0.3", NAMES), r"no class 'zebra'\. Classes: sky"),
+        ((0.5, "per_class", "sky 30", NAMES), r"class threshold 'sky 30': expected an IoU from 0 to 1"),
+        ((0.5, "per_class", "sky nan", NAMES), r"expected an IoU from 0 to 1"),
+        ((0.5, "per_class", "sky 0.3, sky", NAMES), r"a class is named twice"),
+    ],
+)
+def test_thresholds_that_are_refused(arguments, told):
+    with pytest.raises(ThresholdError, match=told):
+        read_threshold(*arguments)
+
+
+@pytest.mark.parametrize(
+    "threshold",
+    [
+        Threshold(0.437),
+        Threshold(0.25, "percentile"),
+        Threshold(0.5, "per_class", {"sky": 0.21, "level 2": 0.3}),
+    ],
+    ids=lambda t: t.mode,
+)
+def test_the_curve_counts_what_would_fail(threshold):
+    random = np.random.default_rng(1).random((50, 3)).round(2)
+    random[random < 0.1] = NAN
+    evaluation = of_ious(random)
+    table = failures.failure_curve(evaluation, threshold)
+    assert table["of"].unique().tolist() == (list(threshold.classes) or ["mIoU"])
+    for row in table.itertuples():
+        of_class = Threshold(0, "per_class", {row.of: row.threshold})
+        single = Threshold(row.threshold) if row.of == "mIoU" else of_class
+        assert row.images == failing(evaluation, single).sum()
+        assert row.share == pytest.approx(row.images / row.scored)
+    chosen = table[table["chosen"]]
+    assert len(chosen) == table["of"].nunique()
+    if threshold.mode != "per_class":
+        assert chosen["images"].item() == failing(evaluation, threshold).sum()
+    assert set(np.arange(101) / 100) <= set(table["threshold"])
+    assert failures.failure_curve(of_ious(np.full((2, 3), NAN)), threshold)["share"].isna().all()
+
+
+def test_failures_come_worst_first_with_their_confusions():
+    evaluation = made([GOOD, CLEAR, GUESS, BLANK, NEAR, GUESS])
+    found = find_failures(evaluation, 0.5)
+    assert found["id"].tolist() == ["i2", "i5", "i1"]  # equal ones by name
+    assert found["severity"].tolist() == ["guessing", "guessing", "clear"]
+    assert found["miou"].tolist() == pytest.approx([0, 0, 0.25])
+    assert found["worst_class"].tolist() == ["sky", "sky", "sky"]
+    assert found["worst_class_iou"].tolist() == pytest.approx([0, 0, 0.25])
+    assert found["top_confusion"].tolist() == ["sky -> traffic sign"] * 3
+    assert found["top_confusion_share"].tolist() == pytest.approx([0.5, 0.5, 0.3])
+    total = failures.failure_confusions(evaluation, found)
+    np.testing.assert_array_equal(total, np.add(CLEAR, np.multiply(2, GUESS)))
+    assert find_failures(made([CLEAR]), 0.25).empty
+
+
+@pytest.mark.parametrize(
+    ("miou", "threshold", "expected"),
+    [
+        (0.099, 0.5, "guessing"),
+        (0.1, 0.5, "clear"),
+        (0.399, 0.5, "clear"),
+        (0.4, 0.5, "near-threshold"),
+        (0.12, 0.15, "near-threshold"),
+        (0.05, 0.15, "guessing"),
+    ],
+)
+def test_severity(miou, threshold, expected):
+    assert find_failures(of_ious([[miou] * 3]), threshold)["severity"].tolist() == [expected]
+
+
+def test_fixes_follow_the_policy_of_the_evaluation():
+    counts = [[[30, 0, 20], [25, 25, 0], [0, 0, 0]]]  # the third class counts under "union" alone
+    gains = []
+    for absent in ("truth", "union"):
+        row = find_failures(replace(made(counts), scores={"absent": absent}), 0.6).iloc[0]
+        best = best_repairs(np.array(counts), NAMES, absent).iloc[0]
+        assert (row["best_fix"], row["best_fix_gain"]) == (best["best_fix"], best["best_fix_gain"])
+        gains.append(row["best_fix_gain"])
+    assert gains[0] != gains[1]
+
+
+def test_no_failures_are_an_empty_table_of_the_same_columns():
+    evaluation = made([GOOD, BLANK])
+    found = find_failures(evaluation, 0.5)
+    assert found.empty
+    assert list(found.columns) == list(find_failures(made([GUESS]), 0.5).columns)
+    assert failures.failure_confusions(evaluation, found).sum() == 0
+    view = failures.class_view(evaluation, found)
+    assert view["iou_failures"].isna().all()
+    assert (view["worst_in"] == 0).all()
+
+
+def test_class_view_by_hand():
+    evaluation = made([GOOD, CLEAR, GUESS])
+    view = failures.class_view(evaluation, find_failures(evaluation, 0.5)).set_index("class")
+    assert view.index[0] == "sky"
+    assert view.loc["sky", ["worst_in", "failures", "mistaken_for"]].tolist() == [2, 2, "traffic sign"]
+    assert view.loc["sky", "iou"] == pytest.approx(70 / (150 + 150 - 70))
+    assert view.loc["sky", "iou_failures"] == pytest.approx(20 / (100 + 100 - 20))
+    assert view.loc["level 2", "pixel_share"] == pytest.approx(5 / 300)
+    assert view.loc["level 2", ["failures", "mistaken_for"]].tolist() == [0, ""]
+
+
+def test_the_closing_words():
+    def said(confusions, threshold=0.5, **columns):
+        evaluation = made(confusions)
+        found = find_failures(evaluation, threshold)
+        if not columns:
+            columns = dict(causes.explain(found).items())
+        return verdict(evaluation, found.assign(**columns), threshold)
+
+    words = said([GOOD, GOOD, BLANK])
+    assert (
+        words.headline == "No image of 3 is below a mean IoU of 0.5: a good result. The lowest has mIoU 1.00."
+    )
+    assert (words.points, words.headline in words._repr_markdown_()) == ((), True)
+    assert "None of 2 images has a valid pixel" in said([BLANK, BLANK]).headline
+    words = said([GOOD, NEAR], 0.65)
+    assert words.headline == "1 of 2 images (50%) are below a mean IoU of 0.65: 1 near-threshold."
+    assert len(words.points) == 1
+    words = said([GOOD, NEAR], Threshold(0.5, "percentile"))
+    assert words.headline.startswith("1 of 2 images (50%) are below a mean IoU of 0.788, the lowest 50%: ")
+    words = said([GOOD, GUESS, CLEAR, CLEAR], cause=["label error", "unexplained", "unexplained"])
+    told = "3 of 4 images (75%) are below a mean IoU of 0.5: 2 clear, 1 no better than guessing."
+    assert words.headline == told
+    assert words.points[0].startswith("Unexplained: 2 of 3, 60% of the IoU that failures lost (i2, i3). Look")
+    assert words.points[1].startswith("Label error: 1 of 3, ")
+
+
+@pytest.mark.slow
+def test_layers_are_those_of_exactly_the_failures(tiny_root, tmp_path):
+    source, theirs = tiny_root / "data" / "tiny" / "test", tiny_root / "theirs"
+    theirs.mkdir()
+    for path in (source / "masks").iterdir():
+        Image.fromarray(np.roll(np.array(Image.open(path)) % 255, 9, 1)).save(theirs / path.name)
+    evaluation = evaluate.evaluate_predictions("theirs", theirs, "data/tiny", Evaluate(run="theirs"))
+    found = find_failures(evaluation, 1.0).iloc[:2]
+    copy_layers(evaluation, found, tmp_path / "out")
+    assert {p.name for p in (tmp_path / "out").iterdir()} == set(LAYERS)
+    for kind in LAYERS:
+        assert {p.stem for p in (tmp_path / "out" / kind).iterdir()} == set(found["id"])
+    for name in found["id"]:
+        for kind, original in {
+            "images": source / "images",
+            "masks": source / "masks",
+            "predictions": theirs,
+        }.items():
+            copied = np.array(Image.open(tmp_path / "out" / kind / f"{name}.png"))
+            np.testing.assert_array_equal(copied, np.array(Image.open(original / f"{name}.png")))
+        assert np.array(Image.open(tmp_path / "out" / "overlays" / f"{name}.png")).shape == (40, 56, 3)

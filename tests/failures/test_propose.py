@@ -1,0 +1,126 @@
+"""What verdicts, suspected labels and causes propose for the next training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from seglib import actions
+from seglib.actions import AUGMENTATIONS, Actions
+from seglib.data.classes import ClassMap
+from seglib.data.dataset import Dataset
+from seglib.failures import Analysis, VerdictBook, propose_actions, write_actions
+from seglib.params import Train
+
+SPLITS = {"train": ["t0", "t1", "0042", "t3"], "val": ["v0", "v1"], "test": ["x0", "x1", "x2", "x3"]}
+SUSPECT = ("suspect_kind", "suspect_given", "suspect_suggested")
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    rows = [(i, split, f"{i}.png", f"{i}.png", "", pd.NA) for split, ids in SPLITS.items() for i in ids]
+    samples = pd.DataFrame(rows, columns=["id", "split", "image", "mask", "group", "frame"])
+    return Dataset(Path("data"), "street", ClassMap(("sky", "road")), samples, pd.DataFrame())
+
+
+@pytest.fixture
+def analysis(dataset, tmp_path):
+    """A function: causes and degradations of x0, x1, ..., suspects (id -> score, kind, given, suggested), verdicts."""
+
+    def made(causes=(), degradations=None, confidence=0.9, suspects=None, verdicts=None, **params):
+        (tmp_path / "params.json").write_text(json.dumps(Train(**params).model_dump() | {"run": "a"}))
+        book = VerdictBook(tmp_path / "verdicts.csv")
+        for sample, verdict in (verdicts or {}).items():
+            book.set(sample, verdict)
+        failed = {"id": [f"x{k}" for k in range(len(causes))], "cause": causes}
+        failed |= {"cause_confidence": confidence, "degradation": degradations or [""] * len(causes)}
+        rows = [(i, *found, *[""] * (4 - len(found))) for i, found in (suspects or {}).items()]
+        evaluation = SimpleNamespace(run=SimpleNamespace(params=tmp_path / "params.json"), dataset=dataset)
+        table = pd.DataFrame(rows, columns=["id", "label_score", *SUSPECT])
+        failed = pd.DataFrame(failed).astype({"cause": object})
+        return Analysis(evaluation, tmp_path, failed, None, table, None)
+
+    return made
+
+
+def names(entries) -> list[str]:
+    return [entry.id for entry in entries]
+
+
+def test_verdicts_go_before_suspicions(analysis, dataset):
+    verdicts = {
+        "t0": "label wrong",
+        "t1": "ignore",
+        "0042": "model wrong",
+        "x0": "label wrong",
+        "x1": "ignore",
+    }
+    scores = {"0042": [0.99], "x2": [0.98], "t3": [0.95], "x3": [0.9], "v0": [0.5]}
+    given = {"verdicts": verdicts | {"x2": "ambiguous", "gone": "label wrong"}, "suspects": scores}
+    found = propose_actions(analysis(["unexplained"] * 2, **given))
+    assert names(found.exclude) == ["t0", "t1", "t3"]
+    assert names(found.relabel) == ["t0", "x0", "x1", "t3", "x3"]
+    reasons = {entry.id: entry.reason for entry in found.relabel}
+    assert reasons["x0"] == "test: stays in the scores; verdict: label wrong"
+    assert reasons["x1"] == "test: stays in the scores; verdict: ignore"
+    assert reasons["t3"] == "label suspected: unlike the prediction, score 0.95"
+    assert [entry.reason for entry in found.exclude[:2]] == [
+        "until relabelled; verdict: label wrong",
+        "verdict: ignore",
+    ]
+    actions.check(found, dataset)
+
+
+def test_a_suspicion_says_what_it_is(analysis):
+    suspects = {
+        "t1": [0.93, "swapped class", "car", "truck"],
+        "t0": [0.9, "mask of another image"],
+        "t3": [0.8],
+    }
+    assert [entry.reason for entry in propose_actions(analysis(suspects=suspects)).relabel] == [
+        "label suspected: swapped class (car, rather truck), score 0.93",
+        "label suspected: mask of another image, score 0.90",
+    ]
+
+
+def test_causes_become_augmentation_and_weights(analysis):
+    causes = ["degraded image"] * 4 + ["rare class"] * 2 + ["small objects"] * 2 + ["unexplained"]
+    found = propose_actions(analysis(causes, ["blur", "blur", "dark", "dark", "", "", "", "", ""]))
+    wanted = {
+        "blur": 0.3,
+        "blur_radius": 3,
+        "darkness": 0.3,
+        "scale_max": 2.0,
+        "class_weights": "sqrt_inverse",
+    }
+    assert found.changes == wanted
+    assert found.augment[0].reason == "2 of 9 failures: degraded image: blur"
+    assert found.class_weights.reason == "2 of 9 failures: rare class"
+    assert found.exclude == found.relabel == []
+    assert set(found.changes) - {"class_weights"} <= set(AUGMENTATIONS)
+    has = analysis(causes, ["blur"] * 9, blur=0.5, darkness=0.3, class_weights="median_frequency")
+    assert set(propose_actions(has).changes) == {"blur_radius", "scale_max"}
+
+
+def test_a_change_of_training_needs_support_and_confidence(analysis):
+    two = (["degraded image"] * 2, ["blur"] * 2)
+    assert propose_actions(analysis()) == Actions()
+    assert propose_actions(analysis(["degraded image", "unexplained"], ["blur", ""])) == Actions()
+    assert propose_actions(analysis(two[0] + ["unexplained"] * 30, two[1] + [""] * 30)) == Actions()
+    assert propose_actions(analysis(*two, confidence=0.6)) == Actions()
+    said = analysis(*two, confidence=0.6, verdicts={"x0": "model wrong", "x1": "model wrong"})
+    assert propose_actions(said).changes == {"blur": 0.3, "blur_radius": 3}
+    assert propose_actions(analysis(*two, verdicts={"x0": "label wrong"})).changes == {}
+
+
+def test_actions_are_written_and_an_edited_file_is_kept(analysis):
+    wanted = analysis(["small objects"] * 2, verdicts={"t1": "label wrong"})
+    path, text = write_actions(wanted)
+    assert (path.name, path.read_text()) == ("actions.yaml", text)
+    assert actions.read(path) == propose_actions(wanted)
+    path.write_text(text + "# mine\n")
+    assert write_actions(wanted)[0].name == "actions-2.yaml"

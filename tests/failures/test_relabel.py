@@ -1,0 +1,349 @@
+"""Which samples go back to the annotators; masks to CVAT or a folder and back, to the last id; tables for others."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import zipfile
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from seglib.data import IGNORE, ClassMap, DatasetError, load_dataset, read_mask
+from seglib.evaluate import Evaluation, save_ids
+from seglib.failures import export_for_relabelling, import_corrections, to_relabel
+from seglib.failures.relabel import write_records, write_spreadsheet
+
+SIZE = (30, 41)
+COLORS = np.array([(10, 20, 30), (200, 0, 0), (0, 200, 0), (0, 0, 200), (0, 0, 0)], np.uint8)
+FORMS = {
+    "ids": (lambda b: np.where(b == 4, 255, b).astype(np.uint8), "classes: [sky, road, car, 'tree & <b>']"),
+    "ignored id": (lambda b: b.astype(np.uint8), "classes: [sky, ignored, car, tree]\nignore_ids: [4]"),
+    "background": (lambda b: b.astype(np.uint8), "classes: [background, road, car, tree, pole]"),
+    "id map": (
+        lambda b: (b + 1).astype(np.uint8),
+        "classes: [a, b, c, d]\nid_map: {0: 255, 1: 0, 2: 1, 3: 2, 4: 3, 5: 3}",
+    ),
+    "16 bit": (
+        lambda b: (b * 300).astype(np.uint16),
+        "classes: [a, b, c]\nid_map: {0: 0, 300: 1, 600: 2, 900: 255, 1200: 2}",
+    ),
+    "colours": (lambda b: COLORS[b], f"classes: [a, b, c, d]\ncolors: {COLORS[:4].tolist()}"),
+    "two alike": (lambda b: b.astype(np.uint8), "classes: [a, b, c, d, e]\ncolors: [[9, 9, 9], [9, 9, 9], [0, 0, 0], [1, 1, 1], [2, 2, 2]]"),
+}  # fmt: skip
+
+
+def make_dataset(root, form: str):
+    """Two splits of three random masks, with 0-4 stored as the form says."""
+    (stored, classes), random = FORMS[form], np.random.default_rng(1)
+    suffix, splits = ("tif" if form == "16 bit" else "png"), ""
+    for split in ("train", "val"):
+        for kind in ("images", "masks"):
+            (root / split / kind).mkdir(parents=True)
+        for name in (f"{split} 1", f"{split}_{{2}}", f"{split}=3"):
+            blocks = random.integers(0, 5, (5, 6)).repeat(8, 0).repeat(8, 1)[: SIZE[0], : SIZE[1]]
+            Image.fromarray(stored(blocks)).save(root / split / "masks" / f"{name}.{suffix}")
+            picture = Image.fromarray(random.integers(0, 256, (*SIZE, 3), np.uint8))
+            picture.save(root / split / "images" / f"{name}.png")
+        splits += f"  {split}: {{images: '{split}/images/*.*', masks: '{split}/masks/*.{suffix}'}}\n"
+    (root / "dataset.yaml").write_text(f"name: d\n{classes}\nsplits:\n{splits}")
+    return load_dataset(root)
+
+
+@pytest.fixture(params=FORMS)
+def dataset(request, tmp_path):
+    return make_dataset(tmp_path / "data", request.param)
+
+
+@pytest.fixture
+def plain(tmp_path):
+    return make_dataset(tmp_path / "data", "ids")
+
+
+def evaluation_of(dataset, folder) -> Evaluation:
+    """An evaluation whose saved predictions lie in folder/predictions."""
+    run = SimpleNamespace(evaluation=lambda split: folder, failures=lambda split: folder / "failures")
+    return Evaluation(run, dataset, "val", {}, None, None, None, None)
+
+
+def truths(dataset) -> dict[str, np.ndarray]:
+    return {s.id: read_mask(dataset.root / s.mask, dataset.classes) for s in dataset.samples.itertuples()}
+
+
+def corrected(dataset, folder) -> dict[str, np.ndarray]:
+    """Other masks of every sample as saved predictions: one left as it is, else a part of another class or ignored."""
+    masks = {}
+    for k, (sample, mask) in enumerate(truths(dataset).items()):
+        new = mask.copy()
+        if k:
+            new[5:20, 5:30] = (np.where(new == IGNORE, 0, new)[5:20, 5:30] + 1) % len(dataset.classes)
+            if dataset.classes.names[0] != "background":
+                new[:4, :9] = IGNORE
+        save_ids(folder / "predictions" / f"{sample}.png", new, dataset.classes)
+        masks[sample] = new
+    return masks
+
+
+def check_written(dataset, table, out, masks):
+    original = truths(dataset)
+    assert table["id"].tolist() == list(masks)
+    for row in table.itertuples():
+        assert row.changed == (masks[row.id] != original[row.id]).sum()
+        assert row.share == row.changed / masks[row.id].size
+        if row.changed:
+            np.testing.assert_array_equal(read_mask(out / row.mask, dataset.classes), masks[row.id])
+    assert table["mask"].tolist()[0] == ""  # nothing changed there
+    assert sum(1 for _ in out.rglob("*.png")) == len(masks) - 1
+
+
+def test_a_zip_there_and_back(dataset, tmp_path):
+    before = {p: p.read_bytes() for p in dataset.root.rglob("*.*")}
+    evaluation, masks = evaluation_of(dataset, tmp_path), corrected(dataset, tmp_path)
+    same = export_for_relabelling(evaluation, tmp_path / "same.zip", masks)
+    assert (import_corrections(same, dataset, tmp_path / "out")["changed"] == 0).all()
+    assert not (tmp_path / "out").exists()
+    out = export_for_relabelling(evaluation, tmp_path / "new.zip", masks, masks="predictions")
+    check_written(dataset, import_corrections(out, dataset, tmp_path / "out"), tmp_path / "out", masks)
+    assert before == {p: p.read_bytes() for p in dataset.root.rglob("*.*")}
+
+
+def test_a_folder_of_ids_or_of_the_datasets_own_values(dataset, tmp_path):
+    masks, out = corrected(dataset, tmp_path), tmp_path / "out"
+    check_written(dataset, import_corrections(tmp_path / "predictions", dataset, out), out, masks)
+    for path in list(out.rglob("*.png")):  # what was written is in the dataset's own form
+        path.rename(tmp_path / "predictions" / path.name)
+    (tmp_path / "predictions" / f"{next(iter(masks))}.png").unlink()
+    again = import_corrections(tmp_path / "predictions", dataset, tmp_path / "again")
+    assert again["id"].tolist() == list(masks)[1:]
+    for row in again.itertuples():
+        written = read_mask(tmp_path / "again" / row.mask, dataset.classes)
+        np.testing.assert_array_equal(written, masks[row.id])
+
+
+def test_what_to_relabel(plain, tmp_path):
+    folder = tmp_path / "failures"
+    folder.mkdir()
+    assert to_relabel(folder) == []
+    with pytest.raises(DatasetError, match="nothing to export"):
+        export_for_relabelling(evaluation_of(plain, tmp_path), tmp_path / "x.zip")
+    suspects = {"id": ["a", "b", "c", "NA"], "label_score": [0.9, 0.95, 0.2, ""]}
+    pd.DataFrame(suspects).to_csv(folder / "suspects.csv", index=False)
+    failed = {"id": ["NA", "c"], "miou": 0.2, "cause": ["label error", "rare class"]}
+    pd.DataFrame(failed).to_csv(folder / "failures.csv", index=False)
+    assert to_relabel(folder) == ["b", "a", "NA"]
+    (folder / "verdicts.csv").write_text("id,verdict,note,time\nval 1,label wrong,,\nb,model wrong,,\n")
+    assert to_relabel(folder) == ["val 1", "a", "NA"]
+    assert to_relabel(folder, min_score=0.92) == ["val 1", "NA"]
+    (folder / "suspects.csv").unlink()
+    (folder / "failures.csv").unlink()
+    with zipfile.ZipFile(
+        export_for_relabelling(evaluation_of(plain, tmp_path), tmp_path / "x.zip")
+    ) as archive:
+        assert archive.read("ImageSets/Segmentation/default.txt") == b"val 1\n"
+
+
+def test_the_zip_is_what_cvat_expects(plain, tmp_path):
+    evaluation = evaluation_of(plain, tmp_path)
+    with zipfile.ZipFile(
+        export_for_relabelling(evaluation, tmp_path / "x.zip", ["train=3", "val 1"])
+    ) as archive:
+        kinds = ("JPEGImages", "SegmentationClass", "SegmentationObject")
+        pictures = {f"{kind}/{name}.png" for kind in kinds for name in ("train=3", "val 1")}
+        lists = {"ImageSets/Segmentation/default.txt", "labelmap.txt", "labels.json"}
+        assert set(archive.namelist()) == pictures | lists
+        assert archive.read("ImageSets/Segmentation/default.txt") == b"train=3\nval 1\n"
+        lines = archive.read("labelmap.txt").decode().splitlines()
+        assert lines[0] == "# label:color_rgb:parts:actions"
+        labels = {
+            name: tuple(map(int, rgb.split(","))) for name, rgb, *_ in (x.split(":") for x in lines[1:])
+        }
+        assert labels["background"] == (0, 0, 0)
+        assert len(set(labels.values())) == 6
+        named = [label["name"] for label in json.loads(archive.read("labels.json"))]
+        assert named == [*plain.classes.names, "ignored"]
+        image = Image.open(plain.root / "val" / "images" / "val 1.png")
+        np.testing.assert_array_equal(Image.open(archive.open("JPEGImages/val 1.png")), image)
+        mask = truths(plain)["val 1"]
+        lut = np.array([*(labels[n] for n in plain.classes.names), *[labels["ignored"]] * 252], np.uint8)
+        np.testing.assert_array_equal(Image.open(archive.open("SegmentationClass/val 1.png")), lut[mask])
+        objects = np.asarray(Image.open(archive.open("SegmentationObject/val 1.png")))
+        # VOC's first colours: one object a class, none is background.
+        first = [(128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128), (128, 0, 128)]
+        assert {tuple(c) for c in objects.reshape(-1, 3).tolist()} == set(first[: len(np.unique(mask))])
+
+
+@pytest.mark.parametrize("name", ["a:b", " a", "#a", "a\nb"])
+def test_class_names_that_the_lists_cannot_hold(plain, tmp_path, name):
+    named = evaluation_of(dataclasses.replace(plain, classes=ClassMap((name, "c"))), tmp_path)
+    with pytest.raises(ValueError, match="CVAT's lists cannot hold the name"):
+        export_for_relabelling(named, tmp_path / "x.zip", ["val 1"])
+    assert not (tmp_path / "x.zip").exists()
+
+
+def test_faults_of_what_is_exported(plain, tmp_path):
+    evaluation = evaluation_of(plain, tmp_path)
+    with pytest.raises(DatasetError, match=r"has no sample 'nobody' \(1 of 2\)"):
+        export_for_relabelling(evaluation, tmp_path / "x.zip", ["nobody", "val 1"])
+    with pytest.raises(DatasetError, match=r"val 1\.png"):
+        export_for_relabelling(evaluation, tmp_path / "x.zip", ["val 1"], "predictions")
+    save_ids(tmp_path / "predictions" / "val 1.png", np.zeros((3, 3), np.uint8), plain.classes)
+    with pytest.raises(DatasetError, match=r"\(3, 3\)"):
+        export_for_relabelling(evaluation, tmp_path / "x.zip", ["val 1"], "predictions")
+    assert not list(tmp_path.glob("*.zip"))
+
+
+def rewrite(source, out, change):
+    """A copy of a zip; `change` takes (name, data) and gives a list of them."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            for entry, data in change(name, old.read(name)):
+                new.writestr(entry, data)
+    return out
+
+
+@pytest.fixture
+def exported(plain, tmp_path):
+    return export_for_relabelling(evaluation_of(plain, tmp_path), tmp_path / "x.zip", ["train 1", "val 1"])
+
+
+def repainted(data: bytes, change, palette: bool = False) -> bytes:
+    stream, picture = io.BytesIO(), Image.fromarray(change(np.asarray(Image.open(io.BytesIO(data)))))
+    (picture.quantize(64) if palette else picture).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("palette", [False, True])
+def test_cvat_may_choose_other_colours_folders_and_palettes(plain, exported, tmp_path, palette):
+    def change(name, data):
+        if name == "labelmap.txt":
+            lines = [line.split(":") for line in data.decode().splitlines()[1:]]
+            colors = [(label, [255 - int(v) for v in rgb.split(",")]) for label, rgb, *_ in lines[::-1]]
+            return [(name, "".join(f"{label}:{r},{g},{b}::\n" for label, (r, g, b) in colors).encode())]
+        if name.startswith("SegmentationClass/"):
+            return [
+                (name.replace("Class/", "Class/some/folder/"), repainted(data, lambda a: 255 - a, palette))
+            ]
+        return [] if name.startswith("JPEG") else [(name, data)]
+
+    table = import_corrections(rewrite(exported, tmp_path / "own.zip", change), plain, tmp_path / "out")
+    assert table["changed"].tolist() == [0, 0]
+
+
+def test_nothing_escapes_from_the_archive(plain, tmp_path):
+    masks = corrected(plain, tmp_path)
+    name = list(masks)[1]
+    evaluation = evaluation_of(plain, tmp_path)
+    source = export_for_relabelling(evaluation, tmp_path / "y.zip", [name], "predictions")
+
+    def escape(entry, data):
+        entry = entry.replace("SegmentationClass/", "../../SegmentationClass/../SegmentationClass/")
+        evil = [("../../evil.txt", b"x"), ("/tmp/evil.png", b"x")] if "labelmap" in entry else []
+        return [(entry, data), *evil]
+
+    before = set(tmp_path.parent.rglob("*"))
+    table = import_corrections(rewrite(source, tmp_path / "z.zip", escape), plain, tmp_path / "out")
+    new = {p.relative_to(tmp_path).as_posix() for p in set(tmp_path.parent.rglob("*")) - before}
+    assert new == {"z.zip", "out", "out/train", "out/train/masks", f"out/{table['mask'].item()}"}
+
+
+def only(name, change):
+    return lambda n, data: [(n, change(data))] if n == name else [(n, data)]
+
+
+VAL = "SegmentationClass/val 1.png"
+FAULTS = {
+    "bomb": (only(VAL, lambda d: d + bytes(50_000_000)), "more than it can need"),
+    "size": (only(VAL, lambda d: repainted(d, lambda a: a[:9, :8])), "it is 8x9"),
+    "colour": (only(VAL, lambda d: repainted(d, lambda a: a // 2 + 3)), "labelmap.txt lacks"),
+    "damaged": (only(VAL, lambda d: d[:60]), "'val 1': it cannot be read"),
+    "no png": (only(VAL, lambda d: b"GIF89a"), "'val 1': it cannot be read"),
+    "strange label": (only("labelmap.txt", lambda d: d.replace(b"sky", b"sea")), "'sea'"),
+    "no labelmap": (lambda n, d: [] if n == "labelmap.txt" else [(n, d)], "0 labelmap.txt"),
+    "long labelmap": (only("labelmap.txt", lambda d: d + b"#" * (1 << 21)), "more than"),
+    "odd labelmap": (only("labelmap.txt", lambda d: d + b"x:1,2::\n"), "'x:1,2::'"),
+    "one colour": (only("labelmap.txt", lambda d: d + b"background:0,0,0::\n"), "its own colour"),
+    "strange sample": (lambda n, d: [(n.replace("val 1", "sea"), d)], "'sea'"),
+    "twice": (lambda n, d: [(n, d)] + [("a/" + n, d)] * n.startswith("SegmentationClass/val"), "two masks"),
+    "no masks": (lambda n, d: [] if "Class/" in n else [(n, d)], "there are no masks"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faulty_archives_write_nothing(plain, exported, tmp_path, fault):
+    change, says = FAULTS[fault]
+    broken = rewrite(exported, tmp_path / "broken.zip", change)
+    with pytest.raises(DatasetError, match=says.replace(".", r"\.")):
+        import_corrections(broken, plain, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_faulty_folders_write_nothing(plain, tmp_path):
+    corrected(plain, tmp_path)
+    Image.fromarray(np.full(SIZE, 9, np.uint8)).save(tmp_path / "predictions" / "val 1.png")
+    Image.fromarray(np.zeros((3, 4), np.uint8)).save(tmp_path / "predictions" / "val=3.png")
+    with pytest.raises(DatasetError, match=r"2 of 6 masks cannot be used: 'val 1': .*; 'val=3': it is 4x3"):
+        import_corrections(tmp_path / "predictions", plain, tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match="there are no masks"):
+        import_corrections(tmp_path / "empty", plain, tmp_path / "out")
+    with pytest.raises(DatasetError, match="nothing at"):
+        import_corrections(tmp_path / "none", plain, tmp_path / "out")
+    (tmp_path / "x.zip").write_bytes(b"PK but not really")
+    with pytest.raises(DatasetError, match="cannot be read as a zip"):
+        import_corrections(tmp_path / "x.zip", plain, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_originals_are_never_overwritten(plain, tmp_path):
+    corrected(plain, tmp_path)
+    before = {p: p.read_bytes() for p in plain.root.rglob("*.png")}
+    (tmp_path / "link").symlink_to(plain.root)
+    (tmp_path / "out" / "train").mkdir(parents=True)
+    (tmp_path / "out" / "train" / "masks").symlink_to(plain.root / "train" / "masks")
+    for out in (plain.root, tmp_path / "link", tmp_path / "out"):
+        with pytest.raises(DatasetError, match="would lie on another mask"):
+            import_corrections(tmp_path / "predictions", plain, out)
+    assert before == {p: p.read_bytes() for p in plain.root.rglob("*.png")}
+
+
+def test_json_records(tmp_path):
+    columns = {"id": ["0042", "NA"], "miou": [0.25, np.nan], "failed": [True, False]}
+    lists = {"nearest": ['["a b", "c\\"d"]', ""], "suspect_box": ["1 2 30 40", ""]}
+    write_records(tmp_path / "failures.json", pd.DataFrame(columns | lists))
+    first = {
+        "id": "0042",
+        "miou": 0.25,
+        "failed": True,
+        "nearest": ["a b", 'c"d'],
+        "suspect_box": [1, 2, 30, 40],
+    }
+    second = {"id": "NA", "miou": None, "failed": False, "nearest": [], "suspect_box": None}
+    assert json.loads((tmp_path / "failures.json").read_text()) == [first, second]
+
+
+def test_a_spreadsheet_runs_nothing(tmp_path):
+    cells = [
+        "=1+1",
+        "+cmd",
+        "-2",
+        "@SUM(A1)",
+        "\tx",
+        "'quoted",
+        "＝1",
+        "a,b",
+        'say "x"',
+        "0042",
+        "",
+        "two\nlines",
+    ]
+    table = pd.DataFrame({"id": cells, "miou": -0.5, "=note": cells[::-1]})
+    path = write_spreadsheet(tmp_path / "failures.csv", table)
+    read = pd.read_csv(path, dtype=str, keep_default_na=False)
+    assert path.read_bytes().startswith(b"\xef\xbb\xbf")
+    for told, cell in zip([*read.columns, *read["id"]], [*table.columns, *cells], strict=True):
+        assert told == (f"'{cell}" if cell[:1] in [*"=+-@\t＝'"] and cell else cell)
+    assert set(read["miou"]) == {"-0.5"}  # a number stays one

@@ -1,0 +1,105 @@
+"""IoU by region size: by hand, against a slow way to the same, and in agreement with the confusion counts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from seglib.metrics import EDGES, SIZES, confusion_matrix, region_counts, region_iou, region_table
+
+
+def flood(mask: np.ndarray) -> list[set[tuple[int, int]]]:
+    """Connected areas of one value, pixel by pixel."""
+    left, areas = {tuple(p) for p in np.argwhere(np.ones_like(mask))}, []
+    while left:
+        area, front = set(), [min(left)]
+        left.remove(front[0])
+        while front:
+            y, x = front.pop()
+            area.add((y, x))
+            for p in [(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]:
+                if p in left and mask[p] == mask[y, x]:
+                    left.remove(p)
+                    front.append(p)
+        areas.append(area)
+    return sorted(areas, key=min)
+
+
+def slowly(truth: np.ndarray, pred: np.ndarray, classes: int) -> np.ndarray:
+    counts = np.zeros((4, classes, 3), np.int64)
+    pred = np.where(truth == 255, 255, pred)
+    regions = [(a, truth[min(a)]) for a in flood(truth) if truth[min(a)] != 255]
+    sizes = [int(np.searchsorted(EDGES, len(a) / truth.size, side="right")) for a, _ in regions]
+    for (area, c), s in zip(regions, sizes, strict=True):
+        hit = sum(pred[p] == c for p in area)
+        counts[:, c, s] += 1, hit, len(area) - hit, 0
+    for area in flood(pred):
+        c = pred[min(area)]
+        overlaps = [len(area & region) if c == of else 0 for region, of in regions]
+        if c != 255 and max(overlaps, default=0):
+            owner = overlaps.index(max(overlaps))
+            counts[3, c, sizes[owner]] += sum(truth[p] != c for p in area)
+    return counts
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 12), (9, 1), (13, 17), (24, 31)])
+def test_equal_to_the_slow_way(size):
+    for seed in range(6):
+        random = np.random.default_rng(seed)
+        truth, pred = random.choice([0, 0, 0, 1, 2, 255], size), random.choice([0, 0, 1, 2], size)
+        pred = np.where(random.random(size) < 0.5, truth, pred)
+        found = region_counts(truth.astype(np.uint8), pred.astype(np.uint8), 3)
+        np.testing.assert_array_equal(found, slowly(truth, pred, 3))
+
+
+def test_hits_and_misses_add_up_to_the_confusion_counts():
+    random = np.random.default_rng(0)
+    truth = np.kron(random.choice([0, 1, 2, 255], (6, 8)), np.ones((5, 7))).astype(np.uint8)
+    pred = np.roll(truth, 2, 1)
+    pred[pred == 255] = 0
+    counts, confusion = region_counts(truth, pred, 3).sum(-1), confusion_matrix(truth, pred, 3)
+    np.testing.assert_array_equal(counts[1], np.diag(confusion))
+    np.testing.assert_array_equal(counts[1] + counts[2], confusion.sum(1))
+    assert (counts[3] <= confusion.sum(0) - np.diag(confusion)).all()
+
+
+def test_by_hand():
+    truth = np.zeros((100, 100), np.uint8)
+    truth[10:40, 10:50] = 1  # 12 % of the image: large
+    truth[70:74, 70:74] = 1  # 0.16 %: small
+    pred = truth.copy()
+    pred[70:74, 70:72] = 0  # half of the small one is missed
+    pred[40:44, 10:50] = 1  # the large one grows
+    pred[90:95, 5:10] = 1  # out of nothing: belongs to no size
+    table = region_table(region_counts(truth, pred, 3), ("ground", "hut", "cat")).set_index(["class", "size"])
+    assert set(table.index) == {("ground", "large"), ("hut", "large"), ("hut", "small")}
+    assert table.loc[("hut", "small")].tolist() == [1, 16, 0.5, 0.5]
+    assert table.loc[("hut", "large")].tolist() == pytest.approx([1, 1200, 1200 / 1360, 1.0])
+    assert table.loc[("ground", "large"), "recall"] == pytest.approx(
+        (10000 - 1216 - 160 - 25) / (10000 - 1216)
+    )
+
+
+def test_a_region_of_exactly_an_edge_is_of_the_larger_size():
+    truth = np.zeros((100, 100), np.uint8)
+    truth[:3, :11], truth[10:13, :11], truth[10, 0] = (
+        1,
+        1,
+        0,
+    )  # 33 pixels are COCO's smallest medium region; 32
+    truth[20:30, :30], truth[40:50, :30], truth[40, 0] = 2, 2, 0  # 300 pixels are its smallest large one; 299
+    counts = region_counts(truth, truth, 3)
+    assert counts[0].tolist() == [[0, 0, 1], [1, 1, 0], [0, 1, 1]]
+    assert counts[1].sum() == truth.size
+    assert region_counts(truth[:0], truth[:0], 3).tolist() == np.zeros((4, 3, 3)).tolist()
+
+
+def test_a_perfect_prediction_and_nothing_to_score():
+    truth = np.kron(np.arange(6).reshape(2, 3) % 3, np.ones((4, 4))).astype(np.uint8)
+    assert np.nanmin(region_iou(region_counts(truth, truth, 3))) == 1
+    blank = np.full((5, 5), 255, np.uint8)
+    counts = region_counts(blank, np.zeros((5, 5), np.uint8), 3)
+    assert not counts.any()
+    assert region_table(counts, ("a", "b", "c")).empty
+    assert np.isnan(region_iou(counts)).all()
+    assert len(SIZES) == len(EDGES) + 1

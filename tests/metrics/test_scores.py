@@ -1,0 +1,316 @@
+"""Scores by hand, by their definitions, and against torchmetrics, SMP and scikit-learn on random cases."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from fractions import Fraction
+from statistics import fmean
+
+import numpy as np
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from sklearn import metrics as sklearn
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassConfusionMatrix,
+    MulticlassJaccardIndex,
+)
+
+from seglib import metrics
+from seglib.metrics.scores import WORST_SHARES, worst_mean
+
+IGNORE = 255
+NAN = float("nan")
+# Three images of three classes. Image 0: class 1 is not in the ground truth, but two pixels are predicted as it;
+# image 1: classes 0 and 1, all right; image 2: no pixel is valid.
+HAND = np.array(
+    [
+        [[4, 2, 0], [0, 0, 0], [1, 0, 3]],
+        [[5, 0, 0], [0, 5, 0], [0, 0, 0]],
+        [[0, 0, 0], [0, 0, 0], [0, 0, 0]],
+    ]
+)
+cases = settings(deadline=None, max_examples=25)
+
+
+@st.composite
+def batches(draw, most=5):
+    """Classes, (N, H, W) truth and prediction: few or many classes used, right or wrong, ignored or not."""
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    classes, size = draw(st.integers(2, 6)), [draw(st.integers(1, side)) for side in (most, 6, 7)]
+    used = [random.choice(classes, draw(st.integers(1, classes)), replace=False) for _ in range(2)]
+    truth, pred = (random.choice(ids, size) for ids in used)
+    pred = np.where(random.random(size) < draw(st.sampled_from([0, 0.5, 0.9, 1])), truth, pred)
+    truth[random.random(size) < draw(st.sampled_from([0, 0.2, 0.95]))] = IGNORE
+    pred[truth == IGNORE] %= classes
+    return classes, truth.astype(np.uint8), pred.astype(np.uint8)
+
+
+def count(classes, truth, pred):
+    return np.stack([metrics.confusion_matrix(t, p, classes) for t, p in zip(truth, pred, strict=True)])
+
+
+def tensors(truth, pred):
+    return torch.from_numpy(pred).long(), torch.from_numpy(truth).long()
+
+
+def mean(values):
+    """The mean of what is not NaN, NaN of nothing: not numpy's."""
+    known = [float(v) for v in values if not math.isnan(v)]
+    return fmean(known) if known else NAN
+
+
+def close(found, expected, digits=1e-12):
+    assert found == pytest.approx(expected, abs=digits, nan_ok=True)
+
+
+# ---- counting
+
+
+@pytest.mark.parametrize("classes", [2, 5, 255])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
+def test_confusion_matrix_is_sklearns(classes, dtype):
+    random = np.random.default_rng(0)
+    truth, pred = random.integers(0, classes, (2, 30, 41))
+    truth[random.random(truth.shape) < 0.1] = IGNORE
+    valid = truth != IGNORE
+    found = metrics.confusion_matrix(truth.astype(dtype), pred.astype(dtype), classes)
+    expected = sklearn.confusion_matrix(truth[valid], pred[valid], labels=range(classes))
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == np.int64
+    strided = metrics.confusion_matrix(truth.astype(dtype)[::2, ::-3], pred.astype(dtype)[::2, ::-3], classes)
+    assert strided.sum() == valid[::2, ::-3].sum()
+
+
+def test_ignored_pixels_are_not_read():
+    one = np.zeros((1, 1), np.uint8)
+    assert metrics.confusion_matrix(one + IGNORE, one + 77, 2).tolist() == [[0, 0], [0, 0]]
+    for beyond in (-1, 256, 1000):  # of another type neither, whatever a byte can hold
+        pred = np.array([[0, beyond]])
+        assert metrics.confusion_matrix(np.array([[0, IGNORE]]), pred, 2).tolist() == [[1, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("truth", "pred", "message"),
+    [
+        (np.zeros((2, 3)), np.zeros((3, 2)), "must be of one size"),
+        (np.full((2, 2), 3), np.zeros((2, 2)), "truth holds ids 3-3; expected 0-2"),
+        (np.zeros((2, 2)), np.array([[7, 0], [0, 3]]), "prediction holds ids 0-7; expected 0-2"),
+        (np.full((2, 2), -1), np.zeros((2, 2)), "truth holds ids -1"),
+        (np.zeros((2, 2)), np.full((2, 2), IGNORE), "prediction holds ids 255"),
+        (np.zeros((2, 2)), np.full((2, 2), 300), "prediction holds ids 300-300; expected class ids"),
+    ],
+)
+def test_confusion_matrix_refuses(truth, pred, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.confusion_matrix(truth.astype(int), pred.astype(int), 3)
+
+
+# ---- against other libraries
+
+
+@cases
+@given(batches())
+def test_torchmetrics(case):
+    classes, truth, pred = case
+    counts = count(*case)
+    options = {"num_classes": classes, "ignore_index": IGNORE}
+    matrix = MulticlassConfusionMatrix(**options)(*tensors(truth, pred))
+    np.testing.assert_array_equal(counts.sum(0), matrix)
+    if not (truth != IGNORE).any():
+        return
+    scores, table = metrics.scores(counts), metrics.per_class_table(counts, tuple("abcdef"[:classes]))
+    accuracy = MulticlassAccuracy(average="micro", **options)(*tensors(truth, pred)).item()
+    close(scores["mean_iou"], MulticlassJaccardIndex(**options)(*tensors(truth, pred)).item(), 1e-6)
+    close(scores["pixel_accuracy"], accuracy, 1e-6)
+    each = MulticlassJaccardIndex(average="none", **options)(*tensors(truth, pred))
+    close(table["iou"].fillna(0).tolist(), each.tolist(), 1e-6)  # there, a class in neither is 0
+
+
+@cases
+@given(batches())
+def test_smp(case):
+    classes, truth, pred = case
+    counts = count(*case)
+    marked = torch.from_numpy(np.where(truth == IGNORE, -1, truth.astype(int)))
+    options = {"mode": "multiclass", "ignore_index": -1, "num_classes": classes}
+    parts = smp.metrics.get_stats(torch.from_numpy(pred).long(), marked, **options)
+    hit, false_positives, missed = (part.numpy() for part in parts[:3])  # (N, C) each
+    np.testing.assert_array_equal(hit, np.diagonal(counts, axis1=1, axis2=2))
+
+    def score(of, total=False):
+        wanted = [part.sum(0, keepdim=True) if total else part for part in parts]
+        return of(*wanted, reduction="none", zero_division=NAN).numpy()
+
+    union = score(smp.metrics.iou_score)
+    in_truth = np.where((hit + missed) > 0, union, NAN)
+    for policy, expected in (("union", union), ("truth", in_truth)):
+        np.testing.assert_allclose(metrics.image_class_iou(counts, policy), expected, atol=1e-6)
+        close(metrics.image_miou(counts, policy).tolist(), [mean(row) for row in expected], 1e-6)
+    table = metrics.per_class_table(counts, tuple("abcdef"[:classes]))
+    names = {"iou": "iou_score", "f1": "f1_score", "precision": "precision", "recall": "recall"}
+    for column, name in names.items():
+        expected = score(getattr(smp.metrics, name), total=True)[0]
+        np.testing.assert_allclose(table[column], expected, atol=1e-6)
+    np.testing.assert_allclose(table["miou_c"], [mean(column) for column in in_truth.T], atol=1e-6)
+    absent = np.where(hit + missed == 0, false_positives, 0).sum(0)
+    assert table["absent_false_positives"].tolist() == absent.tolist()
+
+
+@pytest.mark.slow
+@cases
+@given(batches())
+def test_scikit_learn(case):
+    _, truth, pred = case
+    t, p = truth[truth != IGNORE], pred[truth != IGNORE]
+    scores = metrics.scores(count(*case))
+    if not len(t):
+        assert all(math.isnan(value) for value in scores.values())
+        return
+    options = {"labels": range(case[0]), "zero_division": np.nan, "average": "macro"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes that are in the prediction alone, and of zero divisions
+        close(scores["mean_precision"], sklearn.precision_score(t, p, **options))
+        close(scores["mean_recall"], sklearn.recall_score(t, p, **options))
+        close(scores["mean_f1"], sklearn.f1_score(t, p, **options))
+        close(scores["mean_class_accuracy"], sklearn.balanced_accuracy_score(t, p))
+        close(scores["pixel_accuracy"], sklearn.accuracy_score(t, p))
+        close(scores["mean_iou"], sklearn.jaccard_score(t, p, labels=np.union1d(t, p), average="macro"))
+        close(scores["frequency_weighted_iou"], sklearn.jaccard_score(t, p, average="weighted"))
+
+
+# ---- by their definitions
+
+
+def fine_grained(counts, absent):
+    """The scores of Wang et al. 2023 as their definitions read, in exact fractions."""
+    images, classes = counts.shape[:2]
+    table = [[None] * classes for _ in range(images)]
+    for i in range(images):
+        for c in range(classes):
+            hit, true, called = (int(n) for n in (counts[i, c, c], counts[i, c].sum(), counts[i, :, c].sum()))
+            if true > 0 or (absent == "union" and called > 0):
+                table[i][c] = Fraction(hit, true + called - hit)
+
+    def average(values):
+        values = [v for v in values if v is not None]
+        return sum(values, Fraction(0)) / len(values) if values else None
+
+    def worst(values, q):
+        values = sorted(v for v in values if v is not None)
+        return average(values[: max(1, math.floor(Fraction(q * len(values), 100)))])
+
+    by_image, columns = [average(row) for row in table], list(zip(*table, strict=True))
+    found = {"mean_iou_image": average(by_image), "mean_iou_class": average([average(c) for c in columns])}
+    for q in (1, 5, 10):
+        found[f"mean_iou_image_worst_{q}"] = worst(by_image, q)
+        found[f"mean_iou_class_worst_{q}"] = average([worst(c, q) for c in columns])
+    tenths = range(10, 101, 10)
+    found["mean_iou_image_qbar"] = average([worst(by_image, q) for q in tenths])
+    found["mean_iou_class_qbar"] = average([average([worst(c, q) for c in columns]) for q in tenths])
+    return {name: NAN if value is None else float(value) for name, value in found.items()}
+
+
+@cases
+@given(batches(most=40), st.sampled_from(metrics.POLICIES))
+def test_fine_grained_scores_as_their_definitions_read(case, absent):
+    counts = count(*case)
+    scores = metrics.scores(counts, absent)
+    for name, value in fine_grained(counts, absent).items():
+        close(scores[name], value)
+
+
+def test_shares_of_counts_that_floats_cannot_hold():
+    """0.07 of 100 is 7.000000000000001 as a float; floor(q n / 100) is meant in whole numbers."""
+    for n in range(1, 300):
+        values = np.arange(n, dtype=float)
+        for q in range(1, 101):
+            assert worst_mean(values, q) == (max(1, q * n // 100) - 1) / 2
+    assert np.isnan(worst_mean(np.array([NAN]), 10))
+
+
+# ---- by hand
+
+
+def test_absent_class_policies():
+    truth = metrics.image_class_iou(HAND, "truth")
+    np.testing.assert_allclose(truth, [[4 / 7, NAN, 3 / 4], [1, 1, NAN], [NAN] * 3])
+    union = metrics.image_class_iou(HAND, "union")
+    np.testing.assert_allclose(union, [[4 / 7, 0, 3 / 4], [1, 1, NAN], [NAN] * 3])
+    np.testing.assert_allclose(metrics.image_miou(HAND), [(4 / 7 + 3 / 4) / 2, 1, NAN])
+    np.testing.assert_allclose(metrics.image_miou(HAND, "union"), [(4 / 7 + 3 / 4) / 3, 1, NAN])
+    np.testing.assert_allclose(metrics.iou_per_class(HAND.sum(0)), [9 / 12, 5 / 7, 3 / 4])
+    with pytest.raises(ValueError, match=r"policy 'ones'.*truth, union"):
+        metrics.image_class_iou(HAND, "ones")
+
+
+def test_scores_by_hand():
+    scores = metrics.scores(HAND)
+    first = (4 / 7 + 3 / 4) / 2
+    assert scores["mean_iou"] == pytest.approx((9 / 12 + 5 / 7 + 3 / 4) / 3)
+    assert scores["mean_iou_image"] == pytest.approx((first + 1) / 2)
+    assert scores["mean_iou_class"] == pytest.approx(((4 / 7 + 1) / 2 + 1 + 3 / 4) / 3)
+    assert scores["pixel_accuracy"] == pytest.approx(17 / 20)
+    assert scores["mean_class_accuracy"] == pytest.approx((9 / 11 + 1 + 3 / 4) / 3)
+    assert scores["frequency_weighted_iou"] == pytest.approx((11 * 9 / 12 + 5 * 5 / 7 + 4 * 3 / 4) / 20)
+    # Of two values, floor(q 2 / 100) is 0 or 1 up to q = 90, and 2 at 100.
+    assert scores["mean_iou_image_qbar"] == pytest.approx((9 * first + (first + 1) / 2) / 10)
+    assert metrics.scores(HAND, "union")["mean_iou_image"] == pytest.approx(((4 / 7 + 3 / 4) / 3 + 1) / 2)
+    assert metrics.scores(HAND, "union")["mean_iou"] == scores["mean_iou"]
+
+
+def test_one_class_and_nothing_valid():
+    one = metrics.scores(np.array([[[7]]]))  # a single class is never wrong
+    assert set(one.values()) == {1.0}
+    for nothing in (np.zeros((2, 3, 3), np.int64), np.zeros((0, 3, 3), np.int64)):
+        scores = metrics.scores(nothing)
+        assert all(type(value) is float and np.isnan(value) for value in scores.values())
+        assert scores.keys() == one.keys()
+        assert np.isnan(metrics.image_miou(nothing)).all()
+
+
+def test_per_class_table_by_hand():
+    table = metrics.per_class_table(HAND, ("sky", "road", "tree"))
+    assert table.columns.tolist() == [
+        "class_id", "class", "iou", "precision", "recall", "f1", "images", "pixels", "pixel_share", "miou_c",
+        "absent_false_positives",
+    ]  # fmt: skip
+    assert table[["class_id", "class"]].values.tolist() == [[0, "sky"], [1, "road"], [2, "tree"]]
+    np.testing.assert_allclose(table["precision"], [9 / 10, 5 / 7, 1])
+    np.testing.assert_allclose(table["recall"], [9 / 11, 1, 3 / 4])
+    np.testing.assert_allclose(table["f1"], [18 / 21, 10 / 12, 6 / 7])
+    assert table[["images", "pixels"]].values.tolist() == [[2, 11], [1, 5], [1, 4]]
+    np.testing.assert_allclose(table["pixel_share"], [0.55, 0.25, 0.2])
+    np.testing.assert_allclose(table["miou_c"], [(4 / 7 + 1) / 2, 1, 3 / 4])
+    assert table["absent_false_positives"].tolist() == [0, 2, 0]
+    union = metrics.per_class_table(HAND, ("sky", "road", "tree"), "union")
+    np.testing.assert_allclose(union["miou_c"], [(4 / 7 + 1) / 2, 0.5, 3 / 4])
+
+
+# ---- properties
+
+CONFUSIONS = st.tuples(st.integers(1, 4), st.integers(1, 4)).flatmap(
+    lambda shape: arrays(np.int64, (shape[0], shape[1], shape[1]), elements=st.integers(0, 5))
+)
+
+
+@cases
+@given(CONFUSIONS, st.sampled_from(metrics.POLICIES), st.randoms(use_true_random=False))
+def test_order_does_not_matter_and_scores_are_shares(confusions, policy, random):
+    images = random.sample(range(len(confusions)), len(confusions))
+    classes = random.sample(range(confusions.shape[1]), confusions.shape[1])
+    scores = metrics.scores(confusions, policy)
+    for other in (confusions[images], confusions[:, classes][:, :, classes]):
+        close(list(metrics.scores(other, policy).values()), list(scores.values()))
+    assert all(np.isnan(value) or 0 <= value <= 1 + 1e-12 for value in scores.values())
+    if confusions.sum():
+        worst = [scores[f"mean_iou_image_worst_{q}"] for q in WORST_SHARES]
+        assert sorted(worst) == worst
+        assert worst[-1] <= scores["mean_iou_image_qbar"] + 1e-12 <= scores["mean_iou_image"] + 2e-12
+    truth, union = metrics.image_miou(confusions, "truth"), metrics.image_miou(confusions, "union")
+    assert (np.nan_to_num(union) <= np.nan_to_num(truth) + 1e-12).all()
