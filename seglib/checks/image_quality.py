@@ -17,7 +17,7 @@ FLAT = 2.0  # standard deviation of the grey values below which a picture shows 
 FEWEST = 20  # images without which nothing can be said to lie apart
 APART = 3.5  # robust standard deviations: Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993
 _GREY = 1.0  # colourfulness below which an image has no colours
-_SAMPLED = 64  # rows and columns of a large image whose colours and edges are looked at
+_LINES, _BANDS = 96, 64  # rows and columns of a large image whose colours are looked at; rows whose edges are
 # check -> property, factor of the median beyond which an image may lie apart, and words.
 _OUTLIERS = {
     "dark-image": ("brightness", 0.6, "is dark: mean grey value"),
@@ -72,11 +72,11 @@ def look(image: np.ndarray, grey: Image.Image) -> dict[str, float]:
     """
     share, mean, deviation = _levels(grey)
     known = share[share > 0]
-    pixels, step = np.asarray(grey), max(1, grey.height // _SAMPLED)
+    pixels, step = np.asarray(grey), max(1, grey.height // _BANDS)
     up, row, down = (pixels[k : grey.height - 2 + k : step].astype(np.int16) for k in range(3))
     laplacian = up[:, 1:-1] + down[:, 1:-1] + row[:, :-2] + row[:, 2:] - 4 * row[:, 1:-1]
     sharpness = float(laplacian.var()) if laplacian.size else 0.0
-    rows, columns = (max(1, side // _SAMPLED) for side in image.shape[:2])
+    rows, columns = (max(1, side // _LINES) for side in image.shape[:2])
     r, g, b = image[::rows, ::columns].reshape(-1, 3).T.astype(np.float64)
     opponents = np.stack([r - g, (r + g) / 2 - b])  # red - green, yellow - blue
     return {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
@@ -11,8 +13,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
 from seglib.checks import KINDS, QUALITY_OF, Reference
-from seglib.failures import EarlyWarning
 from seglib.plots import style
+
+if TYPE_CHECKING:
+    from seglib.failures import EarlyWarning
 
 # In an order whose brightness rises and falls in turn; hatches tell what greyscale does not.
 _ERRORS = {

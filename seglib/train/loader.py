@@ -158,7 +158,7 @@ def _digests(dataset: Dataset, split: str, samples: list) -> dict[str, str]:
                     detail, "missing-file", "Restore it, or load the dataset again.", sample.id
                 )
     record = read_record(project_root() / "artifacts" / "data_check" / dataset.name / "data.json")
-    if split in record and (changes := compare_digests(record[split], files, dataset.root)):
+    if split in record and (changes := compare_digests(record[split], files)):
         tqdm.write(f"Split {split!r} changed since 01_data_check saw it: {changes}. Run 01_data_check again.")
     return files
 

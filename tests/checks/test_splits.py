@@ -103,8 +103,9 @@ def test_one_clip_inside_a_drive_of_train():
         (
             "sequence-leakage",
             "val",
-            "1 of 1 sequences of val are in train too: 0016E5; they hold 101 of its 101 images. No sequence of val is "
-            "independent of train. The nearest train frame is 31 frames away; 0 of 101 images have one within 30 frames.",
+            "1 of 1 sequences of val are in train too: 0016E5; they hold 101 of its 101 images. No sequence of "
+            "val is independent of train. The nearest train frame is 31 frames away; 0 of 101 images have one "
+            "within 30 frames.",
         )
     ]
 

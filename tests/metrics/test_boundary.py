@@ -51,7 +51,7 @@ def test_width(size, ratio, width):
 def test_by_hand():
     truth, pred = np.zeros((5, 5), np.uint8), np.zeros((5, 5), np.uint8)
     truth[1:4, 1:4], pred[1:4, 2:5] = 1, 1
-    # Width 1: class 1 is a rim of 8 pixels in both, of which two columns overlap but for the two centres' own row.
+    # Width 1: class 1 is a rim of 8 pixels in both, of which two columns overlap but for the centres' row.
     counts = boundary_counts(truth, pred, 3, 0.01)
     assert counts[:, 1].tolist() == [4, 12]
     assert counts[:, 2].tolist() == [0, 0]

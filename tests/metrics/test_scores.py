@@ -26,7 +26,7 @@ from seglib.metrics.scores import WORST_SHARES, worst_mean
 
 IGNORE = 255
 NAN = float("nan")
-# Three images of three classes. Image 0: class 1 is not in the ground truth, but two pixels are predicted as it;
+# Three images of three classes. Image 0: class 1 is not in the ground truth, but two pixels are called it;
 # image 1: classes 0 and 1, all right; image 2: no pixel is valid.
 HAND = np.array(
     [

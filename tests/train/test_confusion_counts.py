@@ -1,4 +1,4 @@
-"""The counts as a torchmetrics metric: same numbers as `metrics`, alone, in a collection and over processes."""
+"""The counts as a torchmetrics metric: alone, in a collection and over processes."""
 
 from __future__ import annotations
 
@@ -103,7 +103,8 @@ mine = slice(0, 3) if rank == 0 else slice(3, 5)
 metric = ConfusionCounts(4)
 metric.update(pred[mine], target[mine])
 scores = metric.compute()
-torch.save(dict(scores, all=torch.from_numpy(metric.confusions()), mine=len(metric.counts)), "{file}.%d" % rank)
+found = dict(scores, all=torch.from_numpy(metric.confusions()), mine=len(metric.counts))
+torch.save(found, "{file}.%d" % rank)
 torch.distributed.destroy_process_group()
 """
 

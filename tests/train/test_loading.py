@@ -1,28 +1,25 @@
-"""The packed cache and the batches cut from it."""
+"""The cache of decoded images, and the batches that are cut from it: each sample once, the same in any number of processes."""
 
-import contextlib
+from __future__ import annotations
+
+import hashlib
 import json
 import os
 import shutil
-import zlib
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from seglib.claims import lock
 
-from seglib.data import fingerprint as content
-from seglib.data.dataset import DatasetError, load_dataset, read_pair
-from seglib.train import loader as loading
-from seglib.train.loader import build_cache
+from seglib.data import DatasetError, check_record, digests, load_dataset, read_pair
+from seglib.params import ParameterError, Train
+from seglib.runs import write_json
+from seglib.train import CachedSplit, DevicePlan, augmented_examples, build_cache, loader, scoring_batches
+from seglib.train.loader import augmented, batch_edges, crop_size, portions, training_batches
 
 SIZES = [(6, 8), (8, 6), (6, 8), (5, 12), (6, 8), (8, 6), (9, 9)]
-YAML = """\
-classes: [a, b, c]
-splits:
-  train: {images: "images/*.png", masks: "masks/*.png"}
-"""
+YAML = 'classes: [a, b, c]\nsplits:\n  train: {images: "images/*.png", masks: "masks/*.png"}\n'
 
 
 @pytest.fixture
@@ -33,9 +30,8 @@ def folder(tmp_path, monkeypatch):
         (folder / name).mkdir(parents=True)
     for k, size in enumerate(SIZES):
         Image.fromarray(random.integers(0, 256, (*size, 3), np.uint8)).save(folder / f"images/{k}.png")
-        Image.fromarray(random.choice(np.array([0, 1, 2, 255], np.uint8), size)).save(
-            folder / f"masks/{k}.png"
-        )
+        ids = random.choice(np.array([0, 1, 2, 255], np.uint8), size)
+        Image.fromarray(ids).save(folder / f"masks/{k}.png")
     (folder / "dataset.yaml").write_text(YAML, encoding="utf-8")
     return folder
 
@@ -44,151 +40,52 @@ def caches(folder):
     return sorted(path for path in (folder.parent / "artifacts" / "cache").glob("*") if path.is_dir())
 
 
-def test_pack_holds_what_the_files_hold(folder):
+def repaint(folder, value: int) -> None:
+    Image.fromarray(np.full((*SIZES[0], 3), value, np.uint8)).save(folder / "images/0.png")
+
+
+@pytest.mark.parametrize("cache", ["auto", "ram", "disk", "none"])
+def test_a_cache_holds_what_the_files_hold(folder, cache):
     dataset = load_dataset(folder)
-    packed = build_cache(dataset, "train")
-    assert len(packed) == len(SIZES)
-    assert packed.nbytes == sum(4 * h * w for h, w in SIZES)
-    for source in (packed, packed.in_memory()):
-        assert source.ids == dataset.samples["id"].tolist()
+    cached = build_cache(dataset, "train", cache=cache)
+    assert len(cached) == len(SIZES)
+    assert cached.ids == dataset.samples["id"].tolist()
+    assert cached.nbytes == sum(4 * h * w for h, w in SIZES)
+    assert cached.stored == (cache != "none")
+    assert cached.files == digests(dataset, "train")
+    assert [path.name for path in caches(folder)] == [f"set-train-{cached.key}"]
+    for source in (cached, cached.in_memory() if cached.stored else cached):
         for i, row in enumerate(dataset.samples.itertuples()):
             image, mask = read_pair(dataset, row)
             np.testing.assert_array_equal(source.pair(i)[0], image)
             np.testing.assert_array_equal(source.pair(i)[1], mask)
             np.testing.assert_array_equal(source.pixel_counts[i], [(mask == c).sum() for c in range(3)])
+    if cached.stored:
+        with pytest.raises(ValueError, match="read-only"):
+            cached.data[0] = 1
 
 
-def test_reopened_without_decoding_and_made_anew_after_a_change(folder, monkeypatch):
+def test_it_is_decoded_once_and_again_after_a_change(folder, monkeypatch):
     build_cache(load_dataset(folder), "train")
     (cache,) = caches(folder)
     os.utime(folder / "images/0.png", ns=(5, 5))  # the same content at another time is the same
     with monkeypatch.context() as patch:
-        patch.setattr("seglib.train.loader.read_pair", None)
+        patch.setattr(loader, "read_pair", None)
         build_cache(load_dataset(folder), "train")
     assert caches(folder) == [cache]
-    white = np.full((*SIZES[0], 3), 255, np.uint8)
-    Image.fromarray(white).save(folder / "images/0.png")
-    os.utime(folder / "images/0.png", ns=(1, 1))
+    repaint(folder, 255)
     assert (build_cache(load_dataset(folder), "train").pair(0)[0] == 255).all()
     assert len(caches(folder)) == 1
     assert caches(folder) != [cache], "what no file holds any more is deleted"
 
 
-DAMAGE = {
-    "truncated": lambda cache: os.truncate(cache / "samples.bin", 100),
-    "no bytes": lambda cache: (cache / "samples.bin").unlink(),
-    "no JSON": lambda cache: (cache / "index.json").write_text('{"ids": ['),
-    "another kind": lambda cache: (cache / "index.json").write_text("[1, 2]"),
-    "another version": lambda cache: _edit(cache, version=2),
-    "another's": lambda cache: _edit(cache, key="0" * 16),
-    "other samples": lambda cache: _edit(cache, ids=["a"]),
-    "a size that a disk has changed": lambda cache: _overwrite(cache, "6,", "8,"),
-    "no sums": lambda cache: _edit(cache, sums=[]),
-    "sizes missing": lambda cache: _edit(cache, sizes=[[6, 8, 6, 8]]),
-    "huge sizes": lambda cache: _edit(cache, sizes=[[1 << 62] * 4] * len(SIZES)),
-}
-
-
-def _edit(cache, **values):
-    content.write_sealed(cache / "index.json", content.read_sealed(cache / "index.json") | values)
-
-
-def _overwrite(cache, old, new):
-    path = cache / "index.json"
-    path.write_text(path.read_text().replace(old, new, 1))
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_or_foreign_cache_is_made_anew(folder, damage):
-    before = build_cache(load_dataset(folder), "train").in_memory()
-    DAMAGE[damage](caches(folder)[0])
-    again = build_cache(load_dataset(folder), "train")
-    assert again.ids == before.ids
-    np.testing.assert_array_equal(again.data, before.data)
-    np.testing.assert_array_equal(again.pixel_counts, before.pixel_counts)
-
-
-def test_a_sample_that_a_failing_disk_has_changed_is_decoded_anew(folder, capsys):
-    dataset = load_dataset(folder)
-    whole = build_cache(dataset, "train")
-    bad = bytearray((caches(folder)[0] / "samples.bin").read_bytes())
-    bad[int(whole.offsets[3]) - 1] ^= 4  # the last pixel of the third mask
-    (caches(folder)[0] / "samples.bin").write_bytes(bad)
-    packed = build_cache(dataset, "train")
-    for source in (packed, packed.in_memory()):
-        for i, row in enumerate(dataset.samples.itertuples()):
-            for mine, other in zip(source.pair(i), read_pair(dataset, row), strict=True):
-                np.testing.assert_array_equal(mine, other)
-        source.pair(2)
-        told = capsys.readouterr().out
-        assert told.count("'2' is damaged in artifacts/cache/set-train-") == 1, "said once"
-    again = build_cache(dataset, "train")
-    assert zlib.crc32(again.data) != zlib.crc32(bytes(bad)), "made anew"
-    assert not capsys.readouterr().out
-    again.pair(2)
-    assert not capsys.readouterr().out
-
-
-def test_bad_samples_are_counted_and_leave_nothing(folder):
-    for k in range(1, 5):
-        Image.fromarray(np.full(SIZES[k], 9, np.uint8)).save(folder / f"masks/{k}.png")
-    with pytest.raises(DatasetError, match="4 of 7 samples cannot be used") as caught:
-        build_cache(load_dataset(folder), "train")
-    assert [f"masks/{k}.png" in str(caught.value) for k in range(7)] == [
-        False,
-        True,
-        True,
-        True,
-        False,
-        False,
-        False,
-    ]
-    assert not [path for cache in caches(folder) for path in cache.iterdir()]
-
-
-def test_long_side(folder):
-    packed = build_cache(load_dataset(folder), "train", long_side=8)
-    assert packed.image_sizes.tolist() == [[6, 8], [8, 6], [6, 8], [3, 8], [6, 8], [8, 6], [8, 8]]
-    np.testing.assert_array_equal(packed.mask_sizes, packed.image_sizes)
-    scoring = build_cache(load_dataset(folder), "train", long_side=8, original_masks=True)
-    assert scoring.mask_sizes.tolist() == [list(size) for size in SIZES]
-    np.testing.assert_array_equal(scoring.pair(3)[0], packed.pair(3)[0])
-    assert set(np.unique(packed.pair(3)[1])) <= {0, 1, 2, 255}
-
-
-def test_shrinking_averages_the_image_and_picks_from_the_mask(folder):
-    """At exactly half the size each pixel stands for 2 x 2, so both can be worked out by hand."""
-    packed = build_cache(load_dataset(folder), "train", long_side=4)
-    for i, (height, width) in enumerate(SIZES[:3]):
-        image = np.asarray(Image.open(folder / f"images/{i}.png")).reshape(height // 2, 2, width // 2, 2, 3)
-        np.testing.assert_allclose(
-            packed.pair(i)[0], image.mean((1, 3)), atol=1
-        )  # rows, then columns are rounded
-        mask = np.asarray(Image.open(folder / f"masks/{i}.png")).reshape(height // 2, 2, width // 2, 2)
-        assert (packed.pair(i)[1][:, None, :, None] == mask).any((1, 3)).all()
-
-
-def test_what_is_packed_says_what_it_was_made_from_and_cannot_be_written(folder):
-    dataset = load_dataset(folder)
-    for cache in ("disk", "none"):
-        packed = build_cache(dataset, "train", cache=cache)
-        assert caches(folder)[0].name == f"{dataset.name}-train-{packed.key}"
-        assert packed.files == content.digests(dataset, "train")
-    with pytest.raises(ValueError, match="read-only"):
-        build_cache(dataset, "train").data[0] = 1
-
-
 def test_only_what_no_file_holds_any_more_is_deleted(folder):
-    """Other sizes of the same files, another dataset's of that name, and what cannot be read stay; so does all in a training."""
-    dataset = load_dataset(folder)
-    build_cache(dataset, "train", long_side=8)
-    build_cache(dataset, "train")
-    small, whole = sorted(
-        caches(folder), key=lambda cache: json.loads((cache / "index.json").read_text())["sizes"][3]
-    )
-    names = {"another": "set-train-another", "odd": "set-train-odd", "empty": "set-train-empty"}
-    another, odd, empty = (small.with_name(name) for name in names.values())
-    shutil.copytree(whole, another)
+    """Other sizes of the same files, another dataset's of that name, and what cannot be read stay."""
+    build_cache(load_dataset(folder), "train", long_side=8)
+    build_cache(load_dataset(folder), "train")
+    both = caches(folder)
+    another, odd, empty = (both[0].with_name(f"set-train-{name}") for name in ("another", "odd", "empty"))
+    shutil.copytree(both[0], another)
     index = json.loads((another / "index.json").read_text())
     (another / "index.json").write_text(json.dumps(index | {"root": "elsewhere"}))
     odd.mkdir()
@@ -197,75 +94,218 @@ def test_only_what_no_file_holds_any_more_is_deleted(folder):
     for path in ("images/6.png", "masks/6.png"):
         (folder / path).unlink()
     build_cache(load_dataset(folder), "train")
-    assert {small, whole, another, odd, empty} < set(caches(folder)), (
-        "a file that is gone contradicts nothing"
-    )
-
-    Image.fromarray(np.zeros((*SIZES[0], 3), np.uint8)).save(folder / "images/0.png")
-    with lock(folder.parent / "artifacts/runs/one/.training", "training"):
-        build_cache(load_dataset(folder), "train")
-        assert {small, whole, another, odd, empty} < set(caches(folder))
-    Image.fromarray(np.ones((*SIZES[0], 3), np.uint8)).save(folder / "images/0.png")
-    packed = build_cache(load_dataset(folder), "train")
-    assert {cache.name for cache in caches(folder)} == {*names.values(), f"set-train-{packed.key}"}
+    assert {*both, another, odd, empty} < set(caches(folder)), "a file that is gone contradicts nothing"
+    repaint(folder, 0)
+    cached = build_cache(load_dataset(folder), "train")
+    left = {path.name.rpartition("-")[2] for path in caches(folder)}
+    assert left == {"another", "odd", "empty", cached.key}
 
 
-def test_without_a_cache_every_file_is_decoded_when_it_is_asked_for(folder, monkeypatch):
-    stored, streamed = (build_cache(load_dataset(folder), "train", cache=cache) for cache in ("disk", "none"))
-    assert stored.stored
-    assert not streamed.stored
-    assert streamed.nbytes == stored.nbytes
-    np.testing.assert_array_equal(streamed.pixel_counts, stored.pixel_counts)
-    for i in range(len(SIZES)):
-        for mine, other in zip(streamed.pair(i), stored.pair(i), strict=True):
-            np.testing.assert_array_equal(mine, other)
-    monkeypatch.setattr(
-        "seglib.train.loader.read_pair", lambda *_: (np.zeros((6, 8, 3), np.uint8), np.ones((6, 8), np.uint8))
-    )
-    assert (streamed.pair(0)[1] == 1).all()
+DAMAGE = {
+    "truncated": lambda cache: os.truncate(cache / "samples.bin", 100),
+    "no bytes": lambda cache: (cache / "samples.bin").unlink(),
+    "no JSON": lambda cache: (cache / "index.json").write_text('{"ids": ['),
+    "another kind": lambda cache: (cache / "index.json").write_text("[1, 2]"),
+    "sizes missing": lambda cache: (cache / "index.json").write_text('{"sizes": [[6, 8, 6, 8]]}'),
+    "without a cache": lambda cache: shutil.rmtree(cache) or build_cache(
+        load_dataset(cache.parents[2] / "set"), "train", cache="none"
+    ),
+}  # fmt: skip
 
 
-def test_a_split_that_does_not_fit_the_disk_is_not_stored(folder, monkeypatch):
-    free = SimpleNamespace(free=loading._SPARE_DISK + sum(4 * h * w for h, w in SIZES))
-    monkeypatch.setattr(loading.shutil, "disk_usage", lambda _: free)
-    assert not build_cache(load_dataset(folder), "train").stored
-    assert not list((folder.parent / "artifacts").rglob("samples.bin"))
-    free.free += 1
-    assert build_cache(load_dataset(folder), "train").stored
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_cache_that_is_not_whole_is_made_again(folder, damage):
+    before = build_cache(load_dataset(folder), "train").in_memory()
+    DAMAGE[damage](caches(folder)[0])
+    again = build_cache(load_dataset(folder), "train")
+    np.testing.assert_array_equal(again.data, before.data)
+    np.testing.assert_array_equal(again.pixel_counts, before.pixel_counts)
 
 
-@pytest.mark.parametrize("original_masks", [False, True])
-@pytest.mark.parametrize("long_side", [0, 8])
-def test_the_room_that_is_looked_for_is_what_is_taken(folder, long_side, original_masks):
+@pytest.mark.parametrize("cache", ["auto", "none"])
+def test_bad_samples_are_named_and_counted_and_leave_nothing(folder, cache):
+    for k in range(1, 5):
+        Image.fromarray(np.full(SIZES[k], 9, np.uint8)).save(folder / f"masks/{k}.png")
+    with pytest.raises(DatasetError, match="4 of 7 samples cannot be used") as caught:
+        build_cache(load_dataset(folder), "train", cache=cache)
+    assert [f"masks/{k}.png" in str(caught.value) for k in range(6)] == [False, *[True] * 3, False, False]
+    assert not caches(folder)
+
+
+def test_files_that_vanished_or_became_bad_are_named_and_nothing_is_deleted(folder):
     dataset = load_dataset(folder)
-    rows = list(dataset.split("train").itertuples(index=False))
-    needed = loading._decoded_bytes(dataset, rows, long_side, original_masks)
-    assert needed == build_cache(dataset, "train", long_side, original_masks).nbytes
-
-
-def test_it_waits_for_another_process_that_decodes_and_says_what_changed(folder, monkeypatch, capsys):
-    waited = []
-
-    @contextlib.contextmanager
-    def other(path, doing, wait=0.0):
-        waited.append((path.name, wait))
-        yield
-
-    monkeypatch.setattr(loading, "lock", other)
-    monkeypatch.setattr(content, "since_check", lambda *_: "1 file changed since 01")
-    build_cache(load_dataset(folder), "train")
-    assert waited == [(".decoding", 3600)]
-    assert "1 file changed since 01" in capsys.readouterr().out
-
-
-def test_a_bad_file_is_found_without_a_cache_too(folder):
-    (folder / "images/3.png").write_bytes((folder / "images/3.png").read_bytes()[:60])
-    with pytest.raises(DatasetError, match="1 of 7 samples cannot be used"):
-        build_cache(load_dataset(folder), "train", cache="none")
-
-
-def test_a_file_that_vanished_since_is_named(folder):
-    dataset = load_dataset(folder)
-    (folder / "images/2.png").unlink()
+    cached = build_cache(dataset, "train", cache="none")
+    image = folder / "images/2.png"
+    image.write_bytes(image.read_bytes()[:60])
+    with pytest.raises(DatasetError, match=r"images/2\.png"):
+        cached.pair(2)
+    assert image.exists()
+    assert caches(folder)
+    image.unlink()
     with pytest.raises(DatasetError, match=r"'2' \(images/2\.png\) is gone"):
         build_cache(dataset, "train")
+
+
+def test_files_that_change_while_they_are_read_are_refused(folder, monkeypatch):
+    dataset = load_dataset(folder)
+    answers = iter([digests(dataset, "train"), {}])
+    monkeypatch.setattr(loader, "digests", lambda *_: next(answers))
+    with pytest.raises(DatasetError, match="changed while they were read"):
+        build_cache(dataset, "train")
+    assert not caches(folder)
+
+
+def test_what_changed_since_the_data_check_is_said(folder, capsys):
+    dataset = load_dataset(folder)
+    write_json(folder.parent / "artifacts/data_check/set/data.json", check_record(dataset))
+    build_cache(dataset, "train")
+    assert not capsys.readouterr().out
+    repaint(folder, 1)
+    build_cache(dataset, "train")
+    told = capsys.readouterr().out
+    assert "Split 'train' changed since 01_data_check saw it: 1 file changed (images/0.png)." in told
+
+
+def test_long_side(folder):
+    cached = build_cache(load_dataset(folder), "train", long_side=8)
+    assert cached.image_sizes.tolist() == [[6, 8], [8, 6], [6, 8], [3, 8], [6, 8], [8, 6], [8, 8]]
+    np.testing.assert_array_equal(cached.mask_sizes, cached.image_sizes)
+    scoring = build_cache(load_dataset(folder), "train", long_side=8, original_masks=True)
+    assert scoring.mask_sizes.tolist() == [list(size) for size in SIZES]
+    np.testing.assert_array_equal(scoring.pair(3)[0], cached.pair(3)[0])
+
+
+def test_shrinking_averages_the_image_and_picks_from_the_mask(folder):
+    """At exactly half the size each pixel stands for 2 x 2, so both can be worked out by hand."""
+    cached = build_cache(load_dataset(folder), "train", long_side=4)
+    for i, (height, width) in enumerate(SIZES[:3]):
+        image = np.asarray(Image.open(folder / f"images/{i}.png")).reshape(height // 2, 2, width // 2, 2, 3)
+        np.testing.assert_allclose(cached.pair(i)[0], image.mean((1, 3)), atol=1)  # rows, then columns
+        mask = np.asarray(Image.open(folder / f"masks/{i}.png")).reshape(height // 2, 2, width // 2, 2)
+        assert (cached.pair(i)[1][:, None, :, None] == mask).any((1, 3)).all()
+
+
+@pytest.fixture
+def cached() -> CachedSplit:
+    random, sizes = np.random.default_rng(0), np.array(SIZES)
+    data = random.integers(0, 256, int((4 * sizes.prod(1)).sum()), np.uint8)
+    counts = np.zeros((len(SIZES), 3), np.int64)
+    return CachedSplit([str(k) for k in range(7)], "key", sizes, sizes, counts, data, None)
+
+
+def cut(cached, batch_size, seed=0, epoch=1, workers=0, **how):
+    params = Train(batch_size=batch_size, seed=seed, blur=0.5, noise=0.5)
+    return list(training_batches(cached, params, DevicePlan(workers=workers), epoch, **how))
+
+
+def assert_same(first, second):
+    np.testing.assert_array_equal(first.index, second.index)
+    assert (first.crops, first.jitters) == (second.crops, second.jitters)
+    assert torch.equal(first.images, second.images)
+    assert torch.equal(first.masks, second.masks)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 6, 7, 20])
+def test_every_sample_once_in_an_order_of_seed_and_epoch_alone(cached, batch_size):
+    batches = cut(cached, batch_size)
+    assert sorted(np.concatenate([b.index for b in batches])) == list(range(7))
+    assert [len(b.index) for b in batches] == np.diff([0, *batch_edges(7, batch_size), 7]).tolist()
+    assert len(batches) == 1 or len(batches[-1].index) >= 2
+    for other in (cut(cached, batch_size), cut(cached, batch_size, workers=2)):
+        for first, second in zip(batches, other, strict=True):
+            assert_same(first, second)
+    keys = ((0, 1), (0, 2), (1, 1))
+    orders = {tuple(np.concatenate([b.index for b in cut(cached, batch_size, *key)])) for key in keys}
+    assert len(orders) == 3
+    for batch in batches:
+        for k, (i, crop) in enumerate(zip(batch.index, batch.crops, strict=True)):
+            image, mask = cached.pair(i)
+            height, width = crop.size
+            part = image[crop.rows, crop.columns].transpose(2, 0, 1)
+            np.testing.assert_array_equal(batch.images[k, :, :height, :width], part)
+            np.testing.assert_array_equal(batch.masks[k, :height, :width], mask[crop.rows, crop.columns])
+
+
+def test_order_and_augmentation_are_those_of_every_version(cached):
+    """So that a run can be repeated: a digest of everything that was drawn for one epoch, rounded to 9 digits."""
+    drawn = [
+        [int(i), crop.rows.start, crop.columns.start, *crop.size, *crop.matrix, *jitter]
+        for batch in cut(cached, 3)
+        for i, crop, jitter in zip(batch.index, batch.crops, batch.jitters, strict=True)
+    ]
+    text = json.dumps([[round(float(value), 9) + 0.0 for value in row] for row in drawn])
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "75a0853a627827f4"
+
+
+@pytest.mark.parametrize("batch_size", [3, 4, 7])
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_what_one_would_cut(cached, batch_size, processes):
+    edges = batch_edges(7, batch_size, processes)
+    shares = [cut(cached, batch_size, rank=rank, processes=processes) for rank in range(processes)]
+    whole = cut(cached, batch_size) if edges == batch_edges(7, batch_size) else None
+    for k, parts in enumerate(zip(*shares, strict=True)):
+        assert min(len(part.index) for part in parts) >= 1
+        if whole:
+            assert np.concatenate([part.index for part in parts]).tolist() == whole[k].index.tolist()
+            assert [jitter for part in parts for jitter in part.jitters] == whole[k].jitters
+            assert [crop for part in parts for crop in part.crops] == whole[k].crops
+    seen = np.concatenate([part.index for share in shares for part in share])
+    assert sorted(seen) == list(range(7))
+
+
+def test_micro_batches_are_slices(cached):
+    (batch,) = cut(cached, 7)
+    parts = batch.split(3)
+    assert [len(part.index) for part in parts] == [2, 3, 2]
+    assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
+    assert [crop for part in parts for crop in part.crops] == batch.crops
+
+
+@pytest.mark.parametrize(("count", "parts"), [(7, 3), (14, 4), (5, 5), (1, 1)])
+def test_portions_are_even(count, parts):
+    sizes = np.diff(portions(count, parts))
+    assert sizes.sum() == count
+    assert sizes.max() - sizes.min() <= 1
+
+
+def test_crop_sizes(cached):
+    large = CachedSplit([], "", np.array([(400, 700), (360, 480), (300, 1200)]), None, None, None, None)
+    assert crop_size(large, Train()) == (352, 512)
+    assert crop_size(large, Train(crop_height=33)) == (64, 512)
+    assert crop_size(cached, Train(crop_width=640)) == (32, 640)
+    with pytest.raises(ParameterError, match=r"scale_min = 2\.0 is larger than scale_max"):
+        crop_size(large, Train(scale_min=2, scale_max=1))
+
+
+def test_examples_are_what_training_sees(cached):
+    params, plan = Train(batch_size=5), DevicePlan()
+    images, masks = augmented_examples(cached, params, plan, count=3)
+    assert (images.shape, masks.shape) == ((3, 32, 32, 3), (3, 32, 32))
+    assert images.dtype == masks.dtype == np.uint8
+    batch = next(training_batches(cached, Train(batch_size=3), plan, epoch=0))
+    expected, expected_masks = augmented(batch, (32, 32), plan)
+    np.testing.assert_array_equal(images, expected.byte().permute(0, 2, 3, 1))
+    np.testing.assert_array_equal(masks, expected_masks)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 5])
+def test_scoring_reads_every_sample_in_one_process(cached, processes):
+    seen = []
+    for rank in range(processes):
+        for index, images, masks in scoring_batches(cached, 2, rank, processes):
+            assert 1 <= len(index) <= 2
+            seen.extend(index)
+            for i, image, mask in zip(index, images, masks, strict=True):
+                np.testing.assert_array_equal(image.permute(1, 2, 0), cached.pair(i)[0])
+                np.testing.assert_array_equal(mask, cached.pair(i)[1])
+    assert sorted(seen) == list(range(7))
+
+
+@pytest.mark.parametrize(
+    ("room", "expected"), [(3 * 144, [1, 1, 2, 3]), (2 * 144, [1, 1, 1, 2, 2]), (1, [1] * 7)]
+)
+def test_large_images_of_many_classes_are_scored_fewer_at_a_time(cached, monkeypatch, room, expected):
+    monkeypatch.setattr(loader, "_LOGITS", room)  # of 3 classes: 144 numbers score 6 x 8 pixels
+    batches = [index for index, _, _ in scoring_batches(cached, 7)]
+    assert sorted(map(len, batches)) == expected
+    assert sorted(np.concatenate(batches)) == list(range(7))

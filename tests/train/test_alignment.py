@@ -1,0 +1,153 @@
+"""Image and mask stay together, from the files to the training crop and back from the prediction to the mask.
+
+Every image is a map of its own coordinates: red is twice the column, green twice the row. Where a mask holds the column (or the
+row), or a network answers with what it sees, the picture itself says which id has to stand there: to half a pixel everywhere, and
+on average without any shift, which a wrong half-pixel convention would bring.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from seglib.train.batches import scoring_batches, training_batches
+from seglib.train.views import augmented
+from torch import nn
+
+from seglib.data.classes import IGNORE, ClassMap
+from seglib.data.dataset import load_dataset
+from seglib.evaluate.predict import predict
+from seglib.train.augment import Colour, Geometry
+from seglib.train.device import make_plan
+from seglib.train.loader import build_cache
+from seglib.train.model import ModelSpec, Segmenter
+
+PLAN = make_plan("cpu", "fp32")
+# No side is an even multiple of another: half of it would have no middle pixel, and the nearest lie half a pixel beside it.
+SIZES = [(33, 47), (64, 64), (91, 121), (20, 17), (101, 40), (1, 50), (119, 119)]
+STILL = Colour(strength=0, blur=0, noise=0)
+CELL = 8
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([2 * columns, 2 * rows, 0 * rows], axis=-1).astype(np.uint8)
+
+
+def write(folder, sizes, axis: int, cell: int):
+    """A dataset of pictures, and masks of the column (axis 1) or row (axis 0) in cells of so many pixels."""
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+    for k, size in enumerate(sizes):
+        Image.fromarray(picture(*size)).save(folder / "images" / f"{k}.png")
+        Image.fromarray((np.indices(size)[axis] // cell).astype(np.uint8)).save(folder / "masks" / f"{k}.png")
+    names = ", ".join(f"c{k}" for k in range(128 // cell))
+    text = (
+        f"name: d{axis}\nclasses: [{names}]\nsplits:\n  train: {{images: images/*.png, masks: masks/*.png}}\n"
+    )
+    (folder / "dataset.yaml").write_text(text, encoding="utf-8")
+    return load_dataset(folder)
+
+
+@pytest.mark.parametrize("long_side", [0, 60], ids=["whole", "shrunk"])
+@pytest.mark.parametrize("flip", [0.0, 1.0], ids=["straight", "mirrored"])
+def test_from_the_files_to_the_training_crop(tmp_path, monkeypatch, long_side, flip):
+    """Decoded, shrunk, cut, padded to the batch, mirrored, scaled, turned, cropped: the mask's id is the picture's coordinate."""
+    monkeypatch.setenv("SEGLIB_ROOT", str(tmp_path))
+    geometry = Geometry((32, 64), flip=flip, scale=(0.5, 2.0), rotation=20.0)
+    for axis, channel in ((1, 0), (0, 1)):
+        packed = build_cache(write(tmp_path / f"set{axis}", SIZES, axis, cell=1), "train", long_side)
+        shrunk = [
+            max(SIZES[int(i)]) / max(size) for i, size in zip(packed.ids, packed.image_sizes, strict=True)
+        ]
+        errors = []
+        for epoch in range(4):
+            for batch in training_batches(packed, geometry, STILL, 3, seed=0, epoch=epoch):
+                images, masks = augmented(batch, geometry.crop, PLAN)
+                for i, image, mask in zip(batch.index, images[:, channel] / 2, masks, strict=True):
+                    inside = mask != IGNORE
+                    assert inside.any() or max(packed.image_sizes[i]) < 64
+                    error = (image - mask)[inside]
+                    # Half a pixel of what was cut, and where that was shrunk, up to half a pixel each of box and of nearest.
+                    most = 0.51 if shrunk[i] == 1 else shrunk[i] / 2 + 1
+                    assert error.abs().max() <= most
+                    errors.append(error)
+        # Shrinking by no whole factor brings up to half a pixel here and its opposite there.
+        assert abs(torch.cat(errors).mean()) < (0.15 if long_side else 0.02)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (65, 97), (40, 70)], ids=str)
+def test_crops_within_the_image_hold_no_ignore(tmp_path, monkeypatch, size):
+    monkeypatch.setenv("SEGLIB_ROOT", str(tmp_path))
+    packed = build_cache(write(tmp_path / "set", [size] * 4, 1, cell=1), "train")
+    geometry = Geometry((32, 64), scale=(1.0, 3.0), rotation=0.0)
+    seen = []
+    for batch in training_batches(packed, geometry, STILL, 4, seed=1, epoch=0):
+        seen.append(augmented(batch, geometry.crop, PLAN)[1])
+    assert (torch.cat(seen) != IGNORE).all()
+
+
+class Sees(nn.Module):
+    """A network that answers with what it is shown: column, row, 0 as three logits; or cells of one of the two."""
+
+    def __init__(self, spec: ModelSpec, cells: int = 0, channel: int = 0) -> None:
+        super().__init__()
+        self.encoder = nn.Identity()
+        self.cells, self.channel = cells, channel
+        self.mean, self.std = (torch.tensor(part).view(1, 3, 1, 1) for part in (spec.mean, spec.std))
+
+    def forward(self, images):
+        seen = (images * self.std + self.mean) * 255 / 2
+        if not self.cells:
+            return seen
+        centres = torch.arange(self.cells).view(1, -1, 1, 1) * CELL + (CELL - 1) / 2
+        return -((seen[:, self.channel, None] - centres) ** 2)
+
+
+def segmenter(**options) -> Segmenter:
+    spec = ModelSpec("Unet", "resnet18", ClassMap(tuple(f"c{k}" for k in range(options.get("cells", 3)))))
+    return Segmenter(Sees(spec, **options), spec).eval()
+
+
+@pytest.mark.parametrize("tile", [0, 33, 64])
+@pytest.mark.parametrize("size", [(33, 47), (91, 121), (1, 50), (64, 64)], ids=str)
+def test_padded_tiled_stitched_and_resized_logits_stand_in_their_places(size, tile):
+    images = torch.from_numpy(picture(*size)).permute(2, 0, 1)[None]
+    for scale in (1, 0.6, 1.9):
+        height, width = wanted = [max(1, round(side * scale)) for side in size]
+        found = predict(segmenter(), images, tuple(wanted), PLAN, tile=tile)[0]
+        # Pixel k covers k to k + 1: its centre k + 1/2 lies at the same share of either picture.
+        x, y = ((np.arange(n) + 0.5) * side / n - 0.5 for n, side in ((width, size[1]), (height, size[0])))
+        np.testing.assert_allclose(found[0], np.tile(x.clip(0, size[1] - 1), (height, 1)), atol=2e-3)
+        np.testing.assert_allclose(found[1], np.tile(y.clip(0, size[0] - 1)[:, None], (1, width)), atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"flip": True}, {"tile": 32}, {"flip": True, "tile": 64, "scales": (0.75, 1.0, 1.5)}],
+    ids=["plain", "mirrored", "tiled", "all"],
+)
+@pytest.mark.parametrize("long_side", [0, 60], ids=["whole", "shrunk"])
+def test_predictions_lie_on_the_masks_they_are_scored_with(tmp_path, monkeypatch, long_side, options):
+    """What the network sees in the shrunk picture, brought to the mask's own size, is the mask: but for the rims of cells."""
+    monkeypatch.setenv("SEGLIB_ROOT", str(tmp_path))
+    sizes = [(47, 71), (96, 120), (33, 64)]
+    for axis, channel in ((1, 0), (0, 1)):
+        dataset = write(tmp_path / f"set{axis}", sizes, axis, CELL)
+        model = segmenter(cells=len(dataset.classes), channel=channel)
+        packed = build_cache(dataset, "train", long_side, original_masks=True)
+        errors = []
+        for index, images, masks in scoring_batches(packed, 2):
+            pred = predict(model, images, masks.shape[1:], PLAN, **options).argmax(1).numpy()
+            for i, ids, mask in zip(index, pred, masks, strict=True):
+                assert mask.shape == sizes[int(packed.ids[i])]
+                shrunk = max(mask.shape) / max(packed.image_sizes[i])
+                place = np.indices(mask.shape)[axis]
+                low, high = CELL * ids - 0.5, CELL * ids + CELL - 0.5
+                beside = np.maximum(low - place, place - high)  # pixels to the cell that was predicted
+                assert beside.max() <= shrunk / 2 + 0.1
+                errors.append((ids.astype(int) - mask).ravel())
+        assert (
+            abs(np.concatenate(errors).mean()) < 0.15 / CELL
+        )  # the outlines lie where they are, to 0.15 pixels
