@@ -73,7 +73,7 @@ def _container_memory(tree: Path = Path("/sys/fs/cgroup")) -> float:
     """Read the memory limit of a Linux container in bytes, which psutil does not know; infinite without one."""
     for file in ("memory.max", "memory/memory.limit_in_bytes"):  # of control groups v2 and v1
         with contextlib.suppress(OSError, ValueError):
-            return int((tree / file).read_text())
+            return int((tree / file).read_text(encoding="ascii"))
     return math.inf
 
 

@@ -11,22 +11,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from seglib.train.batches import scoring_batches, training_batches
-from seglib.train.views import augmented
 from torch import nn
 
-from seglib.data.classes import IGNORE, ClassMap
-from seglib.data.dataset import load_dataset
-from seglib.evaluate.predict import predict
-from seglib.train.augment import Colour, Geometry
-from seglib.train.device import make_plan
-from seglib.train.loader import build_cache
-from seglib.train.model import ModelSpec, Segmenter
+from seglib.data import IGNORE, ClassMap, load_dataset
+from seglib.evaluate import predict
+from seglib.params import Train
+from seglib.train import DevicePlan, ModelSpec, Segmenter, build_cache, scoring_batches
+from seglib.train.loader import augmented, crop_size, training_batches
 
-PLAN = make_plan("cpu", "fp32")
+PLAN = DevicePlan()
 # No side is an even multiple of another: half of it would have no middle pixel, and the nearest lie half a pixel beside it.
 SIZES = [(33, 47), (64, 64), (91, 121), (20, 17), (101, 40), (1, 50), (119, 119)]
-STILL = Colour(strength=0, blur=0, noise=0)
+STILL = {"color": 0, "blur": 0, "noise": 0, "crop_height": 32, "crop_width": 64}
 CELL = 8
 
 
@@ -55,19 +51,19 @@ def write(folder, sizes, axis: int, cell: int):
 def test_from_the_files_to_the_training_crop(tmp_path, monkeypatch, long_side, flip):
     """Decoded, shrunk, cut, padded to the batch, mirrored, scaled, turned, cropped: the mask's id is the picture's coordinate."""
     monkeypatch.setenv("SEGLIB_ROOT", str(tmp_path))
-    geometry = Geometry((32, 64), flip=flip, scale=(0.5, 2.0), rotation=20.0)
+    params = Train(**STILL, batch_size=3, flip=flip, scale_min=0.5, scale_max=2.0, rotation=20.0)
     for axis, channel in ((1, 0), (0, 1)):
-        packed = build_cache(write(tmp_path / f"set{axis}", SIZES, axis, cell=1), "train", long_side)
+        cached = build_cache(write(tmp_path / f"set{axis}", SIZES, axis, cell=1), "train", long_side)
         shrunk = [
-            max(SIZES[int(i)]) / max(size) for i, size in zip(packed.ids, packed.image_sizes, strict=True)
+            max(SIZES[int(i)]) / max(size) for i, size in zip(cached.ids, cached.image_sizes, strict=True)
         ]
         errors = []
         for epoch in range(4):
-            for batch in training_batches(packed, geometry, STILL, 3, seed=0, epoch=epoch):
-                images, masks = augmented(batch, geometry.crop, PLAN)
+            for batch in training_batches(cached, params, PLAN, epoch):
+                images, masks = augmented(batch, crop_size(cached, params), PLAN)
                 for i, image, mask in zip(batch.index, images[:, channel] / 2, masks, strict=True):
                     inside = mask != IGNORE
-                    assert inside.any() or max(packed.image_sizes[i]) < 64
+                    assert inside.any() or max(cached.image_sizes[i]) < 64
                     error = (image - mask)[inside]
                     # Half a pixel of what was cut, and where that was shrunk, up to half a pixel each of box and of nearest.
                     most = 0.51 if shrunk[i] == 1 else shrunk[i] / 2 + 1
@@ -80,11 +76,11 @@ def test_from_the_files_to_the_training_crop(tmp_path, monkeypatch, long_side, f
 @pytest.mark.parametrize("size", [(64, 96), (65, 97), (40, 70)], ids=str)
 def test_crops_within_the_image_hold_no_ignore(tmp_path, monkeypatch, size):
     monkeypatch.setenv("SEGLIB_ROOT", str(tmp_path))
-    packed = build_cache(write(tmp_path / "set", [size] * 4, 1, cell=1), "train")
-    geometry = Geometry((32, 64), scale=(1.0, 3.0), rotation=0.0)
+    cached = build_cache(write(tmp_path / "set", [size] * 4, 1, cell=1), "train")
+    params = Train(**STILL, batch_size=4, seed=1, scale_min=1.0, scale_max=3.0, rotation=0.0)
     seen = []
-    for batch in training_batches(packed, geometry, STILL, 4, seed=1, epoch=0):
-        seen.append(augmented(batch, geometry.crop, PLAN)[1])
+    for batch in training_batches(cached, params, PLAN, epoch=0):
+        seen.append(augmented(batch, crop_size(cached, params), PLAN)[1])
     assert (torch.cat(seen) != IGNORE).all()
 
 
@@ -136,13 +132,13 @@ def test_predictions_lie_on_the_masks_they_are_scored_with(tmp_path, monkeypatch
     for axis, channel in ((1, 0), (0, 1)):
         dataset = write(tmp_path / f"set{axis}", sizes, axis, CELL)
         model = segmenter(cells=len(dataset.classes), channel=channel)
-        packed = build_cache(dataset, "train", long_side, original_masks=True)
+        cached = build_cache(dataset, "train", long_side, original_masks=True)
         errors = []
-        for index, images, masks in scoring_batches(packed, 2):
+        for index, images, masks in scoring_batches(cached, 2):
             pred = predict(model, images, masks.shape[1:], PLAN, **options).argmax(1).numpy()
             for i, ids, mask in zip(index, pred, masks, strict=True):
-                assert mask.shape == sizes[int(packed.ids[i])]
-                shrunk = max(mask.shape) / max(packed.image_sizes[i])
+                assert mask.shape == sizes[int(cached.ids[i])]
+                shrunk = max(mask.shape) / max(cached.image_sizes[i])
                 place = np.indices(mask.shape)[axis]
                 low, high = CELL * ids - 0.5, CELL * ids + CELL - 0.5
                 beside = np.maximum(low - place, place - high)  # pixels to the cell that was predicted
