@@ -87,29 +87,21 @@ def measure(folder: Path, steps: int) -> dict[str, float]:
         browser = FailureBrowser(folder, CLASSES)
 
     result = {"open (s)": seconds(opened)}
-    browser.front.send = lambda message, buffers=(): json.dumps(message)  # as far as the kernel goes
-    filters = [
-        lambda: setattr(browser.cause, "value", "label error"),
-        lambda: setattr(browser.text, "value", "sequence01 class 3"),
-        lambda: setattr(browser.sort, "value", "-label_score"),
-        lambda: setattr(browser.confusion, "value", browser.confusion.options[1][1]),
-        lambda: browser.reset.click(),
-        lambda: setattr(browser.iou, "value", (0.2, 0.4)),
-        lambda: setattr(browser.given, "value", "none yet"),
-        lambda: browser.reset.click(),
-    ]
-    taken = [seconds(change) for change in filters]
-    result |= {"filter, median (s)": float(np.median(taken)), "filter, slowest (s)": max(taken)}
+    browser.widget.send = lambda message, buffers=(): json.dumps(message)  # as far as the kernel goes
+    ids = browser.failures["id"].tolist()
 
-    def step(index: int) -> None:
-        browser._answer(None, {"type": "go", "generation": browser._generation, "index": index}, [])
-        start = index - index % 30
-        browser._answer(None, {"type": "rows", "start": start, "stop": start + 30}, [])
-        wanted = [["images", name] for name in browser.chosen["id"].iloc[index : index + 3]]
-        browser._answer(None, {"type": "thumbs", "wanted": wanted}, [])
+    def ask(question: str, **message: object) -> None:
+        browser._answer(browser.widget, {"type": question, "ask": "0"} | message, [])
+
+    result["list (s)"] = seconds(lambda: ask("open"))
 
     def show(index: int) -> None:
-        browser._answer(None, {"type": "go", "generation": browser._generation, "index": index}, [])
+        ask("show", id=ids[index], sharp=False)
+
+    def step(index: int) -> None:
+        show(index)
+        for name in ids[index : index + 3]:
+            ask("thumb", kind="images", id=name)
 
     def next_one(index: int) -> float:
         time.sleep(LOOK)
@@ -118,15 +110,14 @@ def measure(folder: Path, steps: int) -> dict[str, float]:
     show(0)
     ways = {
         "next picture": [next_one(index) for index in range(1, 31)],
-        "any picture": [
-            seconds(lambda i=i: show(int(i))) for i in random.integers(0, len(browser.chosen), 60)
-        ],
+        "any picture": [seconds(lambda i=i: show(int(i))) for i in random.integers(0, len(ids), 60)],
     }
     for name, taken in ways.items():
         result[f"{name}, median (s)"] = float(np.median(taken))
         result[f"{name}, 95 % (s)"] = float(np.quantile(taken, 0.95))
-    wanted = [["images", name] for name in browser.chosen["id"].iloc[-12:]]
-    result["12 thumbnails (s)"] = seconds(lambda: [browser.thumbnails.get(*pair) for pair in wanted])
+    result["12 thumbnails (s)"] = seconds(
+        lambda: [ask("thumb", kind="images", id=name) for name in ids[-12:]]
+    )
     process = psutil.Process()
     for index in range(steps):
         if index == steps // 10:  # buffers of the allocator and of Pillow have their size by now

@@ -19,7 +19,7 @@ class CropParams(NamedTuple):
 
     Args:
         rows, columns: the part, in pixels of the image.
-        matrix: (a, b, c, d, e, f): the crop's pixel (x, y) shows the part's pixel (a x + b y + c, d x + e y + f).
+        matrix: (a, b, c, d, e, f): the crop's (x, y) shows the part's pixel (a x + b y + c, d x + e y + f).
     """
 
     rows: slice
@@ -52,7 +52,7 @@ def draw_crop(
     )
     cos, sin = math.cos(angle) / zoom, math.sin(angle) / zoom
     a, b, d, e = cos * mirror, -sin, sin * mirror, cos
-    # Pixel centres stand at whole numbers: the crop's middle, which shows (x, y), is at ((w - 1) / 2, (h - 1) / 2).
+    # Pixel centres stand at whole numbers: the middle, which shows (x, y), is at ((w - 1) / 2, (h - 1) / 2).
     last_v, last_u = crop[0] - 1, crop[1] - 1
     c, f = x - a * last_u / 2 - b * last_v / 2, y - d * last_u / 2 - e * last_v / 2
     corners = [(u, v) for u in (0, last_u) for v in (0, last_v)]

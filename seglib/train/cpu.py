@@ -20,8 +20,8 @@ def accelerate(model: nn.Module) -> list[str]:
     """Speed up training and prediction of a model on a CPU; its results stay the same up to rounding.
 
     Args:
-        model: changed in place. Meant for channels_last and not for torch.compile. Copies of it are accelerated
-            too, and its state dict is the same as before.
+        model: changed in place; for channels_last, not for torch.compile. Its copies are accelerated too, and
+            its state dict stays the same.
 
     Returns:
         What was done, one phrase each; empty where nothing of the model fits.
@@ -37,7 +37,7 @@ def accelerate(model: nn.Module) -> list[str]:
 
 
 def _is_depthwise(module: nn.Module) -> bool:
-    """Whether this is a depthwise convolution as encoders use it: 3x3 to 7x7, the result as large as the stride allows."""
+    """Whether this is a depthwise convolution as encoders use it: 3x3 to 7x7, padded to its input's size."""
     if type(module) is not nn.Conv2d or not module.groups == module.in_channels == module.out_channels > 1:
         return False
     side = module.kernel_size[0]
@@ -58,7 +58,7 @@ def _depthwise(module: nn.Conv2d, x: Tensor) -> Tensor:
 class _Depthwise(torch.autograd.Function):
     """A depthwise convolution in bfloat16 with another gradient than oneDNN's, which is several times slower.
 
-    By the input it is a convolution in bfloat16; by the weights it is computed in float32, some images at a time.
+    By the input it is a convolution in bfloat16; by the weights in float32, some images at a time.
     """
 
     @staticmethod
@@ -93,7 +93,7 @@ class _Depthwise(torch.autograd.Function):
 
 
 def _can_fold(module: nn.Module) -> bool:
-    """Whether this is a block of a U-Net that convolves what it upsampled (nearest), with nothing in between."""
+    """Whether this is a block of a U-Net that convolves what it upsampled (nearest) and nothing else."""
     nearest = type(module) is UnetDecoderBlock and module.interpolation_mode == "nearest"
     return nearest and type(module.attention1.attention) is nn.Identity
 
@@ -107,9 +107,9 @@ def _unet_block(
 ) -> Tensor:
     """Convolve the features before they are upsampled to twice the size.
 
-    A kernel of 3x3 on upsampled pixels sees 2x2 of the small ones, in one of four ways. Four kernels of 2x2 give
-    the same sums by 4/9 of the products, and neither the upsampled features nor these joined to the encoder's are
-    ever in memory.
+    A kernel of 3x3 on upsampled pixels sees 2x2 of the small ones, in one of four ways. Four kernels of 2x2
+    give the same sums by 4/9 of the products, and the upsampled features are never in memory, nor what joins
+    them to the encoder's.
     """
     channels, height, width = feature_map.shape[1:]
     if (target_height, target_width) != (2 * height, 2 * width):
@@ -126,8 +126,8 @@ def _unet_block(
 def _upsampled(x: Tensor, weight: Tensor) -> Tensor:
     """Convolve (N, D, H, W) by (C, D, 3, 3) as if it were upsampled to twice the size, (N, C, 2 H, 2 W).
 
-    Around a corner of small pixels lie the right half of the one before it and the left half of the one after it,
-    in two rows. So a row of corners, but for its ends, is a row of large pixels in their order.
+    Around a corner of small pixels lie the right half of the one before it and the left half of the one after
+    it, in two rows. So a row of corners, but for its ends, is a row of large pixels in their order.
     """
     rows = []
     for k, kernel in enumerate(
@@ -142,6 +142,6 @@ def _upsampled(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _halves(weight: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Add up along a side which two of three weights fall on the same small pixel, for its first and second half."""
+    """Add up, along a side, the two of three weights that fall on one small pixel: for either half."""
     before, middle, after = weight.unbind(side)
     return torch.stack([before, middle + after], side), torch.stack([before + middle, after], side)

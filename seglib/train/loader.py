@@ -37,6 +37,7 @@ from seglib.train.device import DevicePlan
 
 _VERSION = 5
 _PATIENCE = 3600.0  # seconds to wait for another process that decodes the same
+_SPARE_DISK = 2 << 30  # bytes that cache="auto" leaves free for checkpoints, predictions and everybody else
 _STRIDE = 32  # what SMP's encoders divide an image by
 _LARGEST_CROP = 512  # pixels a side, where the crop is chosen from the images' size
 _LOGITS = 1 << 26  # numbers that score a batch, at most, where it has several images: 270 MB
@@ -49,12 +50,11 @@ class CachedSplit:
     Args:
         ids: N sample ids.
         key: of the content: other files, classes or `long_side` have another.
-        image_sizes: (N, 2) heights and widths of the images, after shrinking to `long_side`.
-        mask_sizes: (N, 2) of the masks: the images' for training, the original ones for scoring.
+        image_sizes, mask_sizes: (N, 2) heights and widths, after shrinking; of original masks before it.
         pixel_counts: (N, C) valid pixels by class.
         data: flat uint8, memory-mapped or in RAM; None: `read` decodes a sample whenever it is asked for.
         read: position -> image and mask.
-        files: what it was made from (see `seglib.data.digests`).
+        files: digests of what it was made from.
     """
 
     ids: list[str]
@@ -107,56 +107,44 @@ def build_cache(
 ) -> CachedSplit:
     """Decode a split into a folder of `artifacts/cache`, or open it where that was done before.
 
-    The folder is named by the content that it was made from: the files' digests, the classes and the settings.
-    Folders of files that have changed since are deleted. If the split changed since 01 saw it, that is said.
+    The folder is named by what it was made from: the files' digests, the classes and the settings. Folders of
+    files that have changed since are deleted. What changed since 01 saw the split is said.
 
     Args:
         dataset, split: what to read.
         long_side: shrink images whose longer side is larger, masks with them; 0: never.
         original_masks: keep masks at their own size, for scoring.
-        cache: "none": decode every file once to check it, and again whenever it is needed; "auto": the same where
-            the disk has no room for the decoded split; "disk" or "ram": store it.
+        cache: "none": decode every file once to check it, and again whenever it is needed; "auto": the same
+            where the disk has no room for the decoded split; "disk" or "ram": store it.
         progress: show a bar while decoding.
 
     Raises:
-        DatasetError: some samples cannot be used: names the first three and counts all. Or files changed while
-            they were read.
+        DatasetError: samples that cannot be used (names the first three), or files that changed meanwhile.
     """
     samples = list(dataset.split(split).itertuples(index=False))
-    files = _digests(dataset, split, samples)
+    files = _digests(dataset, split)
     settings = [_VERSION, dataset.classes.to_dict(), long_side, original_masks]
     content = [(sample.id, files[sample.image], files[sample.mask]) for sample in samples]
     key = hashlib.sha256(json.dumps([settings, content]).encode()).hexdigest()[:16]
     folder = project_root() / "artifacts" / "cache" / f"{dataset.name}-{split}-{key}"
     read = partial(_read, dataset, samples, long_side, original_masks)
-    ids = [sample.id for sample in samples]
+    known = [sample.id for sample in samples], key, read, files
     with lock(folder.with_name(f".{folder.name}.lock"), "decoding", wait=_PATIENCE):
-        found = _open(folder, ids, read, files, cache)
-        if found is None:
-            shutil.rmtree(folder, ignore_errors=True)  # damaged, or without the bytes
-            with atomic_folder(folder) as new:
-                index = _decode(new, read, len(ids), len(dataset.classes), cache, progress)
-                if digests(dataset, split) != files:
-                    raise DatasetError(
-                        f"files of split {split!r} changed while they were read. Wait until they are written, "
-                        "then run again."
-                    )
-                write_json(new / "index.json", {"root": str(dataset.root), "files": files, **index})
-            _delete_stale(folder, dataset, split, files)
-            found = _open(folder, ids, read, files, cache)
-    return found
+        if (found := _open(folder, known, cache)) is not None:
+            return found
+        shutil.rmtree(folder, ignore_errors=True)  # damaged, or without the bytes
+        with atomic_folder(folder) as new:
+            index = _decode(new, read, len(samples), len(dataset.classes), cache, progress)
+            if digests(dataset, split) != files:
+                raise DatasetError(f"files of {split!r} changed while they were read. Wait, then run again.")
+            write_json(new / "index.json", {"root": str(dataset.root), "files": files, **index})
+        _delete_stale(folder, dataset, split, files)
+        return _open(folder, known, cache)
 
 
-def _digests(dataset: Dataset, split: str, samples: list) -> dict[str, str]:
+def _digests(dataset: Dataset, split: str) -> dict[str, str]:
     """Compute the digests of a split's files; say what changed since 01 saw them."""
     files = digests(dataset, split)
-    for sample in samples:
-        for path in (sample.image, sample.mask):
-            if not files[path]:
-                detail = f"{sample.id!r} ({path}) is gone: expected a file there."
-                raise DatasetError(
-                    detail, "missing-file", "Restore it, or load the dataset again.", sample.id
-                )
     record = read_record(project_root() / "artifacts" / "data_check" / dataset.name / "data.json")
     if split in record and (changes := compare_digests(record[split], files)):
         tqdm.write(f"Split {split!r} changed since 01_data_check saw it: {changes}. Run 01_data_check again.")
@@ -176,17 +164,15 @@ def _read(
     return image, mask
 
 
-def _open(
-    folder: Path, ids: list[str], read: Callable, files: dict[str, str], cache: str
-) -> CachedSplit | None:
+def _open(folder: Path, known: tuple, cache: str) -> CachedSplit | None:
     """Open a cache folder; None if it is not there, damaged, or without the bytes that `cache` asks for."""
+    ids, key, read, files = known
     try:
         index = read_json(folder / "index.json")
         sizes = np.array(index["sizes"], np.int64).reshape(len(ids), 4)
         counts = np.array(index["pixel_counts"], np.int64).reshape(len(ids), -1)
-        key = folder.name.rpartition("-")[2]
         cached = CachedSplit(ids, key, sizes[:, :2], sizes[:, 2:], counts, None, read, files)
-        if cache == "none":
+        if cache == "none" or (cache == "auto" and index["disk_full"]):
             return cached
         data = np.memmap(folder / "samples.bin", np.uint8, mode="r")
     except (OSError, ValueError, TypeError, KeyError, OverflowError):
@@ -195,7 +181,7 @@ def _open(
 
 
 def _decode(folder: Path, read: Callable, count: int, classes: int, cache: str, progress: bool) -> dict:
-    """Read every sample once, into samples.bin unless `cache` is "none"."""
+    """Read every sample once, into samples.bin unless `cache` is "none"; with "auto" while there is room."""
 
     def attempt(i: int) -> tuple | DatasetError:
         try:
@@ -204,7 +190,7 @@ def _decode(folder: Path, read: Callable, count: int, classes: int, cache: str, 
             return error
         return image, mask, np.bincount(mask.ravel(), minlength=classes)[:classes].tolist()
 
-    sizes, counts, errors = [], [], []
+    sizes, counts, errors, full = [], [], [], False
     with ThreadPoolExecutor() as pool, (folder / "samples.bin").open("wb") as file:
         results = map_ahead(pool, attempt, range(count))
         for result in tqdm(results, "decoding", count, leave=False, unit="image", disable=not progress):
@@ -212,16 +198,19 @@ def _decode(folder: Path, read: Callable, count: int, classes: int, cache: str, 
                 errors.append(result)
                 continue
             image, mask, pixel_counts = result
-            if cache != "none":
+            if cache == "auto" and not full and shutil.disk_usage(folder).free < _SPARE_DISK:
+                full = True
+                file.truncate(0)
+            if cache != "none" and not full:
                 file.writelines((image.data, mask.data))
             sizes.append([*image.shape[:2], *mask.shape])
             counts.append(pixel_counts)
     if errors:
-        some = " | ".join(str(error) for error in errors[:3])
+        some = " | ".join(map(str, errors[:3]))
         raise DatasetError(
-            f"{len(errors)} of {count} samples cannot be used: {some}. 01_data_check lists them all with suggestions."
+            f"{len(errors)} of {count} samples cannot be used: {some}. 01_data_check lists them all."
         )
-    return {"sizes": sizes, "pixel_counts": counts}
+    return {"sizes": sizes, "pixel_counts": counts, "disk_full": full}
 
 
 def _delete_stale(folder: Path, dataset: Dataset, split: str, files: dict[str, str]) -> None:
@@ -237,11 +226,8 @@ def _delete_stale(folder: Path, dataset: Dataset, split: str, files: dict[str, s
 class Batch(NamedTuple):
     """Samples as they are cut from the cache, and what the augmentation will do with each.
 
-    Args:
-        index: (B,) positions in the split.
-        images: (B, 3, H, W) uint8, each image's part in the upper left corner.
-        masks: (B, H, W) uint8.
-        crops, jitters: B of each.
+    index: (B,) positions in the split; images: (B, 3, H, W) uint8, each image's part in the upper left
+    corner; masks: (B, H, W) uint8; crops, jitters: B of each.
     """
 
     index: np.ndarray
@@ -263,9 +249,9 @@ def portions(count: int, parts: int) -> np.ndarray:
 
 
 def batch_edges(samples: int, batch_size: int, processes: int = 1) -> list[int]:
-    """Compute where an epoch is cut into batches; one batch more than edges.
+    """Compute where an epoch is cut into batches; a last batch too small to share joins the one before.
 
-    A last batch too small to share (or of a single sample: batch normalisation needs two) joins the one before.
+    Nor does a single sample make a last batch: batch normalisation needs two.
     """
     edges = list(range(batch_size, samples, batch_size))
     if edges and samples - edges[-1] < max(2, processes):
@@ -274,7 +260,7 @@ def batch_edges(samples: int, batch_size: int, processes: int = 1) -> list[int]:
 
 
 def crop_size(cached: CachedSplit, params: Train) -> tuple[int, int]:
-    """Choose (height, width) of training crops: as asked (rounded up to 32), else the median image's, at most 512."""
+    """Choose (height, width) of training crops: as asked for, or the median image's up to 512; by 32."""
     if params.scale_min > params.scale_max:
         raise ParameterError(f"scale_min = {params.scale_min} is larger than scale_max = {params.scale_max}.")
     asked = (-(-side // _STRIDE) * _STRIDE for side in (params.crop_height, params.crop_width))
@@ -288,11 +274,8 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Cut one epoch in random order, every sample once; order and augmentation depend on (seed, epoch) alone.
 
-    Args:
-        cached, params: what is cut, and how: batch_size (over all processes), seed, crops and augmentation.
-        plan: plan.workers threads cut batches ahead of time; 0: they are cut when asked for.
-        epoch: number of the epoch.
-        rank, processes: the share of each batch that is cut here.
+    `params.batch_size` counts over all processes, of which number `rank` cuts its share of each batch here.
+    `plan.workers` threads cut ahead of time.
     """
     random, crop = np.random.default_rng([params.seed, epoch]), crop_size(cached, params)
     pinned = plan.kind == "cuda"  # page-locked memory, from which a GPU reads while the CPU goes on
@@ -327,7 +310,7 @@ def _cut(
 
 
 def augmented(batch: Batch, crop: tuple[int, int], plan: DevicePlan) -> tuple[Tensor, Tensor]:
-    """Augment a batch on the plan's device: images (B, 3, *crop) float32 in 0-255 and masks (B, *crop) uint8."""
+    """Augment a batch on the plan's device: images (B, 3, *crop) float32, 0-255; masks (B, *crop) uint8."""
     at_once = plan.kind == "cuda"  # elsewhere the copy may be read after its source was freed
     images, masks = (tensor.to(plan.device, non_blocking=at_once) for tensor in (batch.images, batch.masks))
     images, masks = warp(images, masks, batch.crops, crop)
@@ -337,7 +320,7 @@ def augmented(batch: Batch, crop: tuple[int, int], plan: DevicePlan) -> tuple[Te
 def augmented_examples(
     cached: CachedSplit, params: Train, plan: DevicePlan, count: int = 8
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Show what the model will see: images (B, H, W, 3) and masks (B, H, W), uint8, of at most `count` samples."""
+    """Show what training sees of up to `count` samples: uint8 images (B, H, W, 3) and masks (B, H, W)."""
     params = params.model_copy(update={"batch_size": min(count, params.batch_size)})
     batch = next(training_batches(cached, params, plan, epoch=0))
     images, masks = augmented(batch, crop_size(cached, params), plan)
@@ -349,13 +332,11 @@ def scoring_batches(
 ) -> Iterator[tuple[np.ndarray, Tensor, np.ndarray]]:
     """Read every sample once, images of one size (and masks of one size) together.
 
-    Args:
-        cached: what is read.
-        batch_size: the most samples at a time; of large images with many classes fewer, down to one.
-        rank, processes: every `processes`-th batch from the `rank`-th on is read here.
+    `batch_size` is the most samples at a time; of large images with many classes they are fewer, down to one.
+    Every `processes`-th batch from the `rank`-th on is read here.
 
     Yields:
-        positions (B,), images (B, 3, H, W) uint8, masks (B, h, w) uint8
+        positions (B,), images (B, 3, H, W) uint8 tensor, masks (B, h, w) uint8 array
     """
     sizes, batches = np.concatenate([cached.image_sizes, cached.mask_sizes], axis=1), []
     for size in np.unique(sizes, axis=0):

@@ -32,7 +32,7 @@ class LossTerms(NamedTuple):
 
 
 class HybridLoss(nn.Module):
-    """Compute the weighted sum of cross-entropy, Dice and focal loss, equal to SMP's definitions of the three.
+    """Compute the weighted sum of cross-entropy, Dice and focal loss, each as SMP defines it.
 
     - cross-entropy as `torch.nn.CrossEntropyLoss`: the mean over valid pixels, weighted by class;
     - Dice (Milletari et al., V-Net, 3DV 2016) over the softmax, per class over the whole batch; a class
@@ -83,11 +83,8 @@ class HybridLoss(nn.Module):
 
         Args:
             logits: (B, C, H, W), any float type and memory format.
-            target: (B, H, W) integers, class ids or 255.
-
-        Raises:
-            ValueError: shapes or devices that differ, class weights of another number of classes, ids beyond
-                the classes (on CUDA, which would have to be waited for, its own assertion).
+            target: (B, H, W) integers, class ids or 255; a ValueError names other ids (on CUDA, which would
+                have to be waited for, its own assertion).
         """
         if logits.ndim != 4 or target.shape != logits[:, 0].shape or logits.device != target.device:
             raise ValueError(
@@ -102,22 +99,27 @@ class HybridLoss(nn.Module):
         ids = target.flatten(1).where(valid, 0).long()
         if not ids.is_cuda and ids.numel() and not 0 <= ids.min() <= ids.max() < classes:
             raise ValueError(
-                f"target holds ids {ids.min()}-{ids.max()}; expected 0-{classes - 1}, or {IGNORE} where ignored."
+                f"target holds ids {ids.min()}-{ids.max()}; expected 0-{classes - 1}, or {IGNORE} if ignored."
             )
         return LossTerms(*_Hybrid.apply(logits.flatten(2), ids, valid, weights.to(dtype), self))
 
-    def terms_of(self, sums: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
-        """Compute (total, ce, dice, focal) from the sums of `_visit` over all pixels."""
+    def terms_and_slopes(self, sums: Tensor, weights: Tensor) -> tuple[tuple[Tensor, ...], ...]:
+        """Compute (total, ce, dice, focal) from the sums of `_visit`, and the total's slopes by these."""
         nll, spread, focal_sum = sums[:3]
         true, intersection, predicted = sums[3:].view(3, -1)
-        share = weights / weights.sum()
+        share, (by_ce, by_dice, by_focal) = weights / weights.sum(), self.terms
         # Label smoothing: Szegedy et al., Rethinking the Inception Architecture, CVPR 2016.
-        smoothed = (1 - self.smoothing) * nll + self.smoothing / len(share) * spread
-        ce = smoothed / (weights @ true).clamp_min(_EPS)
-        score = 2 * intersection / (predicted + true).clamp_min(_EPS)
-        dice = (share * (true > 0) * (1 - score)).sum()
-        focal = focal_sum / (weights.sum() * true.sum().clamp_min(1))
-        return self.terms[0] * ce + self.terms[1] * dice + self.terms[2] * focal, ce, dice, focal
+        keep, smooth = 1 - self.smoothing, self.smoothing / len(share)
+        per_weight = 1 / (weights @ true).clamp_min(_EPS)
+        ce = (keep * nll + smooth * spread) * per_weight
+        present, size = share * (true > 0), (predicted + true).clamp_min(_EPS)
+        score = 2 * intersection / size
+        dice = (present * (1 - score)).sum()
+        per_pixel = 1 / (weights.sum() * true.sum().clamp_min(1))
+        focal = focal_sum * per_pixel
+        slopes = by_ce * keep * per_weight, by_ce * smooth * per_weight, by_focal * per_pixel
+        by_class = -2 * by_dice * present / size, by_dice * present * score / size
+        return (by_ce * ce + by_dice * dice + by_focal * focal, ce, dice, focal), (*slopes, *by_class)
 
 
 class _Hybrid(torch.autograd.Function):
@@ -127,27 +129,24 @@ class _Hybrid(torch.autograd.Function):
         exact = weights if logits.device.type == "mps" else weights.double()
         sums, blocks = exact.new_zeros(3 + 3 * len(weights)), []
         for images, pixels in _slices(logits):
-            part, kept = _visit(
-                logits[images, :, pixels], ids[images, pixels], valid[images, pixels], weights, loss
-            )
+            some = images, pixels
+            part, kept = _visit(logits[images, :, pixels], ids[some], valid[some], weights, loss)
             sums += part
             if ctx.needs_input_grad[0]:
                 blocks.append((images, pixels, kept))
         if loss.reduce:
             sums = loss.reduce(sums)
+        terms, slopes = loss.terms_and_slopes(sums, exact)
+        values = tuple(value.to(weights.dtype) for value in terms)
         if ctx.needs_input_grad[0]:
-            with torch.enable_grad():
-                sums.requires_grad_()
-                (slopes,) = torch.autograd.grad(loss.terms_of(sums, exact)[0], sums)
             # What fp16 could not hold waits in float32 to be scaled.
             stored = weights.dtype if logits.dtype == torch.float16 else logits.dtype
             gradient = torch.empty_like(logits, dtype=stored)
             for images, pixels, kept in blocks:
                 block = gradient[images, :, pixels].movedim(1, 0)
-                block.copy_(_gradient(*kept, weights, slopes.to(weights.dtype)).view_as(block))
+                block.copy_(_gradient(kept, weights, slopes).view_as(block))
             ctx.save_for_backward(gradient)
             ctx.dtype = logits.dtype
-        values = tuple(value.to(weights.dtype) for value in loss.terms_of(sums.detach(), exact))
         ctx.mark_non_differentiable(*values[1:])
         return values
 
@@ -169,7 +168,7 @@ def _slices(logits: Tensor) -> Iterator[tuple[slice, slice]]:
 
 
 def _visit(
-    logits: Tensor, ids: Tensor, valid: Tensor, weights: Tensor, loss: HybridLoss
+    logits: Tensor, ids: Tensor, valid: Tensor, weights: Tensor, loss: nn.Module
 ) -> tuple[Tensor, tuple]:
     """Add up a block of logits (b, C, p).
 
@@ -189,7 +188,7 @@ def _visit(
     one_hot = torch.zeros_like(z).scatter_(0, ids, valid[None])
     true, predicted = one_hot.sum(1), softmax @ valid
     intersection = one_hot.mul_(softmax).sum(1)
-    # One class against the rest: with the sign of the true class's logit turned, one formula serves them all.
+    # One class against the rest: with the true class's logit negated, one formula serves all classes.
     x = z.scatter_(0, ids, -z.gather(0, ids))
     wrong, cross_entropy = x.sigmoid(), F.softplus(x)
     power = wrong.square() if loss.gamma == 2 else wrong.pow(loss.gamma)
@@ -200,16 +199,15 @@ def _visit(
     return sums, (softmax, slope, ids, valid)
 
 
-def _gradient(
-    softmax: Tensor, focal: Tensor, ids: Tensor, valid: Tensor, weights: Tensor, slopes: Tensor
-) -> Tensor:
-    """Compute d total / d logits of a block, (C, n), from its softmax, its focal slope and d total / d sums."""
-    by_intersection, by_predicted = slopes[3:].view(3, -1)[1:]
-    by_true = softmax.gather(0, ids)[0] * by_intersection[ids[0]]
-    by_nll, by_spread = slopes[0] * weights[ids[0]], slopes[1] * weights
+def _gradient(kept: tuple, weights: Tensor, slopes: tuple[Tensor, ...]) -> Tensor:
+    """Compute d total / d logits of a block, (C, n), from what `_visit` kept and d total / d sums."""
+    softmax, focal, ids, valid = kept
+    nll, spread, focal_sum, intersection, predicted = (slope.to(weights.dtype) for slope in slopes)
+    by_true = softmax.gather(0, ids)[0] * intersection[ids[0]]
+    by_nll, by_spread = nll * weights[ids[0]], spread * weights
     # The softmax's Jacobian: dz = p * (slope - sum_c p_c slope_c), plus the true class's own part.
-    shared = by_nll + by_spread.sum() - by_true - by_predicted @ softmax
-    gradient = (by_predicted[:, None] + shared).mul_(softmax)
+    shared = by_nll + by_spread.sum() - by_true - predicted @ softmax
+    gradient = (predicted[:, None] + shared).mul_(softmax)
     gradient.scatter_add_(0, ids, (by_true - by_nll)[None])
-    gradient.addcmul_(focal, (slopes[2] * weights)[:, None])
+    gradient.addcmul_(focal, (focal_sum * weights)[:, None])
     return gradient.sub_(by_spread[:, None]).mul_(valid)

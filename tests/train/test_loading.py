@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -142,8 +143,19 @@ def test_files_that_vanished_or_became_bad_are_named_and_nothing_is_deleted(fold
     assert image.exists()
     assert caches(folder)
     image.unlink()
-    with pytest.raises(DatasetError, match=r"'2' \(images/2\.png\) is gone"):
+    with pytest.raises(DatasetError, match=r"1 of 7 samples cannot be used: .*'2' \(images/2\.png\)"):
         build_cache(dataset, "train")
+
+
+def test_a_split_that_does_not_fit_the_disk_is_not_stored(folder, monkeypatch):
+    free = SimpleNamespace(free=loader._SPARE_DISK - 1)
+    monkeypatch.setattr(loader.shutil, "disk_usage", lambda _: free)
+    for _ in range(2):
+        assert not build_cache(load_dataset(folder), "train").stored
+        monkeypatch.setattr(loader, "read_pair", None)  # decoded once
+    monkeypatch.undo()
+    monkeypatch.setenv("SEGLIB_ROOT", str(folder.parent))
+    assert build_cache(load_dataset(folder), "train", cache="disk").stored
 
 
 def test_files_that_change_while_they_are_read_are_refused(folder, monkeypatch):
