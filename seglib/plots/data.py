@@ -73,50 +73,33 @@ def class_shares(class_stats: pd.DataFrame, classes: ClassMap, ax: Axes | None =
 
 
 @style.apply()
-def image_pairs(
-    pairs: Sequence[tuple[np.ndarray, np.ndarray]], titles: Sequence[tuple[object, object]] = ()
-) -> Figure:
+def image_pairs(pairs: Sequence[Sequence[np.ndarray]], titles: Sequence[Sequence[object]] = ()) -> Figure:
     """Show pairs of images and where they differ (white: not at all, black: by 32 grey levels or more).
 
     Args:
         pairs: (H, W, 3) uint8 RGB each; where sizes differ, the second is scaled to the first.
         titles: of both images of each pair.
     """
-    if not len(pairs):
-        return _nothing("no images that occur twice")
-    aspect = float(np.median([first.shape[0] / first.shape[1] for first, _ in pairs]))
-    fig, axs = style.sheet(len(pairs), 3, 9.6, len(pairs) * (3.0 * aspect + 0.3) + 0.05)
-    for k, (row, (first, second)) in enumerate(zip(axs, pairs, strict=True)):
-        scaled = second
-        if second.shape != first.shape:
-            scaled = np.asarray(Image.fromarray(second).resize(first.shape[1::-1], Image.Resampling.BOX))
+    cells, names = [], []
+    for k, (first, second) in enumerate(pairs):
+        scaled = np.asarray(Image.fromarray(second).resize(first.shape[1::-1], Image.Resampling.BOX))
         gap = np.abs(first.astype(np.int16) - scaled)
         grey = (255 - np.minimum(gap.max(axis=-1), 32) * (255 / 32)).astype(np.uint8)
-        names = [style.text(name, 40) for name in titles[k]] if k < len(titles) else ["", ""]
-        names.append(f"difference: mean {gap.mean():.1f} of 255")
-        for ax, image, name in zip(row, (first, second, grey), names, strict=True):
-            style.show_image(ax, image)
-            ax.set_title(name, **style.SMALL_TITLE)
-    return fig
+        cells += [first, second, grey]
+        names += [*(titles[k] if titles else ("", "")), f"difference: mean {gap.mean():.1f} of 255"]
+    return _rows(cells, names, 3, "no images that occur twice")
 
 
 @style.apply()
 def image_grid(images: Sequence[np.ndarray], titles: Sequence[object] = (), columns: int = 4) -> Figure:
     """Show (H, W, 3) uint8 RGB images of any sizes in rows, each under its title."""
+    return _rows(images, titles, columns, "no image lies apart")
+
+
+def _rows(images: Sequence[np.ndarray], titles: Sequence[object], columns: int, nothing: str) -> Figure:
     if not len(images):
-        return _nothing("no image lies apart")
-    columns = min(columns, len(images))
-    side, rows = 12.4 / max(columns, 4), -(-len(images) // columns)
-    aspect = float(np.median([image.shape[0] / image.shape[1] for image in images]))
-    names = [style.text(title, 34) for title in titles]
-    lines = max((name.count("\n") + 1 for name in names), default=0)
-    fig, axs = style.sheet(rows, columns, side * columns, rows * (side * aspect + 0.08 + 0.16 * lines))
-    for k, ax in enumerate(axs.flat):
-        ax.set_axis_off()
-        if k < len(images):
-            style.show_image(ax, images[k])
-            ax.set_title(names[k] if k < len(names) else "", **style.SMALL_TITLE)
-    return fig
+        return style.empty(style.axes(None, 4, 0.9), nothing).figure
+    return style.image_rows(images, titles, columns)
 
 
 @style.apply()
@@ -238,10 +221,4 @@ def image_properties(samples: pd.DataFrame, limits: pd.DataFrame | None = None) 
     if drawn:
         words = ["beyond it an image lies apart from the rest"]
         fig.legend(handles=drawn[:1], labels=words, loc="outside lower left")
-    return fig
-
-
-def _nothing(words: str) -> Figure:
-    fig, axs = style.sheet(1, 1, 4, 0.9)
-    style.empty(axs[0, 0], words)
     return fig

@@ -10,7 +10,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from seglib.checks import KINDS, QUALITY_OF, Reference
 from seglib.plots import style
@@ -221,15 +221,10 @@ def _bins(ax: Axes, low: float, high: float, logarithmic: bool) -> np.ndarray:
         margin = 0.03 * (high - low) or 1.0
         return np.linspace(low - margin, high + margin, 45)
     low, high = low / 1.15, high * 1.15
-    powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)))
-    ticks = np.outer(powers, (1, 2, 3, 5)).ravel()
-    ticks = ticks[(ticks >= low) & (ticks <= high)]
-    if len(ticks) > 7:
-        ticks = ticks[np.isin(np.round(ticks / 10.0 ** np.floor(np.log10(ticks) + 1e-9)), (1, 3))]
-    if len(ticks) < 3:
-        ticks = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high)
     ax.set_xscale("log")
-    ax.xaxis.set_major_locator(FixedLocator(ticks))
+    few = high / low < 10  # of less than a decade, even steps
+    ticks = MaxNLocator(5, steps=[1, 2, 5, 10]) if few else LogLocator(subs=(1, 3))
+    ax.xaxis.set_major_locator(ticks)
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     return np.geomspace(low, high, 45)

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.legend import Legend
-from matplotlib.patches import Patch
 
 from seglib.data import IGNORE, ClassMap, error_map, fitting, overlay, present, top_confusions, wrong_pixels
 from seglib.plots import style
@@ -26,26 +24,23 @@ def overlay_grid(
 
     Args:
         images, masks: (H, W, 3) uint8 RGB and (H, W) uint8 ids, pair by pair; sizes may differ between pairs.
-        titles: one a pair, for example the sample ids.
     """
     cells = [overlay(*fitting(i, m), classes, 0.55) for i, m in zip(images, masks, strict=True)]
-    return _grid(cells, masks, classes, [style.text(t, 34) for t in titles], columns)
+    if not cells:
+        return style.empty(style.axes(None, 4, 1.2), "no images").figure
+    return style.image_rows(cells, titles, columns, style.class_handles(present(*masks), classes))
 
 
 @style.apply()
 def augmentation_grid(
     images: Sequence[np.ndarray], masks: Sequence[np.ndarray], classes: ClassMap, columns: int = 4
 ) -> Figure:
-    """Show what the model sees: each augmented image above itself with its mask.
-
-    Args:
-        images, masks: (H, W, 3) uint8 RGB and (H, W) uint8 ids, after augmentation and before normalisation.
-    """
+    """Show what the model sees: each augmented image above itself with its mask; arrays as in `overlay_grid`."""
     cells = []
     for image, mask in zip(images, masks, strict=True):
         gap = np.full((max(2, image.shape[0] // 50), image.shape[1], 3), 255, np.uint8)
         cells.append(np.concatenate([image, gap, overlay(image, mask, classes, 0.55)]))
-    return _grid(cells, masks, classes, [], columns)
+    return style.image_rows(cells, (), columns, style.class_handles(present(*masks), classes))
 
 
 @style.apply()
@@ -68,30 +63,27 @@ def failure_sheet(
     # Four in a row unless the image is wide: then two by two, or nothing could be made out.
     rows, columns = (2, 2) if width > 1.7 * height else (1, 4)
     handles = style.class_handles(present(truth, pred), classes)
-    costs = [
-        f"{style.text(t)} → {style.text(p)} {100 * s:.1f}%"
-        for t, p, s in top_confusions(truth, pred, classes)
-    ]
-    extra = (0.3 if title else 0.05) + _legend_height(12.6, handles) + 0.2 * bool(costs)
+    confusions = top_confusions(truth, pred, classes)
+    costs = [f"{style.text(t)} → {style.text(p)} {100 * s:.1f}%" for t, p, s in confusions]
+    extra = (0.3 if title else 0.05) + style.legend_height(12.6, handles) + 0.2 * bool(costs)
     fig, axs = style.sheet(rows, columns, 12.6, rows * (12.4 / columns * height / width + 0.25) + extra)
     wrong, valid = int(wrong_pixels(truth, pred).sum()), int((truth != IGNORE).sum())
     share = f"{100 * wrong / valid:.1f}% of valid pixels" if valid else "no valid pixel"
-    image, truth, pred, *regions = fitting(image, truth, pred, *([] if region is None else [region]))
-    doubted = bool(regions) and bool(regions[0].any())
+    doubted = region is not None and bool(region.any())
+    image, truth, pred, *regions = fitting(image, truth, pred, *([region] if doubted else []))
     panels = {
         "image" + "; outlined: label in doubt" * doubted: image,
         "ground truth": overlay(image, truth, classes, 0.7),
         "prediction": overlay(image, pred, classes, 0.7),
         f"errors in orange: {share}": error_map(image, truth, pred),
     }
-    for k, (ax, (name, panel)) in enumerate(zip(axs.flat, panels.items(), strict=True)):
-        style.show_image(ax, panel)
-        ax.set_title(name, fontsize=9, fontweight="normal", pad=4)
-        if doubted and k < 2:
-            _outline(ax, regions[0])
+    for ax, (name, panel) in zip(axs.flat, panels.items(), strict=True):
+        style.show_image(ax, panel, name)
+    for ax in axs.flat[:2] if doubted else ():
+        _outline(ax, regions[0])
     if title:
         fig.suptitle(style.text(title, 120), x=0.004, ha="left", fontsize=10.5, fontweight="bold")
-    legend = _legend(fig, handles)
+    legend = style.legend_below(fig, handles)
     if costs:
         what = "Costliest confusions (ground truth → prediction, share of the valid pixels):  "
         legend.set_title(what + ";  ".join(costs), {"size": 8.5})
@@ -105,45 +97,3 @@ def _outline(ax: Axes, region: np.ndarray) -> None:
     for color, thickness in (("black", 2.6), ("white", 1.2)):
         ax.contour(padded, levels=[0.5], colors=color, linewidths=thickness, extent=place)
     ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-
-
-def _grid(
-    cells: list[np.ndarray], masks: Sequence[np.ndarray], classes: ClassMap, titles: list[str], columns: int
-) -> Figure:
-    if not cells:
-        fig, axs = style.sheet(1, 1, 4, 1.2)
-        style.empty(axs[0, 0], "no images")
-        return fig
-    columns = min(columns, len(cells))
-    rows, side = -(-len(cells) // columns), max(2.6, 3.2 if columns < 4 else 12.4 / columns)
-    aspect = float(np.median([c.shape[0] / c.shape[1] for c in cells]))
-    handles, width = style.class_handles(present(*masks), classes), max(columns * side, 5)
-    height = rows * (side * aspect + (0.25 if titles else 0.06)) + _legend_height(width, handles)
-    fig, axs = style.sheet(rows, columns, width, height)
-    for k, ax in enumerate(axs.flat):
-        ax.set_axis_off()
-        if k < len(cells):
-            style.show_image(ax, cells[k])
-            ax.set_title(titles[k] if k < len(titles) else "", **style.SMALL_TITLE)
-    _legend(fig, handles)
-    return fig
-
-
-def _legend(fig: Figure, handles: list[Patch]) -> Legend:
-    """Add a legend below everything, with as many columns as the width holds."""
-    look = {"handlelength": 1.2, "columnspacing": 1.4, "alignment": "left"}
-    columns = _legend_columns(fig.get_figwidth(), handles)
-    return fig.legend(handles=handles, loc="outside lower left", ncols=columns, **look)
-
-
-def _legend_columns(width: float, handles: list[Patch]) -> int:
-    # Inches of a letter, and of a swatch.
-    sizes = [0.078 * len(handle.get_label()) + 0.5 for handle in handles] or [1.0]
-    if sum(sizes) <= width:
-        return len(sizes)
-    rows = -(-len(sizes) // max(1, int(width / max(sizes))))
-    return -(-len(sizes) // rows)  # evenly: matplotlib fills column by column
-
-
-def _legend_height(width: float, handles: list[Patch]) -> float:
-    return 0.2 * -(-len(handles) // _legend_columns(width, handles)) + 0.2

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.patches import Patch
 
 from seglib.data import IGNORE, ClassMap, fitting
@@ -22,7 +23,6 @@ INK, MUTED, FAINT = "#222222", "#6b6b6b", "#e4e4e4"
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 BLUE, VERMILION, GREEN, ORANGE, PINK, SKY = "#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9"
 COLORS = (BLUE, ORANGE, GREEN, PINK, SKY, VERMILION)
-SMALL_TITLE = {"fontsize": 8.5, "fontweight": "normal", "pad": 3}
 _RC = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -143,8 +143,50 @@ def legend_above(ax: Axes, handles: Sequence[Artist] | None = None, columns: int
     ax.set_title(ax.get_title(loc="left"), pad=9 + 15 * -(-len(handles) // columns))
 
 
-def show_image(ax: Axes, image: np.ndarray) -> None:
-    """Show (H, W, 3) or (H, W) uint8 without ticks and frame."""
+def show_image(ax: Axes, image: np.ndarray, title: str = "") -> None:
+    """Show (H, W, 3) or (H, W) uint8 without ticks and frame, under a small title."""
     ax.imshow(fitting(image)[0], cmap="gray", vmin=0, vmax=255)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
+    ax.set_title(title, fontsize=8.5, fontweight="normal", pad=3)
+
+
+def image_rows(
+    images: Sequence[np.ndarray], titles: Sequence[object], columns: int, handles: Sequence[Patch] = ()
+) -> Figure:
+    """Show images of any sizes in rows, each under its title, and a legend below."""
+    columns = max(1, min(columns, len(images)))
+    rows, side = -(-len(images) // columns), max(2.6, 12.4 / max(columns, 4))
+    width, names = max(columns * side, 5 if handles else 0), [text(title, 34) for title in titles]
+    aspect = float(np.median([image.shape[0] / image.shape[1] for image in images]))
+    lines = max((name.count("\n") + 1 for name in names), default=0)
+    height = rows * (side * aspect + 0.08 + 0.16 * lines) + legend_height(width, handles)
+    fig, axs = sheet(rows, columns, width, height)
+    for k, ax in enumerate(axs.flat):
+        ax.set_axis_off()
+        if k < len(images):
+            show_image(ax, images[k], names[k] if k < len(names) else "")
+    legend_below(fig, handles)
+    return fig
+
+
+def legend_below(fig: Figure, handles: Sequence[Patch]) -> Legend | None:
+    """Add a legend below everything, with as many columns as the width holds."""
+    if not handles:
+        return None
+    look = {"handlelength": 1.2, "columnspacing": 1.4, "alignment": "left"}
+    columns = _legend_columns(fig.get_figwidth(), handles)
+    return fig.legend(handles=handles, loc="outside lower left", ncols=columns, **look)
+
+
+def legend_height(width: float, handles: Sequence[Patch]) -> float:
+    """Compute the inches that `legend_below` takes in a figure of this width."""
+    return 0.2 * -(-len(handles) // _legend_columns(width, handles)) + 0.2 if handles else 0.0
+
+
+def _legend_columns(width: float, handles: Sequence[Patch]) -> int:
+    sizes = [0.078 * len(handle.get_label()) + 0.5 for handle in handles]  # inches of letters and swatch
+    if sum(sizes) <= width:
+        return len(sizes)
+    rows = -(-len(sizes) // max(1, int(width / max(sizes))))
+    return -(-len(sizes) // rows)  # evenly: matplotlib fills column by column
