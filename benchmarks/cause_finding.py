@@ -18,9 +18,9 @@ faulty are replaced by their sound ones first.
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import shutil
+import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -31,30 +31,34 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from failure_finding import probabilities, sound
+from failure_finding import probabilities, run_dataset, sound
 from PIL import Image
 from scipy import ndimage
-from seglib.data.demo_paint import render
-from seglib.data.faults import DEGRADATIONS, KINDS
 
-from seglib import runs
-from seglib.data import demo_scenes
-from seglib.data.classes import IGNORE
-from seglib.data.dataset import Dataset, load_dataset, read_mask, read_pair
-from seglib.data.inject import plant
-from seglib.data.regions import label_regions
-from seglib.evaluate.baselines import learn_prior
-from seglib.evaluate.predict import evaluate_run, run_dataset
-from seglib.failures import analyse as analysis
-from seglib.failures import causes
-from seglib.failures.find import find_failures
-
-metrics = importlib.import_module("seglib.metrics.scores")
-from seglib.metrics.region_scores import EDGES
-
+from seglib import metrics, runs
+from seglib.data import (
+    IGNORE,
+    KINDS,
+    Dataset,
+    inject_faults,
+    label_regions,
+    load_dataset,
+    read_mask,
+    read_pair,
+)
+from seglib.data.inject import DEGRADATIONS
+from seglib.evaluate import evaluate_run
+from seglib.failures import analyse, find_failures
+from seglib.metrics import EDGES
 from seglib.params import Evaluate
 from seglib.runs import Run
-from seglib.train.model import Segmenter
+from seglib.train import Segmenter
+
+sys.path.insert(0, str(Path(__file__).parent / "demo_painter"))
+import scenes as demo_scenes
+from things import render
+
+RARE = 0.01  # share of the pixels below which failures calls a class rare
 
 MODEL_FAULTS = {"never_rare": "rare class", "never_small": "small objects", "torn": "class confusion"}
 STRANGE = {"inverted": "unlike training", "elsewhere": "unlike training"}
@@ -77,7 +81,7 @@ def moved(run: Run, dataset: Path) -> Run:
     copy = Run(Run.folder(run.name))
     copy.best_checkpoint.parent.mkdir(parents=True)
     shutil.copyfile(run.best_checkpoint, copy.best_checkpoint)
-    runs.write_json(copy.params, runs.read_json(run.params) | {"dataset": str(dataset), "recipe": ""})
+    runs.write_json(copy.params, runs.read_json(run.params) | {"dataset": str(dataset), "config": ""})
     return copy
 
 
@@ -91,7 +95,9 @@ def one_seed(
     """One row a faulty image: sample, kind, mIoU after, cause, confidence, evidence."""
     rng = np.random.default_rng(seed)
     with project() as root:
-        table = plant(dataset, root / "data" / "planted", KINDS, share, (split,), seed)[["sample", "kind"]]
+        table = inject_faults(dataset, root / "data" / "planted", KINDS, share, (split,), seed)[
+            ["sample", "kind"]
+        ]
         copy = load_dataset(root / "data" / "planted")
         left = rng.permutation(sorted(set(copy.split(split)["id"]) - set(table["sample"])))
         kinds = [
@@ -124,7 +130,7 @@ def stated(record: Run, split: str, faults: AbstractContextManager) -> pd.DataFr
     """By id of every scored image: its mIoU (`after`), cause, cause_confidence and evidence."""
     with faults:
         evaluation = evaluate_run(Evaluate(run=record.name, split=split))
-        found = analysis.analyse(record, evaluation, find_failures(evaluation, 2.0)).failures
+        found = analyse(evaluation, find_failures(evaluation, 2.0)).failures
     found = found.rename(columns={"miou": "after"}).set_index("id")
     return found[["after", "cause", "cause_confidence", "evidence"]]
 
@@ -170,9 +176,10 @@ def model_faults(
     dataset: Dataset, rows: pd.DataFrame, chosen: dict[str, str], rng: np.random.Generator
 ) -> tuple[dict[int, Change], Change]:
     """What happens to the logits (C, H, W) of each image with a fault of the model, by its checksum; and in "never_rare" to all."""
-    pixels = learn_prior(dataset).pixels
+    masks = (read_mask(dataset.root / m, dataset.classes) for m in dataset.split("train")["mask"])
+    pixels = sum(np.bincount(mask.ravel(), minlength=256) for mask in masks)[: len(dataset.classes)]
     shares = pixels / pixels.sum()
-    rare, common = np.flatnonzero(shares < causes.RARE), np.flatnonzero(shares >= causes.RARE)
+    rare, common = np.flatnonzero(shares < RARE), np.flatnonzero(shares >= RARE)
     is_now, was = rng.choice(common, 2, replace=False)  # the same two in all images: a habit of the model
     changes = {}
     for name, kind in chosen.items():

@@ -14,14 +14,12 @@ import time
 from pathlib import Path
 
 import pandas as pd
-from seglib.data.faults import LABEL_FAULTS
 from sklearn.metrics import roc_auc_score
 
 from seglib import actions, runs
-from seglib.data.dataset import load_dataset
-from seglib.data.demo import make_demo, planted
-from seglib.data.inject import plant
-from seglib.evaluate import compare as comparison
+from seglib.data import inject_faults, load_dataset, planted
+from seglib.data.inject import LABEL_FAULTS
+from seglib.evaluate import compare_runs, comparison_sentence, open_evaluation
 from seglib.params import check_chain
 from seglib.pipeline import run_chain
 from seglib.runs import Run
@@ -32,13 +30,13 @@ def faulty_demo(share: float, seed: int) -> Path:
     data = runs.project_root() / "data"
     sound, faulty = data / "demo_sound", data / "demo_faulty"
     if not sound.exists():
-        shutil.copytree(make_demo(data / "demo"), sound)
+        shutil.copytree(data / "demo", sound)
         for mask in (sound / "clean_masks").glob("*.png"):
             (place,) = sound.glob(f"*/masks/{mask.name}")
             shutil.copyfile(mask, place)
     if faulty.exists():
         shutil.rmtree(faulty)
-    plant(load_dataset(sound), faulty, LABEL_FAULTS, share, ("train",), seed)
+    inject_faults(load_dataset(sound), faulty, LABEL_FAULTS, share, ("train",), seed)
     return faulty
 
 
@@ -78,7 +76,7 @@ def main() -> None:
         before="loop_before",
         **settings,
     )
-    found = comparison.compare(before, Run.open("loop_after"), "test")
+    found = compare_runs(open_evaluation(before, "test"), open_evaluation("loop_after", "test"))
 
     faults = set(planted(faulty)["sample"])
     suspects = pd.read_csv(before.failures("train") / "suspects.csv", dtype={"id": str})
@@ -93,7 +91,7 @@ def main() -> None:
         "changes": asked.changes,
     }
     print(pd.Series(facts).to_string())
-    print(comparison.sentence(found))
+    print(comparison_sentence(found))
     environment = runs.environment()
     summary = facts | {
         "comparison": found.summary,

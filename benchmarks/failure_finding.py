@@ -12,32 +12,23 @@ equal those of the package (cleanlab 2.9; up to the width of a bin). Further the
 from __future__ import annotations
 
 import argparse
-import importlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from seglib.data.faults import LABEL_FAULTS, bounding_box
 from sklearn.metrics import roc_auc_score
 
-from seglib import runs
-from seglib.data.classes import IGNORE
-from seglib.data.dataset import Dataset, read_mask
-from seglib.data.inject import plan_faults
-from seglib.evaluate.predict import predict, run_dataset
-from seglib.failures.label_errors import Look, Suspicion, judge, look
-
-metrics = importlib.import_module("seglib.metrics.scores")
-from seglib.train.batches import scoring_batches
-
+from seglib import metrics, runs, train
+from seglib.data import IGNORE, Dataset, load_dataset, read_mask
+from seglib.data.inject import LABEL_FAULTS, Fault, bounding_box, plan_faults
+from seglib.evaluate import predict
+from seglib.failures.label_errors import Look, judge, look
 from seglib.runs import Run
-from seglib.train.device import make_plan
-from seglib.train.loader import build_cache
-from seglib.train.model import load_checkpoint
 
 BINS = 4096  # of a probability, where cleanlab would sort all pixels of the split
 STATED = {
@@ -106,14 +97,20 @@ def pixel_issues(measured: list[Measured]) -> np.ndarray:
     return np.array([m.disputed[: last + 1].sum() / max(m.look.pixels, 1) for m in measured])
 
 
+def run_dataset(run: Run) -> Dataset:
+    """The dataset that a run was trained on."""
+    stored = runs.read_json(run.params)
+    return load_dataset(stored["dataset"], stored["config"])
+
+
 @torch.inference_mode()
 def probabilities(run: Run, dataset: Dataset, split: str) -> Iterator[tuple[int, np.ndarray]]:
     """Position and (C, H, W) float32 probabilities of every image of a split, one at a time, at the mask's size."""
-    model, _ = load_checkpoint(run.best_checkpoint, dataset.classes)
-    plan = make_plan("auto")
+    model, _ = train.load_checkpoint(run.best_checkpoint, dataset.classes)
+    plan = train.make_plan()
     plan.place(model)
-    packed = build_cache(dataset, split, model.spec.long_side, original_masks=True)
-    for index, images, masks in scoring_batches(packed, 1):
+    packed = train.build_cache(dataset, split, model.spec.long_side, original_masks=True)
+    for index, images, masks in train.scoring_batches(packed, 1):
         logits = predict(model, images, masks.shape[1:], plan)
         yield int(index[0]), logits[0].float().softmax(0).cpu().numpy()
 
@@ -145,12 +142,12 @@ def label_scores(name: str, split: str, seeds: int, share: float) -> tuple[list[
         taken.append(time.process_time() - before)
         plain = measure(masks[ids[i]], p)
         for row, plan in zip(rows, plans, strict=True):
-            row.append(measure(plan[ids[i]][2].mask, p) if ids[i] in plan else plain)
+            row.append(measure(plan[ids[i]].mask, p) if ids[i] in plan else plain)
     spent = time.perf_counter() - started
     scores, told = [], []
     for seed, (row, plan) in enumerate(zip(rows, plans, strict=True)):
-        suspicions = judge([m.look for m in row])
-        kinds = np.array([plan[name][0] if name in plan else "" for name in order])
+        suspicions = list(judge([m.look for m in row], clean.classes.names).itertuples())
+        kinds = np.array([plan[name].kind if name in plan else "" for name in order])
         for method, values in methods(row, suspicions).items():
             scores.append({"seed": seed, "method": method} | rank_scores(values, kinds))
         told += [
@@ -167,10 +164,10 @@ def label_scores(name: str, split: str, seeds: int, share: float) -> tuple[list[
     return scores, told, cost
 
 
-def methods(row: list[Measured], suspicions: list[Suspicion]) -> dict[str, np.ndarray]:
+def methods(row: list[Measured], suspicions: list) -> dict[str, np.ndarray]:
     """Score of every image by each method, more suspicious first."""
     return {
-        OURS: np.array([s.score for s in suspicions]),
+        OURS: np.array([s.label_score for s in suspicions]),
         "cleanlab softmin": np.array([1 - m.softmin for m in row]),
         "cleanlab num_pixel_issues": pixel_issues(row),
         "IoU of the image": np.array([1 - np.nan_to_num(m.miou) for m in row]),
@@ -193,20 +190,19 @@ def rank_scores(values: np.ndarray, kinds: np.ndarray) -> dict[str, float]:
     return found
 
 
-def said(seed: int, name: str, planned: tuple, suspicion: Suspicion, clean: np.ndarray) -> dict:
+def said(seed: int, name: str, planned: Fault, suspicion: Any, clean: np.ndarray) -> dict:
     """What was planted in one mask and what was said of it."""
-    kind, _, fault = planned
-    changed = bounding_box(fault.mask != clean)
+    changed = bounding_box(planned.mask != clean)
+    box = tuple(map(int, suspicion.suspect_box.split())) if suspicion.suspect_box else None
     return {
         "seed": seed,
         "sample": name,
-        "planted": kind,
-        "share": fault.share,
-        "score": suspicion.score,
-        "stated": suspicion.kind,
-        "right": suspicion.kind == STATED[kind],
-        "box_iou": box_iou(changed, suspicion.box) if fault.box else float("nan"),
-        "detail": fault.detail,
+        "planted": planned.kind,
+        "score": suspicion.label_score,
+        "stated": suspicion.suspect_kind,
+        "right": suspicion.suspect_kind == STATED[planned.kind],
+        "box_iou": box_iou(changed, box) if planned.box else float("nan"),
+        "detail": planned.detail,
     }
 
 
