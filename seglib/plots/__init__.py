@@ -11,7 +11,7 @@ from seglib.plots.evaluation import (
     class_ious, iou_distribution, per_class_image_iou, region_ious, reliability, run_comparison,
 )
 from seglib.plots.failures import (
-    costly_confusions, degradation_sheet, lost_iou, risk_coverage, slice_plot, threshold_curve,
+    costly_confusions, degradation_sheet, lost_iou, slice_plot, threshold_curve,
 )
 from seglib.plots.samples import augmentation_grid, failure_sheet, overlay_grid
 from seglib.plots.style import save_figure
@@ -21,6 +21,6 @@ __all__ = [
     "LiveCurves", "augmentation_grid", "class_ious", "class_shares", "confusion_difference", "confusion_matrix",
     "cooccurrence", "costly_confusions", "degradation_sheet", "failure_sheet", "image_grid", "image_pairs",
     "image_properties", "in_full", "iou_distribution", "lost_iou", "overlay_grid", "per_class_image_iou",
-    "region_ious", "reliability", "risk_coverage", "run_comparison", "save_figure", "sequence_timeline",
+    "region_ious", "reliability", "run_comparison", "save_figure", "sequence_timeline",
     "show_small", "slice_plot", "split_shifts", "threshold_curve", "training_curves",
 ]

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from seglib.checks import KINDS, QUALITY_OF, Reference
 from seglib.plots import style
-
-if TYPE_CHECKING:
-    from seglib.failures import EarlyWarning
 
 # In an order whose brightness rises and falls in turn; hatches tell what greyscale does not.
 _ERRORS = {
@@ -26,12 +21,8 @@ _ERRORS = {
     "boundary": ("#9fd0f0", "", "boundary"),
     "noise": ("#f4f4f4", "....", "noise"),
 }
-_LINES = (
-    ("#0b3c6f", "-"),
-    (style.VERMILION, "--"),
-    ("#009e73", "-."),
-    ("#cc79a7", ":"),
-    ("#56b4e9", (0, (5, 1, 1, 1, 1, 1))),
+_LINES = list(
+    zip((style.BLUE, style.VERMILION, style.GREEN, style.PINK), ("-", "--", "-.", ":"), strict=True)
 )
 _QUALITIES = {  # label, and the value below which nothing differs to the eye (None: a linear axis)
     "sharpness": ("sharpness", 1e-2),
@@ -55,9 +46,8 @@ def lost_iou(failures: pd.DataFrame, count: int = 20, ax: Axes | None = None) ->
     table = known.sort_values("miou", kind="stable").head(count)
     ax = style.axes(ax, 7.6, 1.9 + 0.25 * len(table) if len(table) else 1.2)
     if table.empty:
-        return style.empty(
-            ax, "no failures" if failures.empty else "nothing is known of where the IoU was lost"
-        )
+        words = "no failures" if failures.empty else "nothing is known of where the IoU was lost"
+        return style.empty(ax, words)
     places, start = np.arange(len(table)), np.zeros(len(table))
     for kind, (color, hatch, label) in _ERRORS.items():
         part = table[f"lost_{kind}"].to_numpy(float)
@@ -145,13 +135,6 @@ def threshold_curve(curve: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.plot([], [], linestyle=dash, marker="o", label=label, **look)
     what = "mIoU of an image" if lines == ["mIoU"] else "IoU of the class in an image"
     ax.set(xlim=(0, 1), ylim=(0, 100), xlabel=f"threshold: {what}", ylabel="images that fail (%)")
-    scored = known["scored"].unique()
-    if len(scored) == 1:  # else a percent is not the same number of images on every line
-        count = int(scored[0])
-        right = ax.secondary_yaxis("right", functions=(lambda y: y * count / 100, lambda n: n * 100 / count))
-        right.set_ylabel("images")
-        right.yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-        ax.spines["right"].set_visible(True)
     ax.grid()
     ax.set_title("How many images fail at which threshold")
     style.legend_above(ax, columns=1)
@@ -196,10 +179,8 @@ def _draw_quality(
     counts, _, _ = ax.hist(known, bins=edges, color="#c9d6df", label="training images")
     top = max(1.0, float(counts.max()))
     # Fine and failed images in a strip each below the axis: ticks over the bars could not be told apart.
-    for chosen, place, color, name in (
-        (~failed, -0.1, style.BLUE, "fine"),
-        (failed, -0.22, style.VERMILION, "failed"),
-    ):
+    strips = ((~failed, -0.1, style.BLUE, "fine"), (failed, -0.22, style.VERMILION, "failed"))
+    for chosen, place, color, name in strips:
         values = asked[chosen & np.isfinite(asked)]
         look = {"marker": "|", "s": 46, "color": color, "linewidth": 1.3, "clip_on": False, "zorder": 3}
         ax.scatter(values, np.full(len(values), place * top), label=f"{name} ({chosen.sum()})", **look)
@@ -231,40 +212,6 @@ def _bins(ax: Axes, low: float, high: float, logarithmic: bool) -> np.ndarray:
 
 
 @style.apply()
-def risk_coverage(found: EarlyWarning, ax: Axes | None = None) -> Axes:
-    """Draw the failure rate that is left when only the most confident images are kept.
-
-    It lies between the dashed line (a signal that knows nothing) and the dotted curve (one that knows the failures):
-    the lower, the better confidence warns of failures.
-    """
-    ax = style.axes(ax, 4.8, 3.6)
-    if not found.images:
-        return style.empty(ax, f"no image has a {found.signal}")
-    if found.failures in (0, found.images):
-        return style.empty(
-            ax, f"{'no' if not found.failures else 'every'} image fails: nothing to tell apart"
-        )
-    curve, rate = found.curve, found.aurc_random
-    coverage = np.linspace(1 / found.images, 1, 400)
-    best = np.maximum(0, 1 - (1 - rate) / coverage)
-    kept = f"lowest {style.text(found.signal)} left out first"
-    ax.axhline(rate, color=style.MUTED, linestyle="--", linewidth=1, label="any image left out by chance")
-    ax.plot(
-        coverage, best, color=style.MUTED, linestyle=":", linewidth=1.4, label="the failures left out first"
-    )
-    ax.plot(curve["coverage"], curve["risk"], color=style.BLUE, linewidth=1.8, label=kept)
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(PercentFormatter(1.0))
-    told = f", AUROC {found.auroc.value:.2f}" if np.isfinite(found.auroc.value) else ""
-    ax.set(xlim=(0, 1), ylim=(0, 1.06 * max(float(curve["risk"].max()), rate)))
-    ax.set(xlabel="images kept, most confident first", ylabel="of those, failed")
-    ax.set_title(f"Risk and coverage{told}")
-    ax.grid(axis="y")
-    ax.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.18), ncols=1)
-    return ax
-
-
-@style.apply()
 def slice_plot(slices: pd.DataFrame, most: int = 15, ax: Axes | None = None) -> Axes:
     """Draw by how much lower the mean IoU of a slice's images is than elsewhere, the costliest slices on top.
 
@@ -282,10 +229,8 @@ def slice_plot(slices: pd.DataFrame, most: int = 15, ax: Axes | None = None) -> 
     ax.axvline(0, color=style.INK, linewidth=0.9)
     colors = np.where(claimed, style.VERMILION, style.MUTED)
     ax.hlines(rows, 100 * table["low"], 100 * table["high"], color=colors, linewidth=1.6, zorder=2)
-    for name, chosen, face, edge in (
-        ("more than chance", claimed, style.VERMILION, style.INK),
-        ("may be chance", ~claimed, "white", style.MUTED),
-    ):
+    sure = ("more than chance", claimed, style.VERMILION, style.INK)
+    for name, chosen, face, edge in (sure, ("may be chance", ~claimed, "white", style.MUTED)):
         if chosen.any():
             look = {"s": 44, "color": face, "edgecolor": edge, "linewidth": 1, "zorder": 3}
             ax.scatter(100 * table["difference"][chosen], rows[chosen], label=name, **look)

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from seglib import failures as analysis
 from seglib import plots
 from seglib.checks import KINDS, QUALITIES
 from seglib.data import IGNORE, ClassMap
@@ -302,25 +301,6 @@ def test_qualities_show_the_limit_and_which_images_failed():
     assert [t.get_text() for t in legend] == ["training images", "fine (2)", "failed (1)"]
     drawn(plots.degradation_sheet(few.assign(highlights=255.0, noise=0.0), few, failed))
     drawn(plots.degradation_sheet(qualities(30), qualities(0), failed[:0]))
-
-
-def warning(failed: list[bool], signal: list[float]) -> analysis.EarlyWarning:
-    from seglib.failures.confidence import early_warning
-
-    return early_warning(np.array(signal), np.array(failed))
-
-
-def test_risk_coverage_ends_at_the_failure_rate():
-    found = warning(list(RNG.random(50) < 0.3), list(RNG.random(50)))
-    ax = drawn(plots.risk_coverage(found))
-    assert f"AUROC {found.auroc.value:.2f}" in ax.get_title(loc="left")
-    assert ax.lines[2].get_ydata()[-1] == pytest.approx(found.failures / 50)
-    for failed, signal, words in (
-        ([False] * 3, [1.0] * 3, "no image fails"),
-        ([True] * 3, [1.0] * 3, "every image fails"),
-        ([True] * 3, [np.nan] * 3, "no image has a confidence"),
-    ):
-        assert words in plots.risk_coverage(warning(failed, signal)).texts[0].get_text()
 
 
 def test_slices_are_named_and_counted():
