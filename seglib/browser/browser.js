@@ -7,7 +7,6 @@ const HELP = "Keys, once you have clicked in here: ← → or j k: step · a i t
 const LOST = ["#9fd0f0", "#0b3c6f", "#a6405f", "#e69f00", "#999999"];  // by kind of error, as the plots draw them
 const STEPS = { ArrowDown: 1, ArrowUp: -1, PageDown: 8, PageUp: -8, Home: -Infinity, End: Infinity };
 const CONFIDENT = `linear-gradient(90deg, ${CIVIDIS.map((color) => `rgb(${color})`).join()})`;
-const POINT = "Point at the picture to read its values.";
 const WRONG = "#ff7a00", HATCHED = "repeating-linear-gradient(135deg, #606060 0 2px, #000 2px 6px)";
 
 function swatch(parent, background, text) {
@@ -206,7 +205,7 @@ class Browser {
   read(at) {
     const confidence = at?.confidence === undefined ? "unknown" : (at.confidence / 255).toFixed(2);
     const said = at && `ground truth ${this.name(at.truth)} · predicted ${this.name(at.prediction)}`;
-    this.readout.textContent = at ? `x ${at.x}, y ${at.y} · ${said} · confidence ${confidence}` : POINT;
+    this.readout.textContent = at ? `x ${at.x}, y ${at.y} · ${said} · confidence ${confidence}` : "Point at the picture.";
   }
 
   describe({ id }, { cause, sureness, evidence, suggestion, lost, rows, ious, nearest }) {

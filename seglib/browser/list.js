@@ -33,8 +33,7 @@ class Thumbs {
       this.asked = performance.now();
       if (!this.kept.has(key)) this.kept.set(key, await this.source.thumb(...image.wanted));
       const address = this.kept.get(key);
-      image.className = address ? "" : "seg-missing";
-      if (address) image.src = address;
+      Object.assign(image, address ? { src: address, className: "" } : { className: "seg-missing" });
     }
     this.asked = 0;
   }
@@ -56,6 +55,7 @@ class List {
   }
 
   changed(row) {
+    this.elements.get(row)?.remove();
     this.elements.delete(row);
     this.draw();
   }
@@ -71,12 +71,14 @@ class List {
   draw() {
     const { scrollTop, clientHeight } = this.box, first = Math.max(0, Math.floor(scrollTop / ROW) - 3);
     const rows = this.rows.slice(first, Math.ceil((scrollTop + clientHeight) / ROW) + 3);
-    this.elements = new Map(rows.map((row) => [row, this.elements.get(row) ?? this.element(row)]));
+    const kept = new Map(rows.map((row) => [row, this.elements.get(row) ?? this.element(row)]));
+    for (const [row, element] of this.elements) if (!kept.has(row)) element.remove();
+    this.elements = kept;
     [...this.elements.values()].forEach((element, k) => {
       element.style.top = `${(first + k) * ROW}px`;
       element.ariaSelected = String(first + k === this.index);
+      if (this.inner.children[k] !== element) this.inner.insertBefore(element, this.inner.children[k]);
     });
-    this.inner.replaceChildren(...this.elements.values());
   }
 
   element(row) {

@@ -67,6 +67,7 @@ class Picture {
   async sharper(sample, { width, height, step, layers }) {
     if (!(await this.unpack({ layers }, () => this.sample === sample))) return;
     Object.assign(sample, { width, height, step });
+    if (this.pointer) this.read(this.at(...this.pointer));
     this.draw();
   }
 

@@ -117,9 +117,8 @@ def gallery(folder: Path, failures: pd.DataFrame, classes: ClassMap, book: Verdi
 
 def _worst(folder: Path, failures: pd.DataFrame, classes: ClassMap, book: VerdictBook) -> dict[str, Any]:
     """Collect what gallery.html shows."""
-    worst = failures.sort_values("miou", kind="stable").head(GALLERY)
     entries, ids = [], set()
-    for row in worst.to_dict("records"):
+    for row in failures.sort_values("miou", kind="stable").head(GALLERY).to_dict("records"):
         facts, given = describe(row, classes), book.get(row["id"])
         lines = [f"{name} {value}" for name, value in facts["rows"] if name in ("mean IoU", "top confusion")]
         lines += [facts["cause"], facts["evidence"], facts["suggestion"]]
@@ -149,8 +148,7 @@ def _headline(failed: int, total: int | None, below: str) -> str:
 
 def _summary(failures: pd.DataFrame, book: VerdictBook, suspects: pd.DataFrame) -> list[dict[str, Any]]:
     """Count causes, severities and verdicts; list suspicious labels of images that did not fail."""
-    given = failures["id"].map(lambda sample: book.get(sample).verdict or NO_VERDICT)
-    counted = failures.assign(verdict=given)
+    counted = failures.assign(verdict=failures["id"].map(lambda i: book.get(i).verdict or NO_VERDICT))
     tables = []
     for name in ("cause", "severity", "verdict"):
         if name in counted and len(counted):
