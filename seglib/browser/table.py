@@ -146,7 +146,7 @@ def describe(row: Mapping, classes: ClassMap, ious: Mapping[str, float] | None =
         ("worst class", said(text("worst_class"), figure("worst_class_iou", "IoU {:.3f}"))),
         ("top confusion", said(text("top_confusion"), figure("top_confusion_share", "{:.1%} of the pixels"))),
         ("best fix", said(text("best_fix", empty="none"), figure("best_fix_gain", "{:+.3f} mean IoU"))),
-        ("label", said(figure("label_score", "suspicion {:.2f}"), *label)),
+        ("label", said(figure("label_score", "score {:.2f}"), *label)),
         ("confidence", said(figure("confidence", "{:.2f}, mean over the image"))),
         ("degradation", said(degraded, figure("degradation_z", "{:.1f} robust sd from training"))),
         ("novelty", said(figure("novelty", "{:.2f} (1: like no training image)"))),
