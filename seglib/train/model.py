@@ -65,8 +65,10 @@ class ModelSpec:
     def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:
         classes, mean, std = ClassMap.from_dict(data["classes"]), tuple(data["mean"]), tuple(data["std"])
         spec = cls(**data | {"classes": classes, "mean": mean, "std": std})
-        if not all(map(math.isfinite, mean + std)) or (len(mean), len(std)) != (3, 3) or min(std) <= 0:
+        if (len(mean), len(std)) != (3, 3) or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
             raise ValueError(f"mean {mean} and std {std}: expected three numbers each, std above 0")
+        if type(spec.long_side) is not int or spec.long_side < 0:
+            raise ValueError(f"long_side {spec.long_side!r}: expected pixels, or 0")
         return spec
 
 

@@ -143,7 +143,7 @@ def test_what_a_newer_folder_says():
         "worst class": "car, IoU 0.000",
         "top confusion": "car -> road, 4.2% of the pixels",
         "best fix": "car -> road, +0.113 mean IoU",
-        "label": "suspicion 0.97, swapped class, car given, road suggested",
+        "label": "score 0.97, swapped class, car given, road suggested",
         "confidence": "0.90, mean over the image",
         "degradation": "none found, 1.0 robust sd from training",
         "novelty": "0.50 (1: like no training image)",

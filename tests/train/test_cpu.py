@@ -114,7 +114,7 @@ def test_a_copy_stands_alone():
         ("Unet", "tu-tf_efficientnet_lite0", 2),
         ("Unet", "tu-convnext_atto", 2),  # its first skip has no channels
         ("Unet", "mit_b0", 2),
-        ("UnetPlusPlus", "resnet18", 0),
+        ("FPN", "resnet18", 0),
         ("DeepLabV3Plus", "mobilenet_v2", 1),
     ],
 )

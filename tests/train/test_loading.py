@@ -17,7 +17,7 @@ from seglib.data import DatasetError, check_record, digests, load_dataset, read_
 from seglib.params import ParameterError, Train
 from seglib.runs import write_json
 from seglib.train import CachedSplit, DevicePlan, augmented_examples, build_cache, loader, scoring_batches
-from seglib.train.loader import augmented, batch_edges, crop_size, portions, training_batches
+from seglib.train.loader import augmented, batch_edges, crop_size, training_batches
 
 SIZES = [(6, 8), (8, 6), (6, 8), (5, 12), (6, 8), (8, 6), (9, 9)]
 YAML = 'classes: [a, b, c]\nsplits:\n  train: {images: "images/*.png", masks: "masks/*.png"}\n'
@@ -226,6 +226,7 @@ def test_every_sample_once_in_an_order_of_seed_and_epoch_alone(cached, batch_siz
     for other in (cut(cached, batch_size), cut(cached, batch_size, workers=2)):
         for first, second in zip(batches, other, strict=True):
             assert_same(first, second)
+    assert torch.equal(torch.cat([part.images for part in batches[0].split(1)]), batches[0].images)
     keys = ((0, 1), (0, 2), (1, 1))
     orders = {tuple(np.concatenate([b.index for b in cut(cached, batch_size, *key)])) for key in keys}
     assert len(orders) == 3
@@ -263,21 +264,6 @@ def test_processes_share_what_one_would_cut(cached, batch_size, processes):
             assert [crop for part in parts for crop in part.crops] == whole[k].crops
     seen = np.concatenate([part.index for share in shares for part in share])
     assert sorted(seen) == list(range(7))
-
-
-def test_micro_batches_are_slices(cached):
-    (batch,) = cut(cached, 7)
-    parts = batch.split(3)
-    assert [len(part.index) for part in parts] == [2, 3, 2]
-    assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
-    assert [crop for part in parts for crop in part.crops] == batch.crops
-
-
-@pytest.mark.parametrize(("count", "parts"), [(7, 3), (14, 4), (5, 5), (1, 1)])
-def test_portions_are_even(count, parts):
-    sizes = np.diff(portions(count, parts))
-    assert sizes.sum() == count
-    assert sizes.max() - sizes.min() <= 1
 
 
 def test_crop_sizes(cached):

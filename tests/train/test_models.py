@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import socket
+import tarfile
+import zipfile
 from dataclasses import replace
 
 import pytest
@@ -141,57 +144,32 @@ def test_relative_weights_start_at_the_project_root(model, tmp_path, monkeypatch
     assert equal(build(SPEC, "encoder.pth").net.encoder, model.net.encoder)
 
 
-def _another_encoder(model, path):
-    torch.save({"conv.weight": torch.zeros(3, 3)}, path)
-    return r"does not fit the encoder: \d+ of \d+ tensors are missing .*another encoder\?"
+def _save(content):
+    return lambda path, encoder: torch.save(content, path)
 
 
-def _another_shape(model, path):
-    torch.save(
-        {name: torch.zeros(*value.shape, 2) for name, value in model.net.encoder.state_dict().items()}, path
-    )
-    return r"another shape .*another encoder\?"
+FAULTS = {
+    r"does not fit the encoder: \d+ of \d+ tensors are missing .*another encoder\?": _save(
+        {"w": torch.zeros(3)}
+    ),
+    r"another shape .*another encoder\?": lambda path, encoder: torch.save(
+        {name: value[None] for name, value in encoder.state_dict().items()}, path
+    ),
+    "no file .*expected model weights there": lambda path, encoder: None,
+    "truncated or no PyTorch file": lambda path, encoder: path.write_bytes(b""),
+    "refused|truncated": lambda path, encoder: path.write_text(
+        "version https://git-lfs.github.com/spec/v1\n"
+    ),
+    "holds no state dict: expected": _save({"a": 1}),
+    "holds no state dict": _save([1, 2]),
+}
 
 
-def _missing(model, path):
-    return "no file .*expected model weights there"
-
-
-def _truncated(model, path):
-    torch.save(model.net.encoder.state_dict(), path)
-    path.write_bytes(path.read_bytes()[:5000])
-    return "truncated or no PyTorch file"
-
-
-def _empty(model, path):
-    path.write_bytes(b"")
-    return "truncated or no PyTorch file"
-
-
-def _text(model, path):
-    path.write_text("version https://git-lfs.github.com/spec/v1\n")
-    return "refused|truncated"
-
-
-def _no_tensors(model, path):
-    torch.save({"a": 1}, path)
-    return "holds no state dict"
-
-
-def _a_list(model, path):
-    torch.save([1, 2], path)
-    return "holds no state dict"
-
-
-FAULTS = [_another_encoder, _another_shape, _missing, _truncated, _empty, _text, _no_tensors, _a_list]
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_unusable_weights_say_why(model, tmp_path, fault):
-    path = tmp_path / "weights.pth"
-    message = fault(model, path)
+@pytest.mark.parametrize("message", FAULTS)
+def test_unusable_weights_say_why(model, tmp_path, message):
+    FAULTS[message](tmp_path / "weights.pth", model.net.encoder)
     with pytest.raises(ModelError, match=message) as caught:
-        build(SPEC, str(path))
+        build(SPEC, str(tmp_path / "weights.pth"))
     assert "weights.pth" in str(caught.value)
 
 
@@ -259,6 +237,41 @@ def test_faulty_checkpoints_say_what_is_wrong(model, tmp_path):
         load_checkpoint(path)
     torch.save(data | {"spec": {"architecture": "Linknet"}}, path)
     with pytest.raises(ModelError, match="is damaged"):
+        load_checkpoint(path)
+
+
+def _flip_a_bit(path, data):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def _pack(path, data):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10**6))
+
+
+def _no_number(path, data):
+    next(v for name, v in data["model"].items() if v.ndim == 4).view(-1)[0] = float("nan")
+    torch.save(data, path)
+
+
+DAMAGES = {
+    "does not match its checksum": _flip_a_bit,
+    "would unpack to 1,000,000 bytes": _pack,
+    "is a tar archive; it was refused": lambda path, data: tarfile.open(path, "w").close(),
+    "holds weights that are NaN or infinite": _no_number,
+    "std above 0": lambda path, data: torch.save(data | {"spec": data["spec"] | {"std": [1, 0, 1]}}, path),
+    "long_side ''": lambda path, data: torch.save(data | {"spec": data["spec"] | {"long_side": ""}}, path),
+}
+
+
+@pytest.mark.parametrize("message", DAMAGES)
+def test_damaged_checkpoints_are_refused(model, tmp_path, message):
+    path = tmp_path / "best.pth"
+    save_checkpoint(path, model)
+    DAMAGES[message](path, copy.deepcopy(torch.load(path, weights_only=True)))
+    with pytest.raises(ModelError, match=message):
         load_checkpoint(path)
 
 
