@@ -7,29 +7,24 @@ outlines left out; `judge` asks how often the model errs as badly by the same co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage, signal
+from scipy import ndimage
 
+from seglib.checks import correlate_shifts
 from seglib.data import IGNORE, label_regions
 from seglib.metrics import boundary_width
 
 SURE = 0.87  # score from which a label is called wrong; few correct masks of the demo and CamVid reach it
-KINDS = ("swapped class", "missing object", "shifted mask", "mask of another image")
 
 _BAND = 0.005  # of the diagonal: width along outlines in which disagreement may be a matter of drawing
 _REGIONS = 16  # regions kept an image, those with the most evidence
 _FLOOR = 1e-5  # probabilities below it count as equally impossible
 _NOISE = 1e-3  # evidence a valid pixel that any image may hold
-_KINSHIP = (
-    1.0,
-    0.1,
-    0.1,
-    0.3,
-)  # weights: same confusion, same given class, same suggested class, any confusion
+_KINSHIP = (1.0, 0.1, 0.1, 0.3)  # weights: the same confusion, given class, suggested class; any confusion
 _COARSE = 64  # longer side of the grid on which shifts are tried
 _REACH = 0.15  # farthest shift that is tried, of the longer side
 _EXPLAINED = 0.5  # share of the disagreement that a shift must take away for a mask to be called shifted
@@ -37,9 +32,11 @@ _FOREIGN = 3.0  # times the usual disagreement, beyond the worst class's: the ma
 _OBJECT = 0.05  # of the valid pixels: a larger region is not a missing object
 _WHOLE, _PART = 0.6, 0.4  # rejected share of a region: above, its class is swapped; below, a part is missing
 
+_REGION = ["given", "suggested", "mass", "pixels", "whole", "box", "seed", "by_given"]
+_SUSPECT = ["suspect_kind", "suspect_given", "suspect_suggested", "suspect_box", "pixels", "seed", "by_given"]
 
-@dataclass(frozen=True)
-class Look:
+
+class Look(NamedTuple):
     """What one image tells; small, however large the image.
 
     Args:
@@ -50,7 +47,7 @@ class Look:
             disagreement that goes.
         regions: of disagreement, largest evidence first: given and suggested (class ids of mask and model),
             mass (evidence: sum over inner pixels of log(probability of the prediction / of the mask)^2),
-            pixels, whole (share of the mask's regions it lies in that the model rejects), box (x0, y0, x1, y1,
+            pixels, whole (share of the mask's regions it lies in that the model rejects), box ("x0 y0 x1 y1",
             ends exclusive), seed (flat index of a pixel), by_given (connected by its given class or not).
     """
 
@@ -61,17 +58,15 @@ class Look:
     regions: pd.DataFrame
 
 
-def look(truth: np.ndarray, probabilities: np.ndarray, pred: np.ndarray | None = None) -> Look:
+def look(truth: np.ndarray, probabilities: np.ndarray, pred: np.ndarray) -> Look:
     """Measure the disagreement between a mask and the model.
 
     Args:
         truth: (H, W) uint8 class ids; 255 is ignored.
         probabilities: (C, H, W) floating point, summing to 1 over classes.
-        pred: (H, W) uint8 class ids; by default those of the highest probability.
+        pred: (H, W) uint8 class ids.
     """
     valid = truth != IGNORE
-    pixels = int(np.count_nonzero(valid))
-    pred = probabilities.argmax(0).astype(np.uint8) if pred is None else pred
     top, of_mask = (
         np.take_along_axis(probabilities, ids[None].astype(np.intp), 0)[0].astype(np.float32)
         for ids in (pred, np.where(valid, truth, 0))
@@ -80,34 +75,33 @@ def look(truth: np.ndarray, probabilities: np.ndarray, pred: np.ndarray | None =
     inner = ndimage.minimum_filter(apart, 2 * boundary_width(truth.shape, _BAND) + 1)
     # squared: the model's own errors leave the true class some probability, a wrong label has next to none
     weight = np.where(inner, np.log(np.maximum(top, _FLOOR) / np.maximum(of_mask, _FLOOR)) ** 2, 0)
-    found = [_regions(truth, pred, weight, by_given) for by_given in (True, False)]
-    regions = pd.concat([part for part in found if len(part)] or found[:1])
+    rows = [row for by_given in (True, False) for row in _regions(truth, pred, weight, by_given)]
+    regions = pd.DataFrame(rows, columns=_REGION)
     regions = regions.sort_values("mass", ascending=False, kind="stable", ignore_index=True).head(_REGIONS)
-    agreement = 1 - np.count_nonzero(apart) / pixels if pixels else np.nan
-    doubt = float(1 - top[valid].mean(dtype=np.float64)) if pixels else np.nan
-    return Look(pixels, agreement, doubt, _best_shift(truth, pred), regions)
+    shift, pixels = _best_shift(truth, pred), int(np.count_nonzero(valid))
+    if not pixels:
+        return Look(0, np.nan, np.nan, shift, regions)
+    doubt = float(1 - top[valid].mean(dtype=np.float64))
+    return Look(pixels, 1 - np.count_nonzero(apart) / pixels, doubt, shift, regions)
 
 
-def _regions(truth: np.ndarray, pred: np.ndarray, weight: np.ndarray, by_given: bool) -> pd.DataFrame:
-    labels, value, size = _apart(truth, pred, by_given)
-    labels, weight, other = labels.ravel(), weight.ravel(), (pred if by_given else truth).ravel()
-    mass = np.bincount(labels, weight, minlength=len(value))
-    labels_given, _, size_given = label_regions(truth)
-    rows = []
-    for k in np.argsort(-mass, kind="stable")[:_REGIONS]:
-        if mass[k] == 0:
-            break
-        inside = np.flatnonzero(labels == k)
-        y, x = np.divmod(inside, truth.shape[1])
-        ids = int(value[k]), int(np.bincount(other[inside], weight[inside]).argmax())  # most of the evidence
+def _regions(truth: np.ndarray, pred: np.ndarray, weight: np.ndarray, by_given: bool) -> Iterator[tuple]:
+    """Yield what `Look` tells of the regions connected by their given (or their suggested) class."""
+    labels, values, sizes = _apart(truth, pred, by_given)
+    labels_given, _, sizes_given = label_regions(truth)
+    other = pred if by_given else truth
+    mass = np.bincount(labels.ravel(), weight.ravel(), minlength=len(values))
+    for k in np.argsort(-mass, kind="stable")[: min(_REGIONS, np.count_nonzero(mass))]:
+        inside = labels == k
+        y, x = np.nonzero(inside)
+        ids = int(values[k]), int(np.bincount(other[inside], weight[inside]).argmax())  # most of the evidence
         # of the mask's regions that the disagreement mostly lies in, how much does it cover?
-        of, overlap = np.unique(labels_given.ravel()[inside], return_counts=True)
-        mostly = overlap >= 0.1 * size[k]
-        whole = overlap[mostly].sum() / size_given[of[mostly]].sum()
-        box = int(x.min()), int(y[0]), int(x.max()) + 1, int(y[-1]) + 1
-        rows.append((*ids[:: 1 if by_given else -1], mass[k], size[k], whole, box, inside[0], by_given))
-    columns = ["given", "suggested", "mass", "pixels", "whole", "box", "seed", "by_given"]
-    return pd.DataFrame(rows, columns=columns)
+        of, overlap = np.unique(labels_given[inside], return_counts=True)
+        mostly = overlap >= 0.1 * sizes[k]
+        whole = overlap[mostly].sum() / sizes_given[of[mostly]].sum()
+        box = f"{x.min()} {y[0]} {x.max() + 1} {y[-1] + 1}"
+        seed = y[0] * truth.shape[1] + x[0]
+        yield (*ids[:: 1 if by_given else -1], mass[k], sizes[k], whole, box, seed, by_given)
 
 
 def _apart(truth: np.ndarray, pred: np.ndarray, by_given: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -126,16 +120,14 @@ def _best_shift(truth: np.ndarray, pred: np.ndarray) -> tuple[int, int, float]:
     valid, reach = t != IGNORE, max(1, round(_REACH * max(t.shape)))
     if not valid.any():
         return 0, 0, 0.0
-    pairs = [*((p == c, t == c) for c in np.union1d(t[valid], p)), (np.ones_like(valid), valid)]
-    start = np.maximum(np.array(t.shape) - 1 - reach, 0)
-    window = tuple(slice(first, side + reach) for first, side in zip(start, t.shape, strict=True))
-    *agreed, total = (signal.correlate(1.0 * a, 1.0 * b, method="fft")[window] for a, b in pairs)
+    pairs = [*((p == c, t == c) for c in np.unique(t[valid])), (np.ones_like(valid), valid)]
+    *agreed, stay = (np.round(correlate_shifts(*pair, reach)).astype(np.int64) for pair in pairs)
     # of the mask's pixels that stay in the image
-    share = np.where(total > 0.5 * valid.sum(), sum(agreed) / np.maximum(total, 1), 0)
-    center, best = tuple(np.array(t.shape) - 1 - start), np.unravel_index(share.argmax(), share.shape)
-    gone = (share[best] - share[center]) / max(1 - share[center], 1e-9)
-    dy, dx = (np.array(best) - center) * step
-    return int(dx), int(dy), float(np.clip(gone, 0, 1))
+    share = np.where(stay > 0.5 * valid.sum(), sum(agreed) / np.maximum(stay, 1), 0)
+    y, x = np.unravel_index(share.argmax(), share.shape)
+    still = share[reach, reach]
+    gone = (share[y, x] - still) / max(1 - still, 1e-9)
+    return int(x - reach) * step, int(y - reach) * step, float(gone)
 
 
 def judge(looks: Sequence[Look | None], names: tuple[str, ...]) -> pd.DataFrame:
@@ -152,24 +144,23 @@ def judge(looks: Sequence[Look | None], names: tuple[str, ...]) -> pd.DataFrame:
         names: of the classes.
 
     Returns:
-        A row a look: label_score, 0-1 (NaN of None), and of its most suspicious region suspect_kind (one of
-        `KINDS` or ""), suspect_given, suspect_suggested, suspect_box ("x0 y0 x1 y1"), pixels, seed and
-        by_given; empty where there is none.
+        A row a look: label_score, 0-1 (NaN of None), and of its most suspicious region suspect_kind ("swapped
+        class", "missing object", "shifted mask", "mask of another image" or ""), suspect_given,
+        suspect_suggested, suspect_box ("x0 y0 x1 y1"), pixels, seed and by_given; empty where there is none.
     """
     rows = [(np.nan if one is None else 0.0, "", "", "", "", 0, -1, True) for one in looks]
     found = [one.regions.assign(image=i) for i, one in enumerate(looks) if one and len(one.regions)]
+    regions = pd.concat(found, ignore_index=True) if found else pd.DataFrame({"image": []})
     if found:
-        regions = pd.concat(found, ignore_index=True)
         regions["share"] = _share_like_it(looks, regions)
         agreement = np.nanmedian([one.agreement for one in looks])
-        for i, own in regions.groupby("image"):
-            row = own.loc[own["share"].idxmin()]
-            score = float(np.clip(1 - row["share"], 0, 1))
-            kind = _kind(looks[i], row, agreement) if score >= 0.5 else ""
-            where = " ".join(map(str, row["box"])), row["pixels"], row["seed"], row["by_given"]
-            rows[i] = (score, kind, names[row["given"]], names[row["suggested"]], *where)
-    suspect = ["suspect_kind", "suspect_given", "suspect_suggested", "suspect_box"]
-    return pd.DataFrame(rows, columns=["label_score", *suspect, "pixels", "seed", "by_given"])
+    for i, own in regions.groupby("image"):
+        row = own.loc[own["share"].idxmin()]
+        score = float(np.clip(1 - row["share"], 0, 1))
+        kind = _kind(looks[i], row, agreement) if score >= 0.5 else ""
+        where = row[["box", "pixels", "seed", "by_given"]]
+        rows[i] = (score, kind, names[row["given"]], names[row["suggested"]], *where)
+    return pd.DataFrame(rows, columns=["label_score", *_SUSPECT])
 
 
 def _share_like_it(looks: Sequence[Look], regions: pd.DataFrame) -> np.ndarray:
@@ -189,17 +180,10 @@ def _share_like_it(looks: Sequence[Look], regions: pd.DataFrame) -> np.ndarray:
 
 def _others(key: np.ndarray, image: np.ndarray, mass: np.ndarray) -> np.ndarray:
     """Sum, for each region, min(1, a / mass) over the other images, a: their largest mass of the same key."""
-    result = np.zeros(len(mass))
-    for value in np.unique(key):
-        where = np.flatnonzero(key == value)
-        images, place = np.unique(image[where], return_inverse=True)
-        most = np.zeros(len(images))
-        np.maximum.at(most, place, mass[where])
-        ranked = np.sort(most)
-        at = np.searchsorted(ranked, mass[where])
-        total = len(ranked) - at + np.concatenate([[0], np.cumsum(ranked)])[at] / mass[where]
-        result[where] = total - np.minimum(1, most[place] / mass[where])
-    return result
+    values, place = np.unique(key, return_inverse=True)
+    most = np.zeros((len(values), image.max() + 1))
+    np.maximum.at(most, (place, image), mass)
+    return np.array([np.minimum(1, most[k] / m).sum() - 1 for k, m in zip(place, mass, strict=True)])
 
 
 def _kind(one: Look, region: pd.Series, agreement: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -42,35 +41,32 @@ def propose_actions(analysis: Analysis) -> Actions:
     A change of the training needs two failures and a tenth of those whose labels are not in doubt, each by a
     cause that is sure or, after the verdict "model wrong", by any cause.
     """
-    evaluation, failures = analysis.evaluation, analysis.failures
+    dataset, failures, exclude, relabel = analysis.evaluation.dataset, analysis.failures, [], []
     book = VerdictBook(analysis.folder / "verdicts.csv")
     verdicts = {sample: row.verdict for sample, row in book.rows.items()}
-    splits = dict(evaluation.dataset.samples[["id", "split"]].itertuples(index=False))
-    exclude, relabel, reasons = [], [], _label_claims(analysis.suspects, verdicts)
-    for sample, reason in reasons.items():
-        split, ignored = splits.get(sample), verdicts.get(sample) == "ignore"
-        if split == TRAIN:
-            exclude.append(Sample(id=sample, reason=reason if ignored else f"until relabelled; {reason}"))
-        if split and not (split == TRAIN and ignored):  # no split: a verdict on an image that is gone
-            kept = "" if split == TRAIN else f"{split}: stays in the scores; "
-            relabel.append(Sample(id=sample, reason=kept + reason))
-    said = failures["id"].map(lambda sample: verdicts.get(sample) == "model wrong").astype(bool)
-    failures = failures.assign(sure=said | (failures["cause_confidence"] >= _SURE))
-    params = Train.read(read_json(evaluation.run.params, ["run"]))
-    augment, weights = _training_changes(failures[~failures["id"].isin(reasons)], params)
-    return Actions(exclude=exclude, relabel=relabel, augment=augment, class_weights=weights)
-
-
-def _label_claims(suspects: pd.DataFrame, verdicts: Mapping[str, str]) -> dict[str, str]:
-    """Give the reason for each image whose label is in doubt: verdicts, then suspicions, strongest first."""
-    named = ("label wrong", "ignore")
-    claims = {sample: f"verdict: {verdict}" for sample, verdict in verdicts.items() if verdict in named}
-    for row in suspects[suspects["label_score"] >= LABEL_SURE].itertuples():
+    splits, reasons = dict(zip(*dataset.samples[["id", "split"]].T.to_numpy(), strict=True)), {}
+    for sample, verdict in verdicts.items():
+        if verdict in ("label wrong", "ignore") and sample in splits:  # else the image is gone
+            reasons[sample] = f"verdict: {verdict}"
+    for row in analysis.suspects[analysis.suspects["label_score"] >= LABEL_SURE].itertuples():
         if not verdicts.get(row.id):
             classes = f" ({row.suspect_given}, rather {row.suspect_suggested})" if row.suspect_given else ""
             what = (row.suspect_kind or "unlike the prediction") + classes
-            claims[row.id] = f"label suspected: {what}, score {row.label_score:.2f}"
-    return claims
+            reasons[row.id] = f"label suspected: {what}, score {row.label_score:.2f}"
+    for sample, reason in reasons.items():
+        if splits[sample] != TRAIN:
+            reason = f"{splits[sample]}: stays in the scores; {reason}"
+            relabel.append(Sample(id=sample, reason=reason))
+        elif verdicts.get(sample) == "ignore":
+            exclude.append(Sample(id=sample, reason=reason))
+        else:
+            exclude.append(Sample(id=sample, reason=f"until relabelled; {reason}"))
+            relabel.append(Sample(id=sample, reason=reason))
+    said = failures["id"].map(verdicts) == "model wrong"
+    failures = failures.assign(sure=said | (failures["cause_confidence"] >= _SURE))
+    params = Train.read(read_json(analysis.evaluation.run.params, ["run"]))
+    augment, weights = _training_changes(failures[~failures["id"].isin(reasons)], params)
+    return Actions(exclude=exclude, relabel=relabel, augment=augment, class_weights=weights)
 
 
 def _training_changes(failures: pd.DataFrame, params: Train) -> tuple[list[Setting], Weights]:
@@ -78,13 +74,13 @@ def _training_changes(failures: pd.DataFrame, params: Train) -> tuple[list[Setti
     what = failures["cause"].where(failures["cause"] != "degraded image", kinds)
     counts, total = what[failures["sure"]].value_counts(), len(failures)
     counts = counts[counts >= max(2.0, _SUPPORT * total)]
+    reasons = {cause: f"{count} of {total} failures: {cause}" for cause, count in counts.items()}
     settings = [
-        Setting(name=name, value=value, reason=f"{counts[cause]} of {total} failures: {cause}")
+        Setting(name=name, value=value, reason=reasons[cause])
         for cause, wanted in _AUGMENT.items()
         for name, value in wanted.items()
-        if cause in counts and value > getattr(params, name)
+        if cause in reasons and value > getattr(params, name)
     ]
-    if "rare class" not in counts or params.class_weights != "none":
+    if "rare class" not in reasons or params.class_weights != "none":
         return settings, Weights()
-    reason = f"{counts['rare class']} of {total} failures: rare class"
-    return settings, Weights(value="sqrt_inverse", reason=reason)
+    return settings, Weights(value="sqrt_inverse", reason=reasons["rare class"])
