@@ -34,47 +34,35 @@ _SUSPECT = ["label_score", "suspect_kind", "suspect_given", "suspect_suggested",
 
 
 class Observed(NamedTuple):
-    """One image (h, w, 3) uint8 RGB as the model saw it, with (H, W) uint8 ids of mask and prediction.
-
-    Without a model there are no probabilities, (C, H, W), and no features, (D,); both are float32.
-    """
+    """One image of the split as the model saw it; without a model nothing is known of the last two."""
 
     position: int
     id: str
-    image: np.ndarray
-    truth: np.ndarray
+    image: np.ndarray  # (h, w, 3) uint8 RGB
+    truth: np.ndarray  # (H, W) uint8 ids, as those of pred
     pred: np.ndarray
-    probabilities: np.ndarray | None = None
-    features: np.ndarray | None = None
+    probabilities: np.ndarray | None = None  # (C, H, W) float32
+    features: np.ndarray | None = None  # (D,) float32
 
 
 class TrainingImages(NamedTuple):
-    """N training images: ids and groups, features (N, D) float32, `checks.qualities`; and pixels (C,) a class."""
+    """What the N training images are like."""
 
-    samples: pd.DataFrame
-    features: np.ndarray
-    qualities: pd.DataFrame
-    pixels: np.ndarray
+    samples: pd.DataFrame  # id, group
+    features: np.ndarray  # (N, D) float32
+    qualities: pd.DataFrame  # of `checks.qualities`
+    pixels: np.ndarray  # (C,) of each class in all
 
 
 class Analysis(NamedTuple):
-    """What 04 found out about one split.
-
-    Args:
-        evaluation: of the split.
-        folder: the failures folder.
-        failures: failures.csv, worst first, with causes; `nearest` as lists.
-        images: what was measured of every image of the split: id, group, miou, confidence, failed, ...
-        suspects: suspects.csv, most suspicious first; empty without probabilities.
-        training: what the training images are like; None for predictions of another tool.
-    """
+    """What 04 found out about one split."""
 
     evaluation: Evaluation
-    folder: Path
-    failures: pd.DataFrame
-    images: pd.DataFrame
-    suspects: pd.DataFrame
-    training: TrainingImages | None
+    folder: Path  # the failures folder
+    failures: pd.DataFrame  # failures.csv, worst first, with causes; `nearest` as lists
+    images: pd.DataFrame  # what was measured of every image: id, group, miou, confidence, failed, ...
+    suspects: pd.DataFrame  # suspects.csv, most suspicious first; empty without probabilities
+    training: TrainingImages | None  # None for predictions of another tool
 
 
 def analyse(evaluation: Evaluation, failures: pd.DataFrame, progress: bool = False) -> Analysis:
@@ -99,8 +87,8 @@ def analyse(evaluation: Evaluation, failures: pd.DataFrame, progress: bool = Fal
         copy_layers(evaluation, failures, folder)
         scorer = open_scorer(evaluation)
         training = observe_training(evaluation, scorer, progress) if scorer else None
-        bar = {"leave": False, "unit": "image", "disable": not progress}
-        seen = tqdm(observe(evaluation, scorer), f"looking at {split}", len(evaluation.per_image), **bar)
+        bar = {"total": len(evaluation.per_image), "leave": False, "disable": not progress}
+        seen = tqdm(observe(evaluation, scorer), f"looking at {split}", **bar)
         paths = {sample: folder / "confidences" / f"{sample}.png" for sample in failures["id"]}
         images = _measure(evaluation, seen, training, paths)
         known = images.drop(columns=["group", "miou", "failed", "seed", "by_given"])
@@ -159,9 +147,8 @@ def observe_training(evaluation: Evaluation, scorer: Scorer, progress: bool = Fa
 
 @torch.inference_mode()
 def _features(images: torch.Tensor, model: train.Segmenter, plan: train.DevicePlan) -> np.ndarray:
-    with plan.autocast():
-        features = model.features(images.to(plan.device))
-    return features.nan_to_num(0.0, 0.0, 0.0).cpu().numpy()  # half precision may overflow
+    with plan.autocast():  # whose half precision may overflow
+        return model.features(images.to(plan.device)).nan_to_num(0.0, 0.0, 0.0).cpu().numpy()
 
 
 def _measure(

@@ -39,22 +39,18 @@ _SUSPECT = ["suspect_kind", "suspect_given", "suspect_suggested", "suspect_box",
 class Look(NamedTuple):
     """What one image tells; small, however large the image.
 
-    Args:
-        pixels: valid pixels.
-        agreement: share of them on which prediction and mask agree; NaN without any.
-        doubt: mean of 1 - top-1 probability over them; it does not depend on the mask.
-        shift: dx, dy in pixels by which the mask agrees best with the prediction, and the share of the
-            disagreement that goes.
-        regions: of disagreement, largest evidence first: given and suggested (class ids of mask and model),
-            mass (evidence: sum over inner pixels of log(probability of the prediction / of the mask)^2),
-            pixels, whole (share of the mask's regions it lies in that the model rejects), box ("x0 y0 x1 y1",
-            ends exclusive), seed (flat index of a pixel), by_given (connected by its given class or not).
+    `regions` of disagreement, largest evidence first: given and suggested (class ids of mask and model), mass
+    (evidence: sum over inner pixels of log(probability of the prediction / of the mask)^2), pixels, whole
+    (share of the mask's regions it lies in that the model rejects), box ("x0 y0 x1 y1", ends exclusive), seed
+    (flat index of a pixel), by_given (connected by its given class or not).
     """
 
-    pixels: int
-    agreement: float
-    doubt: float
-    shift: tuple[int, int, float]
+    pixels: int  # valid
+    agreement: float  # share of them on which prediction and mask agree; NaN without any
+    doubt: float  # mean of 1 - top-1 probability over them; it does not depend on the mask
+    shift: tuple[
+        int, int, float
+    ]  # dx, dy by which the mask agrees best, and the share of disagreement that goes
     regions: pd.DataFrame
 
 
@@ -62,16 +58,12 @@ def look(truth: np.ndarray, probabilities: np.ndarray, pred: np.ndarray) -> Look
     """Measure the disagreement between a mask and the model.
 
     Args:
-        truth: (H, W) uint8 class ids; 255 is ignored.
+        truth, pred: (H, W) uint8 class ids; 255 is ignored.
         probabilities: (C, H, W) floating point, summing to 1 over classes.
-        pred: (H, W) uint8 class ids.
     """
     valid = truth != IGNORE
-    top, of_mask = (
-        np.take_along_axis(probabilities, ids[None].astype(np.intp), 0)[0].astype(np.float32)
-        for ids in (pred, np.where(valid, truth, 0))
-    )
-    apart = valid & (pred != truth)
+    apart, ids = valid & (pred != truth), np.stack([pred, np.where(valid, truth, 0)]).astype(np.intp)
+    top, of_mask = np.take_along_axis(probabilities, ids, 0).astype(np.float32)  # (H, W) each
     inner = ndimage.minimum_filter(apart, 2 * boundary_width(truth.shape, _BAND) + 1)
     # squared: the model's own errors leave the true class some probability, a wrong label has next to none
     weight = np.where(inner, np.log(np.maximum(top, _FLOOR) / np.maximum(of_mask, _FLOOR)) ** 2, 0)
@@ -122,8 +114,7 @@ def _best_shift(truth: np.ndarray, pred: np.ndarray) -> tuple[int, int, float]:
         return 0, 0, 0.0
     pairs = [*((p == c, t == c) for c in np.unique(t[valid])), (np.ones_like(valid), valid)]
     *agreed, stay = (np.round(correlate_shifts(*pair, reach)).astype(np.int64) for pair in pairs)
-    # of the mask's pixels that stay in the image
-    share = np.where(stay > 0.5 * valid.sum(), sum(agreed) / np.maximum(stay, 1), 0)
+    share = np.where(stay > 0.5 * valid.sum(), sum(agreed) / np.maximum(stay, 1), 0)  # of those that stay
     y, x = np.unravel_index(share.argmax(), share.shape)
     still = share[reach, reach]
     gone = (share[y, x] - still) / max(1 - still, 1e-9)
@@ -137,16 +128,13 @@ def judge(looks: Sequence[Look | None], names: tuple[str, ...]) -> pd.DataFrame:
     j, which counts min(1, a_j / m); images with only the same given class, the same suggested class or any
     confusion count for less. The share of images that err like this is the chance of an error of the model.
     The evidence of images of which the model is less sure than usual is discounted. Where a shift explains
-    more of the disagreement than it usually does, the chance falls by as much.
-
-    Args:
-        looks: of every image of the split; without others to compare with, scores stay below 0.5.
-        names: of the classes.
+    more of the disagreement than it usually does, the chance falls by as much. With few images to compare
+    with, scores stay below 0.5.
 
     Returns:
-        A row a look: label_score, 0-1 (NaN of None), and of its most suspicious region suspect_kind ("swapped
-        class", "missing object", "shifted mask", "mask of another image" or ""), suspect_given,
-        suspect_suggested, suspect_box ("x0 y0 x1 y1"), pixels, seed and by_given; empty where there is none.
+        A row a look: label_score, 0-1 (NaN of None), and of its most suspicious region, if any, suspect_kind
+        ("swapped class", "missing object", "shifted mask", "mask of another image" or ""), suspect_given,
+        suspect_suggested, suspect_box ("x0 y0 x1 y1"), pixels, seed and by_given.
     """
     rows = [(np.nan if one is None else 0.0, "", "", "", "", 0, -1, True) for one in looks]
     found = [one.regions.assign(image=i) for i, one in enumerate(looks) if one and len(one.regions)]
@@ -165,7 +153,7 @@ def judge(looks: Sequence[Look | None], names: tuple[str, ...]) -> pd.DataFrame:
 
 def _share_like_it(looks: Sequence[Look], regions: pd.DataFrame) -> np.ndarray:
     """Compute the chance of each region to be the model's own error."""
-    image, given, suggested = (regions[name].to_numpy() for name in ("image", "given", "suggested"))
+    image, given, suggested = regions[["image", "given", "suggested"]].to_numpy().T
     doubts = np.array([one.doubt for one in looks])
     trust = np.divide(np.nanmedian(doubts), doubts, out=np.ones(len(looks)), where=doubts > 0)
     mass = regions["mass"].to_numpy() * np.minimum(1, trust[image]) ** 2
@@ -188,9 +176,8 @@ def _others(key: np.ndarray, image: np.ndarray, mass: np.ndarray) -> np.ndarray:
 
 def _kind(one: Look, region: pd.Series, agreement: float) -> str:
     """Name the kind of label error that the evidence points to; `agreement` is that of the typical mask."""
-    dx, dy, gone = one.shift
     alike = one.regions["by_given"] & (one.regions["given"] == region["given"])
-    if gone >= _EXPLAINED and (dx or dy):
+    if one.shift[2] >= _EXPLAINED:
         return "shifted mask"
     if 1 - one.agreement - one.regions.loc[alike, "pixels"].sum() / one.pixels > _FOREIGN * (1 - agreement):
         return "mask of another image"

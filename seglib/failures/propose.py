@@ -41,31 +41,30 @@ def propose_actions(analysis: Analysis) -> Actions:
     A change of the training needs two failures and a tenth of those whose labels are not in doubt, each by a
     cause that is sure or, after the verdict "model wrong", by any cause.
     """
-    dataset, failures, exclude, relabel = analysis.evaluation.dataset, analysis.failures, [], []
+    dataset, failures = analysis.evaluation.dataset, analysis.failures
+    splits = dict(zip(dataset.samples["id"], dataset.samples["split"], strict=True))
     book = VerdictBook(analysis.folder / "verdicts.csv")
     verdicts = {sample: row.verdict for sample, row in book.rows.items()}
-    splits, reasons = dict(zip(*dataset.samples[["id", "split"]].T.to_numpy(), strict=True)), {}
-    for sample, verdict in verdicts.items():
-        if verdict in ("label wrong", "ignore") and sample in splits:  # else the image is gone
-            reasons[sample] = f"verdict: {verdict}"
+    reasons = {i: f"verdict: {said}" for i, said in verdicts.items() if said in ("label wrong", "ignore")}
     for row in analysis.suspects[analysis.suspects["label_score"] >= LABEL_SURE].itertuples():
         if not verdicts.get(row.id):
             classes = f" ({row.suspect_given}, rather {row.suspect_suggested})" if row.suspect_given else ""
             what = (row.suspect_kind or "unlike the prediction") + classes
             reasons[row.id] = f"label suspected: {what}, score {row.label_score:.2f}"
+    exclude, relabel = [], []
     for sample, reason in reasons.items():
-        if splits[sample] != TRAIN:
-            reason = f"{splits[sample]}: stays in the scores; {reason}"
-            relabel.append(Sample(id=sample, reason=reason))
-        elif verdicts.get(sample) == "ignore":
-            exclude.append(Sample(id=sample, reason=reason))
-        else:
-            exclude.append(Sample(id=sample, reason=f"until relabelled; {reason}"))
-            relabel.append(Sample(id=sample, reason=reason))
-    said = failures["id"].map(verdicts) == "model wrong"
-    failures = failures.assign(sure=said | (failures["cause_confidence"] >= _SURE))
-    params = Train.read(read_json(analysis.evaluation.run.params, ["run"]))
-    augment, weights = _training_changes(failures[~failures["id"].isin(reasons)], params)
+        split, ignored = splits.get(sample), verdicts.get(sample) == "ignore"
+        if split == TRAIN:
+            exclude.append(Sample(id=sample, reason=reason if ignored else f"until relabelled; {reason}"))
+        if split and not (split == TRAIN and ignored):  # no split: a verdict on an image that is gone
+            kept = "" if split == TRAIN else f"{split}: stays in the scores; "
+            relabel.append(Sample(id=sample, reason=kept + reason))
+    sure = (failures["id"].map(verdicts) == "model wrong") | (failures["cause_confidence"] >= _SURE)
+    clean, params = (
+        ~failures["id"].isin(reasons),
+        Train.read(read_json(analysis.evaluation.run.params, ["run"])),
+    )
+    augment, weights = _training_changes(failures.assign(sure=sure)[clean], params)
     return Actions(exclude=exclude, relabel=relabel, augment=augment, class_weights=weights)
 
 
@@ -75,12 +74,9 @@ def _training_changes(failures: pd.DataFrame, params: Train) -> tuple[list[Setti
     counts, total = what[failures["sure"]].value_counts(), len(failures)
     counts = counts[counts >= max(2.0, _SUPPORT * total)]
     reasons = {cause: f"{count} of {total} failures: {cause}" for cause, count in counts.items()}
-    settings = [
-        Setting(name=name, value=value, reason=reasons[cause])
-        for cause, wanted in _AUGMENT.items()
-        for name, value in wanted.items()
-        if cause in reasons and value > getattr(params, name)
-    ]
+    wanted = [(cause, *one) for cause in _AUGMENT if cause in reasons for one in _AUGMENT[cause].items()]
+    raised = [one for one in wanted if one[2] > getattr(params, one[1])]
+    settings = [Setting(name=name, value=value, reason=reasons[cause]) for cause, name, value in raised]
     if "rare class" not in reasons or params.class_weights != "none":
         return settings, Weights()
     return settings, Weights(value="sqrt_inverse", reason=reasons["rare class"])

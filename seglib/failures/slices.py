@@ -42,9 +42,9 @@ def compare_slices(
         units: (N,) labels of what is independent (see `metrics.independent_units`).
 
     Returns:
-        `COLUMNS` of each slice that is large enough, claimed and costly ones first: slice (in words), about
-        (the property), images, units, failures, miou and elsewhere (means over images), their difference with
-        its 95 % bootstrap interval, p (one-sided), claimed, cost (points of the mean over all images).
+        Of each slice that is large enough, claimed and costly ones first: slice (in words), about (property),
+        images, units, failures, miou and elsewhere (means over images), their difference with its 95 %
+        bootstrap interval (low, high), p (one-sided), claimed, cost (points of the mean over all images).
 
     Source: Westfall and Young, Resampling-Based Multiple Testing, 1993.
     """
@@ -58,8 +58,7 @@ def compare_slices(
     members = np.stack(members, axis=1)  # (N, J)
     table = pd.DataFrame({"slice": words, "about": about, "images": members.sum(0)})
     table["units"] = [len(pd.unique(units[chosen])) for chosen in members.T]
-    table["failures"] = failed.to_numpy(int) @ members
-    table["miou"] = miou @ members / table["images"]
+    table["failures"], table["miou"] = failed.to_numpy(int) @ members, miou @ members / table["images"]
     table["elsewhere"] = miou @ ~members / (len(miou) - table["images"])
     table["difference"] = table["miou"] - table["elsewhere"]
     table["cost"] = -table["difference"] * table["images"] / len(miou)
