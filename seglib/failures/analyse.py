@@ -6,7 +6,7 @@ One image is in memory at a time: the probabilities of a split would not fit.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -140,9 +140,8 @@ def observe_training(evaluation: Evaluation, scorer: Scorer, progress: bool = Fa
         features.extend(_features(images, *scorer))
     qualities = pd.DataFrame([checks.qualities(cached.pair(k)[0]) for k in range(len(cached))])
     samples = dataset.split("train")[["id", "group"]].reset_index(drop=True)
-    return TrainingImages(
-        samples, np.stack(features)[np.argsort(order)], qualities, cached.pixel_counts.sum(0)
-    )
+    features = np.stack(features)[np.argsort(order)]
+    return TrainingImages(samples, features, qualities, cached.pixel_counts.sum(0))
 
 
 @torch.inference_mode()
@@ -152,12 +151,9 @@ def _features(images: torch.Tensor, model: train.Segmenter, plan: train.DevicePl
 
 
 def _measure(
-    evaluation: Evaluation,
-    seen: Iterable[Observed],
-    training: TrainingImages | None,
-    paths: Mapping[str, Path],
+    evaluation: Evaluation, seen: Iterable[Observed], training: TrainingImages | None, paths: dict
 ) -> pd.DataFrame:
-    """Measure every image of the split, and save the confidences of those that failed to their `paths`."""
+    """Measure every image of the split, and save the confidences of those that failed (id -> path)."""
     images = evaluation.per_image[["id", "group", "miou", "confidence"]].reset_index(drop=True)
     images["unsure"] = (1 - images["confidence"]) / max((1 - images["confidence"]).median(), 1e-9)
     images["failed"] = images["id"].isin(paths)
@@ -184,8 +180,8 @@ def _facts(one: Observed, reference: checks.Reference | None, evaluation: Evalua
     truth, pred, absent = one.truth, one.pred, evaluation.scores["absent"]
     facts, confusion = checks.qualities(one.image), evaluation.confusions[one.position]
     degraded = checks.degradation(facts, reference) if reference else ("", np.nan, "")
-    names = ("degradation", "degradation_z", "degradation_detail")
-    facts |= dict(zip(names, degraded, strict=True)) | lost_iou(truth, pred, len(confusion), absent)
+    facts["degradation"], facts["degradation_z"], facts["degradation_detail"] = degraded
+    facts |= lost_iou(truth, pred, len(confusion), absent)
     _, values, sizes = label_regions(truth)
     sizes = sizes[values != IGNORE]
     small = sizes[sizes < metrics.EDGES[0] * truth.size].sum()

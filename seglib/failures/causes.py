@@ -35,6 +35,11 @@ _NUMBERS += ["lost_rare", "lost_small", "best_fix_gain"]
 _TEXTS = ["suspect_kind", "suspect_given", "suspect_suggested", "never_predicted", "degradation"]
 _TEXTS += ["degradation_detail", "nearest", "rare_classes", "best_fix"]
 _Claim = tuple[str, float, str]  # a cause, the confidence in it (0-1), and a sentence of evidence
+_UNEXPLAINED = (
+    "unexplained",
+    0.0,
+    "neither label, image, training set nor class accounts for most of the lost IoU.",
+)
 
 
 def explain(failures: pd.DataFrame) -> pd.DataFrame:
@@ -54,16 +59,21 @@ def explain(failures: pd.DataFrame) -> pd.DataFrame:
     # a training image, whose novelty is unknown, is never one that the model is lost in
     least = np.where(numbers["novelty"] < _STRANGE, _UNSURE[1], _UNSURE[0])
     is_lost = (numbers["unsure"] >= least) & numbers["novelty"].notna()
-    known = numbers.fillna(0.0).assign(is_lost=is_lost)
+    known = failures.reindex(columns=_TEXTS, fill_value="").join(numbers.fillna(0.0)).assign(is_lost=is_lost)
+    known["nearest"] = [f" Nearest: {ids[0]}." if ids else "" for ids in known["nearest"]]
     claims = []
-    for row in known.join(failures.reindex(columns=_TEXTS, fill_value="")).itertuples():
-        ranks = (_outside_the_model(row), _half_of_the_loss(row), _lost(row))
-        best = (max(rank, key=lambda claim: claim[1]) for rank in ranks)
-        why = "neither label, image, training set nor class accounts for most of the lost IoU."
-        claim = next((claim for claim in best if claim[1] >= SURE), ("unexplained", 0.0, why))
-        claims.append((*claim[:2], claim[2][:1].upper() + claim[2][1:], ADVICE[claim[0]]))
+    for row in known.itertuples():
+        best = (max(rank, key=lambda claim: claim[1]) for rank in _ranks(row))
+        cause, confidence, told = next((claim for claim in best if claim[1] >= SURE), _UNEXPLAINED)
+        claims.append((cause, confidence, told[:1].upper() + told[1:], ADVICE[cause]))
     columns = ["cause", "cause_confidence", "evidence", "suggestion"]
     return pd.DataFrame(claims, columns=columns, index=failures.index)
+
+
+def _ranks(row: Any) -> list[list[_Claim]]:
+    lost = SURE + 0.1 * min(1.0, row.unsure / _UNSURE[0] - 1) if row.is_lost else 0.0
+    told = f"the model is {row.unsure:.1f} times as unsure all over it as in the typical image of this split."
+    return [_outside_the_model(row), _half_of_the_loss(row), [("unlike training", lost, told + row.nearest)]]
 
 
 def _outside_the_model(row: Any) -> list[_Claim]:
@@ -83,7 +93,7 @@ def _outside_the_model(row: Any) -> list[_Claim]:
     return [
         ("label error", label, f"{kind}: {told}" if kind else told),
         ("degraded image", degraded, row.degradation_detail),
-        ("unlike training", unlike, far + _nearest(row)),
+        ("unlike training", unlike, far + row.nearest),
     ]
 
 
@@ -98,16 +108,6 @@ def _half_of_the_loss(row: Any) -> list[_Claim]:
         ("small objects", small, f"{small:.0%} {of} regions below 0.33 % of the image."),
         ("class confusion", fix, f"one confusion, {row.best_fix}, costs {gain:.2f} of the lost {lost:.2f}."),
     ]
-
-
-def _lost(row: Any) -> list[_Claim]:
-    confidence = SURE + 0.1 * min(1.0, row.unsure / _UNSURE[0] - 1) if row.is_lost else 0.0
-    told = f"the model is {row.unsure:.1f} times as unsure all over it as in the typical image of this split."
-    return [("unlike training", confidence, told + _nearest(row))]
-
-
-def _nearest(row: Any) -> str:
-    return f" Nearest: {row.nearest[0]}." if row.nearest else ""
 
 
 def summarise_causes(failures: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,7 @@ outlines left out; `judge` asks how often the model errs as badly by the same co
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,8 +25,10 @@ _REGIONS = 16  # regions kept an image, those with the most evidence
 _FLOOR = 1e-5  # probabilities below it count as equally impossible
 _NOISE = 1e-3  # evidence a valid pixel that any image may hold
 _KINSHIP = (1.0, 0.1, 0.1, 0.3)  # weights: the same confusion, given class, suggested class; any confusion
-_COARSE = 64  # longer side of the grid on which shifts are tried
-_REACH = 0.15  # farthest shift that is tried, of the longer side
+_COARSE, _REACH = (
+    64,
+    0.15,
+)  # longer side of the grid on which shifts are tried, and the farthest, of that side
 _EXPLAINED = 0.5  # share of the disagreement that a shift must take away for a mask to be called shifted
 _FOREIGN = 3.0  # times the usual disagreement, beyond the worst class's: the mask belongs to another image
 _OBJECT = 0.05  # of the valid pixels: a larger region is not a missing object
@@ -48,9 +50,7 @@ class Look(NamedTuple):
     pixels: int  # valid
     agreement: float  # share of them on which prediction and mask agree; NaN without any
     doubt: float  # mean of 1 - top-1 probability over them; it does not depend on the mask
-    shift: tuple[
-        int, int, float
-    ]  # dx, dy by which the mask agrees best, and the share of disagreement that goes
+    shift: tuple[int, int, float]  # dx, dy that move the mask best, and the share of disagreement that goes
     regions: pd.DataFrame
 
 
@@ -70,11 +70,10 @@ def look(truth: np.ndarray, probabilities: np.ndarray, pred: np.ndarray) -> Look
     rows = [row for by_given in (True, False) for row in _regions(truth, pred, weight, by_given)]
     regions = pd.DataFrame(rows, columns=_REGION)
     regions = regions.sort_values("mass", ascending=False, kind="stable", ignore_index=True).head(_REGIONS)
-    shift, pixels = _best_shift(truth, pred), int(np.count_nonzero(valid))
-    if not pixels:
-        return Look(0, np.nan, np.nan, shift, regions)
-    doubt = float(1 - top[valid].mean(dtype=np.float64))
-    return Look(pixels, 1 - np.count_nonzero(apart) / pixels, doubt, shift, regions)
+    pixels, agreement, doubt = int(np.count_nonzero(valid)), np.nan, np.nan
+    if pixels:
+        agreement, doubt = 1 - np.count_nonzero(apart) / pixels, 1 - top[valid].mean(dtype=np.float64)
+    return Look(pixels, agreement, float(doubt), _best_shift(truth, pred), regions)
 
 
 def _regions(truth: np.ndarray, pred: np.ndarray, weight: np.ndarray, by_given: bool) -> Iterator[tuple]:
@@ -91,8 +90,7 @@ def _regions(truth: np.ndarray, pred: np.ndarray, weight: np.ndarray, by_given: 
         of, overlap = np.unique(labels_given[inside], return_counts=True)
         mostly = overlap >= 0.1 * sizes[k]
         whole = overlap[mostly].sum() / sizes_given[of[mostly]].sum()
-        box = f"{x.min()} {y[0]} {x.max() + 1} {y[-1] + 1}"
-        seed = y[0] * truth.shape[1] + x[0]
+        box, seed = f"{x.min()} {y[0]} {x.max() + 1} {y[-1] + 1}", y[0] * truth.shape[1] + x[0]
         yield (*ids[:: 1 if by_given else -1], mass[k], sizes[k], whole, box, seed, by_given)
 
 
@@ -116,8 +114,7 @@ def _best_shift(truth: np.ndarray, pred: np.ndarray) -> tuple[int, int, float]:
     *agreed, stay = (np.round(correlate_shifts(*pair, reach)).astype(np.int64) for pair in pairs)
     share = np.where(stay > 0.5 * valid.sum(), sum(agreed) / np.maximum(stay, 1), 0)  # of those that stay
     y, x = np.unravel_index(share.argmax(), share.shape)
-    still = share[reach, reach]
-    gone = (share[y, x] - still) / max(1 - still, 1e-9)
+    gone = (share[y, x] - share[reach, reach]) / max(1 - share[reach, reach], 1e-9)
     return int(x - reach) * step, int(y - reach) * step, float(gone)
 
 
@@ -138,16 +135,17 @@ def judge(looks: Sequence[Look | None], names: tuple[str, ...]) -> pd.DataFrame:
     """
     rows = [(np.nan if one is None else 0.0, "", "", "", "", 0, -1, True) for one in looks]
     found = [one.regions.assign(image=i) for i, one in enumerate(looks) if one and len(one.regions)]
-    regions = pd.concat(found, ignore_index=True) if found else pd.DataFrame({"image": []})
     if found:
+        regions, agreement = (
+            pd.concat(found, ignore_index=True),
+            np.nanmedian([one.agreement for one in looks]),
+        )
         regions["share"] = _share_like_it(looks, regions)
-        agreement = np.nanmedian([one.agreement for one in looks])
-    for i, own in regions.groupby("image"):
-        row = own.loc[own["share"].idxmin()]
-        score = float(np.clip(1 - row["share"], 0, 1))
-        kind = _kind(looks[i], row, agreement) if score >= 0.5 else ""
-        where = row[["box", "pixels", "seed", "by_given"]]
-        rows[i] = (score, kind, names[row["given"]], names[row["suggested"]], *where)
+        for own in regions.loc[regions.groupby("image")["share"].idxmin()].itertuples():
+            score = float(np.clip(1 - own.share, 0, 1))
+            kind = _kind(looks[own.image], own, agreement) if score >= 0.5 else ""
+            classes = names[own.given], names[own.suggested]
+            rows[own.image] = (score, kind, *classes, own.box, own.pixels, own.seed, own.by_given)
     return pd.DataFrame(rows, columns=["label_score", *_SUSPECT])
 
 
@@ -174,16 +172,16 @@ def _others(key: np.ndarray, image: np.ndarray, mass: np.ndarray) -> np.ndarray:
     return np.array([np.minimum(1, most[k] / m).sum() - 1 for k, m in zip(place, mass, strict=True)])
 
 
-def _kind(one: Look, region: pd.Series, agreement: float) -> str:
+def _kind(one: Look, own: Any, agreement: float) -> str:
     """Name the kind of label error that the evidence points to; `agreement` is that of the typical mask."""
-    alike = one.regions["by_given"] & (one.regions["given"] == region["given"])
+    of_class = one.regions[one.regions["by_given"] & (one.regions["given"] == own.given)]
     if one.shift[2] >= _EXPLAINED:
         return "shifted mask"
-    if 1 - one.agreement - one.regions.loc[alike, "pixels"].sum() / one.pixels > _FOREIGN * (1 - agreement):
+    if 1 - one.agreement - of_class["pixels"].sum() / one.pixels > _FOREIGN * (1 - agreement):
         return "mask of another image"
-    if region["whole"] >= _WHOLE or region["pixels"] > _OBJECT * one.pixels:
+    if own.whole >= _WHOLE or own.pixels > _OBJECT * one.pixels:
         return "swapped class"
-    return "missing object" if region["whole"] <= _PART else ""
+    return "missing object" if own.whole <= _PART else ""
 
 
 def suspect_region(truth: np.ndarray, pred: np.ndarray, seed: int, by_given: bool) -> np.ndarray:

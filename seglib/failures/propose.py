@@ -43,8 +43,8 @@ def propose_actions(analysis: Analysis) -> Actions:
     """
     dataset, failures = analysis.evaluation.dataset, analysis.failures
     splits = dict(zip(dataset.samples["id"], dataset.samples["split"], strict=True))
-    book = VerdictBook(analysis.folder / "verdicts.csv")
-    verdicts = {sample: row.verdict for sample, row in book.rows.items()}
+    book = VerdictBook(analysis.folder / "verdicts.csv").rows
+    verdicts = {sample: row.verdict for sample, row in book.items()}
     reasons = {i: f"verdict: {said}" for i, said in verdicts.items() if said in ("label wrong", "ignore")}
     for row in analysis.suspects[analysis.suspects["label_score"] >= LABEL_SURE].itertuples():
         if not verdicts.get(row.id):
@@ -60,12 +60,9 @@ def propose_actions(analysis: Analysis) -> Actions:
             kept = "" if split == TRAIN else f"{split}: stays in the scores; "
             relabel.append(Sample(id=sample, reason=kept + reason))
     sure = (failures["id"].map(verdicts) == "model wrong") | (failures["cause_confidence"] >= _SURE)
-    clean, params = (
-        ~failures["id"].isin(reasons),
-        Train.read(read_json(analysis.evaluation.run.params, ["run"])),
-    )
-    augment, weights = _training_changes(failures.assign(sure=sure)[clean], params)
-    return Actions(exclude=exclude, relabel=relabel, augment=augment, class_weights=weights)
+    params, clean = read_json(analysis.evaluation.run.params, ["run"]), ~failures["id"].isin(reasons)
+    changes = _training_changes(failures.assign(sure=sure)[clean], Train.read(params))
+    return Actions(exclude=exclude, relabel=relabel, augment=changes[0], class_weights=changes[1])
 
 
 def _training_changes(failures: pd.DataFrame, params: Train) -> tuple[list[Setting], Weights]:
@@ -77,6 +74,5 @@ def _training_changes(failures: pd.DataFrame, params: Train) -> tuple[list[Setti
     wanted = [(cause, *one) for cause in _AUGMENT if cause in reasons for one in _AUGMENT[cause].items()]
     raised = [one for one in wanted if one[2] > getattr(params, one[1])]
     settings = [Setting(name=name, value=value, reason=reasons[cause]) for cause, name, value in raised]
-    if "rare class" not in reasons or params.class_weights != "none":
-        return settings, Weights()
-    return settings, Weights(value="sqrt_inverse", reason=reasons["rare class"])
+    weigh = "rare class" in reasons and params.class_weights == "none"
+    return settings, Weights(value="sqrt_inverse", reason=reasons["rare class"]) if weigh else Weights()

@@ -57,7 +57,7 @@ def compare_slices(
     about, words, members = zip(*found, strict=True)
     members = np.stack(members, axis=1)  # (N, J)
     table = pd.DataFrame({"slice": words, "about": about, "images": members.sum(0)})
-    table["units"] = [len(pd.unique(units[chosen])) for chosen in members.T]
+    table["units"] = [len(set(units[chosen])) for chosen in members.T]
     table["failures"], table["miou"] = failed.to_numpy(int) @ members, miou @ members / table["images"]
     table["elsewhere"] = miou @ ~members / (len(miou) - table["images"])
     table["difference"] = table["miou"] - table["elsewhere"]
@@ -71,10 +71,9 @@ def compare_slices(
     table["low"], table["high"] = np.nanpercentile(draws, [2.5, 97.5], axis=0)
     table["claimed"] = (table["p"] <= LEVEL) & (table["difference"] < 0)
     # thirds and tenths of one property tell of the same thing
-    table = (
-        table.sort_values("deviation", ascending=False, kind="stable").drop_duplicates("about").sort_index()
-    )
-    return table.sort_values(["claimed", "cost"], ascending=False, kind="stable", ignore_index=True)[COLUMNS]
+    first = table.sort_values("deviation", ascending=False, kind="stable").drop_duplicates("about").index
+    table = table.loc[first.sort_values(), COLUMNS]
+    return table.sort_values(["claimed", "cost"], ascending=False, kind="stable", ignore_index=True)
 
 
 def _is_large(units: np.ndarray) -> bool:
