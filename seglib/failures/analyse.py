@@ -94,7 +94,7 @@ def analyse(evaluation: Evaluation, failures: pd.DataFrame, progress: bool = Fal
         known = images.drop(columns=["group", "miou", "failed", "seed", "by_given"])
         table = failures.merge(known, on="id", how="left", validate="1:1")
         table = pd.concat([table, causes.explain(table)], axis=1)
-        suspects = images[["id", *_SUSPECT, "failed"]].dropna(subset="label_score")
+        suspects = images.loc[images["label_score"].notna(), ["id", *_SUSPECT, "failed"]]
         suspects = suspects.sort_values("label_score", ascending=False, kind="stable", ignore_index=True)
         found = Analysis(evaluation, run.failures(split), table, images, suspects, training)
         _write(found, folder)
@@ -241,9 +241,8 @@ def beside_nearest(analysis: Analysis, failures: pd.DataFrame, count: int = 4) -
 def warnings_of(analysis: Analysis) -> dict[str, EarlyWarning]:
     """Judge how well the mean confidence over pixels, and over classes, warns of failures."""
     failed, units = analysis.images["failed"].to_numpy(), independent_parts(analysis.evaluation)
-    columns = {"confidence": "confidence", "confidence by class": "class_confidence"}
-    signals = {name: analysis.images[column].to_numpy(float) for name, column in columns.items()}
-    return {name: early_warning(signal, failed, units, name) for name, signal in signals.items()}
+    pairs = ("confidence", "confidence"), ("confidence by class", "class_confidence")
+    return {name: early_warning(analysis.images[column], failed, units, name) for name, column in pairs}
 
 
 def independent_parts(evaluation: Evaluation) -> np.ndarray:

@@ -35,11 +35,7 @@ _NUMBERS += ["lost_rare", "lost_small", "best_fix_gain"]
 _TEXTS = ["suspect_kind", "suspect_given", "suspect_suggested", "never_predicted", "degradation"]
 _TEXTS += ["degradation_detail", "nearest", "rare_classes", "best_fix"]
 _Claim = tuple[str, float, str]  # a cause, the confidence in it (0-1), and a sentence of evidence
-_UNEXPLAINED = (
-    "unexplained",
-    0.0,
-    "neither label, image, training set nor class accounts for most of the lost IoU.",
-)
+_WHY = "neither label, image, training set nor class accounts for most of the lost IoU."
 
 
 def explain(failures: pd.DataFrame) -> pd.DataFrame:
@@ -64,10 +60,11 @@ def explain(failures: pd.DataFrame) -> pd.DataFrame:
     claims = []
     for row in known.itertuples():
         best = (max(rank, key=lambda claim: claim[1]) for rank in _ranks(row))
-        cause, confidence, told = next((claim for claim in best if claim[1] >= SURE), _UNEXPLAINED)
+        cause, confidence, told = next(
+            (claim for claim in best if claim[1] >= SURE), ("unexplained", 0.0, _WHY)
+        )
         claims.append((cause, confidence, told[:1].upper() + told[1:], ADVICE[cause]))
-    columns = ["cause", "cause_confidence", "evidence", "suggestion"]
-    return pd.DataFrame(claims, columns=columns, index=failures.index)
+    return pd.DataFrame(claims, failures.index, ["cause", "cause_confidence", "evidence", "suggestion"])
 
 
 def _ranks(row: Any) -> list[list[_Claim]]:
@@ -98,15 +95,15 @@ def _outside_the_model(row: Any) -> list[_Claim]:
 
 
 def _half_of_the_loss(row: Any) -> list[_Claim]:
-    lost, gain = 1 - row.miou, row.best_fix_gain
-    parts = row.lost_rare, row.lost_small, gain
+    lost, parts = 1 - row.miou, (row.lost_rare, row.lost_small, row.best_fix_gain)
     rare, small, fix = (min(1.0, part / lost) if lost > 0 else 0.0 for part in parts)
     of = "of the lost IoU is due to"
     classes = f"classes with less than {RARE:.0%} of the training pixels: {row.rare_classes}."
+    pair = f"one confusion, {row.best_fix}, costs {parts[2]:.2f} of the lost {lost:.2f}."
     return [
         ("rare class", rare, f"{rare:.0%} {of} {classes}"),
         ("small objects", small, f"{small:.0%} {of} regions below 0.33 % of the image."),
-        ("class confusion", fix, f"one confusion, {row.best_fix}, costs {gain:.2f} of the lost {lost:.2f}."),
+        ("class confusion", fix, pair),
     ]
 
 
@@ -132,7 +129,6 @@ def class_losses(
 
     Args:
         confusions: (N, C, C) pixel counts; rows are ground truth.
-        names: of the classes.
         pixels: (C,) training pixels of each class; None: unknown, then no class is rare.
         absent: policy of `metrics.image_class_iou`.
 

@@ -25,10 +25,7 @@ _REGIONS = 16  # regions kept an image, those with the most evidence
 _FLOOR = 1e-5  # probabilities below it count as equally impossible
 _NOISE = 1e-3  # evidence a valid pixel that any image may hold
 _KINSHIP = (1.0, 0.1, 0.1, 0.3)  # weights: the same confusion, given class, suggested class; any confusion
-_COARSE, _REACH = (
-    64,
-    0.15,
-)  # longer side of the grid on which shifts are tried, and the farthest, of that side
+_COARSE, _REACH = 64, 0.15  # longer side of the grid on which shifts are tried; how far, as a share of it
 _EXPLAINED = 0.5  # share of the disagreement that a shift must take away for a mask to be called shifted
 _FOREIGN = 3.0  # times the usual disagreement, beyond the worst class's: the mask belongs to another image
 _OBJECT = 0.05  # of the valid pixels: a larger region is not a missing object
@@ -101,16 +98,14 @@ def _apart(truth: np.ndarray, pred: np.ndarray, by_given: bool) -> tuple[np.ndar
 
 
 def _best_shift(truth: np.ndarray, pred: np.ndarray) -> tuple[int, int, float]:
-    """Find dx, dy that move the mask onto the prediction best, and the share of the disagreement that goes.
-
-    The agreement at every shift on a coarse grid is a sum over classes of cross-correlations.
-    """
+    """Find dx, dy that move the mask onto the prediction best, and the share of the disagreement that goes."""
     step = max(1, -(-max(truth.shape) // _COARSE))
     t, p = (ids[step // 2 :: step, step // 2 :: step] for ids in (truth, pred))
     valid, reach = t != IGNORE, max(1, round(_REACH * max(t.shape)))
     if not valid.any():
         return 0, 0, 0.0
     pairs = [*((p == c, t == c) for c in np.unique(t[valid])), (np.ones_like(valid), valid)]
+    # the agreement at every shift is a sum over classes of cross-correlations
     *agreed, stay = (np.round(correlate_shifts(*pair, reach)).astype(np.int64) for pair in pairs)
     share = np.where(stay > 0.5 * valid.sum(), sum(agreed) / np.maximum(stay, 1), 0)  # of those that stay
     y, x = np.unravel_index(share.argmax(), share.shape)
@@ -136,11 +131,9 @@ def judge(looks: Sequence[Look | None], names: tuple[str, ...]) -> pd.DataFrame:
     rows = [(np.nan if one is None else 0.0, "", "", "", "", 0, -1, True) for one in looks]
     found = [one.regions.assign(image=i) for i, one in enumerate(looks) if one and len(one.regions)]
     if found:
-        regions, agreement = (
-            pd.concat(found, ignore_index=True),
-            np.nanmedian([one.agreement for one in looks]),
-        )
+        regions = pd.concat(found, ignore_index=True)
         regions["share"] = _share_like_it(looks, regions)
+        agreement = np.nanmedian([one.agreement for one in looks])
         for own in regions.loc[regions.groupby("image")["share"].idxmin()].itertuples():
             score = float(np.clip(1 - own.share, 0, 1))
             kind = _kind(looks[own.image], own, agreement) if score >= 0.5 else ""
@@ -152,15 +145,15 @@ def judge(looks: Sequence[Look | None], names: tuple[str, ...]) -> pd.DataFrame:
 def _share_like_it(looks: Sequence[Look], regions: pd.DataFrame) -> np.ndarray:
     """Compute the chance of each region to be the model's own error."""
     image, given, suggested = regions[["image", "given", "suggested"]].to_numpy().T
-    doubts = np.array([one.doubt for one in looks])
+    pixels, doubts, still = np.array([(one.pixels, one.doubt, 1 - one.shift[2]) for one in looks]).T
     trust = np.divide(np.nanmedian(doubts), doubts, out=np.ones(len(looks)), where=doubts > 0)
     mass = regions["mass"].to_numpy() * np.minimum(1, trust[image]) ** 2
     alike = (given * (IGNORE + 1) + suggested, given, suggested, np.zeros_like(given))
     like = sum(weight * _others(key, image, mass) for weight, key in zip(_KINSHIP, alike, strict=True))
-    noise = _NOISE * np.array([one.pixels for one in looks])[image]
     # as of a rank among n others, (r + 1) / (n + 1): with few others to compare with, little can be said
-    share = (like + 0.5 + 0.5 * np.minimum(1, noise / mass)) / (sum(_KINSHIP) * (len(looks) - 1) + 1)
-    still = np.array([1 - one.shift[2] for one in looks])
+    share = (like + 0.5 + 0.5 * np.minimum(1, _NOISE * pixels[image] / mass)) / (
+        sum(_KINSHIP) * (len(looks) - 1) + 1
+    )
     return share * np.minimum(1, still / max(np.median(still), _FLOOR))[image]
 
 

@@ -31,10 +31,9 @@ def compare_slices(
 ) -> pd.DataFrame:
     """Compare the images of each slice with all others.
 
-    Slices are the lowest and highest third and tenth of a number, and the images for which a bool is true. Of
-    each property the slice that stands out most is kept. `p` is corrected for all slices by the permutation
-    distribution of the largest deviation. Whole units are permuted: neighbouring frames are no independent
-    evidence.
+    Slices are the lowest and highest third and tenth of a number, and the images for which a bool is true; of
+    each property the one that stands out most is kept. `p` is corrected for all slices by the distribution of
+    the largest deviation when whole units are permuted: neighbouring frames are no independent evidence.
 
     Args:
         images: miou (NaN leaves an image out) and failed of N images.
@@ -51,7 +50,7 @@ def compare_slices(
     known = images["miou"].notna().to_numpy()
     miou, failed, units = images.loc[known, "miou"].to_numpy(), images.loc[known, "failed"], units[known]
     values = {name: np.asarray(column)[known] for name, column in properties.items()}
-    found = [one for one in _slices(values) if all(_is_large(units[side]) for side in (one[2], ~one[2]))]
+    found = list(_slices(values, units))
     if not found:
         return pd.DataFrame(columns=COLUMNS)
     about, words, members = zip(*found, strict=True)
@@ -76,23 +75,24 @@ def compare_slices(
     return table.sort_values(["claimed", "cost"], ascending=False, kind="stable", ignore_index=True)
 
 
-def _is_large(units: np.ndarray) -> bool:
-    return len(units) >= FEWEST_IMAGES and len(pd.unique(units)) >= FEWEST_UNITS
-
-
-def _slices(values: Mapping[str, np.ndarray]) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Yield property, words and (N,) bool members of each slice."""
+def _slices(values: Mapping[str, np.ndarray], units: np.ndarray) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Yield property, words and (N,) bool members of each slice that is large enough."""
     for name, column in values.items():
-        if column.dtype == bool:
-            yield name, name, column
-            continue
-        known = column[np.isfinite(column)]
-        for part, share in (("third", 1 / 3), ("tenth", 0.1)) if len(np.unique(known)) > 1 else ():
-            low, high = np.quantile(known, [share, 1 - share])
-            ends = (("less (lowest", low, column <= low), ("more (highest", high, column >= high))
-            for words, edge, chosen in ends:
-                if chosen.sum() <= 1.5 * share * len(known) + 1:  # where many are equal there is no tail
-                    yield name, f"{name.replace('_', ' ')} of {edge:.3g} or {words} {part})", chosen
+        found = [(name, column)] if column.dtype == bool else _tails(name.replace("_", " "), column)
+        for words, chosen in found:
+            sides = units[chosen], units[~chosen]
+            if all(len(side) >= FEWEST_IMAGES and len(set(side)) >= FEWEST_UNITS for side in sides):
+                yield name, words, chosen
+
+
+def _tails(name: str, column: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    known = column[np.isfinite(column)]
+    for part, share in (("third", 1 / 3), ("tenth", 0.1)) if len(np.unique(known)) > 1 else ():
+        low, high = np.quantile(known, [share, 1 - share])
+        ends = ("less (lowest", low, column <= low), ("more (highest", high, column >= high)
+        for words, edge, chosen in ends:
+            if chosen.sum() <= 1.5 * share * len(known) + 1:  # where many are equal there is no tail
+                yield f"{name} of {edge:.3g} or {words} {part})", chosen
 
 
 def _p_values(members: np.ndarray, units: np.ndarray, miou: np.ndarray, resamples: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from seglib import actions, failures
 from seglib.actions import Actions
 from seglib.data.dataset import load_dataset, read_pair
 from seglib.evaluate import evaluate_predictions, evaluate_run
-from seglib.failures import evidence
+from seglib.failures.analyse import observe, open_scorer
 from seglib.params import Evaluate
 from seglib.runs import Run
 from seglib.train.model import load_checkpoint
@@ -97,7 +97,7 @@ def test_predictions_of_another_tool(run):
 def test_every_image_is_seen_as_it_was_scored(run, flip):
     evaluation = evaluate_run(Evaluate(run="tiny", split="test", flip_tta=flip))
     data, model = evaluation.dataset, load_checkpoint(run.best_checkpoint)[0]
-    seen = sorted(evidence.observe(evaluation, evidence.open_scorer(evaluation)))
+    seen = sorted(observe(evaluation, open_scorer(evaluation)), key=lambda one: one.position)
     assert [one.id for one in seen] == evaluation.per_image["id"].tolist()
     folder = failures.analyse(evaluation, failures.find_failures(evaluation, 2.0)).folder
     for one, row in zip(seen, data.split("test").itertuples(), strict=True):
@@ -111,18 +111,6 @@ def test_every_image_is_seen_as_it_was_scored(run, flip):
         batch = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
         with torch.inference_mode():
             np.testing.assert_allclose(one.features, model.features(batch)[0].numpy(), atol=1e-4)
-
-
-def test_the_model_is_loaded_once_and_the_dataset_is_not_opened_again(run, trained_root, monkeypatch):
-    evaluation, loaded = evaluate_run(Evaluate(run="tiny", split="test")), []
-    (trained_root / "data" / "tiny" / "dataset.yaml").write_text("classes: [")
-    load = evidence.load_checkpoint
-    monkeypatch.setattr(evidence, "load_checkpoint", lambda *args: loaded.append(args) or load(*args))
-    found = failures.analyse(evaluation, failures.find_failures(evaluation, 2.0))
-    failures.find_slices(found)
-    failures.warnings_of(found)
-    failures.propose_actions(found)
-    assert len(loaded) == 1
 
 
 def test_training_images_are_those_that_the_run_was_trained_on(run):

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
-from seglib.failures.label_errors import KINDS, Look, judge, look, suspect_region
+from seglib.failures import label_errors
+from seglib.failures.label_errors import Look, judge, suspect_region
 
 SIZE = (60, 80)
 NAMES = ("sky", "road", "car", "person")
@@ -29,14 +30,18 @@ def believing(ids: np.ndarray, sure: float = 0.97, classes: int = 4) -> np.ndarr
     return np.where(np.arange(classes)[:, None, None] == seen, sure, rest).astype(np.float32)
 
 
+def look(truth: np.ndarray, probabilities: np.ndarray) -> Look:
+    return label_errors.look(truth, probabilities, probabilities.argmax(0).astype(np.uint8))
+
+
 def sound(count: int = 12) -> list[Look]:
     """Correct masks, and a model whose outlines wander by a pixel."""
     looks = []
     for k in range(count):
-        seen = np.roll(
-            np.where(scene(k) == 255, 1, scene(k)), np.random.default_rng(k).integers(-1, 2, 2), (0, 1)
+        moved = np.random.default_rng(k).integers(-1, 2, 2)
+        looks.append(
+            look(scene(k), believing(np.roll(np.where(scene(k) == 255, 1, scene(k)), moved, (0, 1))))
         )
-        looks.append(look(scene(k), believing(seen)))
     return looks
 
 
@@ -95,7 +100,6 @@ def test_a_wrong_mask_is_found_named_and_outlined(spoil, kind, classes):
     found = first([look(mask, believing(pred)), *sound()])
     assert found["label_score"] > 0.9
     assert found["suspect_kind"] == kind
-    assert kind in KINDS
     assert not classes or (found["suspect_given"], found["suspect_suggested"]) == classes
     region = suspect_region(mask, pred, found["seed"], found["by_given"])
     assert region.sum() == found["pixels"]
@@ -169,6 +173,6 @@ def test_evidence_by_hand(inside, around, sure, ratio):
     np.testing.assert_allclose(seen.regions["mass"], 18 * 18 * np.log(ratio) ** 2, rtol=1e-5)
     assert seen.regions["pixels"].tolist() == [400, 400]
     assert seen.regions["whole"].tolist() == [1, 1]
-    assert seen.regions["box"].tolist() == [(20, 20, 40, 40)] * 2
+    assert seen.regions["box"].tolist() == ["20 20 40 40"] * 2
     assert seen.regions["seed"].tolist() == [20 * 80 + 20] * 2
     assert seen.agreement == pytest.approx(1 - 400 / (60 * 80 - 40 * 60 + 400))
