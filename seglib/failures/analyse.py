@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from seglib import checks, evaluate, metrics, runs, train
-from seglib.data import IGNORE, label_regions, read_image
+from seglib.data import IGNORE, read_image
 from seglib.evaluate import Evaluation
 from seglib.failures import causes, label_errors
 from seglib.failures.confidence import EarlyWarning, class_confidence, early_warning
@@ -166,13 +166,13 @@ def _measure(
             looks[one.position] = label_errors.look(one.truth, one.probabilities, one.pred)
             if one.id in paths:
                 _save(paths[one.id], np.round(255 * one.probabilities.max(0)))
-    labels, pixels = label_errors.judge(looks, evaluation.classes.names), None
-    nearest = pd.DataFrame({"novelty": np.nan, "nearest": [[] for _ in looks]})
+    nearest, names = pd.DataFrame({"novelty": np.nan, "nearest": [[]] * len(looks)}), evaluation.classes.names
     if training:
-        near, pixels = (training.features, training.samples["id"], training.samples["group"]), training.pixels
-        nearest = novelty(np.stack(features), images["id"], *near)
-    lost = evaluation.confusions, evaluation.classes.names, pixels, evaluation.scores["absent"]
-    return pd.concat([images, pd.DataFrame(facts), labels, nearest, causes.class_losses(*lost)], axis=1)
+        known = training.features, training.samples["id"], training.samples["group"]
+        nearest = novelty(np.stack(features), images["id"], *known)
+    rare = names, training.pixels if training else None, evaluation.scores["absent"]
+    lost = causes.class_losses(evaluation.confusions, *rare)
+    return pd.concat([images, pd.DataFrame(facts), label_errors.judge(looks, names), nearest, lost], axis=1)
 
 
 def _facts(one: Observed, reference: checks.Reference | None, evaluation: Evaluation) -> dict:
@@ -182,17 +182,14 @@ def _facts(one: Observed, reference: checks.Reference | None, evaluation: Evalua
     degraded = checks.degradation(facts, reference) if reference else ("", np.nan, "")
     facts["degradation"], facts["degradation_z"], facts["degradation_detail"] = degraded
     facts |= lost_iou(truth, pred, len(confusion), absent)
-    _, values, sizes = label_regions(truth)
-    sizes = sizes[values != IGNORE]
-    small = sizes[sizes < metrics.EDGES[0] * truth.size].sum()
-    facts["small_share"] = small / sizes.sum() if len(sizes) else np.nan
-    _, _, missed, added = metrics.region_counts(truth, pred, len(confusion))[..., 0]  # of small regions
+    _, hits, missed, added = metrics.region_counts(truth, pred, len(confusion))  # (C, sizes) each
+    pixels, wrong = (hits + missed).sum(0), (missed + added)[:, 0]
+    facts["small_share"] = pixels[0] / pixels.sum() if pixels.any() else np.nan
     counted = ~np.isnan(metrics.image_class_iou(confusion[None], absent)[0])
     union = confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
-    facts["lost_small"] = ((missed + added)[counted] / union[counted]).sum() / max(1, counted.sum())
-    facts["class_confidence"] = np.nan
-    if one.probabilities is not None:
-        facts["class_confidence"] = class_confidence(pred, one.probabilities.max(0), truth != IGNORE)
+    facts["lost_small"] = (wrong[counted] / union[counted]).sum() / max(1, counted.sum())
+    known, valid = one.probabilities is not None, truth != IGNORE
+    facts["class_confidence"] = class_confidence(pred, one.probabilities.max(0), valid) if known else np.nan
     return facts
 
 

@@ -13,8 +13,7 @@ from seglib.failures.label_errors import SURE as LABEL_SURE
 
 ADVICE = {  # each cause and what it asks for
     "label error": "Correct or exclude the mask before anything else: no training can make up for it.",
-    "degraded image": "Train with that augmentation (blur, noise, darkness, haze) if such images are expected in "
-    "use; else exclude them.",
+    "degraded image": "Train with such an augmentation if these images are expected in use; else exclude them.",
     "unlike training": "Label more images like it and train with them.",
     "rare class": "Set class_weights='sqrt_inverse', crop closer, or add images that show the class.",
     "small objects": "Train and predict at a higher resolution (long_side, tile), or crop closer.",
@@ -142,5 +141,5 @@ def class_losses(
     found = np.diagonal(confusions, axis1=1, axis2=2).sum(0)
     never = ((truth > 0).sum(0) >= _HELD_BY) & (found < _NOT_FOUND * truth.sum(0))
     worst = [", ".join(names[c] for c in np.argsort(-row, kind="stable") if row[c] > 0) for row in lost]
-    nowhere = ", ".join(np.array(names)[never])
-    return pd.DataFrame({"lost_rare": lost.sum(1), "rare_classes": worst, "never_predicted": nowhere})
+    never = ", ".join(np.array(names)[never])
+    return pd.DataFrame({"lost_rare": lost.sum(1), "rare_classes": worst, "never_predicted": never})

@@ -56,9 +56,9 @@ def propose_actions(analysis: Analysis) -> Actions:
         split, ignored = splits.get(sample), verdicts.get(sample) == "ignore"
         if split == TRAIN:
             exclude.append(Sample(id=sample, reason=reason if ignored else f"until relabelled; {reason}"))
-        if split and not (split == TRAIN and ignored):  # no split: a verdict on an image that is gone
-            kept = "" if split == TRAIN else f"{split}: stays in the scores; "
-            relabel.append(Sample(id=sample, reason=kept + reason))
+            relabel += [] if ignored else [Sample(id=sample, reason=reason)]
+        elif split:  # else a verdict on an image that is gone
+            relabel.append(Sample(id=sample, reason=f"{split}: stays in the scores; {reason}"))
     sure = (failures["id"].map(verdicts) == "model wrong") | (failures["cause_confidence"] >= _SURE)
     params, clean = read_json(analysis.evaluation.run.params, ["run"]), ~failures["id"].isin(reasons)
     changes = _training_changes(failures.assign(sure=sure)[clean], Train.read(params))

@@ -57,7 +57,8 @@ def compare_slices(
     members = np.stack(members, axis=1)  # (N, J)
     table = pd.DataFrame({"slice": words, "about": about, "images": members.sum(0)})
     table["units"] = [len(set(units[chosen])) for chosen in members.T]
-    table["failures"], table["miou"] = failed.to_numpy(int) @ members, miou @ members / table["images"]
+    table["failures"] = failed.to_numpy(int) @ members
+    table["miou"] = miou @ members / table["images"]
     table["elsewhere"] = miou @ ~members / (len(miou) - table["images"])
     table["difference"] = table["miou"] - table["elsewhere"]
     table["cost"] = -table["difference"] * table["images"] / len(miou)
@@ -89,10 +90,9 @@ def _tails(name: str, column: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     known = column[np.isfinite(column)]
     for part, share in (("third", 1 / 3), ("tenth", 0.1)) if len(np.unique(known)) > 1 else ():
         low, high = np.quantile(known, [share, 1 - share])
-        ends = ("less (lowest", low, column <= low), ("more (highest", high, column >= high)
-        for words, edge, chosen in ends:
+        for words, edge, chosen in (("less (low", low, column <= low), ("more (high", high, column >= high)):
             if chosen.sum() <= 1.5 * share * len(known) + 1:  # where many are equal there is no tail
-                yield f"{name} of {edge:.3g} or {words} {part})", chosen
+                yield f"{name} of {edge:.3g} or {words}est {part})", chosen
 
 
 def _p_values(members: np.ndarray, units: np.ndarray, miou: np.ndarray, resamples: int) -> np.ndarray:
