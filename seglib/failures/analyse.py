@@ -1,7 +1,4 @@
-"""Look at an evaluated split once more, state the cause of every failure, and write the failures folder.
-
-One image is in memory at a time: the probabilities of a split would not fit.
-"""
+"""Look at an evaluated split once more, state the cause of every failure, and write the failures folder."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ _SUSPECT = ["label_score", "suspect_kind", "suspect_given", "suspect_suggested",
 
 
 class Observed(NamedTuple):
-    """One image of the split as the model saw it; without a model nothing is known of the last two."""
+    """One image of the split as the model saw it (all would not fit); without a model the last two are None."""
 
     position: int
     id: str
@@ -68,11 +65,8 @@ class Analysis(NamedTuple):
 def analyse(evaluation: Evaluation, failures: pd.DataFrame, progress: bool = False) -> Analysis:
     """Look at every image of a split again, state the cause of every failure, and write `failures/<split>/`.
 
-    Without a model (predictions of another tool) what needs probabilities or features stays unknown.
-    `failures` are those of `find_failures`; `progress` shows bars.
-
-    Raises:
-        DatasetError: the split is no longer what 03 scored.
+    Without a model (predictions of another tool) what needs probabilities or features stays unknown. A split
+    that is no longer what 03 scored is refused. `failures` are those of `find_failures`.
 
     Writes:
         images/, masks/, predictions/, overlays/, confidences/, suspects/ and nearest/ (PNG); suspects.csv;
@@ -139,9 +133,8 @@ def observe_training(evaluation: Evaluation, scorer: Scorer, progress: bool = Fa
         order.extend(index)
         features.extend(_features(images, *scorer))
     qualities = pd.DataFrame([checks.qualities(cached.pair(k)[0]) for k in range(len(cached))])
-    samples = dataset.split("train")[["id", "group"]].reset_index(drop=True)
-    features = np.stack(features)[np.argsort(order)]
-    return TrainingImages(samples, features, qualities, cached.pixel_counts.sum(0))
+    samples, pixels = dataset.split("train")[["id", "group"]], cached.pixel_counts.sum(0)
+    return TrainingImages(samples, np.stack(features)[np.argsort(order)], qualities, pixels)
 
 
 @torch.inference_mode()

@@ -66,12 +66,6 @@ def explain(failures: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(claims, failures.index, ["cause", "cause_confidence", "evidence", "suggestion"])
 
 
-def _ranks(row: Any) -> list[list[_Claim]]:
-    lost = SURE + 0.1 * min(1.0, row.unsure / _UNSURE[0] - 1) if row.is_lost else 0.0
-    told = f"the model is {row.unsure:.1f} times as unsure all over it as in the typical image of this split."
-    return [_outside_the_model(row), _half_of_the_loss(row), [("unlike training", lost, told + row.nearest)]]
-
-
 def _outside_the_model(row: Any) -> list[_Claim]:
     kind, given, suggested = row.suspect_kind, row.suspect_given, row.suspect_suggested
     told = "the model disagrees with the mask confidently and over a large area."
@@ -93,17 +87,21 @@ def _outside_the_model(row: Any) -> list[_Claim]:
     ]
 
 
-def _half_of_the_loss(row: Any) -> list[_Claim]:
+def _ranks(row: Any) -> list[list[_Claim]]:
+    """List what may be said of an image, first what lies outside of the model."""
     lost, parts = 1 - row.miou, (row.lost_rare, row.lost_small, row.best_fix_gain)
     rare, small, fix = (min(1.0, part / lost) if lost > 0 else 0.0 for part in parts)
     of = "of the lost IoU is due to"
     classes = f"classes with less than {RARE:.0%} of the training pixels: {row.rare_classes}."
     pair = f"one confusion, {row.best_fix}, costs {parts[2]:.2f} of the lost {lost:.2f}."
-    return [
+    half_of_the_loss = [
         ("rare class", rare, f"{rare:.0%} {of} {classes}"),
         ("small objects", small, f"{small:.0%} {of} regions below 0.33 % of the image."),
         ("class confusion", fix, pair),
     ]
+    unsure = SURE + 0.1 * min(1.0, row.unsure / _UNSURE[0] - 1) if row.is_lost else 0.0
+    told = f"the model is {row.unsure:.1f} times as unsure all over it as in the typical image of this split."
+    return [_outside_the_model(row), half_of_the_loss, [("unlike training", unsure, told + row.nearest)]]
 
 
 def summarise_causes(failures: pd.DataFrame) -> pd.DataFrame:

@@ -19,7 +19,6 @@ from seglib.data import IGNORE, label_regions
 from seglib.metrics import boundary_width
 
 SURE = 0.87  # score from which a label is called wrong; few correct masks of the demo and CamVid reach it
-
 _BAND = 0.005  # of the diagonal: width along outlines in which disagreement may be a matter of drawing
 _REGIONS = 16  # regions kept an image, those with the most evidence
 _FLOOR = 1e-5  # probabilities below it count as equally impossible
@@ -30,7 +29,6 @@ _EXPLAINED = 0.5  # share of the disagreement that a shift must take away for a 
 _FOREIGN = 3.0  # times the usual disagreement, beyond the worst class's: the mask belongs to another image
 _OBJECT = 0.05  # of the valid pixels: a larger region is not a missing object
 _WHOLE, _PART = 0.6, 0.4  # rejected share of a region: above, its class is swapped; below, a part is missing
-
 _REGION = ["given", "suggested", "mass", "pixels", "whole", "box", "seed", "by_given"]
 _SUSPECT = ["suspect_kind", "suspect_given", "suspect_suggested", "suspect_box", "pixels", "seed", "by_given"]
 
@@ -119,8 +117,7 @@ def judge(looks: Sequence[Look | None], names: tuple[str, ...]) -> pd.DataFrame:
     j, which counts min(1, a_j / m); images with only the same given class, the same suggested class or any
     confusion count for less. The share of images that err like this is the chance of an error of the model.
     The evidence of images of which the model is less sure than usual is discounted. Where a shift explains
-    more of the disagreement than it usually does, the chance falls by as much. With few images to compare
-    with, scores stay below 0.5.
+    more of the disagreement than it usually does, the chance falls by as much.
 
     Returns:
         A row a look: label_score, 0-1 (NaN of None), and of its most suspicious region, if any, suspect_kind
