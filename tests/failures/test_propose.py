@@ -47,19 +47,15 @@ def analysis(dataset, tmp_path):
     return made
 
 
-def names(entries) -> list[str]:
-    return [entry.id for entry in entries]
-
-
 def test_verdicts_go_before_suspicions(analysis, dataset):
     verdicts = dict.fromkeys(["t0", "x0", "gone"], "label wrong") | dict.fromkeys(["t1", "x1"], "ignore")
     verdicts |= {"0042": "model wrong", "x2": "ambiguous"}
     scores = {"0042": [0.99], "x2": [0.98], "t3": [0.95], "x3": [0.9], "v0": [0.5]}
     given = {"verdicts": verdicts, "suspects": scores}
     found = propose_actions(analysis(["unexplained"] * 2, **given))
-    assert names(found.exclude) == ["t0", "t1", "t3"]
-    assert names(found.relabel) == ["t0", "x0", "x1", "t3", "x3"]
+    assert [entry.id for entry in found.exclude] == ["t0", "t1", "t3"]
     reasons = {entry.id: entry.reason for entry in found.relabel}
+    assert list(reasons) == ["t0", "x0", "x1", "t3", "x3"]
     assert reasons["x0"] == "test: stays in the scores; verdict: label wrong"
     assert reasons["t3"] == "label suspected: unlike the prediction, score 0.95"
     assert found.exclude[0].reason == "until relabelled; verdict: label wrong"

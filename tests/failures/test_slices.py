@@ -87,8 +87,7 @@ def test_too_few_images_or_sequences_are_no_slice():
     assert _compared(miou, {"few": few, "all but few": ~few, "all": np.ones(40, bool)}).empty
     two_units = np.repeat([0, 1, 2, 3], 10)  # that half is hard cannot be told from two streets being hard
     assert _compared(miou, {"half": two_units < 2}, two_units).empty
-    for count in (0, 1, 4):
-        assert _compared(miou[:count], {"x": miou[:count]}).empty
+    assert _compared(miou[:4], {"x": miou[:4]}).empty
     assert _compared(miou, {}).columns.tolist() == COLUMNS
 
 
