@@ -5,25 +5,22 @@ import pytest
 
 from seglib.failures.novelty import novelty
 
-
-def _data(seed: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    random = np.random.default_rng(seed)
-    train = random.standard_normal((60, 12)).astype(np.float32)
-    return random.standard_normal((15, 12)).astype(np.float32), train, [f"t{k}" for k in range(60)]
+RANDOM = np.random.default_rng(1)
+TRAIN, ASKED = RANDOM.standard_normal((60, 12)), RANDOM.standard_normal((15, 12))
+IDS = [f"t{k}" for k in range(60)]
 
 
 @pytest.mark.parametrize("grouped", [False, True])
 def test_novelty_and_nearest_are_those_of_brute_force(grouped):
-    asked, train, ids = _data(1)
     groups, new = [f"street{k % 4}" if grouped and k < 50 else "" for k in range(60)], ["x"] * 15
-    unit, asked_unit = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, asked))
+    unit, asked_unit = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (TRAIN, ASKED))
     apart, own = 1 - asked_unit @ unit.T, []
     for k in range(60):
         others = [j for j in range(60) if j != k and not (groups[k] and groups[j] == groups[k])]
         own.append(min(1 - unit[k] @ unit[j] for j in others))
-    table = novelty(asked, new, train, ids, groups)
-    assert grouped or novelty(asked, new, train, ids, ["only"] * 60).equals(table)
-    assert table["nearest"].tolist() == [[ids[k] for k in row[:5]] for row in apart.argsort(axis=1)]
+    table = novelty(ASKED, new, TRAIN, IDS, groups)
+    assert grouped or novelty(ASKED, new, TRAIN, IDS, ["only"] * 60).equals(table)
+    assert table["nearest"].tolist() == [[IDS[k] for k in row[:5]] for row in apart.argsort(axis=1)]
     expected = [np.mean(np.array(own) < d) for d in apart.min(1)]
     assert np.allclose(table["novelty"], expected, atol=1 / 60 + 1e-9)
     assert np.mean(np.isclose(table["novelty"], expected)) > 0.9  # but for rounding
@@ -45,10 +42,9 @@ def test_frames_of_one_video_do_not_make_everything_new():
 
 
 def test_a_training_image_is_no_neighbour_of_its_own_and_one_image_sets_no_standard():
-    _, train, ids = _data(4)
-    own = novelty(train, ids, train, ids, [""] * 60)
+    own = novelty(TRAIN, IDS, TRAIN, IDS, [""] * 60)
     assert own["novelty"].isna().all()
-    assert all(len(row) == 5 and name not in row for name, row in zip(ids, own["nearest"], strict=True))
-    alone = novelty(train[:3] * 0, ["a", "b", "c"], train[:1], ids[:1], [""])
+    assert all(len(row) == 5 and name not in row for name, row in zip(IDS, own["nearest"], strict=True))
+    alone = novelty(TRAIN[:3] * 0, ["a", "b", "c"], TRAIN[:1], IDS[:1], [""])
     assert alone["novelty"].isna().all()
     assert alone["nearest"].tolist() == [["t0"]] * 3
