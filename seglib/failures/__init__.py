@@ -1,8 +1,8 @@
 """Which images fail, why, and what to do about it.
 
 Files: find (thresholds, the failures), error_types (where IoU was lost), analyse (one look at every image of a
-split, and the failures folder), evidence (what the model tells), causes, label_errors, novelty, slices,
-confidence (does it warn?), propose (actions.yaml), verdicts and relabel (what people decide).
+split, and the failures folder), causes, label_errors, novelty, slices, confidence (does it warn?), propose
+(actions.yaml), verdicts and relabel (what people decide).
 """
 
 from seglib.failures.analyse import Analysis, analyse, beside_nearest, suspect_region, warnings_of
@@ -10,16 +10,8 @@ from seglib.failures.causes import CAUSES, summarise_causes
 from seglib.failures.confidence import EarlyWarning, warning_sentence
 from seglib.failures.error_types import ERROR_KINDS, error_costs
 from seglib.failures.find import (
-    Threshold,
-    class_view,
-    cutoff,
-    describe,
-    failing,
-    failure_confusions,
-    failure_curve,
-    find_failures,
-    read_threshold,
-    verdict,
+    Threshold, class_view, cutoff, describe, failing, failure_confusions, failure_curve, find_failures,
+    read_threshold, verdict,
 )
 from seglib.failures.label_errors import SURE as LABEL_SURE
 from seglib.failures.propose import propose_actions, write_actions
@@ -28,34 +20,9 @@ from seglib.failures.slices import find_slices
 from seglib.failures.verdicts import VERDICTS, VerdictBook
 
 __all__ = [
-    "CAUSES",
-    "ERROR_KINDS",
-    "LABEL_SURE",
-    "VERDICTS",
-    "Analysis",
-    "EarlyWarning",
-    "Threshold",
-    "VerdictBook",
-    "analyse",
-    "beside_nearest",
-    "class_view",
-    "cutoff",
-    "describe",
-    "error_costs",
-    "export_for_relabelling",
-    "failing",
-    "failure_confusions",
-    "failure_curve",
-    "find_failures",
-    "find_slices",
-    "import_corrections",
-    "propose_actions",
-    "read_threshold",
-    "summarise_causes",
-    "suspect_region",
-    "to_relabel",
-    "verdict",
-    "warning_sentence",
-    "warnings_of",
-    "write_actions",
-]
+    "CAUSES", "ERROR_KINDS", "LABEL_SURE", "VERDICTS", "Analysis", "EarlyWarning", "Threshold", "VerdictBook",
+    "analyse", "beside_nearest", "class_view", "cutoff", "describe", "error_costs", "export_for_relabelling",
+    "failing", "failure_confusions", "failure_curve", "find_failures", "find_slices", "import_corrections",
+    "propose_actions", "read_threshold", "summarise_causes", "suspect_region", "to_relabel", "verdict",
+    "warning_sentence", "warnings_of", "write_actions",
+]  # fmt: skip

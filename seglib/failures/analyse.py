@@ -3,156 +3,187 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from seglib import metrics
-from seglib.checks import Reference, degradation, qualities
-from seglib.data import IGNORE, label_regions, read_image
-from seglib.evaluate import Evaluation, changed_since_training, check_as_scored, read_ids, read_layers
+from seglib import checks, evaluate, metrics, runs, train
+from seglib.data import IGNORE, read_image
+from seglib.evaluate import Evaluation
 from seglib.failures import causes, label_errors
 from seglib.failures.confidence import EarlyWarning, class_confidence, early_warning
 from seglib.failures.error_types import lost_iou
-from seglib.failures.evidence import Observed, TrainingImages, observe, observe_training, open_scorer
 from seglib.failures.find import FINDINGS, LAYERS, copy_layers
 from seglib.failures.novelty import novelty
 from seglib.failures.relabel import write_records, write_spreadsheet
-from seglib.metrics import EDGES, SIZES, region_counts
-from seglib.runs import atomic_path, replace_folder, write_csv
+from seglib.params import Evaluate
 
+Scorer = tuple[train.Segmenter, train.DevicePlan]  # a model and the plan that it runs by
+_BATCH = 8  # images that are predicted together
 _THUMBNAIL = 256  # pixels, longer side of the copies of the nearest training images
 _SUSPECT = ["label_score", "suspect_kind", "suspect_given", "suspect_suggested", "suspect_box", "pixels"]
 
 
-@dataclass(frozen=True)
-class Analysis:
-    """What 04 found out about one split.
+class Observed(NamedTuple):
+    """One image of the split as the model saw it (all would not fit); without a model the last two are None."""
 
-    Args:
-        evaluation: of the split.
-        folder: the failures folder.
-        failures: failures.csv, worst first, with causes; `nearest` as lists.
-        images: what was measured of every image of the split: id, group, miou, confidence, failed, ...
-        suspects: suspects.csv, most suspicious first; empty without probabilities.
-        training: what the training images are like; None for predictions of another tool.
-    """
+    position: int
+    id: str
+    image: np.ndarray  # (h, w, 3) uint8 RGB
+    truth: np.ndarray  # (H, W) uint8 ids, as those of pred
+    pred: np.ndarray
+    probabilities: np.ndarray | None = None  # (C, H, W) float32
+    features: np.ndarray | None = None  # (D,) float32
+
+
+class TrainingImages(NamedTuple):
+    """What the N training images are like."""
+
+    samples: pd.DataFrame  # id, group
+    features: np.ndarray  # (N, D) float32
+    qualities: pd.DataFrame  # of `checks.qualities`
+    pixels: np.ndarray  # (C,) of each class in all
+
+
+class Analysis(NamedTuple):
+    """What 04 found out about one split."""
 
     evaluation: Evaluation
-    folder: Path
-    failures: pd.DataFrame
-    images: pd.DataFrame
-    suspects: pd.DataFrame
-    training: TrainingImages | None
+    folder: Path  # the failures folder
+    failures: pd.DataFrame  # failures.csv, worst first, with causes; `nearest` as lists
+    images: pd.DataFrame  # what was measured of every image: id, group, miou, confidence, failed, ...
+    suspects: pd.DataFrame  # suspects.csv, most suspicious first; empty without probabilities
+    training: TrainingImages | None  # None for predictions of another tool
 
 
 def analyse(evaluation: Evaluation, failures: pd.DataFrame, progress: bool = False) -> Analysis:
     """Look at every image of a split again, state the cause of every failure, and write `failures/<split>/`.
 
-    Without a model (predictions of another tool) what needs probabilities or features stays unknown.
-    `failures` are those of `find_failures`; `progress` shows bars.
-
-    Raises:
-        DatasetError: the split is no longer what 03 scored.
+    Without a model (predictions of another tool) what needs probabilities or features stays unknown. A split
+    that is no longer what 03 scored is refused. `failures` are those of `find_failures`.
 
     Writes:
         images/, masks/, predictions/, overlays/, confidences/, suspects/ and nearest/ (PNG); suspects.csv;
         failures.csv, also for spreadsheets and as JSON. What an earlier analysis left is replaced when all of
         it is written; verdicts stay.
     """
-    run, dataset, split = evaluation.run, evaluation.dataset, evaluation.split
-    check_as_scored(evaluation)
-    if changed := changed_since_training(run, dataset):
+    run, split = evaluation.run, evaluation.split
+    evaluate.check_as_scored(evaluation)
+    if changed := evaluate.changed_since_training(run, evaluation.dataset):
         tqdm.write(changed)
-    with replace_folder(run.failures(split), (*LAYERS, *FINDINGS), last="failures.csv") as folder:
+    with runs.replace_folder(run.failures(split), (*LAYERS, *FINDINGS), last="failures.csv") as folder:
         copy_layers(evaluation, failures, folder)
         scorer = open_scorer(evaluation)
         training = observe_training(evaluation, scorer, progress) if scorer else None
-        bar = {"leave": False, "unit": "image", "disable": not progress}
-        seen = tqdm(observe(evaluation, scorer), f"looking at {split}", len(evaluation.per_image), **bar)
-        images = _measure(evaluation, set(failures["id"]), seen, training, folder)
+        bar = {"total": len(evaluation.per_image), "leave": False, "disable": not progress}
+        seen = tqdm(observe(evaluation, scorer), f"looking at {split}", **bar)
+        paths = {sample: folder / "confidences" / f"{sample}.png" for sample in failures["id"]}
+        images = _measure(evaluation, seen, training, paths)
         known = images.drop(columns=["group", "miou", "failed", "seed", "by_given"])
         table = failures.merge(known, on="id", how="left", validate="1:1")
         table = pd.concat([table, causes.explain(table)], axis=1)
-        suspects = images[["id", *_SUSPECT, "failed"]].dropna(subset="label_score")
+        suspects = images.loc[images["label_score"].notna(), ["id", *_SUSPECT, "failed"]]
         suspects = suspects.sort_values("label_score", ascending=False, kind="stable", ignore_index=True)
         found = Analysis(evaluation, run.failures(split), table, images, suspects, training)
         _write(found, folder)
     return found
 
 
+def open_scorer(evaluation: Evaluation) -> Scorer | None:
+    """Load the best model of the run onto its device; None for predictions of another tool."""
+    if evaluation.run.external:
+        return None
+    model, _ = train.load_checkpoint(evaluation.run.best_checkpoint, evaluation.classes)
+    plan = evaluate.scoring_plan(evaluation.run)
+    plan.place(model)
+    return model, plan
+
+
+def observe(evaluation: Evaluation, scorer: Scorer | None) -> Iterator[Observed]:
+    """Yield every image of the split once, predicted as 03 predicted it, in no particular order."""
+    if scorer is None:
+        for position, sample in enumerate(evaluation.per_image["id"]):
+            yield Observed(position, sample, *evaluate.read_layers(evaluation, sample))
+        return
+    model, plan = scorer
+    params = Evaluate(**{name: evaluation.scores[name] for name in ("flip_tta", "scale_tta", "tile")})
+    how, side = (plan, params.flip_tta, params.tile, params.scales), model.spec.long_side
+    cached = train.build_cache(evaluation.dataset, evaluation.split, side, original_masks=True)
+    for index, images, masks in train.scoring_batches(cached, _BATCH):
+        logits, features = evaluate.predict(model, images, masks.shape[1:], *how), _features(images, *scorer)
+        for k, position in enumerate(map(int, index)):
+            sample, image = cached.ids[position], cached.pair(position)[0]
+            pred = evaluate.saved_prediction(evaluation, sample, masks[k].shape)
+            probabilities = logits[k].softmax(0).cpu().numpy()
+            yield Observed(position, sample, image, masks[k], pred, probabilities, features[k])
+
+
+def observe_training(evaluation: Evaluation, scorer: Scorer, progress: bool = False) -> TrainingImages:
+    """Measure the images that the run was trained on, as its encoder sees them."""
+    dataset = evaluate.trained_on(evaluation.run, evaluation.dataset)
+    cached, order, features = train.build_cache(dataset, "train", scorer[0].spec.long_side), [], []
+    batches = train.scoring_batches(cached, _BATCH)
+    for index, images, _ in tqdm(batches, "looking at train", leave=False, disable=not progress):
+        order.extend(index)
+        features.extend(_features(images, *scorer))
+    qualities = pd.DataFrame([checks.qualities(cached.pair(k)[0]) for k in range(len(cached))])
+    samples, pixels = dataset.split("train")[["id", "group"]], cached.pixel_counts.sum(0)
+    return TrainingImages(samples, np.stack(features)[np.argsort(order)], qualities, pixels)
+
+
+@torch.inference_mode()
+def _features(images: torch.Tensor, model: train.Segmenter, plan: train.DevicePlan) -> np.ndarray:
+    with plan.autocast():  # whose half precision may overflow
+        return model.features(images.to(plan.device)).nan_to_num(0.0, 0.0, 0.0).cpu().numpy()
+
+
 def _measure(
-    evaluation: Evaluation,
-    failed: set[str],
-    observed: Iterable[Observed],
-    training: TrainingImages | None,
-    folder: Path,
+    evaluation: Evaluation, seen: Iterable[Observed], training: TrainingImages | None, paths: dict
 ) -> pd.DataFrame:
-    """Measure every image of the split, and save the confidences of those that failed."""
+    """Measure every image of the split, and save the confidences of those that failed (id -> path)."""
     images = evaluation.per_image[["id", "group", "miou", "confidence"]].reset_index(drop=True)
     images["unsure"] = (1 - images["confidence"]) / max((1 - images["confidence"]).median(), 1e-9)
-    images["failed"] = images["id"].isin(failed)
-    reference, pixels = (Reference.of(training.qualities), training.pixels) if training else (None, None)
+    images["failed"] = images["id"].isin(paths)
+    reference = checks.Reference.of(training.qualities) if training else None
     facts, features, looks = ([None] * len(images) for _ in range(3))
-    for seen in observed:
-        k = seen.position
-        facts[k] = _facts(seen, reference, evaluation)
-        if seen.probabilities is not None:
-            features[k] = seen.features
-            looks[k] = label_errors.look(seen.truth, seen.probabilities, seen.pred)
-            if seen.id in failed:
-                _save(folder / "confidences" / f"{seen.id}.png", np.round(255 * seen.probabilities.max(0)))
-    names, absent = evaluation.classes.names, evaluation.scores["absent"]
-    labels, nearest = label_errors.judge(looks, names), _novelty(evaluation, features, training)
-    losses = causes.class_losses(evaluation.confusions, names, pixels, absent)
-    return pd.concat([images, pd.DataFrame(facts), labels, nearest, losses], axis=1)
+    for one in seen:
+        facts[one.position] = _facts(one, reference, evaluation)
+        if one.probabilities is not None:
+            features[one.position] = one.features
+            looks[one.position] = label_errors.look(one.truth, one.probabilities, one.pred)
+            if one.id in paths:
+                _save(paths[one.id], np.round(255 * one.probabilities.max(0)))
+    nearest, names = pd.DataFrame({"novelty": np.nan, "nearest": [[]] * len(looks)}), evaluation.classes.names
+    if training:
+        known = training.features, training.samples["id"], training.samples["group"]
+        nearest = novelty(np.stack(features), images["id"], *known)
+    rare = names, training.pixels if training else None, evaluation.scores["absent"]
+    lost = causes.class_losses(evaluation.confusions, *rare)
+    return pd.concat([images, pd.DataFrame(facts), label_errors.judge(looks, names), nearest, lost], axis=1)
 
 
-def _facts(seen: Observed, reference: Reference | None, evaluation: Evaluation) -> dict:
+def _facts(one: Observed, reference: checks.Reference | None, evaluation: Evaluation) -> dict:
     """Measure what one image tells by itself."""
-    measured, absent = qualities(seen.image), evaluation.scores["absent"]
-    facts = degradation(measured, reference) if reference else ("", np.nan, "")
-    names = ("degradation", "degradation_z", "degradation_detail")
-    facts = measured | dict(zip(names, facts, strict=True))
-    facts |= lost_iou(seen.truth, seen.pred, len(evaluation.classes), absent)
-    _, values, sizes = label_regions(seen.truth)
-    sizes = sizes[values != IGNORE]
-    small = sizes[sizes < EDGES[0] * seen.truth.size].sum()
-    facts["small_share"] = small / sizes.sum() if len(sizes) else np.nan
-    facts["lost_small"] = _lost_small(seen, evaluation.confusions[seen.position], absent)
-    facts["class_confidence"] = np.nan
-    if seen.probabilities is not None:
-        top, valid = seen.probabilities.max(0), seen.truth != IGNORE
-        facts["class_confidence"] = class_confidence(seen.pred, top, valid)
-    return facts
-
-
-def _lost_small(seen: Observed, confusion: np.ndarray, absent: str) -> float:
-    """Measure the points of mIoU that an image lost on its small regions."""
-    _, _, missed, added = region_counts(seen.truth, seen.pred, len(confusion))[..., SIZES.index("small")]
+    truth, pred, absent = one.truth, one.pred, evaluation.scores["absent"]
+    facts, confusion = checks.qualities(one.image), evaluation.confusions[one.position]
+    degraded = checks.degradation(facts, reference) if reference else ("", np.nan, "")
+    facts["degradation"], facts["degradation_z"], facts["degradation_detail"] = degraded
+    facts |= lost_iou(truth, pred, len(confusion), absent)
+    _, hits, missed, added = metrics.region_counts(truth, pred, len(confusion))  # (C, sizes) each
+    pixels, wrong = (hits + missed).sum(0), (missed + added)[:, 0]
+    facts["small_share"] = pixels[0] / pixels.sum() if pixels.any() else np.nan
     counted = ~np.isnan(metrics.image_class_iou(confusion[None], absent)[0])
     union = confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
-    return float(((missed + added)[counted] / union[counted]).sum() / max(1, counted.sum()))
-
-
-def _novelty(evaluation: Evaluation, features: list, training: TrainingImages | None) -> pd.DataFrame:
-    """Compare every image with the training images; a training image is not its own neighbour."""
-    own = evaluation.per_image["id"]
-    if training is None:
-        return pd.DataFrame({"novelty": np.nan, "nearest": [[] for _ in own]})
-    ids, groups = training.samples["id"], training.samples["group"]
-    found = novelty(np.stack(features), training.features, ids, groups, count=6)[["novelty", "nearest"]]
-    found["nearest"] = [
-        [i for i in near if i != me][:5] for near, me in zip(found["nearest"], own, strict=True)
-    ]
-    if evaluation.split == "train":  # the distances would be those to themselves
-        found["novelty"] = np.nan
-    return found
+    facts["lost_small"] = (wrong[counted] / union[counted]).sum() / max(1, counted.sum())
+    known, valid = one.probabilities is not None, truth != IGNORE
+    facts["class_confidence"] = class_confidence(pred, one.probabilities.max(0), valid) if known else np.nan
+    return facts
 
 
 def _write(found: Analysis, folder: Path) -> None:
@@ -160,7 +191,7 @@ def _write(found: Analysis, folder: Path) -> None:
     images, dataset = found.images, found.evaluation.dataset
     doubted = images["failed"] | (images["label_score"] >= label_errors.SURE)
     for row in images[doubted & (images["pixels"] > 0)].itertuples():
-        _, truth, pred = read_layers(found.evaluation, row.id)
+        _, truth, pred = evaluate.read_layers(found.evaluation, row.id)
         region = label_errors.suspect_region(truth, pred, row.seed, row.by_given)
         _save(folder / "suspects" / f"{row.id}.png", 255 * region)
     paths = dataset.samples.set_index("id")["image"]
@@ -169,21 +200,21 @@ def _write(found: Analysis, folder: Path) -> None:
         image.thumbnail((_THUMBNAIL, _THUMBNAIL))
         _save(folder / "nearest" / f"{name}.png", np.asarray(image))
     flat = found.failures.assign(nearest=found.failures["nearest"].map(json.dumps))
-    write_csv(folder / "suspects.csv", found.suspects)
+    runs.write_csv(folder / "suspects.csv", found.suspects)
     write_records(folder / "failures.json", flat)
     write_spreadsheet(folder / "failures_spreadsheet.csv", flat)
-    write_csv(folder / "failures.csv", flat)
+    runs.write_csv(folder / "failures.csv", flat)
 
 
 def _save(path: Path, pixels: np.ndarray) -> None:
-    with atomic_path(path) as temporary:
+    with runs.atomic_path(path) as temporary:
         Image.fromarray(pixels.astype(np.uint8)).save(temporary, format="PNG")
 
 
 def suspect_region(evaluation: Evaluation, sample: str) -> np.ndarray | None:
     """Read where the label of an image is in doubt, (H, W) bool; None where nowhere."""
     path = evaluation.run.failures(evaluation.split) / "suspects" / f"{sample}.png"
-    return read_ids(path) > 0 if path.is_file() else None
+    return evaluate.read_ids(path) > 0 if path.is_file() else None
 
 
 def beside_nearest(analysis: Analysis, failures: pd.DataFrame, count: int = 4) -> tuple[list, list[str]]:
@@ -199,12 +230,9 @@ def beside_nearest(analysis: Analysis, failures: pd.DataFrame, count: int = 4) -
 
 def warnings_of(analysis: Analysis) -> dict[str, EarlyWarning]:
     """Judge how well the mean confidence over pixels, and over classes, warns of failures."""
-    images, units = analysis.images, independent_parts(analysis.evaluation)
-    columns = {"confidence": "confidence", "confidence by class": "class_confidence"}
-    return {
-        name: early_warning(images[column].to_numpy(float), images["failed"].to_numpy(), units, name)
-        for name, column in columns.items()
-    }
+    failed, units = analysis.images["failed"].to_numpy(), independent_parts(analysis.evaluation)
+    pairs = ("confidence", "confidence"), ("confidence by class", "class_confidence")
+    return {name: early_warning(analysis.images[column], failed, units, name) for name, column in pairs}
 
 
 def independent_parts(evaluation: Evaluation) -> np.ndarray:

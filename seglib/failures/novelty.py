@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 from sklearn.neighbors import NearestNeighbors
 
+_NEAREST = 5  # training images that are named
 _REFERENCES = 5000  # training images whose own distances are measured: novelty is then known to 0.007
 
 
 def novelty(
-    features: np.ndarray, training: np.ndarray, ids: Sequence[str], groups: Sequence[str], count: int = 5
+    features: np.ndarray, own: Sequence[str], training: np.ndarray, ids: Sequence[str], groups: Sequence[str]
 ) -> pd.DataFrame:
     """Compare images with the training images by the cosine distance of their features.
 
@@ -20,31 +21,23 @@ def novelty(
     So a training image is compared with other sequences only (with all images where there is one sequence).
 
     Args:
-        features: (N, D) float of the images asked about.
-        training: (M, D) float of the training images.
-        ids, groups: (M,) ids and sequences of the training images, "" for none.
-        count: how many of the nearest training images are named.
+        features, own: (N, D) float and (N,) ids of the images asked about.
+        training, ids, groups: (M, D) float, ids and sequences ("" for none) of the training images.
 
     Returns:
-        N rows: distance to the nearest training image, 0-2; novelty: share of the training images that have a
-        nearer neighbour themselves, 0-1; nearest: list of up to `count` ids, nearest first. NaN and [] where
-        features are not finite; novelty is NaN with fewer than two training images.
+        N rows: novelty, the share of the training images that have a nearer neighbour themselves, 0-1 (NaN for
+        a training image, or where there is only one); nearest: ids of up to five others, nearest first.
 
     Source: Sun et al., Out-of-Distribution Detection with Deep Nearest Neighbors, ICML 2022.
     """
-    known, asked = np.isfinite(training).all(1), np.flatnonzero(np.isfinite(features).all(1))
-    ids, groups, training = np.asarray(ids)[known], np.asarray(groups)[known], training[known]
-    table = pd.DataFrame({"distance": np.nan, "novelty": np.nan}, index=range(len(features)))
-    table["nearest"] = [[] for _ in range(len(features))]
-    if not len(ids) or not len(asked):
-        return table
-    distances, places = _nearest(training, features[asked], min(count, len(ids)))
-    table.loc[asked, "distance"] = distances[:, 0]
-    table.loc[asked, "nearest"] = pd.Series(ids[places].tolist(), index=asked)
+    ids, groups, novel = np.asarray(ids), np.asarray(groups), np.nan
+    distances, places = _nearest(training, features, min(_NEAREST + 1, len(ids)))
+    pairs = zip(ids[places].tolist(), own, strict=True)
+    nearest = [[other for other in others if other != sample][:_NEAREST] for others, sample in pairs]
     if len(ids) > 1:
-        own = np.sort(_own_distances(training, groups))
-        table.loc[asked, "novelty"] = np.searchsorted(own, distances[:, 0]) / len(own)
-    return table
+        usual = np.sort(_own_distances(training, groups))
+        novel = np.where(np.isin(own, ids), np.nan, np.searchsorted(usual, distances[:, 0]) / len(usual))
+    return pd.DataFrame({"novelty": novel, "nearest": nearest})
 
 
 def _own_distances(training: np.ndarray, groups: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -42,35 +41,28 @@ def propose_actions(analysis: Analysis) -> Actions:
     A change of the training needs two failures and a tenth of those whose labels are not in doubt, each by a
     cause that is sure or, after the verdict "model wrong", by any cause.
     """
-    evaluation, failures = analysis.evaluation, analysis.failures
-    book = VerdictBook(analysis.folder / "verdicts.csv")
-    verdicts = {sample: row.verdict for sample, row in book.rows.items()}
-    splits = dict(evaluation.dataset.samples[["id", "split"]].itertuples(index=False))
-    exclude, relabel, reasons = [], [], _label_claims(analysis.suspects, verdicts)
+    dataset, failures = analysis.evaluation.dataset, analysis.failures
+    splits = dict(zip(dataset.samples["id"], dataset.samples["split"], strict=True))
+    book = VerdictBook(analysis.folder / "verdicts.csv").rows
+    verdicts = {sample: row.verdict for sample, row in book.items()}
+    reasons = {i: f"verdict: {said}" for i, said in verdicts.items() if said in ("label wrong", "ignore")}
+    for row in analysis.suspects[analysis.suspects["label_score"] >= LABEL_SURE].itertuples():
+        if not verdicts.get(row.id):
+            classes = f" ({row.suspect_given}, rather {row.suspect_suggested})" if row.suspect_given else ""
+            what = (row.suspect_kind or "unlike the prediction") + classes
+            reasons[row.id] = f"label suspected: {what}, score {row.label_score:.2f}"
+    exclude, relabel = [], []
     for sample, reason in reasons.items():
         split, ignored = splits.get(sample), verdicts.get(sample) == "ignore"
         if split == TRAIN:
             exclude.append(Sample(id=sample, reason=reason if ignored else f"until relabelled; {reason}"))
-        if split and not (split == TRAIN and ignored):  # no split: a verdict on an image that is gone
-            kept = "" if split == TRAIN else f"{split}: stays in the scores; "
-            relabel.append(Sample(id=sample, reason=kept + reason))
-    said = failures["id"].map(lambda sample: verdicts.get(sample) == "model wrong").astype(bool)
-    failures = failures.assign(sure=said | (failures["cause_confidence"] >= _SURE))
-    params = Train.read(read_json(evaluation.run.params, ["run"]))
-    augment, weights = _training_changes(failures[~failures["id"].isin(reasons)], params)
-    return Actions(exclude=exclude, relabel=relabel, augment=augment, class_weights=weights)
-
-
-def _label_claims(suspects: pd.DataFrame, verdicts: Mapping[str, str]) -> dict[str, str]:
-    """Give the reason for each image whose label is in doubt: verdicts, then suspicions, strongest first."""
-    named = ("label wrong", "ignore")
-    claims = {sample: f"verdict: {verdict}" for sample, verdict in verdicts.items() if verdict in named}
-    for row in suspects[suspects["label_score"] >= LABEL_SURE].itertuples():
-        if not verdicts.get(row.id):
-            classes = f" ({row.suspect_given}, rather {row.suspect_suggested})" if row.suspect_given else ""
-            what = (row.suspect_kind or "unlike the prediction") + classes
-            claims[row.id] = f"label suspected: {what}, score {row.label_score:.2f}"
-    return claims
+            relabel += [] if ignored else [Sample(id=sample, reason=reason)]
+        elif split:  # else a verdict on an image that is gone
+            relabel.append(Sample(id=sample, reason=f"{split}: stays in the scores; {reason}"))
+    sure = (failures["id"].map(verdicts) == "model wrong") | (failures["cause_confidence"] >= _SURE)
+    params, clean = read_json(analysis.evaluation.run.params, ["run"]), ~failures["id"].isin(reasons)
+    changes = _training_changes(failures.assign(sure=sure)[clean], Train.read(params))
+    return Actions(exclude=exclude, relabel=relabel, augment=changes[0], class_weights=changes[1])
 
 
 def _training_changes(failures: pd.DataFrame, params: Train) -> tuple[list[Setting], Weights]:
@@ -78,13 +70,9 @@ def _training_changes(failures: pd.DataFrame, params: Train) -> tuple[list[Setti
     what = failures["cause"].where(failures["cause"] != "degraded image", kinds)
     counts, total = what[failures["sure"]].value_counts(), len(failures)
     counts = counts[counts >= max(2.0, _SUPPORT * total)]
-    settings = [
-        Setting(name=name, value=value, reason=f"{counts[cause]} of {total} failures: {cause}")
-        for cause, wanted in _AUGMENT.items()
-        for name, value in wanted.items()
-        if cause in counts and value > getattr(params, name)
-    ]
-    if "rare class" not in counts or params.class_weights != "none":
-        return settings, Weights()
-    reason = f"{counts['rare class']} of {total} failures: rare class"
-    return settings, Weights(value="sqrt_inverse", reason=reason)
+    reasons = {cause: f"{count} of {total} failures: {cause}" for cause, count in counts.items()}
+    wanted = [(cause, *one) for cause in _AUGMENT if cause in reasons for one in _AUGMENT[cause].items()]
+    raised = [one for one in wanted if one[2] > getattr(params, one[1])]
+    settings = [Setting(name=name, value=value, reason=reasons[cause]) for cause, name, value in raised]
+    weigh = "rare class" in reasons and params.class_weights == "none"
+    return settings, Weights(value="sqrt_inverse", reason=reasons["rare class"]) if weigh else Weights()
