@@ -1,7 +1,5 @@
 """Matrices of classes: confusions from pixel counts."""
 
-from __future__ import annotations
-
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -14,7 +12,6 @@ from seglib.data import ClassMap
 from seglib.plots import style
 
 _FEW = 20  # classes; with more, only the confusions that stand out carry a number
-_STANDS_OUT = 10.0  # percent of the true class (or points of difference)
 
 
 @style.apply()
@@ -33,12 +30,12 @@ def confusion_matrix(
     counts = np.asarray(counts, float)
     if not counts.any():
         return style.empty(ax, "confusion matrix: no valid pixel to count")
-    shares = _row_shares(counts)
-    norm = PowerNorm(0.5, 0, 100 if normalize else counts.max())
-    write = "{:.0f}".format if normalize else EngFormatter(places=0, sep="")
-    label = f"{'% of the true class' if normalize else 'pixels'} (square-root scale)"
-    scale = ("Blues", norm, write, label)
-    ax = _confusions(ax, shares if normalize else counts, shares, counts, classes, scale)
+    values, limit, write, label = _row_shares(counts), 100, "{:.0f}".format, "% of the true class"
+    noted = _noted(values)
+    if not normalize:
+        values, limit, write, label = counts, counts.max(), EngFormatter(places=0, sep=""), "pixels"
+    scale = ("Blues", PowerNorm(0.5, 0, limit), write, f"{label} (square-root scale)")
+    ax = _confusions(ax, (values, noted), counts, classes, scale)
     ax.set_title(style.text(title or "Confusion matrix", 80))
     return ax
 
@@ -61,7 +58,7 @@ def confusion_difference(
     points = _row_shares(failed) - _row_shares(np.asarray(full, float))
     limit = max(5.0, np.abs(np.nan_to_num(points)).max())
     scale = ("PuOr_r", Normalize(-limit, limit), "{:+.0f}".format, "points, failures minus all")
-    ax = _confusions(ax, points, np.abs(points), failed, classes, scale)
+    ax = _confusions(ax, (points, _noted(np.abs(points))), failed, classes, scale)
     ax.set_title(style.text(title or "Confused more often in failures", 80))
     return ax
 
@@ -72,31 +69,25 @@ def _row_shares(counts: np.ndarray) -> np.ndarray:
     return np.where(totals > 0, 100 * counts / np.maximum(totals, 1), np.nan)
 
 
-def _confusions(
-    ax: Axes | None,
-    values: np.ndarray,
-    percent: np.ndarray,
-    counts: np.ndarray,
-    classes: ClassMap,
-    scale: tuple,
-) -> Axes:
-    """Draw the matrix of `values` with numbers where `percent` is large, shares of `counts`, and swatches."""
+def _noted(percent: np.ndarray) -> np.ndarray:
+    """(C, C) bool: which cells carry a number."""
+    few = len(percent) <= _FEW
+    return percent >= 0.5 if few else (percent >= 10) & ~np.eye(len(percent), dtype=bool)
+
+
+def _confusions(ax: Axes | None, cells: tuple, counts: np.ndarray, classes: ClassMap, scale: tuple) -> Axes:
+    """Draw the matrix of `cells` (values, which are noted) with the classes' shares of `counts`, and swatches."""
+    values, noted = cells
     size, names = len(classes), [style.text(name, 24) for name in classes.names]
     shares = counts.sum(axis=1) / counts.sum()
     told = [f"{100 * share:.1f}%" if share >= 0.001 else "<0.1%" if share else "absent" for share in shares]
     rows = [f"{name}  {share}" for name, share in zip(names, told, strict=True)]
-    noted = percent >= 0.5 if size <= _FEW else (percent >= _STANDS_OUT) & ~np.eye(size, dtype=bool)
     ax = matrix(ax, pd.DataFrame(values, rows, names), noted, scale)
     ax.set(xlabel="prediction", ylabel="ground truth (share of pixels)")
     # A swatch a class between labels and cells ties the matrix to every other figure.
     ax.tick_params(length=0, pad=15)
     middles, edge, inch = np.arange(size) + 0.5, np.zeros(size), ax.figure.dpi_scale_trans
-    look = style.DOT | {
-        "s": 49 if size <= _FEW else 16,
-        "marker": "s",
-        "linewidth": 0.5,
-        "c": classes.colors / 255,
-    }
+    look = style.DOT | {"s": 49 if size <= _FEW else 16, "marker": "s", "c": classes.colors / 255}
     left = ax.get_yaxis_transform() + ScaledTranslation(-8 / 72, 0, inch)
     below = ax.get_xaxis_transform() + ScaledTranslation(0, -8 / 72, inch)
     ax.scatter(edge, middles, transform=left, **look)
@@ -107,8 +98,7 @@ def _confusions(
 def matrix(ax: Axes | None, values: pd.DataFrame, noted: np.ndarray, scale: tuple) -> Axes:
     """Draw a (C, C) matrix with its labels, numbers where `noted`, and a colour bar.
 
-    Args:
-        scale: colour map, norm, number -> text, and label.
+    `scale`: colour map, norm, number -> text, and label.
     """
     cmap, norm, write, label = scale
     cells, size, few = values.to_numpy(), len(values), len(values) <= _FEW

@@ -1,7 +1,5 @@
 """Figures of a data check: class shares, sequences, splits, and images that need a look."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,20 +14,15 @@ from seglib.data import ClassMap
 from seglib.plots import style
 from seglib.plots.confusion import matrix
 
-_PROPERTIES = {
-    "brightness": "mean grey value, 0-255",
-    "contrast": "standard deviation of grey values",
-    "entropy": "of the grey values, bits",
-    "focus": "variance of the Laplacian / contrast²",
-}
+_PROPERTIES = {"brightness": "mean grey value, 0-255", "contrast": "standard deviation of grey values"}
+_PROPERTIES |= {"entropy": "of the grey values, bits", "focus": "variance of the Laplacian / contrast²"}
 
 
 @style.apply()
 def class_shares(class_stats: pd.DataFrame, classes: ClassMap, ax: Axes | None = None) -> Axes:
     """Draw how common every class is: its share of the valid pixels and of the images, rarest first.
 
-    Args:
-        class_stats: columns split, class, pixel_share, image_share (both 0-1); one row a class and split.
+    `class_stats`: columns split, class, pixel_share, image_share (both 0-1); one row a class and split.
 
     A class that a split lacks is a red cross at the left edge.
     """
@@ -114,18 +107,14 @@ def sequence_timeline(samples: pd.DataFrame, ax: Axes | None = None, most: int =
 def split_shifts(shift: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw how other splits differ from train: Cliff's delta of each class's share and each image property.
 
-    Args:
-        shift: columns `split`, `name`, `delta`. Beyond the shaded band (0.474) a difference is called large.
+    `shift`: columns `split`, `name`, `delta`. Beyond the shaded band (0.474) a difference is called large.
     """
     if shift.empty:
         return style.empty(ax, "nothing to compare with train")
     largest = shift["delta"].abs().groupby(shift["name"], sort=False).max().fillna(0)
     names = list(largest.sort_values(ascending=False, kind="stable").index)
-    title, xlabel = (
-        "How the splits differ from train, most first",
-        "Cliff's delta (below 0: less than in train)",
-    )
-    ax = style.rows(ax, names, title, xlabel, 0.24)
+    title = "How the splits differ from train, most first"
+    ax = style.rows(ax, names, title, "Cliff's delta (below 0: less than in train)", 0.24)
     ax.axvspan(-0.474, 0.474, color="#f1f1f1", zorder=0, label="no large difference")
     ax.axvline(0, color=style.MUTED, linewidth=0.8)
     for k, (split, part) in enumerate(shift.groupby("split", sort=False), start=1):
@@ -140,8 +129,7 @@ def split_shifts(shift: pd.DataFrame, ax: Axes | None = None) -> Axes:
 def cooccurrence(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw of the images that hold the class of a row, how many percent hold that of the column too.
 
-    Args:
-        table: (C, C) counts of images. Rows of classes that do not occur stay empty.
+    `table`: (C, C) counts of images. Rows of classes that do not occur stay empty.
     """
     counts = table.to_numpy(float)
     own = counts.diagonal()[:, None]

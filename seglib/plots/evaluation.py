@@ -1,7 +1,5 @@
 """Figures of an evaluation: classes, images, regions, calibration, and two runs."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,20 +9,15 @@ from seglib.data import ClassMap
 from seglib.plots import style
 
 _SIZES = {"small": 22, "medium": 70, "large": 170}  # of regions, as points^2
-_CHANGES = {
-    "fine in both": ("o", "white"),
-    "failing in both": ("X", "#9a9a9a"),
-    "fixed": ("^", style.BLUE),
-    "regressed": ("v", style.VERMILION),
-}
+_CHANGES = {"fine in both": ("o", "white"), "failing in both": ("X", "#9a9a9a")}
+_CHANGES |= {"fixed": ("^", style.BLUE), "regressed": ("v", style.VERMILION)}
 
 
 @style.apply()
 def class_ious(per_class: pd.DataFrame, classes: ClassMap, ax: Axes | None = None) -> Axes:
     """Draw the IoU of every class as bars, worst first, with precision, recall and the mean.
 
-    Args:
-        per_class: columns class, iou, precision, recall (0-1, NaN for a class that does not occur).
+    `per_class`: columns class, iou, precision, recall (0-1, NaN for a class that does not occur).
     """
     table = per_class.sort_values("iou", kind="stable").reset_index()
     ax = style.rows(ax, table["class"], "Classes, worst first", "IoU, precision, recall")
@@ -46,8 +39,7 @@ def class_ious(per_class: pd.DataFrame, classes: ClassMap, ax: Axes | None = Non
 def iou_distribution(per_image: pd.DataFrame, threshold: float, ax: Axes | None = None) -> Axes:
     """Draw the histogram of the images' mean IoU; failures (below `threshold`) stand out.
 
-    Args:
-        per_image: column miou (0-1; NaN for an image without a valid pixel, which the legend counts).
+    `per_image`: column miou (0-1; NaN for an image without a valid pixel, which the legend counts).
     """
     scores = per_image["miou"].dropna().to_numpy(float)
     if not len(scores):
@@ -58,8 +50,7 @@ def iou_distribution(per_image: pd.DataFrame, threshold: float, ax: Axes | None 
     ax.hist(scores[failed], color="#d1495b", label=below, **look)
     ax.hist(scores[~failed], color="#a9c5dd", label=f"at or above: {(~failed).sum()}", **look)
     ax.axvline(threshold, color=style.INK, linewidth=1)
-    mean = scores.mean()
-    ax.axvline(mean, color=style.INK, linestyle="--", linewidth=1, label=f"mean {mean:.3f}")
+    ax.axvline(scores.mean(), color=style.INK, linestyle="--", linewidth=1, label=f"mean {scores.mean():.3f}")
     if unscored := len(per_image) - len(scores):
         ax.plot([], [], " ", label=f"{unscored} without a valid pixel")
     ax.set(xlim=(0, 1), xlabel="mean IoU of an image", ylabel="images", title="How the images spread")
@@ -73,17 +64,13 @@ def iou_distribution(per_image: pd.DataFrame, threshold: float, ax: Axes | None 
 def per_class_image_iou(per_image_class_iou: pd.DataFrame, classes: ClassMap, ax: Axes | None = None) -> Axes:
     """Draw the spread of each class's IoU over images: dots, quartiles (box) and median; lowest median first.
 
-    Args:
-        per_image_class_iou: id, then a column a class (0-1, NaN where the class does not count).
+    `per_image_class_iou`: id, then a column a class (0-1, NaN where the class does not count).
     """
     table = per_image_class_iou.reindex(columns=list(classes.names)).astype(float)
     order = list(table.median().sort_values(kind="stable").index)
-    title, rows, jitter = (
-        "Classes, image by image, lowest median first",
-        np.arange(len(order)),
-        np.random.default_rng(0),
-    )
+    title, rows = "Classes, image by image, lowest median first", np.arange(len(order))
     ax = style.rows(ax, order, title, "IoU of the class in one image", 0.32)
+    jitter = np.random.default_rng(0)
     for row, name, color in zip(rows, order, style.rgb(order, classes), strict=True):
         y = row + jitter.uniform(-0.3, 0.3, len(table))
         look = {"s": 16, "color": [color], "alpha": 0.6, "linewidth": 0.3, "rasterized": True}
@@ -100,8 +87,7 @@ def per_class_image_iou(per_image_class_iou: pd.DataFrame, classes: ClassMap, ax
 def region_ious(region_sizes: pd.DataFrame, classes: ClassMap, ax: Axes | None = None) -> Axes:
     """Draw the IoU of every class on its small, medium and large regions, worst class first.
 
-    Args:
-        region_sizes: a row a class and size that occurs; columns class, size, regions, iou (0-1).
+    `region_sizes`: a row a class and size that occurs; columns class, size, regions, iou (0-1).
 
     The numbers on the right tell how many regions of each size there are.
     """
@@ -184,14 +170,9 @@ def run_comparison(
         look = style.DOT | {"marker": marker, "color": color}
         ax.scatter(part["miou_first"], part["miou_second"], label=f"{change} ({len(part)})", **look)
     for row in table.iloc[sorted({0, len(table) - 1})].itertuples():
-        align = "left" if row.miou_first < 0.5 else "right"
-        place = {
-            "fontsize": 7.5,
-            "xytext": (0, 7 if row.difference > 0 else -13),
-            "textcoords": "offset points",
-            "ha": align,
-        }
-        ax.annotate(style.text(row.id, 40), (row.miou_first, row.miou_second), **place)
+        place = {"ha": "left" if row.miou_first < 0.7 else "right", "textcoords": "offset points"}
+        at, above = (row.miou_first, row.miou_second), (0, 7 if row.difference > 0 else -13)
+        ax.annotate(style.text(row.id, 40), at, above, fontsize=7.5, **place)
     names = [f"mIoU of the image, {style.text(name, 60)}" for name in (first, second)]
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel=names[0], ylabel=names[1])
     ax.set_title("A point an image: above the line is better")

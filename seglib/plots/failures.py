@@ -1,7 +1,5 @@
 """Figures of a failure analysis: where IoU was lost, confusions, thresholds, degraded images, slices."""
 
-from __future__ import annotations
-
 from itertools import cycle
 
 import numpy as np
@@ -22,11 +20,10 @@ _ERRORS = {
     "noise": ("#f4f4f4", "....", "noise"),
 }
 _LINES = ((style.BLUE, "-"), (style.VERMILION, "--"), (style.GREEN, "-."), (style.PINK, ":"))
-_QUALITIES = {
-    "sharpness": "sharpness",
-    "noise": "noise, grey levels",
+_QUALITIES = {"sharpness": "sharpness", "noise": "noise, grey levels"}
+_QUALITIES |= {
     "highlights": "grey value of the brightest hundredth",
-    "contrast_ratio": "contrast (deviation / mean of grey values)",
+    "contrast_ratio": "contrast (deviation / mean)",
 }
 
 
@@ -42,18 +39,10 @@ def lost_iou(failures: pd.DataFrame, count: int = 20, ax: Axes | None = None) ->
     lost = failures.reindex(columns=["id", "miou", *(f"lost_{kind}" for kind in _ERRORS)]).dropna()
     table = lost.sort_values("miou", kind="stable").head(count)
     if table.empty:
-        words = "no failures" if failures.empty else "nothing is known of where the IoU was lost"
-        return style.empty(ax, words)
-    worst = (
-        "every failure"
-        if len(table) == len(failures)
-        else f"the worst {len(table)} of {len(failures)} failures"
-    )
-    names, xlabel = (
-        [style.shortened(i, 34) for i in table["id"]],
-        "lost IoU (points; a bar's length is 1 - mIoU)",
-    )
-    ax = style.rows(ax, names, f"Where the IoU was lost: {worst}", xlabel, 0.25, 40)
+        return style.empty(ax, "no failure of which it is known where the IoU was lost")
+    title = f"Where the IoU was lost: the worst {len(table)} of {len(failures)} failures"
+    names = [style.shortened(i, 34) for i in table["id"]]
+    ax = style.rows(ax, names, title, "lost IoU (points; a bar's length is 1 - mIoU)", 0.25, 40)
     start = np.zeros(len(table))
     for kind, (color, hatch, label) in _ERRORS.items():
         part = table[f"lost_{kind}"].to_numpy(float)
@@ -80,12 +69,9 @@ def costly_confusions(costs: pd.DataFrame, ax: Axes | None = None) -> Axes:
     table, title = list(costs.itertuples()), "Confusions that cost most (ground truth → prediction)"
     names = [f"{style.shortened(r.truth, 20)} → {style.shortened(r.prediction, 20)}" for r in table]
     ax = style.rows(ax, names, title, "gain if these pixels were right (points of IoU)", width=50)
-    rows, look = (
-        range(len(table)),
-        {"color": style.ORANGE, "marker": "D", "label": "mIoU of an image, on average"},
-    )
+    rows, look = range(len(table)), style.DOT | {"color": style.ORANGE, "marker": "D"}
     ax.barh(rows, costs["gain"], height=0.66, color="#0b3c6f", label="mean IoU of the split")
-    ax.scatter(costs["gain_image"], rows, **style.DOT | look)
+    ax.scatter(costs["gain_image"], rows, label="mIoU of an image, on average", **look)
     style.beside(ax, [f"+{r.gain:.3f}, {r.share:.0%} of the true class, images: {r.images}" for r in table])
     ax.xaxis.set_major_locator(MaxNLocator(6))
     ax.set_xlim(left=0)
@@ -97,27 +83,19 @@ def costly_confusions(costs: pd.DataFrame, ax: Axes | None = None) -> Axes:
 def threshold_curve(curve: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw how many images fail at every threshold, the chosen one marked.
 
-    Args:
-        curve: of `failures.failure_curve`: of, threshold (0-1), images, scored, share (0-1), chosen; a line for each
-            `of`.
+    `curve`: of `failures.failure_curve`: of (a line each), threshold, images, scored, share (0-1), chosen.
     """
-    known = curve.dropna(subset=["share"])
+    known, lines = curve.dropna(subset=["share"]), cycle(_LINES)
     if known.empty:
         return style.empty(ax, "no image has a score")
     ax = style.axes(ax, 6.4, 3.8)
-    for (name, line), (color, dash) in zip(known.groupby("of", sort=False), cycle(_LINES), strict=False):
+    for (name, line), (color, dash) in zip(known.groupby("of", sort=False), lines, strict=False):
         at = line[line["chosen"]].iloc[0]
         failing = f"{at['images']:.0f} of {at['scored']:.0f} images ({at['share']:.0%})"
         label = f"{style.text(name)} below {at['threshold']:.3g}: {failing}"
-        look = {
-            "color": color,
-            "linestyle": dash,
-            "marker": "o",
-            "markeredgecolor": "white",
-            "clip_on": False,
-        }
-        chosen = list(line["chosen"]).index(True)
-        ax.plot(line["threshold"], 100 * line["share"], label=label, markevery=[chosen], **look)
+        look = {"color": color, "linestyle": dash, "clip_on": False}
+        mark = {"marker": "o", "markersize": 7, "markevery": list(np.flatnonzero(line["chosen"]))}
+        ax.plot(line["threshold"], 100 * line["share"], label=label, **look, **mark)
     ax.set(xlim=(0, 1), ylim=(0, 100), title="How many images fail at which threshold")
     ax.set(xlabel="threshold: IoU in an image", ylabel="images that fail (%)")
     ax.grid()
@@ -136,7 +114,7 @@ def degradation_sheet(training: pd.DataFrame, images: pd.DataFrame, failed: np.n
     The hatched side of the limit is where an image counts as degraded.
     """
     fig, axs = style.sheet(2, 2, 9.4, 5.8)
-    failed, entries = np.asarray(failed, bool), {}
+    failed, entries = np.asarray(failed, bool), ()
     for kind, ax in zip(KINDS, axs.flat, strict=True):
         quality, limit = QUALITY_OF[kind], Reference.of(training).limit(kind)
         known, values = (np.maximum(t[quality].to_numpy(float), 0.01) for t in (training, images))
@@ -150,31 +128,24 @@ def degradation_sheet(training: pd.DataFrame, images: pd.DataFrame, failed: np.n
         # Fine and failed images in a strip each below the axis: ticks over the bars could not be told apart.
         strips = ((~failed, -0.1, style.BLUE, "fine"), (failed, -0.22, style.VERMILION, "failed"))
         for chosen, place, color, name in strips:
-            look = {
-                "color": color,
-                "marker": "|",
-                "s": 46,
-                "linewidth": 1.3,
-                "label": f"{name} ({chosen.sum()})",
-            }
+            look = {"color": color, "marker": "|", "s": 46, "label": f"{name} ({chosen.sum()})"}
             ax.scatter(values[chosen], np.full(chosen.sum(), place * top), **look)
-        ends = (edges[0], limit) if limit < np.median(known) else (limit, edges[-1])
-        look = {"facecolor": "none", "edgecolor": "#d9d9d9", "hatch": "///", "linewidth": 0, "zorder": 0}
-        ax.axvspan(*ends, label="counts as degraded", **look)
-        ax.axvline(limit, color=style.INK, linewidth=1, linestyle="--")
+        if np.isfinite(limit):
+            end = edges[0] if limit < np.median(known) else edges[-1]
+            look = {"facecolor": "none", "edgecolor": "#d9d9d9", "hatch": "///", "linewidth": 0, "zorder": 0}
+            ax.axvspan(limit, end, label="counts as degraded", **look)
+            ax.axvline(limit, color=style.INK, linewidth=1, linestyle="--")
         ax.axhline(0, color=style.MUTED, linewidth=0.8)
         ax.set(ylim=(-0.3 * top, 1.12 * top), xlabel=_QUALITIES[quality], ylabel="training images")
         ax.set_title(kind.capitalize())
-        ax.set_yticks(
-            [tick for tick in MaxNLocator(4, integer=True).tick_values(0, top) if tick <= 1.12 * top]
-        )
+        ax.set_yticks(MaxNLocator(4, integer=True).tick_values(0, top)[:-1])
         ticks = np.geomspace(edges[0], edges[-1], 7)[1:-1]
         ax.set(xscale="log", xlim=edges[[0, -1]])
         ax.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
         ax.minorticks_off()
-        entries |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+        entries = ax.get_legend_handles_labels()
     if entries:
-        fig.legend(entries.values(), entries, loc="outside upper left", ncols=4, columnspacing=1.4)
+        fig.legend(*entries, loc="outside upper left", ncols=4, columnspacing=1.4)
     return fig
 
 
@@ -194,13 +165,10 @@ def slice_plot(slices: pd.DataFrame, most: int = 15, ax: Axes | None = None) -> 
     xlabel = "mean IoU of the slice's images less that of all others, points"
     ax = style.rows(ax, table["slice"], "Slices, the costliest on top", xlabel, width=58)
     ax.axvline(0, color=style.INK, linewidth=0.9)
-    for name, claimed, fill in (
-        ("more than chance", True, style.VERMILION),
-        ("may be chance", False, "white"),
-    ):
-        part, color = table[table["claimed"] == claimed], style.VERMILION if claimed else style.MUTED
-        ax.hlines(part.index, 100 * part["low"], 100 * part["high"], color=color, linewidth=1.6)
-        ax.scatter(100 * part["difference"], part.index, color=fill, label=name, **style.DOT)
+    for name, claimed in (("more than chance", True), ("may be chance", False)):
+        part, color = table[table["claimed"] == claimed], style.VERMILION if claimed else "white"
+        ax.hlines(part.index, 100 * part["low"], 100 * part["high"], color=style.MUTED, linewidth=1.6)
+        ax.scatter(100 * part["difference"], part.index, color=color, label=name, **style.DOT)
     style.beside(ax, [f"{r.images} ({r.failures})" for r in table.itertuples()], "images (failed)")
     style.legend_above(ax)
     return ax

@@ -1,7 +1,5 @@
 """Figures of single samples: masks over images, augmented images, and the sheet of a failure."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -77,12 +75,9 @@ def failure_sheet(
     }
     for ax, (name, panel) in zip(axs.flat, panels.items(), strict=True):
         style.show_image(ax, panel, name)
-    padded = np.pad(region, 1).astype(float)  # so that what touches the image's edge is closed
-    place = (-1.5, region.shape[1] + 0.5, -1.5, region.shape[0] + 0.5)
     for ax in axs.flat[:2] if doubted else ():
-        for color, thickness in (("black", 2.6), ("white", 1.2)):
-            ax.contour(padded, levels=[0.5], colors=color, linewidths=thickness, extent=place)
-        ax.set(xlim=(-0.5, region.shape[1] - 0.5), ylim=(region.shape[0] - 0.5, -0.5))
+        ax.contour(region, levels=[0.5], colors="black", linewidths=2.6)
+        ax.contour(region, levels=[0.5], colors="white", linewidths=1.2)
     fig.suptitle(style.text(title, 120), x=0.004, ha="left", fontsize=10.5, fontweight="bold")
     if costs:
         what = "Costliest confusions (ground truth → prediction, share of the valid pixels):  "

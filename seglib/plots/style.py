@@ -1,7 +1,5 @@
 """The look that every figure shares, and the parts that many figures use."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -26,15 +24,9 @@ COLORS = (BLUE, ORANGE, GREEN, PINK, SKY, VERMILION)
 MARKERS = "osD^vP"
 DOT = {"s": 36, "edgecolor": INK, "linewidth": 0.8, "clip_on": False, "zorder": 3}
 
-_RC = {
-    "font.size": 9,
-    "text.color": INK,
-    "grid.color": FAINT,
-    "axes.edgecolor": MUTED,
-    "axes.axisbelow": True,
-}
+_RC = {"font.size": 9, "text.color": INK, "grid.color": FAINT, "axes.edgecolor": MUTED}
 _RC |= {"axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlepad": 9}
-_RC |= {"axes.labelsize": 9, "axes.labelcolor": INK, "axes.spines.top": False, "axes.spines.right": False}
+_RC |= {"axes.axisbelow": True, "axes.labelcolor": INK, "axes.spines.top": False, "axes.spines.right": False}
 _RC |= {"xtick.color": MUTED, "xtick.labelcolor": INK, "ytick.color": MUTED, "ytick.labelcolor": INK}
 _RC |= {"xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "legend.fontsize": 8.5, "legend.frameon": False}
 _RC |= {"image.interpolation": "nearest"}  # interpolated class ids would show classes that are not there
@@ -75,15 +67,12 @@ def beside(ax: Axes, words: Iterable[str], header: str = "") -> None:
 def sheet(
     rows: int, columns: int, width: float, height: float, handles: Sequence[Artist] = ()
 ) -> tuple[Figure, np.ndarray]:
-    """Make a figure with (rows, columns) axes and a legend below them, which adds to its height; sizes in inches.
-
-    pyplot does not keep it: a notebook shows it once, and a loop over many samples does not fill the memory.
-    """
+    """Make a figure with (rows, columns) axes and a legend below them, which adds to its height; sizes in inches."""
     longest = max((min(28, len(handle.get_label())) for handle in handles), default=0)  # letters
     across = max(1, int(width / (0.078 * longest + 0.5)))
     height += 0.2 * -(-len(handles) // across) + 0.2 * bool(handles)
     fig, axs = plt.subplots(rows, columns, figsize=(width, height), layout="constrained", squeeze=False)
-    plt.close(fig)
+    plt.close(fig)  # pyplot would show it twice in notebooks, and keep it in memory
     if handles:
         look = {"handlelength": 1.2, "columnspacing": 1.4, "alignment": "left"}
         fig.legend(handles=handles, loc="outside lower left", ncols=across, **look)

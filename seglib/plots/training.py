@@ -1,7 +1,5 @@
 """What notebooks show in a way of their own: curves that grow, smaller photographs, whole texts."""
 
-from __future__ import annotations
-
 import io
 import time
 
