@@ -71,12 +71,11 @@ def _row_shares(counts: np.ndarray) -> np.ndarray:
 
 def _noted(percent: np.ndarray) -> np.ndarray:
     """(C, C) bool: which cells carry a number."""
-    few = len(percent) <= _FEW
-    return percent >= 0.5 if few else (percent >= 10) & ~np.eye(len(percent), dtype=bool)
+    return percent >= 0.5 if len(percent) <= _FEW else (percent >= 10) & ~np.eye(len(percent), dtype=bool)
 
 
 def _confusions(ax: Axes | None, cells: tuple, counts: np.ndarray, classes: ClassMap, scale: tuple) -> Axes:
-    """Draw the matrix of `cells` (values, which are noted) with the classes' shares of `counts`, and swatches."""
+    """Draw `cells` (values, and which carry numbers) with the classes' shares of `counts`, and swatches."""
     values, noted = cells
     size, names = len(classes), [style.text(name, 24) for name in classes.names]
     shares = counts.sum(axis=1) / counts.sum()
@@ -86,7 +85,7 @@ def _confusions(ax: Axes | None, cells: tuple, counts: np.ndarray, classes: Clas
     ax.set(xlabel="prediction", ylabel="ground truth (share of pixels)")
     # A swatch a class between labels and cells ties the matrix to every other figure.
     ax.tick_params(length=0, pad=15)
-    middles, edge, inch = np.arange(size) + 0.5, np.zeros(size), ax.figure.dpi_scale_trans
+    middles, edge, inch = np.arange(size) + 0.5, [0] * size, ax.figure.dpi_scale_trans
     look = style.DOT | {"s": 49 if size <= _FEW else 16, "marker": "s", "c": classes.colors / 255}
     left = ax.get_yaxis_transform() + ScaledTranslation(-8 / 72, 0, inch)
     below = ax.get_xaxis_transform() + ScaledTranslation(0, -8 / 72, inch)

@@ -23,15 +23,13 @@ def class_shares(class_stats: pd.DataFrame, classes: ClassMap, ax: Axes | None =
     """Draw how common every class is: its share of the valid pixels and of the images, rarest first.
 
     `class_stats`: columns split, class, pixel_share, image_share (both 0-1); one row a class and split.
-
     A class that a split lacks is a red cross at the left edge.
     """
     splits, names = list(class_stats["split"].unique()), list(classes.names)
     most = class_stats.groupby("class")["pixel_share"].max().reindex(names).fillna(0)
     order, step = list(most.sort_values(kind="stable").index), max(0.28, 0.13 * len(splits))
     ax = style.rows(ax, order, "How common each class is, rarest first", "share (%, logarithmic)", step)
-    percent = 100 * class_stats[["pixel_share", "image_share"]]
-    percent = percent.where(percent > 0)
+    percent = 100 * class_stats[["pixel_share", "image_share"]].replace(0, np.nan)
     rows = class_stats["class"].map(order.index)
     rows += (class_stats["split"].map(splits.index) - (len(splits) - 1) / 2) * 0.6 / len(splits)
     ax.hlines(rows, *percent.to_numpy().T, color="#c9c9c9", linewidth=1.2, zorder=1)

@@ -68,13 +68,11 @@ def per_class_image_iou(per_image_class_iou: pd.DataFrame, classes: ClassMap, ax
     """
     table = per_image_class_iou.reindex(columns=list(classes.names)).astype(float)
     order = list(table.median().sort_values(kind="stable").index)
-    title, rows = "Classes, image by image, lowest median first", np.arange(len(order))
-    ax = style.rows(ax, order, title, "IoU of the class in one image", 0.32)
-    jitter = np.random.default_rng(0)
+    rows, jitter = np.arange(len(order)), np.random.default_rng(0)
+    ax = style.rows(ax, order, "Classes by image, lowest median first", "IoU of the class in one image")
     for row, name, color in zip(rows, order, style.rgb(order, classes), strict=True):
-        y = row + jitter.uniform(-0.3, 0.3, len(table))
         look = {"s": 16, "color": [color], "alpha": 0.6, "linewidth": 0.3, "rasterized": True}
-        ax.scatter(table[name], y, **style.DOT | look)
+        ax.scatter(table[name], row + jitter.uniform(-0.3, 0.3, len(table)), **style.DOT | look)
     low, median, high = table[order].quantile([0.25, 0.5, 0.75]).to_numpy()
     ax.barh(rows, high - low, 0.72, low, fill=False, edgecolor=style.INK, linewidth=1.1, zorder=4)
     ax.vlines(median, rows - 0.36, rows + 0.36, color=style.INK, linewidth=2.4, zorder=4)
@@ -88,7 +86,6 @@ def region_ious(region_sizes: pd.DataFrame, classes: ClassMap, ax: Axes | None =
     """Draw the IoU of every class on its small, medium and large regions, worst class first.
 
     `region_sizes`: a row a class and size that occurs; columns class, size, regions, iou (0-1).
-
     The numbers on the right tell how many regions of each size there are.
     """
     if not len(region_sizes):
@@ -134,11 +131,9 @@ def reliability(calibration: pd.DataFrame, ece: float = float("nan"), ax: Axes |
     for label, (part, fill) in fills.items():
         if part.any():
             ax.bar(left[part], gap[part], width[part], accuracy[part], label=label, **look | fill)
-    share, middle = table["share"], left + width / 2
-    ax.bar(middle, 0.25 * share, 0.28 * width, color=style.INK, label="share of pixels")
-    for x, part in zip(middle, share, strict=True):
-        if part >= 0.01:
-            ax.text(x, 0.25 * part + 0.012, f"{100 * part:.0f}%", ha="center", fontsize=7.5)
+    share = table["share"]
+    thin = ax.bar(left + width / 2, 0.25 * share, 0.28 * width, color=style.INK, label="share of pixels")
+    ax.bar_label(thin, [f"{part:.0%}" if part >= 0.01 else "" for part in share], fontsize=7.5)
     ax.plot([0, 1], [0, 1], color=style.INK, linestyle="--", linewidth=1, label="calibrated")
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", title=f"Reliability, ECE {ece:.3f}")
     ax.set(xlabel="confidence of the predicted class", ylabel="share of pixels right")

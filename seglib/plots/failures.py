@@ -21,10 +21,7 @@ _ERRORS = {
 }
 _LINES = ((style.BLUE, "-"), (style.VERMILION, "--"), (style.GREEN, "-."), (style.PINK, ":"))
 _QUALITIES = {"sharpness": "sharpness", "noise": "noise, grey levels"}
-_QUALITIES |= {
-    "highlights": "grey value of the brightest hundredth",
-    "contrast_ratio": "contrast (deviation / mean)",
-}
+_QUALITIES |= {"highlights": "grey value of the brightest 1 %", "contrast_ratio": "contrast / brightness"}
 
 
 @style.apply()
@@ -73,7 +70,6 @@ def costly_confusions(costs: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.barh(rows, costs["gain"], height=0.66, color="#0b3c6f", label="mean IoU of the split")
     ax.scatter(costs["gain_image"], rows, label="mIoU of an image, on average", **look)
     style.beside(ax, [f"+{r.gain:.3f}, {r.share:.0%} of the true class, images: {r.images}" for r in table])
-    ax.xaxis.set_major_locator(MaxNLocator(6))
     ax.set_xlim(left=0)
     style.legend_above(ax)
     return ax
@@ -139,9 +135,8 @@ def degradation_sheet(training: pd.DataFrame, images: pd.DataFrame, failed: np.n
         ax.set(ylim=(-0.3 * top, 1.12 * top), xlabel=_QUALITIES[quality], ylabel="training images")
         ax.set_title(kind.capitalize())
         ax.set_yticks(MaxNLocator(4, integer=True).tick_values(0, top)[:-1])
-        ticks = np.geomspace(edges[0], edges[-1], 7)[1:-1]
         ax.set(xscale="log", xlim=edges[[0, -1]])
-        ax.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+        ax.set_xticks(edges[6::8], [f"{tick:.3g}" for tick in edges[6::8]])
         ax.minorticks_off()
         entries = ax.get_legend_handles_labels()
     if entries:
@@ -159,10 +154,9 @@ def slice_plot(slices: pd.DataFrame, most: int = 15, ax: Axes | None = None) -> 
 
     Filled: claimed after correction for all slices looked at; hollow: may be chance. Lines: 95 % intervals.
     """
-    table = slices.head(most).reset_index()
+    table, xlabel = slices.head(most).reset_index(), "mean IoU less that of all other images, points"
     if table.empty:
         return style.empty(ax, "no slice holds enough images")
-    xlabel = "mean IoU of the slice's images less that of all others, points"
     ax = style.rows(ax, table["slice"], "Slices, the costliest on top", xlabel, width=58)
     ax.axvline(0, color=style.INK, linewidth=0.9)
     for name, claimed in (("more than chance", True), ("may be chance", False)):

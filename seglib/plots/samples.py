@@ -58,12 +58,11 @@ def failure_sheet(
     # Four in a row unless the image is wide: then two by two, or nothing could be made out.
     rows, columns = (2, 2) if width > 1.7 * height else (1, 4)
     handles = style.class_handles(present(truth, pred), classes)
-    confusions = top_confusions(truth, pred, classes)
-    costs = [f"{style.text(t)} → {style.text(p)} {100 * s:.1f}%" for t, p, s in confusions]
+    costs = [f"{style.text(t)} → {style.text(p)} {s:.1%}" for t, p, s in top_confusions(truth, pred, classes)]
     inches = rows * (12.4 / columns * height / width + 0.25) + 0.5
     fig, axs = style.sheet(rows, columns, 12.6, inches, handles)
     wrong, valid = int(wrong_pixels(truth, pred).sum()), int((truth != IGNORE).sum())
-    share = f"{100 * wrong / valid:.1f}% of valid pixels" if valid else "no valid pixel"
+    share = f"{wrong / valid:.1%} of valid pixels" if valid else "no valid pixel"
     doubted = region is not None and bool(region.any())
     region = region if doubted else np.zeros(truth.shape, bool)
     image, truth, pred, region = fitting(image, truth, pred, region)

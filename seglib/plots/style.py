@@ -45,7 +45,7 @@ def axes(ax: Axes | None, width: float, height: float) -> Axes:
 def rows(
     ax: Axes | None, names: Iterable[object], title: str, xlabel: str, step: float = 0.3, width: int = 28
 ) -> Axes:
-    """Make the axes of a horizontal chart: a row of `step` inches a name, the first on top, wrapped at `width`."""
+    """Make the axes of a horizontal chart: a row of `step` inches for each name, first on top."""
     labels = [text(name, width) for name in names]
     ax = axes(ax, 7.4, 1.5 + step * max(2, len(labels)))
     ax.set(title=title, xlabel=xlabel, ylim=(len(labels) - 0.4, -0.6))
@@ -67,7 +67,7 @@ def beside(ax: Axes, words: Iterable[str], header: str = "") -> None:
 def sheet(
     rows: int, columns: int, width: float, height: float, handles: Sequence[Artist] = ()
 ) -> tuple[Figure, np.ndarray]:
-    """Make a figure with (rows, columns) axes and a legend below them, which adds to its height; sizes in inches."""
+    """Make a figure with (rows, columns) axes and a legend below them; sizes in inches."""
     longest = max((min(28, len(handle.get_label())) for handle in handles), default=0)  # letters
     across = max(1, int(width / (0.078 * longest + 0.5)))
     height += 0.2 * -(-len(handles) // across) + 0.2 * bool(handles)

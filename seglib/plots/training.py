@@ -41,8 +41,7 @@ def training_curves(history: pd.DataFrame, fig: Figure | None = None) -> Figure:
     for column, (label, color, line, width) in _LOSSES.items():
         if column in known:
             losses.plot(epochs, known[column], line, label=label, color=color, linewidth=width, **look)
-    losses.set(title="Loss", ylabel="loss")
-    losses.set_ylim(bottom=0)
+    losses.set(title="Loss", ylabel="loss", ylim=(0, None))
     if losses.lines:
         losses.legend()
     score.set(title="Validation mean IoU", ylabel="mean IoU", ylim=(0, 1))
@@ -55,11 +54,10 @@ def training_curves(history: pd.DataFrame, fig: Figure | None = None) -> Figure:
         # In the corner that the curve leaves free: at its end the words would cover it.
         y, align = (0.04, "bottom") if best["val_miou"] > 0.2 else (0.96, "top")
         score.text(0.98, y, words, transform=score.transAxes, ha="right", va=align)
-    rate.set(title="Learning rate", ylabel="learning rate")
     rate.yaxis.set_major_formatter("{x:g}")  # no power of ten above the axes: it would push the title up
     if "learning_rate" in known:
         rate.plot(epochs, known["learning_rate"], color=style.MUTED, linewidth=1.8, **look)
-        rate.set_ylim(bottom=0)
+    rate.set(title="Learning rate", ylabel="learning rate", ylim=(0, None))
     last = max(2, *epochs)
     for ax in (losses, score, rate):
         ax.set(xlabel="epoch", xlim=(1 - 0.03 * last, last + 0.03 * last))
