@@ -63,9 +63,9 @@ def failure_sheet(
     fig, axs = style.sheet(rows, columns, 12.6, inches, handles)
     wrong, valid = int(wrong_pixels(truth, pred).sum()), int((truth != IGNORE).sum())
     share = f"{wrong / valid:.1%} of valid pixels" if valid else "no valid pixel"
-    doubted = region is not None and bool(region.any())
-    region = region if doubted else np.zeros(truth.shape, bool)
+    region = np.zeros(truth.shape, bool) if region is None else region
     image, truth, pred, region = fitting(image, truth, pred, region)
+    doubted = bool(0 < region.mean() < 1)  # no contour lies around all or nothing
     panels = {
         "image" + "; outlined: label in doubt" * doubted: image,
         "ground truth": overlay(image, truth, classes, 0.7),

@@ -59,7 +59,6 @@ def test_pairs_show_their_difference():
     near = np.clip(first.astype(int) + 2, 0, 255).astype(np.uint8)
     titles = [("train: a", "val: $b"), ("x", "y")]
     fig = drawn(plots.image_pairs([(first, near), (first, first[::2, ::2])], titles))
-    assert "train: a" in words(fig)
     assert f"difference: mean {np.abs(first.astype(int) - near).mean():.1f} of 255" in words(fig)
     assert fig.axes[2].images[0].get_array().min() >= 255 - 2 * 255 / 32 - 1
     assert "no images" in words(drawn(plots.image_pairs([])))
