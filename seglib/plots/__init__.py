@@ -10,9 +10,7 @@ from seglib.plots.data import (
 from seglib.plots.evaluation import (
     class_ious, iou_distribution, per_class_image_iou, region_ious, reliability, run_comparison,
 )
-from seglib.plots.failures import (
-    costly_confusions, degradation_sheet, lost_iou, slice_plot, threshold_curve,
-)
+from seglib.plots.failures import costly_confusions, degradation_sheet, lost_iou, slice_plot, threshold_curve
 from seglib.plots.samples import augmentation_grid, failure_sheet, overlay_grid
 from seglib.plots.style import save_figure
 from seglib.plots.training import LiveCurves, in_full, show_small, training_curves

@@ -1,20 +1,17 @@
-"""Confusion matrices from pixel counts."""
-
-from __future__ import annotations
+"""Matrices of classes: confusions from pixel counts."""
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
-import seaborn as sns
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, PowerNorm
+from matplotlib.ticker import EngFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from seglib.data import ClassMap
 from seglib.plots import style
 
-_NUMBERS_UP_TO = 20  # classes; beyond, only the confusions that stand out carry a number
-_STANDS_OUT = 10.0  # percent of the true class (or points of difference)
+_FEW = 20  # classes; with more, only the confusions that stand out carry a number
 
 
 @style.apply()
@@ -32,17 +29,14 @@ def confusion_matrix(
     """
     counts = np.asarray(counts, float)
     if not counts.any():
-        return _nothing(ax, title)
-    shares = _row_shares(counts)
-    values = shares if normalize else counts
-    write = "{:.0f}".format if normalize else _short
-    with np.errstate(invalid="ignore"):
-        numbers = np.where(_noted(shares), np.vectorize(write, otypes=[object])(values), "")
-    norm = PowerNorm(0.5, 0, 100.0 if normalize else max(float(counts.max()), 1.0))
-    ax = _matrix(values, numbers, counts, classes, ax, ("Blues", norm))
-    label = "% of the true class" if normalize else "pixels"
-    _color_bar(ax, f"{label} (square-root scale)", _short)
-    ax.set_title(style.text(title) or "Confusion matrix")
+        return style.empty(ax, "confusion matrix: no valid pixel to count")
+    values, limit, write, label = _row_shares(counts), 100, "{:.0f}".format, "% of the true class"
+    noted = _noted(values)
+    if not normalize:
+        values, limit, write, label = counts, counts.max(), EngFormatter(places=0, sep=""), "pixels"
+    scale = ("Blues", PowerNorm(0.5, 0, limit), write, f"{label} (square-root scale)")
+    ax = _confusions(ax, (values, noted), counts, classes, scale)
+    ax.set_title(style.text(title or "Confusion matrix", 80))
     return ax
 
 
@@ -58,105 +52,73 @@ def confusion_difference(
     The difference of the row-normalised matrices in percentage points: orange, more often in failures; purple, less
     often. Differences below 0.5 points carry no number; beyond 20 classes those below 10, and the diagonal.
     """
-    failed, counts = np.asarray(failures, float), np.asarray(full, float)
+    failed = np.asarray(failures, float)
     if not failed.any():
-        return _nothing(ax, title)
-    points = _row_shares(failed) - _row_shares(counts)
-    with np.errstate(invalid="ignore"):
-        numbers = np.where(
-            _noted(np.abs(points)), np.vectorize("{:+.0f}".format, otypes=[object])(points), ""
-        )
-    limit = max(float(np.nanmax(np.abs(points))) if np.isfinite(points).any() else 0.0, 5.0)
-    ax = _matrix(points, numbers, failed, classes, ax, ("PuOr_r", Normalize(-limit, limit)))
-    _color_bar(ax, "points, failures minus all", "{:+g}".format)
-    ax.set_title(style.text(title) or "Confused more often in failures")
+        return style.empty(ax, "confusion matrix: no valid pixel to count")
+    points = _row_shares(failed) - _row_shares(np.asarray(full, float))
+    limit = max(5.0, np.abs(np.nan_to_num(points)).max())
+    scale = ("PuOr_r", Normalize(-limit, limit), "{:+.0f}".format, "points, failures minus all")
+    ax = _confusions(ax, (points, _noted(np.abs(points))), failed, classes, scale)
+    ax.set_title(style.text(title or "Confused more often in failures", 80))
     return ax
-
-
-def _nothing(ax: Axes | None, title: str) -> Axes:
-    return style.empty(
-        style.axes(ax, 6.4, 1.2), f"{style.text(title) or 'confusion matrix'}: no valid pixel to count"
-    )
 
 
 def _row_shares(counts: np.ndarray) -> np.ndarray:
     """(C, C) counts -> percent of each row; NaN rows where the class does not occur."""
     totals = counts.sum(axis=1, keepdims=True)
-    return 100 * np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
+    return np.where(totals > 0, 100 * counts / np.maximum(totals, 1), np.nan)
 
 
 def _noted(percent: np.ndarray) -> np.ndarray:
     """(C, C) bool: which cells carry a number."""
-    if len(percent) <= _NUMBERS_UP_TO:
-        return percent >= 0.5
-    return (percent >= _STANDS_OUT) & ~np.eye(len(percent), dtype=bool)
+    return percent >= 0.5 if len(percent) <= _FEW else (percent >= 10) & ~np.eye(len(percent), dtype=bool)
 
 
-def _short(count: float) -> str:
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
-            return f"{count / size:.1f}{unit}" if count < 10 * size else f"{count / size:.0f}{unit}"
-    return f"{count:.0f}"
-
-
-def _color_bar(ax: Axes, label: str, write) -> None:
-    place = {"shrink": 0.6, "aspect": 22, "pad": 0.02}
-    bar = ax.figure.colorbar(ax.collections[0], ax=ax, format=lambda v, _: write(v), **place)
-    bar.outline.set_visible(False)
-    bar.set_label(label)
-
-
-def _matrix(
-    values: np.ndarray,
-    numbers: np.ndarray,
-    counts: np.ndarray,
-    classes: ClassMap,
-    ax: Axes | None,
-    scale: tuple[str, mpl.colors.Normalize],
-) -> Axes:
-    """Draw the cells with their numbers, the names of the classes and their shares of `counts`."""
-    size, norm = len(classes), scale[1]
-    many = size > _NUMBERS_UP_TO
-    cell, letter = (0.24, 0.065) if many else (0.46, 0.08)  # inches
-    names = [style.text(name, 24) for name in classes.names]
-    side, label_width = max(cell * size, 2.4), letter * max(min(len(name), 24) for name in classes.names)
-    # Rather too wide than too high: matplotlib cuts titles off where a square axes is short of width.
-    ax = style.axes(ax, 1.06 * side + label_width + 1.75, side + 0.8 * label_width + 0.8)
-    colors = plt.get_cmap(scale[0]).with_extremes(bad="#eeeeee")
-    # No labels by seaborn: to see whether they overlap it makes a canvas a label, 10 GB at 150 classes.
-    look = {"xticklabels": False, "yticklabels": False, "cbar": False, "linecolor": "white"}
-    limits = {"norm": norm, "vmin": norm.vmin, "vmax": norm.vmax, "linewidths": 0 if many else 0.6}
-    sns.heatmap(values, ax=ax, cmap=colors, square=True, **limits, **look)
-    if many:  # lines every five classes, to follow a row to its name
-        fives = np.arange(5, size, 5)
-        ax.hlines(fives, 0, size, color="#cfd4da", linewidth=0.7)
-        ax.vlines(fives, 0, size, color="#cfd4da", linewidth=0.7)
-    for r, c in np.argwhere(numbers != ""):
-        dark = np.dot(colors(norm(values[r, c]))[:3], (0.299, 0.587, 0.114)) < 0.55
-        look = {"fontsize": 5.5 if many else 8, "color": "white" if dark else style.INK}
-        ax.text(c + 0.5, r + 0.5, numbers[r, c], ha="center", va="center", **look)
-    _name_classes(ax, names, counts.sum(axis=1) / max(counts.sum(), 1), many)
-    _add_swatches(ax, classes, many)
-    return ax
-
-
-def _name_classes(ax: Axes, names: list[str], shares: np.ndarray, many: bool) -> None:
-    told = ["absent" if not s else f"{100 * s:.1f}%" if s >= 0.001 else "<0.1%" for s in shares]
-    places, small = np.arange(len(names)) + 0.5, 7 if many else 8.5
-    rows = [f"{n}  {s}" for n, s in zip(names, told, strict=True)]
-    ax.set_yticks(places, rows, rotation=0, fontsize=small)
-    ax.set_xticks(places, names, rotation=90, fontsize=small)
+def _confusions(ax: Axes | None, cells: tuple, counts: np.ndarray, classes: ClassMap, scale: tuple) -> Axes:
+    """Draw `cells` (values, and which carry numbers) with the classes' shares of `counts`, and swatches."""
+    values, noted = cells
+    size, names = len(classes), [style.text(name, 24) for name in classes.names]
+    shares = counts.sum(axis=1) / counts.sum()
+    told = [f"{100 * share:.1f}%" if share >= 0.001 else "<0.1%" if share else "absent" for share in shares]
+    rows = [f"{name}  {share}" for name, share in zip(names, told, strict=True)]
+    ax = matrix(ax, pd.DataFrame(values, rows, names), noted, scale)
     ax.set(xlabel="prediction", ylabel="ground truth (share of pixels)")
+    # A swatch a class between labels and cells ties the matrix to every other figure.
     ax.tick_params(length=0, pad=15)
-
-
-def _add_swatches(ax: Axes, classes: ClassMap, many: bool) -> None:
-    """Add a swatch a class between labels and cells: it ties the matrix to every other figure."""
-    size, inch = len(classes), ax.figure.dpi_scale_trans
-    middles, edge = np.arange(size) + 0.5, np.zeros(size)
-    look = {"s": 16.0 if many else 49.0, "c": classes.colors / 255.0, "marker": "s", "clip_on": False}
-    look |= {"edgecolor": style.MUTED, "linewidth": 0.5}
+    middles, edge, inch = np.arange(size) + 0.5, [0] * size, ax.figure.dpi_scale_trans
+    look = style.DOT | {"s": 49 if size <= _FEW else 16, "marker": "s", "c": classes.colors / 255}
     left = ax.get_yaxis_transform() + ScaledTranslation(-8 / 72, 0, inch)
     below = ax.get_xaxis_transform() + ScaledTranslation(0, -8 / 72, inch)
     ax.scatter(edge, middles, transform=left, **look)
     ax.scatter(middles, edge, transform=below, **look)
+    return ax
+
+
+def matrix(ax: Axes | None, values: pd.DataFrame, noted: np.ndarray, scale: tuple) -> Axes:
+    """Draw a (C, C) matrix with its labels, numbers where `noted`, and a colour bar.
+
+    `scale`: colour map, norm, number -> text, and label.
+    """
+    cmap, norm, write, label = scale
+    cells, size, few = values.to_numpy(), len(values), len(values) <= _FEW
+    cell, letter, small = (0.46, 0.08, 8.5) if few else (0.24, 0.065, 7)  # inches, inches, points
+    longest = max(len(line) for name in values.columns for line in name.split("\n"))
+    side, label_width = max(cell * size, 2.4), letter * longest
+    # Rather too wide than too high: matplotlib cuts titles off where a square axes is short of width.
+    ax = style.axes(ax, 1.06 * side + label_width + 1.75, side + 0.8 * label_width + 0.8)
+    colors = mpl.colormaps[cmap].with_extremes(bad="#eeeeee")
+    mesh = ax.pcolormesh(cells, cmap=colors, norm=norm, edgecolors="white" if few else "face", linewidth=0.6)
+    ax.set(aspect="equal", ylim=(size, 0))
+    ax.spines[:].set_visible(False)
+    for line in () if few else (ax.hlines, ax.vlines):  # every five classes, to follow a row to its name
+        line(np.arange(5, size, 5), 0, size, color="#cfd4da", linewidth=0.7)
+    for r, c in np.argwhere(noted):
+        dark = np.dot(colors(norm(cells[r, c]))[:3], (0.299, 0.587, 0.114)) < 0.55
+        look = {"fontsize": small - 1, "color": "white" if dark else style.INK}
+        ax.text(c + 0.5, r + 0.5, write(cells[r, c]), ha="center", va="center", **look)
+    ax.set_yticks(np.arange(size) + 0.5, values.index, fontsize=small)
+    ax.set_xticks(np.arange(size) + 0.5, values.columns, fontsize=small, rotation=90)
+    place = {"shrink": 0.6, "aspect": 22, "pad": 0.02}
+    bar = ax.figure.colorbar(mesh, ax=ax, format=lambda value, _: write(value), label=label, **place)
+    bar.outline.set_visible(False)
+    return ax

@@ -1,11 +1,8 @@
 """Figures of single samples: masks over images, augmented images, and the sheet of a failure."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from seglib.data import IGNORE, ClassMap, error_map, fitting, overlay, present, top_confusions, wrong_pixels
@@ -26,8 +23,6 @@ def overlay_grid(
         images, masks: (H, W, 3) uint8 RGB and (H, W) uint8 ids, pair by pair; sizes may differ between pairs.
     """
     cells = [overlay(*fitting(i, m), classes, 0.55) for i, m in zip(images, masks, strict=True)]
-    if not cells:
-        return style.empty(style.axes(None, 4, 1.2), "no images").figure
     return style.image_rows(cells, titles, columns, style.class_handles(present(*masks), classes))
 
 
@@ -63,14 +58,14 @@ def failure_sheet(
     # Four in a row unless the image is wide: then two by two, or nothing could be made out.
     rows, columns = (2, 2) if width > 1.7 * height else (1, 4)
     handles = style.class_handles(present(truth, pred), classes)
-    confusions = top_confusions(truth, pred, classes)
-    costs = [f"{style.text(t)} → {style.text(p)} {100 * s:.1f}%" for t, p, s in confusions]
-    extra = (0.3 if title else 0.05) + style.legend_height(12.6, handles) + 0.2 * bool(costs)
-    fig, axs = style.sheet(rows, columns, 12.6, rows * (12.4 / columns * height / width + 0.25) + extra)
+    costs = [f"{style.text(t)} → {style.text(p)} {s:.1%}" for t, p, s in top_confusions(truth, pred, classes)]
+    inches = rows * (12.4 / columns * height / width + 0.25) + 0.5
+    fig, axs = style.sheet(rows, columns, 12.6, inches, handles)
     wrong, valid = int(wrong_pixels(truth, pred).sum()), int((truth != IGNORE).sum())
-    share = f"{100 * wrong / valid:.1f}% of valid pixels" if valid else "no valid pixel"
-    doubted = region is not None and bool(region.any())
-    image, truth, pred, *regions = fitting(image, truth, pred, *([region] if doubted else []))
+    share = f"{wrong / valid:.1%} of valid pixels" if valid else "no valid pixel"
+    region = np.zeros(truth.shape, bool) if region is None else region
+    image, truth, pred, region = fitting(image, truth, pred, region)
+    doubted = bool(0 < region.mean() < 1)  # no contour lies around all or nothing
     panels = {
         "image" + "; outlined: label in doubt" * doubted: image,
         "ground truth": overlay(image, truth, classes, 0.7),
@@ -80,20 +75,10 @@ def failure_sheet(
     for ax, (name, panel) in zip(axs.flat, panels.items(), strict=True):
         style.show_image(ax, panel, name)
     for ax in axs.flat[:2] if doubted else ():
-        _outline(ax, regions[0])
-    if title:
-        fig.suptitle(style.text(title, 120), x=0.004, ha="left", fontsize=10.5, fontweight="bold")
-    legend = style.legend_below(fig, handles)
+        ax.contour(region, levels=[0.5], colors="black", linewidths=2.6)
+        ax.contour(region, levels=[0.5], colors="white", linewidths=1.2)
+    fig.suptitle(style.text(title, 120), x=0.004, ha="left", fontsize=10.5, fontweight="bold")
     if costs:
         what = "Costliest confusions (ground truth → prediction, share of the valid pixels):  "
-        legend.set_title(what + ";  ".join(costs), {"size": 8.5})
+        fig.legends[0].set_title(what + ";  ".join(costs), {"size": 8.5})
     return fig
-
-
-def _outline(ax: Axes, region: np.ndarray) -> None:
-    height, width = region.shape
-    padded = np.pad(region, 1).astype(float)  # so that what touches the image's edge is closed
-    place = (-1.5, width + 0.5, -1.5, height + 0.5)
-    for color, thickness in (("black", 2.6), ("white", 1.2)):
-        ax.contour(padded, levels=[0.5], colors=color, linewidths=thickness, extent=place)
-    ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))

@@ -1,15 +1,11 @@
 """What notebooks show in a way of their own: curves that grow, smaller photographs, whole texts."""
 
-from __future__ import annotations
-
 import io
 import time
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from IPython.display import DisplayHandle, Image, display
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from pandas.io.formats.style import Styler
@@ -39,43 +35,35 @@ def training_curves(history: pd.DataFrame, fig: Figure | None = None) -> Figure:
         fig = plt.figure(figsize=(11, 3.3), layout="constrained")
         plt.close(fig)
     fig.clear()
-    axs = losses, score, rate = fig.subplots(1, 3, width_ratios=[1.25, 1.25, 1])
-    known = {c for c in history.columns if history[c].notna().any()}
-    epochs = history["epoch"] if "epoch" in known else pd.Series(dtype=float)
+    losses, score, rate = fig.subplots(1, 3, width_ratios=[1.25, 1.25, 1])
+    known, epochs = history.dropna(axis=1, how="all"), history["epoch"]
     look = {"marker": "o" if len(epochs) < 2 else "", "markersize": 4}
     for column, (label, color, line, width) in _LOSSES.items():
         if column in known:
-            losses.plot(epochs, history[column], line, label=label, color=color, linewidth=width, **look)
-    losses.set(title="Loss", ylabel="loss")
-    losses.set_ylim(bottom=0)
+            losses.plot(epochs, known[column], line, label=label, color=color, linewidth=width, **look)
+    losses.set(title="Loss", ylabel="loss", ylim=(0, None))
     if losses.lines:
         losses.legend()
     score.set(title="Validation mean IoU", ylabel="mean IoU", ylim=(0, 1))
     if "val_miou" in known:
-        score.plot(epochs, history["val_miou"], color=style.GREEN, linewidth=1.8, **look)
-        _mark_best(score, history.loc[history["val_miou"].idxmax()])
-    rate.set(title="Learning rate", ylabel="learning rate")
+        best = known.loc[known["val_miou"].idxmax()]
+        words = f"best {best['val_miou']:.3f}, epoch {int(best['epoch'])}"
+        score.plot(epochs, known["val_miou"], color=style.GREEN, linewidth=1.8, **look)
+        star = {"s": 170, "marker": "*", "color": style.GREEN}
+        score.scatter(best["epoch"], best["val_miou"], **style.DOT | star)
+        # In the corner that the curve leaves free: at its end the words would cover it.
+        y, align = (0.04, "bottom") if best["val_miou"] > 0.2 else (0.96, "top")
+        score.text(0.98, y, words, transform=score.transAxes, ha="right", va=align)
+    rate.yaxis.set_major_formatter("{x:g}")  # no power of ten above the axes: it would push the title up
     if "learning_rate" in known:
-        # The power of ten stands in the label: matplotlib would write it above the axes and push the title up.
-        power = int(np.floor(np.log10(max(history["learning_rate"].max(), 1e-12))))
-        rate.plot(epochs, history["learning_rate"] / 10.0**power, color=style.MUTED, linewidth=1.8, **look)
-        rate.set_ylabel(f"learning rate (1e{power})")
-        rate.set_ylim(bottom=0)
-    last = max(int(epochs.max()), 2) if len(epochs) else 2
-    for ax in axs:
+        rate.plot(epochs, known["learning_rate"], color=style.MUTED, linewidth=1.8, **look)
+    rate.set(title="Learning rate", ylabel="learning rate", ylim=(0, None))
+    last = max(2, *epochs)
+    for ax in (losses, score, rate):
         ax.set(xlabel="epoch", xlim=(1 - 0.03 * last, last + 0.03 * last))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         ax.grid(axis="y")
     return fig
-
-
-def _mark_best(ax: Axes, best: pd.Series) -> None:
-    look = {"markersize": 13, "markeredgecolor": style.INK, "markeredgewidth": 0.7, "clip_on": False}
-    ax.plot(best["epoch"], best["val_miou"], "*", color=style.GREEN, **look)
-    # In the corner that the curve leaves free: at its end the words would cover it.
-    y, align = (0.04, "bottom") if best["val_miou"] > 0.2 else (0.96, "top")
-    words = f"best {best['val_miou']:.3f}, epoch {int(best['epoch'])}"
-    ax.text(0.98, y, words, transform=ax.transAxes, ha="right", va=align)
 
 
 class LiveCurves:

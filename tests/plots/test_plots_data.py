@@ -35,10 +35,6 @@ def words(fig):
     return " | ".join(text.get_text() for text in fig.findobj(mpl.text.Text))
 
 
-def images(*sizes):
-    return [RNG.integers(0, 256, (h, w, 3), np.uint8) for h, w in sizes]
-
-
 def shares(classes, splits=("train", "val")):
     rows = [(s, c, 10 ** RNG.uniform(-4, -0.5), RNG.random()) for s in splits for c in classes.names]
     return pd.DataFrame(rows, columns=["split", "class", "pixel_share", "image_share"])
@@ -59,24 +55,14 @@ def test_a_class_that_a_split_lacks_is_named():
 
 
 def test_pairs_show_their_difference():
-    first, second = images((20, 30), (20, 30))
+    first, second = RNG.integers(0, 256, (2, 20, 30, 3), np.uint8)
     near = np.clip(first.astype(int) + 2, 0, 255).astype(np.uint8)
     titles = [("train: a", "val: $b"), ("x", "y")]
     fig = drawn(plots.image_pairs([(first, near), (first, first[::2, ::2])], titles))
-    assert "train: a" in words(fig)
     assert f"difference: mean {np.abs(first.astype(int) - near).mean():.1f} of 255" in words(fig)
-    grey = fig.axes[2].images[0].get_array()
-    assert grey.shape == (20, 30)
-    assert grey.min() >= 255 - 2 * 255 / 32 - 1
-    assert "occur twice" in words(drawn(plots.image_pairs([])))
+    assert fig.axes[2].images[0].get_array().min() >= 255 - 2 * 255 / 32 - 1
+    assert "no images" in words(drawn(plots.image_pairs([])))
     drawn(plots.image_pairs([(second, first)]))
-
-
-def test_grids_of_images():
-    sizes = ((20, 30), (30, 20), (9, 9), (5, 50), (20, 30))
-    fig = drawn(plots.image_grid(images(*sizes), ["a", "b" * 60, "$c"]))
-    assert sum(bool(ax.images) for ax in fig.axes) == 5
-    assert "no image lies apart" in words(drawn(plots.image_grid([])))
 
 
 def test_the_timeline_puts_shared_sequences_first_and_counts_the_rest():
@@ -95,8 +81,8 @@ def test_shifts_lie_where_they_are():
     table = pd.DataFrame({"split": "val", "name": ["a", "b", "c"], "delta": [0.1, -0.9, np.nan]})
     ax = plots.split_shifts(table)
     drawn(ax)
-    points = next(line for line in ax.lines if line.get_label() == "val")
-    np.testing.assert_array_equal(points.get_xdata(), table["delta"])
+    points = next(dots for dots in ax.collections if dots.get_label() == "val")
+    np.testing.assert_array_equal(points.get_offsets()[:, 0].filled(np.nan), table["delta"])
     assert ax.get_yticklabels()[0].get_text() == "b"
     assert "nothing to compare" in words(drawn(plots.split_shifts(table.iloc[:0])))
 
@@ -114,10 +100,7 @@ def test_limits_lie_among_the_images():
     columns = ["brightness", "contrast", "entropy", "focus"]
     samples = pd.DataFrame({"split": ["train"] * 40 + ["val"] * 21} | dict.fromkeys(columns, np.arange(61.0)))
     limits = pd.DataFrame({"column": ["brightness", "brightness"], "limit": [20.0, 900.0]})
-    dashed = [
-        line.get_xdata()[0]
-        for line in drawn(plots.image_properties(samples, limits)).axes[0].lines
-        if line.get_linestyle() == "--"
-    ]
+    lines = drawn(plots.image_properties(samples, limits)).axes[0].lines
+    dashed = [line.get_xdata()[0] for line in lines if line.get_linestyle() == "--"]
     assert dashed == [20.0]  # a limit that no image passes is left out
     drawn(plots.image_properties(samples.assign(**dict.fromkeys(columns, np.nan)), limits))

@@ -20,12 +20,6 @@ CLASSES = ClassMap(("sky", "road $x_", "pole"))
 ERRORS = ("boundary", "false_negative", "false_positive", "misclassified", "noise")
 
 
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
-
 def drawn(thing):
     """Lay a figure out, draw it, and check that nothing in it reaches over its edges."""
     fig = thing if isinstance(thing, mpl.figure.Figure) else thing.figure
@@ -44,17 +38,15 @@ def many(count: int) -> ClassMap:
     return ClassMap(tuple(f"class {k} " + "with a very long name " * (k % 9 == 0) for k in range(count)))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 2, 11, 40])
+@pytest.mark.parametrize("count", [1, 11, pytest.param(40, marks=pytest.mark.slow)])
 def test_figures_of_classes_are_whole_from_1_to_40_classes(count):
     classes = many(count)
     counts = RNG.integers(0, 1000, (count, count))
     ious = pd.DataFrame(RNG.random((9, count)), columns=list(classes.names)).assign(id="x")
-    table = pd.DataFrame(
-        {"class": classes.names} | {c: RNG.random(count) for c in ("iou", "precision", "recall")}
-    )
+    table = pd.DataFrame({"class": classes.names, "iou": RNG.random(count), "precision": 0.5, "recall": 0.5})
     drawn(plots.class_ious(table, classes))
-    drawn(plots.per_class_image_iou(ious, classes))
+    for rows in (9, 1, 0):
+        drawn(plots.per_class_image_iou(ious[:rows].assign(**{classes.names[0]: np.nan}), classes))
     drawn(plots.confusion_matrix(counts, classes))
     drawn(plots.confusion_matrix(counts, classes, normalize=False, title="counts"))
     drawn(plots.confusion_difference(counts, counts.T, classes))
@@ -66,6 +58,7 @@ def test_settings_stay_and_given_axes_are_used():
     assert plots.class_ious(table, CLASSES, ax) is ax
     assert dict(mpl.rcParams) == before
     assert plt.get_fignums() == [fig.number]
+    plt.close(fig)
 
 
 def test_classes_stand_worst_first_in_their_colours_and_absent_ones_last():
@@ -76,6 +69,10 @@ def test_classes_stand_worst_first_in_their_colours_and_absent_ones_last():
     assert ax.patches[0].get_facecolor()[:3] == tuple(CLASSES.colors[2] / 255)
     assert "does not occur" in [t.get_text() for t in ax.texts]
     assert "mean IoU 0.550" in told(ax)
+    assert [len(dots.get_offsets()) for dots in ax.collections] == [
+        2,
+        2,
+    ]  # no precision where a class is absent
 
 
 def test_confusion_rows_are_shares_and_small_numbers_are_left_out():
@@ -84,9 +81,8 @@ def test_confusion_rows_are_shares_and_small_numbers_are_left_out():
     assert [t.get_text() for t in ax.texts] == ["100", "25", "75"]
     rows = [t.get_text() for t in ax.get_yticklabels()]
     assert rows == ["sky  83.3%", r"road \$x_  16.7%", "pole  absent"]
-    values = ax.collections[0].get_array().reshape(3, 3)
-    assert np.ma.getmaskarray(np.ma.masked_invalid(values))[2].all()
-    np.testing.assert_allclose(values[:2], [[99.6, 0.4, 0], [25, 75, 0]])
+    values = ax.collections[0].get_array().filled(np.nan)
+    np.testing.assert_allclose(values, [[99.6, 0.4, 0], [25, 75, 0], [np.nan] * 3])
     thousands = plots.confusion_matrix(counts * 1000, CLASSES, normalize=False)
     assert [t.get_text() for t in thousands.texts] == ["996k", "50k", "150k"]
     drawn(plots.confusion_matrix(np.zeros((3, 3)), CLASSES))
@@ -119,12 +115,6 @@ def test_the_distribution_counts_failures(scores):
         assert "1 without a valid pixel" in told(ax)
 
 
-def test_one_image_and_none_are_enough_for_the_spread():
-    table = pd.DataFrame({"id": ["a"], "sky": [0.5], "pole": [np.nan]})
-    drawn(plots.per_class_image_iou(table, CLASSES))
-    drawn(plots.per_class_image_iou(table[:0], CLASSES))
-
-
 @pytest.mark.parametrize("count", [1, 40])
 def test_regions_stand_worst_first(count):
     classes = ClassMap(tuple(f"class {k}" for k in range(count)))
@@ -140,13 +130,10 @@ def test_regions_stand_worst_first(count):
 @pytest.mark.parametrize(("accuracy", "expected"), [(0.3, "overconfident"), (1.0, "underconfident")])
 def test_reliability_says_in_which_direction(accuracy, expected):
     edges = np.linspace(0, 1, 11)
-    table = pd.DataFrame(
-        {"confidence_from": edges[:-1], "confidence_to": edges[1:], "confidence": edges[1:] - 0.05}
-    )
-    table = table.assign(accuracy=accuracy, pixels=10, share=0.1).iloc[5:]
+    table = pd.DataFrame({"confidence_from": edges[:-1], "confidence_to": edges[1:], "accuracy": accuracy})
+    table = table.assign(confidence=edges[1:] - 0.05, pixels=10, share=0.1).iloc[5:]
     ax = plots.reliability(table, 0.123)
     assert expected in told(ax)
-    assert ax.get_title(loc="left") == "Reliability, ECE 0.123"
     drawn(ax)
     assert "no pixel" in plots.reliability(table.assign(pixels=0)).texts[0].get_text()
 
@@ -174,15 +161,12 @@ def test_training_curves_mark_the_best_epoch_and_draw_again(epochs):
     assert plt.get_fignums() == []  # or a notebook would show it twice
     marks = [t.get_text() for t in fig.axes[1].texts]
     assert marks == ([f"best 0.{'697' if epochs == 1 else '700'}, epoch {min(epochs, 2)}"] if epochs else [])
-    alone = drawn(
-        plots.training_curves(history.drop(columns=["val_loss", "train_dice"]).assign(val_miou=np.nan))
-    )
+    alone = history.drop(columns=["val_loss", "train_dice"]).assign(val_miou=np.nan)
     if epochs:
-        assert told(alone.axes[0]) == ["train", "cross-entropy (train)"]
+        assert told(drawn(plots.training_curves(alone)).axes[0]) == ["train", "cross-entropy (train)"]
 
 
-@pytest.mark.parametrize(("height", "width"), [(12, 16), (12, 40), (30, 10), (1, 1)])
-@pytest.mark.parametrize("count", [2, 40])
+@pytest.mark.parametrize(("height", "width", "count"), [(12, 16, 2), (12, 40, 40), (30, 10, 40), (1, 1, 2)])
 def test_a_sheet_has_four_panels_and_a_legend_of_what_occurs(height, width, count):
     classes = many(count)
     truth = (np.arange(height * width) % count).reshape(height, width).astype(np.uint8)
@@ -203,7 +187,8 @@ def test_a_sheet_says_what_is_wrong():
     assert fig.axes[3].get_title(loc="left") == "errors in orange: 25.0% of valid pixels"
     assert fig.legends[0].get_title().get_text().endswith("sky → road 25.0%")
     assert fig.axes[0].get_title(loc="left") == "image"  # no region, and no promise of one
-    outlined = plots.failure_sheet(image, truth, pred, classes, "", pred == 1)
+    twice = [np.repeat(array, 2, axis=0) for array in (image, truth, pred)]
+    outlined = plots.failure_sheet(*twice, classes, "", twice[2] == 1)
     assert outlined.axes[0].get_title(loc="left") == "image; outlined: label in doubt"
     nothing = drawn(plots.failure_sheet(image, np.full((1, 5), IGNORE, np.uint8), pred, classes))
     assert nothing.axes[3].get_title(loc="left") == "errors in orange: no valid pixel"
@@ -216,11 +201,12 @@ def test_grids_take_any_number_of_images_of_any_sizes(count):
     for fig in (
         plots.overlay_grid(images, masks, CLASSES, [f"id {k}" for k in range(count)]),
         plots.augmentation_grid(images, masks, CLASSES, columns=2),
+        plots.image_grid(images, ["b" * 60, "$c"]),
     ):
         assert sum(bool(ax.images) for ax in drawn(fig).axes) == count
     with pytest.raises(ValueError, match="argument 2 is longer"):
         plots.overlay_grid(images, [*masks, masks], CLASSES)
-    assert "no images" in plots.overlay_grid([], [], CLASSES).axes[0].texts[0].get_text()
+    assert "no images" in plots.image_grid([]).axes[0].texts[0].get_text()
 
 
 def test_a_small_figure_shows_the_same(monkeypatch):
@@ -245,7 +231,7 @@ def failed(count: int) -> pd.DataFrame:
     parts = RNG.dirichlet(np.ones(5), count) * RNG.uniform(0.5, 1, (count, 1))
     table = pd.DataFrame(parts, columns=[f"lost_{kind}" for kind in ERRORS])
     return table.assign(
-        id=[f"a_long_name_of_a_sequence_$_{k:06d}" for k in range(count)], miou=1 - parts.sum(1)
+        id=[f"a_long_name_in_a_sequence_$_{k:06d}" for k in range(count)], miou=1 - parts.sum(1)
     )
 
 
@@ -256,15 +242,10 @@ def test_bars_are_as_long_as_what_was_lost():
     ends = [max(bar.get_x() + bar.get_width() for bar in row) for row in zip(*ax.containers, strict=True)]
     np.testing.assert_allclose(ends, 1 - worst["miou"])
     assert ax.get_title(loc="left").endswith("the worst 12 of 30 failures")
-    assert all("…" in label.get_text() for label in ax.get_yticklabels()) or len(table["id"][0]) <= 34
-    assert plots.lost_iou(failed(0)).texts[0].get_text() == "no failures"
-    unknown = plots.lost_iou(failed(3)[["id", "miou"]])
-    assert unknown.texts[0].get_text() == "nothing is known of where the IoU was lost"
-
-
-def test_a_score_just_below_the_threshold_does_not_read_as_the_threshold():
-    table = failed(1).assign(miou=0.4999)
-    assert plots.lost_iou(table).texts[0].get_text() == "0.49"
+    # A score just below a threshold does not read as the threshold.
+    assert plots.lost_iou(failed(1).assign(miou=0.4999)).texts[0].get_text() == "0.49"
+    for nothing in (failed(0), failed(3)[["id", "miou"]]):
+        assert plots.lost_iou(nothing).texts[0].get_text().startswith("no failure")
 
 
 def test_costly_confusions_show_their_gain():
@@ -273,7 +254,7 @@ def test_costly_confusions_show_their_gain():
     costs = costs.assign(gain=[0.1, 0.02], gain_image=[0.2, 0.01])
     ax = drawn(plots.costly_confusions(costs))
     np.testing.assert_allclose([bar.get_width() for bar in ax.containers[0]], costs["gain"])
-    assert [t.get_text() for t in ax.texts[:2]] == ["+0.100", "39% of the true class, 1 image"]
+    assert ax.texts[0].get_text() == "+0.100, 39% of the true class, images: 1"
     assert "every valid pixel is right" in plots.costly_confusions(costs[:0]).texts[0].get_text()
 
 
@@ -286,11 +267,10 @@ def test_the_threshold_curve_marks_what_was_chosen(lines):
     assert "no image has a score" in plots.threshold_curve(curve.assign(share=np.nan)).texts[0].get_text()
 
 
-def qualities(count: int) -> pd.DataFrame:
-    return pd.DataFrame({name: RNG.lognormal(1, 0.2, count) for name in QUALITIES})
-
-
 def test_qualities_show_the_limit_and_which_images_failed():
+    def qualities(count):
+        return pd.DataFrame({name: RNG.lognormal(1, 0.2, count) for name in QUALITIES})
+
     fig = drawn(plots.degradation_sheet(qualities(60), qualities(20), np.arange(20) < 4))
     assert [ax.get_title(loc="left") for ax in fig.axes] == [kind.capitalize() for kind in KINDS]
     for ax in fig.axes:
@@ -308,7 +288,7 @@ def test_slices_are_named_and_counted():
     table = table.assign(claimed=[True, False], difference=[-0.2, -0.1], low=[-0.3, -0.2], high=[-0.1, 0.1])
     ax = drawn(plots.slice_plot(table))
     assert ax.get_yticklabels()[0].get_text() == r"with \$pole\$"
-    assert [t.get_text() for t in ax.texts] == ["images (failed)", "20 (5)", "9 (1)"]
+    assert [t.get_text() for t in ax.texts] == ["20 (5)", "9 (1)", "images (failed)"]
     assert told(ax) == ["more than chance", "may be chance"]
     assert len(plots.slice_plot(table, most=1).get_yticks()) == 1
     assert "no slice" in plots.slice_plot(table.head(0)).texts[0].get_text()
