@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,12 +14,14 @@ from torch import Tensor
 
 from seglib.params import Train
 from seglib.train.cpu import accelerate
-from seglib.train.device import DevicePlan, Machine, choose_micro_batch, choose_plan, out_of_memory
+from seglib.train.device import DevicePlan, Machine, choose_plan
 from seglib.train.loader import CachedSplit, crop_size
 from seglib.train.loss import HybridLoss
 from seglib.train.model import Segmenter, enough_images
 
 _PIXELS = {"cpu": 1 << 18, "mps": 1 << 19, "cuda": 1 << 22}  # of a trial step: enough to fill the device
+_STEP_SHARE = {"cpu": 0.5, "mps": 0.5, "cuda": 0.85}  # of the device's free memory, for one training step
+_SLACK = 1.3  # memory of a step over what autograd keeps: gradients on their way, work space
 _ROUNDS = 4
 _CLEARLY_SLOWER = 1.15
 
@@ -45,7 +48,15 @@ def plan_training(
             plan = replace(plan, precision="fp32", reasons=plan.reasons | {"precision": slow})
     # Weights, their gradients and AdamW's two moments take 4 bytes each.
     memory = machine.memory - 16 * sum(weight.numel() for weight in model.parameters())
-    return choose_micro_batch(plan, params.micro_batch, batch_size, memory, found[:, 1].max())
+    budget = _STEP_SHARE[plan.kind] * memory / (plan.processes if plan.kind == "cpu" else 1)
+    image_bytes, share = found[:, 1].max(), math.ceil(batch_size / plan.processes)
+    fits = params.micro_batch or max(1, int(budget / (_SLACK * image_bytes)))
+    parts = math.ceil(share / min(share, fits))  # the batch is shared evenly
+    why = f"an image takes {image_bytes / 1e6:,.0f} MB in a step; {budget / 1e9:,.1f} GB may be used"
+    why = "asked for" if params.micro_batch else why
+    if parts > 1:
+        why += f"; {parts} make a step, and normalization and Dice see one at a time"
+    return replace(plan, micro_batch=math.ceil(share / parts), reasons=plan.reasons | {"micro_batch": why})
 
 
 def measure(plans: list[DevicePlan], model: Segmenter, crop: tuple[int, int], images: int) -> np.ndarray:
@@ -58,8 +69,8 @@ def measure(plans: list[DevicePlan], model: Segmenter, crop: tuple[int, int], im
     try:
         steps = [_training_step(plan, model, crop, images) for plan in plans]
         return np.min([[step() for step in steps] for _ in range(_ROUNDS)], axis=0) / [1, images]
-    except RuntimeError as error:
-        if images == 1 or not out_of_memory(error):
+    except torch.OutOfMemoryError:
+        if images == 1:
             raise
     return measure(plans, model, crop, images // 2)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -20,8 +19,6 @@ from seglib.params import Train
 PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _CACHE_SHARE = 0.4  # of the free RAM: training itself, the notebook and the browser need the rest
-_STEP_SHARE = {"cpu": 0.5, "mps": 0.5, "cuda": 0.85}  # of the device's free memory, for one training step
-_SLACK = 1.3  # memory of a step over what autograd keeps: gradients on their way, work space
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")  # the memory limit of a Linux container, unknown to psutil
 
 
@@ -47,9 +44,7 @@ class Machine:
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             told = str(error).splitlines()[0]
-            raise ValueError(
-                f"device {device!r} cannot be used here ({told}). Choose 'auto' or 'cpu'."
-            ) from None
+            raise ValueError(f"device {device!r} cannot be used ({told}). Choose 'auto' or 'cpu'.") from None
         threads, half = torch.get_num_threads(), ""
         name, ram = platform.processor() or platform.machine(), psutil.virtual_memory().available
         with contextlib.suppress(OSError, ValueError):  # "max" without a limit
@@ -81,10 +76,7 @@ class DevicePlan:
     workers: int = 0  # threads that cut (or decode) batches ahead of time
     reasons: dict[str, str] = field(default_factory=dict, compare=False)  # by choice
 
-    @property
-    def kind(self) -> str:
-        """The device without its number."""
-        return self.device.split(":")[0]
+    kind = property(lambda self: self.device.split(":")[0])  # the device without its number
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -162,10 +154,8 @@ def choose_plan(
     several = plan.device == "cuda" and 1 < machine.gpus <= batch_size
     processes = choose("processes", machine.gpus if several else 1, "one for each device")
     if processes > batch_size:
-        raise ValueError(
-            f"{processes} processes cannot share a batch of {batch_size} images (of batch_size, or all there are). "
-            "Enlarge batch_size, or ask for fewer processes."
-        )
+        told = f"{processes} processes cannot share a batch of {batch_size} images"
+        raise ValueError(f"{told}. Enlarge batch_size (or the dataset), or ask for fewer processes.")
     threads = choose("threads", max(1, machine.threads // processes), "all, shared by the processes")
     cache, why = "none", "no room on the disk: files are decoded in every epoch"
     if cache_bytes is not None:  # several processes map the same file; a copy in each would multiply it
@@ -176,23 +166,3 @@ def choose_plan(
     chosen |= {"compile": compiled, "accelerate": fast and bool(accelerations), "reasons": reasons}
     del chosen["memory_format"]
     return replace(plan, channels_last=channels_last, **chosen)
-
-
-def choose_micro_batch(
-    plan: DevicePlan, asked: int, batch_size: int, memory: float, image_bytes: int
-) -> DevicePlan:
-    """Choose the most images whose step fits the memory, or as many as `asked`; share the batch evenly."""
-    share = math.ceil(batch_size / plan.processes)
-    budget = _STEP_SHARE[plan.kind] * memory / (plan.processes if plan.kind == "cpu" else 1)
-    fits = max(1, int(budget / (_SLACK * max(1, image_bytes))))
-    parts = math.ceil(share / min(share, asked or fits))
-    why = f"an image takes {image_bytes / 1e6:,.0f} MB in a step; {budget / 1e9:,.1f} GB may be used"
-    why = "asked for" if asked else why
-    if parts > 1:
-        why += f"; {parts} make a step, and normalization and Dice see one at a time"
-    return replace(plan, micro_batch=math.ceil(share / parts), reasons=plan.reasons | {"micro_batch": why})
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether an error of torch's says that a device's memory does not suffice."""
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)

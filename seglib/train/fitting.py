@@ -43,10 +43,7 @@ def open_dataset(params: Train) -> tuple[Train, Dataset]:
 def start_run(params: Train) -> Run:
     """Make the run's folder, with params.json in it and a copy of the actions that it follows.
 
-    Raises:
-        FileExistsError: trained already, and neither `resume` nor `replace` allows to go on.
-        ParameterError: resuming with other parameters or actions (those that only say how to compute may differ).
-        InUseError: another process is training it.
+    Errors: it is trained already (FileExistsError), began with other parameters (ParameterError), is in training (InUseError).
     """
     with runs.lock(Run.folder(params.run) / _LOCK, "training"):
         run = Run.create(params.run, params.resume, params.replace)
@@ -88,10 +85,7 @@ def fit(
         model: from `build_model`; left as it is, so that a training that was stopped can begin again.
         train, val: cached splits; val with its masks at original size.
         params, plan: of 02_train, and of this machine.
-        on_epoch: called with the history (one row an epoch, as in history.csv) after each epoch.
-
-    Returns:
-        the whole history.
+        on_epoch: called after each epoch with the history, which is returned: one row an epoch, as in history.csv.
     """
     context, patience = DistributedContext.current(), params.patience or params.epochs
     with contextlib.ExitStack() as stack:
@@ -104,9 +98,9 @@ def fit(
         trainer = Trainer(copy.deepcopy(model), train, val, params, plan)
         history = trainer.resume(run) if resuming else []
         log = _tracker(run, params, stack) if context.is_main else None
-        shown = {"unit": " images", "leave": False, "disable": not context.is_main}
-        shown["mininterval"] = 0.1 if context.size == 1 else 30  # torchrun prints a line for every update
-        bar = tqdm(initial=len(history) * len(train), total=params.epochs * len(train), **shown)
+        images = {"initial": len(history) * len(train), "total": params.epochs * len(train)}
+        seldom = 0.1 if context.size == 1 else 30  # torchrun prints a line for every update
+        bar = tqdm(**images, unit=" images", mininterval=seldom, leave=False, disable=not context.is_main)
         stack.enter_context(bar)
         for epoch in range(len(history) + 1, params.epochs + 1):
             if history and not any(row["best"] for row in history[-patience:]):
@@ -131,16 +125,14 @@ def _begin(run: Run, train: CachedSplit, val: CachedSplit, params: Train, plan: 
     """Write down data and plan; return whether the training goes on from a checkpoint."""
     resuming, data = run.last_checkpoint.exists(), {"train": train.files, "val": val.files}
     if resuming and not params.resume:
-        raise FileExistsError(
-            f"run {run.name!r} has trained some epochs already, which would be lost. Set resume = True and start again from the "
-            "parameters to go on after the last of them, or choose another run name."
-        )
+        told = f"run {run.name!r} has trained some epochs already, which would be lost"
+        raise FileExistsError(f"{told}. Set resume = True and start again, or choose another run name.")
     before = runs.read_json(run.data) if resuming else data
     changes = {split: compare_digests(before[split], files) for split, files in data.items()}
-    if told := "; ".join(f"{split}: {found}" for split, found in changes.items() if found):
-        raise DatasetError(
-            f"the data changed since run {run.name!r} was begun ({told}). Restore what it was, or start another run."
-        )
+    if any(changes.values()):
+        told = "; ".join(f"{split}: {found}" for split, found in changes.items() if found)
+        told = f"the data changed since run {run.name!r} was begun ({told})"
+        raise DatasetError(f"{told}. Restore what it was, or start another run.")
     runs.write_json(run.data, data)
     runs.write_json(run.path / "environment.json", runs.environment() | {"plan": asdict(plan)})
     return resuming
@@ -175,8 +167,7 @@ def launch(
     Arguments and result are those of `fit`. Each of several processes reads the run's parameters and builds model and data
     itself: forking fails once CUDA is in use, and does not exist on Windows.
 
-    Raises:
-        RuntimeError: a process failed or was killed; the others are ended, and the last finished epoch is kept.
+    A RuntimeError says why one of them failed; the others are ended, and the last finished epoch is kept.
     """
     if plan.processes == 1:
         return fit(run, model, train, val, params, plan, on_epoch)
@@ -196,8 +187,7 @@ def launch(
         finally:
             processes.terminate()  # no process outlives an interrupted cell
     if processes.returncode:
-        raise RuntimeError(
-            f"training ended with exit code {processes.returncode} in one of {plan.processes} processes. The last finished epoch is "
-            f"kept: resume=True goes on from there. What the processes said last:\n{''.join(tail)}"
-        )
+        told = f"exit code {processes.returncode} in one of {plan.processes} processes"
+        kept = "The last finished epoch is kept: resume=True goes on from there"
+        raise RuntimeError(f"{told}. {kept}. What the processes said last:\n{''.join(tail)}")
     return runs.read_table(run.history, index_col=False)

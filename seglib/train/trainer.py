@@ -21,7 +21,7 @@ from seglib.params import Train
 from seglib.runs import Run, write_csv
 from seglib.train import loader
 from seglib.train.cpu import accelerate
-from seglib.train.device import DevicePlan, out_of_memory
+from seglib.train.device import DevicePlan
 from seglib.train.distributed import DistributedContext
 from seglib.train.loader import Batch, CachedSplit
 from seglib.train.loss import HybridLoss
@@ -34,7 +34,7 @@ _LOOK = 50  # steps between two looks at the losses, for which the CPU waits for
 
 
 class Trainer:
-    """What stays the same through all epochs of one training; the arguments are those of `fit`. Trains `model` itself."""
+    """One training; the arguments are those of `fit`. Trains `model` itself."""
 
     def __init__(
         self, model: Segmenter, train: CachedSplit, val: CachedSplit, params: Train, plan: DevicePlan
@@ -58,19 +58,15 @@ class Trainer:
         self.optimizer = make_optimizer(self.model, params)
         self.scaler = torch.amp.GradScaler(enabled=plan.precision == "fp16")
         self.average = moving_average(self.model, params.ema_decay) if params.ema_decay else None
-        # What resuming needs beside the model.
-        self.parts = {"optimizer": self.optimizer, "scaler": self.scaler}
-        if self.average:
-            self.parts["average"] = self.average
+        self.scored_model = (
+            self.average.module if self.average else self.model
+        )  # the one that is kept as best
+        self.parts = {"optimizer": self.optimizer, "scaler": self.scaler}  # resumed beside the model
+        self.parts |= {"average": self.average} if self.average else {}
         self.micro_batch = plan.micro_batch or params.batch_size
         edges = [0, *loader.batch_edges(len(train), params.batch_size, context.size), len(train)]
         self.sizes = np.diff(edges)  # of an epoch's batches
         self.steps = np.empty((0, len(_STEPS)))
-
-    @property
-    def scored_model(self) -> Segmenter:
-        """What is validated and kept as the best: the averaged weights where they are averaged."""
-        return self.average.module if self.average else self.model
 
     def train_epoch(self, epoch: int, on_images: Callable[[int], Any]) -> dict[str, float]:
         """Train on every sample once; return the columns of history.csv that tell of it.
@@ -90,53 +86,46 @@ class Trainer:
         batches = loader.training_batches(self.train, params, self.plan, epoch, context.rank, context.size)
         count = len(self.sizes)
         first, warmup = (epoch - 1) * count, round(params.warmup_epochs * count)
-        values, samples, rates, times, skipped = [], [], [], [time.perf_counter()], 0
-        for k, (batch, size) in enumerate(zip(batches, self.sizes.tolist(), strict=True)):
-            share = rate(first + k, params.epochs * count, warmup)
+        shares = [rate(first + k, params.epochs * count, warmup) for k in range(count)]
+        values, samples, times = [], [], [time.perf_counter()]
+        for k, (batch, size, share) in enumerate(zip(batches, self.sizes.tolist(), shares, strict=True), 1):
             for group in self.optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * share
-            found, left_out = self._step(batch, size)
-            values.append(found)
+            values.append(self._step(batch, size))
             samples.append(batch.index)
-            rates.append(params.learning_rate * share)
-            skipped += left_out
-            if k % _LOOK == 0 or k == count - 1:
+            if k % _LOOK == 0 or k == count:
                 self._check_finite(torch.stack(values).cpu(), samples, epoch)
             times.append(time.perf_counter())
             on_images(size)
         values = torch.stack(values).double().cpu().numpy()  # (steps, terms and norm)
-        numbers, speeds = first + np.arange(1, count + 1), self.sizes / np.diff(times)
-        rows = np.column_stack([np.full(count, epoch), numbers, values, rates, speeds])
-        self.steps = np.concatenate([self.steps, rows])
+        numbers, rates = first + np.arange(1, count + 1), params.learning_rate * np.array(shares)
+        rows = [np.full(count, epoch), numbers, values, rates, self.sizes / np.diff(times)]
+        self.steps = np.concatenate([self.steps, np.column_stack(rows)])
         means = [float(np.average(column, weights=self.sizes)) for column in values.T]
         return {f"train_{name}": mean for name, mean in zip(_TERMS, means, strict=False)} | {
             "grad_norm": float(values[:, -1].mean()),
-            "learning_rate": rates[-1],
-            "skipped_steps": skipped,
+            "learning_rate": float(rates[-1]),
+            "skipped_steps": int((~np.isfinite(values[:, -1])).sum()),  # by the fp16 scaler
             "micro_batch": self.micro_batch,
             "images_per_second": len(self.train) / (times[-1] - times[0]),
         }
 
-    def _step(self, batch: Batch, size: int) -> tuple[Tensor, bool]:
-        """Take a step of `size` images over all processes: [*terms, norm of the gradient]; whether it was skipped."""
+    def _step(self, batch: Batch, size: int) -> Tensor:
+        """Take a step of `size` images over all processes: [*terms, norm of the gradient]."""
         try:
             terms = self._accumulate(batch, size)
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            raise torch.OutOfMemoryError(
-                f"out of memory with {self.micro_batch} images of {self.crop} pixels at a time on {self.plan.device}. Resume "
-                f"with micro_batch={max(1, self.micro_batch // 2)}, or choose smaller crops or a smaller encoder."
-            ) from error
+        except torch.OutOfMemoryError as error:
+            told = f"out of memory with {self.micro_batch} images of {self.crop} pixels at a time"
+            fewer = f"Resume with micro_batch={max(1, self.micro_batch // 2)}, or choose smaller crops"
+            raise torch.OutOfMemoryError(f"{told}. {fewer} or a smaller encoder.") from error
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.params.clip_norm)
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        skipped = self.scaler.get_scale() < scale  # the fp16 scaler had chosen too large a scale
-        if self.average and not skipped:
+        if self.average and self.scaler.get_scale() >= scale:  # else it skipped the step
             self.average.update_parameters(self.model)
-        return torch.cat([terms, norm.detach()[None]]), skipped
+        return torch.cat([terms, norm.detach()[None]])
 
     def _accumulate(self, batch: Batch, size: int) -> Tensor:
         """Add up the gradients of the micro-batches of a step; return its terms."""
@@ -164,9 +153,9 @@ class Trainer:
     def _check_finite(self, values: Tensor, samples: list[np.ndarray], epoch: int) -> None:
         """Look at the values (N, 5) of an epoch's first N steps."""
         # With a scaler an infinite gradient is a skipped step, not the end.
-        finite = values[:, : 1 if self.scaler.is_enabled() else None].isfinite().all(1).tolist()
-        if not all(finite):
-            k = finite.index(False)
+        odd = ~values[:, : 1 if self.scaler.is_enabled() else None].isfinite().all(1)
+        if odd.any():
+            k = int(odd.int().argmax())
             ids, (loss, norm) = ", ".join(self.train.ids[i] for i in samples[k]), values[k, [0, -1]].tolist()
             raise FloatingPointError(
                 f"the loss is {loss:.4g} and the gradient's norm {norm:.4g} in epoch {epoch}, step {k + 1}, on the samples "
@@ -181,7 +170,6 @@ class Trainer:
         context.share_buffers(model)
         classes, loss = len(model.spec.classes), 0.0
         counts = np.zeros((classes, classes), np.int64)
-        # Each image is counted in one process.
         batches = loader.scoring_batches(self.val, self.micro_batch, context.rank, context.size)
         for index, images, truth in batches:
             with self.plan.autocast():
@@ -191,24 +179,21 @@ class Trainer:
                 counts += metrics.confusion_matrix(mask, pred, classes)
         totals = torch.tensor([*counts.ravel(), loss], dtype=torch.float64)
         *pixels, loss = context.all_reduce(totals.to(device) if context.size > 1 else totals).tolist()
-        result = metrics.scores(np.array(pixels, np.int64).reshape(1, classes, classes))
-        row = {"val_loss": loss / len(self.val), "val_miou": result["mean_iou"]}
-        return row | {"val_pixel_accuracy": result["pixel_accuracy"]}
+        scores = metrics.scores(np.array(pixels, np.int64).reshape(1, classes, classes))
+        columns = {"val_miou": "mean_iou", "val_pixel_accuracy": "pixel_accuracy"}
+        return {"val_loss": loss / len(self.val)} | {name: scores[kind] for name, kind in columns.items()}
 
     def save(self, run: Run, history: list[dict[str, Any]]) -> None:
-        """Write checkpoints, history.csv and steps.csv, each whole or not at all."""
+        """Write history.csv, steps.csv and checkpoints, each whole or not at all; what resuming reads comes last."""
+        steps = pd.DataFrame(self.steps, columns=_STEPS).astype({"epoch": int, "step": int})
+        write_csv(run.history, pd.DataFrame(history))
+        write_csv(run.steps, steps)
         facts = {name: history[-1][name] for name in ("epoch", "val_miou")}
         if history[-1]["best"]:
             save_checkpoint(run.best_checkpoint, self.scored_model, **facts)
         facts |= {name: part.state_dict() for name, part in self.parts.items()}
         facts |= {"micro_batch": self.micro_batch, "processes": self.context.size, "history": history}
         save_checkpoint(run.last_checkpoint, self.model, steps=torch.from_numpy(self.steps), **facts)
-        self._write_tables(run, history)
-
-    def _write_tables(self, run: Run, history: list[dict[str, Any]]) -> None:
-        steps = pd.DataFrame(self.steps, columns=_STEPS).astype({"epoch": int, "step": int})
-        write_csv(run.history, pd.DataFrame(history))
-        write_csv(run.steps, steps)
 
     def resume(self, run: Run) -> list[dict[str, Any]]:
         """Go back to the last finished epoch; return the history so far."""
@@ -217,13 +202,11 @@ class Trainer:
         for name, part in self.parts.items():
             if name != "scaler" or extra[name]:  # empty from a run in another precision
                 part.load_state_dict(extra[name])
-        self.steps, history = extra["steps"].numpy(), extra["history"]
+        self.steps = extra["steps"].numpy()
         # As it was, since normalization depends on it; but for another number of processes it says nothing.
         if not self.params.micro_batch and extra["processes"] == self.context.size:
             self.micro_batch = min(self.micro_batch, extra["micro_batch"])
-        if self.context.is_main:  # a kill may have left the tables an epoch before the checkpoint
-            self._write_tables(run, history)
-        return history
+        return extra["history"]
 
 
 def make_optimizer(model: Segmenter, params: Train) -> torch.optim.AdamW:
