@@ -62,9 +62,8 @@ def plan_training(
 def measure(plans: list[DevicePlan], model: Segmenter, crop: tuple[int, int], images: int) -> np.ndarray:
     """Take a few training steps with each plan, in turns, since other work on this machine then slows all of them down.
 
-    Returns:
-        (P, 2) for each plan: the seconds of its fastest step, and the bytes that a step keeps for an image.
-        A step has `images` of the size `crop`, or fewer where they do not fit the memory.
+    A step has `images` of the size `crop`, or fewer where they do not fit the memory. Returns (P, 2) for each plan: the seconds
+    of its fastest step, and the bytes that a step keeps for an image.
     """
     try:
         steps = [_training_step(plan, model, crop, images) for plan in plans]

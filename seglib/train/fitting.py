@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -129,8 +128,7 @@ def _begin(run: Run, train: CachedSplit, val: CachedSplit, params: Train, plan: 
         raise FileExistsError(f"{told}. Set resume = True and start again, or choose another run name.")
     before = runs.read_json(run.data) if resuming else data
     changes = {split: compare_digests(before[split], files) for split, files in data.items()}
-    if any(changes.values()):
-        told = "; ".join(f"{split}: {found}" for split, found in changes.items() if found)
+    if told := "; ".join(f"{split}: {found}" for split, found in changes.items() if found):
         told = f"the data changed since run {run.name!r} was begun ({told})"
         raise DatasetError(f"{told}. Restore what it was, or start another run.")
     runs.write_json(run.data, data)
@@ -165,20 +163,18 @@ def launch(
     """Train as planned: `fit` in this process, or in `plan.processes` of torchrun's, whose output is shown here.
 
     Arguments and result are those of `fit`. Each of several processes reads the run's parameters and builds model and data
-    itself: forking fails once CUDA is in use, and does not exist on Windows.
-
-    A RuntimeError says why one of them failed; the others are ended, and the last finished epoch is kept.
+    itself, since forking fails once CUDA is in use. A RuntimeError says why one failed; the last finished epoch is kept.
     """
     if plan.processes == 1:
         return fit(run, model, train, val, params, plan, on_epoch)
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={plan.processes}"]
     worker = ["-m", "seglib.train.launch", "--params", str(run.params), "--plan", json.dumps(asdict(plan))]
-    tail, epochs = deque(maxlen=60), 0
+    lines, epochs = [], 0
     how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8", "errors": "replace"}
     with subprocess.Popen([sys.executable, *torchrun, *worker], **how) as processes:
         try:
             for line in processes.stdout:
-                tail.append(line)
+                lines.append(line)
                 print(line, end="", flush=True)
                 history = runs.read_table(run.history, index_col=False) if run.history.exists() else ()
                 if on_epoch is not None and len(history) > epochs:
@@ -189,5 +185,5 @@ def launch(
     if processes.returncode:
         told = f"exit code {processes.returncode} in one of {plan.processes} processes"
         kept = "The last finished epoch is kept: resume=True goes on from there"
-        raise RuntimeError(f"{told}. {kept}. What the processes said last:\n{''.join(tail)}")
+        raise RuntimeError(f"{told}. {kept}. What the processes said last:\n{''.join(lines[-60:])}")
     return runs.read_table(run.history, index_col=False)

@@ -29,7 +29,6 @@ from seglib.train.model import Segmenter, enough_images, load_checkpoint, save_c
 
 _TERMS = ["loss", "ce", "dice", "focal"]
 _STEPS = ["epoch", "step", *_TERMS, "grad_norm", "learning_rate", "images_per_second"]  # columns of steps.csv
-_FINAL_RATE = 0.01  # share of the learning rate that the cosine ends on
 _LOOK = 50  # steps between two looks at the losses, for which the CPU waits for a GPU
 
 
@@ -119,13 +118,13 @@ class Trainer:
             fewer = f"Resume with micro_batch={max(1, self.micro_batch // 2)}, or choose smaller crops"
             raise torch.OutOfMemoryError(f"{told}. {fewer} or a smaller encoder.") from error
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.params.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.params.clip_norm).detach()
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average and self.scaler.get_scale() >= scale:  # else it skipped the step
             self.average.update_parameters(self.model)
-        return torch.cat([terms, norm.detach()[None]])
+        return torch.cat([terms, norm[None]])
 
     def _accumulate(self, batch: Batch, size: int) -> Tensor:
         """Add up the gradients of the micro-batches of a step; return its terms."""
@@ -231,7 +230,7 @@ def rate(step: int, steps: int, warmup: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)
-    return _FINAL_RATE + (1 - _FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * done))
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:
