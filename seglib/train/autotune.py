@@ -74,9 +74,7 @@ def measure(plans: list[DevicePlan], model: Segmenter, crop: tuple[int, int], im
     return measure(plans, model, crop, images // 2)
 
 
-def _training_step(
-    plan: DevicePlan, model: Segmenter, crop: tuple[int, int], images: int
-) -> Callable[[], tuple[float, int]]:
+def _training_step(plan: DevicePlan, model: Segmenter, crop: tuple[int, int], images: int) -> Callable:
     """Return a function that computes a gradient of a copy: its seconds, and the bytes kept for the backward pass."""
     model, loss = plan.place(copy.deepcopy(model)).train(), HybridLoss().to(plan.device)
     if plan.accelerate:

@@ -29,9 +29,8 @@ def main() -> None:
     if plan is None:
         context.broadcast(lambda: train.start_run(params))
     cached = {"long_side": params.long_side, "cache": params.cache}  # one process decodes, the others wait
-    splits = [
-        train.build_cache(dataset, name, original_masks=name == "val", **cached) for name in ("train", "val")
-    ]
+    own = {"train": False, "val": True}
+    splits = [train.build_cache(dataset, name, original_masks=own[name], **cached) for name in own]
     model = train.build_model(params, dataset.classes)
     if plan is None:
         asked = params.model_copy(update={"processes": context.size})
