@@ -1,4 +1,4 @@
-"""Several processes that train as one: who is who, sums over all of them, and the model that averages gradients."""
+"""Several processes that train as one: who is who, sums over all of them, and averaged gradients."""
 
 from __future__ import annotations
 
@@ -39,10 +39,7 @@ class DistributedContext:
         joined = dist.is_available() and dist.is_initialized()
         return cls(dist.get_rank(), dist.get_world_size()) if joined else cls()
 
-    @property
-    def is_main(self) -> bool:
-        """Whether this process writes the files."""
-        return self.rank == 0
+    is_main = property(lambda self: self.rank == 0)  # the process that writes the files
 
     def all_reduce(self, values: Tensor) -> Tensor:
         """Sum over all processes, in place."""
@@ -51,7 +48,7 @@ class DistributedContext:
         return values
 
     def broadcast(self, make: Callable[[], Any]) -> Any:
-        """Call `make` in the main process while the others wait; returns its result in all of them."""
+        """Call `make` in the main process while the others wait; return its result in all of them."""
         made = [make() if self.is_main else None]
         if self.size > 1:
             dist.broadcast_object_list(made, src=0)
@@ -63,14 +60,12 @@ class DistributedContext:
             dist.broadcast(buffer, src=0)
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """Return what to call in training instead of the model, so that gradients are averaged over all processes."""
-        if self.size == 1:
-            return model
+        """Return what to call in training instead of the model, so that gradients are averaged."""
         # Some encoders have weights that take no part, such as the layer before a classifier.
-        return DistributedDataParallel(model, find_unused_parameters=True)
+        return DistributedDataParallel(model, find_unused_parameters=True) if self.size > 1 else model
 
     def leave(self) -> None:
-        """End the exchange, when all have come here."""
+        """End the exchange when all have come here."""
         if self.size > 1:
             dist.barrier()
             dist.destroy_process_group()

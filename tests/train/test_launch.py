@@ -14,33 +14,24 @@ import pytest
 import torch
 import yaml
 
+from seglib import train
 from seglib.runs import Run, read_json
-from seglib.train import (
-    DevicePlan,
-    build_cache,
-    build_model,
-    launch,
-    load_checkpoint,
-    open_dataset,
-    start_run,
-)
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform == "win32", reason="torchrun's rendezvous is not tried on Windows"),
 ]
 
-ENTRY = ["-m", "seglib.train.launch", "--params", "params.yaml"]
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+ENTRY = [sys.executable, "-m", "seglib.train.launch", "--params", "params.yaml"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 
-def train(params, processes: int, on_epoch=None) -> tuple[Run, pd.DataFrame]:
-    dataset = open_dataset(params)[1]
-    splits = build_cache(dataset, "train"), build_cache(dataset, "val", original_masks=True)
-    run, model = start_run(params), build_model(params, dataset.classes)
-    reasons = {"precision": "for a test"}
-    plan = DevicePlan("cpu", processes=processes, micro_batch=params.micro_batch, reasons=reasons)
-    return run, launch(run, model, *splits, params, plan, on_epoch)
+def trained(params, processes: int, on_epoch=None) -> tuple[Run, pd.DataFrame]:
+    dataset = train.open_dataset(params)[1]
+    splits = [train.build_cache(dataset, split, original_masks=split == "val") for split in ("train", "val")]
+    run, model = train.start_run(params), train.build_model(params, dataset.classes)
+    plan = {"processes": processes, "micro_batch": params.micro_batch, "reasons": {"precision": "for a test"}}
+    return run, train.launch(run, model, *splits, params, train.DevicePlan("cpu", **plan), on_epoch)
 
 
 GRADIENTS = """
@@ -79,26 +70,28 @@ context.leave()
 def test_two_processes_have_the_gradient_of_one(tmp_path):
     """Of the whole batch's loss, though a weight takes no part in it, as in some encoders."""
     (tmp_path / "check.py").write_text(GRADIENTS)
-    subprocess.run([sys.executable, *TORCHRUN, str(tmp_path / "check.py")], check=True)
+    subprocess.run([*TORCHRUN, str(tmp_path / "check.py")], check=True)
 
 
 def test_two_processes_train_as_one_does(tiny_root, tiny_params, capsys):
     how = {
-        "architecture": "Unet", "encoder": "timm-tf_efficientnet_lite0", "learning_rate": 1e-3, "epochs": 12, "batch_size": 6,
-        "micro_batch": 2, "crop_height": 64, "crop_width": 64, "class_weights": "sqrt_inverse",
-    }  # fmt: skip
+        "architecture": "Unet",
+        "encoder": "timm-tf_efficientnet_lite0",
+        "learning_rate": 1e-3,
+        "epochs": 12,
+    }
+    how |= {"batch_size": 6, "micro_batch": 2, "crop_height": 64, "crop_width": 64}
+    how |= {"class_weights": "sqrt_inverse"}
     seen = []
-    run, history = train(tiny_params(**how), 2, lambda table: seen.append(len(table)))
-    assert seen == list(range(1, 13))
-    assert pd.read_csv(run.history)["epoch"].tolist() == seen
+    run, history = trained(tiny_params(**how), 2, lambda table: seen.append(len(table)))
+    assert seen == pd.read_csv(run.history)["epoch"].tolist() == list(range(1, 13))
     assert history["val_miou"].iloc[-1] > history["val_miou"].iloc[0]
     assert "epoch 12 of 12" in capsys.readouterr().out
     plan = read_json(run.path / "environment.json")["plan"]
     assert (plan["processes"], plan["reasons"]) == (2, {"precision": "for a test"})
-    alone = train(tiny_params(run="alone", **how), 1)[1]
+    alone = trained(tiny_params(run="alone", **how), 1)[1]
     assert history["train_loss"].iloc[0] == pytest.approx(alone["train_loss"].iloc[0], rel=0.05)
-    again = train(tiny_params(resume=True, **how), 2)[1]
-    pd.testing.assert_frame_equal(again, history)
+    pd.testing.assert_frame_equal(trained(tiny_params(resume=True, **how), 2)[1], history)
 
 
 def test_a_killed_process_ends_the_run_with_an_error(tiny_root, tiny_params):
@@ -108,26 +101,23 @@ def test_a_killed_process_ends_the_run_with_an_error(tiny_root, tiny_params):
 
     started = time.monotonic()
     with pytest.raises(RuntimeError, match=r"exit code 1 in one of 2 processes.*resume=True"):
-        train(tiny_params(run="killed", epochs=500, batch_size=6), 2, kill_one)
+        trained(tiny_params(run="killed", epochs=500, batch_size=6), 2, kill_one)
     assert time.monotonic() - started < 90
     deadline = time.monotonic() + 20
     while left := [p for p in psutil.Process().children(recursive=True) if p.status() != "zombie"]:
         assert time.monotonic() < deadline, f"processes are left: {[p.cmdline() for p in left]}"
         time.sleep(0.2)
-    assert load_checkpoint(Run.open("killed").last_checkpoint)[1]["epoch"] >= 1
+    assert train.load_checkpoint(Run.open("killed").last_checkpoint)[1]["epoch"] >= 1
 
 
 def test_the_entry_point_of_clusters_takes_a_parameter_file(tiny_root, tiny_params):
     values = tiny_params(run="cluster", epochs=1, batch_size=6).model_dump() | {"split": "val"}
     (tiny_root / "params.yaml").write_text(yaml.safe_dump(values))
-    told = subprocess.run(
-        [sys.executable, *TORCHRUN, *ENTRY, "-p", "batch_size=1", "-p", "run=small"],
-        capture_output=True,
-        text=True,
-    )
+    entry, small = [*TORCHRUN, *ENTRY[1:]], ["-p", "batch_size=1", "-p", "run=small"]
+    told = subprocess.run([*entry, *small], capture_output=True, text=True)
     assert told.returncode == 1
     assert "ValueError: 2 processes cannot share a batch of 1 images" in told.stderr
-    subprocess.run([sys.executable, *TORCHRUN, *ENTRY], check=True)
+    subprocess.run(entry, check=True)
     run = Run.open("cluster")
     assert pd.read_csv(run.history)["epoch"].tolist() == [1]
     plan = read_json(run.path / "environment.json")["plan"]
@@ -135,38 +125,34 @@ def test_the_entry_point_of_clusters_takes_a_parameter_file(tiny_root, tiny_para
 
 
 def test_an_error_in_the_processes_is_shown(tiny_root, tiny_params):
-    params = tiny_params(run="faulty", scale_min=4.0)
-    with pytest.raises(
-        RuntimeError, match=r"(?s)one of 2 processes.*ParameterError: scale_min = 4\.0 is larger"
-    ):
-        train(params, 2)
+    match = r"(?s)one of 2 processes.*ParameterError: scale_min = 4\.0 is larger"
+    with pytest.raises(RuntimeError, match=match):
+        trained(tiny_params(run="faulty", scale_min=4.0), 2)
 
 
 def test_a_run_killed_again_and_again_ends_like_an_undisturbed_one(tiny_root, tiny_params):
     """Killed at random moments, while files are written too; set KILLS for a longer trial."""
     kills = int(os.environ.get("KILLS", "3"))
     options = {"epochs": 3 * kills, "ema_decay": 0.5, "memory_format": "contiguous", "threads": 1}
-    straight, _ = train(tiny_params(run="straight", **options), 1)
+    straight, _ = trained(tiny_params(run="straight", **options), 1)
     run, random = Run(Run.folder("cut")), np.random.default_rng(0)
-    values = tiny_params(run="cut", resume=True, **options).model_dump()
+    values, last = tiny_params(run="cut", resume=True, **options).model_dump(), run.last_checkpoint
     (tiny_root / "params.yaml").write_text(yaml.safe_dump(values))
     for _ in range(kills):
-        before = run.last_checkpoint.stat().st_mtime_ns if run.last_checkpoint.exists() else 0
-        worker = subprocess.Popen([sys.executable, *ENTRY])
-        while worker.poll() is None and (
-            not run.last_checkpoint.exists() or run.last_checkpoint.stat().st_mtime_ns == before
-        ):
+        before = last.stat().st_mtime_ns if last.exists() else 0
+        worker = subprocess.Popen(ENTRY)
+        while worker.poll() is None and (not last.exists() or last.stat().st_mtime_ns == before):
             time.sleep(0.01)  # until an epoch is finished
         time.sleep(random.uniform(0, 0.5))
         worker.kill()
         worker.wait()
-        load_checkpoint(run.last_checkpoint)
-        load_checkpoint(run.best_checkpoint)
-    subprocess.run([sys.executable, *ENTRY], check=True)
+        train.load_checkpoint(run.last_checkpoint)
+        train.load_checkpoint(run.best_checkpoint)
+    subprocess.run(ENTRY, check=True)
     left = [path for path in run.path.rglob(".*") if path.name != ".training"]
     assert not left, "half-written files are left"
     for name in ("best_checkpoint", "last_checkpoint"):
-        wanted, got = (load_checkpoint(getattr(r, name))[0].state_dict() for r in (straight, run))
+        wanted, got = (train.load_checkpoint(getattr(r, name))[0].state_dict() for r in (straight, run))
         assert all(torch.equal(wanted[key], got[key]) for key in wanted), name
     columns = ["epoch", "train_loss", "val_miou", "best"]
     pd.testing.assert_frame_equal(*[pd.read_csv(r.history)[columns] for r in (straight, run)])
