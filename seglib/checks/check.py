@@ -15,35 +15,26 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from seglib import data
 from seglib.checks import class_balance, duplicates, image_quality, masks, sequences, splits
 from seglib.checks.findings import SEVERITIES, Finding, finding, some
-from seglib.data import (
-    FINDING_COLUMNS,
-    IGNORE,
-    Dataset,
-    DatasetError,
-    check_record,
-    check_sizes,
-    map_ahead,
-    read_mask_and_mode,
-    read_picture,
-)
+from seglib.data import IGNORE, Dataset
 from seglib.runs import check_name, project_root
 
 FEW_IMAGES = 5  # a class in fewer train images than this is learnt by heart, if at all
 MUCH_IGNORED = 0.9  # of a mask's pixels
-_MOMENTS = ["r", "g", "b", "r2", "g2", "b2"]
-_FACTS = [
-    "height", "width", "mode", "mask_mode", *image_quality.LOOKS,
-    "ignore_share", "classes_present", "specks", "pinholes", "edge_fit", "shift_x", "shift_y",
-]  # fmt: skip
-_HIDDEN = [
-    *_MOMENTS,
-    "_image",
-    "_mask",
-    "_bits",
-    "_thumb",
-]  # digests, hash and thumbnail: pairs are compared by them
+_SPECK_SHARE = 1e-4  # of the image's pixels, below which a region is a speck; at least 4 pixels, at most 64
+_MEASURED = [
+    *image_quality.LOOKS,
+    "ignore_share",
+    "classes_present",
+    "specks",
+    "edge_fit",
+    "shift_x",
+    "shift_y",
+]
+_HIDDEN = ["_image", "_mask", "_bits", "_thumb"]  # digests, hash and thumbnail: pairs are compared by them
+_FACTS = ["id", "split", "group", "frame", "height", "width", "mode", "mask_mode", *_MEASURED, *_HIDDEN]
 
 
 @dataclass(frozen=True)
@@ -55,12 +46,12 @@ class DataCheck:
             `detail`, `suggestion`.
         samples: a row a pair: `id`, `split`, `group` and `frame` (guessed where dataset.yaml gives no
             pattern), `height`, `width`, `mode` and `mask_mode` (as stored), what `image_quality.look`
-            measures, the mask's `ignore_share`, `classes_present`, `specks`, `pinholes`, `edge_fit`,
-            `shift_x`, `shift_y`. Missing where unreadable.
+            measures, the mask's `ignore_share`, `classes_present`, `specks`, `edge_fit`, `shift_x`, `shift_y`.
+            Missing where unreadable.
         pixel_counts: (N, C) int64, valid pixels of each class in each sample; zeros where there is no mask.
         class_stats, duplicates, sequences, shift, limits: tables of the functions of these names.
         suggested: (N,) a better split for each sample, of `suggest_split`; empty where none can be made.
-        summary: the counts as plain data; `mean` and `std` of the channels in 0-1.
+        summary: the counts as plain data.
         files: the digests of every file.
     """
 
@@ -99,66 +90,63 @@ def check_dataset(
         progress: show a bar.
         near_frames: frames within which a val or test image counts as near a train image of its sequence.
     """
-    names, found, rows = dataset.classes.names, [], list(dataset.samples.itertuples(index=False))
+    names, rows = dataset.classes.names, list(dataset.samples.itertuples(index=False))
     # Decoding and measuring release the interpreter's lock, so threads suffice.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        files = pool.submit(check_record, dataset)
-        facts = map_ahead(pool, partial(_inspect_pair, dataset), rows)
+        files = pool.submit(data.check_record, dataset)
+        facts = data.map_ahead(pool, partial(_inspect_pair, dataset), rows)
         facts = list(tqdm(facts, total=len(rows), desc="checking", unit="pair", disable=not progress))
-        regions = [fact.pop("regions") for fact in facts]
-        counts = np.array([fact.pop("counts") for fact in facts], np.int64).reshape(len(rows), len(names))
-        found += [one for fact in facts for one in fact.pop("findings")]
-        samples = pd.DataFrame(facts, columns=["id", "split", "group", "frame", *_FACTS, *_HIDDEN])
-        whole = dict.fromkeys(["height", "width", "frame"], "Int64")
-        samples = samples.astype(whole | dict.fromkeys([*image_quality.LOOKS, *_MOMENTS], float))
+    regions = [fact.pop("regions") for fact in facts]
+    counts = np.array([fact.pop("counts") for fact in facts], np.int64).reshape(len(rows), len(names))
+    found = [one for fact in facts for one in fact.pop("findings")]
+    types = dict.fromkeys(_MEASURED, float) | dict.fromkeys(["height", "width", "frame"], "Int64")
+    samples = pd.DataFrame(facts, columns=_FACTS).astype(types)
+    shows = samples[
+        samples["contrast"] >= image_quality.FLAT
+    ]  # flat pictures are all alike, and said to be blank
     exact = duplicates.first_alike(samples["_image"])
-    pairs = _near_duplicates(samples, exact)
-    pictures = _pictures(samples, exact, pairs)
-    guess = _guess(samples)
-    if guess:
-        samples["group"], samples["frame"] = guess.group.astype(samples["group"].dtype), guess.frame
-        found.append(finding("sequences-guessed", "", "", guess.detail))
+    once = shows[exact[shows.index] == shows.index]
+    pairs, places = duplicates.near_duplicates(once)
+    first, second = once.index.to_numpy()[places]
+    pictures = duplicates.joined(len(rows), np.r_[samples.index, first], np.r_[exact, second])
+    if (samples["group"] == "").all() and (guess := sequences.guess_sequences(samples)):
+        samples["group"], samples["frame"], detail = guess
+        found.append(finding("sequences-guessed", "", "", detail))
     sequence_table = sequences.sequence_table(samples, near_frames)
-    shift = class_balance.shifts(names, samples, counts)
+    shift, limits = class_balance.shifts(names, samples, counts), image_quality.limits(shows)
     found += _judge_splits(dataset, samples, counts)
     found += sequences.judge_sequences(sequence_table, samples, near_frames)
     found += duplicates.judge_duplicates(samples, exact, pictures)
     found += masks.judge_masks(samples, duplicates.first_alike(samples["_mask"]), pictures)
     found += class_balance.judge_shifts(shift, samples["split"].value_counts())
-    found += image_quality.judge_looks(samples)
-    found += _judge_formats(samples)
-    findings = pd.DataFrame([*dataset.problems.itertuples(index=False), *found], columns=FINDING_COLUMNS)
-    order = findings["severity"].map(SEVERITIES.index).argsort(kind="stable")
-    findings = findings.iloc[order].reset_index(drop=True)
+    found += image_quality.judge_looks(shows, limits)
+    findings = [*dataset.problems.itertuples(index=False), *found]
+    findings = pd.DataFrame(
+        sorted(findings, key=lambda row: SEVERITIES.index(row[0])), columns=data.FINDING_COLUMNS
+    )
+    stats = class_balance.class_stats(names, samples["split"], counts, regions)
+    suggested, samples = _suggest(samples, counts, pictures), samples.drop(columns=_HIDDEN)
+    tables = (stats, pairs, sequence_table, shift, limits)
     return DataCheck(
-        findings,
-        samples.drop(columns=_HIDDEN),
-        counts,
-        class_balance.class_stats(names, samples["split"], counts, regions),
-        pairs,
-        sequence_table,
-        shift,
-        image_quality.limits(samples[samples["contrast"] >= image_quality.FLAT]),
-        _suggest(samples, counts, pictures),
-        _summary(dataset, samples, findings),
-        files.result(),
+        findings, samples, counts, *tables, suggested, _summary(dataset, samples, findings), files.result()
     )
 
 
 def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
     """Read one pair and measure it; what cannot be read becomes a finding."""
     facts: dict[str, Any] = {"id": row.id, "split": row.split, "group": row.group, "frame": row.frame}
+    facts["counts"], facts["regions"] = np.zeros(len(dataset.classes), np.int64), np.zeros((2, 0), np.int32)
     findings = facts["findings"] = []
 
     def attempt(read: Callable, *args: Any) -> Any:
         try:
             return read(*args)
-        except DatasetError as error:
+        except data.DatasetError as error:
             findings.append(("error", error.check, row.id, row.split, error.detail, error.suggestion))
 
-    picture = attempt(read_picture, dataset.root / row.image, f"{row.id!r} ({row.image})")
-    ids = attempt(read_mask_and_mode, dataset.root / row.mask, dataset.classes, f"{row.id!r} ({row.mask})")
-    facts["counts"], facts["regions"] = np.zeros(len(dataset.classes), np.int64), np.zeros((2, 0), np.int32)
+    picture = attempt(data.read_picture, dataset.root / row.image, f"{row.id!r} ({row.image})")
+    label = f"{row.id!r} ({row.mask})"
+    ids = attempt(data.read_mask_and_mode, dataset.root / row.mask, dataset.classes, label)
     if picture is not None:
         grey, facts["mode"] = picture.grey(), picture.mode
         facts["width"], facts["height"] = grey.size
@@ -174,9 +162,9 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
         facts |= _mask_facts(mask, len(dataset.classes))
         check, what = _poor(facts, dataset.classes.names)
         if check:
-            findings.append(finding(check, row.id, row.split, f"mask {row.id!r} ({row.mask}) {what}."))
+            findings.append(finding(check, row.id, row.split, f"mask {label} {what}."))
     if picture is not None and ids is not None:
-        attempt(check_sizes, row, grey.size[::-1], mask.shape)
+        attempt(data.check_sizes, row, grey.size[::-1], mask.shape)
         if grey.size[::-1] == mask.shape and (shift := masks.edge_shift(grey, mask)):
             facts["shift_x"], facts["shift_y"], facts["edge_fit"] = shift
     return facts
@@ -185,13 +173,12 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
 def _mask_facts(mask: np.ndarray, classes: int) -> dict[str, Any]:
     values, sizes = masks.region_sizes(mask)
     count = np.bincount(values, sizes, minlength=256).astype(np.int64)
-    small = sizes < masks.speck_size(mask.shape)
+    speck = min(max(round(_SPECK_SHARE * mask.size), 4), 64)
     return {
         "counts": count[:classes],
-        "classes_present": int((count[:classes] > 0).sum()),
-        "ignore_share": float(count[IGNORE] / max(1, mask.size)),
-        "specks": int((small & (values != IGNORE)).sum()),
-        "pinholes": int((small & (values == IGNORE)).sum()),
+        "classes_present": (count[:classes] > 0).sum(),
+        "ignore_share": count[IGNORE] / max(1, mask.size),
+        "specks": ((sizes < speck) & (values != IGNORE)).sum(),
         "regions": np.stack([values, sizes]).astype(np.int32),
         "_mask": _digest(mask),
     }
@@ -205,34 +192,12 @@ def _poor(facts: dict[str, Any], names: tuple[str, ...]) -> tuple[str, str]:
     """The check that a mask fails for what it holds, and in words; two empty strings if none."""
     share = facts["ignore_share"]
     if share == 1:
-        return "all-ignored", "has no scored pixel"
+        return "all-ignored", "has no valid pixel"
     if share > MUCH_IGNORED:
         return "much-ignored", f"ignores {share:.0%} of its pixels"
     if facts["classes_present"] == 1 and len(names) > 2:  # of two, one alone is an empty scene
         return "single-class", f"holds nothing but {names[int(facts['counts'].argmax())]!r}"
     return "", ""
-
-
-def _near_duplicates(samples: pd.DataFrame, exact: np.ndarray) -> pd.DataFrame:
-    # Of exact copies one is enough; flat pictures are all alike, which the check for blank ones says.
-    once = samples[(samples["contrast"] >= image_quality.FLAT) & (exact == np.arange(len(samples)))]
-    thumbs = np.array(once["_thumb"].tolist(), np.uint8).reshape(len(once), *duplicates.THUMBNAIL[::-1])
-    return duplicates.near_duplicates(once, once["_bits"].to_numpy(np.uint64), thumbs)
-
-
-def _pictures(samples: pd.DataFrame, exact: np.ndarray, pairs: pd.DataFrame) -> np.ndarray:
-    """(N,) a number for each picture: equal where samples show the same one, exactly or nearly."""
-    places = pd.Series(np.arange(len(samples)), [samples["split"], samples["id"]])
-    first, second = (places.loc[zip(pairs[f"split_{k}"], pairs[f"id_{k}"], strict=True)] for k in (1, 2))
-    return duplicates.joined(len(samples), np.r_[places, first], np.r_[exact, second])
-
-
-def _guess(samples: pd.DataFrame) -> sequences.Guess | None:
-    if (samples["group"] != "").any():
-        return None
-    known = (samples["contrast"] >= image_quality.FLAT).to_numpy()
-    bits = [bits if there else np.uint64(0) for bits, there in zip(samples["_bits"], known, strict=True)]
-    return sequences.guess_sequences(samples, np.array(bits, np.uint64), known)
 
 
 def _suggest(samples: pd.DataFrame, counts: np.ndarray, pictures: np.ndarray) -> pd.Series:
@@ -245,18 +210,11 @@ def _suggest(samples: pd.DataFrame, counts: np.ndarray, pictures: np.ndarray) ->
 
 
 def _summary(dataset: Dataset, samples: pd.DataFrame, findings: pd.DataFrame) -> dict[str, Any]:
-    sizes, known = samples["split"].value_counts(), samples.dropna(subset=["r"])
-    pixels = (known["height"] * known["width"]).to_numpy(float)
-    means = known[_MOMENTS].to_numpy(float) * pixels[:, None] / max(1, pixels.sum())
-    mean, square = means.sum(axis=0).reshape(2, 3) / 255 if len(known) else np.zeros((2, 0))
     return {
         "dataset": dataset.name,
         "classes": list(dataset.classes.names),
         "samples": len(samples),
-        "splits": {split: int(sizes[split]) for split in dataset.splits},
-        "sizes": {f"{w}x{h}": int(n) for (w, h), n in samples.groupby(["width", "height"]).size().items()},
-        "mean": mean.round(4).tolist(),
-        "std": np.sqrt(np.maximum(square / 255 - mean**2, 0)).round(4).tolist(),
+        "splits": {split: int((samples["split"] == split).sum()) for split in dataset.splits},
         "findings": {severity: int((findings["severity"] == severity).sum()) for severity in SEVERITIES},
         "checks": {str(name): int(n) for name, n in findings.groupby("check").size().items()},
     }
@@ -274,7 +232,7 @@ def _judge_splits(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -
         if samples.loc[inside, "ignore_share"].isna().all():
             pass  # no mask could be read, which is said already
         elif not images.any():
-            yield finding("nothing-scored", "", split, f"no mask in {split} has a scored pixel.")
+            yield finding("nothing-scored", "", split, f"no mask in {split} has a valid pixel.")
         elif absent:
             check = "class-not-in-train" if train else "class-not-in-split"
             yield finding(check, "", split, f"never in {split}: {absent}.")
@@ -283,18 +241,7 @@ def _judge_splits(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -
         if not train and inside.sum() < sequences.SMALL_SPLIT:
             detail = f"{split} has {inside.sum()} images; fewer than {sequences.SMALL_SPLIT} say little."
             yield finding("small-split", "", split, detail)
-
-
-def _judge_formats(samples: pd.DataFrame) -> Iterator[Finding]:
-    for column, what in (("mode", "images"), ("mask_mode", "masks")):
-        modes = samples[column].value_counts()
-        if len(modes) > 1:
-            yield finding("modes-differ", "", "", f"{what} are stored as {_counted(modes)}.")
     sizes = samples.groupby(["width", "height"]).size().sort_values(ascending=False, kind="stable")
     if len(sizes) > 1:
-        sizes.index = [f"{w}x{h}" for w, h in sizes.index]
-        yield finding("sizes-differ", "", "", f"{len(sizes)} sizes (width x height): {_counted(sizes)}.")
-
-
-def _counted(counts: pd.Series) -> str:
-    return some([f"{name} ({n})" for name, n in counts.items()], 5)
+        listed = some([f"{w}x{h} ({n})" for (w, h), n in sizes.items()], 5)
+        yield finding("sizes-differ", "", "", f"{len(sizes)} sizes (width x height): {listed}.")

@@ -13,15 +13,13 @@ from scipy.sparse.csgraph import connected_components
 from seglib.checks.findings import Finding, finding, some
 
 DUPLICATE_COLUMNS = ["split_1", "id_1", "split_2", "id_2", "distance", "difference"]
-RADIUS = (
-    6  # bits of 64: a copy saved as JPEG of quality 40, halved or with noise of 5 grey values stays within
-)
+RADIUS = 6  # bits of 64; a JPEG of quality 40, half the size or noise of 5 grey values change no more
 THUMBNAIL = (32, 24)  # width and height in cells
 # Noise and compression average out in a cell; what moved between two frames does not.
 _LARGEST = 16.0  # grey values by which a cell of a copy may differ, once a change of light is taken out
 _MEAN = 0.08  # of the cells' standard deviation, by which they may differ in the mean
 _GAINS = (0.5, 2.0)  # beyond, it is no change of light
-_CROWD = 16  # candidates of one image, nearest hashes first: there are many where a camera stands still
+_CROWD = 16  # images that one is compared with, nearest hashes first: many are near in a fixed camera's video
 _BITS = np.array([n.bit_count() for n in range(1 << 16)], np.uint8)
 
 
@@ -45,60 +43,44 @@ def hamming(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return _BITS[parts].sum(axis=1, dtype=np.int64)
 
 
-def candidates(hashes: np.ndarray, radius: int = RADIUS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find the pairs whose hashes differ in at most `radius` bits; of an image at most the 16 nearest.
+def same_picture(one: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Tell which of (P, 24, 32) thumbnails are copies of one (24, 32): scaled, noisy, brighter or paler: (P,) bool.
 
-    Returns (P,) int64 each: first and second position, first < second, and the distance in bits.
+    The others are brought to its light (one gain and offset each). Copies then differ by a few grey values
+    everywhere; neighbouring frames by tens where something moved. A flat picture is like none.
     """
-    found = [np.empty((3, 0), np.int64)]
-    for place in range(len(hashes) - 1):
-        distance = hamming(hashes[place], hashes[place + 1 :])
-        near = np.flatnonzero(distance <= radius)
-        near = near[np.argsort(distance[near], kind="stable")[:_CROWD]]
-        found.append(np.stack([np.full(len(near), place), place + 1 + near, distance[near]]))
-    first, second, distance = np.concatenate(found, axis=1)
-    return first, second, distance
-
-
-def same_picture(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Tell which of (P, 24, 32) thumbnails are copies: scaled, noisy, brighter or paler: (P,) bool.
-
-    The second is brought to the light of the first (one gain and offset). Copies then differ by a few grey
-    values everywhere; neighbouring frames by tens where something moved. A flat picture is like none.
-    """
-    a, b = (t.reshape(len(t), THUMBNAIL[0] * THUMBNAIL[1]).astype(np.float32) for t in (first, second))
+    a, b = (t.reshape(-1, THUMBNAIL[0] * THUMBNAIL[1]).astype(np.float32) for t in (one, others))
     a, b = (cells - cells.mean(axis=1, keepdims=True) for cells in (a, b))
     gain = (a * b).sum(axis=1, keepdims=True) / np.maximum((b * b).sum(axis=1, keepdims=True), 1e-6)
-    spread, apart = a.std(axis=1), np.abs(a - np.clip(gain, *_GAINS) * b)
+    spread, apart = a.std(), np.abs(a - np.clip(gain, *_GAINS) * b)
     return (spread > 0) & (apart.max(axis=1) <= _LARGEST) & (apart.mean(axis=1) <= _MEAN * spread)
 
 
-def near_duplicates(samples: pd.DataFrame, hashes: np.ndarray, thumbs: np.ndarray) -> pd.DataFrame:
-    """Find pairs of images that show the same picture.
+def near_duplicates(samples: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
+    """Find pairs of images that show the same picture, by their hashes and then by their thumbnails.
 
     Args:
-        samples: N rows with `id`, `split`, `width`, `height`; of exact copies one, and none that is flat.
-        hashes, thumbs: (N,) uint64 and (N, 24, 32) uint8 of them.
+        samples: N rows with `id`, `split`, `_bits` and `_thumb`; of exact copies one, and none that is flat.
 
     Returns:
-        the columns `DUPLICATE_COLUMNS`; `distance` in bits, `difference`: mean absolute one of the
-            thumbnails, 0-255.
+        the columns `DUPLICATE_COLUMNS` (`distance` in bits, `difference`: mean absolute one of the thumbnails,
+            0-255), and (2, P) positions of the pairs.
     """
-    first, second, distance = candidates(hashes)
-    blocks = np.array_split(np.arange(len(first)), 1 + len(first) // 1024)
-    # Of a small image a cell has too few pixels to average much: four are taken as one.
-    small = (samples[["width", "height"]] < 3 * np.array(THUMBNAIL)).any(axis=1).to_numpy()
-    coarse = thumbs.reshape(-1, 12, 2, 16, 2).mean(axis=(2, 4)).repeat(2, axis=1).repeat(2, axis=2)
-    either = (small[first] | small[second])[:, None, None]
-
-    def taken(places: np.ndarray, k: np.ndarray) -> np.ndarray:
-        return np.where(either[k], coarse[places[k]], thumbs[places[k]])
-
-    same = np.concatenate([same_picture(taken(first, k), taken(second, k)) for k in blocks])
-    first, second = first[same], second[same]
-    pairs = [samples[column].to_numpy()[places] for places in (first, second) for column in ("split", "id")]
-    difference = np.abs(thumbs[first].astype(np.int16) - thumbs[second]).mean(axis=(1, 2)).round(3)
-    return pd.DataFrame(dict(zip(DUPLICATE_COLUMNS, [*pairs, distance[same], difference], strict=True)))
+    hashes, thumbs = samples["_bits"].to_numpy(np.uint64), samples["_thumb"].tolist()
+    named, rows, pairs = samples[["split", "id"]].values.tolist(), [], []
+    for place in range(len(samples)):
+        distance = hamming(hashes[place], hashes[place + 1 :])
+        near = np.argsort(distance, kind="stable")[:_CROWD]
+        near = near[distance[near] <= RADIUS]
+        if not len(near):
+            continue
+        others = np.stack([thumbs[k] for k in place + 1 + near])
+        for k in np.flatnonzero(same_picture(thumbs[place], others)):
+            other = place + 1 + near[k]
+            difference = np.abs(others[k].astype(int) - thumbs[place]).mean().round(3)
+            rows.append((*named[place], *named[other], distance[near[k]], difference))
+            pairs.append((place, other))
+    return pd.DataFrame(rows, columns=DUPLICATE_COLUMNS), np.array(pairs, int).reshape(-1, 2).T
 
 
 def joined(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -123,16 +105,14 @@ def judge_duplicates(samples: pd.DataFrame, exact: np.ndarray, pictures: np.ndar
 
     `exact` and `pictures` are (N,): equal numbers where images are equal to the last pixel, or nearly.
     """
-    for places in repeated(exact):
-        yield _judge(samples.iloc[places], "the same", "duplicate-image", "duplicate-across-splits")
-    once = np.sort(np.unique(exact, return_index=True)[1])  # of exact copies the first stands for all
-    for places in repeated(pictures[once]):
-        same = samples.iloc[once[places]]
-        yield _judge(same, "almost the same", "near-duplicate", "near-duplicate-across-splits")
-
-
-def _judge(same: pd.DataFrame, words: str, inside: str, across: str) -> Finding:
-    splits = list(dict.fromkeys(same["split"]))
-    listed = some([f"{split}/{name}" for split, name in zip(same["split"], same["id"], strict=True)])
-    check = across if len(splits) > 1 else inside
-    return finding(check, same["id"].iloc[-1], splits[-1], f"{words} picture {len(same)} times: {listed}.")
+    once = np.unique(exact)  # of exact copies the first stands for all
+    sets = [("the same", "duplicate-image", "duplicate-across-splits", repeated(exact))]
+    near = [once[places] for places in repeated(pictures[once])]
+    sets.append(("almost the same", "near-duplicate", "near-duplicate-across-splits", near))
+    for words, inside, across, found in sets:
+        for same in (samples.iloc[places] for places in found):
+            splits, check = same["split"].unique(), inside if same["split"].nunique() == 1 else across
+            detail = (
+                f"{words} picture {len(same)} times: {some((same['split'] + '/' + same['id']).tolist())}."
+            )
+            yield finding(check, same["id"].iloc[-1], splits[-1], detail)

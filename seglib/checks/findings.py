@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 SEVERITIES = ("error", "warning", "info")
-_LOOK = "Look at it; keep it if such images occur in use."
+LOOK = "Look at it; keep it if such images occur in use."
 _FLATTERS = "Keep one: a score on pictures seen in training flatters."
+_ONE_DRIVE = "Its images are not independent: read its score as one drive's, or add others."
 CHECKS = {
     "blank-image": ("warning", "Look at it; exclude it if it shows nothing."),
     "all-ignored": ("warning", "It teaches nothing and has no score: label or exclude it."),
@@ -22,34 +23,24 @@ CHECKS = {
     "near-duplicate-across-splits": ("warning", _FLATTERS),
     "sequence-leakage": (
         "warning",
-        "Such a score flatters: split by whole sequences (see suggested_split/).",
+        "Split by whole sequences (see suggested_split/): such a score flatters.",
     ),
-    "few-sequences": (
-        "warning",
-        "Its images are not independent: read its score as one drive's, or add others.",
-    ),
+    "few-sequences": ("warning", _ONE_DRIVE),
     "mask-of-another-image": ("warning", "At most one image fits such a mask: correct the others."),
     "mask-beside-edges": ("warning", "Look at it: was it moved, resized or drawn on another picture?"),
     "duplicate-image": ("warning", "Keep one."),
     "near-duplicate": ("info", "Keep one, or let them share a split."),
     "specks": ("info", "Look at the worst: tiny regions are mostly slips of the brush."),
-    "pinholes": ("info", "Look at the worst: fill the holes with the class around them."),
-    "sequences-guessed": (
-        "info",
-        "If so, write it into dataset.yaml as group; if not, give the true pattern.",
-    ),
+    "sequences-guessed": ("info", "Write the pattern into dataset.yaml as group, or the true one."),
     "split-shift": ("info", "A score there speaks for such images, less for those of train."),
-    "dark-image": ("info", _LOOK),
-    "bright-image": ("info", _LOOK),
-    "low-contrast-image": ("info", _LOOK),
+    "dark-image": ("info", LOOK),
+    "bright-image": ("info", LOOK),
+    "low-contrast-image": ("info", LOOK),
     "low-entropy-image": ("info", "Look at it: is it a drawing, a screen or a broken picture?"),
-    "blurred-image": ("info", _LOOK),
-    "grainy-image": ("info", _LOOK),
+    "blurred-image": ("info", LOOK),
+    "grainy-image": ("info", LOOK),
     "grey-image": ("info", "Is it from another camera? A model trained on colours may fail on it."),
-    "odd-size": ("info", "Training scales and crops or pads it; is it a thumbnail or a collage?"),
-    "odd-aspect": ("info", "Is it turned, cropped or a panorama?"),
-    "modes-differ": ("info", "All are read alike."),
-    "sizes-differ": ("info", "Training scales and crops or pads them."),
+    "sizes-differ": ("info", "Training scales and crops or pads them: is one a thumbnail or a collage?"),
 }
 
 Finding = tuple[str, str, str, str, str, str]

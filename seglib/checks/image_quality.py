@@ -16,8 +16,7 @@ LOOKS = ["brightness", "contrast", "entropy", "sharpness", "focus", "colour"]
 FLAT = 2.0  # standard deviation of the grey values below which a picture shows nothing
 FEWEST = 20  # images without which nothing can be said to lie apart
 APART = 3.5  # robust standard deviations: Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993
-_GREY = 1.0  # colourfulness below which an image has no colours
-_LINES, _BANDS = 96, 64  # rows and columns of a large image whose colours are looked at; rows whose edges are
+_LINES, _BANDS = 96, 64  # rows and columns of an image whose colours are looked at; rows whose edges are
 # check -> property, factor of the median beyond which an image may lie apart, and words.
 _OUTLIERS = {
     "dark-image": ("brightness", 0.6, "is dark: mean grey value"),
@@ -26,15 +25,14 @@ _OUTLIERS = {
     "low-entropy-image": ("entropy", 0.75, "holds little: entropy of its grey values in bits"),
     "blurred-image": ("focus", 0.2, "is blurred: focus"),
     "grainy-image": ("focus", 3.0, "is grainy: focus"),
+    "grey-image": ("colour", 0.02, "is grey: colourfulness"),
 }
-_SIZES = (("odd-size", 4.0, "pixels"), ("odd-aspect", 1.8, "of width to height"))  # times the median
 
 KINDS = ("blur", "noise", "dark", "washed out")
 QUALITIES = ("brightness", "highlights", "contrast_ratio", "noise", "sharpness")
 _SIDE = 512  # to about this longer side images are reduced: noise and blur finer than that do not show
 _ROUNDING = 0.5  # grey levels of measured noise that rounding alone may make
 _LEFT = 0.15  # of the noise's energy that is left in at least
-_GAIN = 36  # sum of the squared weights of the mask whose response is taken for noise
 
 
 class _Kind(NamedTuple):
@@ -68,7 +66,6 @@ def look(image: np.ndarray, grey: Image.Image) -> dict[str, float]:
         sharpness: variance of the 4-neighbour Laplacian (Pech-Pacheco et al., ICPR 2000).
         focus: sharpness / contrast², equal in a darker or paler copy; 0 for a flat image.
         colour: colourfulness (Hasler and Süsstrunk, SPIE 2003); 0: grey.
-        r, g, b, r2, g2, b2: means of the channels and of their squares.
     """
     share, mean, deviation = _levels(grey)
     known = share[share > 0]
@@ -86,8 +83,6 @@ def look(image: np.ndarray, grey: Image.Image) -> dict[str, float]:
         "sharpness": sharpness,
         "focus": sharpness / deviation**2 if deviation > 0 else 0.0,
         "colour": float(np.hypot(*opponents.std(axis=1)) + 0.3 * np.hypot(*opponents.mean(axis=1))),
-        **{name: float(band.mean()) for name, band in zip("rgb", (r, g, b), strict=True)},
-        **{f"{name}2": float((band**2).mean()) for name, band in zip("rgb", (r, g, b), strict=True)},
     }
 
 
@@ -101,38 +96,21 @@ def limits(samples: pd.DataFrame) -> pd.DataFrame:
     for check, (column, factor, _) in _OUTLIERS.items():
         values = samples[column].to_numpy(float)
         logs = np.log(values[values > 0])
-        if len(logs) >= FEWEST:
+        if len(logs) >= max(FEWEST, len(values) / 2):
             median, spread = np.median(logs), 1.4826 * np.median(np.abs(logs - np.median(logs)))
             limit = median + np.sign(np.log(factor)) * max(APART * spread, abs(np.log(factor)))
-            side = "below" if factor < 1 else "above"
-            rows.append((check, column, side, float(np.exp(limit)), float(np.exp(median))))
+            rows.append((check, column, "below" if factor < 1 else "above", np.exp(limit), np.exp(median)))
     return pd.DataFrame(rows, columns=["check", "column", "side", "limit", "median"])
 
 
-def judge_looks(samples: pd.DataFrame) -> Iterator[Finding]:
-    """Report images that lie apart: by light, focus or colour, and by size."""
-    seen = samples[samples["contrast"] >= FLAT]
-    for row in limits(seen).itertuples():
+def judge_looks(samples: pd.DataFrame, table: pd.DataFrame) -> Iterator[Finding]:
+    """Report the images that lie beyond the `limits`."""
+    for row in table.itertuples():
         sign = 1 if row.side == "above" else -1
-        for image in seen[sign * (seen[row.column] - row.limit) > 0].to_dict("records"):
+        for image in samples[sign * (samples[row.column] - row.limit) > 0].to_dict("records"):
             detail = f"image {image['id']!r} {_OUTLIERS[row.check][2]} {image[row.column]:.3g}; "
-            yield finding(
-                row.check, image["id"], image["split"], f"{detail}the dataset's median is {row.median:.3g}."
-            )
-    if len(seen) < FEWEST:
-        return
-    grey = seen["colour"] < _GREY
-    if 0 < grey.sum() < len(seen) / 2:
-        for name, split in seen.loc[grey, ["id", "split"]].itertuples(index=False):
-            yield finding("grey-image", name, split, f"image {name!r} is grey; most have colours.")
-    height, width = seen["height"].to_numpy(float), seen["width"].to_numpy(float)
-    for (check, most, what), values in zip(_SIZES, (height * width, width / height), strict=True):
-        times = values / np.median(values)
-        for place in np.flatnonzero(np.maximum(times, 1 / times) > most):
-            image = seen.iloc[place]
-            detail = f"image {image['id']!r} is {image['width']}x{image['height']} (width x height): "
-            detail += f"{times[place]:.2g} times the median {what}."
-            yield finding(check, image["id"], image["split"], detail)
+            detail += f"the dataset's median is {row.median:.3g}."
+            yield finding(row.check, image["id"], image["split"], detail)
 
 
 def qualities(image: np.ndarray) -> dict[str, float]:
@@ -140,6 +118,7 @@ def qualities(image: np.ndarray) -> dict[str, float]:
 
     Images whose longer side is beyond 768 pixels are reduced to about 512 first: a camera's noise is grained
     over a few pixels. Sharpness and noise are per pixel: compare images of like size.
+
 
     Returns:
         brightness: mean grey value, 0-255 (luma of ITU-R BT.601).
@@ -155,13 +134,8 @@ def qualities(image: np.ndarray) -> dict[str, float]:
     picture = picture.reduce(max(1, round(max(picture.size) / _SIDE)))
     share, mean, deviation = _levels(picture)
     noise, sharpness = _fine_structure(np.asarray(picture))
-    return {
-        "brightness": mean,
-        "highlights": float(np.searchsorted(np.cumsum(share), 0.99)),
-        "contrast_ratio": deviation / max(mean, 1.0),
-        "noise": noise,
-        "sharpness": sharpness,
-    }
+    highlights = float(np.searchsorted(np.cumsum(share), 0.99))
+    return dict(zip(QUALITIES, (mean, highlights, deviation / max(mean, 1.0), noise, sharpness), strict=True))
 
 
 def _levels(grey: Image.Image) -> tuple[np.ndarray, float, float]:
@@ -176,11 +150,11 @@ def _fine_structure(grey: np.ndarray) -> tuple[float, float]:
     if min(grey.shape) < 3:
         return 0.0, float("nan")
     above, own, below = (grey[k : grey.shape[0] - 2 + k].astype(np.int16) for k in range(3))
-    down = above - 2 * own + below  # second differences down the columns
+    down, inner = above - 2 * own + below, own[:, 1:-1]  # second differences down the columns
     both = down[:, :-2] - 2 * down[:, 1:-1] + down[:, 2:]  # and then along the rows: Immerkaer's mask
-    inner = own[:, 1:-1]
     response = np.abs(both[(inner > 0) & (inner < 255)])
-    noise = float(np.median(response)) / 0.6745 / _GAIN**0.5 if response.size else 0.0
+    # The squared weights of the mask add up to 36.
+    noise = float(np.median(response)) / 0.6745 / 6 if response.size else 0.0
     first = _energy(below - own) + _energy(np.diff(own, axis=1))
     second = _energy(down) + _energy(own[:, :-2] - 2 * inner + own[:, 2:])
     # White noise of variance v adds 2v to the energy of first and 6v to that of second differences, in each
@@ -215,18 +189,16 @@ class Reference:
         `APART` scales reach at least 3.5 robust standard deviations, and a factor beyond the last 5 %: a few
         degraded training images change nothing, and sequences in fog make room for others like them.
         """
-        rows = {}
+        rows = dict.fromkeys(KINDS, (np.nan,) * 4)
         for kind, judged in _KINDS.items():
             values = training[judged.quality].to_numpy(float)
             values = values[np.isfinite(values)]
-            if len(values) < FEWEST:
-                rows[kind] = (np.nan,) * 4
-                continue
-            logs = judged.sign * np.log(values + judged.invisible)
-            median, tail = np.percentile(logs, [50, 95])
-            spread = 1.4826 * np.median(np.abs(logs - median))
-            scale = max(spread, (tail - median + np.log(judged.factor)) / APART)
-            rows[kind] = (*np.percentile(values, [50, 5, 95]), scale)
+            if len(values) >= FEWEST:
+                logs = judged.sign * np.log(values + judged.invisible)
+                median, tail = np.percentile(logs, [50, 95])
+                spread = 1.4826 * np.median(np.abs(logs - median))
+                scale = max(spread, (tail - median + np.log(judged.factor)) / APART)
+                rows[kind] = (*np.percentile(values, [50, 5, 95]), scale)
         table = pd.DataFrame.from_dict(rows, orient="index", columns=["median", "low", "high", "scale"])
         return cls(table, len(training))
 
@@ -247,21 +219,11 @@ def degradation(measured: Mapping[str, float], reference: Reference) -> tuple[st
     """
     away = {}
     for kind, judged in _KINDS.items():
-        row, value = reference.table.loc[kind], measured[judged.quality]
-        z = (
-            judged.sign
-            * np.log((value + judged.invisible) / (row["median"] + judged.invisible))
-            / row["scale"]
-        )
-        if np.isfinite(z):
-            away[kind] = float(z)
-    if not away:
-        return "", float("nan"), ""
-    kind = max(away, key=away.__getitem__)
-    if away[kind] < APART:
+        row, value = reference.table.loc[kind], measured[judged.quality] + judged.invisible
+        away[kind] = float(judged.sign * np.log(value / (row["median"] + judged.invisible)) / row["scale"])
+    kind = max(away, key=lambda kind: np.nan_to_num(away[kind], nan=-np.inf))
+    if not away[kind] >= APART:
         return "", away[kind], ""
-    row, judged = reference.table.loc[kind], _KINDS[kind]
-    detail = (
-        f"{kind}: {judged.words.format(measured[judged.quality])}; of the {reference.images} training images "
-    )
-    return kind, away[kind], f"{detail}nine in ten have {row['low']:.3g} to {row['high']:.3g}."
+    row, words = reference.table.loc[kind], _KINDS[kind].words.format(measured[QUALITY_OF[kind]])
+    detail = f"{kind}: {words}; of the {reference.images} training images nine in ten have "
+    return kind, away[kind], f"{detail}{row['low']:.3g} to {row['high']:.3g}."
