@@ -1,8 +1,7 @@
 """What is wrong with a dataset before anybody trains on it.
 
-check: the pass over all files. findings: names, severities, suggestions. class_balance, duplicates,
-image_quality, masks, sequences, splits: what is measured and judged. report: the verdict, what to look at,
-the files.
+check: the pass over all files; findings: names, severities, suggestions; report: the verdict and the files;
+the others: what is measured and judged.
 """
 
 from seglib.checks.check import DataCheck, check_dataset
@@ -13,6 +12,6 @@ from seglib.checks.splits import suggest_split
 
 __all__ = [
     "APART", "KINDS", "QUALITIES", "QUALITY_OF", "DataCheck", "Reference", "apart", "check_dataset",
-    "class_weights", "cooccurrence", "degradation", "examples", "qualities", "require_sound", "split_comparison",
-    "suggest_split", "verdict", "weight_table", "write",
-]  # fmt: skip
+    "class_weights", "cooccurrence", "degradation", "examples", "qualities", "require_sound",
+    "split_comparison", "suggest_split", "verdict", "weight_table", "write",
+]

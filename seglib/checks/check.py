@@ -22,19 +22,12 @@ from seglib.data import IGNORE, Dataset
 from seglib.runs import check_name, project_root
 
 FEW_IMAGES = 5  # a class in fewer train images than this is learnt by heart, if at all
-MUCH_IGNORED = 0.9  # of a mask's pixels
 _SPECK_SHARE = 1e-4  # of the image's pixels, below which a region is a speck; at least 4 pixels, at most 64
-_MEASURED = [
-    *image_quality.LOOKS,
-    "ignore_share",
-    "classes_present",
-    "specks",
-    "edge_fit",
-    "shift_x",
-    "shift_y",
-]
+_OF_MASK = ["ignore_share", "classes_present", "specks", "edge_fit", "shift_x", "shift_y"]
 _HIDDEN = ["_image", "_mask", "_bits", "_thumb"]  # digests, hash and thumbnail: pairs are compared by them
-_FACTS = ["id", "split", "group", "frame", "height", "width", "mode", "mask_mode", *_MEASURED, *_HIDDEN]
+_TYPES = dict.fromkeys(["id", "split", "group", "mode", "mask_mode", *_HIDDEN], object)
+_TYPES |= dict.fromkeys(["frame", "height", "width"], "Int64")
+_TYPES |= dict.fromkeys([*image_quality.LOOKS, *_OF_MASK], float)
 
 
 @dataclass(frozen=True)
@@ -42,12 +35,10 @@ class DataCheck:
     """What a pass over a dataset found.
 
     Args:
-        findings: `severity` ("error", "warning", "info", in this order), `check`, `sample`, `split`,
-            `detail`, `suggestion`.
+        findings: the columns `data.FINDING_COLUMNS`; errors first, then warnings.
         samples: a row a pair: `id`, `split`, `group` and `frame` (guessed where dataset.yaml gives no
-            pattern), `height`, `width`, `mode` and `mask_mode` (as stored), what `image_quality.look`
-            measures, the mask's `ignore_share`, `classes_present`, `specks`, `edge_fit`, `shift_x`, `shift_y`.
-            Missing where unreadable.
+            pattern), `height`, `width`, `mode` and `mask_mode` (as stored), the image's `look`, the mask's
+            `ignore_share`, `classes_present`, `specks`, `edge_fit`, `shift_x`, `shift_y`. NA where unreadable.
         pixel_counts: (N, C) int64, valid pixels of each class in each sample; zeros where there is no mask.
         class_stats, duplicates, sequences, shift, limits: tables of the functions of these names.
         suggested: (N,) a better split for each sample, of `suggest_split`; empty where none can be made.
@@ -83,8 +74,6 @@ def check_dataset(
 ) -> DataCheck:
     """Read every image and mask once and judge them; a bad file becomes a finding and the pass goes on.
 
-    Of a decoded pair a few kilobytes are kept.
-
     Args:
         dataset: best loaded with `strict=False`: faults of names are then listed with faults of contents.
         progress: show a bar.
@@ -98,20 +87,18 @@ def check_dataset(
         facts = list(tqdm(facts, total=len(rows), desc="checking", unit="pair", disable=not progress))
     regions = [fact.pop("regions") for fact in facts]
     counts = np.array([fact.pop("counts") for fact in facts], np.int64).reshape(len(rows), len(names))
-    found = [one for fact in facts for one in fact.pop("findings")]
-    types = dict.fromkeys(_MEASURED, float) | dict.fromkeys(["height", "width", "frame"], "Int64")
-    samples = pd.DataFrame(facts, columns=_FACTS).astype(types)
-    shows = samples[
-        samples["contrast"] >= image_quality.FLAT
-    ]  # flat pictures are all alike, and said to be blank
+    found = [*dataset.problems.itertuples(index=False)]
+    found += [one for fact in facts for one in fact.pop("findings")]
+    samples = pd.DataFrame(facts, columns=list(_TYPES)).astype(_TYPES)
+    if (samples["group"] == "").all() and (guess := sequences.guess_sequences(samples)):
+        samples["group"], samples["frame"], detail = guess
+        found.append(finding("sequences-guessed", "", "", detail))
+    shows = samples[samples["contrast"] >= image_quality.FLAT]  # flat pictures are all alike
     exact = duplicates.first_alike(samples["_image"])
     once = shows[exact[shows.index] == shows.index]
     pairs, places = duplicates.near_duplicates(once)
     first, second = once.index.to_numpy()[places]
     pictures = duplicates.joined(len(rows), np.r_[samples.index, first], np.r_[exact, second])
-    if (samples["group"] == "").all() and (guess := sequences.guess_sequences(samples)):
-        samples["group"], samples["frame"], detail = guess
-        found.append(finding("sequences-guessed", "", "", detail))
     sequence_table = sequences.sequence_table(samples, near_frames)
     shift, limits = class_balance.shifts(names, samples, counts), image_quality.limits(shows)
     found += _judge_splits(dataset, samples, counts)
@@ -120,16 +107,14 @@ def check_dataset(
     found += masks.judge_masks(samples, duplicates.first_alike(samples["_mask"]), pictures)
     found += class_balance.judge_shifts(shift, samples["split"].value_counts())
     found += image_quality.judge_looks(shows, limits)
-    findings = [*dataset.problems.itertuples(index=False), *found]
-    findings = pd.DataFrame(
-        sorted(findings, key=lambda row: SEVERITIES.index(row[0])), columns=data.FINDING_COLUMNS
-    )
+    found.sort(key=lambda row: SEVERITIES.index(row[0]))
+    findings = pd.DataFrame(found, columns=data.FINDING_COLUMNS)
     stats = class_balance.class_stats(names, samples["split"], counts, regions)
-    suggested, samples = _suggest(samples, counts, pictures), samples.drop(columns=_HIDDEN)
-    tables = (stats, pairs, sequence_table, shift, limits)
-    return DataCheck(
-        findings, samples, counts, *tables, suggested, _summary(dataset, samples, findings), files.result()
-    )
+    tables = (stats, pairs, sequence_table, shift, limits, _suggest(samples, counts, pictures))
+    summary = {"dataset": dataset.name, "classes": list(names), "samples": len(rows)}
+    summary["splits"] = {split: int((samples["split"] == split).sum()) for split in dataset.splits}
+    summary["findings"] = {name: int((findings["severity"] == name).sum()) for name in SEVERITIES}
+    return DataCheck(findings, samples.drop(columns=_HIDDEN), counts, *tables, summary, files.result())
 
 
 def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
@@ -144,25 +129,25 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
         except data.DatasetError as error:
             findings.append(("error", error.check, row.id, row.split, error.detail, error.suggestion))
 
-    picture = attempt(data.read_picture, dataset.root / row.image, f"{row.id!r} ({row.image})")
-    label = f"{row.id!r} ({row.mask})"
+    image, label = f"{row.id!r} ({row.image})", f"{row.id!r} ({row.mask})"
+    picture = attempt(data.read_picture, dataset.root / row.image, image)
     ids = attempt(data.read_mask_and_mode, dataset.root / row.mask, dataset.classes, label)
     if picture is not None:
-        grey, facts["mode"] = picture.grey(), picture.mode
+        grey, pixels, facts["mode"] = picture.grey(), np.asarray(picture.rgb), picture.mode
         facts["width"], facts["height"] = grey.size
-        pixels = np.asarray(picture.rgb)
         facts |= image_quality.look(pixels, grey)
         facts["_bits"], facts["_thumb"] = duplicates.difference_hash(grey), duplicates.thumbnail(grey)
         facts["_image"] = _digest(pixels)
         if facts["contrast"] < image_quality.FLAT:
-            detail = f"image {row.id!r} ({row.image}) is one flat colour."
-            findings.append(finding("blank-image", row.id, row.split, detail))
+            findings.append(finding("blank-image", row.id, row.split, f"image {image} is one flat colour."))
     if ids is not None:
         mask, facts["mask_mode"] = ids
         facts |= _mask_facts(mask, len(dataset.classes))
-        check, what = _poor(facts, dataset.classes.names)
-        if check:
-            findings.append(finding(check, row.id, row.split, f"mask {label} {what}."))
+        if facts["ignore_share"] == 1:
+            findings.append(finding("all-ignored", row.id, row.split, f"mask {label} has no valid pixel."))
+        elif facts["classes_present"] == 1 and len(dataset.classes) > 2:  # of two, one is an empty scene
+            detail = f"mask {label} holds nothing but {dataset.classes.names[facts['counts'].argmax()]!r}."
+            findings.append(finding("single-class", row.id, row.split, detail))
     if picture is not None and ids is not None:
         attempt(data.check_sizes, row, grey.size[::-1], mask.shape)
         if grey.size[::-1] == mask.shape and (shift := masks.edge_shift(grey, mask)):
@@ -188,18 +173,6 @@ def _digest(array: np.ndarray) -> bytes:
     return repr(array.shape).encode() + hashlib.sha256(np.ascontiguousarray(array)).digest()
 
 
-def _poor(facts: dict[str, Any], names: tuple[str, ...]) -> tuple[str, str]:
-    """The check that a mask fails for what it holds, and in words; two empty strings if none."""
-    share = facts["ignore_share"]
-    if share == 1:
-        return "all-ignored", "has no valid pixel"
-    if share > MUCH_IGNORED:
-        return "much-ignored", f"ignores {share:.0%} of its pixels"
-    if facts["classes_present"] == 1 and len(names) > 2:  # of two, one alone is an empty scene
-        return "single-class", f"holds nothing but {names[int(facts['counts'].argmax())]!r}"
-    return "", ""
-
-
 def _suggest(samples: pd.DataFrame, counts: np.ndarray, pictures: np.ndarray) -> pd.Series:
     if samples["split"].nunique() > 1 and counts.any():
         try:
@@ -207,17 +180,6 @@ def _suggest(samples: pd.DataFrame, counts: np.ndarray, pictures: np.ndarray) ->
         except ValueError:
             pass  # fewer sequences than splits: there is nothing to suggest
     return pd.Series(dtype=object)
-
-
-def _summary(dataset: Dataset, samples: pd.DataFrame, findings: pd.DataFrame) -> dict[str, Any]:
-    return {
-        "dataset": dataset.name,
-        "classes": list(dataset.classes.names),
-        "samples": len(samples),
-        "splits": {split: int((samples["split"] == split).sum()) for split in dataset.splits},
-        "findings": {severity: int((findings["severity"] == severity).sum()) for severity in SEVERITIES},
-        "checks": {str(name): int(n) for name, n in findings.groupby("check").size().items()},
-    }
 
 
 def _judge_splits(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -> Iterator[Finding]:

@@ -10,25 +10,23 @@ import pandas as pd
 from seglib.checks.findings import Finding, finding, some
 from seglib.checks.image_quality import LOOKS
 
-SHIFT_COLUMNS = ["split", "kind", "name", "train_median", "median", "delta", "effect"]
 # |delta| from which an effect is small, medium, large: Romano et al., Exploring methods for evaluating group
 # differences on the NSSE and other surveys, 2006.
 _EFFECTS = (0.147, 0.33, 0.474)
 _EFFECT_NAMES = ("negligible", "small", "medium", "large")
 WEIGHT_KINDS = ("sqrt_inverse", "median_frequency")
-Regions = tuple[np.ndarray, np.ndarray]  # (R,) class ids and (R,) pixels
 
 
 def class_stats(
-    names: Sequence[str], splits: pd.Series, counts: np.ndarray, regions: Sequence[Regions]
+    names: Sequence[str], splits: pd.Series, counts: np.ndarray, regions: Sequence[np.ndarray]
 ) -> pd.DataFrame:
-    """Describe each class of each split, a row each.
+    """Describe each of the C classes of each split, a row each.
 
     Args:
         names: the C classes.
         splits: (N,) the split of each sample, in the order in which splits are listed.
         counts: (N, C) valid pixels.
-        regions: of each sample: class ids and sizes in pixels of its connected regions.
+        regions: of each sample (2, R): class ids and sizes in pixels of its connected regions.
 
     Returns:
         `pixels`; `pixel_share` of the split's valid pixels; `images` that hold it; `image_share`; `regions`;
@@ -37,15 +35,14 @@ def class_stats(
     tables = [pd.DataFrame(columns=["split", "class"])]
     for split, places in splits.groupby(splits, sort=False).indices.items():
         values, sizes = np.concatenate([regions[k] for k in places], axis=1)
-        pixels, images = counts[places].sum(axis=0), (counts[places] > 0).sum(axis=0)
-        table = pd.DataFrame(
-            {"split": split, "class_id": range(len(names)), "class": names, "pixels": pixels}
-        )
-        table["pixel_share"] = pixels / max(1, pixels.sum())
-        table["images"], table["image_share"] = images, images / len(places)
+        table = pd.DataFrame({"split": split, "class_id": range(len(names)), "class": names})
+        table["pixels"] = counts[places].sum(axis=0)
+        table["pixel_share"] = table["pixels"] / max(1, table["pixels"].sum())
+        table["images"] = (counts[places] > 0).sum(axis=0)
+        table["image_share"] = table["images"] / len(places)
         own = pd.Series(sizes).groupby(values).agg(["size", "median"]).reindex(table["class_id"])
         table["regions"] = own["size"].fillna(0).to_numpy(int)
-        table["regions_per_image"] = table["regions"] / table["images"].where(images > 0)
+        table["regions_per_image"] = table["regions"] / table["images"].where(table["images"] > 0)
         table["median_region"] = own["median"].to_numpy(float)
         tables.append(table)
     return pd.concat(tables[1:] or tables, ignore_index=True)
@@ -60,7 +57,7 @@ def cooccurrence(names: Sequence[str], counts: np.ndarray) -> pd.DataFrame:
 def cliffs_delta(first: np.ndarray, second: np.ndarray) -> float:
     """Compute how often a value of `second` is larger than one of `first`, less how often smaller: -1 to 1.
 
-    NaN values are left out; NaN if none is left.
+    NaN if there are no values but NaN.
 
     Source: Cliff, Dominance statistics, Psychological Bulletin 1993.
     """
@@ -87,7 +84,8 @@ def shifts(names: Sequence[str], samples: pd.DataFrame, counts: np.ndarray) -> p
             delta = cliffs_delta(column[train], column[inside])
             effect = _EFFECT_NAMES[np.searchsorted(_EFFECTS, abs(np.nan_to_num(delta)), "right")]
             rows.append((split, kind, name, column[train].median(), column[inside].median(), delta, effect))
-    return pd.DataFrame(rows, columns=SHIFT_COLUMNS)
+    columns = ["split", "kind", "name", "train_median", "median", "delta", "effect"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def judge_shifts(table: pd.DataFrame, sizes: pd.Series) -> Iterator[Finding]:
@@ -106,28 +104,22 @@ def judge_shifts(table: pd.DataFrame, sizes: pd.Series) -> Iterator[Finding]:
 def class_weights(pixel_counts: np.ndarray, kind: str) -> np.ndarray:
     """Compute weights that lift rare classes in a loss, from the (N, C) pixel counts of the train split.
 
-    "sqrt_inverse": w_c = 1 / sqrt(f_c), where f_c is the class's share of all pixels; milder than the inverse.
-    "median_frequency": w_c = median(f) / f_c, where f_c is the class's share of the pixels of the images that
-    hold it (Eigen and Fergus, Predicting Depth, Surface Normals and Semantic Labels, ICCV 2015).
+    "sqrt_inverse": w_c = 1 / sqrt(f_c), where f_c is the class's share of all pixels; milder than the
+    inverse. "median_frequency": w_c = median(f) / f_c, where f_c is the class's share of the pixels of the
+    images that hold it (Eigen and Fergus, Predicting Depth, Surface Normals and Semantic Labels, ICCV 2015).
 
     Returns:
-        (C,) float32, mean 1 over the classes that occur. A class that never occurs gets 1: training never uses
-            it, and a zero would make the loss of a validation batch that holds nothing else 0 / 0.
+        (C,) float32, mean 1 over the classes that occur; 1 for one that does not (a zero would make the loss
+            of a validation batch that holds nothing else 0 / 0).
     """
     if kind not in WEIGHT_KINDS:
         raise ValueError(f"class weights {kind!r}: expected 'sqrt_inverse' or 'median_frequency'.")
     counts = np.asarray(pixel_counts, np.float64)
-    pixels, weights = counts.sum(axis=0), np.ones(counts.shape[1])
-    present = pixels > 0
-    if present.any():
-        around = ((counts > 0) * counts.sum(axis=1, keepdims=True)).sum(axis=0)[present]
-        if kind == "sqrt_inverse":
-            found = np.sqrt(pixels.sum() / pixels[present])
-        else:
-            share = pixels[present] / around
-            found = np.median(share) / share
-        weights[present] = found / found.mean()
-    return weights.astype(np.float32)
+    whole = counts.sum(axis=1, keepdims=True)
+    around = whole.sum() if kind == "sqrt_inverse" else ((counts > 0) * whole).sum(axis=0)
+    share = pd.Series(counts.sum(axis=0) / np.maximum(around, 1)).replace(0, np.nan)
+    weights = share**-0.5 if kind == "sqrt_inverse" else share.median() / share
+    return (weights / weights.mean()).fillna(1).to_numpy(np.float32)
 
 
 def weight_table(names: Sequence[str], pixel_counts: np.ndarray) -> pd.DataFrame:

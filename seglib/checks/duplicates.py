@@ -19,7 +19,7 @@ THUMBNAIL = (32, 24)  # width and height in cells
 _LARGEST = 16.0  # grey values by which a cell of a copy may differ, once a change of light is taken out
 _MEAN = 0.08  # of the cells' standard deviation, by which they may differ in the mean
 _GAINS = (0.5, 2.0)  # beyond, it is no change of light
-_CROWD = 16  # images that one is compared with, nearest hashes first: many are near in a fixed camera's video
+_CROWD = 16  # images with which one is compared, nearest hashes first: a fixed camera gives many
 _BITS = np.array([n.bit_count() for n in range(1 << 16)], np.uint8)
 
 
@@ -39,14 +39,13 @@ def thumbnail(grey: Image.Image) -> np.ndarray:
 
 def hamming(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Count the bits in which two arrays of uint64 differ, element by element."""
-    parts = np.ascontiguousarray(a ^ b).view(np.uint16).reshape(-1, 4)
-    return _BITS[parts].sum(axis=1, dtype=np.int64)
+    return _BITS[(a ^ b).view(np.uint16).reshape(-1, 4)].sum(axis=1, dtype=np.int64)
 
 
 def same_picture(one: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Tell which of (P, 24, 32) thumbnails are copies of one (24, 32): scaled, noisy, brighter or paler: (P,) bool.
+    """Tell which of (P, 24, 32) thumbnails are copies of `one`: scaled, noisy, brighter or paler: (P,) bool.
 
-    The others are brought to its light (one gain and offset each). Copies then differ by a few grey values
+    The others are brought to its light (a gain and an offset each). Copies then differ by a few grey values
     everywhere; neighbouring frames by tens where something moved. A flat picture is like none.
     """
     a, b = (t.reshape(-1, THUMBNAIL[0] * THUMBNAIL[1]).astype(np.float32) for t in (one, others))
@@ -60,26 +59,24 @@ def near_duplicates(samples: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
     """Find pairs of images that show the same picture, by their hashes and then by their thumbnails.
 
     Args:
-        samples: N rows with `id`, `split`, `_bits` and `_thumb`; of exact copies one, and none that is flat.
+        samples: `id`, `split`, `_bits` and `_thumb`; of exact copies one, and none that is flat.
 
     Returns:
-        the columns `DUPLICATE_COLUMNS` (`distance` in bits, `difference`: mean absolute one of the thumbnails,
-            0-255), and (2, P) positions of the pairs.
+        `DUPLICATE_COLUMNS` (`distance` in bits; `difference`: mean absolute one of the thumbnails, 0-255),
+            and (2, P) positions of the pairs.
     """
     hashes, thumbs = samples["_bits"].to_numpy(np.uint64), samples["_thumb"].tolist()
-    named, rows, pairs = samples[["split", "id"]].values.tolist(), [], []
-    for place in range(len(samples)):
+    named, rows, pairs = samples[["split", "id"]].to_numpy(), [], []
+    for place in range(len(samples) - 1):
         distance = hamming(hashes[place], hashes[place + 1 :])
         near = np.argsort(distance, kind="stable")[:_CROWD]
         near = near[distance[near] <= RADIUS]
-        if not len(near):
-            continue
-        others = np.stack([thumbs[k] for k in place + 1 + near])
-        for k in np.flatnonzero(same_picture(thumbs[place], others)):
-            other = place + 1 + near[k]
-            difference = np.abs(others[k].astype(int) - thumbs[place]).mean().round(3)
-            rows.append((*named[place], *named[other], distance[near[k]], difference))
-            pairs.append((place, other))
+        others = np.array([thumbs[k] for k in place + 1 + near], int).reshape(-1, *THUMBNAIL[::-1])
+        same = same_picture(thumbs[place], others)
+        for k, other in zip(near[same], others[same], strict=True):
+            difference = np.abs(other - thumbs[place]).mean().round(3)
+            rows.append((*named[place], *named[place + 1 + k], distance[k], difference))
+            pairs.append((place, place + 1 + k))
     return pd.DataFrame(rows, columns=DUPLICATE_COLUMNS), np.array(pairs, int).reshape(-1, 2).T
 
 
@@ -106,13 +103,12 @@ def judge_duplicates(samples: pd.DataFrame, exact: np.ndarray, pictures: np.ndar
     `exact` and `pictures` are (N,): equal numbers where images are equal to the last pixel, or nearly.
     """
     once = np.unique(exact)  # of exact copies the first stands for all
-    sets = [("the same", "duplicate-image", "duplicate-across-splits", repeated(exact))]
-    near = [once[places] for places in repeated(pictures[once])]
-    sets.append(("almost the same", "near-duplicate", "near-duplicate-across-splits", near))
-    for words, inside, across, found in sets:
-        for same in (samples.iloc[places] for places in found):
-            splits, check = same["split"].unique(), inside if same["split"].nunique() == 1 else across
-            detail = (
-                f"{words} picture {len(same)} times: {some((same['split'] + '/' + same['id']).tolist())}."
-            )
-            yield finding(check, same["id"].iloc[-1], splits[-1], detail)
+    sets = [("duplicate-image", "duplicate-across-splits", places) for places in repeated(exact)]
+    for places in repeated(pictures[once]):
+        sets.append(("near-duplicate", "near-duplicate-across-splits", once[places]))
+    for inside, across, places in sets:
+        same, words = samples.iloc[places], "almost " * across.startswith("near") + "the same picture"
+        splits, names = same["split"].unique(), (same["split"] + "/" + same["id"]).tolist()
+        check = across if len(splits) > 1 else inside
+        detail = f"{words} {len(same)} times: {some(names)}."
+        yield finding(check, same["id"].iloc[-1], splits[-1], detail)

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 SEVERITIES = ("error", "warning", "info")
 LOOK = "Look at it; keep it if such images occur in use."
 _FLATTERS = "Keep one: a score on pictures seen in training flatters."
-_ONE_DRIVE = "Its images are not independent: read its score as one drive's, or add others."
 CHECKS = {
     "blank-image": ("warning", "Look at it; exclude it if it shows nothing."),
     "all-ignored": ("warning", "It teaches nothing and has no score: label or exclude it."),
-    "much-ignored": ("warning", "Is an id missing from the classes?"),
     "single-class": ("warning", "Look at it; exclude it if it was never labelled."),
     "no-train": ("warning", "02_train learns from train: rename a split, or add one."),
     "nothing-scored": ("error", "Check classes, ignore_ids and id_map in dataset.yaml."),
@@ -21,11 +19,8 @@ CHECKS = {
     "small-split": ("warning", "Add images, or read its scores as anecdotes."),
     "duplicate-across-splits": ("warning", _FLATTERS),
     "near-duplicate-across-splits": ("warning", _FLATTERS),
-    "sequence-leakage": (
-        "warning",
-        "Split by whole sequences (see suggested_split/): such a score flatters.",
-    ),
-    "few-sequences": ("warning", _ONE_DRIVE),
+    "sequence-leakage": ("warning", "Split by whole sequences (suggested_split/): such a score flatters."),
+    "few-sequences": ("warning", "Its images are not independent: add others, or read its score as one's."),
     "mask-of-another-image": ("warning", "At most one image fits such a mask: correct the others."),
     "mask-beside-edges": ("warning", "Look at it: was it moved, resized or drawn on another picture?"),
     "duplicate-image": ("warning", "Keep one."),
@@ -42,7 +37,6 @@ CHECKS = {
     "grey-image": ("info", "Is it from another camera? A model trained on colours may fail on it."),
     "sizes-differ": ("info", "Training scales and crops or pads them: is one a thumbnail or a collage?"),
 }
-
 Finding = tuple[str, str, str, str, str, str]
 
 

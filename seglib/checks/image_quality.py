@@ -28,7 +28,6 @@ _OUTLIERS = {
     "grey-image": ("colour", 0.02, "is grey: colourfulness"),
 }
 
-KINDS = ("blur", "noise", "dark", "washed out")
 QUALITIES = ("brightness", "highlights", "contrast_ratio", "noise", "sharpness")
 _SIDE = 512  # to about this longer side images are reduced: noise and blur finer than that do not show
 _ROUNDING = 0.5  # grey levels of measured noise that rounding alone may make
@@ -36,9 +35,9 @@ _LEFT = 0.15  # of the noise's energy that is left in at least
 
 
 class _Kind(NamedTuple):
-    """A degradation: the quality that tells it, and on which side of the training images' values it lies."""
+    """What is known of a degradation."""
 
-    quality: str
+    quality: str  # that tells it
     sign: int  # -1: degraded images have less
     factor: float  # beyond the training images' tail, so that among equals none is picked out
     invisible: float  # added before logarithms are taken: differences far below it do not count
@@ -50,10 +49,9 @@ _KINDS = {
     "noise": _Kind("noise", 1, 2.0, 2.0, "noise of {:.2g} grey levels"),
     # Not the mean: at night the street is dark and its lamps are bright; if underexposed, nothing is.
     "dark": _Kind("highlights", -1, 1.6, 1.0, "brightest hundredth from grey value {:.3g} on"),
-    "washed out": _Kind(
-        "contrast_ratio", -1, 1.6, 0.01, "contrast (deviation over mean of grey values) {:.2g}"
-    ),
+    "washed out": _Kind("contrast_ratio", -1, 1.6, 0.01, "contrast (deviation over mean) {:.2g}"),
 }
+KINDS = tuple(_KINDS)
 QUALITY_OF = {kind: judged.quality for kind, judged in _KINDS.items()}
 
 
@@ -76,14 +74,9 @@ def look(image: np.ndarray, grey: Image.Image) -> dict[str, float]:
     rows, columns = (max(1, side // _LINES) for side in image.shape[:2])
     r, g, b = image[::rows, ::columns].reshape(-1, 3).T.astype(np.float64)
     opponents = np.stack([r - g, (r + g) / 2 - b])  # red - green, yellow - blue
-    return {
-        "brightness": mean,
-        "contrast": deviation,
-        "entropy": float(-(known * np.log2(known)).sum()),
-        "sharpness": sharpness,
-        "focus": sharpness / deviation**2 if deviation > 0 else 0.0,
-        "colour": float(np.hypot(*opponents.std(axis=1)) + 0.3 * np.hypot(*opponents.mean(axis=1))),
-    }
+    colour = np.hypot(*opponents.std(axis=1)) + 0.3 * np.hypot(*opponents.mean(axis=1))
+    entropy, focus = -(known * np.log2(known)).sum(), sharpness / deviation**2 if deviation > 0 else 0.0
+    return dict(zip(LOOKS, map(float, (mean, deviation, entropy, sharpness, focus, colour)), strict=True))
 
 
 def limits(samples: pd.DataFrame) -> pd.DataFrame:
@@ -116,8 +109,7 @@ def judge_looks(samples: pd.DataFrame, table: pd.DataFrame) -> Iterator[Finding]
 def qualities(image: np.ndarray) -> dict[str, float]:
     """Measure the properties of a (H, W, 3) uint8 image that degradations change: light, noise, blur.
 
-    Images whose longer side is beyond 768 pixels are reduced to about 512 first: a camera's noise is grained
-    over a few pixels. Sharpness and noise are per pixel: compare images of like size.
+    Images of more than 768 pixels are reduced to about 512 first: a camera's noise is grained over a few.
 
 
     Returns:
@@ -125,8 +117,7 @@ def qualities(image: np.ndarray) -> dict[str, float]:
         highlights: 99th percentile of the grey values.
         contrast_ratio: standard deviation of the grey values over their mean; less light alone leaves it.
         noise: standard deviation of white noise, in grey levels: the median absolute response (Donoho and
-            Johnstone, Biometrika 1994) of Immerkaer's mask (CVIU 1996), so that texture in less than half of
-            the image does not count. Pixels at 0 and 255 are left out: clipping hides noise.
+            Johnstone, Biometrika 1994) of Immerkaer's mask (CVIU 1996), where pixels are not clipped.
         sharpness: energy of the second differences over that of the first, less what noise contributes.
             Neither light nor contrast changes it. NaN for a flat image and one of fewer than 3 x 3 pixels.
     """
@@ -139,7 +130,7 @@ def qualities(image: np.ndarray) -> dict[str, float]:
 
 
 def _levels(grey: Image.Image) -> tuple[np.ndarray, float, float]:
-    """The histogram of a picture as shares, the mean of its grey values and their standard deviation."""
+    """Its histogram as shares, the mean of its grey values and their standard deviation."""
     share, levels = np.array(grey.histogram()) / (grey.width * grey.height), np.arange(256.0)
     mean = float(share @ levels)
     return share, mean, float(share @ (levels - mean) ** 2) ** 0.5
@@ -184,11 +175,7 @@ class Reference:
 
     @classmethod
     def of(cls, training: pd.DataFrame) -> Reference:
-        """Learn from a table of `qualities`, a row a training image.
-
-        `APART` scales reach at least 3.5 robust standard deviations, and a factor beyond the last 5 %: a few
-        degraded training images change nothing, and sequences in fog make room for others like them.
-        """
+        """Learn from a table of `qualities`, a row a training image; a few degraded ones change nothing."""
         rows = dict.fromkeys(KINDS, (np.nan,) * 4)
         for kind, judged in _KINDS.items():
             values = training[judged.quality].to_numpy(float)
@@ -197,6 +184,7 @@ class Reference:
                 logs = judged.sign * np.log(values + judged.invisible)
                 median, tail = np.percentile(logs, [50, 95])
                 spread = 1.4826 * np.median(np.abs(logs - median))
+                # Room beyond the last 5 %: sequences in fog make room for others like them.
                 scale = max(spread, (tail - median + np.log(judged.factor)) / APART)
                 rows[kind] = (*np.percentile(values, [50, 5, 95]), scale)
         table = pd.DataFrame.from_dict(rows, orient="index", columns=["median", "low", "high", "scale"])
@@ -214,7 +202,7 @@ def degradation(measured: Mapping[str, float], reference: Reference) -> tuple[st
 
     Returns:
         kind: one of `KINDS`, "" if none lies `APART` robust standard deviations from the training images.
-        z: how many, of the kind that stands out most; also where none is stated. NaN if nothing can be said.
+        z: how many, of the kind that stands out most. NaN if nothing can be said.
         detail: a sentence with the image's value and the training images'; "" if none.
     """
     away = {}

@@ -13,14 +13,10 @@ from seglib.checks.duplicates import joined, repeated
 from seglib.checks.findings import Finding, finding, some
 from seglib.data import IGNORE
 
-_LONG = (
-    128  # pixels of the longer side at which outlines and edges are compared: shifts of 2 % of it are seen
-)
+_LONG = 128  # pixels of the longer side at which they are compared
 _REACH = 0.1  # shifts tried, as a share of the longer side
 _SURE = 5.0  # standard deviations of chance that the best place must reach, or nothing is said
-_CLEAR = (
-    0.5  # and above the mean of the edges, in their own deviations; the median sound mask meets 0.7 to 1.3
-)
+_CLEAR = 0.5  # and above the mean of the edges, in their own deviations; sound masks meet 0.7 to 1.3
 _FEWEST_EDGES = 20  # outline pixels without which nothing is said
 # An outline that meets less than this share of the edges it meets elsewhere lies beside them. Sound masks of
 # the demo and of CamVid stay above 0.73; of those shifted by 7 pixels or more in 128, none reaches 0.4.
@@ -101,29 +97,23 @@ def judge_masks(samples: pd.DataFrame, masks: np.ndarray, pictures: np.ndarray) 
     """
     for row in samples[samples["edge_fit"] < _BESIDE].itertuples():
         detail = (
-            f"mask {row.id!r} meets the image's edges better moved by {row.shift_x:+.0f} px to the right and "
+            f"mask {row.id!r} meets the image's edges better moved by {row.shift_x:+.0f} px to the right "
         )
-        detail += (
-            f"{row.shift_y:+.0f} px down: as it lies, it meets {row.edge_fit:.0%} of what it meets there."
-        )
+        detail += f"and {row.shift_y:+.0f} px down: where it lies, it meets {row.edge_fit:.0%} of those."
         yield finding("mask-beside-edges", row.id, row.split, detail)
     several = np.flatnonzero(samples["classes_present"] > 1)  # an empty scene is like any other
     for places in (several[places] for places in repeated(masks[several])):
         if len(set(pictures[places])) > 1:
             same = samples.iloc[places]
-            worst = same.loc[same["edge_fit"].fillna(1.0).idxmin()]
+            worst, named = same.loc[same["edge_fit"].fillna(1.0).idxmin()], same["split"] + "/" + same["id"]
             detail = f"{len(same)} images share one mask, though they are not the same picture: "
-            detail += f"{some((same['split'] + '/' + same['id']).tolist())}."
+            detail += f"{some(named.tolist())}."
             if worst["edge_fit"] < _BESIDE:
                 detail += f" It meets the edges of {worst['id']!r} least."
             yield finding("mask-of-another-image", worst["id"], worst["split"], detail)
-    usual = np.nan_to_num(samples["specks"].astype(float).median())
-    cases = samples[samples["specks"] >= max(_MANY, 4 * usual)].sort_values(
-        "specks", ascending=False, kind="stable"
-    )
+    cases = samples[samples["specks"] >= max(_MANY, 4 * samples["specks"].median())]
+    cases = cases.sort_values("specks", ascending=False, kind="stable")
     for split, many in cases.groupby("split", sort=False):
         named = some([f"{row.id} ({row.specks:.0f})" for row in many.itertuples()])
-        detail = (
-            f"{len(many)} masks of {split} have many regions of less than 0.01 % of the image: {named}; the "
-        )
-        yield finding("specks", many["id"].iloc[0], split, f"{detail}median mask has {usual:g}.")
+        detail = f"{len(many)} masks of {split} have many regions of less than 0.01 % of the image: {named}."
+        yield finding("specks", many["id"].iloc[0], split, detail)

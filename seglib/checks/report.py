@@ -26,11 +26,7 @@ def verdict(check: DataCheck) -> str:
 
 
 def require_sound(check: DataCheck) -> None:
-    """Stop here if the data has errors.
-
-    Raises:
-        DatasetError: the first error of each check in each split with its suggestion, ids, and how many there are.
-    """
+    """Raise DatasetError if the data has errors: the first of each check in each split, and how many."""
     errors = check.findings[check.findings["severity"] == "error"]
     if len(errors):
         count = f"{len(errors)} error{'s' * (len(errors) > 1)}"
@@ -63,25 +59,19 @@ def split_comparison(check: DataCheck) -> pd.DataFrame:
 
 
 def write(check: DataCheck, folder: str | Path | None = None) -> Path:
-    """Write every table as CSV, summary.json, and the suggested split as lists that dataset.yaml takes.
+    """Write what was found into a folder (`check.folder` by default), and return that.
 
-    findings.csv, samples.csv (with a `pixels <class>` column each), class_stats.csv, cooccurrence.csv, shift.csv,
-    class_weights.csv (of train), duplicates.csv, sequences.csv, limits.csv; suggested_split/<split>.txt, one id a
-    line; data.json, the digest of every file.
-
-    Args:
-        check: of `check_dataset`.
-        folder: `check.folder` by default. It is returned.
+    findings.csv, samples.csv (with a `pixels <class>` column each), class_stats.csv, cooccurrence.csv,
+    shift.csv, class_weights.csv (of train), duplicates.csv, sequences.csv, limits.csv; summary.json;
+    suggested_split/<split>.txt, one id a line, as dataset.yaml takes it; data.json, the digest of every file.
     """
-    folder, names = Path(folder or check.folder), check.summary["classes"]
-    tables = {
-        n: getattr(check, n)
-        for n in ("findings", "class_stats", "shift", "duplicates", "sequences", "limits")
-    }
-    pixels = pd.DataFrame(check.pixel_counts, columns=[f"pixels {name}" for name in names])
+    folder, names, counts = Path(folder or check.folder), check.summary["classes"], check.pixel_counts
+    listed = ("findings", "class_stats", "shift", "duplicates", "sequences", "limits")
+    tables = {name: getattr(check, name) for name in listed}
+    pixels = pd.DataFrame(counts, columns=[f"pixels {name}" for name in names])
     tables["samples"] = pd.concat([check.samples, pixels], axis=1)
-    tables["cooccurrence"] = class_balance.cooccurrence(names, check.pixel_counts).reset_index()
-    tables["class_weights"] = class_balance.weight_table(names, check.pixel_counts[check.train])
+    tables["cooccurrence"] = class_balance.cooccurrence(names, counts).reset_index()
+    tables["class_weights"] = class_balance.weight_table(names, counts[check.train])
     with runs.replace_folder(folder, ("suggested_split",), last="summary.json") as new:
         for name, table in tables.items():
             runs.write_csv(new / f"{name}.csv", table)

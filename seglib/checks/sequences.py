@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,7 +10,8 @@ import pandas as pd
 from seglib.checks.duplicates import hamming
 from seglib.checks.findings import Finding, finding, some
 
-PATTERN = r"(?P<group>.*?)(?:[_. -]+[A-Za-z]?)?(?P<frame>\d{1,15})$"  # drive_0012, 0006R0_f00930, clip 3-0007
+# drive_0012, 0006R0_f00930, clip 3-0007
+PATTERN = r"(?P<group>.*?)(?:[_. -]+[A-Za-z]?)?(?P<frame>\d{1,15})$"
 NEAR_FRAMES = 30  # one second of video
 SMALL_SPLIT = 10  # a score on fewer images than this says little
 _ALIKE = 0.6  # of the distance of any two images, below which neighbours look like neighbours
@@ -28,41 +28,35 @@ def guess_sequences(samples: pd.DataFrame) -> tuple[pd.Series, pd.Series, str] |
         the group and the frame of each sample, and why; None if names or pictures say otherwise.
     """
     names = [n.removeprefix(f"{s}-") for s, n in zip(samples["split"], samples["id"], strict=True)]
-    parts = pd.Series(names, samples.index, dtype=object).str.extract(PATTERN)
+    parts = pd.Series(names, samples.index, dtype=str).str.extract(PATTERN)
     group, frame = parts["group"].fillna(""), pd.to_numeric(parts["frame"]).astype("Int64")
     table = pd.DataFrame({"group": group, "frame": frame, "bits": samples["_bits"]})
     table = table[table["bits"].notna() & (group != "")].sort_values(["group", "frame"], kind="stable")
     bits, follows = table["bits"].to_numpy(np.uint64), table["group"].eq(table["group"].shift(-1)).to_numpy()
-    if not len(samples) or (group != "").mean() < 0.9 or follows.sum() < _FEWEST_NEIGHBOURS:
+    if (group == "").sum() > len(group) / 10 or follows.sum() < _FEWEST_NEIGHBOURS:
         return None
     neighbours = np.median(hamming(bits[follows], bits[np.flatnonzero(follows) + 1]))
     any_two = np.median(hamming(bits, np.random.default_rng(0).permutation(bits)))
     if neighbours > _ALIKE * any_two:
         return None
     found = sorted(set(table["group"]))
-    detail = (
-        f"no group pattern is given; the names read as {len(found)} sequences ({some(found)}) by the pattern "
-    )
-    detail += (
-        f"'{PATTERN}', and consecutive frames look alike: their hashes differ in {neighbours:g} of 64 bits, "
-    )
-    return group, frame, f"{detail}those of any two images in {any_two:g}."
+    detail = f"no group pattern is given; by '{PATTERN}' the names read as {len(found)} sequences "
+    detail += f"({some(found)}), and consecutive frames look alike: their hashes differ in {neighbours:g} "
+    return group, frame, f"{detail}of 64 bits, those of any two images in {any_two:g}."
 
 
 def sequence_table(samples: pd.DataFrame, near_frames: int = NEAR_FRAMES) -> pd.DataFrame:
     """List the sequences of every split, and how far their frames lie from train's of the same one.
 
     Returns:
-        one row a split and sequence: `images`; `first`, `last` frame; `train_images` of the sequence; `nearest`,
-            `nearest_median`: frames to the nearest train frame; `near`: images with one within `near_frames`.
-            NA where it does not apply, as in train itself.
+        one row a split and sequence: `images`; `first`, `last` frame; `train_images` of the sequence;
+            `nearest`, `nearest_median`: frames to the nearest train frame; `near`: images with one within
+            `near_frames`. NA where it does not apply, as in train itself.
     """
     rows, train = [], samples[samples["split"] == "train"]
     for (split, group), part in samples[samples["group"] != ""].groupby(["split", "group"], sort=False):
-        frames = part["frame"].dropna().to_numpy(int)
-        row = {"split": split, "group": group, "images": len(part)}
-        if len(frames):
-            row |= {"first": frames.min(), "last": frames.max()}
+        frames, row = part["frame"].dropna().to_numpy(int), {"split": split, "group": group}
+        row |= {"images": len(part), "first": part["frame"].min(), "last": part["frame"].max()}
         if split != "train":
             seen = train[train["group"] == group]
             others, row["train_images"] = seen["frame"].dropna().to_numpy(int), len(seen)
@@ -75,21 +69,16 @@ def sequence_table(samples: pd.DataFrame, near_frames: int = NEAR_FRAMES) -> pd.
     return pd.DataFrame(rows, columns=["split", "group", *_NUMBERS]).astype(types)
 
 
-def judge_sequences(
-    table: pd.DataFrame, samples: pd.DataFrame, near_frames: int = NEAR_FRAMES
-) -> Iterator[Finding]:
+def judge_sequences(table: pd.DataFrame, samples: pd.DataFrame, near_frames: int) -> Iterator[Finding]:
     """Report splits whose sequences train holds too, and splits that are one sequence."""
     for split, images in samples[samples["split"] != "train"].groupby("split", sort=False):
         rows = table[table["split"] == split]
         shared = rows[rows["train_images"] > 0]
         if len(shared):
             detail = f"{len(shared)} of {len(rows)} sequences of {split} are in train too: "
-            detail += f"{some(shared['group'].tolist())}; they hold {shared['images'].sum()} of its {len(images)} images."
-            known = shared.dropna(subset=["nearest"])
-            if len(known):
-                detail += f" The nearest train frame is {known['nearest'].min()} frames away; {known['near'].sum()} of "
-                detail += f"{known['images'].sum()} images have one within {near_frames} frames."
-            yield finding("sequence-leakage", "", split, detail)
+            detail += f"{some(shared['group'].tolist())}; they hold {shared['images'].sum()} of its "
+            detail += f"{len(images)} images; {shared['near'].sum()} of them have a train frame within "
+            yield finding("sequence-leakage", "", split, f"{detail}{near_frames} frames.")
         elif len(rows) == 1 and (images["group"] != "").all() and len(images) >= SMALL_SPLIT:
             detail = f"all {len(images)} images of {split} are one sequence ({rows['group'].iloc[0]})."
             yield finding("few-sequences", "", split, detail)
