@@ -24,10 +24,10 @@ from seglib.runs import check_name, project_root
 FEW_IMAGES = 5  # a class in fewer train images than this is learnt by heart, if at all
 _SPECK_SHARE = 1e-4  # of the image's pixels, below which a region is a speck; at least 4 pixels, at most 64
 _OF_MASK = ["ignore_share", "classes_present", "specks", "edge_fit", "shift_x", "shift_y"]
-_HIDDEN = ["_image", "_mask", "_bits", "_thumb"]  # digests, hash and thumbnail: pairs are compared by them
-_TYPES = dict.fromkeys(["id", "split", "group", "mode", "mask_mode", *_HIDDEN], object)
-_TYPES |= dict.fromkeys(["frame", "height", "width"], "Int64")
-_TYPES |= dict.fromkeys([*image_quality.LOOKS, *_OF_MASK], float)
+_HIDDEN = ["_bits", "_thumb", "_mask"]  # hash, thumbnail and digest: pairs are compared by them
+_TEXTS = ["id", "split", "group", "mode", "mask_mode"]
+_NUMBERS = dict.fromkeys(["frame", "height", "width"], "Int64")
+_NUMBERS |= dict.fromkeys([*image_quality.LOOKS, *_OF_MASK], float)
 
 
 @dataclass(frozen=True)
@@ -89,21 +89,18 @@ def check_dataset(
     counts = np.array([fact.pop("counts") for fact in facts], np.int64).reshape(len(rows), len(names))
     found = [*dataset.problems.itertuples(index=False)]
     found += [one for fact in facts for one in fact.pop("findings")]
-    samples = pd.DataFrame(facts, columns=list(_TYPES)).astype(_TYPES)
+    samples = pd.DataFrame(facts, columns=[*_TEXTS, *_NUMBERS, *_HIDDEN]).astype(_NUMBERS)
     if (samples["group"] == "").all() and (guess := sequences.guess_sequences(samples)):
         samples["group"], samples["frame"], detail = guess
         found.append(finding("sequences-guessed", "", "", detail))
     shows = samples[samples["contrast"] >= image_quality.FLAT]  # flat pictures are all alike
-    exact = duplicates.first_alike(samples["_image"])
-    once = shows[exact[shows.index] == shows.index]
-    pairs, places = duplicates.near_duplicates(once)
-    first, second = once.index.to_numpy()[places]
-    pictures = duplicates.joined(len(rows), np.r_[samples.index, first], np.r_[exact, second])
+    pairs, places = duplicates.near_duplicates(shows)
+    pictures = duplicates.joined(len(rows), *shows.index.to_numpy()[places])
     sequence_table = sequences.sequence_table(samples, near_frames)
     shift, limits = class_balance.shifts(names, samples, counts), image_quality.limits(shows)
     found += _judge_splits(dataset, samples, counts)
     found += sequences.judge_sequences(sequence_table, samples, near_frames)
-    found += duplicates.judge_duplicates(samples, exact, pictures)
+    found += duplicates.judge_duplicates(samples, pictures)
     found += masks.judge_masks(samples, duplicates.first_alike(samples["_mask"]), pictures)
     found += class_balance.judge_shifts(shift, samples["split"].value_counts())
     found += image_quality.judge_looks(shows, limits)
@@ -137,7 +134,6 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
         facts["width"], facts["height"] = grey.size
         facts |= image_quality.look(pixels, grey)
         facts["_bits"], facts["_thumb"] = duplicates.difference_hash(grey), duplicates.thumbnail(grey)
-        facts["_image"] = _digest(pixels)
         if facts["contrast"] < image_quality.FLAT:
             findings.append(finding("blank-image", row.id, row.split, f"image {image} is one flat colour."))
     if ids is not None:
@@ -165,12 +161,8 @@ def _mask_facts(mask: np.ndarray, classes: int) -> dict[str, Any]:
         "ignore_share": count[IGNORE] / max(1, mask.size),
         "specks": ((sizes < speck) & (values != IGNORE)).sum(),
         "regions": np.stack([values, sizes]).astype(np.int32),
-        "_mask": _digest(mask),
+        "_mask": (mask.shape, hashlib.sha256(np.ascontiguousarray(mask)).digest()),
     }
-
-
-def _digest(array: np.ndarray) -> bytes:
-    return repr(array.shape).encode() + hashlib.sha256(np.ascontiguousarray(array)).digest()
 
 
 def _suggest(samples: pd.DataFrame, counts: np.ndarray, pictures: np.ndarray) -> pd.Series:

@@ -1,4 +1,4 @@
-"""Find images that show the same picture: exact copies and near-duplicates."""
+"""Find images that show the same picture, exactly or nearly."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def near_duplicates(samples: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
     """Find pairs of images that show the same picture, by their hashes and then by their thumbnails.
 
     Args:
-        samples: `id`, `split`, `_bits` and `_thumb`; of exact copies one, and none that is flat.
+        samples: `id`, `split`, `_bits` and `_thumb`; none that is flat.
 
     Returns:
         `DUPLICATE_COLUMNS` (`distance` in bits; `difference`: mean absolute one of the thumbnails, 0-255),
@@ -97,18 +97,10 @@ def repeated(numbers: np.ndarray) -> list[np.ndarray]:
     return [places for places in pd.Series(numbers).groupby(numbers).indices.values() if len(places) > 1]
 
 
-def judge_duplicates(samples: pd.DataFrame, exact: np.ndarray, pictures: np.ndarray) -> Iterator[Finding]:
-    """Report every set of images that show the same picture, exact copies first.
-
-    `exact` and `pictures` are (N,): equal numbers where images are equal to the last pixel, or nearly.
-    """
-    once = np.unique(exact)  # of exact copies the first stands for all
-    sets = [("duplicate-image", "duplicate-across-splits", places) for places in repeated(exact)]
-    for places in repeated(pictures[once]):
-        sets.append(("near-duplicate", "near-duplicate-across-splits", once[places]))
-    for inside, across, places in sets:
-        same, words = samples.iloc[places], "almost " * across.startswith("near") + "the same picture"
+def judge_duplicates(samples: pd.DataFrame, pictures: np.ndarray) -> Iterator[Finding]:
+    """Report every set of images that show the same picture: (N,) equal numbers."""
+    for same in (samples.iloc[places] for places in repeated(pictures)):
         splits, names = same["split"].unique(), (same["split"] + "/" + same["id"]).tolist()
-        check = across if len(splits) > 1 else inside
-        detail = f"{words} {len(same)} times: {some(names)}."
+        check = "near-duplicate" + "-across-splits" * (len(splits) > 1)
+        detail = f"(almost) the same picture {len(names)} times: {some(names)}."
         yield finding(check, same["id"].iloc[-1], splits[-1], detail)

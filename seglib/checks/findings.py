@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 SEVERITIES = ("error", "warning", "info")
 LOOK = "Look at it; keep it if such images occur in use."
-_FLATTERS = "Keep one: a score on pictures seen in training flatters."
 CHECKS = {
     "blank-image": ("warning", "Look at it; exclude it if it shows nothing."),
     "all-ignored": ("warning", "It teaches nothing and has no score: label or exclude it."),
@@ -17,13 +16,11 @@ CHECKS = {
     "class-not-in-split": ("warning", "They have no score there; the mean is over the others."),
     "few-images": ("warning", "Add images of them."),
     "small-split": ("warning", "Add images, or read its scores as anecdotes."),
-    "duplicate-across-splits": ("warning", _FLATTERS),
-    "near-duplicate-across-splits": ("warning", _FLATTERS),
+    "near-duplicate-across-splits": ("warning", "Keep one: such a score is of pictures seen in training."),
     "sequence-leakage": ("warning", "Split by whole sequences (suggested_split/): such a score flatters."),
     "few-sequences": ("warning", "Its images are not independent: add others, or read its score as one's."),
     "mask-of-another-image": ("warning", "At most one image fits such a mask: correct the others."),
     "mask-beside-edges": ("warning", "Look at it: was it moved, resized or drawn on another picture?"),
-    "duplicate-image": ("warning", "Keep one."),
     "near-duplicate": ("info", "Keep one, or let them share a split."),
     "specks": ("info", "Look at the worst: tiny regions are mostly slips of the brush."),
     "sequences-guessed": ("info", "Write the pattern into dataset.yaml as group, or the true one."),

@@ -45,7 +45,13 @@ def edge_shift(grey: Image.Image, mask: np.ndarray) -> tuple[int, int, float] | 
     if count < _FEWEST_EDGES or not deviation:
         return None
     reach = max(2, round(_REACH * max(h, w)))
-    meets = correlate_shifts(edges - edges.mean(), outlines, reach)
+    # Correlation by the Fourier transform: what outlines meet for each shift by up to `reach` rows and columns.
+    size, shifts = (
+        [fft.next_fast_len(side + reach, real=True) for side in (h, w)],
+        np.arange(-reach, reach + 1),
+    )
+    still, moving = (fft.rfft2(side.astype(np.float32), size) for side in (edges - edges.mean(), outlines))
+    meets = fft.irfft2(still * np.conj(moving), size)[np.ix_(shifts, shifts)]
     y, x = np.unravel_index(meets.argmax(), meets.shape)
     if meets[y, x] < deviation * max(_SURE * count**0.5, _CLEAR * count):
         return None
@@ -53,17 +59,6 @@ def edge_shift(grey: Image.Image, mask: np.ndarray) -> tuple[int, int, float] | 
     if max(abs(dy), abs(dx)) < 2:  # one pixel there is within drawing accuracy
         return 0, 0, 1.0
     return dx * times, dy * times, float(max(0.0, meets[reach, reach] / meets[y, x]))
-
-
-def correlate_shifts(still: np.ndarray, moving: np.ndarray, reach: int) -> np.ndarray:
-    """Sum `still` x `moving`, (H, W) both, for each shift of `moving` by up to `reach` rows and columns.
-
-    Returns (2 reach + 1, 2 reach + 1) float32, by rows and columns moved; no shift is in the middle.
-    """
-    size = [fft.next_fast_len(side + reach, real=True) for side in still.shape]
-    still, moving = (fft.rfft2(array.astype(np.float32), size) for array in (still, moving))
-    shifts = np.arange(-reach, reach + 1)
-    return fft.irfft2(still * np.conj(moving), size)[np.ix_(shifts, shifts)]
 
 
 def region_sizes(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
