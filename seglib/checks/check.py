@@ -22,12 +22,11 @@ from seglib.data import IGNORE, Dataset
 from seglib.runs import check_name, project_root
 
 FEW_IMAGES = 5  # a class in fewer train images than this is learnt by heart, if at all
-_SPECK_SHARE = 1e-4  # of the image's pixels, below which a region is a speck; at least 4 pixels, at most 64
-_OF_MASK = ["ignore_share", "classes_present", "specks", "edge_fit", "shift_x", "shift_y"]
 _HIDDEN = ["_bits", "_thumb", "_mask"]  # hash, thumbnail and digest: pairs are compared by them
 _TEXTS = ["id", "split", "group", "mode", "mask_mode"]
 _NUMBERS = dict.fromkeys(["frame", "height", "width"], "Int64")
-_NUMBERS |= dict.fromkeys([*image_quality.LOOKS, *_OF_MASK], float)
+_NUMBERS |= dict.fromkeys(image_quality.LOOKS, float)
+_NUMBERS |= dict.fromkeys(["ignore_share", "classes_present", "edge_fit", "shift_x", "shift_y"], float)
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class DataCheck:
         findings: the columns `data.FINDING_COLUMNS`; errors first, then warnings.
         samples: a row a pair: `id`, `split`, `group` and `frame` (guessed where dataset.yaml gives no
             pattern), `height`, `width`, `mode` and `mask_mode` (as stored), the image's `look`, the mask's
-            `ignore_share`, `classes_present`, `specks`, `edge_fit`, `shift_x`, `shift_y`. NA where unreadable.
+            `ignore_share`, `classes_present`, `edge_fit`, `shift_x`, `shift_y`. NA where unreadable.
         pixel_counts: (N, C) int64, valid pixels of each class in each sample; zeros where there is no mask.
         class_stats, duplicates, sequences, shift, limits: tables of the functions of these names.
         suggested: (N,) a better split for each sample, of `suggest_split`; empty where none can be made.
@@ -107,7 +106,11 @@ def check_dataset(
     found.sort(key=lambda row: SEVERITIES.index(row[0]))
     findings = pd.DataFrame(found, columns=data.FINDING_COLUMNS)
     stats = class_balance.class_stats(names, samples["split"], counts, regions)
-    tables = (stats, pairs, sequence_table, shift, limits, _suggest(samples, counts, pictures))
+    try:
+        suggested = splits.suggest_split(samples, counts, pictures)
+    except ValueError:  # fewer sequences than splits: there is nothing to suggest
+        suggested = pd.Series(dtype=object)
+    tables = (stats, pairs, sequence_table, shift, limits, suggested)
     summary = {"dataset": dataset.name, "classes": list(names), "samples": len(rows)}
     summary["splits"] = {split: int((samples["split"] == split).sum()) for split in dataset.splits}
     summary["findings"] = {name: int((findings["severity"] == name).sum()) for name in SEVERITIES}
@@ -128,7 +131,7 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
 
     image, label = f"{row.id!r} ({row.image})", f"{row.id!r} ({row.mask})"
     picture = attempt(data.read_picture, dataset.root / row.image, image)
-    ids = attempt(data.read_mask_and_mode, dataset.root / row.mask, dataset.classes, label)
+    stored = attempt(data.read_mask_and_mode, dataset.root / row.mask, dataset.classes, label)
     if picture is not None:
         grey, pixels, facts["mode"] = picture.grey(), np.asarray(picture.rgb), picture.mode
         facts["width"], facts["height"] = grey.size
@@ -136,15 +139,15 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
         facts["_bits"], facts["_thumb"] = duplicates.difference_hash(grey), duplicates.thumbnail(grey)
         if facts["contrast"] < image_quality.FLAT:
             findings.append(finding("blank-image", row.id, row.split, f"image {image} is one flat colour."))
-    if ids is not None:
-        mask, facts["mask_mode"] = ids
+    if stored is not None:
+        mask, facts["mask_mode"] = stored
         facts |= _mask_facts(mask, len(dataset.classes))
         if facts["ignore_share"] == 1:
             findings.append(finding("all-ignored", row.id, row.split, f"mask {label} has no valid pixel."))
         elif facts["classes_present"] == 1 and len(dataset.classes) > 2:  # of two, one is an empty scene
             detail = f"mask {label} holds nothing but {dataset.classes.names[facts['counts'].argmax()]!r}."
             findings.append(finding("single-class", row.id, row.split, detail))
-    if picture is not None and ids is not None:
+    if picture is not None and stored is not None:
         attempt(data.check_sizes, row, grey.size[::-1], mask.shape)
         if grey.size[::-1] == mask.shape and (shift := masks.edge_shift(grey, mask)):
             facts["shift_x"], facts["shift_y"], facts["edge_fit"] = shift
@@ -154,24 +157,13 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
 def _mask_facts(mask: np.ndarray, classes: int) -> dict[str, Any]:
     values, sizes = masks.region_sizes(mask)
     count = np.bincount(values, sizes, minlength=256).astype(np.int64)
-    speck = min(max(round(_SPECK_SHARE * mask.size), 4), 64)
     return {
         "counts": count[:classes],
         "classes_present": (count[:classes] > 0).sum(),
         "ignore_share": count[IGNORE] / max(1, mask.size),
-        "specks": ((sizes < speck) & (values != IGNORE)).sum(),
         "regions": np.stack([values, sizes]).astype(np.int32),
         "_mask": (mask.shape, hashlib.sha256(np.ascontiguousarray(mask)).digest()),
     }
-
-
-def _suggest(samples: pd.DataFrame, counts: np.ndarray, pictures: np.ndarray) -> pd.Series:
-    if samples["split"].nunique() > 1 and counts.any():
-        try:
-            return splits.suggest_split(samples, counts, pictures)
-        except ValueError:
-            pass  # fewer sequences than splits: there is nothing to suggest
-    return pd.Series(dtype=object)
 
 
 def _judge_splits(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -> Iterator[Finding]:

@@ -10,9 +10,7 @@ import pandas as pd
 from seglib.checks.findings import Finding, finding, some
 from seglib.checks.image_quality import LOOKS
 
-# |delta| from which an effect is small, medium, large: Romano et al., Exploring methods for evaluating group
-# differences on the NSSE and other surveys, 2006.
-_EFFECTS = (0.147, 0.33, 0.474)
+_EFFECTS = (0.147, 0.33, 0.474)  # |delta| from which they are small, medium, large: Romano et al., 2006
 _EFFECT_NAMES = ("negligible", "small", "medium", "large")
 WEIGHT_KINDS = ("sqrt_inverse", "median_frequency")
 
@@ -23,14 +21,13 @@ def class_stats(
     """Describe each of the C classes of each split, a row each.
 
     Args:
-        names: the C classes.
-        splits: (N,) the split of each sample, in the order in which splits are listed.
+        names, splits: of the C classes; (N,) the split of each sample.
         counts: (N, C) valid pixels.
         regions: of each sample (2, R): class ids and sizes in pixels of its connected regions.
 
     Returns:
         `pixels`; `pixel_share` of the split's valid pixels; `images` that hold it; `image_share`; `regions`;
-            `regions_per_image` that holds it, `median_region` in pixels (NaN for a class that does not occur).
+            `regions_per_image` that holds it, `median_region` in pixels (NaN for a class without one).
     """
     tables = [pd.DataFrame(columns=["split", "class"])]
     for split, places in splits.groupby(splits, sort=False).indices.items():
@@ -71,8 +68,8 @@ def shifts(names: Sequence[str], samples: pd.DataFrame, counts: np.ndarray) -> p
     """Compare each class's share of an image and each of `LOOKS` in every other split with train.
 
     Returns:
-        `split`, `kind` ("class" or "image"), `name`, `train_median` and `median`, `delta` (Cliff's; positive:
-            more than in train), `effect` ("negligible", "small", "medium", "large").
+        `split`, `kind` ("class" or "image"), `name`, `train_median`, `median`, `delta` (Cliff's; above 0: more
+            than in train), `effect` ("negligible", "small", "medium", "large").
     """
     shares = pd.DataFrame(counts / counts.sum(axis=1, keepdims=True).clip(1), columns=list(names))
     shares[counts.sum(axis=1) == 0] = np.nan

@@ -22,7 +22,6 @@ CHECKS = {
     "mask-of-another-image": ("warning", "At most one image fits such a mask: correct the others."),
     "mask-beside-edges": ("warning", "Look at it: was it moved, resized or drawn on another picture?"),
     "near-duplicate": ("info", "Keep one, or let them share a split."),
-    "specks": ("info", "Look at the worst: tiny regions are mostly slips of the brush."),
     "sequences-guessed": ("info", "Write the pattern into dataset.yaml as group, or the true one."),
     "split-shift": ("info", "A score there speaks for such images, less for those of train."),
     "dark-image": ("info", LOOK),

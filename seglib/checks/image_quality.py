@@ -27,7 +27,6 @@ _OUTLIERS = {
     "grainy-image": ("focus", 3.0, "is grainy: focus"),
     "grey-image": ("colour", 0.02, "is grey: colourfulness"),
 }
-
 QUALITIES = ("brightness", "highlights", "contrast_ratio", "noise", "sharpness")
 _SIDE = 512  # to about this longer side images are reduced: noise and blur finer than that do not show
 _ROUNDING = 0.5  # grey levels of measured noise that rounding alone may make
@@ -80,10 +79,10 @@ def look(image: np.ndarray, grey: Image.Image) -> dict[str, float]:
 
 
 def limits(samples: pd.DataFrame) -> pd.DataFrame:
-    """Compute beyond what values an image lies apart, a row a check of an outlier.
+    """Compute beyond what values an image lies apart, a row a check.
 
-    A limit lies `APART` robust standard deviations (1.4826 x the median absolute deviation) of the logarithms
-    from the median, and at least a fixed factor from it, so that in a dataset of equals none is picked out.
+    A limit lies `APART` robust standard deviations of the logarithms from the median, and at least a fixed
+    factor, so that in a dataset of equals none is picked out.
     """
     rows = []
     for check, (column, factor, _) in _OUTLIERS.items():
@@ -99,11 +98,13 @@ def limits(samples: pd.DataFrame) -> pd.DataFrame:
 def judge_looks(samples: pd.DataFrame, table: pd.DataFrame) -> Iterator[Finding]:
     """Report the images that lie beyond the `limits`."""
     for row in table.itertuples():
-        sign = 1 if row.side == "above" else -1
-        for image in samples[sign * (samples[row.column] - row.limit) > 0].to_dict("records"):
-            detail = f"image {image['id']!r} {_OUTLIERS[row.check][2]} {image[row.column]:.3g}; "
-            detail += f"the dataset's median is {row.median:.3g}."
-            yield finding(row.check, image["id"], image["split"], detail)
+        values = samples[row.column]
+        beyond = values > row.limit if row.side == "above" else values < row.limit
+        for name, split, value in zip(
+            *(samples.loc[beyond, c] for c in ("id", "split", row.column)), strict=True
+        ):
+            detail = f"image {name!r} {_OUTLIERS[row.check][2]} {value:.3g}; the median is {row.median:.3g}."
+            yield finding(row.check, name, split, detail)
 
 
 def qualities(image: np.ndarray) -> dict[str, float]:
@@ -111,11 +112,10 @@ def qualities(image: np.ndarray) -> dict[str, float]:
 
     Images of more than 768 pixels are reduced to about 512 first: a camera's noise is grained over a few.
 
-
     Returns:
         brightness: mean grey value, 0-255 (luma of ITU-R BT.601).
         highlights: 99th percentile of the grey values.
-        contrast_ratio: standard deviation of the grey values over their mean; less light alone leaves it.
+        contrast_ratio: standard deviation of the grey values over their mean.
         noise: standard deviation of white noise, in grey levels: the median absolute response (Donoho and
             Johnstone, Biometrika 1994) of Immerkaer's mask (CVIU 1996), where pixels are not clipped.
         sharpness: energy of the second differences over that of the first, less what noise contributes.

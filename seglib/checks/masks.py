@@ -1,4 +1,4 @@
-"""Find faults of masks that show without a model: beside the edges, specks, of another image."""
+"""Find faults of masks that show without a model: beside the edges, or of another image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ _FEWEST_EDGES = 20  # outline pixels without which nothing is said
 # An outline that meets less than this share of the edges it meets elsewhere lies beside them. Sound masks of
 # the demo and of CamVid stay above 0.73; of those shifted by 7 pixels or more in 128, none reaches 0.4.
 _BESIDE = 0.65
-_MANY = 5  # specks below which an image is no case
 
 
 def edge_shift(grey: Image.Image, mask: np.ndarray) -> tuple[int, int, float] | None:
@@ -45,11 +44,9 @@ def edge_shift(grey: Image.Image, mask: np.ndarray) -> tuple[int, int, float] | 
     if count < _FEWEST_EDGES or not deviation:
         return None
     reach = max(2, round(_REACH * max(h, w)))
-    # Correlation by the Fourier transform: what outlines meet for each shift by up to `reach` rows and columns.
-    size, shifts = (
-        [fft.next_fast_len(side + reach, real=True) for side in (h, w)],
-        np.arange(-reach, reach + 1),
-    )
+    # A correlation: what the outlines meet, for each shift by up to `reach` rows and columns.
+    shifts = np.arange(-reach, reach + 1)
+    size = [fft.next_fast_len(side + reach, real=True) for side in (h, w)]
     still, moving = (fft.rfft2(side.astype(np.float32), size) for side in (edges - edges.mean(), outlines))
     meets = fft.irfft2(still * np.conj(moving), size)[np.ix_(shifts, shifts)]
     y, x = np.unravel_index(meets.argmax(), meets.shape)
@@ -64,8 +61,7 @@ def edge_shift(grey: Image.Image, mask: np.ndarray) -> tuple[int, int, float] | 
 def region_sizes(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Measure the connected regions of equal ids (8-neighbourhood): (R,) ids and (R,) pixels.
 
-    The result is that of `label_regions`, several times faster: rows are cut into runs of one id, and runs
-    are joined instead of pixels.
+    Rows are cut into runs of one id, and runs are joined: several times faster than `label_regions`.
     """
     height, width = mask.shape
     starts, flat = np.ones(mask.shape, bool), np.ascontiguousarray(mask).ravel()
@@ -86,10 +82,7 @@ def region_sizes(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def judge_masks(samples: pd.DataFrame, masks: np.ndarray, pictures: np.ndarray) -> Iterator[Finding]:
-    """Report masks beside their image's edges, masks of another image, and many specks.
-
-    `masks` and `pictures` are (N,): equal numbers where masks, or pictures, are the same.
-    """
+    """Report masks beside their image's edges, and of another: (N,) equal numbers where both are the same."""
     for row in samples[samples["edge_fit"] < _BESIDE].itertuples():
         detail = (
             f"mask {row.id!r} meets the image's edges better moved by {row.shift_x:+.0f} px to the right "
@@ -106,9 +99,3 @@ def judge_masks(samples: pd.DataFrame, masks: np.ndarray, pictures: np.ndarray) 
             if worst["edge_fit"] < _BESIDE:
                 detail += f" It meets the edges of {worst['id']!r} least."
             yield finding("mask-of-another-image", worst["id"], worst["split"], detail)
-    cases = samples[samples["specks"] >= max(_MANY, 4 * samples["specks"].median())]
-    cases = cases.sort_values("specks", ascending=False, kind="stable")
-    for split, many in cases.groupby("split", sort=False):
-        named = some([f"{row.id} ({row.specks:.0f})" for row in many.itertuples()])
-        detail = f"{len(many)} masks of {split} have many regions of less than 0.01 % of the image: {named}."
-        yield finding("specks", many["id"].iloc[0], split, detail)

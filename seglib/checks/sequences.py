@@ -10,7 +10,6 @@ import pandas as pd
 from seglib.checks.duplicates import hamming
 from seglib.checks.findings import Finding, finding, some
 
-# drive_0012, 0006R0_f00930, clip 3-0007
 PATTERN = r"(?P<group>.*?)(?:[_. -]+[A-Za-z]?)?(?P<frame>\d{1,15})$"
 NEAR_FRAMES = 30  # one second of video
 SMALL_SPLIT = 10  # a score on fewer images than this says little
@@ -20,12 +19,9 @@ _NUMBERS = ["images", "first", "last", "train_images", "nearest", "nearest_media
 
 
 def guess_sequences(samples: pd.DataFrame) -> tuple[pd.Series, pd.Series, str] | None:
-    """Read sequences by `PATTERN`, if consecutive frames look more alike than any two images.
+    """Read each sample's group and frame by `PATTERN`, and say why; None if names or pictures say otherwise.
 
-    Numbers at the end of names mean frames in one dataset and nothing in the next: the hashes `_bits` tell.
-
-    Returns:
-        the group and the frame of each sample, and why; None if names or pictures say otherwise.
+    Numbers at the end of names mean frames only where consecutive ones look alike: by the hashes `_bits`.
     """
     names = [n.removeprefix(f"{s}-") for s, n in zip(samples["split"], samples["id"], strict=True)]
     parts = pd.Series(names, samples.index, dtype=str).str.extract(PATTERN)

@@ -32,7 +32,7 @@ def suggest_split(samples: pd.DataFrame, pixel_counts: np.ndarray, pictures: np.
     sequence = first_alike(samples["group"].where(samples["group"] != ""))
     unit = joined(len(samples), np.r_[places, places], np.r_[sequence, first_alike(pd.Series(pictures))])
     count = len(set(unit))
-    if count < len(names):
+    if len(names) < 2 or count < len(names):
         raise ValueError(
             f"{count} independent sequences cannot fill {len(names)} splits ({', '.join(names)})."
         )
