@@ -21,7 +21,6 @@ def class_stats(
     """Describe each of the C classes of each split, a row each.
 
     Args:
-        names, splits: of the C classes; (N,) the split of each sample.
         counts: (N, C) valid pixels.
         regions: of each sample (2, R): class ids and sizes in pixels of its connected regions.
 
@@ -54,8 +53,6 @@ def cooccurrence(names: Sequence[str], counts: np.ndarray) -> pd.DataFrame:
 def cliffs_delta(first: np.ndarray, second: np.ndarray) -> float:
     """Compute how often a value of `second` is larger than one of `first`, less how often smaller: -1 to 1.
 
-    NaN if there are no values but NaN.
-
     Source: Cliff, Dominance statistics, Psychological Bulletin 1993.
     """
     a, b = (np.sort(x[~np.isnan(x)]) for x in (np.asarray(first, float), np.asarray(second, float)))
@@ -68,8 +65,8 @@ def shifts(names: Sequence[str], samples: pd.DataFrame, counts: np.ndarray) -> p
     """Compare each class's share of an image and each of `LOOKS` in every other split with train.
 
     Returns:
-        `split`, `kind` ("class" or "image"), `name`, `train_median`, `median`, `delta` (Cliff's; above 0: more
-            than in train), `effect` ("negligible", "small", "medium", "large").
+        `split`, `kind` ("class" or "image"), `name`, `train_median`, `median`, `delta` (Cliff's; above 0:
+            more than in train) and `effect`, its size in words.
     """
     shares = pd.DataFrame(counts / counts.sum(axis=1, keepdims=True).clip(1), columns=list(names))
     shares[counts.sum(axis=1) == 0] = np.nan

@@ -15,7 +15,6 @@ from seglib.checks.findings import Finding, finding, some
 DUPLICATE_COLUMNS = ["split_1", "id_1", "split_2", "id_2", "distance", "difference"]
 RADIUS = 6  # bits of 64; a JPEG of quality 40, half the size or noise of 5 grey values change no more
 THUMBNAIL = (32, 24)  # width and height in cells
-# Noise and compression average out in a cell; what moved between two frames does not.
 _LARGEST = 16.0  # grey values by which a cell of a copy may differ, once a change of light is taken out
 _MEAN = 0.08  # of the cells' standard deviation, by which they may differ in the mean
 _GAINS = (0.5, 2.0)  # beyond, it is no change of light
@@ -45,8 +44,7 @@ def hamming(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def same_picture(one: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Tell which of (P, 24, 32) thumbnails are copies of `one`: scaled, noisy, brighter or paler: (P,) bool.
 
-    The others are brought to its light (a gain and an offset each). Copies then differ by a few grey values
-    everywhere; neighbouring frames by tens where something moved. A flat picture is like none.
+    Brought to its light, copies differ by a few grey values; other frames by tens where something moved.
     """
     a, b = (t.reshape(-1, THUMBNAIL[0] * THUMBNAIL[1]).astype(np.float32) for t in (one, others))
     a, b = (cells - cells.mean(axis=1, keepdims=True) for cells in (a, b))
@@ -69,8 +67,8 @@ def near_duplicates(samples: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
     named, rows, pairs = samples[["split", "id"]].to_numpy(), [], []
     for place in range(len(samples) - 1):
         distance = hamming(hashes[place], hashes[place + 1 :])
-        near = np.argsort(distance, kind="stable")[:_CROWD]
-        near = near[distance[near] <= RADIUS]
+        near = np.flatnonzero(distance <= RADIUS)
+        near = near[np.argsort(distance[near], kind="stable")[:_CROWD]]
         others = np.array([thumbs[k] for k in place + 1 + near], int).reshape(-1, *THUMBNAIL[::-1])
         same = same_picture(thumbs[place], others)
         for k, other in zip(near[same], others[same], strict=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -33,25 +32,18 @@ _ROUNDING = 0.5  # grey levels of measured noise that rounding alone may make
 _LEFT = 0.15  # of the noise's energy that is left in at least
 
 
-class _Kind(NamedTuple):
-    """What is known of a degradation."""
-
-    quality: str  # that tells it
-    sign: int  # -1: degraded images have less
-    factor: float  # beyond the training images' tail, so that among equals none is picked out
-    invisible: float  # added before logarithms are taken: differences far below it do not count
-    words: str
-
-
+# kind -> the quality that tells it; -1 if degraded images have less of it; factor beyond the training images'
+# tail, so that among equals none is picked out; what is added before logarithms are taken, since differences
+# far below it do not show; words.
 _KINDS = {
-    "blur": _Kind("sharpness", -1, 1.4, 1e-4, "sharpness (energy of second over first differences) {:.2g}"),
-    "noise": _Kind("noise", 1, 2.0, 2.0, "noise of {:.2g} grey levels"),
+    "blur": ("sharpness", -1, 1.4, 1e-4, "sharpness (energy of second over first differences) {:.2g}"),
+    "noise": ("noise", 1, 2.0, 2.0, "noise of {:.2g} grey levels"),
     # Not the mean: at night the street is dark and its lamps are bright; if underexposed, nothing is.
-    "dark": _Kind("highlights", -1, 1.6, 1.0, "brightest hundredth from grey value {:.3g} on"),
-    "washed out": _Kind("contrast_ratio", -1, 1.6, 0.01, "contrast (deviation over mean) {:.2g}"),
+    "dark": ("highlights", -1, 1.6, 1.0, "brightest hundredth from grey value {:.3g} on"),
+    "washed out": ("contrast_ratio", -1, 1.6, 0.01, "contrast (deviation over mean of grey values) {:.2g}"),
 }
 KINDS = tuple(_KINDS)
-QUALITY_OF = {kind: judged.quality for kind, judged in _KINDS.items()}
+QUALITY_OF = {kind: about[0] for kind, about in _KINDS.items()}
 
 
 def look(image: np.ndarray, grey: Image.Image) -> dict[str, float]:
@@ -130,7 +122,7 @@ def qualities(image: np.ndarray) -> dict[str, float]:
 
 
 def _levels(grey: Image.Image) -> tuple[np.ndarray, float, float]:
-    """Its histogram as shares, the mean of its grey values and their standard deviation."""
+    """The histogram of the grey values as shares, their mean and their standard deviation."""
     share, levels = np.array(grey.histogram()) / (grey.width * grey.height), np.arange(256.0)
     mean = float(share @ levels)
     return share, mean, float(share @ (levels - mean) ** 2) ** 0.5
@@ -149,8 +141,8 @@ def _fine_structure(grey: np.ndarray) -> tuple[float, float]:
     first = _energy(below - own) + _energy(np.diff(own, axis=1))
     second = _energy(down) + _energy(own[:, :-2] - 2 * inner + own[:, 2:])
     # White noise of variance v adds 2v to the energy of first and 6v to that of second differences, in each
-    # direction. It is known to a few percent only, so some is left in; so is what rounding is measured as,
-    # which would else be all there is in a very blurred picture.
+    # direction. It is known to a few percent only, so some of it and of rounding is left in: in a very
+    # blurred picture there is little else.
     variance = max(0.0, noise**2 - _ROUNDING**2)
     first = max(first - 4 * variance, _LEFT * 4 * variance)
     second = max(second - 12 * variance, _LEFT * 12 * variance)
@@ -177,24 +169,23 @@ class Reference:
     def of(cls, training: pd.DataFrame) -> Reference:
         """Learn from a table of `qualities`, a row a training image; a few degraded ones change nothing."""
         rows = dict.fromkeys(KINDS, (np.nan,) * 4)
-        for kind, judged in _KINDS.items():
-            values = training[judged.quality].to_numpy(float)
+        for kind, (quality, sign, factor, invisible, _) in _KINDS.items():
+            values = training[quality].to_numpy(float)
             values = values[np.isfinite(values)]
             if len(values) >= FEWEST:
-                logs = judged.sign * np.log(values + judged.invisible)
+                logs = sign * np.log(values + invisible)
                 median, tail = np.percentile(logs, [50, 95])
                 spread = 1.4826 * np.median(np.abs(logs - median))
                 # Room beyond the last 5 %: sequences in fog make room for others like them.
-                scale = max(spread, (tail - median + np.log(judged.factor)) / APART)
+                scale = max(spread, (tail - median + np.log(factor)) / APART)
                 rows[kind] = (*np.percentile(values, [50, 5, 95]), scale)
-        table = pd.DataFrame.from_dict(rows, orient="index", columns=["median", "low", "high", "scale"])
-        return cls(table, len(training))
+        columns = ["median", "low", "high", "scale"]
+        return cls(pd.DataFrame.from_dict(rows, orient="index", columns=columns), len(training))
 
     def limit(self, kind: str) -> float:
         """Return the value of the kind's quality from which an image is degraded; NaN if unknown."""
-        row, judged = self.table.loc[kind], _KINDS[kind]
-        start = row["median"] + judged.invisible
-        return float(start * np.exp(judged.sign * APART * row["scale"]) - judged.invisible)
+        row, (_, sign, _, invisible, _) = self.table.loc[kind], _KINDS[kind]
+        return float((row["median"] + invisible) * np.exp(sign * APART * row["scale"]) - invisible)
 
 
 def degradation(measured: Mapping[str, float], reference: Reference) -> tuple[str, float, str]:
@@ -205,13 +196,13 @@ def degradation(measured: Mapping[str, float], reference: Reference) -> tuple[st
         z: how many, of the kind that stands out most. NaN if nothing can be said.
         detail: a sentence with the image's value and the training images'; "" if none.
     """
-    away = {}
-    for kind, judged in _KINDS.items():
-        row, value = reference.table.loc[kind], measured[judged.quality] + judged.invisible
-        away[kind] = float(judged.sign * np.log(value / (row["median"] + judged.invisible)) / row["scale"])
+    table, away = reference.table, {}
+    for kind, (quality, sign, _, invisible, _) in _KINDS.items():
+        ratio = (measured[quality] + invisible) / (table.loc[kind, "median"] + invisible)
+        away[kind] = float(sign * np.log(ratio) / table.loc[kind, "scale"])
     kind = max(away, key=lambda kind: np.nan_to_num(away[kind], nan=-np.inf))
     if not away[kind] >= APART:
         return "", away[kind], ""
-    row, words = reference.table.loc[kind], _KINDS[kind].words.format(measured[QUALITY_OF[kind]])
+    row, words = table.loc[kind], _KINDS[kind][-1].format(measured[QUALITY_OF[kind]])
     detail = f"{kind}: {words}; of the {reference.images} training images nine in ten have "
     return kind, away[kind], f"{detail}{row['low']:.3g} to {row['high']:.3g}."

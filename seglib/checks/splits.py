@@ -19,9 +19,6 @@ def suggest_split(samples: pd.DataFrame, pixel_counts: np.ndarray, pictures: np.
         pixel_counts: (N, C) valid pixels of each class.
         pictures: (N,) samples with equal numbers share a split as well, for example near-duplicates.
 
-    Returns:
-        the new split of each sample, indexed as `samples`.
-
     Raises:
         ValueError: fewer independent units than splits.
 
