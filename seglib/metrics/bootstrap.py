@@ -36,8 +36,7 @@ def independent_units(groups: np.ndarray, frames: np.ndarray, block: int = 10) -
     """Choose what may be drawn as if it were independent: whole sequences, or blocks of frames inside them.
 
     Args:
-        groups: (N,) sequence names; all "" when there are none.
-        frames: (N,) frame numbers, NaN where unknown.
+        groups, frames: (N,) sequence names, all "" when there are none; and frame numbers, NaN where unknown.
         block: frames a block, when there are fewer than five sequences.
 
     Returns:
@@ -57,14 +56,12 @@ def independent_units(groups: np.ndarray, frames: np.ndarray, block: int = 10) -
 
 
 def draw_sums(parts: np.ndarray, units: np.ndarray, resamples: int = 1000, seed: int = 0) -> np.ndarray:
-    """Add up (N, ...) per-image counts over bootstrap draws of whole units: (resamples, ...) float64.
-
-    A draw is how often each unit counts, so all draws are one matrix product. `units`: (N,) labels.
-    """
+    """Add up (N, ...) per-image counts over bootstrap draws of whole (N,) units: (resamples, ...) float64."""
     codes, found = pd.factorize(np.asarray(units))
     flat = parts.reshape(len(parts), -1)
     by_unit = np.zeros((len(found), flat.shape[1]))
     np.add.at(by_unit, codes, flat)
+    # A draw is how often each unit counts, so all draws are one matrix product.
     sums = np.concatenate([times @ by_unit for times in draw_counts(len(found), resamples, seed)])
     return sums.reshape(resamples, *parts.shape[1:])
 
@@ -99,8 +96,7 @@ def mean_iou_of(parts: np.ndarray) -> np.ndarray:
 
 def interval(value: float, draws: np.ndarray, units: int) -> Interval:
     """Take the 95 % interval of a figure from its (R,) values in the draws of so many units."""
-    draws = draws[~np.isnan(draws)]
-    if units < 2 or not len(draws):
-        return Interval(float(value), float("nan"), float("nan"), float("nan"))
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return Interval(float(value), float(low), float(high), float((draws > 0).mean()))
+    draws, found = draws[~np.isnan(draws)], (np.nan,) * 3
+    if units > 1 and len(draws):
+        found = (*np.percentile(draws, [2.5, 97.5]), (draws > 0).mean())
+    return Interval(*map(float, (value, *found)))

@@ -30,16 +30,11 @@ def boundary_counts(truth: np.ndarray, pred: np.ndarray, num_classes: int, ratio
     x 3 square; the image's border counts as background. Ignored pixels are taken out of both masks first.
 
     Args:
-        truth: (H, W) uint8 class ids; 255 is ignored.
-        pred: (H, W) uint8 class ids below `num_classes`; read only where the ground truth is valid.
-        num_classes: C.
+        truth, pred, num_classes: as in `confusion_matrix`, uint8.
         ratio: width of the boundary as a share of the image's diagonal, above 0.
 
     Returns:
         (2, C) int64: intersections, unions. Those of several images may be added.
-
-    Raises:
-        ValueError: shapes that differ, or an id outside the classes.
     """
     check_shapes(truth, pred)
     width = boundary_width(truth.shape, ratio)
@@ -63,11 +58,8 @@ def boundary_iou(counts: np.ndarray) -> np.ndarray:
 
 
 def _inside(ids: np.ndarray, width: int) -> np.ndarray:
-    """Erode the masks of all classes at once: (H, W) bool.
-
-    `width` erosions by 3 x 3 are one by a square of side 2 width + 1, and a pixel survives in its class's
-    mask exactly if that square lies in the image and holds one id alone.
-    """
+    """Erode the masks of all classes at once: (H, W) bool."""
+    # A pixel survives exactly if the square of this side around it lies in the image and holds one id alone.
     side = 2 * width + 1
     lowest = ndimage.minimum_filter(ids, side, mode="constant", cval=0)
     return lowest == ndimage.maximum_filter(ids, side, mode="constant", cval=255)

@@ -28,18 +28,13 @@ def calibration_counts(
 
     Returns:
         (3, bins) float64: pixels, their summed confidences, hits. Those of several images may be added.
-
-    Raises:
-        ValueError: shapes that differ, or a confidence outside [0, 1].
     """
     check_shapes(truth, pred, confidence)
     valid = truth != IGNORE
     values, hits = confidence[valid], (truth == pred)[valid]
     if values.size and not -1e-4 <= float(values.min()) <= float(values.max()) <= 1 + 1e-4:  # NaN fails too
-        raise ValueError(
-            f"confidences lie between {values.min():g} and {values.max():g}; "
-            "expected probabilities (0-1), not logits."
-        )
+        found = f"confidences lie between {values.min():g} and {values.max():g}"
+        raise ValueError(f"{found}; expected probabilities (0-1), not logits.")
     place = np.minimum((values * bins).astype(np.intp), bins - 1).clip(0)
     sums = [np.bincount(place, weights, minlength=bins) for weights in (None, values, hits)]
     return np.stack(sums).astype(np.float64)
@@ -53,17 +48,9 @@ def reliability_table(counts: np.ndarray) -> pd.DataFrame:
     pixels, sums, hits = counts
     edges = np.arange(counts.shape[1] + 1) / counts.shape[1]
     confidence, accuracy = ratio(sums, pixels), ratio(hits, pixels)
-    return pd.DataFrame(
-        {
-            "confidence_from": edges[:-1],
-            "confidence_to": edges[1:],
-            "pixels": pixels.astype(np.int64),
-            "share": ratio(pixels, np.full_like(pixels, pixels.sum())),
-            "confidence": confidence,
-            "accuracy": accuracy,
-            "gap": confidence - accuracy,
-        }
-    )
+    table = pd.DataFrame({"confidence_from": edges[:-1], "confidence_to": edges[1:]})
+    table["pixels"], table["share"] = pixels.astype(np.int64), ratio(pixels, pixels.sum())
+    return table.assign(confidence=confidence, accuracy=accuracy, gap=confidence - accuracy)
 
 
 def expected_calibration_error(counts: np.ndarray) -> float:

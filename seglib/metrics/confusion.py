@@ -39,15 +39,11 @@ def check_shapes(truth: np.ndarray, *others: np.ndarray) -> None:
     """Raise ValueError unless all arrays are of one size."""
     for other in others:
         if other.shape != truth.shape:
-            raise ValueError(
-                f"truth is {truth.shape}, prediction {other.shape}: they must be of one size. "
-                "Resize logits, never masks."
-            )
+            told = f"truth is {truth.shape}, prediction {other.shape}: they must be of one size."
+            raise ValueError(f"{told} Resize logits, never masks.")
 
 
 def _bytes(ids: np.ndarray, what: str) -> np.ndarray:
     if ids.dtype != np.uint8 and ids.size and not 0 <= int(ids.min()) <= int(ids.max()) <= 255:
-        raise ValueError(
-            f"{what} holds ids {int(ids.min())}-{int(ids.max())}; expected class ids, 255 where ignored."
-        )
+        raise ValueError(f"{what} holds ids {ids.min()}-{ids.max()}; expected class ids, 255 where ignored.")
     return ids.astype(np.uint8, copy=False)

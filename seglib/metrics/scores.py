@@ -57,8 +57,7 @@ def scores(confusions: np.ndarray, absent: str = "truth") -> dict[str, float]:
     """
     total = confusions.sum(0)
     hit, true, predicted = _margins(total)
-    iou = iou_per_class(total)
-    per_image_class = image_class_iou(confusions, absent)
+    iou, per_image_class = iou_per_class(total), image_class_iou(confusions, absent)
     per_image = nanmean(per_image_class, axis=1)
 
     def worst_classes(q: float) -> np.ndarray:
@@ -99,21 +98,20 @@ def per_class_table(confusions: np.ndarray, names: tuple[str, ...], absent: str 
     total = confusions.sum(0)
     hit, true, predicted = _margins(total)
     in_truth = confusions.sum(-1) > 0
-    return pd.DataFrame(
-        {
-            "class_id": range(len(names)),
-            "class": names,
-            "iou": iou_per_class(total),
-            "precision": ratio(hit, predicted),
-            "recall": ratio(hit, true),
-            "f1": ratio(2 * hit, true + predicted),
-            "images": in_truth.sum(0),
-            "pixels": true,
-            "pixel_share": ratio(true, true.sum()),
-            "miou_c": nanmean(image_class_iou(confusions, absent), axis=0),
-            "absent_false_positives": (confusions.sum(-2) * ~in_truth).sum(0),
-        }
-    )
+    columns = {
+        "class_id": range(len(names)),
+        "class": names,
+        "iou": iou_per_class(total),
+        "precision": ratio(hit, predicted),
+        "recall": ratio(hit, true),
+        "f1": ratio(2 * hit, true + predicted),
+        "images": in_truth.sum(0),
+        "pixels": true,
+        "pixel_share": ratio(true, true.sum()),
+        "miou_c": nanmean(image_class_iou(confusions, absent), axis=0),
+        "absent_false_positives": (confusions.sum(-2) * ~in_truth).sum(0),
+    }
+    return pd.DataFrame(columns)
 
 
 def nanmean(values: np.ndarray, axis: int | None = None) -> np.ndarray:
