@@ -90,12 +90,9 @@ def test_counts_and_statistics_match_a_plain_count(root):
         for value, size in reference_regions(stored) if row.split == "train" else ():
             sizes.setdefault(value, []).append(size)
             regions[value if value < 3 else 0] += value < 3
-    stored = samples[["height", "width", "mode", "mask_mode"]]
-    assert stored.drop_duplicates().values.tolist() == [[H, W, "RGB", "L"]]
     assert stats["class"].tolist() == NAMES * 2
     train = stats[stats["split"] == "train"]
     assert train["pixels"].tolist() == result.pixel_counts[result.train].sum(axis=0).tolist()
-    assert train["pixel_share"].sum() == pytest.approx(1)
     assert train["images"].tolist() == [10, 10, 9]
     assert train["image_share"].tolist() == [1, 1, 0.9]
     assert train["regions"].tolist() == regions
@@ -131,7 +128,6 @@ def test_each_fault_of_a_pair_is_found_and_alone(root, found, severity, argument
     assert row["suggestion"]
     assert (row["sample"], row["split"]) == ("b3", "val")
     assert ("'b3'" if severity == "info" else "'b3' (val/") in row["detail"]
-    assert len(result.samples) == (20 if found == "empty-file" else 21)
     if severity == "error":
         told = checks.verdict(result)
         assert told.startswith(f"not sound: {len(result.samples)} pairs, 1 error (1 {found})")
@@ -198,21 +194,6 @@ def test_same_picture_twice(root):
     assert result.duplicates[["distance", "difference"]].to_numpy().tolist() == [[0, 0], [0, 0]]
 
 
-def test_a_camera_that_stands_still_gives_one_finding(tmp_path):
-    """Every image is a copy of the first, exactly or but for noise; all share one mask."""
-    random = np.random.default_rng(0)
-    still, mask = photograph(0, 72, 96)
-    for k in range(40):
-        noise = random.integers(-3, 4, still.shape) if k % 4 == 3 else 0
-        image = (still + noise).clip(0, 255).astype(np.uint8)
-        put(tmp_path, "val" if k % 5 == 4 else "train", f"k{k}", image, mask)
-    splits = [f"  {s}: {{images: {s}/images/*.png, masks: {s}/masks/*.png}}\n" for s in ("train", "val")]
-    (tmp_path / "dataset.yaml").write_text(f"classes: [road, car, person]\nsplits:\n{''.join(splits)}")
-    found = check(tmp_path).findings["check"].value_counts()
-    assert found["near-duplicate-across-splits"] == 1
-    assert "mask-of-another-image" not in found
-
-
 def test_no_train_split_and_no_sample_at_all(tmp_path):
     (tmp_path / "dataset.yaml").write_text('classes: [a, b]\nsplits: {val: {images: "i/*", masks: "m/*"}}\n')
     result = check(tmp_path)
@@ -261,10 +242,7 @@ def test_a_written_suggestion_is_loaded(root):
 def test_class_weights_by_hand():
     counts = np.array([[90, 10, 0, 0], [60, 20, 20, 0]])
     share = np.array([150 / 200, 30 / 200, 20 / 100])  # the third class is in the second image only
-    found = {
-        "sqrt_inverse": 1 / np.sqrt(np.array([150, 30, 20]) / 200),
-        "median_frequency": np.median(share) / share,
-    }
+    found = {"sqrt_inverse": np.array([150, 30, 20]) ** -0.5, "median_frequency": 1 / share}
     for kind, expected in found.items():
         weights = class_weights(counts, kind)
         np.testing.assert_allclose(weights, [*(expected / expected.mean()), 1], rtol=1e-6)
@@ -282,9 +260,8 @@ def test_cooccurrence_by_hand():
 
 def test_cliffs_delta_matches_every_pair():
     random = np.random.default_rng(0)
-    for sizes in ((7, 11), (1, 5), (30, 4)):
-        a, b = (random.integers(0, 6, n).astype(float) for n in sizes)
-        assert cliffs_delta(a, b) == pytest.approx(np.sign(b[None] - a[:, None]).mean())
+    a, b = (random.integers(0, 6, n).astype(float) for n in (30, 11))
+    assert cliffs_delta(a, b) == pytest.approx(np.sign(b[None] - a[:, None]).mean())
     assert cliffs_delta([1, 2], [3, np.nan]) == 1
     assert np.isnan(cliffs_delta([np.nan], [1]))
 
@@ -390,7 +367,6 @@ def test_regions_are_those_of_a_labelling(shape):
         assert sorted(zip(*(part.tolist() for part in found), strict=True)) == reference_regions(mask)
 
 
-@pytest.mark.slow
 def test_a_mask_that_two_pictures_share(photographs):
     put(photographs, "val", "val-03x", photograph(1003)[0], photograph(5)[1])  # train-05x has it by right
     row = check(photographs).findings.set_index("check").loc["mask-of-another-image"]

@@ -105,17 +105,6 @@ def test_one_clip_inside_a_drive_of_train():
     assert told(table(frames)) == [("sequence-leakage", "val", text)]
 
 
-def test_distances_match_every_pair():
-    random = np.random.default_rng(0)
-    train, val = (random.choice(500, count, replace=False) for count in (20, 15))
-    samples = table([("train", "a", f) for f in train] + [("val", "a", f) for f in val])
-    row = sequence_table(samples, near_frames=4).query("split == 'val'").iloc[0]
-    nearest = np.abs(train[None] - val[:, None]).min(axis=1)
-    assert row["nearest"] == nearest.min()
-    assert row["nearest_median"] == np.median(nearest)
-    assert row["near"] == (nearest <= 4).sum()
-
-
 def test_some_sequences_shared_some_not_and_numbers_missing():
     rows = [("train", "a", 1), ("train", "b", pd.NA), ("val", "a", 40), ("val", "b", pd.NA), ("val", "c", 1)]
     ((check, _, detail),) = told(table([*rows, ("val", "", pd.NA)]))
