@@ -40,8 +40,8 @@ class ConfusionCounts(Metric):
         if preds.is_floating_point():
             preds = preds.argmax(1)
         if preds.shape != target.shape or target.ndim != 3:
-            told = f"predictions are {tuple(preds.shape)}, targets {tuple(target.shape)}; expected both (B, H, W)"
-            raise ValueError(f"{told}, or logits (B, C, H, W). Resize logits, never masks.")
+            told = f"predictions are {tuple(preds.shape)}, targets {tuple(target.shape)}"
+            raise ValueError(f"{told}; expected both (B, H, W), or logits (B, C, H, W). Never resize masks.")
         valid, classes = target != self.ignore_index, self.num_classes
         truth, pred = target[valid].long(), preds[valid].long()
         for what, ids in (("truth", truth), ("prediction", pred)):
