@@ -36,13 +36,11 @@ class DataCheck:
     Args:
         findings: the columns `data.FINDING_COLUMNS`; errors first, then warnings.
         samples: a row a pair: `id`, `split`, `group` and `frame` (guessed where dataset.yaml gives no
-            pattern), `height`, `width`, `mode` and `mask_mode` (as stored), the image's `look`, the mask's
-            `ignore_share`, `classes_present`, `edge_fit`, `shift_x`, `shift_y`. NA where unreadable.
+            pattern), sizes and modes as stored, the image's `look`, the mask's `ignore_share`,
+            `classes_present` and `edge_shift`. NA where unreadable.
         pixel_counts: (N, C) int64, valid pixels of each class in each sample; zeros where there is no mask.
-        class_stats, duplicates, sequences, shift, limits: tables of the functions of these names.
         suggested: (N,) a better split for each sample, of `suggest_split`; empty where none can be made.
-        summary: the counts as plain data.
-        files: the digests of every file.
+        summary, files: the counts as plain data, and the digests of every file.
     """
 
     findings: pd.DataFrame
@@ -59,7 +57,7 @@ class DataCheck:
 
     @property
     def train(self) -> np.ndarray:
-        """(N,) bool, the rows of train."""
+        """Tell which rows are of train: (N,) bool."""
         return (self.samples["split"] == "train").to_numpy()
 
     @property
@@ -184,7 +182,7 @@ def _judge_splits(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -
             yield finding(check, "", split, f"never in {split}: {absent}.")
         if train and few:
             yield finding("few-images", "", split, f"in fewer than {FEW_IMAGES} train images: {few}.")
-        if not train and inside.sum() < sequences.SMALL_SPLIT:
+        elif not train and inside.sum() < sequences.SMALL_SPLIT:
             detail = f"{split} has {inside.sum()} images; fewer than {sequences.SMALL_SPLIT} say little."
             yield finding("small-split", "", split, detail)
     sizes = samples.groupby(["width", "height"]).size().sort_values(ascending=False, kind="stable")

@@ -11,7 +11,7 @@ from seglib.checks.findings import Finding, finding, some
 from seglib.checks.image_quality import LOOKS
 
 _EFFECTS = (0.147, 0.33, 0.474)  # |delta| from which they are small, medium, large: Romano et al., 2006
-_EFFECT_NAMES = ("negligible", "small", "medium", "large")
+_WORDS = ("negligible", "small", "medium", "large")
 WEIGHT_KINDS = ("sqrt_inverse", "median_frequency")
 
 
@@ -76,7 +76,7 @@ def shifts(names: Sequence[str], samples: pd.DataFrame, counts: np.ndarray) -> p
         inside = (samples["split"] == split).to_numpy()
         for kind, name, column in ((k, n, c) for k, table in values.items() for n, c in table.items()):
             delta = cliffs_delta(column[train], column[inside])
-            effect = _EFFECT_NAMES[np.searchsorted(_EFFECTS, abs(np.nan_to_num(delta)), "right")]
+            effect = _WORDS[np.searchsorted(_EFFECTS, abs(np.nan_to_num(delta)), "right")]
             rows.append((split, kind, name, column[train].median(), column[inside].median(), delta, effect))
     columns = ["split", "kind", "name", "train_median", "median", "delta", "effect"]
     return pd.DataFrame(rows, columns=columns)
@@ -103,8 +103,7 @@ def class_weights(pixel_counts: np.ndarray, kind: str) -> np.ndarray:
     images that hold it (Eigen and Fergus, Predicting Depth, Surface Normals and Semantic Labels, ICCV 2015).
 
     Returns:
-        (C,) float32, mean 1 over the classes that occur; 1 for one that does not (a zero would make the loss
-            of a validation batch that holds nothing else 0 / 0).
+        (C,) float32, mean 1 over the classes that occur; 1, not 0, for one that does not.
     """
     if kind not in WEIGHT_KINDS:
         raise ValueError(f"class weights {kind!r}: expected 'sqrt_inverse' or 'median_frequency'.")

@@ -38,8 +38,7 @@ Finding = tuple[str, str, str, str, str, str]
 
 def finding(check: str, sample: str, split: str, detail: str) -> Finding:
     """Make a row of the findings table; `sample` and `split` are "" for all of them."""
-    severity, suggestion = CHECKS[check]
-    return severity, check, sample, split, detail, suggestion
+    return CHECKS[check][0], check, sample, split, detail, CHECKS[check][1]
 
 
 def some(names: Sequence[str], most: int = 3) -> str:

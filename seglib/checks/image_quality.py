@@ -27,7 +27,7 @@ _OUTLIERS = {
     "grey-image": ("colour", 0.02, "is grey: colourfulness"),
 }
 QUALITIES = ("brightness", "highlights", "contrast_ratio", "noise", "sharpness")
-_SIDE = 512  # to about this longer side images are reduced: noise and blur finer than that do not show
+_SIDE = 512  # to about this longer side images are reduced: a camera's noise is grained over a few pixels
 _ROUNDING = 0.5  # grey levels of measured noise that rounding alone may make
 _LEFT = 0.15  # of the noise's energy that is left in at least
 
@@ -102,8 +102,6 @@ def judge_looks(samples: pd.DataFrame, table: pd.DataFrame) -> Iterator[Finding]
 def qualities(image: np.ndarray) -> dict[str, float]:
     """Measure the properties of a (H, W, 3) uint8 image that degradations change: light, noise, blur.
 
-    Images of more than 768 pixels are reduced to about 512 first: a camera's noise is grained over a few.
-
     Returns:
         brightness: mean grey value, 0-255 (luma of ITU-R BT.601).
         highlights: 99th percentile of the grey values.
@@ -111,7 +109,7 @@ def qualities(image: np.ndarray) -> dict[str, float]:
         noise: standard deviation of white noise, in grey levels: the median absolute response (Donoho and
             Johnstone, Biometrika 1994) of Immerkaer's mask (CVIU 1996), where pixels are not clipped.
         sharpness: energy of the second differences over that of the first, less what noise contributes.
-            Neither light nor contrast changes it. NaN for a flat image and one of fewer than 3 x 3 pixels.
+            NaN for a flat image and one of fewer than 3 x 3 pixels.
     """
     picture = Image.fromarray(image).convert("L")
     picture = picture.reduce(max(1, round(max(picture.size) / _SIDE)))
@@ -141,8 +139,7 @@ def _fine_structure(grey: np.ndarray) -> tuple[float, float]:
     first = _energy(below - own) + _energy(np.diff(own, axis=1))
     second = _energy(down) + _energy(own[:, :-2] - 2 * inner + own[:, 2:])
     # White noise of variance v adds 2v to the energy of first and 6v to that of second differences, in each
-    # direction. It is known to a few percent only, so some of it and of rounding is left in: in a very
-    # blurred picture there is little else.
+    # direction. Some of it is left in, since it is known to a few percent only.
     variance = max(0.0, noise**2 - _ROUNDING**2)
     first = max(first - 4 * variance, _LEFT * 4 * variance)
     second = max(second - 12 * variance, _LEFT * 12 * variance)

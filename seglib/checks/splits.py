@@ -19,9 +19,6 @@ def suggest_split(samples: pd.DataFrame, pixel_counts: np.ndarray, pictures: np.
         pixel_counts: (N, C) valid pixels of each class.
         pictures: (N,) samples with equal numbers share a split as well, for example near-duplicates.
 
-    Raises:
-        ValueError: fewer independent units than splits.
-
     Source: in the spirit of Sechidis et al., On the Stratification of Multi-Label Data, 2011.
     """
     shares = samples["split"].value_counts(normalize=True, sort=False)
