@@ -118,8 +118,8 @@ def check_dataset(
 def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
     """Read one pair and measure it; what cannot be read becomes a finding."""
     facts: dict[str, Any] = {"id": row.id, "split": row.split, "group": row.group, "frame": row.frame}
-    facts["counts"], facts["regions"] = np.zeros(len(dataset.classes), np.int64), np.zeros((2, 0), np.int32)
-    findings = facts["findings"] = []
+    names, findings = dataset.classes.names, []
+    facts |= {"counts": np.zeros(len(names), np.int64), "regions": np.zeros((2, 0), np.int32)}
 
     def attempt(read: Callable, *args: Any) -> Any:
         try:
@@ -139,29 +139,22 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
             findings.append(finding("blank-image", row.id, row.split, f"image {image} is one flat colour."))
     if stored is not None:
         mask, facts["mask_mode"] = stored
-        facts |= _mask_facts(mask, len(dataset.classes))
+        values, sizes = masks.region_sizes(mask)
+        count = np.bincount(values, sizes, minlength=256).astype(np.int64)
+        facts["counts"], facts["regions"] = count[: len(names)], np.stack([values, sizes]).astype(np.int32)
+        facts["classes_present"] = (facts["counts"] > 0).sum()
+        facts["ignore_share"] = count[IGNORE] / max(1, mask.size)
+        facts["_mask"] = mask.shape, hashlib.sha256(np.ascontiguousarray(mask)).digest()
         if facts["ignore_share"] == 1:
             findings.append(finding("all-ignored", row.id, row.split, f"mask {label} has no valid pixel."))
-        elif facts["classes_present"] == 1 and len(dataset.classes) > 2:  # of two, one is an empty scene
-            detail = f"mask {label} holds nothing but {dataset.classes.names[facts['counts'].argmax()]!r}."
+        elif facts["classes_present"] == 1 and len(names) > 2:  # of two, one is an empty scene
+            detail = f"mask {label} holds nothing but {names[facts['counts'].argmax()]!r}."
             findings.append(finding("single-class", row.id, row.split, detail))
     if picture is not None and stored is not None:
         attempt(data.check_sizes, row, grey.size[::-1], mask.shape)
         if grey.size[::-1] == mask.shape and (shift := masks.edge_shift(grey, mask)):
             facts["shift_x"], facts["shift_y"], facts["edge_fit"] = shift
-    return facts
-
-
-def _mask_facts(mask: np.ndarray, classes: int) -> dict[str, Any]:
-    values, sizes = masks.region_sizes(mask)
-    count = np.bincount(values, sizes, minlength=256).astype(np.int64)
-    return {
-        "counts": count[:classes],
-        "classes_present": (count[:classes] > 0).sum(),
-        "ignore_share": count[IGNORE] / max(1, mask.size),
-        "regions": np.stack([values, sizes]).astype(np.int32),
-        "_mask": (mask.shape, hashlib.sha256(np.ascontiguousarray(mask)).digest()),
-    }
+    return facts | {"findings": findings}
 
 
 def _judge_splits(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -> Iterator[Finding]:

@@ -18,7 +18,6 @@ CHECKS = {
     "small-split": ("warning", "Add images, or read its scores as anecdotes."),
     "near-duplicate-across-splits": ("warning", "Keep one: such a score is of pictures seen in training."),
     "sequence-leakage": ("warning", "Split by whole sequences (suggested_split/): such a score flatters."),
-    "few-sequences": ("warning", "Its images are not independent: add others, or read its score as one's."),
     "mask-of-another-image": ("warning", "At most one image fits such a mask: correct the others."),
     "mask-beside-edges": ("warning", "Look at it: was it moved, resized or drawn on another picture?"),
     "near-duplicate": ("info", "Keep one, or let them share a split."),

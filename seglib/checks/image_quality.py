@@ -71,12 +71,8 @@ def look(image: np.ndarray, grey: Image.Image) -> dict[str, float]:
 
 
 def limits(samples: pd.DataFrame) -> pd.DataFrame:
-    """Compute beyond what values an image lies apart, a row a check.
-
-    A limit lies `APART` robust standard deviations of the logarithms from the median, and at least a fixed
-    factor, so that in a dataset of equals none is picked out.
-    """
-    rows = []
+    """Compute beyond what values an image lies apart, a row a check."""
+    rows = []  # robust standard deviations of logarithms from the median, and at least a fixed factor
     for check, (column, factor, _) in _OUTLIERS.items():
         values = samples[column].to_numpy(float)
         logs = np.log(values[values > 0])
@@ -120,7 +116,7 @@ def qualities(image: np.ndarray) -> dict[str, float]:
 
 
 def _levels(grey: Image.Image) -> tuple[np.ndarray, float, float]:
-    """The histogram of the grey values as shares, their mean and their standard deviation."""
+    """The histogram as shares, the mean and the standard deviation."""
     share, levels = np.array(grey.histogram()) / (grey.width * grey.height), np.arange(256.0)
     mean = float(share @ levels)
     return share, mean, float(share @ (levels - mean) ** 2) ** 0.5

@@ -18,8 +18,8 @@ _REACH = 0.1  # shifts tried, as a share of the longer side
 _SURE = 5.0  # standard deviations of chance that the best place must reach, or nothing is said
 _CLEAR = 0.5  # and above the mean of the edges, in their own deviations; sound masks meet 0.7 to 1.3
 _FEWEST_EDGES = 20  # outline pixels without which nothing is said
-# Of the edges that an outline meets elsewhere: sound masks of the demo and of CamVid meet more than 0.73 where
-# they lie; those shifted by 7 pixels or more in 128, less than 0.4.
+# Of the edges that it meets elsewhere, a sound mask of the demo or of CamVid meets more than 0.73 where it
+# lies; one shifted by 7 pixels or more in 128, less than 0.4.
 _BESIDE = 0.65
 
 

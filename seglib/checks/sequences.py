@@ -66,7 +66,7 @@ def sequence_table(samples: pd.DataFrame, near_frames: int = NEAR_FRAMES) -> pd.
 
 
 def judge_sequences(table: pd.DataFrame, samples: pd.DataFrame, near_frames: int) -> Iterator[Finding]:
-    """Report splits whose sequences train holds too, and splits that are one sequence."""
+    """Report splits whose sequences train holds too."""
     for split, images in samples[samples["split"] != "train"].groupby("split", sort=False):
         rows = table[table["split"] == split]
         shared = rows[rows["train_images"] > 0]
@@ -75,6 +75,3 @@ def judge_sequences(table: pd.DataFrame, samples: pd.DataFrame, near_frames: int
             detail += f"{some(shared['group'].tolist())}; they hold {shared['images'].sum()} of its "
             detail += f"{len(images)} images; {shared['near'].sum()} of them have a train frame within "
             yield finding("sequence-leakage", "", split, f"{detail}{near_frames} frames.")
-        elif len(rows) == 1 and (images["group"] != "").all() and len(images) >= SMALL_SPLIT:
-            detail = f"all {len(images)} images of {split} are one sequence ({rows['group'].iloc[0]})."
-            yield finding("few-sequences", "", split, detail)

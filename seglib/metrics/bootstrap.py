@@ -27,20 +27,15 @@ def mean_iou_interval(
     confusions: np.ndarray, units: np.ndarray, resamples: int = 1000, seed: int = 0
 ) -> Interval:
     """Compute the mean IoU (mIoU^D) of (N, C, C) counts with its 95 % interval over (N,) labels of units."""
-    parts = iou_parts(confusions)
-    draws = mean_iou_of(draw_sums(parts, units, resamples, seed))
-    return interval(float(mean_iou_of(parts.sum(0))), draws, len(pd.unique(np.asarray(units))))
+    parts, count = iou_parts(confusions), len(pd.unique(np.asarray(units)))
+    return interval(mean_iou_of(parts.sum(0)), mean_iou_of(draw_sums(parts, units, resamples, seed)), count)
 
 
 def independent_units(groups: np.ndarray, frames: np.ndarray, block: int = 10) -> tuple[np.ndarray, str]:
     """Choose what may be drawn as if it were independent: whole sequences, or blocks of frames inside them.
 
-    Args:
-        groups, frames: (N,) sequence names, all "" when there are none; and frame numbers, NaN where unknown.
-        block: frames a block, when there are fewer than five sequences.
-
-    Returns:
-        (N,) labels, and a sentence that says what they are.
+    `groups` are (N,) names, "" for none; `frames` (N,) numbers or NaN. With fewer than five sequences they are
+    cut into blocks. Returns (N,) labels, and a sentence that says what they are.
 
     Source: Carlstein, The Use of Subseries Values for Estimating the Variance, Annals of Statistics 1986.
     """
@@ -69,7 +64,7 @@ def draw_sums(parts: np.ndarray, units: np.ndarray, resamples: int = 1000, seed:
 def draw_counts(units: int, resamples: int = 1000, seed: int = 0, images: int = 0) -> Iterator[np.ndarray]:
     """Draw units with replacement; yield (R, units) float64, how often each was drawn, R draws at a time.
 
-    `images`: how many numbers the caller spreads each draw to, so that those fit into memory too.
+    R is such that numbers of `images` fit into memory too.
     """
     random = np.random.default_rng(seed)
     step = max(1, _ENTRIES // max(1, units, images))

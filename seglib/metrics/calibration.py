@@ -24,7 +24,6 @@ def calibration_counts(
     Args:
         truth, pred: (H, W) class ids; 255 is ignored.
         confidence: (H, W) probability of the predicted class, in [0, 1].
-        bins: of equal width over [0, 1]; the last one holds 1 itself.
 
     Returns:
         (3, bins) float64: pixels, their summed confidences, hits. Those of several images may be added.

@@ -12,14 +12,10 @@ def confusion_matrix(truth: np.ndarray, pred: np.ndarray, num_classes: int) -> n
 
     Args:
         truth: (H, W) class ids; 255 is ignored. uint8 is fastest.
-        pred: (H, W) class ids below `num_classes`; read only where the ground truth is valid.
-        num_classes: C.
+        pred: (H, W) class ids below `num_classes` (C); read only where the ground truth is valid.
 
     Returns:
         (C, C) int64; rows are ground truth, columns prediction. Counts of several images may be added.
-
-    Raises:
-        ValueError: shapes that differ, or an id outside the classes.
     """
     check_shapes(truth, pred)
     if pred.dtype != np.uint8:

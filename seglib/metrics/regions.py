@@ -27,7 +27,6 @@ def region_counts(truth: np.ndarray, pred: np.ndarray, num_classes: int) -> np.n
         (4, C, 3) int64: regions, hits, false negatives and false positives (in pixels) by class and size
             (`SIZES`). They may be added.
     """
-    result = np.zeros((4, num_classes, 3), np.int64)
     pred = np.where(truth == IGNORE, IGNORE, pred).astype(np.uint8)
     true_label, true_class, true_size = label_regions(truth)
     pred_label, _, pred_size = label_regions(pred)
@@ -43,6 +42,7 @@ def region_counts(truth: np.ndarray, pred: np.ndarray, num_classes: int) -> np.n
     owned = owner >= 0
     false_positives = _sum(owner[owned], beyond[owned], len(true_size))
     valid = true_class != IGNORE
+    result = np.zeros((4, num_classes, 3), np.int64)
     size = np.searchsorted(EDGES, true_size / truth.size, side="right")
     for row, counts in enumerate((np.ones_like(hits), hits, true_size - hits, false_positives)):
         np.add.at(result[row], (true_class[valid], size[valid]), counts[valid])

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 
 POLICIES = ("truth", "union")
-WORST_SHARES = (1, 5, 10)  # q, in percent, of the worst-case scores
 
 
 def iou_per_class(confusion: np.ndarray) -> np.ndarray:
@@ -25,15 +24,9 @@ def iou_per_class(confusion: np.ndarray) -> np.ndarray:
 
 
 def image_class_iou(confusions: np.ndarray, absent: str = "truth") -> np.ndarray:
-    """Compute IoU(i, c) of every image and class.
+    """Compute IoU(i, c) of every image and class: (N, C, C) -> (N, C), NaN where the class does not count.
 
-    Args:
-        confusions: (N, C, C).
-        absent: when a class counts in an image. "truth": the ground truth has it; "union": ground truth or
-            prediction has it.
-
-    Returns:
-        (N, C) float64; NaN where the class does not count.
+    `absent`: when it counts. "truth": the ground truth has it; "union": ground truth or prediction has it.
 
     Source: Wang et al., Revisiting Evaluation Metrics for Semantic Segmentation, NeurIPS 2023.
     """
@@ -74,12 +67,11 @@ def scores(confusions: np.ndarray, absent: str = "truth") -> dict[str, float]:
         "mean_recall": nanmean(ratio(hit, true)),
         "mean_f1": nanmean(ratio(2 * hit, true + predicted)),
     }
-    for q in WORST_SHARES:
+    for q in (1, 5, 10):  # percent
         result[f"mean_iou_image_worst_{q}"] = worst_mean(per_image, q)
         result[f"mean_iou_class_worst_{q}"] = worst_classes(q)
-    tenths = range(10, 101, 10)
-    result["mean_iou_image_qbar"] = nanmean([worst_mean(per_image, q) for q in tenths])
-    result["mean_iou_class_qbar"] = nanmean([worst_classes(q) for q in tenths])
+    result["mean_iou_image_qbar"] = nanmean([worst_mean(per_image, q) for q in range(10, 101, 10)])
+    result["mean_iou_class_qbar"] = nanmean([worst_classes(q) for q in range(10, 101, 10)])
     return {name: float(value) for name, value in result.items()}
 
 
