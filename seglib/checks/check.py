@@ -34,7 +34,7 @@ class DataCheck:
     """What a pass over a dataset found.
 
     Args:
-        findings: the columns `data.FINDING_COLUMNS`; errors first, then warnings.
+        findings: errors first, then warnings.
         samples: a row a pair: `id`, `split`, `group` and `frame` (guessed where dataset.yaml gives no
             pattern), sizes and modes as stored, the image's `look`, the mask's `ignore_share`,
             `classes_present` and `edge_shift`. NA where unreadable.
@@ -77,7 +77,7 @@ def check_dataset(
         near_frames: frames within which a val or test image counts as near a train image of its sequence.
     """
     names, rows = dataset.classes.names, list(dataset.samples.itertuples(index=False))
-    # Decoding and measuring release the interpreter's lock, so threads suffice.
+    # Decoding and measuring release the interpreter's lock: threads suffice.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         files = pool.submit(data.check_record, dataset)
         facts = data.map_ahead(pool, partial(_inspect_pair, dataset), rows)

@@ -51,10 +51,7 @@ def cooccurrence(names: Sequence[str], counts: np.ndarray) -> pd.DataFrame:
 
 
 def cliffs_delta(first: np.ndarray, second: np.ndarray) -> float:
-    """Compute how often a value of `second` is larger than one of `first`, less how often smaller: -1 to 1.
-
-    Source: Cliff, Dominance statistics, Psychological Bulletin 1993.
-    """
+    """Compute how often a value of `second` exceeds one of `first`, less how often smaller: -1 to 1."""
     a, b = (np.sort(x[~np.isnan(x)]) for x in (np.asarray(first, float), np.asarray(second, float)))
     larger = np.searchsorted(a, b, "left").sum()
     smaller = (len(a) - np.searchsorted(a, b, "right")).sum()

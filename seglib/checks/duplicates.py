@@ -12,7 +12,6 @@ from scipy.sparse.csgraph import connected_components
 
 from seglib.checks.findings import Finding, finding, some
 
-DUPLICATE_COLUMNS = ["split_1", "id_1", "split_2", "id_2", "distance", "difference"]
 RADIUS = 6  # bits of 64; a JPEG of quality 40, half the size or noise of 5 grey values change no more
 THUMBNAIL = (32, 24)  # width and height in cells
 _LARGEST = 16.0  # grey values by which a cell of a copy may differ, once a change of light is taken out
@@ -23,10 +22,7 @@ _BITS = np.array([n.bit_count() for n in range(1 << 16)], np.uint8)
 
 
 def difference_hash(grey: Image.Image) -> np.uint64:
-    """Hash a grey picture: 64 bits, whether each of 8 x 8 cells is brighter than its left neighbour.
-
-    Source: Krawetz, Kind of Like That, 2013 (dHash).
-    """
+    """Hash a grey picture: dHash, 64 bits, whether each of 8 x 8 cells is brighter than its left neighbour."""
     cells = np.asarray(grey.resize((9, 8), Image.Resampling.BOX, reducing_gap=8.0))
     return np.packbits(cells[:, 1:] > cells[:, :-1]).view(">u8")[0].astype(np.uint64)
 
@@ -60,8 +56,7 @@ def near_duplicates(samples: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
         samples: `id`, `split`, `_bits` and `_thumb`; none that is flat.
 
     Returns:
-        `DUPLICATE_COLUMNS` (`distance` in bits; `difference`: mean absolute one of the thumbnails, 0-255),
-            and (2, P) positions of the pairs.
+        a row a pair (`distance` in bits; mean absolute `difference` of the thumbnails), and (2, P) positions.
     """
     hashes, thumbs = samples["_bits"].to_numpy(np.uint64), samples["_thumb"].tolist()
     named, rows, pairs = samples[["split", "id"]].to_numpy(), [], []
@@ -75,7 +70,8 @@ def near_duplicates(samples: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
             difference = np.abs(other - thumbs[place]).mean().round(3)
             rows.append((*named[place], *named[place + 1 + k], distance[k], difference))
             pairs.append((place, place + 1 + k))
-    return pd.DataFrame(rows, columns=DUPLICATE_COLUMNS), np.array(pairs, int).reshape(-1, 2).T
+    columns = ["split_1", "id_1", "split_2", "id_2", "distance", "difference"]
+    return pd.DataFrame(rows, columns=columns), np.array(pairs, int).reshape(-1, 2).T
 
 
 def joined(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:

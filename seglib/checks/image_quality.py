@@ -86,8 +86,9 @@ def limits(samples: pd.DataFrame) -> pd.DataFrame:
 def judge_looks(samples: pd.DataFrame, table: pd.DataFrame) -> Iterator[Finding]:
     """Report the images that lie beyond the `limits`."""
     for row in table.itertuples():
-        values = samples[row.column]
-        beyond = values > row.limit if row.side == "above" else values < row.limit
+        beyond = (
+            samples[row.column].gt(row.limit) if row.side == "above" else samples[row.column].lt(row.limit)
+        )
         for name, split, value in zip(
             *(samples.loc[beyond, c] for c in ("id", "split", row.column)), strict=True
         ):
@@ -149,10 +150,9 @@ def _energy(differences: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Reference:
-    """Where the qualities of a number of training images lie.
+    """Where the qualities of a number of training images lie, a row of `table` a kind of `KINDS`.
 
-    `table` has a row a kind of `KINDS`: `median`, `low` and `high` (5th and 95th percentile) of its quality,
-    and `scale`: one robust standard deviation of its logarithm towards the degraded side.
+    `median`, `low` and `high` (5th and 95th percentile); `scale`: one robust deviation of the logarithm.
     """
 
     table: pd.DataFrame

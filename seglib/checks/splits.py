@@ -69,8 +69,7 @@ def _improve(held: np.ndarray, target: np.ndarray, place: np.ndarray) -> float:
 def balance(samples: pd.DataFrame, pixel_counts: np.ndarray, splits: pd.Series) -> pd.DataFrame:
     """Measure how even a split (N,) is, a row each split.
 
-    `shared_sequences`: in another split too; `class_distance`: total variation distance between the classes'
-    shares of its pixels and the whole dataset's, 0 (alike) to 1; `absent_classes`: how many.
+    `class_distance`: total variation distance between its shares of pixels and the dataset's, 0 (alike) to 1.
     """
     rows, total = [], pixel_counts.sum(axis=0)
     for split in samples["split"].unique():

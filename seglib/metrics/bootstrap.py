@@ -34,8 +34,8 @@ def mean_iou_interval(
 def independent_units(groups: np.ndarray, frames: np.ndarray, block: int = 10) -> tuple[np.ndarray, str]:
     """Choose what may be drawn as if it were independent: whole sequences, or blocks of frames inside them.
 
-    `groups` are (N,) names, "" for none; `frames` (N,) numbers or NaN. With fewer than five sequences they are
-    cut into blocks. Returns (N,) labels, and a sentence that says what they are.
+    `groups` are (N,) names, "" for none; `frames` (N,) numbers or NaN. Fewer than five sequences are cut into
+    blocks. Returns (N,) labels, and a sentence that says what they are.
 
     Source: Carlstein, The Use of Subseries Values for Estimating the Variance, Annals of Statistics 1986.
     """

@@ -1,7 +1,6 @@
 """Measure calibration: whether a prediction made with 80 % confidence is right in 80 % of the cases.
 
-Sources: Naeini et al., Obtaining Well Calibrated Probabilities Using Bayesian Binning, AAAI 2015; Guo et al.,
-On Calibration of Modern Neural Networks, ICML 2017.
+Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
 """
 
 from __future__ import annotations

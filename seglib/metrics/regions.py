@@ -55,10 +55,7 @@ def region_iou(counts: np.ndarray) -> np.ndarray:
 
 
 def region_table(counts: np.ndarray, names: tuple[str, ...]) -> pd.DataFrame:
-    """List the classes and sizes that occur: class, size, regions, pixels (ground truth), iou, recall.
-
-    `counts`: (4, C, 3) of `region_counts`, added up over images.
-    """
+    """List the classes and sizes that occur in (4, C, 3) counts; `pixels` are of the ground truth."""
     regions, hits, false_negatives, _ = counts
     pixels, iou, rows = hits + false_negatives, region_iou(counts), []
     for place in map(tuple, np.argwhere(regions)):

@@ -75,7 +75,7 @@ def scores(confusions: np.ndarray, absent: str = "truth") -> dict[str, float]:
     return {name: float(value) for name, value in result.items()}
 
 
-def worst_mean(values: np.ndarray, q: float) -> float:
+def worst_mean(values: np.ndarray, q: int) -> float:
     """Average the lowest max(1, floor(q n / 100)) of the n values that are not NaN; NaN without any."""
     values = np.sort(values[~np.isnan(values)])
     return float(values[: max(1, int(q * len(values) / 100))].mean()) if len(values) else float("nan")

@@ -1,14 +1,13 @@
 """Near-duplicates: found however they were changed, and nothing else taken for them."""
 
 import io
-import itertools
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, ImageFilter
 
-from seglib.checks.duplicates import difference_hash, hamming, joined, near_duplicates, thumbnail
+from seglib.checks.duplicates import difference_hash, near_duplicates, thumbnail
 
 
 def scene(seed, size=(64, 96)):
@@ -48,7 +47,6 @@ def test_hash_by_hand():
     one = rising[:, ::-1].copy()
     one[0, 1] = 255  # brighter than its left neighbour, in the first row and column of differences
     assert difference_hash(Image.fromarray(one)) == 1 << 63
-    assert difference_hash(Image.fromarray(rising).resize((45, 40), Image.Resampling.NEAREST)) == 2**64 - 1
 
 
 CHANGES = {
@@ -83,12 +81,4 @@ def test_another_picture_of_the_same_place_is_none():
 def test_many_alike_do_not_cost_every_pair():
     found = find([noisy(scene(3), 2, k) for k in range(60)], "train", one_hash=True)
     assert len(found) <= 16 * 60 < 60 * 59 / 2
-    first, second = (found[f"id_{k}"].str[1:].astype(int) for k in (1, 2))
-    assert len(set(joined(60, first, second))) == 1  # and all of them are known to be one
     assert found["difference"].between(0.1, 2).all()
-
-
-def test_bits_that_differ():
-    hashes = np.random.default_rng(0).integers(0, 2**64, 50, np.uint64)
-    expected = [(int(a) ^ int(b)).bit_count() for a, b in itertools.pairwise(hashes)]
-    assert hamming(hashes[:-1], hashes[1:]).tolist() == expected
