@@ -62,8 +62,7 @@ def shifts(names: Sequence[str], samples: pd.DataFrame, counts: np.ndarray) -> p
     """Compare each class's share of an image and each of `LOOKS` in every other split with train.
 
     Returns:
-        `split`, `kind` ("class" or "image"), `name`, `train_median`, `median`, `delta` (Cliff's; above 0:
-            more than in train) and `effect`, its size in words.
+        `kind`: "class" or "image"; `delta`: Cliff's, above 0: more than in train; `effect`: its size in words.
     """
     shares = pd.DataFrame(counts / counts.sum(axis=1, keepdims=True).clip(1), columns=list(names))
     shares[counts.sum(axis=1) == 0] = np.nan

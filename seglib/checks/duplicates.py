@@ -22,7 +22,7 @@ _BITS = np.array([n.bit_count() for n in range(1 << 16)], np.uint8)
 
 
 def difference_hash(grey: Image.Image) -> np.uint64:
-    """Hash a grey picture: dHash, 64 bits, whether each of 8 x 8 cells is brighter than its left neighbour."""
+    """Hash a grey picture by dHash: 64 bits, whether cells are brighter than their left neighbours."""
     cells = np.asarray(grey.resize((9, 8), Image.Resampling.BOX, reducing_gap=8.0))
     return np.packbits(cells[:, 1:] > cells[:, :-1]).view(">u8")[0].astype(np.uint64)
 

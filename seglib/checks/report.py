@@ -61,9 +61,7 @@ def split_comparison(check: DataCheck) -> pd.DataFrame:
 def write(check: DataCheck, folder: str | Path | None = None) -> Path:
     """Write what was found into a folder (`check.folder` by default), and return that.
 
-    findings.csv, samples.csv (with a `pixels <class>` column each), class_stats.csv, cooccurrence.csv,
-    shift.csv, class_weights.csv (of train), duplicates.csv, sequences.csv, limits.csv; summary.json;
-    suggested_split/<split>.txt, one id a line, as dataset.yaml takes it; data.json, the digest of every file.
+    A CSV each table; summary.json; data.json, the digest of every file; suggested_split/<split>.txt.
     """
     folder, names, counts = Path(folder or check.folder), check.summary["classes"], check.pixel_counts
     listed = ("findings", "class_stats", "shift", "duplicates", "sequences", "limits")

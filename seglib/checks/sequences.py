@@ -41,13 +41,13 @@ def guess_sequences(samples: pd.DataFrame) -> tuple[pd.Series, pd.Series, str] |
     return group, frame, f"{detail}of 64 bits, those of any two images in {any_two:g}."
 
 
-def sequence_table(samples: pd.DataFrame, near_frames: int = NEAR_FRAMES) -> pd.DataFrame:
+def sequence_table(samples: pd.DataFrame, near_frames: int) -> pd.DataFrame:
     """List the sequences of every split, and how far their frames lie from train's of the same one.
 
     Returns:
         one row a split and sequence: `images`; `first`, `last` frame; `train_images` of the sequence;
             `nearest`, `nearest_median`: frames to the nearest train frame; `near`: images with one within
-            `near_frames`. NA where it does not apply, as in train itself.
+            `near_frames`. NA in train.
     """
     rows, train = [], samples[samples["split"] == "train"]
     for (split, group), part in samples[samples["group"] != ""].groupby(["split", "group"], sort=False):

@@ -11,8 +11,8 @@ from seglib.checks.duplicates import first_alike, joined
 def suggest_split(samples: pd.DataFrame, pixel_counts: np.ndarray, pictures: np.ndarray) -> pd.Series:
     """Give every sample a split: no sequence stands in two, and classes are spread evenly.
 
-    Minimises the mean squared relative error of every split's share of the images and of each class's
-    pixels, so that a rare class counts as much as a common one: seeded random starts, improved unit by unit.
+    Minimises the mean squared relative error of each split's share of the images and of each class's pixels:
+    seeded random starts, improved unit by unit.
 
     Args:
         samples: N rows with `split`, `group` ("" for a sample of its own).
@@ -32,13 +32,12 @@ def suggest_split(samples: pd.DataFrame, pixel_counts: np.ndarray, pictures: np.
         )
     counts = np.asarray(pixel_counts, float)
     counts = counts[:, counts.sum(axis=0) > 0]
-    # (U, 1 + C) what share of all images and of each class's pixels a unit holds
-    held = np.zeros((count, 1 + counts.shape[1]))
+    held = np.zeros((count, 1 + counts.shape[1]))  # (U, 1 + C) a unit's share of the images and of each class
     np.add.at(held, unit, np.column_stack([np.ones(len(unit)), counts]))
     held /= held.sum(axis=0)
     held[:, 1:] /= max(1, counts.shape[1]) ** 0.5  # all classes together weigh as much as the images
     random, best, least = np.random.default_rng(0), None, np.inf
-    for _ in range(max(2, min(1000, 30_000 // count))):  # many small units are easy to balance
+    for _ in range(max(2, min(400, 20_000 // count))):  # many small units are easy to balance
         place = random.choice(len(names), count, p=target)
         place[random.permutation(count)[: len(names)]] = np.arange(len(names))  # none is empty
         cost = _improve(held, target, place)

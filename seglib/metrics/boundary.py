@@ -16,7 +16,7 @@ from seglib.metrics.scores import ratio as divide
 
 
 def boundary_width(size: tuple[int, int], ratio: float) -> int:
-    """Compute d = max(1, round(ratio x diagonal)), the width of a boundary in pixels; `size`: height, width."""
+    """Compute max(1, round(ratio x diagonal)), the width of a boundary in an image of (height, width)."""
     return max(1, round(ratio * math.hypot(*size)))
 
 

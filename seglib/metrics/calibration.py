@@ -39,10 +39,7 @@ def calibration_counts(
 
 
 def reliability_table(counts: np.ndarray) -> pd.DataFrame:
-    """List the bins: confidence_from, confidence_to, pixels, share, confidence, accuracy, gap.
-
-    `gap` is confidence - accuracy (means): above 0, the model is too sure. They are NaN in an empty bin.
-    """
+    """List the bins; `gap` is confidence - accuracy: above 0, the model is too sure. NaN in an empty bin."""
     pixels, sums, hits = counts
     edges = np.arange(counts.shape[1] + 1) / counts.shape[1]
     confidence, accuracy = ratio(sums, pixels), ratio(hits, pixels)

@@ -12,7 +12,7 @@ from scipy import ndimage
 from seglib import checks
 from seglib.checks.class_balance import class_weights, cliffs_delta
 from seglib.checks.masks import edge_shift, region_sizes
-from seglib.data import DatasetError, label_regions, load_dataset, read_pair
+from seglib.data import DatasetError, label_regions, load_dataset
 
 NAMES = ["road", "car", "person"]
 H, W = 12, 16
@@ -268,7 +268,6 @@ def test_a_split_of_another_world_is_told(root):
     shift = result.shift.set_index("name")
     assert shift.loc["brightness", ["delta", "effect"]].tolist() == [-1, "large"]
     assert shift.loc["person", "delta"] < -0.8
-    assert set(shift["kind"]) == {"class", "image"}
     assert "brightness (-1.00)" in result.findings.set_index("check").loc["split-shift", "detail"]
 
 
@@ -321,11 +320,9 @@ def test_each_spoilt_pair_is_told_from_the_rest(photographs, found):
     apart = checks.apart(result)
     if "occur in use" in row["suggestion"].iloc[0]:
         assert found.removesuffix("-image") in apart["train-07x"]
-    dataset = load_dataset(photographs)
-    rows = checks.examples(result, dataset, 6, seed=1)
+    rows = checks.examples(result, load_dataset(photographs), 6, seed=1)
     assert len({row["id"] for row in rows}) == 6
     assert found != "mask-beside-edges" or rows[0]["id"] == "train-07x"
-    assert read_pair(dataset, rows[0])[1].shape[0] > 0
     assert checks.split_comparison(result).loc["images_suggested"].sum() == 42
 
 

@@ -88,13 +88,6 @@ def test_dark_scene_with_lamps_is_not_a_dark_picture(reference):
     assert degradation(qualities(_scene(7) // 5), reference)[0] == "dark"
 
 
-def test_degraded_training_images_do_not_hide_degraded_ones():
-    """Up to one training image in twenty may be degraded itself."""
-    images = [_scene(k) for k in range(57)] + [_worse(_scene(k), "dark", 2, k) for k in range(2)]
-    worse = qualities(_worse(_scene(300), "dark", 1, 0))
-    assert degradation(worse, Reference.of(_table(images)))[0] == "dark"
-
-
 @pytest.mark.parametrize("value", [0, 128, 255])
 @pytest.mark.parametrize("size", [(96, 128), (1, 1), (2, 50)])
 def test_flat_and_tiny_images(value, size, reference):

@@ -107,7 +107,7 @@ def test_independent_sequences_and_none():
     assert told(table([("train", "a", 1), ("val", "b", 1), ("val", "c", 1)])) == []
     assert told(table([("train", "", pd.NA), ("val", "", pd.NA)])) == []
     assert told(table([("val", "a", 1)])) == []  # no train at all: said elsewhere
-    assert sequence_table(table([])).empty
+    assert sequence_table(table([]), 30).empty
 
 
 def named(form, groups=4, frames=8):
