@@ -77,8 +77,7 @@ def check_dataset(
         near_frames: frames within which a val or test image counts as near a train image of its sequence.
     """
     names, rows = dataset.classes.names, list(dataset.samples.itertuples(index=False))
-    # Decoding and measuring release the interpreter's lock: threads suffice.
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding releases the interpreter's lock
         files = pool.submit(data.check_record, dataset)
         facts = data.map_ahead(pool, partial(_inspect_pair, dataset), rows)
         facts = list(tqdm(facts, total=len(rows), desc="checking", unit="pair", disable=not progress))

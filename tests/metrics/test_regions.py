@@ -85,5 +85,4 @@ def test_a_region_of_exactly_an_edge_is_of_the_larger_size():
     truth[10, 0] = truth[40, 0] = 0  # 32 and 299
     counts = region_counts(truth, truth, 3)
     assert counts[0].tolist() == [[0, 0, 1], [1, 1, 0], [0, 1, 1]]
-    assert counts[1].sum() == truth.size
     assert region_counts(truth[:0], truth[:0], 3).tolist() == np.zeros((4, 3, 3)).tolist()

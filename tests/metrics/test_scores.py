@@ -214,7 +214,6 @@ def test_scores_by_hand():
     assert scores["pixel_accuracy"] == pytest.approx(17 / 20)
     assert scores["mean_class_accuracy"] == scores["mean_recall"] == pytest.approx((9 / 11 + 1 + 3 / 4) / 3)
     assert scores["mean_precision"] == pytest.approx((9 / 10 + 5 / 7 + 1) / 3)
-    assert scores["mean_f1"] == pytest.approx((18 / 21 + 10 / 12 + 6 / 7) / 3)
     assert scores["frequency_weighted_iou"] == pytest.approx((11 * 9 / 12 + 5 * 5 / 7 + 4 * 3 / 4) / 20)
     # Of two values, floor(q 2 / 100) is 0 or 1 up to q = 90, and 2 at 100.
     assert scores["mean_iou_image_qbar"] == pytest.approx((9 * first + (first + 1) / 2) / 10)
