@@ -15,35 +15,18 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from seglib import data
 from seglib.checks import class_balance, duplicates, image_quality, masks, sequences, splits
 from seglib.checks.findings import SEVERITIES, Finding, finding, some
-from seglib.data import (
-    FINDING_COLUMNS,
-    IGNORE,
-    Dataset,
-    DatasetError,
-    check_record,
-    check_sizes,
-    map_ahead,
-    read_mask_and_mode,
-    read_picture,
-)
+from seglib.data import IGNORE, Dataset
 from seglib.runs import check_name, project_root
 
 FEW_IMAGES = 5  # a class in fewer train images than this is learnt by heart, if at all
-MUCH_IGNORED = 0.9  # of a mask's pixels
-_MOMENTS = ["r", "g", "b", "r2", "g2", "b2"]
-_FACTS = [
-    "height", "width", "mode", "mask_mode", *image_quality.LOOKS,
-    "ignore_share", "classes_present", "specks", "pinholes", "edge_fit", "shift_x", "shift_y",
-]  # fmt: skip
-_HIDDEN = [
-    *_MOMENTS,
-    "_image",
-    "_mask",
-    "_bits",
-    "_thumb",
-]  # digests, hash and thumbnail: pairs are compared by them
+_HIDDEN = ["_bits", "_thumb", "_mask"]  # hash, thumbnail and digest: pairs are compared by them
+_TEXTS = ["id", "split", "group", "mode", "mask_mode"]
+_NUMBERS = dict.fromkeys(["frame", "height", "width"], "Int64")
+_NUMBERS |= dict.fromkeys(image_quality.LOOKS, float)
+_NUMBERS |= dict.fromkeys(["ignore_share", "classes_present", "edge_fit", "shift_x", "shift_y"], float)
 
 
 @dataclass(frozen=True)
@@ -51,17 +34,13 @@ class DataCheck:
     """What a pass over a dataset found.
 
     Args:
-        findings: `severity` ("error", "warning", "info", in this order), `check`, `sample`, `split`,
-            `detail`, `suggestion`.
+        findings: errors first, then warnings.
         samples: a row a pair: `id`, `split`, `group` and `frame` (guessed where dataset.yaml gives no
-            pattern), `height`, `width`, `mode` and `mask_mode` (as stored), what `image_quality.look`
-            measures, the mask's `ignore_share`, `classes_present`, `specks`, `pinholes`, `edge_fit`,
-            `shift_x`, `shift_y`. Missing where unreadable.
+            pattern), sizes and modes as stored, the image's `look`, the mask's `ignore_share`,
+            `classes_present` and `edge_shift`. NA where unreadable.
         pixel_counts: (N, C) int64, valid pixels of each class in each sample; zeros where there is no mask.
-        class_stats, duplicates, sequences, shift, limits: tables of the functions of these names.
         suggested: (N,) a better split for each sample, of `suggest_split`; empty where none can be made.
-        summary: the counts as plain data; `mean` and `std` of the channels in 0-1.
-        files: the digests of every file.
+        summary, files: the counts as plain data, and the digests of every file.
     """
 
     findings: pd.DataFrame
@@ -78,7 +57,7 @@ class DataCheck:
 
     @property
     def train(self) -> np.ndarray:
-        """(N,) bool, the rows of train."""
+        """Tell which rows are of train: (N,) bool."""
         return (self.samples["split"] == "train").to_numpy()
 
     @property
@@ -92,174 +71,89 @@ def check_dataset(
 ) -> DataCheck:
     """Read every image and mask once and judge them; a bad file becomes a finding and the pass goes on.
 
-    Of a decoded pair a few kilobytes are kept.
-
     Args:
         dataset: best loaded with `strict=False`: faults of names are then listed with faults of contents.
         progress: show a bar.
         near_frames: frames within which a val or test image counts as near a train image of its sequence.
     """
-    names, found, rows = dataset.classes.names, [], list(dataset.samples.itertuples(index=False))
-    # Decoding and measuring release the interpreter's lock, so threads suffice.
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        files = pool.submit(check_record, dataset)
-        facts = map_ahead(pool, partial(_inspect_pair, dataset), rows)
+    names, rows = dataset.classes.names, list(dataset.samples.itertuples(index=False))
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding releases the interpreter's lock
+        files = pool.submit(data.check_record, dataset)
+        facts = data.map_ahead(pool, partial(_inspect_pair, dataset), rows)
         facts = list(tqdm(facts, total=len(rows), desc="checking", unit="pair", disable=not progress))
-        regions = [fact.pop("regions") for fact in facts]
-        counts = np.array([fact.pop("counts") for fact in facts], np.int64).reshape(len(rows), len(names))
-        found += [one for fact in facts for one in fact.pop("findings")]
-        samples = pd.DataFrame(facts, columns=["id", "split", "group", "frame", *_FACTS, *_HIDDEN])
-        whole = dict.fromkeys(["height", "width", "frame"], "Int64")
-        samples = samples.astype(whole | dict.fromkeys([*image_quality.LOOKS, *_MOMENTS], float))
-    exact = duplicates.first_alike(samples["_image"])
-    pairs = _near_duplicates(samples, exact)
-    pictures = _pictures(samples, exact, pairs)
-    guess = _guess(samples)
-    if guess:
-        samples["group"], samples["frame"] = guess.group.astype(samples["group"].dtype), guess.frame
-        found.append(finding("sequences-guessed", "", "", guess.detail))
+    regions = [fact.pop("regions") for fact in facts]
+    counts = np.array([fact.pop("counts") for fact in facts], np.int64).reshape(len(rows), len(names))
+    found = [*dataset.problems.itertuples(index=False)]
+    found += [one for fact in facts for one in fact.pop("findings")]
+    samples = pd.DataFrame(facts, columns=[*_TEXTS, *_NUMBERS, *_HIDDEN]).astype(_NUMBERS)
+    if (samples["group"] == "").all() and (guess := sequences.guess_sequences(samples)):
+        samples["group"], samples["frame"], detail = guess
+        found.append(finding("sequences-guessed", "", "", detail))
+    shows = samples[samples["contrast"] >= image_quality.FLAT]  # flat pictures are all alike
+    pairs, places = duplicates.near_duplicates(shows)
+    pictures = duplicates.joined(len(rows), *shows.index.to_numpy()[places])
     sequence_table = sequences.sequence_table(samples, near_frames)
-    shift = class_balance.shifts(names, samples, counts)
+    shift, limits = class_balance.shifts(names, samples, counts), image_quality.limits(shows)
     found += _judge_splits(dataset, samples, counts)
     found += sequences.judge_sequences(sequence_table, samples, near_frames)
-    found += duplicates.judge_duplicates(samples, exact, pictures)
+    found += duplicates.judge_duplicates(samples, pictures)
     found += masks.judge_masks(samples, duplicates.first_alike(samples["_mask"]), pictures)
     found += class_balance.judge_shifts(shift, samples["split"].value_counts())
-    found += image_quality.judge_looks(samples)
-    found += _judge_formats(samples)
-    findings = pd.DataFrame([*dataset.problems.itertuples(index=False), *found], columns=FINDING_COLUMNS)
-    order = findings["severity"].map(SEVERITIES.index).argsort(kind="stable")
-    findings = findings.iloc[order].reset_index(drop=True)
-    return DataCheck(
-        findings,
-        samples.drop(columns=_HIDDEN),
-        counts,
-        class_balance.class_stats(names, samples["split"], counts, regions),
-        pairs,
-        sequence_table,
-        shift,
-        image_quality.limits(samples[samples["contrast"] >= image_quality.FLAT]),
-        _suggest(samples, counts, pictures),
-        _summary(dataset, samples, findings),
-        files.result(),
-    )
+    found += image_quality.judge_looks(shows, limits)
+    found.sort(key=lambda row: SEVERITIES.index(row[0]))
+    findings = pd.DataFrame(found, columns=data.FINDING_COLUMNS)
+    stats = class_balance.class_stats(names, samples["split"], counts, regions)
+    try:
+        suggested = splits.suggest_split(samples, counts, pictures)
+    except ValueError:  # fewer sequences than splits: there is nothing to suggest
+        suggested = pd.Series(dtype=object)
+    tables = (stats, pairs, sequence_table, shift, limits, suggested)
+    summary = {"dataset": dataset.name, "classes": list(names), "samples": len(rows)}
+    summary["splits"] = {split: int((samples["split"] == split).sum()) for split in dataset.splits}
+    summary["findings"] = {name: int((findings["severity"] == name).sum()) for name in SEVERITIES}
+    return DataCheck(findings, samples.drop(columns=_HIDDEN), counts, *tables, summary, files.result())
 
 
 def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
     """Read one pair and measure it; what cannot be read becomes a finding."""
     facts: dict[str, Any] = {"id": row.id, "split": row.split, "group": row.group, "frame": row.frame}
-    findings = facts["findings"] = []
+    names, findings = dataset.classes.names, []
+    facts |= {"counts": np.zeros(len(names), np.int64), "regions": np.zeros((2, 0), np.int32)}
 
     def attempt(read: Callable, *args: Any) -> Any:
         try:
             return read(*args)
-        except DatasetError as error:
+        except data.DatasetError as error:
             findings.append(("error", error.check, row.id, row.split, error.detail, error.suggestion))
 
-    picture = attempt(read_picture, dataset.root / row.image, f"{row.id!r} ({row.image})")
-    ids = attempt(read_mask_and_mode, dataset.root / row.mask, dataset.classes, f"{row.id!r} ({row.mask})")
-    facts["counts"], facts["regions"] = np.zeros(len(dataset.classes), np.int64), np.zeros((2, 0), np.int32)
+    image, label = f"{row.id!r} ({row.image})", f"{row.id!r} ({row.mask})"
+    picture = attempt(data.read_picture, dataset.root / row.image, image)
+    stored = attempt(data.read_mask_and_mode, dataset.root / row.mask, dataset.classes, label)
     if picture is not None:
-        grey, facts["mode"] = picture.grey(), picture.mode
+        grey, pixels, facts["mode"] = picture.grey(), np.asarray(picture.rgb), picture.mode
         facts["width"], facts["height"] = grey.size
-        pixels = np.asarray(picture.rgb)
         facts |= image_quality.look(pixels, grey)
         facts["_bits"], facts["_thumb"] = duplicates.difference_hash(grey), duplicates.thumbnail(grey)
-        facts["_image"] = _digest(pixels)
         if facts["contrast"] < image_quality.FLAT:
-            detail = f"image {row.id!r} ({row.image}) is one flat colour."
-            findings.append(finding("blank-image", row.id, row.split, detail))
-    if ids is not None:
-        mask, facts["mask_mode"] = ids
-        facts |= _mask_facts(mask, len(dataset.classes))
-        check, what = _poor(facts, dataset.classes.names)
-        if check:
-            findings.append(finding(check, row.id, row.split, f"mask {row.id!r} ({row.mask}) {what}."))
-    if picture is not None and ids is not None:
-        attempt(check_sizes, row, grey.size[::-1], mask.shape)
+            findings.append(finding("blank-image", row.id, row.split, f"image {image} is one flat colour."))
+    if stored is not None:
+        mask, facts["mask_mode"] = stored
+        values, sizes = masks.region_sizes(mask)
+        count = np.bincount(values, sizes, minlength=256).astype(np.int64)
+        facts["counts"], facts["regions"] = count[: len(names)], np.stack([values, sizes]).astype(np.int32)
+        facts["classes_present"] = (facts["counts"] > 0).sum()
+        facts["ignore_share"] = count[IGNORE] / max(1, mask.size)
+        facts["_mask"] = mask.shape, hashlib.sha256(np.ascontiguousarray(mask)).digest()
+        if facts["ignore_share"] == 1:
+            findings.append(finding("all-ignored", row.id, row.split, f"mask {label} has no valid pixel."))
+        elif facts["classes_present"] == 1 and len(names) > 2:  # of two, one is an empty scene
+            detail = f"mask {label} holds nothing but {names[facts['counts'].argmax()]!r}."
+            findings.append(finding("single-class", row.id, row.split, detail))
+    if picture is not None and stored is not None:
+        attempt(data.check_sizes, row, grey.size[::-1], mask.shape)
         if grey.size[::-1] == mask.shape and (shift := masks.edge_shift(grey, mask)):
             facts["shift_x"], facts["shift_y"], facts["edge_fit"] = shift
-    return facts
-
-
-def _mask_facts(mask: np.ndarray, classes: int) -> dict[str, Any]:
-    values, sizes = masks.region_sizes(mask)
-    count = np.bincount(values, sizes, minlength=256).astype(np.int64)
-    small = sizes < masks.speck_size(mask.shape)
-    return {
-        "counts": count[:classes],
-        "classes_present": int((count[:classes] > 0).sum()),
-        "ignore_share": float(count[IGNORE] / max(1, mask.size)),
-        "specks": int((small & (values != IGNORE)).sum()),
-        "pinholes": int((small & (values == IGNORE)).sum()),
-        "regions": np.stack([values, sizes]).astype(np.int32),
-        "_mask": _digest(mask),
-    }
-
-
-def _digest(array: np.ndarray) -> bytes:
-    return repr(array.shape).encode() + hashlib.sha256(np.ascontiguousarray(array)).digest()
-
-
-def _poor(facts: dict[str, Any], names: tuple[str, ...]) -> tuple[str, str]:
-    """The check that a mask fails for what it holds, and in words; two empty strings if none."""
-    share = facts["ignore_share"]
-    if share == 1:
-        return "all-ignored", "has no scored pixel"
-    if share > MUCH_IGNORED:
-        return "much-ignored", f"ignores {share:.0%} of its pixels"
-    if facts["classes_present"] == 1 and len(names) > 2:  # of two, one alone is an empty scene
-        return "single-class", f"holds nothing but {names[int(facts['counts'].argmax())]!r}"
-    return "", ""
-
-
-def _near_duplicates(samples: pd.DataFrame, exact: np.ndarray) -> pd.DataFrame:
-    # Of exact copies one is enough; flat pictures are all alike, which the check for blank ones says.
-    once = samples[(samples["contrast"] >= image_quality.FLAT) & (exact == np.arange(len(samples)))]
-    thumbs = np.array(once["_thumb"].tolist(), np.uint8).reshape(len(once), *duplicates.THUMBNAIL[::-1])
-    return duplicates.near_duplicates(once, once["_bits"].to_numpy(np.uint64), thumbs)
-
-
-def _pictures(samples: pd.DataFrame, exact: np.ndarray, pairs: pd.DataFrame) -> np.ndarray:
-    """(N,) a number for each picture: equal where samples show the same one, exactly or nearly."""
-    places = pd.Series(np.arange(len(samples)), [samples["split"], samples["id"]])
-    first, second = (places.loc[zip(pairs[f"split_{k}"], pairs[f"id_{k}"], strict=True)] for k in (1, 2))
-    return duplicates.joined(len(samples), np.r_[places, first], np.r_[exact, second])
-
-
-def _guess(samples: pd.DataFrame) -> sequences.Guess | None:
-    if (samples["group"] != "").any():
-        return None
-    known = (samples["contrast"] >= image_quality.FLAT).to_numpy()
-    bits = [bits if there else np.uint64(0) for bits, there in zip(samples["_bits"], known, strict=True)]
-    return sequences.guess_sequences(samples, np.array(bits, np.uint64), known)
-
-
-def _suggest(samples: pd.DataFrame, counts: np.ndarray, pictures: np.ndarray) -> pd.Series:
-    if samples["split"].nunique() > 1 and counts.any():
-        try:
-            return splits.suggest_split(samples, counts, pictures)
-        except ValueError:
-            pass  # fewer sequences than splits: there is nothing to suggest
-    return pd.Series(dtype=object)
-
-
-def _summary(dataset: Dataset, samples: pd.DataFrame, findings: pd.DataFrame) -> dict[str, Any]:
-    sizes, known = samples["split"].value_counts(), samples.dropna(subset=["r"])
-    pixels = (known["height"] * known["width"]).to_numpy(float)
-    means = known[_MOMENTS].to_numpy(float) * pixels[:, None] / max(1, pixels.sum())
-    mean, square = means.sum(axis=0).reshape(2, 3) / 255 if len(known) else np.zeros((2, 0))
-    return {
-        "dataset": dataset.name,
-        "classes": list(dataset.classes.names),
-        "samples": len(samples),
-        "splits": {split: int(sizes[split]) for split in dataset.splits},
-        "sizes": {f"{w}x{h}": int(n) for (w, h), n in samples.groupby(["width", "height"]).size().items()},
-        "mean": mean.round(4).tolist(),
-        "std": np.sqrt(np.maximum(square / 255 - mean**2, 0)).round(4).tolist(),
-        "findings": {severity: int((findings["severity"] == severity).sum()) for severity in SEVERITIES},
-        "checks": {str(name): int(n) for name, n in findings.groupby("check").size().items()},
-    }
+    return facts | {"findings": findings}
 
 
 def _judge_splits(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -> Iterator[Finding]:
@@ -274,27 +168,16 @@ def _judge_splits(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -
         if samples.loc[inside, "ignore_share"].isna().all():
             pass  # no mask could be read, which is said already
         elif not images.any():
-            yield finding("nothing-scored", "", split, f"no mask in {split} has a scored pixel.")
+            yield finding("nothing-scored", "", split, f"no mask in {split} has a valid pixel.")
         elif absent:
             check = "class-not-in-train" if train else "class-not-in-split"
             yield finding(check, "", split, f"never in {split}: {absent}.")
         if train and few:
             yield finding("few-images", "", split, f"in fewer than {FEW_IMAGES} train images: {few}.")
-        if not train and inside.sum() < sequences.SMALL_SPLIT:
+        elif not train and inside.sum() < sequences.SMALL_SPLIT:
             detail = f"{split} has {inside.sum()} images; fewer than {sequences.SMALL_SPLIT} say little."
             yield finding("small-split", "", split, detail)
-
-
-def _judge_formats(samples: pd.DataFrame) -> Iterator[Finding]:
-    for column, what in (("mode", "images"), ("mask_mode", "masks")):
-        modes = samples[column].value_counts()
-        if len(modes) > 1:
-            yield finding("modes-differ", "", "", f"{what} are stored as {_counted(modes)}.")
     sizes = samples.groupby(["width", "height"]).size().sort_values(ascending=False, kind="stable")
     if len(sizes) > 1:
-        sizes.index = [f"{w}x{h}" for w, h in sizes.index]
-        yield finding("sizes-differ", "", "", f"{len(sizes)} sizes (width x height): {_counted(sizes)}.")
-
-
-def _counted(counts: pd.Series) -> str:
-    return some([f"{name} ({n})" for name, n in counts.items()], 5)
+        listed = some([f"{w}x{h} ({n})" for (w, h), n in sizes.items()], 5)
+        yield finding("sizes-differ", "", "", f"{len(sizes)} sizes (width x height): {listed}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,53 +10,38 @@ import pandas as pd
 from seglib.checks.findings import Finding, finding, some
 from seglib.checks.image_quality import LOOKS
 
-SHIFT_COLUMNS = ["split", "kind", "name", "train_median", "median", "delta", "effect"]
-# |delta| from which an effect is small, medium, large: Romano et al., Exploring methods for evaluating group
-# differences on the NSSE and other surveys, 2006.
-_EFFECTS = (0.147, 0.33, 0.474)
-_EFFECT_NAMES = ("negligible", "small", "medium", "large")
+_EFFECTS = (0.147, 0.33, 0.474)  # |delta| from which they are small, medium, large: Romano et al., 2006
+_WORDS = ("negligible", "small", "medium", "large")
 WEIGHT_KINDS = ("sqrt_inverse", "median_frequency")
 
 
 def class_stats(
-    names: Sequence[str],
-    splits: pd.Series,
-    counts: np.ndarray,
-    regions: Sequence[tuple[np.ndarray, np.ndarray]],
+    names: Sequence[str], splits: pd.Series, counts: np.ndarray, regions: Sequence[np.ndarray]
 ) -> pd.DataFrame:
-    """Describe each class of each split, a row each.
+    """Describe each of the C classes of each split, a row each.
 
     Args:
-        names: the C classes.
-        splits: (N,) the split of each sample, in the order in which splits are listed.
         counts: (N, C) valid pixels.
-        regions: of each sample: class ids and sizes in pixels of its connected regions.
+        regions: of each sample (2, R): class ids and sizes in pixels of its connected regions.
 
     Returns:
         `pixels`; `pixel_share` of the split's valid pixels; `images` that hold it; `image_share`; `regions`;
-            `regions_per_image` that holds it, `median_region` in pixels (NaN for a class that does not
-            occur).
+            `regions_per_image` that holds it, `median_region` in pixels (NaN for a class without one).
     """
-    tables = []
+    tables = [pd.DataFrame(columns=["split", "class"])]
     for split, places in splits.groupby(splits, sort=False).indices.items():
-        values, sizes = (np.concatenate(parts) for parts in zip(*(regions[k] for k in places), strict=True))
-        found = [sizes[values == class_id] for class_id in range(len(names))]
-        pixels, images = counts[places].sum(axis=0), (counts[places] > 0).sum(axis=0)
-        number = np.array([len(own) for own in found])
-        table = {
-            "split": split,
-            "class_id": range(len(names)),
-            "class": names,
-            "pixels": pixels,
-            "pixel_share": pixels / max(1, pixels.sum()),
-            "images": images,
-            "image_share": images / len(places),
-            "regions": number,
-            "regions_per_image": np.where(images > 0, number / np.maximum(images, 1), np.nan),
-            "median_region": [np.median(own) if len(own) else np.nan for own in found],
-        }
-        tables.append(pd.DataFrame(table))
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["split", "class"])
+        values, sizes = np.concatenate([regions[k] for k in places], axis=1)
+        table = pd.DataFrame({"split": split, "class_id": range(len(names)), "class": names})
+        table["pixels"] = counts[places].sum(axis=0)
+        table["pixel_share"] = table["pixels"] / max(1, table["pixels"].sum())
+        table["images"] = (counts[places] > 0).sum(axis=0)
+        table["image_share"] = table["images"] / len(places)
+        own = pd.Series(sizes).groupby(values).agg(["size", "median"]).reindex(table["class_id"])
+        table["regions"] = own["size"].fillna(0).to_numpy(int)
+        table["regions_per_image"] = table["regions"] / table["images"].where(table["images"] > 0)
+        table["median_region"] = own["median"].to_numpy(float)
+        tables.append(table)
+    return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
 def cooccurrence(names: Sequence[str], counts: np.ndarray) -> pd.DataFrame:
@@ -66,43 +51,34 @@ def cooccurrence(names: Sequence[str], counts: np.ndarray) -> pd.DataFrame:
 
 
 def cliffs_delta(first: np.ndarray, second: np.ndarray) -> float:
-    """Compute how often a value of `second` is larger than one of `first`, less how often smaller: -1 to 1.
-
-    NaN values are left out; NaN if none is left.
-
-    Source: Cliff, Dominance statistics, Psychological Bulletin 1993.
-    """
+    """Compute how often a value of `second` exceeds one of `first`, less how often smaller: -1 to 1."""
     a, b = (np.sort(x[~np.isnan(x)]) for x in (np.asarray(first, float), np.asarray(second, float)))
-    if not len(a) or not len(b):
-        return float("nan")
     larger = np.searchsorted(a, b, "left").sum()
     smaller = (len(a) - np.searchsorted(a, b, "right")).sum()
-    return float((larger - smaller) / (len(a) * len(b)))
+    return float((larger - smaller) / (len(a) * len(b))) if len(a) and len(b) else float("nan")
 
 
 def shifts(names: Sequence[str], samples: pd.DataFrame, counts: np.ndarray) -> pd.DataFrame:
     """Compare each class's share of an image and each of `LOOKS` in every other split with train.
 
     Returns:
-        `split`, `kind` ("class" or "image"), `name`, `train_median` and `median`, `delta` (Cliff's; positive:
-            more than in train), `effect` ("negligible", "small", "medium", "large").
+        `kind`: "class" or "image"; `delta`: Cliff's, above 0: more than in train; `effect`: its size in words.
     """
-    total = counts.sum(axis=1, keepdims=True)
-    shares = np.where(total > 0, counts / np.maximum(total, 1), np.nan)
-    values = {("class", name): share for name, share in zip(names, shares.T, strict=True)}
-    values |= {("image", name): samples[name].to_numpy(float) for name in LOOKS}
+    shares = pd.DataFrame(counts / counts.sum(axis=1, keepdims=True).clip(1), columns=list(names))
+    shares[counts.sum(axis=1) == 0] = np.nan
+    values = {"class": shares, "image": samples[LOOKS]}
     train, rows = (samples["split"] == "train").to_numpy(), []
     for split in [name for name in samples["split"].unique() if name != "train" and train.any()]:
         inside = (samples["split"] == split).to_numpy()
-        for (kind, name), column in values.items():
+        for kind, name, column in ((k, n, c) for k, table in values.items() for n, c in table.items()):
             delta = cliffs_delta(column[train], column[inside])
-            effect = _EFFECT_NAMES[np.searchsorted(_EFFECTS, abs(np.nan_to_num(delta)), "right")]
-            medians = (float(pd.Series(column[part]).median()) for part in (train, inside))
-            rows.append((split, kind, name, *medians, delta, effect))
-    return pd.DataFrame(rows, columns=SHIFT_COLUMNS)
+            effect = _WORDS[np.searchsorted(_EFFECTS, abs(np.nan_to_num(delta)), "right")]
+            rows.append((split, kind, name, column[train].median(), column[inside].median(), delta, effect))
+    columns = ["split", "kind", "name", "train_median", "median", "delta", "effect"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def judge_shifts(table: pd.DataFrame, sizes: Mapping[str, int]) -> Iterator[Finding]:
+def judge_shifts(table: pd.DataFrame, sizes: pd.Series) -> Iterator[Finding]:
     """Report splits in which something is largely different from train, beyond what chance would show."""
     for split, rows in table.groupby("split", sort=False):
         n, m = sizes["train"], sizes[split]
@@ -110,9 +86,7 @@ def judge_shifts(table: pd.DataFrame, sizes: Mapping[str, int]) -> Iterator[Find
         large = rows[(rows["effect"] == "large") & (rows["delta"].abs() > 3.5 * chance)]
         if len(large):
             large = large.sort_values("delta", key=lambda d: -d.abs(), kind="stable")
-            named = [
-                f"{name} ({delta:+.2f})" for name, delta in zip(large["name"], large["delta"], strict=True)
-            ]
+            named = [f"{row.name} ({row.delta:+.2f})" for row in large.itertuples()]
             detail = f"{split} differs largely from train in {len(large)} of {len(rows)} respects "
             yield finding("split-shift", "", split, f"{detail}(Cliff's delta, -1 to 1): {some(named, 5)}.")
 
@@ -121,29 +95,20 @@ def class_weights(pixel_counts: np.ndarray, kind: str) -> np.ndarray:
     """Compute weights that lift rare classes in a loss, from the (N, C) pixel counts of the train split.
 
     "sqrt_inverse": w_c = 1 / sqrt(f_c), where f_c is the class's share of all pixels; milder than the
-    inverse.
-    "median_frequency": w_c = median(f) / f_c, where f_c is the class's share of the pixels of the images that
-    hold it (Eigen and Fergus, Predicting Depth, Surface Normals and Semantic Labels, ICCV 2015).
+    inverse. "median_frequency": w_c = median(f) / f_c, where f_c is the class's share of the pixels of the
+    images that hold it (Eigen and Fergus, Predicting Depth, Surface Normals and Semantic Labels, ICCV 2015).
 
     Returns:
-        (C,) float32, mean 1 over the classes that occur. A class that never occurs gets 1: training never
-            uses it, and a zero would make the loss of a validation batch that holds nothing else 0 / 0.
+        (C,) float32, mean 1 over the classes that occur; 1, not 0, for one that does not.
     """
-    counts = np.asarray(pixel_counts, np.float64)
-    pixels, present = counts.sum(axis=0), counts.sum(axis=0) > 0
-    weights = np.ones(counts.shape[1])
     if kind not in WEIGHT_KINDS:
         raise ValueError(f"class weights {kind!r}: expected 'sqrt_inverse' or 'median_frequency'.")
-    if not present.any():
-        return weights.astype(np.float32)
-    if kind == "sqrt_inverse":
-        weights[present] = np.sqrt(pixels.sum() / pixels[present])
-    else:
-        around = ((counts > 0) * counts.sum(axis=1, keepdims=True)).sum(axis=0)
-        share = pixels[present] / around[present]
-        weights[present] = np.median(share) / share
-    weights[present] /= weights[present].mean()
-    return weights.astype(np.float32)
+    counts = np.asarray(pixel_counts, np.float64)
+    whole = counts.sum(axis=1, keepdims=True)
+    around = whole.sum() if kind == "sqrt_inverse" else ((counts > 0) * whole).sum(axis=0)
+    share = pd.Series(counts.sum(axis=0) / np.maximum(around, 1)).replace(0, np.nan)
+    weights = share**-0.5 if kind == "sqrt_inverse" else share.median() / share
+    return (weights / weights.mean()).fillna(1).to_numpy(np.float32)
 
 
 def weight_table(names: Sequence[str], pixel_counts: np.ndarray) -> pd.DataFrame:

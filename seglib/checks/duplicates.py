@@ -1,4 +1,4 @@
-"""Find images that show the same picture: exact copies and near-duplicates."""
+"""Find images that show the same picture, exactly or nearly."""
 
 from __future__ import annotations
 
@@ -12,24 +12,17 @@ from scipy.sparse.csgraph import connected_components
 
 from seglib.checks.findings import Finding, finding, some
 
-DUPLICATE_COLUMNS = ["split_1", "id_1", "split_2", "id_2", "distance", "difference"]
-RADIUS = (
-    6  # bits of 64: a copy saved as JPEG of quality 40, halved or with noise of 5 grey values stays within
-)
+RADIUS = 6  # bits of 64; a JPEG of quality 40, half the size or noise of 5 grey values change no more
 THUMBNAIL = (32, 24)  # width and height in cells
-# Noise and compression average out in a cell; what moved between two frames does not.
 _LARGEST = 16.0  # grey values by which a cell of a copy may differ, once a change of light is taken out
 _MEAN = 0.08  # of the cells' standard deviation, by which they may differ in the mean
 _GAINS = (0.5, 2.0)  # beyond, it is no change of light
-_CROWD = 16  # candidates of one image, nearest hashes first: there are many where a camera stands still
+_CROWD = 16  # images with which one is compared, nearest hashes first: a fixed camera gives many
 _BITS = np.array([n.bit_count() for n in range(1 << 16)], np.uint8)
 
 
 def difference_hash(grey: Image.Image) -> np.uint64:
-    """Hash a grey picture: 64 bits, whether each of 8 x 8 cells is brighter than its left neighbour.
-
-    Source: Krawetz, Kind of Like That, 2013 (dHash).
-    """
+    """Hash a grey picture by dHash: 64 bits, whether cells are brighter than their left neighbours."""
     cells = np.asarray(grey.resize((9, 8), Image.Resampling.BOX, reducing_gap=8.0))
     return np.packbits(cells[:, 1:] > cells[:, :-1]).view(">u8")[0].astype(np.uint64)
 
@@ -41,64 +34,44 @@ def thumbnail(grey: Image.Image) -> np.ndarray:
 
 def hamming(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Count the bits in which two arrays of uint64 differ, element by element."""
-    parts = np.ascontiguousarray(a ^ b).view(np.uint16).reshape(-1, 4)
-    return _BITS[parts].sum(axis=1, dtype=np.int64)
+    return _BITS[(a ^ b).view(np.uint16).reshape(-1, 4)].sum(axis=1, dtype=np.int64)
 
 
-def candidates(hashes: np.ndarray, radius: int = RADIUS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find the pairs whose hashes differ in at most `radius` bits; of an image at most the 16 nearest.
+def same_picture(one: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Tell which of (P, 24, 32) thumbnails are copies of `one`: scaled, noisy, brighter or paler: (P,) bool.
 
-    Returns (P,) int64 each: first and second position, first < second, and the distance in bits.
+    Brought to its light, copies differ by a few grey values; other frames by tens where something moved.
     """
-    found = [np.empty((3, 0), np.int64)]
-    for place in range(len(hashes) - 1):
-        distance = hamming(hashes[place], hashes[place + 1 :])
-        near = np.flatnonzero(distance <= radius)
-        near = near[np.argsort(distance[near], kind="stable")[:_CROWD]]
-        found.append(np.stack([np.full(len(near), place), place + 1 + near, distance[near]]))
-    first, second, distance = np.concatenate(found, axis=1)
-    return first, second, distance
-
-
-def same_picture(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Tell which of (P, 24, 32) thumbnails are copies: scaled, noisy, brighter or paler: (P,) bool.
-
-    The second is brought to the light of the first (one gain and offset). Copies then differ by a few grey
-    values everywhere; neighbouring frames by tens where something moved. A flat picture is like none.
-    """
-    a, b = (t.reshape(len(t), THUMBNAIL[0] * THUMBNAIL[1]).astype(np.float32) for t in (first, second))
+    a, b = (t.reshape(-1, THUMBNAIL[0] * THUMBNAIL[1]).astype(np.float32) for t in (one, others))
     a, b = (cells - cells.mean(axis=1, keepdims=True) for cells in (a, b))
     gain = (a * b).sum(axis=1, keepdims=True) / np.maximum((b * b).sum(axis=1, keepdims=True), 1e-6)
-    spread, apart = a.std(axis=1), np.abs(a - np.clip(gain, *_GAINS) * b)
+    spread, apart = a.std(), np.abs(a - np.clip(gain, *_GAINS) * b)
     return (spread > 0) & (apart.max(axis=1) <= _LARGEST) & (apart.mean(axis=1) <= _MEAN * spread)
 
 
-def near_duplicates(samples: pd.DataFrame, hashes: np.ndarray, thumbs: np.ndarray) -> pd.DataFrame:
-    """Find pairs of images that show the same picture.
+def near_duplicates(samples: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
+    """Find pairs of images that show the same picture, by their hashes and then by their thumbnails.
 
     Args:
-        samples: N rows with `id`, `split`, `width`, `height`; of exact copies one, and none that is flat.
-        hashes, thumbs: (N,) uint64 and (N, 24, 32) uint8 of them.
+        samples: `id`, `split`, `_bits` and `_thumb`; none that is flat.
 
     Returns:
-        the columns `DUPLICATE_COLUMNS`; `distance` in bits, `difference`: mean absolute one of the
-            thumbnails, 0-255.
+        a row a pair (`distance` in bits; mean absolute `difference` of the thumbnails), and (2, P) positions.
     """
-    first, second, distance = candidates(hashes)
-    blocks = np.array_split(np.arange(len(first)), 1 + len(first) // 1024)
-    # Of a small image a cell has too few pixels to average much: four are taken as one.
-    small = (samples[["width", "height"]] < 3 * np.array(THUMBNAIL)).any(axis=1).to_numpy()
-    coarse = thumbs.reshape(-1, 12, 2, 16, 2).mean(axis=(2, 4)).repeat(2, axis=1).repeat(2, axis=2)
-    either = (small[first] | small[second])[:, None, None]
-
-    def taken(places: np.ndarray, k: np.ndarray) -> np.ndarray:
-        return np.where(either[k], coarse[places[k]], thumbs[places[k]])
-
-    same = np.concatenate([same_picture(taken(first, k), taken(second, k)) for k in blocks])
-    first, second = first[same], second[same]
-    pairs = [samples[column].to_numpy()[places] for places in (first, second) for column in ("split", "id")]
-    difference = np.abs(thumbs[first].astype(np.int16) - thumbs[second]).mean(axis=(1, 2)).round(3)
-    return pd.DataFrame(dict(zip(DUPLICATE_COLUMNS, [*pairs, distance[same], difference], strict=True)))
+    hashes, thumbs = samples["_bits"].to_numpy(np.uint64), samples["_thumb"].tolist()
+    named, rows, pairs = samples[["split", "id"]].to_numpy(), [], []
+    for place in range(len(samples) - 1):
+        distance = hamming(hashes[place], hashes[place + 1 :])
+        near = np.flatnonzero(distance <= RADIUS)
+        near = near[np.argsort(distance[near], kind="stable")[:_CROWD]]
+        others = np.array([thumbs[k] for k in place + 1 + near], int).reshape(-1, *THUMBNAIL[::-1])
+        same = same_picture(thumbs[place], others)
+        for k, other in zip(near[same], others[same], strict=True):
+            difference = np.abs(other - thumbs[place]).mean().round(3)
+            rows.append((*named[place], *named[place + 1 + k], distance[k], difference))
+            pairs.append((place, place + 1 + k))
+    columns = ["split_1", "id_1", "split_2", "id_2", "distance", "difference"]
+    return pd.DataFrame(rows, columns=columns), np.array(pairs, int).reshape(-1, 2).T
 
 
 def joined(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -118,21 +91,10 @@ def repeated(numbers: np.ndarray) -> list[np.ndarray]:
     return [places for places in pd.Series(numbers).groupby(numbers).indices.values() if len(places) > 1]
 
 
-def judge_duplicates(samples: pd.DataFrame, exact: np.ndarray, pictures: np.ndarray) -> Iterator[Finding]:
-    """Report every set of images that show the same picture, exact copies first.
-
-    `exact` and `pictures` are (N,): equal numbers where images are equal to the last pixel, or nearly.
-    """
-    for places in repeated(exact):
-        yield _judge(samples.iloc[places], "the same", "duplicate-image", "duplicate-across-splits")
-    once = np.sort(np.unique(exact, return_index=True)[1])  # of exact copies the first stands for all
-    for places in repeated(pictures[once]):
-        same = samples.iloc[once[places]]
-        yield _judge(same, "almost the same", "near-duplicate", "near-duplicate-across-splits")
-
-
-def _judge(same: pd.DataFrame, words: str, inside: str, across: str) -> Finding:
-    splits = list(dict.fromkeys(same["split"]))
-    listed = some([f"{split}/{name}" for split, name in zip(same["split"], same["id"], strict=True)])
-    check = across if len(splits) > 1 else inside
-    return finding(check, same["id"].iloc[-1], splits[-1], f"{words} picture {len(same)} times: {listed}.")
+def judge_duplicates(samples: pd.DataFrame, pictures: np.ndarray) -> Iterator[Finding]:
+    """Report every set of images that show the same picture: (N,) equal numbers."""
+    for same in (samples.iloc[places] for places in repeated(pictures)):
+        splits, names = same["split"].unique(), (same["split"] + "/" + same["id"]).tolist()
+        check = "near-duplicate" + "-across-splits" * (len(splits) > 1)
+        detail = f"(almost) the same picture {len(names)} times: {some(names)}."
+        yield finding(check, same["id"].iloc[-1], splits[-1], detail)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,8 +15,7 @@ LOOKS = ["brightness", "contrast", "entropy", "sharpness", "focus", "colour"]
 FLAT = 2.0  # standard deviation of the grey values below which a picture shows nothing
 FEWEST = 20  # images without which nothing can be said to lie apart
 APART = 3.5  # robust standard deviations: Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993
-_GREY = 1.0  # colourfulness below which an image has no colours
-_LINES, _BANDS = 96, 64  # rows and columns of a large image whose colours are looked at; rows whose edges are
+_LINES, _BANDS = 96, 64  # rows and columns of an image whose colours are looked at; rows whose edges are
 # check -> property, factor of the median beyond which an image may lie apart, and words.
 _OUTLIERS = {
     "dark-image": ("brightness", 0.6, "is dark: mean grey value"),
@@ -26,37 +24,26 @@ _OUTLIERS = {
     "low-entropy-image": ("entropy", 0.75, "holds little: entropy of its grey values in bits"),
     "blurred-image": ("focus", 0.2, "is blurred: focus"),
     "grainy-image": ("focus", 3.0, "is grainy: focus"),
+    "grey-image": ("colour", 0.02, "is grey: colourfulness"),
 }
-_SIZES = (("odd-size", 4.0, "pixels"), ("odd-aspect", 1.8, "of width to height"))  # times the median
-
-KINDS = ("blur", "noise", "dark", "washed out")
 QUALITIES = ("brightness", "highlights", "contrast_ratio", "noise", "sharpness")
-_SIDE = 512  # to about this longer side images are reduced: noise and blur finer than that do not show
+_SIDE = 512  # to about this longer side images are reduced: a camera's noise is grained over a few pixels
 _ROUNDING = 0.5  # grey levels of measured noise that rounding alone may make
 _LEFT = 0.15  # of the noise's energy that is left in at least
-_GAIN = 36  # sum of the squared weights of the mask whose response is taken for noise
 
 
-class _Kind(NamedTuple):
-    """A degradation: the quality that tells it, and on which side of the training images' values it lies."""
-
-    quality: str
-    sign: int  # -1: degraded images have less
-    factor: float  # beyond the training images' tail, so that among equals none is picked out
-    invisible: float  # added before logarithms are taken: differences far below it do not count
-    words: str
-
-
+# kind -> the quality that tells it; -1 if degraded images have less of it; factor beyond the training images'
+# tail, so that among equals none is picked out; what is added before logarithms are taken, since differences
+# far below it do not show; words.
 _KINDS = {
-    "blur": _Kind("sharpness", -1, 1.4, 1e-4, "sharpness (energy of second over first differences) {:.2g}"),
-    "noise": _Kind("noise", 1, 2.0, 2.0, "noise of {:.2g} grey levels"),
+    "blur": ("sharpness", -1, 1.4, 1e-4, "sharpness (energy of second over first differences) {:.2g}"),
+    "noise": ("noise", 1, 2.0, 2.0, "noise of {:.2g} grey levels"),
     # Not the mean: at night the street is dark and its lamps are bright; if underexposed, nothing is.
-    "dark": _Kind("highlights", -1, 1.6, 1.0, "brightest hundredth from grey value {:.3g} on"),
-    "washed out": _Kind(
-        "contrast_ratio", -1, 1.6, 0.01, "contrast (deviation over mean of grey values) {:.2g}"
-    ),
+    "dark": ("highlights", -1, 1.6, 1.0, "brightest hundredth from grey value {:.3g} on"),
+    "washed out": ("contrast_ratio", -1, 1.6, 0.01, "contrast (deviation over mean of grey values) {:.2g}"),
 }
-QUALITY_OF = {kind: judged.quality for kind, judged in _KINDS.items()}
+KINDS = tuple(_KINDS)
+QUALITY_OF = {kind: about[0] for kind, about in _KINDS.items()}
 
 
 def look(image: np.ndarray, grey: Image.Image) -> dict[str, float]:
@@ -68,7 +55,6 @@ def look(image: np.ndarray, grey: Image.Image) -> dict[str, float]:
         sharpness: variance of the 4-neighbour Laplacian (Pech-Pacheco et al., ICPR 2000).
         focus: sharpness / contrast², equal in a darker or paler copy; 0 for a flat image.
         colour: colourfulness (Hasler and Süsstrunk, SPIE 2003); 0: grey.
-        r, g, b, r2, g2, b2: means of the channels and of their squares.
     """
     share, mean, deviation = _levels(grey)
     known = share[share > 0]
@@ -79,93 +65,59 @@ def look(image: np.ndarray, grey: Image.Image) -> dict[str, float]:
     rows, columns = (max(1, side // _LINES) for side in image.shape[:2])
     r, g, b = image[::rows, ::columns].reshape(-1, 3).T.astype(np.float64)
     opponents = np.stack([r - g, (r + g) / 2 - b])  # red - green, yellow - blue
-    return {
-        "brightness": mean,
-        "contrast": deviation,
-        "entropy": float(-(known * np.log2(known)).sum()),
-        "sharpness": sharpness,
-        "focus": sharpness / deviation**2 if deviation > 0 else 0.0,
-        "colour": float(np.hypot(*opponents.std(axis=1)) + 0.3 * np.hypot(*opponents.mean(axis=1))),
-        **{name: float(band.mean()) for name, band in zip("rgb", (r, g, b), strict=True)},
-        **{f"{name}2": float((band**2).mean()) for name, band in zip("rgb", (r, g, b), strict=True)},
-    }
+    colour = np.hypot(*opponents.std(axis=1)) + 0.3 * np.hypot(*opponents.mean(axis=1))
+    entropy, focus = -(known * np.log2(known)).sum(), sharpness / deviation**2 if deviation > 0 else 0.0
+    return dict(zip(LOOKS, map(float, (mean, deviation, entropy, sharpness, focus, colour)), strict=True))
 
 
 def limits(samples: pd.DataFrame) -> pd.DataFrame:
-    """Compute beyond what values an image lies apart, a row a check of an outlier.
-
-    A limit lies `APART` robust standard deviations (1.4826 x the median absolute deviation) of the logarithms
-    from the median, and at least a fixed factor from it, so that in a dataset of equals none is picked out.
-    """
-    rows = []
+    """Compute beyond what values an image lies apart, a row a check."""
+    rows = []  # robust standard deviations of logarithms from the median, and at least a fixed factor
     for check, (column, factor, _) in _OUTLIERS.items():
         values = samples[column].to_numpy(float)
         logs = np.log(values[values > 0])
-        if len(logs) >= FEWEST:
+        if len(logs) >= max(FEWEST, len(values) / 2):
             median, spread = np.median(logs), 1.4826 * np.median(np.abs(logs - np.median(logs)))
             limit = median + np.sign(np.log(factor)) * max(APART * spread, abs(np.log(factor)))
-            side = "below" if factor < 1 else "above"
-            rows.append((check, column, side, float(np.exp(limit)), float(np.exp(median))))
+            rows.append((check, column, "below" if factor < 1 else "above", np.exp(limit), np.exp(median)))
     return pd.DataFrame(rows, columns=["check", "column", "side", "limit", "median"])
 
 
-def judge_looks(samples: pd.DataFrame) -> Iterator[Finding]:
-    """Report images that lie apart: by light, focus or colour, and by size."""
-    seen = samples[samples["contrast"] >= FLAT]
-    for row in limits(seen).itertuples():
-        sign = 1 if row.side == "above" else -1
-        for image in seen[sign * (seen[row.column] - row.limit) > 0].to_dict("records"):
-            detail = f"image {image['id']!r} {_OUTLIERS[row.check][2]} {image[row.column]:.3g}; "
-            yield finding(
-                row.check, image["id"], image["split"], f"{detail}the dataset's median is {row.median:.3g}."
-            )
-    if len(seen) < FEWEST:
-        return
-    grey = seen["colour"] < _GREY
-    if 0 < grey.sum() < len(seen) / 2:
-        for name, split in seen.loc[grey, ["id", "split"]].itertuples(index=False):
-            yield finding("grey-image", name, split, f"image {name!r} is grey; most have colours.")
-    height, width = seen["height"].to_numpy(float), seen["width"].to_numpy(float)
-    for (check, most, what), values in zip(_SIZES, (height * width, width / height), strict=True):
-        times = values / np.median(values)
-        for place in np.flatnonzero(np.maximum(times, 1 / times) > most):
-            image = seen.iloc[place]
-            detail = f"image {image['id']!r} is {image['width']}x{image['height']} (width x height): "
-            detail += f"{times[place]:.2g} times the median {what}."
-            yield finding(check, image["id"], image["split"], detail)
+def judge_looks(samples: pd.DataFrame, table: pd.DataFrame) -> Iterator[Finding]:
+    """Report the images that lie beyond the `limits`."""
+    for row in table.itertuples():
+        beyond = (
+            samples[row.column].gt(row.limit) if row.side == "above" else samples[row.column].lt(row.limit)
+        )
+        for name, split, value in zip(
+            *(samples.loc[beyond, c] for c in ("id", "split", row.column)), strict=True
+        ):
+            detail = f"image {name!r} {_OUTLIERS[row.check][2]} {value:.3g}; the median is {row.median:.3g}."
+            yield finding(row.check, name, split, detail)
 
 
 def qualities(image: np.ndarray) -> dict[str, float]:
     """Measure the properties of a (H, W, 3) uint8 image that degradations change: light, noise, blur.
 
-    Images whose longer side is beyond 768 pixels are reduced to about 512 first: a camera's noise is grained
-    over a few pixels. Sharpness and noise are per pixel: compare images of like size.
-
     Returns:
         brightness: mean grey value, 0-255 (luma of ITU-R BT.601).
         highlights: 99th percentile of the grey values.
-        contrast_ratio: standard deviation of the grey values over their mean; less light alone leaves it.
+        contrast_ratio: standard deviation of the grey values over their mean.
         noise: standard deviation of white noise, in grey levels: the median absolute response (Donoho and
-            Johnstone, Biometrika 1994) of Immerkaer's mask (CVIU 1996), so that texture in less than half of
-            the image does not count. Pixels at 0 and 255 are left out: clipping hides noise.
+            Johnstone, Biometrika 1994) of Immerkaer's mask (CVIU 1996), where pixels are not clipped.
         sharpness: energy of the second differences over that of the first, less what noise contributes.
-            Neither light nor contrast changes it. NaN for a flat image and one of fewer than 3 x 3 pixels.
+            NaN for a flat image and one of fewer than 3 x 3 pixels.
     """
     picture = Image.fromarray(image).convert("L")
     picture = picture.reduce(max(1, round(max(picture.size) / _SIDE)))
     share, mean, deviation = _levels(picture)
     noise, sharpness = _fine_structure(np.asarray(picture))
-    return {
-        "brightness": mean,
-        "highlights": float(np.searchsorted(np.cumsum(share), 0.99)),
-        "contrast_ratio": deviation / max(mean, 1.0),
-        "noise": noise,
-        "sharpness": sharpness,
-    }
+    highlights = float(np.searchsorted(np.cumsum(share), 0.99))
+    return dict(zip(QUALITIES, (mean, highlights, deviation / max(mean, 1.0), noise, sharpness), strict=True))
 
 
 def _levels(grey: Image.Image) -> tuple[np.ndarray, float, float]:
-    """The histogram of a picture as shares, the mean of its grey values and their standard deviation."""
+    """The histogram as shares, the mean and the standard deviation."""
     share, levels = np.array(grey.histogram()) / (grey.width * grey.height), np.arange(256.0)
     mean = float(share @ levels)
     return share, mean, float(share @ (levels - mean) ** 2) ** 0.5
@@ -176,16 +128,15 @@ def _fine_structure(grey: np.ndarray) -> tuple[float, float]:
     if min(grey.shape) < 3:
         return 0.0, float("nan")
     above, own, below = (grey[k : grey.shape[0] - 2 + k].astype(np.int16) for k in range(3))
-    down = above - 2 * own + below  # second differences down the columns
+    down, inner = above - 2 * own + below, own[:, 1:-1]  # second differences down the columns
     both = down[:, :-2] - 2 * down[:, 1:-1] + down[:, 2:]  # and then along the rows: Immerkaer's mask
-    inner = own[:, 1:-1]
     response = np.abs(both[(inner > 0) & (inner < 255)])
-    noise = float(np.median(response)) / 0.6745 / _GAIN**0.5 if response.size else 0.0
+    # The squared weights of the mask add up to 36.
+    noise = float(np.median(response)) / 0.6745 / 6 if response.size else 0.0
     first = _energy(below - own) + _energy(np.diff(own, axis=1))
     second = _energy(down) + _energy(own[:, :-2] - 2 * inner + own[:, 2:])
     # White noise of variance v adds 2v to the energy of first and 6v to that of second differences, in each
-    # direction. It is known to a few percent only, so some is left in; so is what rounding is measured as,
-    # which would else be all there is in a very blurred picture.
+    # direction. Some of it is left in, since it is known to a few percent only.
     variance = max(0.0, noise**2 - _ROUNDING**2)
     first = max(first - 4 * variance, _LEFT * 4 * variance)
     second = max(second - 12 * variance, _LEFT * 12 * variance)
@@ -199,10 +150,9 @@ def _energy(differences: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Reference:
-    """Where the qualities of a number of training images lie.
+    """Where the qualities of a number of training images lie, a row of `table` a kind of `KINDS`.
 
-    `table` has a row a kind of `KINDS`: `median`, `low` and `high` (5th and 95th percentile) of its quality,
-    and `scale`: one robust standard deviation of its logarithm towards the degraded side.
+    `median`, `low` and `high` (5th and 95th percentile); `scale`: one robust deviation of the logarithm.
     """
 
     table: pd.DataFrame
@@ -210,31 +160,25 @@ class Reference:
 
     @classmethod
     def of(cls, training: pd.DataFrame) -> Reference:
-        """Learn from a table of `qualities`, a row a training image.
-
-        `APART` scales reach at least 3.5 robust standard deviations, and a factor beyond the last 5 %: a few
-        degraded training images change nothing, and sequences in fog make room for others like them.
-        """
-        rows = {}
-        for kind, judged in _KINDS.items():
-            values = training[judged.quality].to_numpy(float)
+        """Learn from a table of `qualities`, a row a training image; a few degraded ones change nothing."""
+        rows = dict.fromkeys(KINDS, (np.nan,) * 4)
+        for kind, (quality, sign, factor, invisible, _) in _KINDS.items():
+            values = training[quality].to_numpy(float)
             values = values[np.isfinite(values)]
-            if len(values) < FEWEST:
-                rows[kind] = (np.nan,) * 4
-                continue
-            logs = judged.sign * np.log(values + judged.invisible)
-            median, tail = np.percentile(logs, [50, 95])
-            spread = 1.4826 * np.median(np.abs(logs - median))
-            scale = max(spread, (tail - median + np.log(judged.factor)) / APART)
-            rows[kind] = (*np.percentile(values, [50, 5, 95]), scale)
-        table = pd.DataFrame.from_dict(rows, orient="index", columns=["median", "low", "high", "scale"])
-        return cls(table, len(training))
+            if len(values) >= FEWEST:
+                logs = sign * np.log(values + invisible)
+                median, tail = np.percentile(logs, [50, 95])
+                spread = 1.4826 * np.median(np.abs(logs - median))
+                # Room beyond the last 5 %: sequences in fog make room for others like them.
+                scale = max(spread, (tail - median + np.log(factor)) / APART)
+                rows[kind] = (*np.percentile(values, [50, 5, 95]), scale)
+        columns = ["median", "low", "high", "scale"]
+        return cls(pd.DataFrame.from_dict(rows, orient="index", columns=columns), len(training))
 
     def limit(self, kind: str) -> float:
         """Return the value of the kind's quality from which an image is degraded; NaN if unknown."""
-        row, judged = self.table.loc[kind], _KINDS[kind]
-        start = row["median"] + judged.invisible
-        return float(start * np.exp(judged.sign * APART * row["scale"]) - judged.invisible)
+        row, (_, sign, _, invisible, _) = self.table.loc[kind], _KINDS[kind]
+        return float((row["median"] + invisible) * np.exp(sign * APART * row["scale"]) - invisible)
 
 
 def degradation(measured: Mapping[str, float], reference: Reference) -> tuple[str, float, str]:
@@ -242,26 +186,16 @@ def degradation(measured: Mapping[str, float], reference: Reference) -> tuple[st
 
     Returns:
         kind: one of `KINDS`, "" if none lies `APART` robust standard deviations from the training images.
-        z: how many, of the kind that stands out most; also where none is stated. NaN if nothing can be said.
+        z: how many, of the kind that stands out most. NaN if nothing can be said.
         detail: a sentence with the image's value and the training images'; "" if none.
     """
-    away = {}
-    for kind, judged in _KINDS.items():
-        row, value = reference.table.loc[kind], measured[judged.quality]
-        z = (
-            judged.sign
-            * np.log((value + judged.invisible) / (row["median"] + judged.invisible))
-            / row["scale"]
-        )
-        if np.isfinite(z):
-            away[kind] = float(z)
-    if not away:
-        return "", float("nan"), ""
-    kind = max(away, key=away.__getitem__)
-    if away[kind] < APART:
+    table, away = reference.table, {}
+    for kind, (quality, sign, _, invisible, _) in _KINDS.items():
+        ratio = (measured[quality] + invisible) / (table.loc[kind, "median"] + invisible)
+        away[kind] = float(sign * np.log(ratio) / table.loc[kind, "scale"])
+    kind = max(away, key=lambda kind: np.nan_to_num(away[kind], nan=-np.inf))
+    if not away[kind] >= APART:
         return "", away[kind], ""
-    row, judged = reference.table.loc[kind], _KINDS[kind]
-    detail = (
-        f"{kind}: {judged.words.format(measured[judged.quality])}; of the {reference.images} training images "
-    )
-    return kind, away[kind], f"{detail}nine in ten have {row['low']:.3g} to {row['high']:.3g}."
+    row, words = table.loc[kind], _KINDS[kind][-1].format(measured[QUALITY_OF[kind]])
+    detail = f"{kind}: {words}; of the {reference.images} training images nine in ten have "
+    return kind, away[kind], f"{detail}{row['low']:.3g} to {row['high']:.3g}."

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from seglib import runs
 from seglib.checks import class_balance
 from seglib.checks.check import DataCheck
+from seglib.checks.findings import LOOK
 from seglib.checks.splits import balance
 from seglib.data import Dataset, DatasetError, explain
-from seglib.runs import replace_folder, write_csv, write_json, write_text
 
 
 def verdict(check: DataCheck) -> str:
@@ -18,23 +19,17 @@ def verdict(check: DataCheck) -> str:
     parts = []
     for severity in ("error", "warning"):
         names = check.findings.loc[check.findings["severity"] == severity, "check"].value_counts(sort=False)
-        listed = ", ".join(f"{n} {name}" for name, n in names.items())
-        total = int(names.sum())
+        listed, total = ", ".join(f"{n} {name}" for name, n in names.items()), int(names.sum())
         parts.append(f"{total or 'no'} {severity}{'s' * (total != 1)}" + (f" ({listed})" if listed else ""))
-    sound = not (check.findings["severity"] == "error").any()
-    return f"{'sound' if sound else 'not sound'}: {len(check.samples)} pairs, {parts[0]}, {parts[1]}."
+    sound = "sound" if parts[0] == "no errors" else "not sound"
+    return f"{sound}: {len(check.samples)} pairs, {parts[0]}, {parts[1]}."
 
 
 def require_sound(check: DataCheck) -> None:
-    """Stop here if the data has errors.
-
-    Raises:
-        DatasetError: the first error of each check in each split with its suggestion, ids, and how many there
-            are.
-    """
+    """Raise DatasetError if the data has errors: the first of each check in each split, and how many."""
     errors = check.findings[check.findings["severity"] == "error"]
     if len(errors):
-        count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
+        count = f"{len(errors)} error{'s' * (len(errors) > 1)}"
         detail = f"dataset {check.summary['dataset']!r} has {count}: {explain(errors)}"
         raise DatasetError(detail, str(errors["check"].iloc[0]))
 
@@ -43,24 +38,17 @@ def examples(check: DataCheck, dataset: Dataset, count: int = 8, seed: int = 0) 
     """Choose rows of samples whose overlays to look at: up to half are suspect masks, the rest is random."""
     suspect = check.findings["check"].isin(["mask-beside-edges", "mask-of-another-image"])
     readable = check.samples.dropna(subset=["height", "ignore_share"])
-    chosen = [
-        *check.findings.loc[suspect, "sample"].head(count // 2),
-        *readable.sample(min(count, len(readable)), random_state=seed)["id"],
-    ]
+    random = readable.sample(min(count, len(readable)), random_state=seed)["id"]
+    chosen = pd.unique(pd.concat([check.findings.loc[suspect, "sample"].head(count // 2), random]))[:count]
     samples = dataset.samples.drop_duplicates("id").set_index("id", drop=False)
-    return [samples.loc[name] for name in list(dict.fromkeys(chosen))[:count]]
+    return [samples.loc[name] for name in chosen]
 
 
 def apart(check: DataCheck, count: int = 8) -> pd.Series:
     """Choose images that lie apart from the rest, two of each kind: id -> what ("dark, blurred")."""
-    found = check.findings[check.findings["suggestion"].str.contains("occur in use")].groupby("check").head(2)
-    return (
-        found["check"]
-        .str.removesuffix("-image")
-        .groupby(found["sample"], sort=False)
-        .agg(", ".join)
-        .head(count)
-    )
+    found = check.findings[check.findings["suggestion"] == LOOK].groupby("check").head(2)
+    kinds = found["check"].str.removesuffix("-image").groupby(found["sample"], sort=False)
+    return kinds.agg(", ".join).head(count)
 
 
 def split_comparison(check: DataCheck) -> pd.DataFrame:
@@ -71,35 +59,23 @@ def split_comparison(check: DataCheck) -> pd.DataFrame:
 
 
 def write(check: DataCheck, folder: str | Path | None = None) -> Path:
-    """Write every table as CSV, summary.json, and the suggested split as lists that dataset.yaml takes.
+    """Write what was found into a folder (`check.folder` by default), and return that.
 
-    findings.csv, samples.csv (with a `pixels <class>` column each), class_stats.csv, cooccurrence.csv,
-    shift.csv, class_weights.csv (of train), duplicates.csv, sequences.csv, limits.csv;
-    suggested_split/<split>.txt, one id a line; data.json, the digest of every file.
-
-    Args:
-        check: of `check_dataset`.
-        folder: `check.folder` by default. It is returned.
+    A CSV each table; summary.json; data.json, the digest of every file; suggested_split/<split>.txt.
     """
-    folder, names = Path(folder or check.folder), check.summary["classes"]
-    pixels = pd.DataFrame(check.pixel_counts, columns=[f"pixels {name}" for name in names])
-    tables = {
-        "findings": check.findings,
-        "samples": pd.concat([check.samples, pixels], axis=1),
-        "class_stats": check.class_stats,
-        "cooccurrence": class_balance.cooccurrence(names, check.pixel_counts).reset_index(),
-        "shift": check.shift,
-        "class_weights": class_balance.weight_table(names, check.pixel_counts[check.train]),
-        "duplicates": check.duplicates,
-        "sequences": check.sequences,
-        "limits": check.limits,
-    }
-    with replace_folder(folder, ("suggested_split",), last="summary.json") as new:
+    folder, names, counts = Path(folder or check.folder), check.summary["classes"], check.pixel_counts
+    listed = ("findings", "class_stats", "shift", "duplicates", "sequences", "limits")
+    tables = {name: getattr(check, name) for name in listed}
+    pixels = pd.DataFrame(counts, columns=[f"pixels {name}" for name in names])
+    tables["samples"] = pd.concat([check.samples, pixels], axis=1)
+    tables["cooccurrence"] = class_balance.cooccurrence(names, counts).reset_index()
+    tables["class_weights"] = class_balance.weight_table(names, counts[check.train])
+    with runs.replace_folder(folder, ("suggested_split",), last="summary.json") as new:
         for name, table in tables.items():
-            write_csv(new / f"{name}.csv", table)
+            runs.write_csv(new / f"{name}.csv", table)
         for split in check.summary["splits"] if len(check.suggested) else ():
             ids = check.samples.loc[check.suggested == split, "id"]
-            write_text(new / "suggested_split" / f"{split}.txt", "".join(f"{name}\n" for name in ids))
-        write_json(new / "data.json", check.files)
-        write_json(new / "summary.json", check.summary | {"verdict": verdict(check)})
+            runs.write_text(new / "suggested_split" / f"{split}.txt", "".join(f"{name}\n" for name in ids))
+        runs.write_json(new / "data.json", check.files)
+        runs.write_json(new / "summary.json", check.summary | {"verdict": verdict(check)})
     return folder

@@ -27,21 +27,15 @@ def mean_iou_interval(
     confusions: np.ndarray, units: np.ndarray, resamples: int = 1000, seed: int = 0
 ) -> Interval:
     """Compute the mean IoU (mIoU^D) of (N, C, C) counts with its 95 % interval over (N,) labels of units."""
-    parts = iou_parts(confusions)
-    draws = mean_iou_of(draw_sums(parts, units, resamples, seed))
-    return interval(float(mean_iou_of(parts.sum(0))), draws, len(pd.unique(np.asarray(units))))
+    parts, count = iou_parts(confusions), len(pd.unique(np.asarray(units)))
+    return interval(mean_iou_of(parts.sum(0)), mean_iou_of(draw_sums(parts, units, resamples, seed)), count)
 
 
 def independent_units(groups: np.ndarray, frames: np.ndarray, block: int = 10) -> tuple[np.ndarray, str]:
     """Choose what may be drawn as if it were independent: whole sequences, or blocks of frames inside them.
 
-    Args:
-        groups: (N,) sequence names; all "" when there are none.
-        frames: (N,) frame numbers, NaN where unknown.
-        block: frames a block, when there are fewer than five sequences.
-
-    Returns:
-        (N,) labels, and a sentence that says what they are.
+    `groups` are (N,) names, "" for none; `frames` (N,) numbers or NaN. Fewer than five sequences are cut into
+    blocks. Returns (N,) labels, and a sentence that says what they are.
 
     Source: Carlstein, The Use of Subseries Values for Estimating the Variance, Annals of Statistics 1986.
     """
@@ -57,14 +51,12 @@ def independent_units(groups: np.ndarray, frames: np.ndarray, block: int = 10) -
 
 
 def draw_sums(parts: np.ndarray, units: np.ndarray, resamples: int = 1000, seed: int = 0) -> np.ndarray:
-    """Add up (N, ...) per-image counts over bootstrap draws of whole units: (resamples, ...) float64.
-
-    A draw is how often each unit counts, so all draws are one matrix product. `units`: (N,) labels.
-    """
+    """Add up (N, ...) per-image counts over bootstrap draws of whole (N,) units: (resamples, ...) float64."""
     codes, found = pd.factorize(np.asarray(units))
     flat = parts.reshape(len(parts), -1)
     by_unit = np.zeros((len(found), flat.shape[1]))
     np.add.at(by_unit, codes, flat)
+    # A draw is how often each unit counts, so all draws are one matrix product.
     sums = np.concatenate([times @ by_unit for times in draw_counts(len(found), resamples, seed)])
     return sums.reshape(resamples, *parts.shape[1:])
 
@@ -72,7 +64,7 @@ def draw_sums(parts: np.ndarray, units: np.ndarray, resamples: int = 1000, seed:
 def draw_counts(units: int, resamples: int = 1000, seed: int = 0, images: int = 0) -> Iterator[np.ndarray]:
     """Draw units with replacement; yield (R, units) float64, how often each was drawn, R draws at a time.
 
-    `images`: how many numbers the caller spreads each draw to, so that those fit into memory too.
+    R is such that numbers of `images` fit into memory too.
     """
     random = np.random.default_rng(seed)
     step = max(1, _ENTRIES // max(1, units, images))
@@ -99,8 +91,7 @@ def mean_iou_of(parts: np.ndarray) -> np.ndarray:
 
 def interval(value: float, draws: np.ndarray, units: int) -> Interval:
     """Take the 95 % interval of a figure from its (R,) values in the draws of so many units."""
-    draws = draws[~np.isnan(draws)]
-    if units < 2 or not len(draws):
-        return Interval(float(value), float("nan"), float("nan"), float("nan"))
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return Interval(float(value), float(low), float(high), float((draws > 0).mean()))
+    draws, found = draws[~np.isnan(draws)], (np.nan,) * 3
+    if units > 1 and len(draws):
+        found = (*np.percentile(draws, [2.5, 97.5]), (draws > 0).mean())
+    return Interval(*map(float, (value, *found)))

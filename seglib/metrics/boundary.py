@@ -16,10 +16,7 @@ from seglib.metrics.scores import ratio as divide
 
 
 def boundary_width(size: tuple[int, int], ratio: float) -> int:
-    """Compute d = max(1, round(ratio x image diagonal)), the width of a boundary in pixels.
-
-    `size` is (height, width); a `ratio` of 0.02 is COCO's and LVIS's, 0.005 Cityscapes'.
-    """
+    """Compute max(1, round(ratio x diagonal)), the width of a boundary in an image of (height, width)."""
     return max(1, round(ratio * math.hypot(*size)))
 
 
@@ -30,22 +27,21 @@ def boundary_counts(truth: np.ndarray, pred: np.ndarray, num_classes: int, ratio
     x 3 square; the image's border counts as background. Ignored pixels are taken out of both masks first.
 
     Args:
-        truth: (H, W) uint8 class ids; 255 is ignored.
-        pred: (H, W) uint8 class ids below `num_classes`; read only where the ground truth is valid.
-        num_classes: C.
-        ratio: width of the boundary as a share of the image's diagonal, above 0.
+        truth, pred, num_classes: as in `confusion_matrix`, uint8.
+        ratio: width as a share of the image's diagonal; 0.02 is COCO's and LVIS's, 0.005 Cityscapes'.
 
     Returns:
         (2, C) int64: intersections, unions. Those of several images may be added.
-
-    Raises:
-        ValueError: shapes that differ, or an id outside the classes.
     """
     check_shapes(truth, pred)
-    width = boundary_width(truth.shape, ratio)
+    side = 2 * boundary_width(truth.shape, ratio) + 1
     valid = truth != IGNORE
     pred = np.where(valid, pred, IGNORE)
-    true_rim, pred_rim = (valid & ~_inside(ids, width) for ids in (truth, pred))
+
+    def rim(ids: np.ndarray) -> np.ndarray:
+        # Erosion leaves a pixel exactly if the square around it lies in the image and holds one id alone.
+        lowest = ndimage.minimum_filter(ids, side, mode="constant", cval=0)
+        return valid & (lowest != ndimage.maximum_filter(ids, side, mode="constant", cval=255))
 
     def count(ids: np.ndarray, where: np.ndarray) -> np.ndarray:
         counts = np.bincount(ids[where], minlength=num_classes)
@@ -53,6 +49,7 @@ def boundary_counts(truth: np.ndarray, pred: np.ndarray, num_classes: int, ratio
             raise ValueError(f"a mask holds id {len(counts) - 1}; expected 0-{num_classes - 1}.")
         return counts
 
+    true_rim, pred_rim = rim(truth), rim(pred)
     both = count(truth, true_rim & pred_rim & (truth == pred))
     return np.stack([both, count(truth, true_rim) + count(pred, pred_rim) - both])
 
@@ -60,14 +57,3 @@ def boundary_counts(truth: np.ndarray, pred: np.ndarray, num_classes: int, ratio
 def boundary_iou(counts: np.ndarray) -> np.ndarray:
     """Divide (..., 2, C) `boundary_counts`: (..., C) in [0, 1]; NaN where the union is empty."""
     return divide(*np.moveaxis(counts, -2, 0))
-
-
-def _inside(ids: np.ndarray, width: int) -> np.ndarray:
-    """Erode the masks of all classes at once: (H, W) bool.
-
-    `width` erosions by 3 x 3 are one by a square of side 2 width + 1, and a pixel survives in its class's
-    mask exactly if that square lies in the image and holds one id alone.
-    """
-    side = 2 * width + 1
-    lowest = ndimage.minimum_filter(ids, side, mode="constant", cval=0)
-    return lowest == ndimage.maximum_filter(ids, side, mode="constant", cval=255)

@@ -1,7 +1,6 @@
 """Measure calibration: whether a prediction made with 80 % confidence is right in 80 % of the cases.
 
-Sources: Naeini et al., Obtaining Well Calibrated Probabilities Using Bayesian Binning, AAAI 2015; Guo et al.,
-On Calibration of Modern Neural Networks, ICML 2017.
+Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
 """
 
 from __future__ import annotations
@@ -24,46 +23,29 @@ def calibration_counts(
     Args:
         truth, pred: (H, W) class ids; 255 is ignored.
         confidence: (H, W) probability of the predicted class, in [0, 1].
-        bins: of equal width over [0, 1]; the last one holds 1 itself.
 
     Returns:
         (3, bins) float64: pixels, their summed confidences, hits. Those of several images may be added.
-
-    Raises:
-        ValueError: shapes that differ, or a confidence outside [0, 1].
     """
     check_shapes(truth, pred, confidence)
     valid = truth != IGNORE
     values, hits = confidence[valid], (truth == pred)[valid]
     if values.size and not -1e-4 <= float(values.min()) <= float(values.max()) <= 1 + 1e-4:  # NaN fails too
-        raise ValueError(
-            f"confidences lie between {values.min():g} and {values.max():g}; "
-            "expected probabilities (0-1), not logits."
-        )
+        found = f"confidences lie between {values.min():g} and {values.max():g}"
+        raise ValueError(f"{found}; expected probabilities (0-1), not logits.")
     place = np.minimum((values * bins).astype(np.intp), bins - 1).clip(0)
     sums = [np.bincount(place, weights, minlength=bins) for weights in (None, values, hits)]
     return np.stack(sums).astype(np.float64)
 
 
 def reliability_table(counts: np.ndarray) -> pd.DataFrame:
-    """List the bins: confidence_from, confidence_to, pixels, share, confidence, accuracy, gap.
-
-    `gap` is confidence - accuracy (means): above 0, the model is too sure. They are NaN in an empty bin.
-    """
+    """List the bins; `gap` is confidence - accuracy: above 0, the model is too sure. NaN in an empty bin."""
     pixels, sums, hits = counts
     edges = np.arange(counts.shape[1] + 1) / counts.shape[1]
     confidence, accuracy = ratio(sums, pixels), ratio(hits, pixels)
-    return pd.DataFrame(
-        {
-            "confidence_from": edges[:-1],
-            "confidence_to": edges[1:],
-            "pixels": pixels.astype(np.int64),
-            "share": ratio(pixels, np.full_like(pixels, pixels.sum())),
-            "confidence": confidence,
-            "accuracy": accuracy,
-            "gap": confidence - accuracy,
-        }
-    )
+    table = pd.DataFrame({"confidence_from": edges[:-1], "confidence_to": edges[1:]})
+    table["pixels"], table["share"] = pixels.astype(np.int64), ratio(pixels, pixels.sum())
+    return table.assign(confidence=confidence, accuracy=accuracy, gap=confidence - accuracy)
 
 
 def expected_calibration_error(counts: np.ndarray) -> float:

@@ -12,14 +12,10 @@ def confusion_matrix(truth: np.ndarray, pred: np.ndarray, num_classes: int) -> n
 
     Args:
         truth: (H, W) class ids; 255 is ignored. uint8 is fastest.
-        pred: (H, W) class ids below `num_classes`; read only where the ground truth is valid.
-        num_classes: C.
+        pred: (H, W) class ids below `num_classes` (C); read only where the ground truth is valid.
 
     Returns:
         (C, C) int64; rows are ground truth, columns prediction. Counts of several images may be added.
-
-    Raises:
-        ValueError: shapes that differ, or an id outside the classes.
     """
     check_shapes(truth, pred)
     if pred.dtype != np.uint8:
@@ -39,15 +35,11 @@ def check_shapes(truth: np.ndarray, *others: np.ndarray) -> None:
     """Raise ValueError unless all arrays are of one size."""
     for other in others:
         if other.shape != truth.shape:
-            raise ValueError(
-                f"truth is {truth.shape}, prediction {other.shape}: they must be of one size. "
-                "Resize logits, never masks."
-            )
+            told = f"truth is {truth.shape}, prediction {other.shape}: they must be of one size."
+            raise ValueError(f"{told} Resize logits, never masks.")
 
 
 def _bytes(ids: np.ndarray, what: str) -> np.ndarray:
     if ids.dtype != np.uint8 and ids.size and not 0 <= int(ids.min()) <= int(ids.max()) <= 255:
-        raise ValueError(
-            f"{what} holds ids {int(ids.min())}-{int(ids.max())}; expected class ids, 255 where ignored."
-        )
+        raise ValueError(f"{what} holds ids {ids.min()}-{ids.max()}; expected class ids, 255 where ignored.")
     return ids.astype(np.uint8, copy=False)

@@ -11,7 +11,6 @@ from seglib.metrics.scores import ratio
 # Shares of an image's pixels: COCO's 32^2 and 96^2 pixels in its images of 640 x 480, at any resolution.
 EDGES = (0.0033, 0.03)
 SIZES = ("small", "medium", "large")
-COUNTS = ("regions", "hits", "false_negatives", "false_positives")
 
 
 def region_counts(truth: np.ndarray, pred: np.ndarray, num_classes: int) -> np.ndarray:
@@ -22,17 +21,12 @@ def region_counts(truth: np.ndarray, pred: np.ndarray, num_classes: int) -> np.n
     most; an area that overlaps none is left out (IoU and `absent_false_positives` count it).
 
     Args:
-        truth: (H, W) class ids; 255 is ignored and separates regions.
-        pred: (H, W) class ids; read only where the ground truth is valid.
-        num_classes: C.
+        truth, pred, num_classes: as in `confusion_matrix`; ignored pixels separate regions.
 
     Returns:
-        (4, C, 3) int64: the `COUNTS` (of regions, then of pixels) by class and size (`SIZES`). They may be
-            added.
+        (4, C, 3) int64: regions, hits, false negatives and false positives (in pixels) by class and size
+            (`SIZES`). They may be added.
     """
-    result = np.zeros((4, num_classes, 3), np.int64)
-    if not truth.size:
-        return result
     pred = np.where(truth == IGNORE, IGNORE, pred).astype(np.uint8)
     true_label, true_class, true_size = label_regions(truth)
     pred_label, _, pred_size = label_regions(pred)
@@ -48,6 +42,7 @@ def region_counts(truth: np.ndarray, pred: np.ndarray, num_classes: int) -> np.n
     owned = owner >= 0
     false_positives = _sum(owner[owned], beyond[owned], len(true_size))
     valid = true_class != IGNORE
+    result = np.zeros((4, num_classes, 3), np.int64)
     size = np.searchsorted(EDGES, true_size / truth.size, side="right")
     for row, counts in enumerate((np.ones_like(hits), hits, true_size - hits, false_positives)):
         np.add.at(result[row], (true_class[valid], size[valid]), counts[valid])
@@ -60,18 +55,12 @@ def region_iou(counts: np.ndarray) -> np.ndarray:
 
 
 def region_table(counts: np.ndarray, names: tuple[str, ...]) -> pd.DataFrame:
-    """List the classes and sizes that occur: class, size, regions, pixels (ground truth), iou, recall.
-
-    `counts`: (4, C, 3) of `region_counts`, added up over images.
-    """
+    """List the classes and sizes that occur in (4, C, 3) counts; `pixels` are of the ground truth."""
     regions, hits, false_negatives, _ = counts
-    pixels, iou = hits + false_negatives, region_iou(counts)
-    rows = [
-        (name, size, regions[c, s], pixels[c, s], iou[c, s], hits[c, s] / pixels[c, s])
-        for c, name in enumerate(names)
-        for s, size in enumerate(SIZES)
-        if regions[c, s]
-    ]
+    pixels, iou, rows = hits + false_negatives, region_iou(counts), []
+    for place in map(tuple, np.argwhere(regions)):
+        numbers = regions[place], pixels[place], iou[place], hits[place] / pixels[place]
+        rows.append((names[place[0]], SIZES[place[1]], *numbers))
     return pd.DataFrame(rows, columns=["class", "size", "regions", "pixels", "iou", "recall"])
 
 

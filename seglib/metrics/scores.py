@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 
 POLICIES = ("truth", "union")
-WORST_SHARES = (1, 5, 10)  # q, in percent, of the worst-case scores
 
 
 def iou_per_class(confusion: np.ndarray) -> np.ndarray:
@@ -25,15 +24,9 @@ def iou_per_class(confusion: np.ndarray) -> np.ndarray:
 
 
 def image_class_iou(confusions: np.ndarray, absent: str = "truth") -> np.ndarray:
-    """Compute IoU(i, c) of every image and class.
+    """Compute IoU(i, c) of every image and class: (N, C, C) -> (N, C), NaN where the class does not count.
 
-    Args:
-        confusions: (N, C, C).
-        absent: when a class counts in an image. "truth": the ground truth has it; "union": ground truth or
-            prediction has it.
-
-    Returns:
-        (N, C) float64; NaN where the class does not count.
+    `absent`: when it counts. "truth": the ground truth has it; "union": ground truth or prediction has it.
 
     Source: Wang et al., Revisiting Evaluation Metrics for Semantic Segmentation, NeurIPS 2023.
     """
@@ -57,8 +50,7 @@ def scores(confusions: np.ndarray, absent: str = "truth") -> dict[str, float]:
     """
     total = confusions.sum(0)
     hit, true, predicted = _margins(total)
-    iou = iou_per_class(total)
-    per_image_class = image_class_iou(confusions, absent)
+    iou, per_image_class = iou_per_class(total), image_class_iou(confusions, absent)
     per_image = nanmean(per_image_class, axis=1)
 
     def worst_classes(q: float) -> np.ndarray:
@@ -75,16 +67,15 @@ def scores(confusions: np.ndarray, absent: str = "truth") -> dict[str, float]:
         "mean_recall": nanmean(ratio(hit, true)),
         "mean_f1": nanmean(ratio(2 * hit, true + predicted)),
     }
-    for q in WORST_SHARES:
+    for q in (1, 5, 10):  # percent
         result[f"mean_iou_image_worst_{q}"] = worst_mean(per_image, q)
         result[f"mean_iou_class_worst_{q}"] = worst_classes(q)
-    tenths = range(10, 101, 10)
-    result["mean_iou_image_qbar"] = nanmean([worst_mean(per_image, q) for q in tenths])
-    result["mean_iou_class_qbar"] = nanmean([worst_classes(q) for q in tenths])
+    result["mean_iou_image_qbar"] = nanmean([worst_mean(per_image, q) for q in range(10, 101, 10)])
+    result["mean_iou_class_qbar"] = nanmean([worst_classes(q) for q in range(10, 101, 10)])
     return {name: float(value) for name, value in result.items()}
 
 
-def worst_mean(values: np.ndarray, q: float) -> float:
+def worst_mean(values: np.ndarray, q: int) -> float:
     """Average the lowest max(1, floor(q n / 100)) of the n values that are not NaN; NaN without any."""
     values = np.sort(values[~np.isnan(values)])
     return float(values[: max(1, int(q * len(values) / 100))].mean()) if len(values) else float("nan")
@@ -99,21 +90,20 @@ def per_class_table(confusions: np.ndarray, names: tuple[str, ...], absent: str 
     total = confusions.sum(0)
     hit, true, predicted = _margins(total)
     in_truth = confusions.sum(-1) > 0
-    return pd.DataFrame(
-        {
-            "class_id": range(len(names)),
-            "class": names,
-            "iou": iou_per_class(total),
-            "precision": ratio(hit, predicted),
-            "recall": ratio(hit, true),
-            "f1": ratio(2 * hit, true + predicted),
-            "images": in_truth.sum(0),
-            "pixels": true,
-            "pixel_share": ratio(true, true.sum()),
-            "miou_c": nanmean(image_class_iou(confusions, absent), axis=0),
-            "absent_false_positives": (confusions.sum(-2) * ~in_truth).sum(0),
-        }
-    )
+    columns = {
+        "class_id": range(len(names)),
+        "class": names,
+        "iou": iou_per_class(total),
+        "precision": ratio(hit, predicted),
+        "recall": ratio(hit, true),
+        "f1": ratio(2 * hit, true + predicted),
+        "images": in_truth.sum(0),
+        "pixels": true,
+        "pixel_share": ratio(true, true.sum()),
+        "miou_c": nanmean(image_class_iou(confusions, absent), axis=0),
+        "absent_false_positives": (confusions.sum(-2) * ~in_truth).sum(0),
+    }
+    return pd.DataFrame(columns)
 
 
 def nanmean(values: np.ndarray, axis: int | None = None) -> np.ndarray:

