@@ -52,8 +52,7 @@ class Dataset:
         if name not in self.splits:
             there = ", ".join(self.splits) or "none"
             detail = f"no split {name!r} in dataset {self.name!r}: expected one that has samples ({there})."
-            suggestion = f"Choose one of them, or add files for it and name them under splits in {FILE_NAME}."
-            raise DatasetError(detail, "no-split", suggestion)
+            raise DatasetError(detail, "no-split", f"Choose one of them, or add it to {FILE_NAME}.")
         return self.samples[self.samples["split"] == name].reset_index(drop=True)
 
 
@@ -69,15 +68,14 @@ def load_dataset(folder: str | Path, config: str | Path = "", strict: bool = Tru
         DatasetError: no folder, no or an ill-formed dataset.yaml, impossible classes; when strict, also every missing
             mask, missing image, duplicate stem, empty split, zero-byte file and file that is no image.
     """
-    root, path = resolve_path(folder), resolve_path(config) if config else resolve_path(folder) / FILE_NAME
+    root, path = resolve_path(folder), resolve_path(config or Path(folder) / FILE_NAME)
     if not root.is_dir():
-        what = "is a file" if root.exists() else "is not there"
-        detail = f"dataset folder {root} {what}; expected a folder of images and masks."
+        detail = f"dataset folder {root} is not there; expected a folder of images and masks."
         raise DatasetError(detail, "no-folder", "Check the path; a relative one starts at the project root.")
     if not path.is_file():
-        drafted = f"Draft one with `seglib init {folder}`, or name one elsewhere as config."
         detail = f"no {path.name} at {path}: expected the classes and where images and masks lie."
-        raise DatasetError(detail, "no-config", "Check the path." if config else drafted)
+        suggestion = f"Draft one with `seglib init {folder}`, or name one elsewhere as config."
+        raise DatasetError(detail, "no-config", suggestion)
     settings = read_config(path)
     samples, problems = pair_files(root, settings)
     dataset = Dataset(root, settings.name or root.name, settings.class_map, samples, problems)
@@ -111,23 +109,19 @@ def read_pair(dataset: Dataset, row: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def check_sizes(row: Any, image: tuple[int, int], mask: tuple[int, int]) -> None:
     """Refuse a mask of another height and width than its image (`DatasetError`, check "size-mismatch")."""
-    if image == mask:
-        return
-    (mh, mw), (h, w) = mask, image
-    turned = " Was the mask drawn on the unrotated photograph? One is the other turned." * (
-        (mh, mw) == (w, h)
-    )
-    detail = f"mask {row.id!r} ({row.mask}) is {mw}x{mh} (width x height), but its image is {w}x{h}; expected equal sizes."
-    suggestion = f"Export the mask at the image's size (nearest neighbour), {EXCLUDE}."
-    raise DatasetError(detail + turned, "size-mismatch", suggestion, row.id)
+    if image != mask:
+        sizes = f"{mask[1]}x{mask[0]} (width x height), but its image is {image[1]}x{image[0]}"
+        turned = " One is the other turned." * (mask == image[::-1])
+        detail = f"mask {row.id!r} ({row.mask}) is {sizes}; expected equal sizes.{turned}"
+        suggestion = f"Export the mask at the image's size (nearest neighbour), {EXCLUDE}."
+        raise DatasetError(detail, "size-mismatch", suggestion, row.id)
 
 
 def explain(findings: pd.DataFrame) -> str:
     """Put findings into sentences: of each check in each split the first with its suggestion, and how many there are."""
     lines = []
     for (_, split), group in findings.groupby(["check", "split"], sort=False):
-        ids = list(dict.fromkeys(i for i in group["sample"] if i))
-        more = ""
+        ids, more = list(dict.fromkeys(i for i in group["sample"] if i)), ""
         if len(group) > 1:
             named = f" ({', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''})" if ids else ""
             more = f" {len(group)} such{f' in {split}' if split else ''}{named}."
