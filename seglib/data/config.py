@@ -26,8 +26,7 @@ class Split(BaseModel):
 
     Args:
         images, masks: globs relative to the dataset's folder. Both may be missing where `ids` is given.
-        ids: the ids of the samples that the split holds, from any split's globs: a list, or a text file in the
-            dataset's folder with one id a line. "": what its own globs find, less what the `ids` of others name.
+        ids: a list of sample ids, or a text file with one a line. "": what no other split's `ids` name.
         optional: may have no files at all.
     """
 
@@ -49,11 +48,8 @@ class Split(BaseModel):
         parts = PurePosixPath(value).parts
         if not is_plain(value) or "\\" in value or re.match(r"[A-Za-z]:|/|~", value):
             raise ValueError("expected a path relative to the dataset's folder, with '/' between folders")
-        if (
-            not parts
-            or ".." in parts[1:]
-            or (parts[0] == ".." and (len(parts) < 3 or re.search(r"[*?[]", parts[1])))
-        ):
+        no_sibling = len(parts) < 3 or re.search(r"[*?[]", parts[1])
+        if not parts or ".." in parts[1:] or (parts[0] == ".." and no_sibling):
             raise ValueError("expected files in the dataset's folder, or one '../' for a sibling of it")
         return value
 
@@ -72,7 +68,7 @@ class DatasetConfig(BaseModel):
 
     model_config: ClassVar = {"extra": "forbid", "frozen": True}
     name: str = ""
-    classes: list[str] = Field(min_length=1)
+    classes: list[str]
     colors: list[tuple[_Byte, _Byte, _Byte]] = []
     ignore_ids: list[_Stored] = []
     id_map: dict[_Stored | tuple[_Byte, _Byte, _Byte], StrictInt] = {}
@@ -91,7 +87,7 @@ class DatasetConfig(BaseModel):
         for name in value:  # they become columns of tables and labels of figures
             if not name or name != name.strip() or not is_plain(name):
                 raise ValueError(
-                    f"{brief(name)} is no name: expected text without control characters or spaces around it"
+                    f"{brief(name)} is no name: expected text, no control characters or outer spaces"
                 )
         return value
 
@@ -124,34 +120,27 @@ class DatasetConfig(BaseModel):
 
 def read_config(path: Path) -> DatasetConfig:
     """Read dataset.yaml; a `DatasetError` (check "config" or "classes") names every wrong key."""
-    where, form = display_path(path), "Correct it; data/README.md shows the form."
+    check, suggestion = "config", "data/README.md shows the form."
     try:
         values = load_yaml(read_written(path))
         if not isinstance(values, dict):
-            what = "empty" if values is None else "no mapping"
-            raise DatasetError(
-                f"{where} is {what}; expected keys such as classes and splits.", "config", form
-            )
+            raise UnreadableError(f": it is {'empty' if values is None else 'no mapping'}")
         config = DatasetConfig(**{str(key): value for key, value in values.items()})
         _ = config.class_map
         return config
     except UnicodeDecodeError:
-        raise DatasetError(f"{where} is not UTF-8 text.", "config", "Save it as UTF-8.") from None
+        told, suggestion = " is not UTF-8 text.", "Save it as UTF-8."
     except UnreadableError as error:
-        raise DatasetError(f"{where} is not valid YAML{error}.", "config", form) from None
+        told = f" is not valid YAML{error}; expected keys such as classes and splits."
     except ClassError as error:
-        raise DatasetError(f"{where}: {error}", "classes") from None
+        told, check = f": {error}", "classes"
     except pydantic.ValidationError as error:
         wrong: dict[str, str] = {}
-        for problem in error.errors():
-            # a union names each of its members in the place: one line a place is enough
-            inner = [
-                str(p)
-                for p in problem["loc"]
-                if not str(p).startswith(("constrained", "tuple[", "int", "[key]"))
-            ]
-            wrong.setdefault(place := ".".join(inner), _explain(problem, place))
-        raise DatasetError(f"{where}: {'; '.join(wrong.values())}.", "config", form) from None
+        for problem in error.errors():  # those of a union's members differ in the end of their places
+            place = re.sub(r"\.(int|constrained|tuple\[|\[key]).*", "", ".".join(map(str, problem["loc"])))
+            wrong.setdefault(place, _explain(problem, place))
+        told = f": {'; '.join(wrong.values())}."
+    raise DatasetError(f"{display_path(path)}{told}", check, suggestion)
 
 
 def _explain(problem: Any, place: str) -> str:

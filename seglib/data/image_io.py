@@ -55,8 +55,8 @@ def read_image(path: str | Path, label: str = "") -> np.ndarray:
         label: how errors name the image; its file name by default.
 
     Raises:
-        DatasetError: check "missing-file", "unreadable" (truncated, another kind of file), "too-large" (Pillow's
-            limit against decompression bombs) or "channels" (floating-point or 32-bit values).
+        DatasetError: check "missing-file", "unreadable", "too-large" (Pillow's limit against decompression bombs) or
+            "channels" (floating-point or 32-bit values).
     """
     return np.array(read_picture(path, label).rgb)
 
@@ -85,14 +85,8 @@ def read_mask(path: str | Path, classes: ClassMap, label: str = "") -> np.ndarra
     where it names none, three equal channels are one channel of ids and anything else is refused. 1-bit files hold 0
     and 1, or 0 and 255 if id_map names 255 and not 1. Alpha is dropped, the EXIF orientation applied.
 
-    Args:
-        path: the mask file.
-        classes: how stored values become class ids.
-        label: how errors name the mask; its file name by default.
-
     Raises:
-        DatasetError: as `read_image`; also "illegal-ids" (values that dataset.yaml does not name) and "rgb-mask"
-            (colours that it does not name).
+        DatasetError: as `read_image`; also "illegal-ids" and "rgb-mask" (ids or colours that dataset.yaml does not name).
     """
     return read_mask_and_mode(path, classes, label)[0]
 
@@ -127,14 +121,9 @@ def _as_values(stored: np.ndarray, classes: ClassMap) -> np.ndarray:
 
 
 def encode_mask(path: str | Path, classes: ClassMap, mask: np.ndarray) -> bytes:
-    """Write a PNG that `read_mask` reads as `mask`, in the form of the mask file at `path`.
+    """Write a PNG that `read_mask` reads as `mask` (H, W), uint8 class ids, in the form of the mask file at `path`.
 
     Pixels whose class stays keep their stored value, even where several values stand for one class; the palette stays.
-
-    Args:
-        path: the mask file whose form is kept.
-        classes: how stored values become class ids.
-        mask: (H, W) uint8 class ids, 255 = ignored.
 
     Raises:
         DatasetError: another size, or a class for which dataset.yaml names no stored value; as `read_mask`.

@@ -40,7 +40,7 @@ _GROUP = r"^(?P<group>[^/]+)/(?:(?P<frame>\d+)|-)/"
 
 
 class Fault(NamedTuple):
-    """A fault of one sample: cells of planted.csv and, of a label fault, the faulty mask (H, W) uint8."""
+    """Cells of planted.csv and, of a label fault, the faulty mask (H, W) uint8."""
 
     kind: str
     severity: str
@@ -57,35 +57,27 @@ def inject_faults(
     splits: Sequence[str] = ("val",),
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Copy a dataset and inject faults: one into each chosen sample, all kinds equally often.
+    """Copy a dataset into the new folder `out` and inject faults: one into each chosen sample, all kinds equally often.
 
     Images are copied byte for byte except degraded ones (PNG); masks become palette PNGs of class ids. Ids, splits,
-    sequences and frames stay. `out` gets dataset.yaml, planted.csv, and clean_masks/<sample>.png, the correct masks
-    of samples with a label fault. The same seed gives the same faults.
+    sequences and frames stay. The correct masks of label faults go to clean_masks/<sample>.png.
 
     Args:
-        dataset: what to copy.
-        out: a folder that does not exist yet; a relative path starts at the project root.
         kinds: some of `KINDS`.
         share: of the samples of each of `splits` that get a fault, in (0, 1]; at least one sample.
-        splits: which get faults; all are copied.
-        seed: of all random choices.
 
     Returns:
         planted.csv: `sample`, `split`, `kind`, `severity` (of a label fault by the share of valid pixels that it
         changes: "mild" up to 0.02, "moderate" up to 0.1, "severe"), `box` ("x0 y0 x1 y1" in pixels, x1 and y1
         exclusive; empty: the whole image), `detail`.
-
-    Raises:
-        FileExistsError, ValueError: `out` exists; kinds or share are impossible.
-        DatasetError: a file cannot be read, no such split, or a kind fits none of the samples left.
     """
     out = resolve_path(out)
     if not kinds or not set(kinds) <= set(KINDS) or not 0 < share <= 1:
         expected = f"expected some of {', '.join(KINDS)}, and a share above 0 and at most 1"
         raise ValueError(f"kinds {', '.join(kinds) or '(none)'}, share {share}: {expected}.")
-    if out.exists():
-        raise FileExistsError(f"{display_path(out)} exists and is left as it is. Name another folder.")
+    if out.exists() or out.resolve().is_relative_to(dataset.root.resolve()):
+        what = "exists and is left as it is, or lies in the dataset that is copied"
+        raise FileExistsError(f"{display_path(out)} {what}. Name another folder.")
     faults = {k: v for split in splits for k, v in plan_faults(dataset, split, kinds, share, seed).items()}
     with atomic_folder(out) as folder:
         for row in dataset.samples.itertuples():
@@ -124,13 +116,11 @@ def _write_sample(dataset: Dataset, row: Any, fault: Fault | None, folder: Path,
 def _config(dataset: Dataset) -> str:
     name = re.sub(r"[^A-Za-z0-9._-]", "_", dataset.name[:64]).lstrip("._-") or "dataset"
     values: dict[str, Any] = {"name": f"{name}_planted", "classes": list(dataset.classes.names)}
-    if dataset.classes.colors_named:
-        values["colors"] = dataset.classes.colors.tolist()
+    values |= {"colors": dataset.classes.colors.tolist()} if dataset.classes.colors_named else {}
     values["splits"] = {
         s: {"images": f"{s}/images/**/*.*", "masks": f"{s}/masks/**/*.png"} for s in dataset.splits
     }
-    if dataset.samples["group"].any():
-        values["group"] = _GROUP
+    values |= {"group": _GROUP} if dataset.samples["group"].any() else {}
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None)
 
 

@@ -32,7 +32,10 @@ class _File(NamedTuple):
     text: str  # the same in one, with "/" between
 
 
-_Found = dict[str, list[_File]]  # by text in lower case: one file on Windows and macOS
+class _Side(NamedTuple):
+    what: str  # "image" or "mask"
+    glob: str
+    found: dict[str, list[_File]]  # by text in lower case: one file on Windows and macOS
 
 
 def pair_files(root: Path, config: DatasetConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -42,91 +45,78 @@ def pair_files(root: Path, config: DatasetConfig) -> tuple[pd.DataFrame, pd.Data
         samples (`SAMPLE_COLUMNS`), complete and sound pairs only, and problems (`FINDING_COLUMNS`).
 
     Raises:
-        DatasetError: two samples would have the same id ("duplicate-id"), or a split's list of ids is wrong
-            ("split-ids").
+        DatasetError: two samples would have the same id ("duplicate-id"), or a list of ids is wrong ("split-ids").
     """
-    sides, problems = _look(root, config.splits)
+    sides, problems, rows = {}, [], []
+    listed = any(split.ids for split in config.splits.values())
+    for name, split in config.splits.items():
+        # splits with lists of ids may share their globs: once is enough
+        globs = (split.images, split.masks)
+        shared = listed and any(globs == (images.glob, masks.glob) for images, masks in sides.values())
+        if split.images and not shared:
+            sides[name] = _look(root, name, split, problems)
     ids = _name_samples(sides)
     chosen = _chosen(root, config.splits, set(ids.values()))
     excluded = {normalize("NFC", name) for name in config.exclude}
     for name in sorted(excluded - set(ids.values())):
         detail = f"exclude names {name!r}, but there is no such sample{_meant(name, ids.values())}."
         problems.append(("warning", "exclude", name, "", detail, "Correct or remove it."))
-    rows = []
     for (split, key), name in ids.items():
         held = chosen.get(name, "" if config.splits[split].ids else split)
         if name in excluded or not held:
             continue
-        image, mask = (found.get(key, []) for found in sides[split])
-        faults = [*_faults(root, name, config.splits[split], image, mask)]
+        images, masks = sides[split]
+        faults = [*_faults(root, name, key, images, masks), *_faults(root, name, key, masks, images)]
         problems += [("error", check, name, held, *words) for check, *words in faults]
         if not faults:
-            group = _group(config.group, image[0].text)
-            rows.append((name, held, image[0].path, mask[0].path, *group))
+            image, mask = images.found[key][0], masks.found[key][0]
+            rows.append((name, held, image.path, mask.path, *_group(config.group, image.text)))
     order = list(config.splits)
     rows.sort(key=lambda row: (order.index(row[1]), row[0] if chosen else ""))
     samples = pd.DataFrame(rows, columns=SAMPLE_COLUMNS).astype({"frame": "Int64"})
-    lost = samples.loc[samples["group"] == "", "id"].tolist() if config.group else []
-    if lost:
-        detail = f"group does not match {len(lost)} of {len(samples)} names ({_some(lost)})."
-        suggestion = "Widen the pattern; these samples count as independent."
-        problems.append(("warning", "group-pattern", "", "", detail, suggestion))
     return samples, pd.DataFrame(problems, columns=FINDING_COLUMNS)
 
 
-def _look(root: Path, splits: dict[str, Split]) -> tuple[dict[str, tuple[_Found, _Found]], list[tuple]]:
-    """Images and masks by split, and problems. Splits with lists of ids may share globs: once is enough."""
-    sides: dict[str, tuple[_Found, _Found]] = {}
-    problems, seen, listed = [], set(), any(split.ids for split in splits.values())
-    for name, split in splits.items():
-        globs = (split.images, split.masks)
-        if not split.images or (listed and globs in seen):
-            continue
-        seen.add(globs)
-        images, masks = ([*_walk(root, glob)] for glob in globs)
-        # both in one folder, as in *.png and *_mask.png: a file that both globs match is of the narrower one
-        both = {file.path for file in images} & {file.path for file in masks}
-        wide = max(images, masks, key=len)
-        wide[:] = [file for file in wide if file.path not in both]
-        sides[name] = ({}, {})
-        for what, files, found in zip(("image", "mask"), (images, masks), sides[name], strict=True):
-            for file in files:
-                if not is_plain(file.path):
-                    detail = f"{what} {file.path!a} has a control character or no UTF-8 in its name."
-                    problems.append(("error", "file-name", "", name, detail, "Rename it."))
-                elif not file.path.lower().endswith(SUFFIXES):
-                    detail = f"{file.path} is matched by the {what}s glob; expected {', '.join(SUFFIXES)}."
-                    suggestion = f"Move it out of the folder, or narrow the glob in {FILE_NAME}."
-                    problems.append(("error", "not-an-image", "", name, detail, suggestion))
-                else:
-                    found.setdefault(file.text.casefold(), []).append(file)
-        if not any(sides[name]) and not split.optional:
-            detail = f"split {name!r} has no files: expected images at {globs[0]} and masks at {globs[1]}."
-            suggestion = f"Add them, correct the globs, or remove the split from {FILE_NAME}."
-            problems.append(("error", "empty-split", "", name, detail, suggestion))
-    return sides, problems
+def _look(root: Path, name: str, split: Split, problems: list[tuple]) -> tuple[_Side, _Side]:
+    """The images and the masks of one split; files that cannot be used go to `problems`."""
+    sides = _Side("image", split.images, {}), _Side("mask", split.masks, {})
+    files = [[*_walk(root, side.glob)] for side in sides]
+    # both in one folder, as in *.png and *_mask.png: a file that both globs match is of the narrower one
+    both = {file.path for file in files[0]} & {file.path for file in files[1]}
+    wide = max(files, key=len)
+    wide[:] = [file for file in wide if file.path not in both]
+    for side, some in zip(sides, files, strict=True):
+        for file in some:
+            if not is_plain(file.path):
+                detail = f"{side.what} {file.path!a} has a control character or no UTF-8 in its name."
+                problems.append(("error", "file-name", "", name, detail, "Rename it."))
+            elif not file.path.lower().endswith(SUFFIXES):
+                detail = f"{file.path} is matched by {side.glob}; expected {', '.join(SUFFIXES)}."
+                suggestion = f"Move it out of the folder, or narrow the glob in {FILE_NAME}."
+                problems.append(("error", "not-an-image", "", name, detail, suggestion))
+            else:
+                side.found.setdefault(file.text.casefold(), []).append(file)
+    if not any(files) and not split.optional:
+        detail = f"split {name!r} has no files: expected images at {split.images} and masks at {split.masks}."
+        suggestion = f"Add them, correct the globs, or remove the split from {FILE_NAME}."
+        problems.append(("error", "empty-split", "", name, detail, suggestion))
+    return sides
 
 
 def _walk(root: Path, glob: str) -> Iterator[_File]:
-    """The visible files that a glob matches, in order. Links to folders are followed, but not round in circles.
-
-    A wildcard in a file name's ending is no group: `a.jpg` goes with `a.png`.
-    """
+    """The visible files that a glob matches, in order. Links to folders are followed, but not round in circles."""
     parts = [*PurePosixPath(glob).parts]
     parts += ["*"] * (parts[-1] == "**")  # it stands for every file below
     fixed = [*takewhile(lambda part: not _WILD.search(part), parts[:-1])]
     stem, dot, ending = parts[-1].rpartition(".")
     stem, ending = (stem, ending) if dot else (ending, "*")
+    # a wildcard in the ending is no group: `a.jpg` goes with `a.png`
     regex = _regex("/".join([*parts[len(fixed) : -1], stem]), "({})") + r"\." + _regex(ending, "{}")
-    try:
-        pattern = re.compile(regex, re.IGNORECASE)
-    except re.error as error:
-        raise DatasetError(f"glob {glob!r} in {FILE_NAME}: {error}.", "config", "Correct it.") from None
-    start, seen = root.joinpath(*fixed), set()
+    pattern, start, seen = re.compile(regex, re.IGNORECASE), root.joinpath(*fixed), set()
     for folder, folders, names in os.walk(start, followlinks=True):
         real, inner = os.path.realpath(folder), Path(folder).relative_to(start)
         folders[:] = [] if real in seen else sorted(f for f in folders if not f.startswith("."))
-        for name in sorted(names) if real not in seen else []:
+        for name in [] if real in seen else sorted(names):
             match = pattern.fullmatch((inner / name).as_posix())
             if match and not name.startswith(".") and name.lower() not in _LITTER:
                 # macOS writes letters and accents apart (NFD), others together (NFC)
@@ -143,29 +133,26 @@ def _regex(glob: str, group: str) -> str:
     return "".join(next(wild) if k % 2 else re.escape(piece) for k, piece in enumerate(pieces))
 
 
-def _name_samples(sides: dict[str, tuple[_Found, _Found]]) -> dict[tuple[str, str], str]:
+def _name_samples(sides: dict[str, tuple[_Side, _Side]]) -> dict[tuple[str, str], str]:
     """An id for every (split, key): the stem; where that stands twice, also its folders; then also its split."""
-    left, named = {}, {}
+    left, ids = {}, {}
     for split, (images, masks) in sides.items():
-        left |= {(split, key): files[0].text for key, files in sorted((masks | images).items())}
+        left |= {(split, key): files[0].text for key, files in sorted((masks.found | images.found).items())}
     places = list(left)
     for form in ("{stem}", "{path}", "{split}-{path}"):
         names = {}
         for (split, key), text in left.items():
-            words = {"split": split, "path": text.replace("/", "-"), "stem": text.rpartition("/")[2]}
-            name = _UNSAFE.sub("_", form.format(**words)) or "sample"
-            device = name.split(".")[0].rstrip().lower() in WINDOWS_DEVICES
-            names[split, key] = "_" * device + name
-        count = Counter(name.casefold() for name in [*names.values(), *named.values()])
-        named |= {place: name for place, name in names.items() if count[name.casefold()] == 1}
-        left = {place: text for place, text in left.items() if place not in named}
+            path, stem = text.replace("/", "-"), text.rpartition("/")[2]
+            name = _UNSAFE.sub("_", form.format(split=split, path=path, stem=stem)) or "sample"
+            names[split, key] = "_" * (name.split(".")[0].rstrip().lower() in WINDOWS_DEVICES) + name
+        count = Counter(name.casefold() for name in [*names.values(), *ids.values()])
+        ids |= {place: name for place, name in names.items() if count[name.casefold()] == 1}
+        left = {place: text for place, text in left.items() if place not in ids}
     if left:
         clash = " and ".join(f"{text!r} in {split}" for (split, _), text in list(left.items())[:2])
-        expected = "expected names that differ in more than case, '/' and '-'"
-        raise DatasetError(
-            f"{clash} lead to the same sample id; {expected}.", "duplicate-id", "Rename one of them."
-        )
-    return {place: named[place] for place in places}
+        detail = f"{clash} lead to the same sample id; case, '/' and '-' are alike in ids."
+        raise DatasetError(detail, "duplicate-id", "Rename one of them.")
+    return {place: ids[place] for place in places}
 
 
 def _chosen(root: Path, splits: dict[str, Split], known: set[str]) -> dict[str, str]:
@@ -175,24 +162,17 @@ def _chosen(root: Path, splits: dict[str, Split], known: set[str]) -> dict[str, 
         try:
             names = read_written(root / ids).splitlines() if isinstance(ids, str) else ids
         except (OSError, UnicodeDecodeError):
-            expected = "expected a UTF-8 text file in the dataset's folder, one id a line"
-            detail = f"ids of split {split!r}: {ids} cannot be read; {expected}."
-            raise DatasetError(
-                detail, "split-ids", f"Correct ids in {FILE_NAME}, or put the file there."
-            ) from None
+            detail = f"ids of split {split!r}: {ids} cannot be read; expected UTF-8 text with one id a line."
+            raise DatasetError(detail, "split-ids", "Correct ids, or put the file there.") from None
         names = [normalize("NFC", name.strip()) for name in names if name.strip()]
-        if unknown := [name for name in names if name not in known]:
-            detail = f"ids of split {split!r} name {unknown[0]!r}, but there is no such sample{_meant(unknown[0], known)}"
-            detail += f". {len(unknown)} of its {len(names)} ids are unknown ({_some(unknown)})."
-            raise DatasetError(
-                detail, "split-ids", "Correct the list; an id is as in samples.csv of `seglib check`."
-            )
-        for name in names:
-            if name in chosen:
-                where = "twice" if chosen[name] == split else f"in {chosen[name]} and in {split}"
-                detail = f"the ids of the splits name {name!r} {where}; expected once."
-                raise DatasetError(detail, "split-ids", "Remove one.")
-            chosen[name] = split
+        twice = [name for name, count in Counter([*chosen, *names]).items() if count > 1]
+        unknown = [name for name in names if name not in known]
+        for wrong, what in ((unknown, "there is no such sample"), (twice, "it is named more than once")):
+            if wrong:
+                detail = f"ids of split {split!r} name {wrong[0]!r}, but {what}{_meant(wrong[0], known)}."
+                detail += f" {len(wrong)} of its {len(names)} ids are wrong so ({_some(wrong)})."
+                raise DatasetError(detail, "split-ids", "Correct the list; samples.csv of 01 has all ids.")
+        chosen |= dict.fromkeys(names, split)
     return chosen
 
 
@@ -204,41 +184,32 @@ def _group(pattern: str, text: str) -> tuple[str, int | None]:
     return parts.get("group") or "", int(frame) if frame.isdecimal() and len(frame) <= 18 else None
 
 
-def _faults(root: Path, name: str, globs: Split, images: list[_File], masks: list[_File]) -> Iterator[tuple]:
-    """Check, detail and suggestion of everything that keeps a pair from being complete."""
-    for what, files, glob, mates in (
-        ("image", images, globs.images, masks),
-        ("mask", masks, globs.masks, images),
-    ):
-        if not files:
-            mate, other = mates[0], "mask" if what == "image" else "image"
-            detail = f"no {what} for {other} {name!r}, {mate.path}: expected {_filled(glob, mate.groups)}."
-            yield f"missing-{what}", detail, f"Add it, {EXCLUDE}."
-        if len(files) > 1:
-            paths = ", ".join(file.path for file in files)
-            detail = f"{len(files)} {what}s have the stem {name!r}: {paths}; expected one."
-            yield "duplicate-stem", detail, f"Rename or remove the others, {EXCLUDE}."
-        for path in (file.path for file in files):
-            if not (root / path).exists():
-                yield "missing-file", f"{path} is a link to nothing.", f"Restore the file, {EXCLUDE}."
-            elif (root / path).stat().st_size == 0:
-                yield (
-                    "empty-file",
-                    f"{what} {name!r} ({path}) is empty (0 bytes).",
-                    f"Copy it again, {EXCLUDE}.",
-                )
-            elif _leads_outside(root, path):
-                real = display_path(os.path.realpath(root / path))
-                detail = f"{what} {name!r} ({path}) is reached by a link that leads out of the dataset's folder, to {real}."
-                suggestion = (
-                    f"Put the file itself there, or allow its folder by the environment variable {LINKS}"
-                )
-                yield "link-outside", detail, f"{suggestion}, {EXCLUDE}."
-
-
-def _filled(glob: str, groups: tuple[str, ...]) -> str:
-    known = iter(groups)
-    return _WILD.sub(lambda _: next(known, "*"), glob)
+def _faults(root: Path, name: str, key: str, side: _Side, other: _Side) -> Iterator[tuple[str, str, str]]:
+    """Check, detail and suggestion of everything that keeps one side of a pair from being complete."""
+    what, files = side.what, side.found.get(key, [])
+    if not files:
+        mate = other.found[key][0]
+        groups = iter(mate.groups)
+        expected = _WILD.sub(lambda _: next(groups, "*"), side.glob)
+        detail = f"no {what} for {other.what} {name!r}, {mate.path}: expected {expected}."
+        yield f"missing-{what}", detail, f"Add it, {EXCLUDE}."
+    if len(files) > 1:
+        paths = ", ".join(file.path for file in files)
+        detail = f"{len(files)} {what}s have the stem {name!r}: {paths}; expected one."
+        yield "duplicate-stem", detail, f"Rename or remove the others, {EXCLUDE}."
+    for path in (file.path for file in files):
+        if not (root / path).exists():
+            yield "missing-file", f"{path} is a link to nothing.", f"Restore the file, {EXCLUDE}."
+        elif (root / path).stat().st_size == 0:
+            yield "empty-file", f"{what} {name!r} ({path}) has 0 bytes.", f"Copy it again, {EXCLUDE}."
+        elif _leads_outside(root, path):
+            real = display_path(os.path.realpath(root / path))
+            detail = f"{what} {name!r} ({path}) is a link that leads out of the dataset's folder, to {real}."
+            yield (
+                "link-outside",
+                detail,
+                f"Put the file itself there, allow its folder by {LINKS}, {EXCLUDE}.",
+            )
 
 
 def _leads_outside(root: Path, path: str) -> bool:
@@ -253,7 +224,7 @@ def _leads_outside(root: Path, path: str) -> bool:
 
 def _meant(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, 1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    return f" (did you mean {near[0]!r}?)" if near and near[0] != name else ""
 
 
 def _some(names: list[str]) -> str:

@@ -37,21 +37,18 @@ def save(path, array, **options):
     return path
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def png16(array):
     """A PNG of 16 bits a channel, which Pillow cannot write in colour; array (H, W, C) uint16."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     h, w, c = array.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
     header = struct.pack(">IIBBBBB", w, h, 16, {1: 0, 3: 2, 4: 6}[c], 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
 
 
 def test_alpha_is_dropped_not_multiplied(tmp_path):
@@ -139,7 +136,7 @@ def test_colour_masks_by_colors_and_by_id_map(tmp_path, alpha):
 
 def test_wide_integers_do_not_grow_tables(tmp_path):
     path = save(tmp_path / "m.tif", np.full((4, 4), 2**31 - 1, np.int32))
-    with pytest.raises(DatasetError, match="ids up to 2147483647"):
+    with pytest.raises(DatasetError, match="holds ids {2147483647}"):
         read_mask(path, ABC)
     with pytest.raises(DatasetError, match="32-bit"):
         read_image(path)
@@ -203,9 +200,7 @@ def test_masks_that_cannot_be_written_are_refused(tmp_path):
     with pytest.raises(DatasetError, match=r"a mask of \(3, 3\) for 'm.png', which is \(6, 8\)"):
         encode_mask(path, ABC, np.zeros((3, 3), np.uint8))
     path = save(tmp_path / "b.png", IDS > 0)
-    with pytest.raises(
-        DatasetError, match=r"no stored value stands for ignored pixels.*ignore_ids or id_map"
-    ):
+    with pytest.raises(DatasetError, match=r"stands for ignored pixels.*ignore_ids or id_map"):
         encode_mask(path, BINARY, np.full((6, 8), IGNORE, np.uint8))
     twice = ClassMap(("a", "b"), colors=[[1, 1, 1], [1, 1, 1]])
     path = save(tmp_path / "c.png", np.ones((6, 8, 3), np.uint8))
@@ -225,23 +220,7 @@ def written(picture: Image.Image, form: str, **options) -> bytes:
 def every_form() -> list[bytes]:
     """Small pictures of every format and mode that Pillow can write, and of odd kinds."""
     files, rgb = [], Image.fromarray(RGB)
-    for mode in (
-        "1",
-        "L",
-        "LA",
-        "P",
-        "PA",
-        "RGB",
-        "RGBA",
-        "RGBX",
-        "CMYK",
-        "YCbCr",
-        "LAB",
-        "HSV",
-        "I",
-        "F",
-        "La",
-    ):
+    for mode in "1 L LA P PA RGB RGBA RGBX CMYK YCbCr LAB HSV I F La".split():
         for form in ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM"):
             try:
                 files.append(written(Image.fromarray(IDS).convert(mode), form))
@@ -254,10 +233,6 @@ def every_form() -> list[bytes]:
 
 
 FILES = every_form()
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 @st.composite
@@ -296,7 +271,7 @@ def test_sound_pictures_are_read_as_pillow_reads_them(tmp_path, number):
     with Image.open(file) as picture:
         form, mode, reference = picture.format, picture.mode, np.asarray(picture.convert("RGB"))
     if form not in ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "MPO"):
-        with pytest.raises(DatasetError, match="no picture; expected PNG"):
+        with pytest.raises(DatasetError, match="cannot be read .*expected PNG"):
             read_image(file)
     elif mode in ("F", "La") or (mode == "LAB" and form == "TIFF"):
         with contextlib.suppress(DatasetError):
