@@ -1,7 +1,4 @@
-"""A folder of images and masks with its dataset.yaml -> a table of samples, and what is wrong with it.
-
-Nothing here opens an image but `read_pair`; faults inside the files are found by `seglib.checks`.
-"""
+"""A folder of images and masks with its dataset.yaml -> a table of samples, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -28,9 +25,7 @@ class Dataset:
     """The samples of a dataset, and what is wrong with their files as far as names and sizes tell.
 
     Args:
-        root: the dataset's folder.
-        name: its name, fit for a folder of results.
-        classes: its classes and how mask files write them.
+        name: fit for a folder of results.
         samples: complete pairs in the order of dataset.yaml's splits, then by name: `id` (unique, usable as a file
             name), `split`, `image` and `mask` (POSIX paths relative to `root`), `group` ("" if none), `frame` (Int64).
         problems: findings: `severity` ("error", "warning", "info"), `check`, `sample`, `split`, `detail`, `suggestion`.
@@ -63,10 +58,6 @@ def load_dataset(folder: str | Path, config: str | Path = "", strict: bool = Tru
         folder: the dataset's folder; a relative path starts at the project root.
         config: a dataset.yaml that lies elsewhere; `<folder>/dataset.yaml` by default.
         strict: raise on faulty files. Otherwise they are left in `Dataset.problems`, and out of `Dataset.samples`.
-
-    Raises:
-        DatasetError: no folder, no or an ill-formed dataset.yaml, impossible classes; when strict, also every missing
-            mask, missing image, duplicate stem, empty split, zero-byte file and file that is no image.
     """
     root, path = resolve_path(folder), resolve_path(config or Path(folder) / FILE_NAME)
     if not root.is_dir():
@@ -87,13 +78,10 @@ def load_dataset(folder: str | Path, config: str | Path = "", strict: bool = Tru
 
 
 def read_pair(dataset: Dataset, row: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Read one sample, a row of `dataset.samples` (Series or named tuple).
+    """Read one sample, a row of `dataset.samples` (Series or named tuple); a DatasetError says what is wrong with it.
 
     Returns:
         image (H, W, 3) uint8 RGB and mask (H, W) uint8 class ids, 255 = ignored.
-
-    Raises:
-        DatasetError: as `read_image` and `read_mask`; check "size-mismatch" if the two differ in size.
     """
     if isinstance(row, pd.Series):
         row = SimpleNamespace(**row)  # Series.mask is a method

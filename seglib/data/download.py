@@ -21,13 +21,8 @@ KNOWN = {"camvid": (_CAMVID, r"[\w-]+/CamVid/((?:train|val|test)(?:annot)?/\w+\.
 _MOST = 1 << 30  # bytes; a known dataset unpacks to no more
 
 
-def download(name: str, folder: str | Path, url: str = "") -> Path:
-    """Download a known dataset into `folder`, with its dataset.yaml; `folder` appears only when all is checked.
-
-    Args:
-        name: a key of `KNOWN`.
-        folder: where to; must not exist yet.
-        url: a mirror of the same zip.
+def download(name: str, folder: str | Path) -> Path:
+    """Download a known dataset into the new `folder`, with its dataset.yaml; it appears only when all is checked.
 
     Raises:
         DatasetError: an unknown name; a folder that exists; check "download" (network), "bad-archive" (no sound zip,
@@ -39,15 +34,14 @@ def download(name: str, folder: str | Path, url: str = "") -> Path:
     if folder.exists():
         detail = f"{display_path(folder)} exists and is left as it is; expected a new folder."
         raise DatasetError(detail, "folder-exists", "Name another folder, or move this one away.")
-    configs, (known_url, members) = project_root() / "data" / "configs", KNOWN[name]
+    configs, (url, members) = project_root() / "data" / "configs", KNOWN[name]
     with tempfile.TemporaryDirectory() as temporary, atomic_folder(folder) as new:
-        urls = {"zip": url or known_url}
-        files = pooch.create(temporary, "", registry={"zip": None}, urls=urls, retry_if_failed=3)
+        files = pooch.create(temporary, "", registry={"zip": None}, urls={"zip": url}, retry_if_failed=3)
         try:
             archive = files.fetch("zip", downloader=pooch.HTTPDownloader(progressbar=True, timeout=60))
         except (OSError, ValueError) as error:
-            detail = f"{urls['zip']} could not be downloaded ({error})."
-            raise DatasetError(detail, "download", "Try again later, or pass the url of a mirror.") from error
+            detail = f"{url} could not be downloaded ({error})."
+            raise DatasetError(detail, "download", "Try again later.") from error
         try:
             _unpack(archive, new, members)
         except Exception as error:  # zipfile raises BadZipFile, zlib.error, EOFError, RuntimeError, ...

@@ -16,29 +16,21 @@ CLASSES_FILE = "dataset.yaml (classes)"  # stands among the files for how their 
 
 
 def digests(dataset: Dataset, split: str) -> dict[str, str]:
-    """Compute the digests of one split's files.
-
-    Returns:
-        path relative to the dataset's folder -> 16 hexadecimal digits of its SHA-256, "" where it cannot be read; and
-        `CLASSES_FILE` -> those of the classes.
-    """
+    """Map each path of one split, and `CLASSES_FILE`, to 16 hexadecimal digits of its SHA-256 ("" if unreadable)."""
     samples = dataset.split(split)
     paths = list(dict.fromkeys([*samples["image"], *samples["mask"]]))
     classes = json.dumps(dataset.classes.to_dict(), sort_keys=True).encode()
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda path: _digest(dataset.root / path), paths)
-        return {CLASSES_FILE: _short(classes)} | dict(zip(paths, found, strict=True))
+        found = pool.map(_digest, (dataset.root / path for path in paths))
+        own = {CLASSES_FILE: hashlib.sha256(classes).hexdigest()[:16]}
+        return own | dict(zip(paths, found, strict=True))
 
 
 def _digest(path: Path) -> str:
     try:
-        return _short(path.read_bytes())
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     except OSError:
         return ""
-
-
-def _short(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def compare_digests(before: Mapping[str, str], now: Mapping[str, str]) -> str:

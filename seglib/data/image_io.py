@@ -23,8 +23,8 @@ class DatasetError(ValueError):
 
     Args:
         detail: names the thing and what was expected.
-        check: the name of the check that it fails, as in the findings table ("unreadable", "size-mismatch", ...).
-        suggestion: what to do about it; the error's text is the detail and the suggestion.
+        check: the check that it fails, as in the findings table ("unreadable", "size-mismatch", ...).
+        suggestion: what to do about it; the error's text is both.
         sample: the sample's id, "" where it concerns more than one.
     """
 
@@ -81,12 +81,9 @@ def read_picture(path: str | Path, label: str = "") -> Picture:
 def read_mask(path: str | Path, classes: ClassMap, label: str = "") -> np.ndarray:
     """Read a mask file as (H, W) uint8 class ids, 255 = ignored.
 
-    Palette files give their indices, never their colours. RGB files are read by the colours that dataset.yaml names;
-    where it names none, three equal channels are one channel of ids and anything else is refused. 1-bit files hold 0
-    and 1, or 0 and 255 if id_map names 255 and not 1. Alpha is dropped, the EXIF orientation applied.
-
-    Raises:
-        DatasetError: as `read_image`; also "illegal-ids" and "rgb-mask" (ids or colours that dataset.yaml does not name).
+    Palette files give their indices. RGB files are read by the colours that dataset.yaml names; where it names none,
+    three equal channels are one channel of ids. 1-bit files hold 0 and 1, or 0 and 255 if id_map names 255 and not 1.
+    A DatasetError is as of `read_image`, or "illegal-ids" or "rgb-mask": values that dataset.yaml does not name.
     """
     return read_mask_and_mode(path, classes, label)[0]
 
@@ -123,29 +120,22 @@ def _as_values(stored: np.ndarray, classes: ClassMap) -> np.ndarray:
 def encode_mask(path: str | Path, classes: ClassMap, mask: np.ndarray) -> bytes:
     """Write a PNG that `read_mask` reads as `mask` (H, W), uint8 class ids, in the form of the mask file at `path`.
 
-    Pixels whose class stays keep their stored value, even where several values stand for one class; the palette stays.
-
-    Raises:
-        DatasetError: another size, or a class for which dataset.yaml names no stored value; as `read_mask`.
+    Pixels whose class stays keep their stored value, even where several stand for one class; the palette stays. A
+    DatasetError names a class for which dataset.yaml names no stored value.
     """
-    name, original, out = (
-        Path(path).name,
-        read_mask(path, classes),
-        _as_values(read_stored(path), classes).copy(),
-    )
+    original, out = read_mask(path, classes), _as_values(read_stored(path), classes).copy()
     if mask.shape != original.shape:
-        raise DatasetError(f"a mask of {mask.shape} for {name!r}, which is {original.shape} (height, width).")
+        sizes = f"{mask.shape} for {Path(path).name!r}, which is {original.shape} (height, width)"
+        raise DatasetError(f"a mask of {sizes}.")
     values = {c: value for value, c in reversed(classes.stored_values(color=out.ndim == 3).items())}
     for c in np.unique(mask[mask != original]).tolist():
         if c not in values:
-            what = "ignored pixels" if c == IGNORE else f"class {dict(enumerate(classes.names)).get(c, c)!r}"
-            suggestion = "Name one in dataset.yaml (ignore_ids or id_map)."
-            raise DatasetError(f"no stored value stands for {what}.", "", suggestion)
+            what = "ignored pixels" if c == IGNORE else f"class {classes.names[c]!r}"
+            raise DatasetError(f"no stored value stands for {what}.", "", "Name one in ignore_ids or id_map.")
         out[(mask != original) & (mask == c)] = values[c]
     picture, stream = Image.fromarray(out), io.BytesIO()
     with Image.open(path, formats=_FORMATS) as stored:
-        if stored.mode == "P":
-            # whole: with a shorter palette, Pillow would write fewer bits than ids need
+        if stored.mode == "P":  # 256 colours: with fewer, Pillow would write fewer bits than ids need
             picture.putpalette((stored.getpalette("RGB") + [0] * 768)[:768])
     picture.save(stream, "PNG")
     return stream.getvalue()

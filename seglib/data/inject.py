@@ -57,7 +57,7 @@ def inject_faults(
     splits: Sequence[str] = ("val",),
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Copy a dataset into the new folder `out` and inject faults: one into each chosen sample, all kinds equally often.
+    """Copy a dataset into the new folder `out` and inject faults, one a chosen sample, all kinds equally often.
 
     Images are copied byte for byte except degraded ones (PNG); masks become palette PNGs of class ids. Ids, splits,
     sequences and frames stay. The correct masks of label faults go to clean_masks/<sample>.png.
@@ -91,21 +91,20 @@ def inject_faults(
 
 def _write_sample(dataset: Dataset, row: Any, fault: Fault | None, folder: Path, seed: int) -> None:
     image, mask = read_pair(dataset, row)  # sound samples are read too: no copy of what cannot be read
-    place = row.id
-    if row.group:  # <sequence>/<frame>/<id>, which `_GROUP` reads back
-        place = f"{quote(row.group, safe='')}/{'-' if pd.isna(row.frame) else row.frame}/{row.id}"
+    frame = "-" if pd.isna(row.frame) else row.frame
+    place = f"{quote(row.group, safe='')}/{frame}/{row.id}" if row.group else row.id  # read back by `_GROUP`
     target = folder / row.split / "images" / f"{place}{Path(row.image).suffix}"
     target.parent.mkdir(parents=True, exist_ok=True)
     masks = {folder / row.split / "masks" / f"{place}.png": mask}
-    if fault and fault.mask is not None:
-        masks = dict.fromkeys(masks, fault.mask) | {folder / "clean_masks" / f"{row.id}.png": mask}
-    if fault and fault.mask is None:
+    if fault is None or fault.mask is not None:
+        shutil.copyfile(dataset.root / row.image, target)
+    else:
         rng = np.random.default_rng([seed, zlib.crc32(row.id.encode())])
         grain = rng.standard_normal(image.shape, dtype=np.float32)
         worse = degrade(image, fault.kind, LEVELS.index(fault.severity) + 1, grain)
         Image.fromarray(worse).save(target.with_suffix(".png"))
-    else:
-        shutil.copyfile(dataset.root / row.image, target)
+    if fault and fault.mask is not None:
+        masks = dict.fromkeys(masks, fault.mask) | {folder / "clean_masks" / f"{row.id}.png": mask}
     for path, ids in masks.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         picture = Image.fromarray(ids)

@@ -31,13 +31,9 @@ def overlay(image: np.ndarray, mask: np.ndarray, classes: ClassMap, alpha: float
     """Blend the mask's class colours over the image; ignored pixels are blended with black.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
+        image: (H, W, 3) uint8 RGB, as the result.
         mask: (H, W) uint8 class ids, 255 = ignored; a ValueError if its size differs.
-        classes: with their colours.
         alpha: 0 shows the image alone, 1 the mask alone.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
     """
     _check_sizes(image, mask=mask)
     share, colors = round(alpha * 256), classes.colorize(mask).astype(np.uint16)
@@ -48,11 +44,8 @@ def error_map(image: np.ndarray, truth: np.ndarray, pred: np.ndarray) -> np.ndar
     """Paint wrong pixels orange over the dimmed greyscale image; ignored pixels are hatched.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
+        image: (H, W, 3) uint8 RGB, as the result.
         truth, pred: (H, W) uint8 class ids, 255 = ignored; a ValueError if a size differs.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
     """
     _check_sizes(image, truth=truth, prediction=pred)
     weights = np.array([77, 150, 29], np.uint16)  # Rec. 601 luma in 1/256
@@ -84,12 +77,10 @@ def present(*masks: np.ndarray) -> list[int]:
 
 
 def data_uri(picture: np.ndarray, width: int) -> str:
-    """Write a uint8 RGB picture, about `width` pixels wide, as a JPEG `data:` address; it grows by whole steps only."""
-    zoom = width // picture.shape[1]
-    size = (width, max(1, round(picture.shape[0] * width / picture.shape[1])))
-    big = picture.repeat(max(1, zoom), axis=0).repeat(max(1, zoom), axis=1)
-    image = Image.fromarray(big) if zoom else Image.fromarray(picture).resize(size, Image.Resampling.BOX)
-    stream = io.BytesIO()
+    """Write a uint8 RGB picture, at most `width` pixels wide, as a JPEG `data:` address."""
+    image, stream = Image.fromarray(picture), io.BytesIO()
+    if width < image.width:
+        image = image.resize((width, max(1, round(image.height * width / image.width))), Image.Resampling.BOX)
     image.save(stream, "JPEG", quality=80, subsampling=0)  # full colour resolution: masks have sharp edges
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from seglib.data.config import FILE_NAME, DatasetConfig, Split
 from seglib.data.image_io import EXCLUDE, SUFFIXES, DatasetError
-from seglib.runs import WINDOWS_DEVICES, display_path, is_plain, read_written
+from seglib.runs import display_path, is_plain, read_written
 
 FINDING_COLUMNS = ["severity", "check", "sample", "split", "detail", "suggestion"]
 SAMPLE_COLUMNS = ["id", "split", "image", "mask", "group", "frame"]
@@ -43,9 +43,6 @@ def pair_files(root: Path, config: DatasetConfig) -> tuple[pd.DataFrame, pd.Data
 
     Returns:
         samples (`SAMPLE_COLUMNS`), complete and sound pairs only, and problems (`FINDING_COLUMNS`).
-
-    Raises:
-        DatasetError: two samples would have the same id ("duplicate-id"), or a list of ids is wrong ("split-ids").
     """
     sides, problems, rows = {}, [], []
     listed = any(split.ids for split in config.splits.values())
@@ -144,7 +141,7 @@ def _name_samples(sides: dict[str, tuple[_Side, _Side]]) -> dict[tuple[str, str]
         for (split, key), text in left.items():
             path, stem = text.replace("/", "-"), text.rpartition("/")[2]
             name = _UNSAFE.sub("_", form.format(split=split, path=path, stem=stem)) or "sample"
-            names[split, key] = "_" * (name.split(".")[0].rstrip().lower() in WINDOWS_DEVICES) + name
+            names[split, key] = name
         count = Counter(name.casefold() for name in [*names.values(), *ids.values()])
         ids |= {place: name for place, name in names.items() if count[name.casefold()] == 1}
         left = {place: text for place, text in left.items() if place not in ids}
@@ -198,10 +195,9 @@ def _faults(root: Path, name: str, key: str, side: _Side, other: _Side) -> Itera
         detail = f"{len(files)} {what}s have the stem {name!r}: {paths}; expected one."
         yield "duplicate-stem", detail, f"Rename or remove the others, {EXCLUDE}."
     for path in (file.path for file in files):
-        if not (root / path).exists():
-            yield "missing-file", f"{path} is a link to nothing.", f"Restore the file, {EXCLUDE}."
-        elif (root / path).stat().st_size == 0:
-            yield "empty-file", f"{what} {name!r} ({path}) has 0 bytes.", f"Copy it again, {EXCLUDE}."
+        if not (root / path).exists() or (root / path).stat().st_size == 0:
+            detail = f"{what} {name!r} ({path}) is empty (0 bytes), or a link to nothing."
+            yield "empty-file", detail, f"Copy it again, {EXCLUDE}."
         elif _leads_outside(root, path):
             real = display_path(os.path.realpath(root / path))
             detail = f"{what} {name!r} ({path}) is a link that leads out of the dataset's folder, to {real}."
