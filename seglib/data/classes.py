@@ -18,6 +18,11 @@ _SAFE_COLORS = (
 )  # fmt: skip
 
 
+def some(names: Sequence[str], most: int = 3) -> str:
+    """List the first of some names for an error."""
+    return ", ".join(names[:most]) + ", ..." * (len(names) > most)
+
+
 class ClassError(ValueError):
     """The classes of a dataset contradict themselves, or a mask holds values they do not name."""
 
@@ -81,16 +86,14 @@ class ClassMap:
         ignored = {} if color else dict.fromkeys(self.ignore_ids, IGNORE)
         if self.id_map:
             return {key: c for key, c in self.id_map.items() if isinstance(key, tuple) == color} | ignored
-        if not color:
-            return {c: c for c in range(len(self))} | ignored | {IGNORE: IGNORE}
-        # black is ignored unless a class claims it
-        return {(0, 0, 0): IGNORE} | {tuple(rgb): c for c, rgb in enumerate(self.colors.tolist())}
+        if color:  # black is ignored unless a class claims it
+            return {(0, 0, 0): IGNORE} | {tuple(rgb): c for c, rgb in enumerate(self.colors.tolist())}
+        return {c: c for c in range(len(self))} | ignored | {IGNORE: IGNORE}
 
     def encode(self, stored: np.ndarray) -> np.ndarray:
         """Turn stored values, (H, W) integers or (H, W, 3) uint8 colours, into (H, W) uint8 class ids, 255 = ignored.
 
-        Raises:
-            ClassError: a value or colour that neither the classes, `ignore_ids` nor `id_map` name.
+        A ClassError names values or colours that dataset.yaml does not name.
         """
         color = stored.ndim == 3
         if color and not self.by_color:
@@ -108,14 +111,12 @@ class ClassMap:
         ids = table[stored.astype(np.int64).clip(-1, len(table) - 1)]
         if (ids < 0).any():
             unknown = [f"#{v:06x}" if color else str(v) for v in np.unique(stored[ids < 0]).tolist()]
-            held = ", ".join(unknown[:8]) + ", ..." * (len(unknown) > 8)
             if color:
-                what = f"is an RGB image with colours that dataset.yaml does not name ({held})"
-                hint = "smoothed or JPEG masks must be exported again without interpolation"
-                raise ClassError(f"{what}. Name them under id_map or colors; {hint}.")
-            count, classes = len(self.id_map), f"{len(self)} classes (0-{len(self) - 1})"
-            named = f"{count} stored values in id_map" if count else classes
-            raise ClassError(f"holds ids {{{held}}}; dataset.yaml names {named}. Is it another palette?")
+                hint = "Name them under id_map or colors, or export the mask without interpolation."
+                raise ClassError(f"is an RGB image with unknown colours ({some(unknown, 8)}). {hint}")
+            classes = f"{len(self)} classes (0-{len(self) - 1})"
+            named = f"{len(self.id_map)} stored values in id_map" if self.id_map else classes
+            raise ClassError(f"holds ids {{{some(unknown, 8)}}}; dataset.yaml names {named}.")
         return ids.astype(np.uint8)
 
     def colorize(self, mask: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pydantic
-from pydantic import BaseModel, Field, StrictInt, field_validator
+from pydantic import AfterValidator, BaseModel, Field, StrictInt, field_validator
 
 from seglib.data.classes import ClassError, ClassMap
 from seglib.data.image_io import DatasetError
@@ -40,17 +40,15 @@ class Split(BaseModel):
     @classmethod
     def _is_relative(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
         if info.field_name == "ids" and not isinstance(value, str):
-            if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
-                raise ValueError("expected a text file or a list of ids; quote ids that are digits only")
-            return value
+            if isinstance(value, list) and value and all(isinstance(name, str) for name in value):
+                return value
+            raise ValueError("expected a text file or a list of ids; quote ids that are digits only")
         if not isinstance(value, str) or not value:
             return value
-        parts = PurePosixPath(value).parts
-        if not is_plain(value) or "\\" in value or re.match(r"[A-Za-z]:|/|~", value):
-            raise ValueError("expected a path relative to the dataset's folder, with '/' between folders")
-        no_sibling = len(parts) < 3 or re.search(r"[*?[]", parts[1])
-        if not parts or ".." in parts[1:] or (parts[0] == ".." and no_sibling):
-            raise ValueError("expected files in the dataset's folder, or one '../' for a sibling of it")
+        inside = PurePosixPath(re.sub(r"^\.\./(?!\.\./)[^/*?[]+/", "", value)).parts
+        if not inside or ".." in inside or not is_plain(value) or re.match(r".*\\|[A-Za-z]:|/|~", value):
+            expected = "a path relative to the dataset's folder, with '/', or one '../' for a sibling of it"
+            raise ValueError(f"expected {expected}")
         return value
 
     @pydantic.model_validator(mode="after")
@@ -67,7 +65,7 @@ class DatasetConfig(BaseModel):
     """The keys of dataset.yaml; data/README.md explains them."""
 
     model_config: ClassVar = {"extra": "forbid", "frozen": True}
-    name: str = ""
+    name: Annotated[str, AfterValidator(lambda name: name and check_name(name, "dataset"))] = ""
     classes: list[str]
     colors: list[tuple[_Byte, _Byte, _Byte]] = []
     ignore_ids: list[_Stored] = []
@@ -76,19 +74,12 @@ class DatasetConfig(BaseModel):
     group: str = ""
     exclude: list[str] = []
 
-    @field_validator("name")
-    @classmethod
-    def _names_a_folder(cls, value: str) -> str:
-        return check_name(value, "dataset") if value else value
-
     @field_validator("classes")
     @classmethod
     def _are_names(cls, value: list[str]) -> list[str]:
         for name in value:  # they become columns of tables and labels of figures
             if not name or name != name.strip() or not is_plain(name):
-                raise ValueError(
-                    f"{brief(name)} is no name: expected text, no control characters or outer spaces"
-                )
+                raise ValueError(f"{brief(name)} is no name: expected text without control characters")
         return value
 
     @field_validator("splits")

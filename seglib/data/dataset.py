@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from seglib.data.classes import ClassMap
+from seglib.data.classes import ClassMap, some
 from seglib.data.config import FILE_NAME, read_config
 from seglib.data.image_io import EXCLUDE, DatasetError, read_image, read_mask
 from seglib.data.pairing import pair_files
@@ -111,7 +111,7 @@ def explain(findings: pd.DataFrame) -> str:
     for (_, split), group in findings.groupby(["check", "split"], sort=False):
         ids, more = list(dict.fromkeys(i for i in group["sample"] if i)), ""
         if len(group) > 1:
-            named = f" ({', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''})" if ids else ""
+            named = f" ({some(ids)})" if ids else ""
             more = f" {len(group)} such{f' in {split}' if split else ''}{named}."
         lines.append(f"{group['detail'].iloc[0]}{more} {group['suggestion'].iloc[0]}".rstrip())
     return lines[0] if len(lines) == 1 else "\n" + "\n".join(f"- {line}" for line in lines)

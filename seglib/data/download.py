@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pooch
 
+from seglib.data.classes import some
 from seglib.data.image_io import DatasetError
 from seglib.runs import atomic_folder, display_path, project_root
 
@@ -70,8 +71,9 @@ def _check_sums(folder: Path, sums: Path) -> None:
         if not (folder / path).is_file() or pooch.file_hash(str(folder / path)) != digest:
             wrong.append(path)
     if wrong:
-        some = ", ".join(wrong[:3]) + ", ..." * (len(wrong) > 3)
-        detail = f"{len(wrong)} of {len(lines)} files are missing or differ from their SHA-256 sums: {some}."
+        detail = (
+            f"{len(wrong)} of {len(lines)} files are missing or differ from their SHA-256: {some(wrong)}."
+        )
         raise DatasetError(
             detail, "wrong-sum", "Download it again; if that fails, it has changed at its source."
         )

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from seglib.data.classes import some
 from seglib.data.dataset import Dataset
 from seglib.runs import read_json
 
@@ -39,8 +40,7 @@ def compare_digests(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     added, gone = ([path for path in a if path not in b] for a, b in ((now, before), (before, now)))
     told = []
     for kind, paths in (("changed", changed), ("added", added), ("gone", gone)):
-        some = ", ".join(paths[:3]) + ", ..." * (len(paths) > 3)
-        told += [f"{len(paths)} file{'s' * (len(paths) > 1)} {kind} ({some})"] if paths else []
+        told += [f"{len(paths)} file{'s' * (len(paths) > 1)} {kind} ({some(paths)})"] if paths else []
     return ", ".join(told)
 
 

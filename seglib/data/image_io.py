@@ -70,9 +70,7 @@ def read_picture(path: str | Path, label: str = "") -> Picture:
         if image.mode[0] in "IF":
             pixels = np.asarray(image)
             if pixels.dtype.kind not in "iu" or pixels.min() < 0 or pixels.max() > 65535:
-                detail = (
-                    f"{label} holds {image.mode!r} values (32-bit or floating-point); expected 8 or 16 bits."
-                )
+                detail = f"{label} holds 32-bit or floating-point values ({image.mode})."
                 raise DatasetError(detail, "channels", "Scale it to 8 or 16 bits and save it again.")
             image = Image.fromarray((pixels >> 8).astype(np.uint8))
         return Picture(image.convert("RGB"), mode)
@@ -97,9 +95,7 @@ def read_mask_and_mode(path: str | Path, classes: ClassMap, label: str = "") -> 
         return classes.encode(stored), mode
     except ClassError as error:
         smeared = Path(path).suffix.lower() in (".jpg", ".jpeg")
-        suggestion = (
-            "JPEG smears ids: export masks as PNG." if smeared else "Correct the mask, or dataset.yaml."
-        )
+        suggestion = "Correct the mask, or dataset.yaml." + " JPEG smears ids: export masks as PNG." * smeared
         check = "illegal-ids" if stored.ndim == 2 else "rgb-mask"
         raise DatasetError(f"{label} {error}", check, suggestion) from None
 

@@ -126,7 +126,7 @@ def _config(dataset: Dataset) -> str:
 def plan_faults(
     dataset: Dataset, split: str, kinds: Sequence[str], share: float, seed: int
 ) -> dict[str, Fault]:
-    """Choose a `Fault` for some samples of a split, by id; arguments and errors as of `inject_faults`."""
+    """Choose a `Fault` for some samples of a split, by id; arguments as of `inject_faults`."""
     samples, kinds = dataset.split(split), list(dict.fromkeys(kinds))
     rng = np.random.default_rng([seed, zlib.crc32(split.encode())])
     left = [samples.iloc[k] for k in rng.permutation(len(samples))]
@@ -162,10 +162,7 @@ class _LabelFaults:
 
     def make(self, kind: str, row: pd.Series) -> Fault | None:
         mask = self.mask(row)
-        made = getattr(self, kind)(row, mask)
-        if made is None:
-            return None
-        changed, detail = made
+        changed, detail = getattr(self, kind)(row, mask) or (mask, "")
         differs, valid = mask != changed, mask != IGNORE
         share = np.count_nonzero(differs & valid) / max(np.count_nonzero(valid), 1)
         if share < MIN_CHANGE or (changed == IGNORE).all():

@@ -14,6 +14,7 @@ from unicodedata import normalize
 
 import pandas as pd
 
+from seglib.data.classes import some
 from seglib.data.config import FILE_NAME, DatasetConfig, Split
 from seglib.data.image_io import EXCLUDE, SUFFIXES, DatasetError
 from seglib.runs import display_path, is_plain, read_written
@@ -167,7 +168,7 @@ def _chosen(root: Path, splits: dict[str, Split], known: set[str]) -> dict[str, 
         for wrong, what in ((unknown, "there is no such sample"), (twice, "it is named more than once")):
             if wrong:
                 detail = f"ids of split {split!r} name {wrong[0]!r}, but {what}{_meant(wrong[0], known)}."
-                detail += f" {len(wrong)} of its {len(names)} ids are wrong so ({_some(wrong)})."
+                detail += f" {len(wrong)} of its {len(names)} ids are wrong so ({some(wrong)})."
                 raise DatasetError(detail, "split-ids", "Correct the list; samples.csv of 01 has all ids.")
         chosen |= dict.fromkeys(names, split)
     return chosen
@@ -221,7 +222,3 @@ def _leads_outside(root: Path, path: str) -> bool:
 def _meant(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, 1)
     return f" (did you mean {near[0]!r}?)" if near and near[0] != name else ""
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + ", ..." * (len(names) > 3)

@@ -1,6 +1,7 @@
 """Downloading a known dataset from a server on loopback: whole, failing, damaged, hostile."""
 
 import functools
+import gc
 import hashlib
 import io
 import re
@@ -16,6 +17,8 @@ from PIL import Image
 from seglib.data import DatasetError, download, load_dataset
 from seglib.runs import project_root
 
+# requests leaves the sockets of failed downloads to the garbage collector
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 module = sys.modules["seglib.data.download"]  # `seglib.data.download` is the function
 
 
@@ -84,6 +87,7 @@ def server(tmp_path, monkeypatch):
     http.shutdown()
     http.server_close()
     thread.join()
+    gc.collect()
 
 
 def refused(folder, check, told):
