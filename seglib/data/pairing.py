@@ -83,8 +83,8 @@ def _look(root: Path, name: str, split: Split, problems: list[tuple]) -> tuple[_
     both = {file.path for file in files[0]} & {file.path for file in files[1]}
     wide = max(files, key=len)
     wide[:] = [file for file in wide if file.path not in both]
-    for side, some in zip(sides, files, strict=True):
-        for file in some:
+    for side, matched in zip(sides, files, strict=True):
+        for file in matched:
             if not is_plain(file.path):
                 detail = f"{side.what} {file.path!a} has a control character or no UTF-8 in its name."
                 problems.append(("error", "file-name", "", name, detail, "Rename it."))

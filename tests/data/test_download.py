@@ -109,18 +109,6 @@ def test_a_dataset_is_unpacked_checked_and_configured(server, tmp_path):
     assert [p.name for p in folder.parent.iterdir()] == ["set"]
 
 
-def test_a_missing_page(server, tmp_path):
-    server.status, server.body = 404, b""
-    refused(tmp_path / "set", "download", r"could not be downloaded .*404")
-
-
-def test_a_wrong_sum_leaves_nothing(server, tmp_path):
-    server.body = zipped(LISTED | {"Tutorial-main/Set/val/1.png": png(5)})
-    refused(tmp_path / "set", "wrong-sum", r"1 of 8 files.*val/1.png")
-    server.body = zipped({name: data for name, data in LISTED.items() if "/val/" not in name})
-    refused(tmp_path / "set", "wrong-sum", r"2 of 8 files.*val/1.png, val/2.png")
-
-
 def test_hostile_names_lead_nowhere_and_links_are_not_made(server, tmp_path):
     inside = "Tutorial-main/Set/train"
     link = zipfile.ZipInfo(f"{inside}/link.png")
@@ -140,18 +128,22 @@ def test_hostile_names_lead_nowhere_and_links_are_not_made(server, tmp_path):
     assert not list(tmp_path.rglob("escaped*"))
 
 
-def test_bombs_damaged_and_other_files_are_refused(server, tmp_path, monkeypatch):
+def test_what_is_missing_damaged_or_too_large_leaves_nothing(server, tmp_path, monkeypatch):
     damaged = bytearray(zipped(LISTED))
     damaged[len(damaged) // 3] ^= 255
     monkeypatch.setattr(module, "_MOST", 1 << 20)
-    bomb = zipped({"Tutorial-main/Set/train/1.png": bytes(2 << 20)})
-    for body, told in (
-        (bomb, "unpacks to 2 MB"),
-        (bytes(damaged), "no sound zip"),
-        (b"<html>", "no sound zip"),
+    lost = {name: content for name, content in LISTED.items() if "/val/" not in name}
+    for body, check, told in (
+        (zipped({"Tutorial-main/Set/train/1.png": bytes(2 << 20)}), "bad-archive", "unpacks to 2 MB"),
+        (bytes(damaged), "bad-archive", "no sound zip"),
+        (b"<html>", "bad-archive", "no sound zip"),
+        (zipped(LISTED | {"Tutorial-main/Set/val/1.png": png(5)}), "wrong-sum", "1 of 8 files.*val/1.png"),
+        (zipped(lost), "wrong-sum", r"2 of 8 files.*val/1.png, val/2.png"),
     ):
         server.body = body
-        refused(tmp_path / "set", "bad-archive", told)
+        refused(tmp_path / "set", check, told)
+    server.status, server.body = 404, b""
+    refused(tmp_path / "set", "download", r"could not be downloaded .*404")
 
 
 def test_existing_folder_and_unknown_name(server, tmp_path):

@@ -11,10 +11,9 @@ RGB = RNG.integers(0, 256, (6, 8, 3), np.uint8)
 IDS = RNG.integers(0, 3, (6, 8), np.uint8)
 
 
-def save(path, array, **options):
+def save(path, array):
     path.parent.mkdir(parents=True, exist_ok=True)
-    (array if isinstance(array, Image.Image) else Image.fromarray(array)).save(path, **options)
-    return path
+    Image.fromarray(array).save(path)
 
 
 @pytest.mark.parametrize(
