@@ -64,9 +64,8 @@ def load_dataset(folder: str | Path, config: str | Path = "", strict: bool = Tru
         detail = f"dataset folder {root} is not there; expected a folder of images and masks."
         raise DatasetError(detail, "no-folder", "Check the path; a relative one starts at the project root.")
     if not path.is_file():
-        detail = f"no {path.name} at {path}: expected the classes and where images and masks lie."
         suggestion = f"Draft one with `seglib init {folder}`, or name one elsewhere as config."
-        raise DatasetError(detail, "no-config", suggestion)
+        raise DatasetError(f"no {path.name} at {path}.", "no-config", suggestion)
     settings = read_config(path)
     samples, problems = pair_files(root, settings)
     dataset = Dataset(root, settings.name or root.name, settings.class_map, samples, problems)

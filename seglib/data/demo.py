@@ -72,14 +72,15 @@ def make_broken(folder: str | Path) -> Path:
 
 
 def _break_images(train: Path) -> None:
+    images = train / "images"
     (train / "masks" / "ash_0001.png").unlink()
-    (train / "images" / "ash_0003.png").unlink()
-    half = train / "images" / "ash_0005.png"
-    half.write_bytes(half.read_bytes()[: half.stat().st_size // 2])
-    for name, data in (("ash_0007.png", b""), ("holly_0001.png", b"A note.\n"), ("dashcam.mp4", bytes(1024))):
-        (train / "images" / name).write_bytes(data)
-    with Image.open(train / "images" / "holly_0008.png") as image:
-        image.save(train / "images" / "holly_0008.jpg")
+    (images / "ash_0003.png").unlink()
+    half = (images / "ash_0005.png").read_bytes()[:2000]
+    texts = {"ash_0005.png": half, "ash_0007.png": b"", "holly_0001.png": b"A note.", "dashcam.mp4": bytes(9)}
+    for name, text in texts.items():
+        (images / name).write_bytes(text)
+    with Image.open(images / "holly_0008.png") as image:
+        image.save(images / "holly_0008.jpg")
 
 
 def _break_masks(folder: Path) -> None:

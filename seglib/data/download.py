@@ -71,9 +71,7 @@ def _check_sums(folder: Path, sums: Path) -> None:
         if not (folder / path).is_file() or pooch.file_hash(str(folder / path)) != digest:
             wrong.append(path)
     if wrong:
-        detail = (
-            f"{len(wrong)} of {len(lines)} files are missing or differ from their SHA-256: {some(wrong)}."
-        )
+        detail = f"{len(wrong)} of {len(lines)} files are missing or differ from their sums: {some(wrong)}."
         raise DatasetError(
             detail, "wrong-sum", "Download it again; if that fails, it has changed at its source."
         )

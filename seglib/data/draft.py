@@ -23,11 +23,7 @@ def draft_dataset(folder: str | Path) -> str:
     """Draft the text of a dataset.yaml: the layout, and the ids or colours in up to 200 masks with their shares.
 
     Classes are called class_0, class_1, ... in the order of the stored ids (of the colours, by how much they cover);
-    255 beside other ids than 0 is ignored.
-
-    Raises:
-        DatasetError: check "no-layout" if none of the known layouts is found, "illegal-ids" if the masks hold more
-            values than there can be classes; what reading raises if a mask cannot be read.
+    255 beside other ids than 0 is ignored. A DatasetError says that no layout is known, or too many values are found.
     """
     root, splits, masks = Path(folder), [], []
     for split, names in _SPLITS.items():

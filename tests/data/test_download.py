@@ -23,24 +23,16 @@ module = sys.modules["seglib.data.download"]  # `seglib.data.download` is the fu
 
 
 def png(seed, mask=False):
-    rng, buffer = np.random.default_rng(seed), io.BytesIO()
-    Image.fromarray(rng.integers(0, 2 if mask else 256, (8, 8) if mask else (8, 8, 3), np.uint8)).save(
-        buffer, "PNG"
-    )
+    buffer, shape = io.BytesIO(), (8, 8) if mask else (8, 8, 3)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 2, shape, np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-FILES = {
-    f"{s}{part}/{k}.png": png(k, bool(part))
-    for s in ("train", "val")
-    for part in ("", "annot")
-    for k in (1, 2)
-}
+SIDES = ("train", "trainannot", "val", "valannot")
+FILES = {f"{side}/{k}.png": png(k, "annot" in side) for side in SIDES for k in (1, 2)}
 UNSUMMED = {"test/9.png": png(9), "testannot/9.png": png(9, True)}
 LISTED = {f"Tutorial-main/Set/{path}": data for path, data in (FILES | UNSUMMED).items()}
-BESIDE = dict.fromkeys(
-    ("Tutorial-main/README.md", "Tutorial-main/Set/x.txt", "Tutorial-main/Other/train/1.png"), b"x"
-)
+BESIDE = {"Tutorial-main/Set/x.txt": b"x", "Tutorial-main/Other/train/1.png": b"x"}
 
 
 def zipped(members):

@@ -34,10 +34,7 @@ def write_dataset(root, form="ids", **config):
     for split, group, count in (("train", "a/x", 3), ("val", "b/y", 6), ("val", "c/z", 6)):
         for frame in range(count):
             mask = street(frame)
-            image = np.array([(200, 220, 255), (90, 90, 90), (200, 30, 30), (20, 160, 60)], np.uint8)[
-                mask % 4
-            ]
-            image = np.clip(image + rng.integers(-9, 10, image.shape), 0, 255).astype(np.uint8)
+            image = rng.integers(0, 256, (*mask.shape, 3), np.uint8)
             stored = colors[mask] if form == "colours" else mask
             if form == "mapped":
                 stored = np.where(mask == 255, 0, mask * 20 + 7).astype(np.uint8)
@@ -65,11 +62,8 @@ def test_any_form_of_dataset_is_copied_with_its_faults(tmp_path, form):
     config = dict(FORMS[form])
     if form == "lists":
         ids = [f"b{k:02d}" for k in range(6)] + [f"c{k:02d}" for k in range(5)]
-        config["splits"] = {
-            "train": {"images": "images/**/*.jpg", "masks": "masks/**/*.png"},
-            "val": {"ids": ids},
-        }
-        config["exclude"] = ["c05"]
+        globs = {"images": "images/**/*.jpg", "masks": "masks/**/*.png"}
+        config |= {"splits": {"train": globs, "val": {"ids": ids}}, "exclude": ["c05"]}
     dataset = write_dataset(tmp_path / "data set!", **config)
     table = inject_faults(dataset, tmp_path / "out", share=0.7, seed=5)
     copy = load_dataset(tmp_path / "out")
