@@ -6,45 +6,25 @@ overlay (drawn images), regions, fingerprint (digests of files), demo, download,
 """
 
 from seglib.data.classes import IGNORE, ClassMap, default_colors
-from seglib.data.config import DatasetConfig, read_mapping
+from seglib.data.config import DatasetConfig
 from seglib.data.dataset import Dataset, check_sizes, explain, load_dataset, map_ahead, read_pair
 from seglib.data.demo import ensure_demo, make_broken, planted
 from seglib.data.download import download
 from seglib.data.draft import draft_dataset
 from seglib.data.fingerprint import check_record, compare_digests, digests, read_record
 from seglib.data.image_io import (
-    FORMATS,
-    DatasetError,
-    encode_mask,
-    read_image,
-    read_mask,
-    read_mask_and_mode,
-    read_picture,
-    read_stored,
+    DatasetError, encode_mask, read_image, read_mask, read_mask_and_mode, read_picture, read_stored,
 )
 from seglib.data.inject import KINDS, inject_faults
-from seglib.data.overlay import (
-    AGAIN,
-    ERROR,
-    confidence_map,
-    data_uri,
-    error_map,
-    fitting,
-    overlay,
-    present,
-    stored_picture,
-    top_confusions,
-    wrong_pixels,
-)
+from seglib.data.overlay import data_uri, error_map, fitting, overlay, present, top_confusions, wrong_pixels
 from seglib.data.pairing import FINDING_COLUMNS
 from seglib.data.regions import label_regions
 
 __all__ = [
-    "AGAIN", "ERROR", "FINDING_COLUMNS", "FORMATS", "IGNORE", "KINDS", "ClassMap", "Dataset",
-    "DatasetConfig", "DatasetError", "check_record", "check_sizes", "compare_digests", "confidence_map",
-    "data_uri", "default_colors", "digests", "download", "draft_dataset", "encode_mask", "ensure_demo",
-    "error_map", "explain", "fitting", "inject_faults", "label_regions", "load_dataset", "make_broken",
-    "map_ahead", "overlay", "planted", "present", "read_image", "read_mapping", "read_mask",
-    "read_mask_and_mode", "read_pair", "read_picture", "read_record", "read_stored", "stored_picture",
-    "top_confusions", "wrong_pixels",
-]  # fmt: skip
+    "FINDING_COLUMNS", "IGNORE", "KINDS", "ClassMap", "Dataset", "DatasetConfig", "DatasetError", "check_record",
+    "check_sizes", "compare_digests", "data_uri", "default_colors", "digests", "download", "draft_dataset",
+    "encode_mask", "ensure_demo", "error_map", "explain", "fitting", "inject_faults", "label_regions",
+    "load_dataset", "make_broken", "map_ahead", "overlay", "planted", "present", "read_image", "read_mask",
+    "read_mask_and_mode", "read_pair", "read_picture", "read_record", "read_stored", "top_confusions",
+    "wrong_pixels",
+]

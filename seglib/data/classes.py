@@ -18,6 +18,11 @@ _SAFE_COLORS = (
 )  # fmt: skip
 
 
+def some(names: Sequence[str], most: int = 3) -> str:
+    """List the first of some names for an error."""
+    return ", ".join(names[:most]) + ", ..." * (len(names) > most)
+
+
 class ClassError(ValueError):
     """The classes of a dataset contradict themselves, or a mask holds values they do not name."""
 
@@ -31,18 +36,15 @@ def default_colors(count: int) -> np.ndarray:
     return np.array(colors, dtype=np.uint8).reshape(-1, 3)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ClassMap:
-    """The classes of a dataset and how its mask files write them.
+    """The classes of a dataset and how its mask files write them; a ClassError says where they contradict.
 
     Args:
         names: one name a class; class `c` has id `c` inside seglib.
         colors: (C, 3) uint8 RGB; `default_colors` when empty.
         ignore_ids: stored values of ignored pixels; they become `IGNORE` (255).
         id_map: stored value, or (r, g, b), -> class id (255: ignored). Empty: stored values are class ids.
-
-    Raises:
-        ClassError: no class, over 255 classes, a name twice or reserved, colours that do not fit, an unknown id.
     """
 
     names: tuple[str, ...]
@@ -81,58 +83,41 @@ class ClassMap:
 
     def stored_values(self, color: bool) -> dict[int | tuple[int, ...], int]:
         """List which stored values (or which colours) stand for which class id, 255 for ignored pixels."""
-        table: dict = {key: c for key, c in self.id_map.items() if isinstance(key, tuple) == color}
+        ignored = {} if color else dict.fromkeys(self.ignore_ids, IGNORE)
         if self.id_map:
-            return table if color else table | dict.fromkeys(self.ignore_ids, IGNORE)
-        if not color:
-            return {c: c for c in range(len(self))} | dict.fromkeys((*self.ignore_ids, IGNORE), IGNORE)
-        table = {tuple(rgb): c for c, rgb in enumerate(self.colors.tolist())} if self.colors_named else {}
-        return {(0, 0, 0): IGNORE, **table}  # black is ignored unless a class claims it
+            return {key: c for key, c in self.id_map.items() if isinstance(key, tuple) == color} | ignored
+        if color:  # black is ignored unless a class claims it
+            return {(0, 0, 0): IGNORE} | {tuple(rgb): c for c, rgb in enumerate(self.colors.tolist())}
+        return {c: c for c in range(len(self))} | ignored | {IGNORE: IGNORE}
 
     def encode(self, stored: np.ndarray) -> np.ndarray:
         """Turn stored values, (H, W) integers or (H, W, 3) uint8 colours, into (H, W) uint8 class ids, 255 = ignored.
 
-        Raises:
-            ClassError: a value or colour that neither the classes, `ignore_ids` nor `id_map` name.
+        A ClassError names values or colours that dataset.yaml does not name.
         """
-        if stored.ndim == 3:
-            return self._encode_colors(stored)
-        if any(isinstance(key, tuple) for key in self.id_map):
-            raise ClassError("holds single-channel ids, but id_map in dataset.yaml names colours.")
-        if stored.size == 0:
-            return np.zeros(stored.shape, np.uint8)
-        table = np.full(max(int(stored.max()), 0) + 1, -1, np.int16)
-        for value, c in self.stored_values(color=False).items():
-            if 0 <= value < len(table):
-                table[value] = c
-        ids = np.where(stored < 0, -1, table[stored]) if stored.min() < 0 else table[stored]
-        if (ids < 0).any():
-            held = _some([str(v) for v in np.unique(stored[ids < 0])], 8)
-            names = f"{len(self.id_map)} stored values in id_map" if self.id_map else f"{len(self)} classes "
-            names += "" if self.id_map else f"(0-{len(self) - 1})"
-            names += f" and ignores {{{', '.join(map(str, self.ignore_ids))}}}" if self.ignore_ids else ""
-            raise ClassError(
-                f"holds ids {{{held}}}; dataset.yaml names {names}. Is it another dataset's palette?"
-            )
-        return ids.astype(np.uint8)
-
-    def _encode_colors(self, stored: np.ndarray) -> np.ndarray:
-        if not self.by_color:
-            hint = "Give colors, or map them: id_map: {[r, g, b]: id}."
+        color = stored.ndim == 3
+        if color and not self.by_color:
+            hint = "Give every class one under colors, or map them: id_map: {[128, 64, 128]: 0}."
             raise ClassError(f"is an RGB image, but dataset.yaml names no colours. {hint}")
-        table = self.stored_values(color=True)
-        red, green, blue = (stored[..., c].astype(np.uint32) for c in range(3))
-        code = red << 16 | green << 8 | blue  # (H, W)
-        keys = np.array([r << 16 | g << 8 | b for r, g, b in table], np.uint32)
-        order = np.argsort(keys)
-        place = np.searchsorted(keys[order], code).clip(max=len(keys) - 1)
-        unknown = keys[order][place] != code
-        if unknown.any():
-            held = _some([f"#{v:06x}" for v in np.unique(code[unknown])], 5)
-            hint = "smoothed or JPEG masks must be exported again without interpolation"
-            what = f"is an RGB image with colours that dataset.yaml does not name ({held})"
-            raise ClassError(f"{what}. Name them under id_map or colors; {hint}.")
-        return np.array(list(table.values()), np.uint8)[order][place]
+        if self.by_color and self.id_map and not color:
+            raise ClassError("holds single-channel ids, but id_map in dataset.yaml names colours.")
+        values = self.stored_values(color)
+        if color:
+            values = {r << 16 | g << 8 | b: c for (r, g, b), c in values.items()}
+            red, green, blue = (stored[..., c].astype(np.int64) for c in range(3))
+            stored = red << 16 | green << 8 | blue  # (H, W, 3) -> (H, W)
+        table = np.full(max(values) + 2, -1, np.int16)  # the last entry is for every value outside
+        table[list(values)] = list(values.values())
+        ids = table[stored.astype(np.int64).clip(-1, len(table) - 1)]
+        if (ids < 0).any():
+            unknown = [f"#{v:06x}" if color else str(v) for v in np.unique(stored[ids < 0]).tolist()]
+            if color:
+                hint = "Name them under id_map or colors, or export the mask without interpolation."
+                raise ClassError(f"is an RGB image with unknown colours ({some(unknown, 8)}). {hint}")
+            classes = f"{len(self)} classes (0-{len(self) - 1})"
+            named = f"{len(self.id_map)} stored values in id_map" if self.id_map else classes
+            raise ClassError(f"holds ids {{{some(unknown, 8)}}}; dataset.yaml names {named}.")
+        return ids.astype(np.uint8)
 
     def colorize(self, mask: np.ndarray) -> np.ndarray:
         """Colour (..., H, W) class ids: (..., H, W, 3) uint8 RGB; ignored pixels are black."""
@@ -156,7 +141,3 @@ class ClassMap:
         id_map = {tuple(k) if isinstance(k, Sequence) else int(k): int(v) for k, v in data.get("id_map", [])}
         colors, ignored = np.array(data["colors"], np.uint8), tuple(data.get("ignore_ids", ()))
         return cls(tuple(data["names"]), colors, ignored, id_map)
-
-
-def _some(values: list[str], most: int) -> str:
-    return ", ".join(values[:most]) + ", ..." * (len(values) > most)

@@ -10,16 +10,15 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pydantic
-from pydantic import BaseModel, Field, StrictInt, field_validator
+from pydantic import AfterValidator, BaseModel, Field, StrictInt, field_validator
 
 from seglib.data.classes import ClassError, ClassMap
 from seglib.data.image_io import DatasetError
 from seglib.runs import UnreadableError, brief, check_name, display_path, is_plain, load_yaml, read_written
 
 FILE_NAME = "dataset.yaml"
-_FORM = "Correct it; data/README.md shows the form."
 _Byte = Annotated[StrictInt, Field(ge=0, le=255)]
-_Stored = Annotated[StrictInt, Field(ge=-(2**31), lt=2**32)]  # what an image file can hold
+_Stored = Annotated[StrictInt, Field(ge=0, le=65535)]  # what a mask file can hold
 
 
 class Split(BaseModel):
@@ -27,8 +26,7 @@ class Split(BaseModel):
 
     Args:
         images, masks: globs relative to the dataset's folder. Both may be missing where `ids` is given.
-        ids: the ids of the samples that the split holds, from any split's globs: a list, or a text file in the
-            dataset's folder with one id a line. "": what its own globs find, less what the `ids` of others name.
+        ids: a list of sample ids, or a text file with one a line. "": what no other split's `ids` name.
         optional: may have no files at all.
     """
 
@@ -40,22 +38,17 @@ class Split(BaseModel):
 
     @field_validator("images", "masks", "ids", mode="before")
     @classmethod
-    def _stays_near(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+    def _is_relative(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
         if info.field_name == "ids" and not isinstance(value, str):
-            if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
-                raise ValueError("expected a text file or a list of ids; quote ids that are digits only")
-            return value
+            if isinstance(value, list) and value and all(isinstance(name, str) for name in value):
+                return value
+            raise ValueError("expected a text file or a list of ids; quote ids that are digits only")
         if not isinstance(value, str) or not value:
             return value
-        parts = PurePosixPath(value).parts
-        if not is_plain(value):
-            raise ValueError("holds a control character, or text that UTF-8 cannot write")
-        if "\\" in value or re.match(r"[A-Za-z]:", value) or value.startswith(("/", "~")):
-            raise ValueError("expected a path relative to the dataset's folder, with '/' between folders")
-        if ".." in parts[1:] or not parts:
-            raise ValueError("expected files in the dataset's folder, or one '../' for a sibling of it")
-        if parts[0] == ".." and (len(parts) < 3 or re.search(r"[*?[]", parts[1])):
-            raise ValueError("expected the name of a sibling folder after '../', and the files in it")
+        inside = PurePosixPath(re.sub(r"^\.\./(?!\.\./)[^/*?[]+/", "", value)).parts
+        if not inside or ".." in inside or not is_plain(value) or re.match(r".*\\|[A-Za-z]:|/|~", value):
+            expected = "a path relative to the dataset's folder, with '/', or one '../' for a sibling of it"
+            raise ValueError(f"expected {expected}")
         return value
 
     @pydantic.model_validator(mode="after")
@@ -72,7 +65,7 @@ class DatasetConfig(BaseModel):
     """The keys of dataset.yaml; data/README.md explains them."""
 
     model_config: ClassVar = {"extra": "forbid", "frozen": True}
-    name: str = ""
+    name: Annotated[str, AfterValidator(lambda name: name and check_name(name, "dataset"))] = ""
     classes: list[str]
     colors: list[tuple[_Byte, _Byte, _Byte]] = []
     ignore_ids: list[_Stored] = []
@@ -81,18 +74,12 @@ class DatasetConfig(BaseModel):
     group: str = ""
     exclude: list[str] = []
 
-    @field_validator("name")
-    @classmethod
-    def _names_a_folder(cls, value: str) -> str:
-        return check_name(value, "dataset") if value else value
-
     @field_validator("classes")
     @classmethod
     def _are_names(cls, value: list[str]) -> list[str]:
         for name in value:  # they become columns of tables and labels of figures
             if not name or name != name.strip() or not is_plain(name):
-                expected = "expected text without control characters or spaces around it"
-                raise ValueError(f"{brief(name)} is no name: {expected}")
+                raise ValueError(f"{brief(name)} is no name: expected text without control characters")
         return value
 
     @field_validator("splits")
@@ -122,60 +109,40 @@ class DatasetConfig(BaseModel):
         return ClassMap(tuple(self.classes), colors, tuple(self.ignore_ids), self.id_map)
 
 
-def read_mapping(path: Path, expected: str, suggestion: str) -> dict:
-    """Read the keys and values of a YAML file that a person wrote; no key may stand twice.
-
-    A DatasetError (check "config") says where it is no UTF-8, no YAML or no mapping, what was `expected` ("keys such as
-    classes and splits") and what to do: the `suggestion`, a sentence.
-    """
-    where = display_path(path)
-    try:
-        values = load_yaml(read_written(path))
-    except UnicodeDecodeError:
-        raise DatasetError(f"{where} is not UTF-8 text.", "config", "Save it as UTF-8.") from None
-    except UnreadableError as error:
-        detail = f"{where} is not valid YAML{error}."
-        raise DatasetError(detail, "config", f"Correct it; {suggestion}") from None
-    if not isinstance(values, dict):
-        what = "empty" if values is None else "no mapping"
-        raise DatasetError(f"{where} is {what}; expected {expected}.", "config", suggestion)
-    return values
-
-
 def read_config(path: Path) -> DatasetConfig:
     """Read dataset.yaml; a `DatasetError` (check "config" or "classes") names every wrong key."""
-    where = display_path(path)
-    values = read_mapping(path, "keys such as classes and splits", "data/README.md shows the form.")
-    if values.get("classes") == []:
-        raise DatasetError(f"{where}: 0 classes; name at least two under classes.", "classes")
+    check, suggestion = "config", "data/README.md shows the form."
     try:
+        values = load_yaml(read_written(path))
+        if not isinstance(values, dict):
+            raise UnreadableError(f": it is {'empty' if values is None else 'no mapping'}")
         config = DatasetConfig(**{str(key): value for key, value in values.items()})
         _ = config.class_map
+        return config
+    except UnicodeDecodeError:
+        told, suggestion = " is not UTF-8 text.", "Save it as UTF-8."
+    except UnreadableError as error:
+        told = f" is not valid YAML{error}; expected keys such as classes and splits."
     except ClassError as error:
-        raise DatasetError(f"{where}: {error}", "classes") from None
+        told, check = f": {error}", "classes"
     except pydantic.ValidationError as error:
-        # a union reports each of its members; one line a place is enough
-        wrong = {_place(p["loc"]): _explain_key(p) for p in reversed(error.errors())}
-        raise DatasetError(f"{where}: {'; '.join(reversed(wrong.values()))}. {_FORM}", "config") from None
-    return config
+        wrong: dict[str, str] = {}
+        for problem in error.errors():  # those of a union's members differ in the end of their places
+            place = re.sub(r"\.(int|constrained|tuple\[|\[key]).*", "", ".".join(map(str, problem["loc"])))
+            wrong.setdefault(place, _explain(problem, place))
+        told = f": {'; '.join(wrong.values())}."
+    raise DatasetError(f"{display_path(path)}{told}", check, suggestion)
 
 
-def _place(loc: tuple) -> str:
-    # less pydantic's own names for the members of a union
-    inner = [part for part in map(str, loc) if not part.startswith(("constrained", "tuple["))]
-    return ".".join(part for part in inner if part not in ("int", "[key]"))
-
-
-def _explain_key(problem: Any) -> str:
-    *inside, last = problem["loc"]
-    of = f" in {'.'.join(map(str, inside))}" if inside else ""
+def _explain(problem: Any, place: str) -> str:
+    inside, _, last = place.rpartition(".")
     if problem["type"] == "missing":
-        return f"no key {last!r}{of}"
+        return f"no key {place!r}"
     if problem["type"] == "extra_forbidden":
         known = list(Split.model_fields if inside else DatasetConfig.model_fields)
-        near = difflib.get_close_matches(str(last), known, 1)
+        near = difflib.get_close_matches(last, known, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        return f"unknown key '{brief(last).strip(chr(39))}'{of} ({hint})"
-    scalar = problem["type"] == "string_type" and not isinstance(problem["input"], (list, dict, type(None)))
+        return f"unknown key '{brief(last).strip(chr(39))}'{f' in {inside}' * bool(inside)} ({hint})"
+    scalar = problem["type"] == "string_type" and isinstance(problem["input"], (int, float))
     message = problem["msg"].removeprefix("Value error, ") + "; quote it" * scalar
-    return f"{_place(problem['loc'])} = {brief(problem['input'])}: {message}"
+    return f"{place} = {brief(problem['input'])}: {message}"

@@ -1,7 +1,4 @@
-"""A folder of images and masks with its dataset.yaml -> a table of samples, and what is wrong with it.
-
-Nothing here opens an image but `read_pair`; faults inside the files are found by `seglib.checks`.
-"""
+"""A folder of images and masks with its dataset.yaml -> a table of samples, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from seglib.data.classes import ClassMap
+from seglib.data.classes import ClassMap, some
 from seglib.data.config import FILE_NAME, read_config
 from seglib.data.image_io import EXCLUDE, DatasetError, read_image, read_mask
 from seglib.data.pairing import pair_files
@@ -28,9 +25,7 @@ class Dataset:
     """The samples of a dataset, and what is wrong with their files as far as names and sizes tell.
 
     Args:
-        root: the dataset's folder.
-        name: its name, fit for a folder of results.
-        classes: its classes and how mask files write them.
+        name: fit for a folder of results.
         samples: complete pairs in the order of dataset.yaml's splits, then by name: `id` (unique, usable as a file
             name), `split`, `image` and `mask` (POSIX paths relative to `root`), `group` ("" if none), `frame` (Int64).
         problems: findings: `severity` ("error", "warning", "info"), `check`, `sample`, `split`, `detail`, `suggestion`.
@@ -52,8 +47,7 @@ class Dataset:
         if name not in self.splits:
             there = ", ".join(self.splits) or "none"
             detail = f"no split {name!r} in dataset {self.name!r}: expected one that has samples ({there})."
-            suggestion = f"Choose one of them, or add files for it and name them under splits in {FILE_NAME}."
-            raise DatasetError(detail, "no-split", suggestion)
+            raise DatasetError(detail, "no-split", f"Choose one of them, or add it to {FILE_NAME}.")
         return self.samples[self.samples["split"] == name].reset_index(drop=True)
 
 
@@ -64,20 +58,14 @@ def load_dataset(folder: str | Path, config: str | Path = "", strict: bool = Tru
         folder: the dataset's folder; a relative path starts at the project root.
         config: a dataset.yaml that lies elsewhere; `<folder>/dataset.yaml` by default.
         strict: raise on faulty files. Otherwise they are left in `Dataset.problems`, and out of `Dataset.samples`.
-
-    Raises:
-        DatasetError: no folder, no or an ill-formed dataset.yaml, impossible classes; when strict, also every missing
-            mask, missing image, duplicate stem, empty split, zero-byte file and file that is no image.
     """
-    root, path = resolve_path(folder), resolve_path(config) if config else resolve_path(folder) / FILE_NAME
+    root, path = resolve_path(folder), resolve_path(config or Path(folder) / FILE_NAME)
     if not root.is_dir():
-        what = "is a file" if root.exists() else "is not there"
-        detail = f"dataset folder {root} {what}; expected a folder of images and masks."
+        detail = f"dataset folder {root} is not there; expected a folder of images and masks."
         raise DatasetError(detail, "no-folder", "Check the path; a relative one starts at the project root.")
     if not path.is_file():
-        drafted = f"Draft one with `seglib init {folder}`, or name one elsewhere as config."
-        detail = f"no {path.name} at {path}: expected the classes and where images and masks lie."
-        raise DatasetError(detail, "no-config", "Check the path." if config else drafted)
+        suggestion = f"Draft one with `seglib init {folder}`, or name one elsewhere as config."
+        raise DatasetError(f"no {path.name} at {path}.", "no-config", suggestion)
     settings = read_config(path)
     samples, problems = pair_files(root, settings)
     dataset = Dataset(root, settings.name or root.name, settings.class_map, samples, problems)
@@ -89,13 +77,10 @@ def load_dataset(folder: str | Path, config: str | Path = "", strict: bool = Tru
 
 
 def read_pair(dataset: Dataset, row: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Read one sample, a row of `dataset.samples` (Series or named tuple).
+    """Read one sample, a row of `dataset.samples` (Series or named tuple); a DatasetError says what is wrong with it.
 
     Returns:
         image (H, W, 3) uint8 RGB and mask (H, W) uint8 class ids, 255 = ignored.
-
-    Raises:
-        DatasetError: as `read_image` and `read_mask`; check "size-mismatch" if the two differ in size.
     """
     if isinstance(row, pd.Series):
         row = SimpleNamespace(**row)  # Series.mask is a method
@@ -111,25 +96,21 @@ def read_pair(dataset: Dataset, row: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def check_sizes(row: Any, image: tuple[int, int], mask: tuple[int, int]) -> None:
     """Refuse a mask of another height and width than its image (`DatasetError`, check "size-mismatch")."""
-    if image == mask:
-        return
-    (mh, mw), (h, w) = mask, image
-    turned = " Was the mask drawn on the unrotated photograph? One is the other turned." * (
-        (mh, mw) == (w, h)
-    )
-    detail = f"mask {row.id!r} ({row.mask}) is {mw}x{mh} (width x height), but its image is {w}x{h}; expected equal sizes."
-    suggestion = f"Export the mask at the image's size (nearest neighbour), {EXCLUDE}."
-    raise DatasetError(detail + turned, "size-mismatch", suggestion, row.id)
+    if image != mask:
+        sizes = f"{mask[1]}x{mask[0]} (width x height), but its image is {image[1]}x{image[0]}"
+        turned = " One is the other turned." * (mask == image[::-1])
+        detail = f"mask {row.id!r} ({row.mask}) is {sizes}; expected equal sizes.{turned}"
+        suggestion = f"Export the mask at the image's size (nearest neighbour), {EXCLUDE}."
+        raise DatasetError(detail, "size-mismatch", suggestion, row.id)
 
 
 def explain(findings: pd.DataFrame) -> str:
     """Put findings into sentences: of each check in each split the first with its suggestion, and how many there are."""
     lines = []
     for (_, split), group in findings.groupby(["check", "split"], sort=False):
-        ids = list(dict.fromkeys(i for i in group["sample"] if i))
-        more = ""
+        ids, more = list(dict.fromkeys(i for i in group["sample"] if i)), ""
         if len(group) > 1:
-            named = f" ({', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''})" if ids else ""
+            named = f" ({some(ids)})" if ids else ""
             more = f" {len(group)} such{f' in {split}' if split else ''}{named}."
         lines.append(f"{group['detail'].iloc[0]}{more} {group['suggestion'].iloc[0]}".rstrip())
     return lines[0] if len(lines) == 1 else "\n" + "\n".join(f"- {line}" for line in lines)

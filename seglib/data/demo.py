@@ -10,7 +10,7 @@ import pandas as pd
 from PIL import Image
 
 from seglib.data.image_io import DatasetError
-from seglib.runs import atomic_folder, project_root, resolve_path, write_text
+from seglib.runs import atomic_folder, project_root, read_table, resolve_path, write_text
 
 _STREETS = {"ash": "train", "holly": "train", "linden": "val", "cherry": "test"}
 _FAULTS = """\
@@ -35,17 +35,15 @@ def ensure_demo(dataset: str | Path) -> None:
     """Say how to get data/demo if `dataset` is that and not there; make the broken twin if it is data/demo_broken."""
     path, data = resolve_path(dataset).resolve(), (project_root() / "data").resolve()
     if path == data / "demo" and not path.exists():
-        suggestion = "Restore it with `git checkout data/demo`, or `python benchmarks/demo_painter/paint.py data/demo`."
-        raise DatasetError(
-            "the demo dataset, which comes with the repository, is not there.", "no-folder", suggestion
-        )
+        detail = "the demo dataset, which comes with the repository, is not there."
+        raise DatasetError(detail, "no-folder", "Restore it with `git checkout data/demo`.")
     if path == data / "demo_broken":
         make_broken(path)
 
 
 def planted(folder: str | Path) -> pd.DataFrame:
     """Read planted.csv of a dataset with recorded faults; all cells are text, "" where empty."""
-    return pd.read_csv(Path(folder) / "planted.csv", dtype=str, keep_default_na=False)
+    return read_table(Path(folder) / "planted.csv")
 
 
 def make_broken(folder: str | Path) -> Path:
@@ -63,39 +61,41 @@ def make_broken(folder: str | Path) -> Path:
                 target = new / split / path.relative_to(source)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
-        _break(new)
+        _break_images(new / "train")
+        _break_masks(new)
         text = (demo / "dataset.yaml").read_text(encoding="utf-8")
         text = text.replace("name: demo", "name: demo_broken").replace("*.png", "*")
-        text = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("colors:"))
-        write_text(new / "dataset.yaml", text)  # without colours, an RGB mask is a fault
+        lines = [line for line in text.splitlines() if not line.startswith("colors:")]
+        write_text(new / "dataset.yaml", "\n".join(lines) + "\n")  # without colours, an RGB mask is a fault
         write_text(new / "planted.csv", _FAULTS)
     return folder
 
 
-def _break(folder: Path) -> None:
-    images, masks = folder / "train" / "images", folder / "train" / "masks"
-    (masks / "ash_0001.png").unlink()
+def _break_images(train: Path) -> None:
+    images = train / "images"
+    (train / "masks" / "ash_0001.png").unlink()
     (images / "ash_0003.png").unlink()
-    whole = (images / "ash_0005.png").read_bytes()
-    (images / "ash_0005.png").write_bytes(whole[: len(whole) // 2])
-    (images / "ash_0007.png").write_bytes(b"")
-    (images / "holly_0001.png").write_bytes(b"Not an image: a note.\n")
-    (images / "dashcam.mp4").write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(1024))
+    half = (images / "ash_0005.png").read_bytes()[:2000]
+    texts = {"ash_0005.png": half, "ash_0007.png": b"", "holly_0001.png": b"A note.", "dashcam.mp4": bytes(9)}
+    for name, text in texts.items():
+        (images / name).write_bytes(text)
     with Image.open(images / "holly_0008.png") as image:
         image.save(images / "holly_0008.jpg")
+
+
+def _break_masks(folder: Path) -> None:
     changes = {
-        masks / "holly_0003.png": lambda ids: ids[::2, ::2],
-        masks / "holly_0005.png": lambda ids: np.array([0, 12, 2, 3, 4, 14, 6, 7, 8])[ids],
-        masks / "holly_0007.png": lambda ids: np.stack([ids * 28, 255 - ids * 25, ids * 9], axis=2),
-        folder / "test" / "masks" / "cherry_0002.png": lambda ids: np.full_like(ids, 8),
-        folder / "test" / "masks" / "cherry_0004.png": np.zeros_like,
+        "train/masks/holly_0003.png": lambda ids: ids[::2, ::2],
+        "train/masks/holly_0005.png": lambda ids: np.array([0, 12, 2, 3, 4, 14, 6, 7, 8])[ids],
+        "train/masks/holly_0007.png": lambda ids: np.stack([ids * 28, 255 - ids * 25, ids * 9], axis=2),
+        "test/masks/cherry_0002.png": lambda ids: np.full_like(ids, 8),
+        "test/masks/cherry_0004.png": np.zeros_like,
     }
     for path in (folder / "val" / "masks").iterdir():  # no person in val: labelled as pavement
-        changes[path] = lambda ids: np.where(ids == 6, 3, ids)
+        changes[f"val/masks/{path.name}"] = lambda ids: np.where(ids == 6, 3, ids)
     for path, change in changes.items():
-        with Image.open(path) as mask:
-            ids, palette = np.array(mask), mask.getpalette()
-        changed = Image.fromarray(change(ids).astype(np.uint8))
+        with Image.open(folder / path) as mask:
+            changed, palette = Image.fromarray(change(np.array(mask)).astype(np.uint8)), mask.getpalette()
         if changed.mode == "L":
             changed.putpalette(palette)
-        changed.save(path)
+        changed.save(folder / path)

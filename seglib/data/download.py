@@ -6,11 +6,11 @@ import re
 import shutil
 import tempfile
 import zipfile
-import zlib
 from pathlib import Path
 
 import pooch
 
+from seglib.data.classes import some
 from seglib.data.image_io import DatasetError
 from seglib.runs import atomic_folder, display_path, project_root
 
@@ -22,13 +22,8 @@ KNOWN = {"camvid": (_CAMVID, r"[\w-]+/CamVid/((?:train|val|test)(?:annot)?/\w+\.
 _MOST = 1 << 30  # bytes; a known dataset unpacks to no more
 
 
-def download(name: str, folder: str | Path, url: str = "") -> Path:
-    """Download a known dataset into `folder`, with its dataset.yaml; `folder` appears only when all is checked.
-
-    Args:
-        name: a key of `KNOWN`.
-        folder: where to; must not exist yet.
-        url: a mirror of the same zip.
+def download(name: str, folder: str | Path) -> Path:
+    """Download a known dataset into the new `folder`, with its dataset.yaml; it appears only when all is checked.
 
     Raises:
         DatasetError: an unknown name; a folder that exists; check "download" (network), "bad-archive" (no sound zip,
@@ -40,36 +35,34 @@ def download(name: str, folder: str | Path, url: str = "") -> Path:
     if folder.exists():
         detail = f"{display_path(folder)} exists and is left as it is; expected a new folder."
         raise DatasetError(detail, "folder-exists", "Name another folder, or move this one away.")
-    configs, (known_url, members) = project_root() / "data" / "configs", KNOWN[name]
-    url = url or known_url
+    configs, (url, members) = project_root() / "data" / "configs", KNOWN[name]
     with tempfile.TemporaryDirectory() as temporary, atomic_folder(folder) as new:
         files = pooch.create(temporary, "", registry={"zip": None}, urls={"zip": url}, retry_if_failed=3)
         try:
             archive = files.fetch("zip", downloader=pooch.HTTPDownloader(progressbar=True, timeout=60))
         except (OSError, ValueError) as error:
-            suggestion = "Try again later, or pass the url of a mirror."
-            raise DatasetError(f"{url} could not be downloaded ({error}).", "download", suggestion) from error
-        unpack(Path(archive), new, members)
+            detail = f"{url} could not be downloaded ({error})."
+            raise DatasetError(detail, "download", "Try again later.") from error
+        try:
+            _unpack(archive, new, members)
+        except Exception as error:  # zipfile raises BadZipFile, zlib.error, EOFError, RuntimeError, ...
+            detail = f"the archive is no sound zip of this dataset ({error})."
+            raise DatasetError(detail, "bad-archive", "Is the url right? Download it again.") from error
         _check_sums(new, configs / f"{name}.sha256")
         shutil.copyfile(configs / f"{name}.yaml", new / "dataset.yaml")
     return folder
 
 
-def unpack(archive: Path, target: Path, members: str) -> None:
+def _unpack(archive: str, target: Path, members: str) -> None:
     """Write the members of a zip whose whole name matches, as plain files named by the pattern's group."""
-    try:
-        with zipfile.ZipFile(archive) as file:
-            wanted = [(m[1], info) for info in file.infolist() if (m := re.fullmatch(members, info.filename))]
-            if (size := sum(info.file_size for _, info in wanted)) > _MOST:
-                detail = f"the archive unpacks to {size / 1e6:.0f} MB."
-                raise DatasetError(detail, "bad-archive", "Is the url right?")
-            for path, info in wanted:
-                (target / path).parent.mkdir(parents=True, exist_ok=True)
-                with file.open(info) as packed, (target / path).open("xb") as out:
-                    shutil.copyfileobj(packed, out)
-    except (OSError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile, RuntimeError, zlib.error) as error:
-        detail = f"the archive is no sound zip ({error})."
-        raise DatasetError(detail, "bad-archive", "Download it again.") from error
+    with zipfile.ZipFile(archive) as file:
+        wanted = [(m[1], info) for info in file.infolist() if (m := re.fullmatch(members, info.filename))]
+        if (size := sum(info.file_size for _, info in wanted)) > _MOST:
+            raise ValueError(f"it unpacks to {size / 1e6:.0f} MB")
+        for path, info in wanted:
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            with file.open(info) as packed, (target / path).open("xb") as out:
+                shutil.copyfileobj(packed, out)
 
 
 def _check_sums(folder: Path, sums: Path) -> None:
@@ -78,7 +71,7 @@ def _check_sums(folder: Path, sums: Path) -> None:
         if not (folder / path).is_file() or pooch.file_hash(str(folder / path)) != digest:
             wrong.append(path)
     if wrong:
-        some = ", ".join(wrong[:3]) + ", ..." * (len(wrong) > 3)
-        detail = f"{len(wrong)} of {len(lines)} files are missing or differ from their SHA-256 sums: {some}."
-        suggestion = "Download it again; if that fails, it has changed at its source."
-        raise DatasetError(detail, "wrong-sum", suggestion)
+        detail = f"{len(wrong)} of {len(lines)} files are missing or differ from their sums: {some(wrong)}."
+        raise DatasetError(
+            detail, "wrong-sum", "Download it again; if that fails, it has changed at its source."
+        )

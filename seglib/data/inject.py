@@ -40,7 +40,7 @@ _GROUP = r"^(?P<group>[^/]+)/(?:(?P<frame>\d+)|-)/"
 
 
 class Fault(NamedTuple):
-    """A fault of one sample: cells of planted.csv and, of a label fault, the faulty mask (H, W) uint8."""
+    """Cells of planted.csv and, of a label fault, the faulty mask (H, W) uint8."""
 
     kind: str
     severity: str
@@ -57,38 +57,27 @@ def inject_faults(
     splits: Sequence[str] = ("val",),
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Copy a dataset and inject faults: one into each chosen sample, all kinds equally often.
+    """Copy a dataset into the new folder `out` and inject faults, one a chosen sample, all kinds equally often.
 
     Images are copied byte for byte except degraded ones (PNG); masks become palette PNGs of class ids. Ids, splits,
-    sequences and frames stay. `out` gets dataset.yaml, planted.csv, and clean_masks/<sample>.png, the correct masks
-    of samples with a label fault. The same seed gives the same faults.
+    sequences and frames stay. The correct masks of label faults go to clean_masks/<sample>.png.
 
     Args:
-        dataset: what to copy.
-        out: a folder that does not exist yet; a relative path starts at the project root.
         kinds: some of `KINDS`.
         share: of the samples of each of `splits` that get a fault, in (0, 1]; at least one sample.
-        splits: which get faults; all are copied.
-        seed: of all random choices.
 
     Returns:
         planted.csv: `sample`, `split`, `kind`, `severity` (of a label fault by the share of valid pixels that it
         changes: "mild" up to 0.02, "moderate" up to 0.1, "severe"), `box` ("x0 y0 x1 y1" in pixels, x1 and y1
         exclusive; empty: the whole image), `detail`.
-
-    Raises:
-        FileExistsError, ValueError: `out` holds something; kinds, share or `out` are impossible.
-        DatasetError: a file cannot be read, no such split, or a kind fits none of the samples left.
     """
     out = resolve_path(out)
-    if not kinds or not set(kinds) <= set(KINDS):
-        raise ValueError(f"kinds {', '.join(kinds) or '(none)'}: expected some of {', '.join(KINDS)}.")
-    if not 0 < share <= 1:
-        raise ValueError(f"share {share}: expected a share of the samples above 0 and at most 1.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{display_path(out)} exists and is left as it is. Name another folder.")
-    if out.resolve().is_relative_to(dataset.root.resolve()):
-        raise ValueError(f"{display_path(out)} lies in the dataset that is copied; name a folder outside it.")
+    if not kinds or not set(kinds) <= set(KINDS) or not 0 < share <= 1:
+        expected = f"expected some of {', '.join(KINDS)}, and a share above 0 and at most 1"
+        raise ValueError(f"kinds {', '.join(kinds) or '(none)'}, share {share}: {expected}.")
+    if out.exists() or out.resolve().is_relative_to(dataset.root.resolve()):
+        what = "exists and is left as it is, or lies in the dataset that is copied"
+        raise FileExistsError(f"{display_path(out)} {what}. Name another folder.")
     faults = {k: v for split in splits for k, v in plan_faults(dataset, split, kinds, share, seed).items()}
     with atomic_folder(out) as folder:
         for row in dataset.samples.itertuples():
@@ -102,21 +91,20 @@ def inject_faults(
 
 def _write_sample(dataset: Dataset, row: Any, fault: Fault | None, folder: Path, seed: int) -> None:
     image, mask = read_pair(dataset, row)  # sound samples are read too: no copy of what cannot be read
-    place = row.id
-    if row.group:  # <sequence>/<frame>/<id>, which `_GROUP` reads back
-        place = f"{quote(row.group, safe='')}/{'-' if pd.isna(row.frame) else row.frame}/{row.id}"
+    frame = "-" if pd.isna(row.frame) else row.frame
+    place = f"{quote(row.group, safe='')}/{frame}/{row.id}" if row.group else row.id  # read back by `_GROUP`
     target = folder / row.split / "images" / f"{place}{Path(row.image).suffix}"
     target.parent.mkdir(parents=True, exist_ok=True)
     masks = {folder / row.split / "masks" / f"{place}.png": mask}
-    if fault and fault.kind in LABEL_FAULTS:
-        masks = dict.fromkeys(masks, fault.mask) | {folder / "clean_masks" / f"{row.id}.png": mask}
-    if fault and fault.kind in DEGRADATIONS:
+    if fault is None or fault.mask is not None:
+        shutil.copyfile(dataset.root / row.image, target)
+    else:
         rng = np.random.default_rng([seed, zlib.crc32(row.id.encode())])
         grain = rng.standard_normal(image.shape, dtype=np.float32)
         worse = degrade(image, fault.kind, LEVELS.index(fault.severity) + 1, grain)
         Image.fromarray(worse).save(target.with_suffix(".png"))
-    else:
-        shutil.copyfile(dataset.root / row.image, target)
+    if fault and fault.mask is not None:
+        masks = dict.fromkeys(masks, fault.mask) | {folder / "clean_masks" / f"{row.id}.png": mask}
     for path, ids in masks.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         picture = Image.fromarray(ids)
@@ -127,24 +115,24 @@ def _write_sample(dataset: Dataset, row: Any, fault: Fault | None, folder: Path,
 def _config(dataset: Dataset) -> str:
     name = re.sub(r"[^A-Za-z0-9._-]", "_", dataset.name[:64]).lstrip("._-") or "dataset"
     values: dict[str, Any] = {"name": f"{name}_planted", "classes": list(dataset.classes.names)}
-    if dataset.classes.colors_named:
-        values["colors"] = dataset.classes.colors.tolist()
-    parts = ("images", "*.*"), ("masks", "*.png")
-    values["splits"] = {s: {part: f"{s}/{part}/**/{end}" for part, end in parts} for s in dataset.splits}
-    if dataset.samples["group"].any():
-        values["group"] = _GROUP
+    values |= {"colors": dataset.classes.colors.tolist()} if dataset.classes.colors_named else {}
+    values["splits"] = {
+        s: {"images": f"{s}/images/**/*.*", "masks": f"{s}/masks/**/*.png"} for s in dataset.splits
+    }
+    values |= {"group": _GROUP} if dataset.samples["group"].any() else {}
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None)
 
 
-def plan_faults(dataset: Dataset, split: str, kinds: Sequence[str], share: float, seed: int) -> dict:
-    """Choose a `Fault` for some samples of a split, by id; arguments and errors as of `inject_faults`."""
+def plan_faults(
+    dataset: Dataset, split: str, kinds: Sequence[str], share: float, seed: int
+) -> dict[str, Fault]:
+    """Choose a `Fault` for some samples of a split, by id; arguments as of `inject_faults`."""
     samples, kinds = dataset.split(split), list(dict.fromkeys(kinds))
     rng = np.random.default_rng([seed, zlib.crc32(split.encode())])
     left = [samples.iloc[k] for k in rng.permutation(len(samples))]
-    count = max(1, round(share * len(samples)))
     offset, chosen = int(rng.integers(len(kinds))), {}
     labels = _LabelFaults(dataset, samples, rng) if set(kinds) & set(LABEL_FAULTS) else None
-    for number in range(count):
+    for number in range(max(1, round(share * len(samples)))):
         kind, level = kinds[(offset + number) % len(kinds)], LEVELS[number // len(kinds) % len(LEVELS)]
         for k, row in enumerate(left):
             if fault := labels.make(kind, row) if kind in LABEL_FAULTS else Fault(kind, level):
@@ -162,14 +150,11 @@ class _LabelFaults:
 
     def __init__(self, dataset: Dataset, samples: pd.DataFrame, rng: np.random.Generator) -> None:
         self.dataset, self.samples, self.rng, self.names = dataset, samples, rng, dataset.classes.names
-        shares, images = np.zeros(len(self.names)), np.zeros(len(self.names))
-        for _, row in samples.iterrows():
-            counts = np.bincount(self.mask(row).ravel(), minlength=IGNORE + 1)
-            shares += counts[: len(self.names)] / counts.sum()
-            images += counts[: len(self.names)] > 0
-        self.occurring = images > 0
+        counts = [np.bincount(self.mask(row).ravel(), minlength=IGNORE + 1) for _, row in samples.iterrows()]
+        shares = np.array([count / count.sum() for count in counts])[:, : len(self.names)]  # (N, C)
+        self.occurring = (shares > 0).any(axis=0)
         # Classes of objects: they cover under 5 % of the images that show them. All classes if there are none such.
-        things = self.occurring & (shares < 0.05 * images)
+        things = self.occurring & (shares.sum(axis=0) < 0.05 * (shares > 0).sum(axis=0))
         self.things = things if things.any() else self.occurring
 
     def mask(self, row: pd.Series) -> np.ndarray:
@@ -177,10 +162,7 @@ class _LabelFaults:
 
     def make(self, kind: str, row: pd.Series) -> Fault | None:
         mask = self.mask(row)
-        made = getattr(self, kind)(row, mask)
-        if made is None:
-            return None
-        changed, detail = made
+        changed, detail = getattr(self, kind)(row, mask) or (mask, "")
         differs, valid = mask != changed, mask != IGNORE
         share = np.count_nonzero(differs & valid) / max(np.count_nonzero(valid), 1)
         if share < MIN_CHANGE or (changed == IGNORE).all():
@@ -203,8 +185,9 @@ class _LabelFaults:
             given, what = int(self.rng.choice(whole)), "all"
             where = mask == given
         wrong = int(self.rng.choice([c for c in np.flatnonzero(self.occurring) if c != given]))
-        detail = f"{what} {self.names[given]} labelled {self.names[wrong]}"
-        return np.where(where, np.uint8(wrong), mask), detail
+        return np.where(
+            where, np.uint8(wrong), mask
+        ), f"{what} {self.names[given]} labelled {self.names[wrong]}"
 
     def missing_object(self, row: pd.Series, mask: np.ndarray) -> tuple[np.ndarray, str] | None:
         """One object with the labels around it."""

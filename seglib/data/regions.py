@@ -10,9 +10,7 @@ def label_regions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     """Label the connected regions of equal values in (H, W) uint8 or bool; pixels that touch at a corner are connected.
 
     Returns:
-        labels: (H, W) int64, the region of each pixel, numbered from 0 in reading order of their first pixels.
-        values: (R,) of the mask's type, the value of each region.
-        sizes: (R,) int64, its pixels.
+        labels (H, W) int64, numbered from 0 in reading order; the value of each region (R,); its pixels (R,) int64.
     """
     bytes_ = mask.view(np.uint8) if mask.dtype == bool else mask
     labels = measure.label(bytes_, background=-1, connectivity=2) - 1

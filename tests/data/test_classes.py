@@ -35,12 +35,6 @@ def test_contradictions_are_named(arguments, told):
         ClassMap(**arguments)
 
 
-def test_255_classes_fit_beside_ignore():
-    classes = ClassMap(tuple(map(str, range(255))))
-    stored = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    np.testing.assert_array_equal(classes.encode(stored), stored)
-
-
 @given(
     st.dictionaries(st.integers(0, 65535), st.sampled_from([0, 1, 2, IGNORE]), min_size=1, max_size=20),
     st.randoms(),
@@ -55,12 +49,10 @@ def test_encode_follows_id_map_value_by_value(id_map, random):
 def test_encode_ignores_and_refuses():
     classes = ClassMap(("a", "b"), ignore_ids=(11,))
     assert classes.encode(np.array([[0, 1, 11, 255]], np.uint8)).tolist() == [[0, 1, 255, 255]]
-    with pytest.raises(
-        ClassError, match=r"holds ids \{2, 300\}; dataset.yaml names 2 classes \(0-1\) and ignores \{11\}"
-    ):
+    with pytest.raises(ClassError, match=r"holds ids \{2, 300\}; dataset.yaml names 2 classes \(0-1\)"):
         classes.encode(np.array([[0, 300, 2]], np.uint16))
-    with pytest.raises(ClassError, match="-1"):
-        classes.encode(np.array([[0, -1]], np.int32))
+    with pytest.raises(ClassError, match=r"\{-1, 2147483647\}"):
+        classes.encode(np.array([[0, -1, 2**31 - 1]], np.int32))
     assert classes.encode(np.zeros((0, 4), np.uint8)).shape == (0, 4)
 
 
@@ -78,32 +70,18 @@ def test_colors_round_trip_and_black_is_ignored():
     np.testing.assert_array_equal(classes.encode(classes.colorize(mask)), mask)
     void = ClassMap(("void", "b"), colors=[[0, 0, 0], [0, 20, 0]])
     assert void.encode(np.zeros((1, 1, 3), np.uint8)).tolist() == [[0]]
+    merged = ClassMap(("a", "b"), id_map={(1, 1, 1): 0, (2, 2, 2): 0, (3, 3, 3): 1, (9, 9, 9): IGNORE})
+    assert merged.encode(np.repeat(np.uint8([[[1], [2], [3], [9]]]), 3, axis=2)).tolist() == [[0, 0, 1, 255]]
 
 
 def test_colors_that_nothing_names_are_refused():
     classes = ClassMap(("a", "b"), colors=[[10, 0, 0], [0, 20, 0]])
     with pytest.raises(ClassError, match="#0a0001"):
         classes.encode(np.array([[[10, 0, 1], [10, 0, 0]]], np.uint8))
-    with pytest.raises(
-        ClassError, match="names no colours"
-    ):  # the palette that seglib chose says nothing about files
+    with pytest.raises(ClassError, match="names no colours"):  # seglib's own palette says nothing about files
         ClassMap(("a", "b")).encode(np.array([[[10, 0, 0]]], np.uint8))
     with pytest.raises(ClassError, match="single-channel ids, but id_map"):
         ClassMap(("a",), id_map={(1, 2, 3): 0}).encode(np.zeros((2, 2), np.uint8))
-
-
-def test_id_map_of_colors_can_merge_and_ignore():
-    classes = ClassMap(("a", "b"), id_map={(1, 1, 1): 0, (2, 2, 2): 0, (3, 3, 3): 1, (9, 9, 9): IGNORE})
-    stored = np.repeat(np.array([[1, 2, 3, 9]], np.uint8)[..., None], 3, axis=2)
-    assert classes.encode(stored).tolist() == [[0, 0, 1, 255]]
-
-
-def test_bytes_are_encoded_as_other_integers_are():
-    classes = ClassMap(("a", "b", "c"), ignore_ids=(9,))
-    stored = np.random.default_rng(0).choice(np.array([0, 1, 2, 9, 255], np.uint8), (20, 31))
-    for some in (stored, stored[:, ::2], stored.T):
-        np.testing.assert_array_equal(classes.encode(some), classes.encode(some.astype(np.int64)))
-        assert classes.encode(some).dtype == np.uint8
 
 
 def test_plain_data_round_trip():

@@ -1,5 +1,7 @@
 """dataset.yaml and pairing: which files become which samples."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,9 +19,9 @@ splits:
 """
 
 
-def save(path, array, **options):
+def save(path, array):
     path.parent.mkdir(parents=True, exist_ok=True)
-    (array if isinstance(array, Image.Image) else Image.fromarray(array)).save(path, **options)
+    Image.fromarray(array).save(path)
     return path
 
 
@@ -93,53 +95,25 @@ def test_groups_and_frames(tmp_path):
     dataset = load_dataset(make(tmp_path, names, text))
     assert dataset.samples["group"].tolist() == ["0001TP", "0006R0", ""]
     assert dataset.samples["frame"].tolist()[:2] == [6690, 930]
-    assert dataset.problems["check"].tolist() == ["group-pattern"]
+    long = make(tmp_path / "long", ("train/{}/a_0002", "train/{}/a_12345678901234567890", "val/{}/b_1"), text)
+    assert load_dataset(long).samples["frame"].isna().tolist() == [False, True, False]
 
 
 def test_exclude_optional_and_litter(tmp_path):
     text = YAML + '  test: {images: "test/*", masks: "testannot/*", optional: true}\nexclude: [bad, twoo]\n'
     make(tmp_path, text=text)
     save(tmp_path / "train/images/bad.png", RGB)  # excluded, so its missing mask is no error
-    for name in (".DS_Store", "Thumbs.db"):
+    for name in (".hidden.png", "Thumbs.db"):
         (tmp_path / "train/images" / name).write_bytes(b"x")
-    (tmp_path / "val/images/notes.txt").write_text("x")
     dataset = load_dataset(tmp_path)
     assert dataset.samples["id"].tolist() == ["one", "two", "three"]
-    found = dataset.problems.set_index("check")
-    assert sorted(found.index) == ["absent-split", "exclude", "unused-file"]
-    assert "did you mean 'two'?" in found.loc["exclude", "detail"]
-    assert "val/images/notes.txt" in found.loc["unused-file", "detail"]
-    assert found.loc["absent-split", "severity"] == "info"
-
-
-def test_config_elsewhere_bom_and_crlf(tmp_path):
-    make(tmp_path / "set", text="")
-    config = tmp_path / "street.yaml"
-    config.write_bytes(b"\xef\xbb\xbf" + YAML.replace("\n", "\r\n").encode())
-    assert len(load_dataset(tmp_path / "set", config).samples) == 3
-
-
-def test_colors_as_keys_of_id_map(tmp_path):
-    text = YAML + "id_map: {[1, 2, 3]: 0, [4, 5, 6]: 2, [0, 0, 0]: 255}\n"
-    assert load_dataset(make(tmp_path, text=text)).classes.id_map == {
-        (1, 2, 3): 0,
-        (4, 5, 6): 2,
-        (0, 0, 0): 255,
-    }
+    assert dataset.problems["check"].tolist() == ["exclude"]
+    assert "did you mean 'two'?" in dataset.problems["detail"][0]
 
 
 def test_links_round_in_circles_end(tmp_path):
     make(tmp_path, text=YAML.replace("images/*", "images/**/*").replace("masks/*", "masks/**/*"))
-    try:
-        (tmp_path / "train/images/loop").symlink_to(tmp_path / "train/images", target_is_directory=True)
-    except OSError:
-        pytest.skip("no symbolic links here")
-    assert len(load_dataset(tmp_path).samples) == 3
-
-
-def test_loading_opens_no_picture(tmp_path, monkeypatch):
-    make(tmp_path)
-    monkeypatch.setattr(Image, "open", None)
+    (tmp_path / "train/images/loop").symlink_to(tmp_path / "train/images", target_is_directory=True)
     assert len(load_dataset(tmp_path).samples) == 3
 
 
@@ -148,16 +122,11 @@ def test_links_out_of_the_folder_are_refused_unless_allowed(tmp_path, monkeypatc
     private = save(tmp_path / "private" / "secret.png", RGB)
     path = root / "train/images/one.png"
     path.unlink()
-    try:
-        path.symlink_to(private)
-    except OSError:
-        pytest.skip("no symbolic links here")
+    path.symlink_to(private)
     dataset = load_dataset(root, strict=False)
     assert dataset.samples["id"].tolist() == ["two", "three"]
     assert dataset.problems[["check", "sample"]].values.tolist() == [["link-outside", "one"]]
-    with pytest.raises(
-        DatasetError, match=r"'one' .train/images/one\.png. is reached by a link .* SEGLIB_LINKS"
-    ):
+    with pytest.raises(DatasetError, match=r"'one' .train/images/one\.png. is a link that .* SEGLIB_LINKS"):
         load_dataset(root)
     monkeypatch.setenv("SEGLIB_LINKS", str(tmp_path / "priv"))
     assert len(load_dataset(root, strict=False).samples) == 2
@@ -165,18 +134,7 @@ def test_links_out_of_the_folder_are_refused_unless_allowed(tmp_path, monkeypatc
     assert len(load_dataset(root).samples) == 3
 
 
-def test_frames_of_too_many_digits_count_as_none(tmp_path):
-    text = YAML + r"group: '(?P<group>.+)_(?P<frame>\d+)$'"
-    dataset = load_dataset(
-        make(tmp_path, ("train/{}/a_0002", "train/{}/a_12345678901234567890", "val/{}/b_1"), text)
-    )
-    assert dataset.samples["frame"].isna().tolist() == [False, True, False]
-    assert (dataset.samples["group"] == ["a", "a", "b"]).all()
-
-
 def test_map_ahead_keeps_order_and_raises():
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(3) as pool:
         assert list(map_ahead(pool, str, range(40), ahead=2)) == [str(k) for k in range(40)]
         with pytest.raises(ValueError, match="invalid literal"):

@@ -11,36 +11,31 @@ RGB = RNG.integers(0, 256, (6, 8, 3), np.uint8)
 IDS = RNG.integers(0, 3, (6, 8), np.uint8)
 
 
-def save(path, array, **options):
+def save(path, array):
     path.parent.mkdir(parents=True, exist_ok=True)
-    (array if isinstance(array, Image.Image) else Image.fromarray(array)).save(path, **options)
-    return path
+    Image.fromarray(array).save(path)
 
 
 @pytest.mark.parametrize(
     ("layout", "third"),
     [
-        ("{split}/{side}", "test/{side}"),
-        ("{split}/{side}", "../testing/{side}"),
-        ("{side}/{split}", "{side}/test"),
-        ("camvid", ""),
+        ("train/{side}", "test/{side}"),
+        ("train/{side}", "../testing/{side}"),
+        ("{side}/train", "{side}/test"),
+        ("train{annot}", "test{annot}"),
     ],
 )
 def test_draft_of_every_layout_loads(tmp_path, layout, third):
     root = tmp_path / "my set"
-    for split in ("train", "val", *(["test"] if third else [])):
-        place = third if split == "test" else layout
-        for name in "ab":
-            for side, array in (("images", RGB), ("masks", IDS)):
-                folder = place.format(split=split, side=side)
-                if layout == "camvid":
-                    folder = split + ("annot" if side == "masks" else "")
+    for place in (layout, layout.replace("train", "val"), third):
+        for side, array in (("images", RGB), ("masks", IDS)):
+            folder = place.format(side=side, annot="annot" if side == "masks" else "")
+            for name in "ab":
                 save(root / folder / f"{name}.png", array)
-    text = draft_dataset(root)
-    (root / "dataset.yaml").write_text(text, encoding="utf-8")
+    (root / "dataset.yaml").write_text(draft_dataset(root), encoding="utf-8")
     dataset = load_dataset(root)
     assert dataset.name == "my-set"
-    assert len(dataset.samples) == (6 if third else 4)
+    assert len(dataset.samples) == 6
     assert dataset.classes.names == ("class_0", "class_1", "class_2")
     for row in dataset.samples.itertuples():
         np.testing.assert_array_equal(read_pair(dataset, row)[1], IDS)
@@ -62,25 +57,21 @@ def test_draft_finds_ids(tmp_path, values, expected):
     save(tmp_path / "train/images/a.png", np.zeros((4, 6, 3), np.uint8))
     save(tmp_path / "train/masks/a.png", stored if max(values) > 255 else stored.astype(np.uint8))
     text = draft_dataset(tmp_path)
-    assert "in 1 of 1 masks" in text
+    assert "of the pixels" in text
     (tmp_path / "dataset.yaml").write_text(text, encoding="utf-8")
     dataset = load_dataset(tmp_path)
     mask = read_pair(dataset, dataset.samples.iloc[0])[1]
     np.testing.assert_array_equal(mask, np.resize(np.array(expected, np.uint8), (4, 6)))
 
 
-def test_draft_of_colour_masks_and_fixed_name_parts(tmp_path):
+def test_draft_of_colour_masks(tmp_path):
     colors = np.array([[0, 0, 0], [40, 50, 60], [70, 80, 90]], np.uint8)
     for name in ("q_000", "q_100"):
-        save(tmp_path / f"train/images/x/{name}_leftImg8bit.jpg", RGB)
-        save(tmp_path / f"train/masks/x/{name}_gtFine.png", colors[IDS])
-    save(tmp_path / "train/images/x/black_000_leftImg8bit.jpg", RGB)
-    save(tmp_path / "train/masks/x/black_000_gtFine.png", np.zeros((6, 8, 3), np.uint8))
-    text = draft_dataset(tmp_path)
-    assert 'images: "train/images/**/*_leftImg8bit.jpg", masks: "train/masks/**/*_gtFine.png"' in text
-    (tmp_path / "dataset.yaml").write_text(text, encoding="utf-8")
+        save(tmp_path / f"train/images/x/{name}.jpg", RGB)
+        save(tmp_path / f"train/masks/x/{name}.png", colors[IDS])
+    (tmp_path / "dataset.yaml").write_text(draft_dataset(tmp_path), encoding="utf-8")
     dataset = load_dataset(tmp_path)
-    assert dataset.samples["id"].tolist() == ["black_000", "q_000", "q_100"]
+    assert dataset.samples["id"].tolist() == ["q_000", "q_100"]
     mask = read_pair(dataset, dataset.samples.iloc[1])[1]
     np.testing.assert_array_equal(dataset.classes.colors[mask], colors[IDS])
 
@@ -95,5 +86,5 @@ def test_draft_refuses_what_it_does_not_know(tmp_path):
     with pytest.raises(DatasetError, match="more than 255 different values"):
         draft_dataset(tmp_path)
     (tmp_path / "train/masks/a.png").write_bytes(b"text")
-    with pytest.raises(DatasetError, match="no picture"):
+    with pytest.raises(DatasetError, match="cannot be read"):
         draft_dataset(tmp_path)

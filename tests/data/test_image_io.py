@@ -9,20 +9,10 @@ import numpy as np
 import pytest
 from fuzzing import cases, damaged
 from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
-from seglib.data import (
-    IGNORE,
-    ClassMap,
-    DatasetError,
-    encode_mask,
-    read_image,
-    read_mask,
-    read_mask_and_mode,
-    read_picture,
-    read_stored,
-)
+from seglib import data
+from seglib.data import IGNORE, ClassMap, DatasetError, read_image, read_mask
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 8, 3), np.uint8)
@@ -32,26 +22,22 @@ ABC = ClassMap(("a", "b", "c"))
 
 
 def save(path, array, **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
     (array if isinstance(array, Image.Image) else Image.fromarray(array)).save(path, **options)
     return path
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def png16(array):
     """A PNG of 16 bits a channel, which Pillow cannot write in colour; array (H, W, C) uint16."""
 
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     h, w, c = array.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
     header = struct.pack(">IIBBBBB", w, h, 16, {1: 0, 3: 2, 4: 6}[c], 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
 
 
 def test_alpha_is_dropped_not_multiplied(tmp_path):
@@ -104,19 +90,18 @@ def test_ids_in_every_stored_form(tmp_path, form):
     array = {"16": IDS.astype(np.uint16), "tif16": IDS.astype(np.uint16), "la": np.dstack([IDS, alpha])}
     array |= {"rgb": three, "webp": three, "rgba": np.dstack([three, alpha])}
     path = tmp_path / {"tif16": "m.tif", "webp": "m.webp"}.get(form, "m.png")
-    mask = read_mask(save(path, array.get(form, IDS), **({"lossless": True} if form == "webp" else {})), ABC)
+    save(path, array.get(form, IDS), **({"lossless": True} if form == "webp" else {}))
+    mask, mode = data.read_mask_and_mode(path, ABC)
     np.testing.assert_array_equal(mask, IDS)
     assert mask.dtype == np.uint8
+    assert mode == data.read_picture(path).mode
 
 
 def test_binary_masks(tmp_path):
     binary = ClassMap(("background", "object"), id_map={0: 0, 255: 1})
     expected = (IDS > 0).astype(np.uint8)
-    for name, array in (
-        ("l", expected * 255),
-        ("1", IDS > 0),
-        ("rgb", np.repeat(expected[..., None] * 255, 3, axis=2)),
-    ):
+    rgb = np.repeat(expected[..., None] * 255, 3, axis=2)
+    for name, array in (("l", expected * 255), ("1", IDS > 0), ("rgb", rgb)):
         np.testing.assert_array_equal(read_mask(save(tmp_path / f"{name}.png", array), binary), expected)
     np.testing.assert_array_equal(read_mask(tmp_path / "1.png", ABC), expected)
 
@@ -137,25 +122,14 @@ def test_colour_masks_by_colors_and_by_id_map(tmp_path, alpha):
     assert error.value.check == "rgb-mask"
 
 
-def test_wide_integers_do_not_grow_tables(tmp_path):
+def test_wide_integers_and_floats_are_refused(tmp_path):
     path = save(tmp_path / "m.tif", np.full((4, 4), 2**31 - 1, np.int32))
-    with pytest.raises(DatasetError, match="ids up to 2147483647"):
+    with pytest.raises(DatasetError, match=r"holds ids \{2147483647\}"):
         read_mask(path, ABC)
     with pytest.raises(DatasetError, match="32-bit"):
         read_image(path)
     with pytest.raises(DatasetError, match="stored as 'F'"):
         read_mask(save(tmp_path / "f.tif", np.zeros((4, 4), np.float32)), ABC)
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "I;16"])
-def test_one_decoding_tells_pixels_mode_and_grey_values(tmp_path, mode):
-    picture = Image.fromarray(RGB)
-    picture = Image.fromarray(GREY.astype(np.uint16) << 8) if mode == "I;16" else picture.convert(mode)
-    found = read_picture(save(tmp_path / "a.png", picture))
-    np.testing.assert_array_equal(found.rgb, read_image(tmp_path / "a.png"))
-    np.testing.assert_array_equal(found.grey(), Image.fromarray(read_image(tmp_path / "a.png")).convert("L"))
-    assert found.mode == mode
-    assert read_mask_and_mode(save(tmp_path / "m.png", IDS), ABC)[1] == "L"
 
 
 # masks are written in the form in which they were stored
@@ -188,95 +162,62 @@ def test_a_mask_is_written_in_its_own_form(tmp_path, stored, classes, mode):
     if classes is not BINARY:
         mask[5, :2] = IGNORE
     out = tmp_path / "out.png"
-    out.write_bytes(encode_mask(path, classes, mask))
+    out.write_bytes(data.encode_mask(path, classes, mask))
     np.testing.assert_array_equal(read_mask(out, classes), mask)
     with Image.open(out) as written, Image.open(path) as original:
         assert written.mode == mode
         assert mode != "P" or written.getpalette()[:9] == original.getpalette()[:9]
     if mode == "I;16":  # what stays keeps its very value, even where several stand for one class
         same = mask == before
-        np.testing.assert_array_equal(read_stored(out)[same], read_stored(path)[same])
+        np.testing.assert_array_equal(data.read_stored(out)[same], data.read_stored(path)[same])
 
 
 def test_masks_that_cannot_be_written_are_refused(tmp_path):
     path = save(tmp_path / "m.png", IDS)
     with pytest.raises(DatasetError, match=r"a mask of \(3, 3\) for 'm.png', which is \(6, 8\)"):
-        encode_mask(path, ABC, np.zeros((3, 3), np.uint8))
+        data.encode_mask(path, ABC, np.zeros((3, 3), np.uint8))
     path = save(tmp_path / "b.png", IDS > 0)
-    with pytest.raises(
-        DatasetError, match=r"no stored value stands for ignored pixels.*ignore_ids or id_map"
-    ):
-        encode_mask(path, BINARY, np.full((6, 8), IGNORE, np.uint8))
+    with pytest.raises(DatasetError, match=r"stands for ignored pixels.*ignore_ids or id_map"):
+        data.encode_mask(path, BINARY, np.full((6, 8), IGNORE, np.uint8))
     twice = ClassMap(("a", "b"), colors=[[1, 1, 1], [1, 1, 1]])
     path = save(tmp_path / "c.png", np.ones((6, 8, 3), np.uint8))
     with pytest.raises(DatasetError, match="no stored value stands for class 'a'"):
-        encode_mask(path, twice, 1 - read_mask(path, twice))
+        data.encode_mask(path, twice, 1 - read_mask(path, twice))
 
 
 # whatever a file holds: read rightly or refused in words
 
 
-def written(picture: Image.Image, form: str, **options) -> bytes:
-    stream = io.BytesIO()
-    picture.save(stream, form, **options)
-    return stream.getvalue()
-
-
-def every_form() -> list[bytes]:
+def every_form():
     """Small pictures of every format and mode that Pillow can write, and of odd kinds."""
-    files, rgb = [], Image.fromarray(RGB)
-    for mode in (
-        "1",
-        "L",
-        "LA",
-        "P",
-        "PA",
-        "RGB",
-        "RGBA",
-        "RGBX",
-        "CMYK",
-        "YCbCr",
-        "LAB",
-        "HSV",
-        "I",
-        "F",
-        "La",
-    ):
-        for form in ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM"):
-            try:
-                files.append(written(Image.fromarray(IDS).convert(mode), form))
-            except (OSError, ValueError, KeyError):  # Pillow has no such pair
-                continue
-    files += [
-        written(rgb, form, save_all=True, append_images=[rgb]) for form in ("PNG", "WEBP", "TIFF", "GIF")
-    ]
-    return files + [written(rgb, "TIFF", compression=kind) for kind in ("tiff_lzw", "jpeg", "packbits")]
+    files, rgb, several = (
+        [],
+        Image.fromarray(RGB),
+        {"save_all": True, "append_images": [Image.fromarray(RGB)]},
+    )
+    modes = "1 L LA P PA RGB RGBA RGBX CMYK YCbCr LAB HSV I F La".split()
+    forms = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
+    wanted = [(mode, form, {}) for mode in modes for form in forms]
+    wanted += [(rgb, form, several) for form in ("PNG", "WEBP", "TIFF", "GIF")]
+    wanted += [(rgb, "TIFF", {"compression": kind}) for kind in ("tiff_lzw", "jpeg", "packbits")]
+    for picture, form, options in wanted:
+        stream = io.BytesIO()
+        with contextlib.suppress(OSError, ValueError, KeyError):  # Pillow has no such pair
+            picture = Image.fromarray(IDS).convert(picture) if isinstance(picture, str) else picture
+            picture.save(stream, form, **options)
+            files.append(stream.getvalue())
+    return files
 
 
 FILES = every_form()
 
 
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-@st.composite
-def lying_png(draw):
-    """A PNG whose header says what it likes, with sound checksums."""
-    side = st.sampled_from([0, 1, 9, 255, 30_000, 60_000, 2**31 - 1, 2**32 - 1]) | st.integers(0, 12)
-    depth, color = draw(st.sampled_from([1, 2, 4, 8, 16, 3])), draw(st.sampled_from([0, 2, 3, 4, 6, 1]))
-    header = struct.pack(">IIBBBBB", draw(side), draw(side), depth, color, 0, 0, draw(st.integers(0, 2)))
-    body = zlib.compress(draw(st.binary(max_size=200)) * draw(st.integers(1, 2000)))
-    extra = draw(st.sampled_from([b"", chunk(b"PLTE", bytes(9)), chunk(b"zTXt", b"a\0\0" + body)]))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", body) + chunk(b"IEND", b"")
-
-
 @pytest.mark.slow
 @cases(200)
-@given(data=damaged(*FILES) | lying_png())
-def test_any_file_is_read_or_refused(tmp_path_factory, data):
+@given(content=damaged(*FILES))
+def test_any_file_is_read_or_refused(tmp_path_factory, content):
     file = tmp_path_factory.mktemp("pictures") / "x.png"
-    file.write_bytes(data)
+    file.write_bytes(content)
     with contextlib.suppress(DatasetError):
         image = read_image(file)
         assert image.dtype == np.uint8
@@ -296,7 +237,7 @@ def test_sound_pictures_are_read_as_pillow_reads_them(tmp_path, number):
     with Image.open(file) as picture:
         form, mode, reference = picture.format, picture.mode, np.asarray(picture.convert("RGB"))
     if form not in ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "MPO"):
-        with pytest.raises(DatasetError, match="no picture; expected PNG"):
+        with pytest.raises(DatasetError, match="cannot be read .*expected PNG"):
             read_image(file)
     elif mode in ("F", "La") or (mode == "LAB" and form == "TIFF"):
         with contextlib.suppress(DatasetError):

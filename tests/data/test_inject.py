@@ -1,7 +1,5 @@
 """Injected faults change what they say, where they say, in any form of dataset, and the same with the same seed."""
 
-import hashlib
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,14 +8,7 @@ from PIL import Image
 from scipy import ndimage
 
 from seglib.data import KINDS, DatasetError, inject_faults, load_dataset, planted, read_mask, read_pair
-from seglib.data.inject import (
-    DEGRADATIONS,
-    LABEL_FAULTS,
-    MIN_CHANGE,
-    SHIFT,
-    bounding_box,
-    degrade,
-)
+from seglib.data.inject import DEGRADATIONS, LABEL_FAULTS, MIN_CHANGE, SHIFT, bounding_box, degrade
 
 NAMES = ("sky", "road", "car", "person")
 
@@ -43,10 +34,7 @@ def write_dataset(root, form="ids", **config):
     for split, group, count in (("train", "a/x", 3), ("val", "b/y", 6), ("val", "c/z", 6)):
         for frame in range(count):
             mask = street(frame)
-            image = np.array([(200, 220, 255), (90, 90, 90), (200, 30, 30), (20, 160, 60)], np.uint8)[
-                mask % 4
-            ]
-            image = np.clip(image + rng.integers(-9, 10, image.shape), 0, 255).astype(np.uint8)
+            image = rng.integers(0, 256, (*mask.shape, 3), np.uint8)
             stored = colors[mask] if form == "colours" else mask
             if form == "mapped":
                 stored = np.where(mask == 255, 0, mask * 20 + 7).astype(np.uint8)
@@ -74,11 +62,8 @@ def test_any_form_of_dataset_is_copied_with_its_faults(tmp_path, form):
     config = dict(FORMS[form])
     if form == "lists":
         ids = [f"b{k:02d}" for k in range(6)] + [f"c{k:02d}" for k in range(5)]
-        config["splits"] = {
-            "train": {"images": "images/**/*.jpg", "masks": "masks/**/*.png"},
-            "val": {"ids": ids},
-        }
-        config["exclude"] = ["c05"]
+        globs = {"images": "images/**/*.jpg", "masks": "masks/**/*.png"}
+        config |= {"splits": {"train": globs, "val": {"ids": ids}}, "exclude": ["c05"]}
     dataset = write_dataset(tmp_path / "data set!", **config)
     table = inject_faults(dataset, tmp_path / "out", share=0.7, seed=5)
     copy = load_dataset(tmp_path / "out")
@@ -126,63 +111,39 @@ def test_label_faults_change_what_they_say(tmp_path, kind):
         if kind in ("swapped_classes", "missing_object"):
             assert tuple(map(int, row.box.split())) == bounding_box(changed)
             assert (faulty[~valid] == 255).all()
-            assert len(np.unique(mask[changed])) == 1  # of one class
+            given = np.unique(mask[changed])
+            assert len(given) == 1  # of one class
+            labels, count = ndimage.label(mask == given[0], np.ones((3, 3)))
+            one = any((changed == (labels == k)).all() for k in range(1, count + 1))
+            assert one or (row.detail.startswith("all ") and (changed == (mask == given[0])).all())
+            assert kind == "swapped_classes" or (
+                changed.sum() >= 40 and set(np.unique(faulty[changed])) <= {0, 1}
+            )
+        elif kind == "shifted_mask":
+            dx, dy = (int(part.split()[1]) for part in row.detail.split("; ")[:2])
+            assert SHIFT[0] * 80 - 1 <= np.hypot(dx, dy) <= SHIFT[1] * 80 + 1
+            back = np.roll(faulty, (-dy, -dx), (0, 1))
+            assert (back[8:-8, 8:-8] == mask[8:-8, 8:-8]).all()
         else:
-            assert row.box == ""
-
-
-def test_a_missing_object_is_one_whole_region_and_never_a_speck(tmp_path):
-    for _, mask, faulty in label_faults(tmp_path, "missing_object"):
-        changed = faulty != mask
-        labels, count = ndimage.label(mask == mask[changed][0], np.ones((3, 3)))
-        assert any((changed == (labels == k)).all() for k in range(1, count + 1))
-        assert changed.sum() >= 40
-        assert set(np.unique(faulty[changed])) <= {0, 1}  # its surroundings
-
-
-def test_swapped_classes_are_an_object_or_a_whole_class(tmp_path):
-    seen = set()
-    for row, mask, faulty in label_faults(tmp_path, "swapped_classes"):
-        changed = faulty != mask
-        assert len(np.unique(faulty[changed])) == 1
-        whole = (changed == (mask == mask[changed][0])).all()
-        assert row.detail.startswith("all ") or not whole or row.detail.startswith("one person")
-        seen.add(row.detail[:3])
-    assert seen == {"all", "one"}
-
-
-def test_a_shifted_mask_agrees_when_moved_back(tmp_path):
-    for row, mask, faulty in label_faults(tmp_path, "shifted_mask"):
-        dx, dy = (int(part.split()[1]) for part in row.detail.split("; ")[:2])
-        assert SHIFT[0] * 80 - 1 <= np.hypot(dx, dy) <= SHIFT[1] * 80 + 1
-        back = np.roll(faulty, (-dy, -dx), (0, 1))
-        assert (back[8:-8, 8:-8] == mask[8:-8, 8:-8]).all()
-
-
-def test_a_wrong_mask_is_of_another_sequence(tmp_path):
-    for row, _, _ in label_faults(tmp_path, "wrong_mask"):
-        assert row.sample[0] != row.detail.removeprefix("mask of ")[0]
+            assert row.sample[0] != row.detail.removeprefix("mask of ")[0]  # of another sequence
 
 
 def test_a_seed_injects_the_same_again(tmp_path):
-    def sums(name):
+    def tree(name):
         files = (path for path in (tmp_path / name).rglob("*") if path.is_file())
-        return {
-            path.relative_to(tmp_path / name): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
-        }
+        return {path.relative_to(tmp_path / name): path.read_bytes() for path in files}
 
     dataset = write_dataset(tmp_path / "data")
     for name, seed in (("one", 1), ("again", 1), ("other", 2)):
         inject_faults(dataset, tmp_path / name, seed=seed, share=0.5, splits=("val", "train"))
-    assert sums("one") == sums("again")
-    assert sums("one") != sums("other")
+    assert tree("one") == tree("again")
+    assert tree("one") != tree("other")
 
 
 @pytest.mark.parametrize("kind", DEGRADATIONS)
-@pytest.mark.parametrize("size", [(48, 64), (301, 640)])
-def test_degradations_grow_with_their_level(kind, size):
+def test_degradations_grow_with_their_level(kind):
     rng = np.random.default_rng(3)
-    image = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
+    image = rng.integers(0, 256, (301, 640, 3)).astype(np.uint8)
     grain = rng.standard_normal(image.shape, dtype=np.float32)
     worse = [degrade(image, kind, level, grain) for level in (1, 2, 3)]
     assert all(some.shape == image.shape and some.dtype == np.uint8 for some in worse)
@@ -196,9 +157,9 @@ def test_what_cannot_be_done_is_said_and_leaves_nothing(tmp_path):
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     for error, told, out, options in (
         (FileExistsError, "left as it is", "mine", {}),
-        (ValueError, "kinds swirl: expected some of swapped_classes", "out", {"kinds": ["swirl"]}),
+        (ValueError, "kinds swirl, .* expected some of swapped_classes", "out", {"kinds": ["swirl"]}),
         (ValueError, "share 0", "out", {"share": 0}),
-        (ValueError, "lies in the dataset", "data/planted", {}),
+        (FileExistsError, "lies in the dataset", "data/planted", {}),
         (DatasetError, "no split 'test'", "out", {"splits": ["test"]}),
     ):
         with pytest.raises(error, match=told):
