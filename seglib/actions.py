@@ -1,7 +1,4 @@
-"""actions.yaml: what to change before the next training; proposed by 04, edited by a person, followed by 02.
-
-Samples are left out of the training only, never out of scores; masks of other splits are listed for correction.
-"""
+"""actions.yaml: what to change before the next training; proposed by 04, edited by a person, followed by 02."""
 
 from __future__ import annotations
 
@@ -27,18 +24,12 @@ _MARK = "# as written (a file that no longer fits this is never overwritten): "
 _FORM = """\
 # What to change before the next training. Edit it freely, then name it in 02_train's parameter `actions`.
 # Reasons are for people: a bare id will do. Quote ids that are digits only.
+# exclude: training samples to leave out; once the mask of one is corrected, delete its line.
+# relabel: masks to look at and correct, of any split; nothing here changes the training or the scores.
+# augment: parameters of 02_train and their new values, of {names}.
+# class_weights: none, sqrt_inverse or median_frequency; {{}} leaves the parameter of 02_train as it is.
 
-# Training samples to leave out. Once the mask of one is corrected, delete its line.
-{exclude}
-# Masks to look at and correct, of any split: replace the file, nothing else is needed. Nothing here changes
-# the training, and images of validation and test stay in the scores as they are.
-{relabel}
-# Parameters of 02_train and their new values, of
-# {names}.
-{augment}
-# none, sqrt_inverse or median_frequency; {{}} leaves the parameter of 02_train as it is.
-{class_weights}
-"""
+{values}"""
 
 
 class ActionsError(ValueError):
@@ -121,7 +112,7 @@ def read(path: str | Path) -> Actions:
 
 
 def check(actions: Actions, dataset: Dataset) -> None:
-    """Refuse ids that the dataset lacks, excluded samples of other splits, and a training without samples."""
+    """Refuse ids that the dataset lacks, and excluded samples of other splits than train."""
     splits = dict(zip(dataset.samples["id"], dataset.samples["split"], strict=True))
     excluded = [sample.id for sample in actions.exclude]
     named = [*excluded, *(sample.id for sample in actions.relabel)]
@@ -131,41 +122,36 @@ def check(actions: Actions, dataset: Dataset) -> None:
     if others := [f"{name} ({splits[name]})" for name in excluded if splits[name] != TRAIN]:
         told = f"exclude names {brief(others)}: only samples of split {TRAIN!r} can be excluded"
         raise ActionsError(f"{told}, for scores count every image. Move them to relabel.")
-    if excluded and not set(dataset.split(TRAIN)["id"]) - set(excluded):
-        raise ActionsError(f"exclude names every training sample of dataset {dataset.name!r}.")
-
-
-def apply(actions: Actions, params: Train, dataset: Dataset) -> tuple[Train, Dataset]:
-    """Return 02's parameters with the changes, and the dataset without the excluded samples; see `check`."""
-    check(actions, dataset)
-    left = dataset.samples[~dataset.samples["id"].isin([sample.id for sample in actions.exclude])]
-    return params.model_copy(update=actions.changes), replace(dataset, samples=left.reset_index(drop=True))
 
 
 def follow(params: Train, dataset: Dataset) -> tuple[Train, Dataset]:
-    """Apply the file that the parameter `actions` names; without one, return both as they are."""
-    return apply(read(params.actions), params, dataset) if params.actions else (params, dataset)
+    """Return 02's parameters and dataset as the file that the parameter `actions` names changes them."""
+    if not params.actions:
+        return params, dataset
+    actions = read(params.actions)
+    check(actions, dataset)
+    left = dataset.samples[~dataset.samples["id"].isin([sample.id for sample in actions.exclude])]
+    return params.model_copy(update=actions.changes), replace(dataset, samples=left.reset_index(drop=True))
 
 
 def write(path: str | Path, actions: Actions) -> Path:
     """Write actions.yaml, or actions-2.yaml (-3, ...) if a person has changed the file; return the path."""
     first = target = resolve_path(path)
     number = 1
-    while target.exists() and not _untouched(target):
+    while target.exists() and not _is_as_written(target):
         number += 1
         target = first.with_name(f"{first.stem}-{number}{first.suffix}")
     empty = {"exclude": [], "relabel": [], "augment": [], "class_weights": {}}
     values = empty | actions.model_dump(exclude_defaults=True)
     style = {"default_flow_style": None, "sort_keys": False, "allow_unicode": True, "width": float("inf")}
-    lines = {key: yaml.safe_dump({key: value}, **style) for key, value in values.items()}
-    text = _FORM.format(**lines, names=", ".join(AUGMENTATIONS))
-    return write_text(target, f"{text}{_MARK}{_digest(text)}\n")
+    text = _FORM.format(names=", ".join(AUGMENTATIONS), values=yaml.safe_dump(values, **style))
+    return write_text(target, _signed(text))
 
 
-def _untouched(path: Path) -> bool:
-    text, mark, digest = path.read_text(encoding="utf-8", errors="replace").rpartition(_MARK)
-    return bool(mark) and digest == f"{_digest(text)}\n"
+def _signed(text: str) -> str:
+    return f"{text}{_MARK}{hashlib.sha256(text.encode()).hexdigest()[:16]}\n"
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _is_as_written(path: Path) -> bool:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return text == _signed(text.rpartition(_MARK)[0])

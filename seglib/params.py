@@ -12,9 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from seglib.runs import UnreadableError, brief, check_name, display_path, load_yaml, read_written
 
-_MOST = 2**31 - 1  # what every library takes for a count, a size in pixels or a seed
-Natural = Annotated[int, Field(ge=0, le=_MOST)]
-Count = Annotated[int, Field(ge=1, le=_MOST)]
+Natural = Annotated[int, Field(ge=0, lt=2**31)]  # what every library takes for a size in pixels or a seed
+Count = Annotated[int, Field(ge=1, lt=2**31)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -44,20 +43,16 @@ class Params(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            wrong = "; ".join(_explain(problem, cls.model_fields) for problem in error.errors())
-            raise ParameterError(f"{cls.__name__}: {wrong}") from None
+            known = cls.model_fields
+            odd = [f"unknown parameter {_unknown(name, known)}" for name in values if name not in known]
+            faults = [e for e in error.errors() if e["type"] != "extra_forbidden"]
+            wrong = [f"{e['loc'][0]} = {brief(e['input'])}: {e['msg']}" for e in faults]
+            raise ParameterError(f"{cls.__name__}: {'; '.join(wrong + odd)}") from None
 
     @field_validator("run", check_fields=False)
     @classmethod
     def _run_is_a_name(cls, value: str) -> str:
         return check_name(value)
-
-
-def _explain(problem: Mapping[str, Any], known: Collection[str]) -> str:
-    name = str(problem["loc"][0])
-    if problem["type"] == "extra_forbidden":
-        return f"unknown parameter {_unknown(name, known)}"
-    return f"{name} = {brief(problem['input'])}: {problem['msg']}"
 
 
 def _unknown(name: str, known: Collection[str]) -> str:
@@ -185,8 +180,7 @@ def read_file(path: Path, expected: str = "lines `parameter: value`") -> dict[st
     except UnreadableError as error:
         raise ParameterError(f"{name} is not valid YAML{error}.") from None
     if not isinstance(values, dict):
-        found = "nothing" if values is None else type(values).__name__
-        raise ParameterError(f"{name} holds {found}; expected {expected}.")
+        raise ParameterError(f"{name} holds {brief(values)}; expected {expected}.")
     return {str(key): value for key, value in values.items()}
 
 

@@ -7,7 +7,6 @@ import os
 import re
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,10 +37,9 @@ def step(name: str) -> str:
 def run_chain(
     shares: Mapping[str, Mapping[str, Any]], run: str, start: str = STEPS[0], stop: str = STEPS[-1]
 ) -> list[Path]:
-    """Execute the notebooks `start` to `stop` in order; return where they are in the run folder.
+    """Execute the notebooks `start` to `stop`; return where they lie in the run folder, beside their HTML pages.
 
-    Each runs in a kernel of its own and is saved after every cell, and at its end as an HTML page. `status.json`
-    tells the state of each. A `ChainError` tells which one failed; the ones after it do not start.
+    `status.json` tells the state of each. A `ChainError` tells which one failed; the ones after it do not start.
 
     Args:
         shares: notebook -> the parameters that differ from its defaults (`seglib.params.check_chain`).
@@ -60,26 +58,26 @@ def run_chain(
     elif first > STEPS.index("02_train"):
         Run.open(run)
     with lock(folder.notebooks / ".chain", "running notebooks"):
+        files = (folder.params, folder.path / "status.json")
+        before, status = (read_json(path) if path.is_file() else {} for path in files)
         # 02 adds its own parameters: this one file repeats the run
         noted = {n: v for name in steps for n, v in NOTEBOOKS[name].check(given[name]) if n in OTHERS}
-        write_json(folder.params, _read(folder.params) | noted)
-        before = _read(folder.path / "status.json")
-        status = {name: state for name, state in before.items() if name not in STEPS[first:]}
+        write_json(folder.params, before | noted)
+        status = {name: state for name, state in status.items() if name not in STEPS[first:]}
         return [_execute(name, given[name], folder, status) for name in steps]
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
-
-
 def _execute(notebook: str, given: Mapping[str, Any], run: Run, status: dict[str, dict[str, Any]]) -> Path:
-    path, begin, error = run.notebooks / f"{notebook}.ipynb", time.monotonic(), "interrupted"
-    status[notebook] = {"state": "running", "started": datetime.now(UTC).isoformat(timespec="seconds")}
+    path, started, error = run.notebooks / f"{notebook}.ipynb", datetime.now(UTC), "interrupted"
+    status[notebook] = {"state": "running", "started": started.isoformat(timespec="seconds")}
     write_json(run.path / "status.json", status)
     try:
         error = _run_notebook(project_root() / "notebooks" / f"{notebook}.ipynb", path, given)
     finally:
-        state, seconds = "failed" if error else "done", round(time.monotonic() - begin, 1)
+        state, seconds = (
+            "failed" if error else "done",
+            round((datetime.now(UTC) - started).total_seconds(), 1),
+        )
         status[notebook] |= {"state": state, "seconds": seconds} | ({"error": error} if error else {})
         write_json(run.path / "status.json", status)
         print(f"{notebook:<20}  {state:<7}  {seconds:,.0f} s", flush=True)
@@ -95,14 +93,13 @@ def _run_notebook(source: Path, target: Path, given: Mapping[str, Any]) -> str:
     from papermill import PapermillExecutionError, execute_notebook
     from traitlets.config import Config
 
-    config = Config({"NotebookClient": {"extra_arguments": ["--IPKernelApp.log_level=CRITICAL"]}})
-    options = {"kernel_name": "python3", "cwd": source.parent, "progress_bar": sys.stderr.isatty()}
+    options: dict[str, Any] = {"kernel_name": "python3", "cwd": source.parent, "parameters": dict(given)}
     options["store_widget_state"] = False  # a stored browser would come up dead, in place of its gallery
     with tempfile.TemporaryDirectory(prefix="seglib-") as folder:
         if os.name != "nt":  # sockets that no other user can reach and no other kernel takes, as TCP ports
-            config.KernelManager = Config({"transport": "ipc", "ip": f"{folder}/kernel"})
+            options["config"] = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
         try:
-            execute_notebook(source, target, parameters=dict(given), config=config, **options)
+            execute_notebook(source, target, progress_bar=sys.stderr.isatty(), **options)
         except PapermillExecutionError as error:
             return f"{error.ename}: {error.evalue}".removesuffix(": ")
         except DeadKernelError:

@@ -58,9 +58,8 @@ def resolve_path(path: str | Path) -> Path:
 
 def display_path(path: str | Path) -> str:
     """Write `path` for people: relative to the project root, or its last two parts if it lies elsewhere."""
-    full, root = Path(path).resolve(), project_root()
-    inside = full.is_relative_to(root)
-    return full.relative_to(root).as_posix() if inside else "/".join(("...", *full.parts[-2:]))
+    stored = stored_path(Path(path).absolute())
+    return "/".join(("...", *stored.split("/")[-2:])) if Path(stored).is_absolute() else stored
 
 
 def stored_path(path: str | Path) -> str:
@@ -124,8 +123,8 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
 def replace_folder(folder: str | Path, replaced: Iterable[str], last: str) -> Iterator[Path]:
     """Yield a temporary folder for a new result; its files replace those in `folder` when all are written.
 
-    Until then, and on failure, `folder` stays as it was; others are locked out. The names in `replaced` go
-    even if the new result lacks them; other files stay. `last` marks a whole result: it goes first and comes last.
+    The names in `replaced` go even if the new result lacks them; other files stay. `last` marks a whole result:
+    it goes first and comes last. Until then, and on failure, `folder` stays as it was; others are locked out.
     """
     folder, new = Path(folder), Path(folder) / ".new"
     with lock(folder / ".writing", "writing"):
@@ -145,19 +144,18 @@ def replace_folder(folder: str | Path, replaced: Iterable[str], last: str) -> It
 
 @contextmanager
 def lock(path: str | Path, doing: str, wait: float = 0.0) -> Iterator[None]:
-    """Be the only one at work on something during a block; a process that is killed gives its locks back.
+    """Be the only one at work during a block; another process gets an `InUseError` after `wait` seconds.
 
-    Another process gets an `InUseError` after `wait` seconds; it says what is being done ("training"). The lock
-    file stays when the block has ended, and means nothing then.
+    A process that is killed gives its locks back. The lock file stays, and means nothing then.
     """
     from filelock import FileLock, Timeout
 
-    path = Path(path).absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(path).parent
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         held = FileLock(path).acquire(timeout=wait)
     except Timeout:
-        told = f"{display_path(path.parent)} is in use: another process is {doing} there"
+        told = f"{display_path(folder)} is in use: another process is {doing} there"
         raise InUseError(f"{told}. Wait until it is finished or end it, then run again.") from None
     with held:
         yield
