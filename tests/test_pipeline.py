@@ -114,13 +114,6 @@ def test_the_first_failing_notebook_ends_the_chain_with_its_own_error(root):
     assert states(root) == {"01_data_check": "failed"}
 
 
-def test_an_interrupted_notebook_is_not_left_running(root, monkeypatch):
-    monkeypatch.setattr(pipeline, "_run_notebook", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        run_chain({}, "mine")
-    assert states(root) == {"01_data_check": "failed"}
-
-
 def test_starting_later_keeps_what_ran_before_and_forgets_what_comes_after(root, no_kernel):
     run_chain({}, "mine")
     train("mine")
@@ -153,17 +146,11 @@ def test_a_trained_run_may_be_resumed_checked_or_replaced_by_name(root, no_kerne
     with pytest.raises(FileExistsError, match="run 'demo' exists"):
         run_chain(check_chain({"replace": ""}), "demo", stop="2")
     assert all(path.exists() for path in models), "it is for 02 to replace a model, not for the chain"
-
-
-def test_params_json_keeps_what_01_03_and_04_were_given(root, no_kernel):
-    train("mine")
-    path = write_json(Run.open("mine").params, {"run": "mine", "epochs": 3, "seed": 7})
-    run_chain(check_chain({"epochs": 5, "seed": 1, "split": "val", "threshold": 0.3}), "mine", start="3")
-    noted = read_json(path)
-    assert noted | {"run": "mine", "epochs": 3, "seed": 7, "split": "val", "threshold": 0.3} == noted
-    run_chain(check_chain({"split": "test"}), "mine", start="3", stop="3")
-    noted = read_json(path)
-    assert (noted["split"], noted["threshold"]) == ("test", 0.3)
+    write_json(Run.open("mine").params, {"run": "mine", "epochs": 3})
+    run_chain(check_chain({"epochs": 5, "split": "val", "threshold": 0.3}), "mine", start="3")
+    noted = read_json(Run.open("mine").params)
+    kept = {"run": "mine", "epochs": 3, "split": "val", "threshold": 0.3}
+    assert noted | kept == noted, "what 02 was given stays"
 
 
 def test_a_notebook_has_several_names():

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -42,15 +43,15 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_the_project_root(monkeypatch, tmp_path):
     assert runs.project_root() == tmp_path.resolve()
     monkeypatch.delenv("SEGLIB_ROOT")
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "project/notebooks").mkdir(parents=True)
+    (tmp_path / "project/data/demo").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "project/data/demo")
     assert (runs.project_root() / "seglib" / "runs.py").exists(), "the checkout, from any folder"
     monkeypatch.setattr(runs, "__file__", str(tmp_path / "lib" / "seglib" / "runs.py"))
+    assert runs.project_root() == Path.cwd().parent.parent
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no project root: expected .* notebooks/ and .*SEGLIB_ROOT"):
         runs.project_root()
-    for name in ("project/notebooks", "project/data/demo"):
-        (tmp_path / name).mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "project/data/demo")
-    assert runs.project_root() == Path.cwd().parent.parent
 
 
 def test_paths_for_the_program_for_files_and_for_people(root, monkeypatch, tmp_path_factory):
@@ -71,9 +72,6 @@ def test_names_that_are_paths_or_break_somewhere_are_refused(name):
         assert runs.check_name(plain) == plain
     with pytest.raises(ValueError, match=r"run name .*not a path"):
         runs.check_name(name)
-
-
-def test_names_with_control_characters_are_not_plain():
     assert runs.is_plain("fähre_🚢 'x'")
     assert not any(runs.is_plain(f"a{c}") for c in "\n\r\t\0\x1b\x7f\x85\ud800")
 
@@ -81,9 +79,8 @@ def test_names_with_control_characters_are_not_plain():
 # files
 
 
-@pytest.mark.parametrize(("error", "told"), [(RuntimeError("half way"), "half way"),
-    (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), r"No space left on device: '.*a\.txt'")])  # fmt: skip
-def test_a_file_appears_whole_or_not_at_all(tmp_path, error, told):
+@pytest.mark.parametrize("error", [RuntimeError("a.txt"), OSError(errno.ENOSPC, "No space left on device")])
+def test_a_file_appears_whole_or_not_at_all(tmp_path, error):
     path = write_text(tmp_path / "deep" / "a.txt", "old\n")
 
     def fail_half_way():
@@ -91,7 +88,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path, error, told):
             temporary.write_text("ne")
             raise error
 
-    with pytest.raises(type(error), match=told):
+    with pytest.raises(type(error), match=r"a\.txt"):
         fail_half_way()
     assert files(tmp_path) == {"deep/a.txt": b"old\n"}
 
@@ -166,41 +163,29 @@ def test_yaml_is_plain_data_and_a_bomb_is_shown_short():
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
-    def fill(stop):
-        with atomic_folder(tmp_path / "set") as new:
+    (tmp_path / "set").mkdir()
+    for stop in (True, False):
+        with suppress(RuntimeError), atomic_folder(tmp_path / "set") as new:
             write_text(new / "a.txt", "x")
             if stop:
-                raise RuntimeError("stopped")
-
-    with pytest.raises(RuntimeError, match="stopped"):
-        fill(True)
-    assert not files(tmp_path)
-    (tmp_path / "set").mkdir()
-    fill(False)
-    assert files(tmp_path) == {"set/a.txt": b"x"}
-    with pytest.raises(OSError, match=r"set|directory"):
-        fill(False)
-    assert files(tmp_path) == {"set/a.txt": b"x"}
+                raise RuntimeError
+        assert files(tmp_path) == ({} if stop else {"set/a.txt": b"x"})
 
 
 def write_result(folder: Path, text: str, stop: bool = False) -> None:
-    with replace_folder(folder, ("old.csv", "pictures"), last="done.json") as new:
-        write_text(new / f"pictures/{text}.txt", text)
-        write_text(new / "table.csv", text)
+    with suppress(RuntimeError), replace_folder(folder, ("old.csv", "pictures"), last="done.json") as new:
+        for name in (f"pictures/{text}.txt", "table.csv", "done.json"):
+            write_text(new / name, text)
         if stop:
-            raise RuntimeError("stopped")
-        write_text(new / "done.json", text)
+            raise RuntimeError
 
 
 def test_a_result_is_replaced_as_a_whole_and_what_people_wrote_stays(tmp_path):
     for name in ("old.csv", "verdicts.csv"):
         write_text(tmp_path / name, "x")
-    for text in ("one", "two"):
-        write_result(tmp_path, text)
+    for text in ("one", "two", "three"):
+        write_result(tmp_path, text, stop=text == "three")
     whole = {"pictures/two.txt": b"two", "table.csv": b"two", "done.json": b"two", "verdicts.csv": b"x"}
-    assert files(tmp_path) == whole
-    with pytest.raises(RuntimeError, match="stopped"):
-        write_result(tmp_path, "three", stop=True)
     assert files(tmp_path) == whole
 
 
@@ -259,11 +244,9 @@ def test_a_lock_keeps_others_out_and_ends_with_its_process(tmp_path):
             with pytest.raises(runs.InUseError, match=told), lock(path, "training", wait):
                 pass
         process.kill()
-    with lock(path, "training", wait=20):  # noqa: SIM117
-        with pytest.raises(runs.InUseError), lock(path, "training"):
-            pass
-    with lock(path, "training"):
-        assert path.exists()
+    for _ in range(2):
+        with lock(path, "training", wait=20):
+            assert path.exists()
 
 
 # runs
