@@ -113,13 +113,11 @@ def read(path: str | Path) -> Actions:
 
 def check(actions: Actions, dataset: Dataset) -> None:
     """Refuse ids that the dataset lacks, and excluded samples of other splits than train."""
-    splits = dict(zip(dataset.samples["id"], dataset.samples["split"], strict=True))
-    excluded = [sample.id for sample in actions.exclude]
-    named = [*excluded, *(sample.id for sample in actions.relabel)]
-    if unknown := [name for name in named if name not in splits]:
+    known, excluded = set(dataset.samples["id"]), {sample.id for sample in actions.exclude}
+    if unknown := sorted((excluded | {sample.id for sample in actions.relabel}) - known):
         lack = f"{len(unknown)} samples that dataset {dataset.name!r} does not have: {brief(unknown)}"
         raise ActionsError(f"actions name {lack}. Correct the ids or delete the lines.")
-    if others := [f"{name} ({splits[name]})" for name in excluded if splits[name] != TRAIN]:
+    if others := sorted(excluded - set(dataset.split(TRAIN)["id"])):
         told = f"exclude names {brief(others)}: only samples of split {TRAIN!r} can be excluded"
         raise ActionsError(f"{told}, for scores count every image. Move them to relabel.")
 

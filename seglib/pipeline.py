@@ -26,11 +26,11 @@ class ChainError(RuntimeError):
     """A notebook failed; the message is its own error and where the executed notebook lies."""
 
 
-def step(name: str) -> str:
-    """Return the notebook that `name` means: its name, its number (`2`, `02`) or its words (`train`)."""
-    for number, notebook in enumerate(STEPS, start=1):
-        if name in (notebook, notebook[3:], str(number), f"0{number}"):
-            return notebook
+def _index(name: str) -> int:
+    """Find the notebook that `name` means: its name, its number (`2`, `02`) or its words (`train`)."""
+    for index, notebook in enumerate(STEPS):
+        if name in (notebook, notebook[3:], notebook[:2], notebook[1]):
+            return index
     raise ParameterError(f"no notebook {name!r}: expected 1-{len(STEPS)} or one of {', '.join(STEPS)}.")
 
 
@@ -39,14 +39,10 @@ def run_chain(
 ) -> list[Path]:
     """Execute the notebooks `start` to `stop`; return where they lie in the run folder, beside their HTML pages.
 
-    `status.json` tells the state of each. A `ChainError` tells which one failed; the ones after it do not start.
-
-    Args:
-        shares: notebook -> the parameters that differ from its defaults (`seglib.params.check_chain`).
-        run: the run's name, for every notebook that has the parameter `run`.
-        start, stop: first and last notebook, in any form that `step` understands.
+    `shares` gives each its parameters (`seglib.params.check_chain`), and `run` the name of the run. `status.json`
+    tells the state of each. A `ChainError` tells which one failed; the ones after it do not start.
     """
-    first, last = STEPS.index(step(start)), STEPS.index(step(stop))
+    first, last = _index(start), _index(stop)
     if last < first:
         raise ParameterError(f"the chain would end before it begins: from {STEPS[first]} to {STEPS[last]}.")
     steps = STEPS[first : last + 1]

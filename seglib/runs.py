@@ -280,9 +280,10 @@ class Run:
         run = cls(cls.folder(name))
         if run.last_checkpoint.exists() and not resume:
             if name != replace:
-                told = f"run {name!r} exists and holds a trained model ({display_path(run.path)})"
                 ways = f"choose another run name, set resume=True to continue it, or replace={name!r}"
-                raise FileExistsError(f"{told}. It is not overwritten: {ways} to train it again.")
+                raise FileExistsError(
+                    f"run {name!r} exists and holds a trained model: {ways} to train again."
+                )
             for old in ("checkpoints", "evaluation", "outputs"):
                 shutil.rmtree(run.path / old, ignore_errors=True)
         run.path.mkdir(parents=True, exist_ok=True)

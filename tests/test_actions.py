@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from seglib.actions import Actions, ActionsError, Sample, Setting, Weights, check, follow, read, write
 from seglib.data import load_dataset
@@ -66,19 +64,16 @@ def test_what_is_wrong_is_named(tmp_path, text, told):
 
 
 HARD = ["0042", "null", "1e5", "yes", "- a: b # c", "two\nlines", "'", '"', "{}", "fähre_🚢", " "]
-TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_size=12) | st.sampled_from(
-    HARD
-)
-SAMPLES = st.lists(st.builds(Sample, id=TEXTS, reason=TEXTS), max_size=4)
-NAMES = st.sampled_from(["blur", "noise", "haze"])
-SETTINGS = st.lists(st.builds(Setting, name=NAMES, value=st.floats(0, 1), reason=TEXTS), max_size=3)
-WEIGHTS = st.builds(Weights, value=st.sampled_from(["", "none", "sqrt_inverse"]), reason=TEXTS)
 
 
-@settings(deadline=None, max_examples=40)
-@given(st.builds(Actions, exclude=SAMPLES, relabel=SAMPLES, augment=SETTINGS, class_weights=WEIGHTS))
-def test_what_is_written_is_read(tmp_path_factory, wanted):
-    assert read(write(tmp_path_factory.mktemp("actions") / "actions.yaml", wanted)) == wanted
+def test_what_is_written_is_read(tmp_path):
+    wanted = Actions(
+        exclude=[Sample(id=text) for text in HARD],
+        relabel=[Sample(id=str(k), reason=text) for k, text in enumerate(HARD)],
+        augment=[Setting(name="blur", value=1 / 3, reason="two\nlines")],
+        class_weights=Weights(value="none", reason="# no"),
+    )
+    assert read(write(tmp_path / "actions.yaml", wanted)) == wanted
 
 
 def test_what_a_person_edited_is_never_overwritten(tmp_path):
@@ -114,7 +109,7 @@ def test_follow_leaves_out_training_samples_and_sets_parameters(tiny_root, tiny_
     ("wanted", "told"),
     [({"exclude": ["42"]}, r"name 1 samples that dataset 'tiny' does not have: \['42'\]\. Correct"),
      ({"relabel": ["a", "b", "c", "d", "e"]}, r"name 5 samples .*\['a', 'b', 'c', 'd', \.\.\.\]"),
-     ({"exclude": ["t00", "1e5"]}, r"exclude names \['1e5 \(test\)'\]: only samples of split 'train' can be excluded")],
+     ({"exclude": ["t00", "1e5"]}, r"exclude names \['1e5'\]: only samples of split 'train' can be excluded")],
 )  # fmt: skip
 def test_what_does_not_fit_the_dataset_is_refused(tiny_root, wanted, told):
     with pytest.raises(ActionsError, match=told):

@@ -76,6 +76,7 @@ def cut(path, keep=-30):
 @pytest.mark.parametrize(
     ("spoil", "check", "told"),
     [
+        (lambda r: r.rename(r.with_name("moved")), "no-folder", ["is not there", "expected a folder", "Check the path"]),
         (lambda r: gone(r, "dataset.yaml"), "no-config", ["dataset.yaml", "`seglib init "]),
         (empty_val, "empty-split", ["'val' has no files", "val/images/*", "correct the globs"]),
         (lambda r: gone(r, "train/masks/s0.png", "train/masks/s2.png", "val/masks/s1.png"), "missing-mask",
@@ -107,14 +108,6 @@ def test_bad_files(root, spoil, check, told):
     refused(root, check, *told)
 
 
-def test_no_such_folder_and_files_that_vanish(root):
-    refused(root / "nowhere", "no-folder", "nowhere is not there", "expected a folder", "Check the path")
-    dataset = load_dataset(root)
-    (root / "train/images/s2.png").unlink()
-    with pytest.raises(DatasetError, match=r"'train-s2' .train/images/s2.png. is gone"):
-        require_sound(check_dataset(dataset))
-
-
 @pytest.mark.slow
 def test_every_fault_of_the_broken_demo_is_found_and_no_other_error(tmp_path):
     folder = make_broken(tmp_path / "broken")
@@ -129,19 +122,15 @@ def test_every_fault_of_the_broken_demo_is_found_and_no_other_error(tmp_path):
     ("change", "check", "told"),
     [
         (("[road, car, person]", "[]"), "classes", "0 classes"),
-        (("[road, car, person]", "[road, car, road]"), "classes", "['road']"),
         (("[road, car, person]", "[road, no, 3]"), "config", "classes.1 = False"),
         (("classes:", "clases:"), "config", "unknown key 'clases' (did you mean 'classes'?)"),
         (('images: "val', 'image: "val'), "config", "unknown key 'image' in splits.val (did you mean 'images'?)"),
-        (("splits:", "colors: [[1, 2, 3]]\nsplits:"), "classes", "colors must be 3 triples"),
         (("splits:", "colors: [[1, 2, 300], [1, 2], [1, 2, 3]]\nsplits:"), "config", "colors.0.2 = 300"),
         (("splits:", "id_map: {0: 3}\nsplits:"), "classes", "id_map leads to ids [3]"),
         (("splits:", "exclude: [0042]\nsplits:"), "config", "quote it"),
         (("splits:", "group: '(?P<g>.+)'\nsplits:"), "config", "(?P<group>...)"),
-        (("splits:", "name: a/b\nsplits:"), "config", "not a path"),
         (("  val:", "  ../val:"), "config", "split name '../val'"),
         (('"val/images/*"', '"/data/*"'), "config", "relative to the dataset's folder"),
-        (('"val/images/*"', '"C:\\\\data\\\\*"'), "config", "relative to the dataset's folder"),
         (('"val/images/*"', '"val/../../x/*"'), "config", "one '../' for a sibling"),
         (('"val/images/*"', '"val/masks/*"'), "config", "images and masks are the same files"),
         (("  val:", "  train:"), "config", "'train' stands twice"),

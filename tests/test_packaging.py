@@ -102,18 +102,6 @@ def test_commands_and_files_that_a_document_names_exist(name):
     assert not [file for file in files if not (ROOT / file).exists() and "0N" not in file]
 
 
-def test_the_commands_of_the_readme_are_those_of_make_and_of_ci():
-    assert {"make demo", "make test"} <= set(blocks((ROOT / "README.md").read_text("utf-8")).splitlines())
-    assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    job = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8"))["jobs"]["test"]
-    matrix = job["strategy"]["matrix"]
-    assert [name.split("-")[0] for name in matrix["os"]] == ["ubuntu", "macos", "windows"]
-    assert f">={matrix['python'][0]}" == PROJECT["requires-python"]
-    commands = "\n".join(step.get("run", "") for step in job["steps"])
-    assert 'pip install -e ".[test]"' in commands
-    assert "make " not in commands  # Windows has none
-
-
 @pytest.mark.parametrize("path", sorted((ROOT / "params").glob("*.yaml")), ids=lambda p: p.name)
 def test_shipped_parameter_files_are_valid(path):
     assert check_chain(read_file(path))["02_train"]["run"] != "demo"

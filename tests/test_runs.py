@@ -139,9 +139,6 @@ def test_tables_come_back_as_they_were(tmp_path):
             runs.read_table(path)
 
 
-BOMB = "\n".join(["a: &a0 [x, x]"] + [f"b{k}: &a{k + 1} [{', '.join([f'*a{k}'] * 9)}]" for k in range(12)])
-
-
 @pytest.mark.parametrize(
     ("text", "told"),
     [("a: [", r" at line 1, column 5: "), ("b: 3\na: 1\na: 2", r" at line 1, column 1: key 'a' stands twice"),
@@ -155,8 +152,9 @@ def test_yaml_that_is_none_is_told_in_few_words(text, told):
 
 
 def test_yaml_is_plain_data_and_a_bomb_is_shown_short():
+    bomb = ["a: &a0 [x, x]"] + [f"b{k}: &a{k + 1} [{', '.join([f'*a{k}'] * 9)}]" for k in range(12)]
+    assert len(runs.brief(runs.load_yaml("\n".join(bomb)))) < 2000
     assert runs.load_yaml("[1, 2, 3]: road\n'0042': {a: null}") == {(1, 2, 3): "road", "0042": {"a": None}}
-    assert len(runs.brief(runs.load_yaml(BOMB))) < 2000
 
 
 # folders
@@ -286,9 +284,7 @@ def test_only_a_trained_run_opens():
 
 
 def test_the_environment_names_versions_and_no_person():
-    found = runs.environment()
-    assert found["python"] == sys.version.split()[0]
-    assert found["packages"]["torch"]
-    text = json.dumps(found)
+    text = json.dumps(runs.environment())
+    assert '"torch": "' in text
     assert str(Path.home()) not in text
     assert not hasattr(os, "uname") or os.uname().nodename not in text
