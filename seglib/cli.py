@@ -1,7 +1,4 @@
-"""The commands of a terminal: functions whose parameters are their arguments, and after `*` their options.
-
-Each imports the rooms that it needs, so that `seglib --help` is quick.
-"""
+"""The commands of a terminal: functions whose parameters are their arguments, and after `*` their options."""
 
 from __future__ import annotations
 

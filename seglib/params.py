@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from seglib.runs import UnreadableError, brief, check_name, display_path, load_yaml, read_written
 
@@ -17,9 +17,8 @@ Count = Annotated[int, Field(ge=1, lt=2**31)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-_SCALES = (
-    r"^((0?\.[1-9]\d*|[1-3](\.\d+)?|4(\.0+)?)([, ]+|$))*$"  # numbers from 0.1 to 4, such as "0.75, 1.25"
-)
+RunName = Annotated[str, AfterValidator(check_name)]
+_SCALES = r"^((0?\.[1-9]\d*|[1-3](\.\d+)?|4)([, ]+|$))*$"  # numbers from 0.1 to 4: "0.75, 1.25"
 RENAMED = {"recipe": "config"}  # names in earlier versions
 
 
@@ -49,11 +48,6 @@ class Params(BaseModel):
             wrong = [f"{e['loc'][0]} = {brief(e['input'])}: {e['msg']}" for e in faults]
             raise ParameterError(f"{cls.__name__}: {'; '.join(wrong + odd)}") from None
 
-    @field_validator("run", check_fields=False)
-    @classmethod
-    def _run_is_a_name(cls, value: str) -> str:
-        return check_name(value)
-
 
 def _unknown(name: str, known: Collection[str]) -> str:
     if name in RENAMED:
@@ -74,7 +68,7 @@ class DataCheck(Params):
 class Train(Params):
     """The parameters of 02_train."""
 
-    run: str = "demo"
+    run: RunName = "demo"
     dataset: str = "data/demo"
     config: str = ""
     actions: str = ""
@@ -129,7 +123,7 @@ class Train(Params):
 class Evaluate(Params):
     """The parameters of 03_evaluate."""
 
-    run: str = "demo"
+    run: RunName = "demo"
     split: str = "test"
     absent: Literal["truth", "union"] = "truth"
     boundary_ratio: float = Field(0.02, ge=0, le=0.5)
@@ -149,7 +143,7 @@ class Evaluate(Params):
 class Failures(Params):
     """The parameters of 04_failure_analysis."""
 
-    run: str = "demo"
+    run: RunName = "demo"
     split: str = "test"
     threshold: Share = 0.5
     threshold_mode: Literal["absolute", "percentile", "per_class"] = "absolute"

@@ -28,6 +28,7 @@ _NOT_PLAIN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _PACKAGES = "torch torchvision segmentation-models-pytorch timm numpy scipy scikit-image pandas pillow"
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxstring, _SHORT.maxother = 2, 4, 200, 200
+brief = _SHORT.repr  # a short repr(): a few lines of YAML with aliases can stand for a billion items
 _AGAIN = "Delete it and run the notebook that writes it again."
 
 
@@ -79,11 +80,6 @@ def check_name(name: str, what: str = "run") -> str:
 def is_plain(text: str) -> bool:
     """Tell whether a name can stand in a table, a page and a terminal: UTF-8 without control characters."""
     return not _NOT_PLAIN.search(text)
-
-
-def brief(value: Any) -> str:
-    """Return a short `repr(value)`: a few lines of YAML with aliases can stand for a billion items."""
-    return _SHORT.repr(value)
 
 
 @contextmanager
@@ -297,7 +293,5 @@ class Run:
             there = sorted(p.parent.parent.name for p in run.path.parent.glob("*/checkpoints/best.pth"))
             told = f"run {name!r} has no trained model: expected {display_path(run.best_checkpoint)}"
             named = f"Trained runs: {', '.join(there) or 'none yet'}"
-            raise FileNotFoundError(
-                f"{told}. {named}. Train it with 02_train (run={name!r}), or name another."
-            )
+            raise FileNotFoundError(f"{told}. {named}. Train it with 02_train, or name another.")
         return run
