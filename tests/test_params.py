@@ -86,9 +86,6 @@ def test_a_parameter_file_is_read_as_it_was_written(tmp_path, encoding):
     path = tmp_path / "mine.yaml"
     path.write_bytes("run: a\r\ndataset: daten/Straße 1  # ü\r\nepochs: 3\r\n".encode(encoding))
     assert read_file(path) == {"run": "a", "dataset": "daten/Straße 1", "epochs": 3}
-    values = {"learning_rate": 1e-05, "dataset": "data/\U0001f6e3 é", "run": "1e5", "resume": False}
-    path.write_text(json.dumps(values, ensure_ascii=False, indent=2), encoding="utf-8")
-    assert Train.check(read_file(path)) == Train.check(values)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ CELLS = {
     "01_data_check": 'dataset: str = "data/demo"  # which',
     "02_train": 'run: str = "demo"  # name\nepochs: int = 30  # passes\nresume: bool = False  # go on',
     "03_evaluate": 'run: str = "demo"  # name\nsplit: str = "test"  # which',
-    "04_failure_analysis": 'run: str = "demo"  # name\nsplit: str = "test"  # which\nthreshold: float = 0.5  # fails',
+    "04_failure_analysis": 'run: str = "demo"  # name\nthreshold: float = 0.5  # fails',
 }
 
 
@@ -84,7 +84,7 @@ def test_the_chain_passes_parameters_and_leaves_notebooks_pages_and_states(root,
         "data/demo notebooks",
         "{'run': 'mine', 'epochs': 3, 'resume': False}",
         "{'run': 'mine', 'split': 'val'}",
-        "{'run': 'mine', 'split': 'val', 'threshold': 0.4}",
+        "{'run': 'mine', 'threshold': 0.4}",
     ]
     assert states(root) == dict.fromkeys(NAMES, "done")
     assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [[n, "done"] for n in NAMES]

@@ -94,23 +94,9 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path, error):
 
 
 def test_json_is_plain(tmp_path):
-    data = {
-        "iou": np.float32(0.5),
-        "ids": np.arange(2),
-        "nan": math.nan,
-        "inf": -math.inf,
-        "path": Path("a/b"),
-    }
-    path = write_json(tmp_path / "a.json", data | {3: (1, 2), "nans": np.array([1, np.nan])})
-    plain = {
-        "iou": 0.5,
-        "ids": [0, 1],
-        "nan": None,
-        "inf": None,
-        "path": "a/b",
-        "3": [1, 2],
-        "nans": [1, None],
-    }
+    data = {"iou": np.float32(0.5), "nans": np.array([1, np.nan]), "inf": -math.inf, "path": Path("a/b")}
+    path = write_json(tmp_path / "a.json", data | {3: (1, 2)})
+    plain = {"iou": 0.5, "nans": [1, None], "inf": None, "path": "a/b", "3": [1, 2]}
     assert read_json(path) == plain
     with pytest.raises(TypeError):
         write_json(tmp_path / "b.json", {"x": object()})
