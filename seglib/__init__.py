@@ -1,7 +1,4 @@
-"""seglib: the package behind the four notebooks. Notebooks tell, seglib does.
-
-`import seglib` imports nothing heavy and sets nothing; import the room that you need (`from seglib import metrics`).
-"""
+"""The package behind the four notebooks; import the room that you need (`from seglib import metrics`)."""
 
 from importlib.metadata import PackageNotFoundError, version
 

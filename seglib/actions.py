@@ -1,7 +1,4 @@
-"""actions.yaml: what to change before the next training; proposed by 04, edited by a person, followed by 02.
-
-Samples are left out of the training only, never out of scores; masks of other splits are listed for correction.
-"""
+"""actions.yaml: what to change before the next training; proposed by 04, edited by a person, followed by 02."""
 
 from __future__ import annotations
 
@@ -23,22 +20,16 @@ Augmentation = Literal[
     *("color", "blur", "blur_radius", "noise", "noise_most", "darkness", "haze"),
 ]
 AUGMENTATIONS = get_args(Augmentation)
-_MARK = "# as written: "
+_MARK = "# as written (a file that no longer fits this is never overwritten): "
 _FORM = """\
 # What to change before the next training. Edit it freely, then name it in 02_train's parameter `actions`.
 # Reasons are for people: a bare id will do. Quote ids that are digits only.
+# exclude: training samples to leave out; once the mask of one is corrected, delete its line.
+# relabel: masks to look at and correct, of any split; nothing here changes the training or the scores.
+# augment: parameters of 02_train and their new values, of {names}.
+# class_weights: none, sqrt_inverse or median_frequency; {{}} leaves the parameter of 02_train as it is.
 
-# Training samples to leave out. Once the mask of one is corrected, delete its line.
-{exclude}
-# Masks to look at and correct, of any split: replace the file, nothing else is needed. Nothing here changes
-# the training, and images of validation and test stay in the scores as they are.
-{relabel}
-# Parameters of 02_train and their new values, of
-# {names}.
-{augment}
-# none, sqrt_inverse or median_frequency; {{}} leaves the parameter of 02_train as it is.
-{class_weights}
-"""
+{values}"""
 
 
 class ActionsError(ValueError):
@@ -87,15 +78,6 @@ class Actions(BaseModel):
     augment: list[Setting] = []
     class_weights: Weights = Weights()
 
-    @model_validator(mode="after")
-    def _is_sound(self) -> Actions:
-        for key, entries in (("exclude", self.exclude), ("relabel", self.relabel), ("augment", self.augment)):
-            names = [getattr(entry, "id", getattr(entry, "name", "")) for entry in entries]
-            if len(set(names)) < len(names):
-                raise ValueError(f"{key} names {max(names, key=names.count)!r} twice; keep one of them")
-        self.changes  # noqa: B018  # raises a ParameterError for a value that 02 does not take
-        return self
-
     @property
     def changes(self) -> dict[str, Any]:
         """Parameters of 02_train and their new values."""
@@ -105,7 +87,7 @@ class Actions(BaseModel):
         return Train.check(values).model_dump(include=set(values))
 
     def trains_like(self, other: Actions) -> bool:
-        """Tell whether both make the same training, whatever is to be relabelled and for whatever reasons."""
+        """Tell whether both make the same training; masks to relabel and reasons do not matter."""
         excluded = [{sample.id for sample in actions.exclude} for actions in (self, other)]
         return excluded[0] == excluded[1] and self.changes == other.changes
 
@@ -118,68 +100,56 @@ def read(path: str | Path) -> Actions:
         raise ActionsError(f"no actions file at {name}: 04_failure_analysis writes one; check `actions`.")
     try:
         values = read_file(path, "keys such as exclude and augment")
-        return Actions(**{key: value for key, value in values.items() if value is not None})
-    except ParameterError as error:
-        raise ActionsError(str(error)) from None
+        actions = Actions(**{key: value for key, value in values.items() if value is not None})
+        _ = actions.changes  # raises for a value that 02 does not take
     except ValidationError as error:
         faults = [(".".join(map(str, e["loc"])), brief(e["input"]), e["msg"]) for e in error.errors()]
-        wrong = "; ".join(
-            f"{place} = {given}: {message}" if place else message for place, given, message in faults
-        )
+        wrong = "; ".join(f"{place} = {given}: {message}" for place, given, message in faults)
         raise ActionsError(f"{name}: {wrong}. Quote ids that are digits only.") from None
+    except ParameterError as error:
+        raise ActionsError(f"{name}: {error}") from None
+    return actions
 
 
 def check(actions: Actions, dataset: Dataset) -> None:
-    """Refuse ids that the dataset lacks, excluded samples of other splits, and a training without samples."""
-    splits = dict(zip(dataset.samples["id"], dataset.samples["split"], strict=True))
-    excluded = [sample.id for sample in actions.exclude]
-    for key, ids in (("exclude", excluded), ("relabel", [sample.id for sample in actions.relabel])):
-        if unknown := [name for name in ids if name not in splits]:
-            raise ActionsError(
-                f"{key} names {len(unknown)} samples that dataset {dataset.name!r} does not have: {brief(unknown)}. "
-                "Correct the ids or delete the lines."
-            )
-    if others := [f"{name} ({splits[name]})" for name in excluded if splits[name] != TRAIN]:
-        raise ActionsError(
-            f"exclude names {brief(others)}: only samples of split {TRAIN!r} can be excluded; scores without the "
-            "images that fail would say nothing. Move them to relabel, or to exclude in dataset.yaml."
-        )
-    if excluded and len(excluded) == list(splits.values()).count(TRAIN):
-        raise ActionsError(f"exclude names every training sample of dataset {dataset.name!r}.")
-
-
-def apply(actions: Actions, params: Train, dataset: Dataset) -> tuple[Train, Dataset]:
-    """Return 02's parameters with the changes, and the dataset without the excluded samples; see `check`."""
-    check(actions, dataset)
-    left = dataset.samples[~dataset.samples["id"].isin([sample.id for sample in actions.exclude])]
-    return params.model_copy(update=actions.changes), replace(dataset, samples=left.reset_index(drop=True))
+    """Refuse ids that the dataset lacks, and excluded samples of other splits than train."""
+    known, excluded = set(dataset.samples["id"]), {sample.id for sample in actions.exclude}
+    if unknown := sorted((excluded | {sample.id for sample in actions.relabel}) - known):
+        lack = f"{len(unknown)} samples that dataset {dataset.name!r} does not have: {brief(unknown)}"
+        raise ActionsError(f"actions name {lack}. Correct the ids or delete the lines.")
+    if others := sorted(excluded - set(dataset.split(TRAIN)["id"])):
+        told = f"exclude names {brief(others)}: only samples of split {TRAIN!r} can be excluded"
+        raise ActionsError(f"{told}, for scores count every image. Move them to relabel.")
 
 
 def follow(params: Train, dataset: Dataset) -> tuple[Train, Dataset]:
-    """Apply the file that the parameter `actions` names; without one, return both as they are."""
-    return apply(read(params.actions), params, dataset) if params.actions else (params, dataset)
+    """Return 02's parameters and dataset as the file that the parameter `actions` names changes them."""
+    if not params.actions:
+        return params, dataset
+    actions = read(params.actions)
+    check(actions, dataset)
+    left = dataset.samples[~dataset.samples["id"].isin([sample.id for sample in actions.exclude])]
+    return params.model_copy(update=actions.changes), replace(dataset, samples=left.reset_index(drop=True))
 
 
 def write(path: str | Path, actions: Actions) -> Path:
     """Write actions.yaml, or actions-2.yaml (-3, ...) if a person has changed the file; return the path."""
     first = target = resolve_path(path)
     number = 1
-    while target.exists() and not _untouched(target):
+    while target.exists() and not _is_as_written(target):
         number += 1
         target = first.with_name(f"{first.stem}-{number}{first.suffix}")
     empty = {"exclude": [], "relabel": [], "augment": [], "class_weights": {}}
     values = empty | actions.model_dump(exclude_defaults=True)
     style = {"default_flow_style": None, "sort_keys": False, "allow_unicode": True, "width": float("inf")}
-    lines = {key: yaml.safe_dump({key: value}, **style) for key, value in values.items()}
-    text = _FORM.format(**lines, names=", ".join(AUGMENTATIONS))
-    note = "(a file that no longer fits this is never overwritten)"
-    return write_text(target, f"{text}{_MARK}{_digest(text)} {note}\n")
+    text = _FORM.format(names=", ".join(AUGMENTATIONS), values=yaml.safe_dump(values, **style))
+    return write_text(target, _signed(text))
 
 
-def _untouched(path: Path) -> bool:
-    text, mark, end = path.read_bytes().decode("utf-8", "replace").rpartition(_MARK)
-    return bool(mark) and end.startswith(f"{_digest(text)} ") and end.count("\n") == 1
+def _signed(text: str) -> str:
+    return f"{text}{_MARK}{hashlib.sha256(text.encode()).hexdigest()[:16]}\n"
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _is_as_written(path: Path) -> bool:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return text == _signed(text.rpartition(_MARK)[0])

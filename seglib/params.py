@@ -8,16 +8,17 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from seglib.runs import UnreadableError, brief, check_name, display_path, load_yaml, read_written
 
-_MOST = 2**31 - 1  # what every library takes for a count, a size in pixels or a seed
-Natural = Annotated[int, Field(ge=0, le=_MOST)]
-Count = Annotated[int, Field(ge=1, le=_MOST)]
+Natural = Annotated[int, Field(ge=0, lt=2**31)]  # what every library takes for a size in pixels or a seed
+Count = Annotated[int, Field(ge=1, lt=2**31)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+RunName = Annotated[str, AfterValidator(check_name)]
+_SCALES = r"^((0?\.[1-9]\d*|[1-3](\.\d+)?|4)([, ]+|$))*$"  # numbers from 0.1 to 4: "0.75, 1.25"
 RENAMED = {"recipe": "config"}  # names in earlier versions
 
 
@@ -41,30 +42,11 @@ class Params(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            wrong = "; ".join(_explain(cls, problem) for problem in error.errors())
-            raise ParameterError(f"{cls.__name__}: {wrong}") from None
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _numbers_are_no_booleans(cls, value: Any, info: ValidationInfo) -> Any:
-        # pydantic takes true for 1: `epochs: yes` would train for one epoch
-        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation in (int, float):
-            raise ValueError("expected a number")
-        return value
-
-    @field_validator("run", check_fields=False)
-    @classmethod
-    def _run_is_a_name(cls, value: str) -> str:
-        return check_name(value)
-
-
-def _explain(model: type[Params], problem: Mapping[str, Any]) -> str:
-    name = str(problem["loc"][0]) if problem["loc"] else "values"
-    if problem["type"] == "extra_forbidden":
-        return (
-            f"unknown parameter {_unknown(name, model.model_fields)} (known: {', '.join(model.model_fields)})"
-        )
-    return f"{name} = {brief(problem['input'])}: {problem['msg']}"
+            known = cls.model_fields
+            odd = [f"unknown parameter {_unknown(name, known)}" for name in values if name not in known]
+            faults = [e for e in error.errors() if e["type"] != "extra_forbidden"]
+            wrong = [f"{e['loc'][0]} = {brief(e['input'])}: {e['msg']}" for e in faults]
+            raise ParameterError(f"{cls.__name__}: {'; '.join(wrong + odd)}") from None
 
 
 def _unknown(name: str, known: Collection[str]) -> str:
@@ -86,7 +68,7 @@ class DataCheck(Params):
 class Train(Params):
     """The parameters of 02_train."""
 
-    run: str = "demo"
+    run: RunName = "demo"
     dataset: str = "data/demo"
     config: str = ""
     actions: str = ""
@@ -141,25 +123,16 @@ class Train(Params):
 class Evaluate(Params):
     """The parameters of 03_evaluate."""
 
-    run: str = "demo"
+    run: RunName = "demo"
     split: str = "test"
     absent: Literal["truth", "union"] = "truth"
     boundary_ratio: float = Field(0.02, ge=0, le=0.5)
     flip_tta: bool = False
-    scale_tta: str = ""
+    scale_tta: str = Field("", pattern=_SCALES)
     tile: Natural = 0
     batch_size: Count = 14
     device: str = "auto"
     seed: Natural = 0
-
-    @field_validator("scale_tta")
-    @classmethod
-    def _scales_are_numbers(cls, value: str) -> str:
-        for part in value.replace(",", " ").split():
-            if not re.fullmatch(r"\d*\.?\d+", part) or not 0.1 <= float(part) <= 4:
-                expected = "numbers from 0.1 to 4 such as '0.75, 1.25', or nothing"
-                raise ValueError(f"{part!r} is no scale; expected {expected}")
-        return value
 
     @property
     def scales(self) -> tuple[float, ...]:
@@ -170,7 +143,7 @@ class Evaluate(Params):
 class Failures(Params):
     """The parameters of 04_failure_analysis."""
 
-    run: str = "demo"
+    run: RunName = "demo"
     split: str = "test"
     threshold: Share = 0.5
     threshold_mode: Literal["absolute", "percentile", "per_class"] = "absolute"
@@ -185,17 +158,12 @@ NOTEBOOKS: dict[str, type[Params]] = {
     "03_evaluate": Evaluate,
     "04_failure_analysis": Failures,
 }
-_KNOWN = {name: field for model in NOTEBOOKS.values() for name, field in model.model_fields.items()}
-OTHERS = tuple(name for name in _KNOWN if name not in Train.model_fields)  # those that 02 does not have
+_KNOWN = {name for model in NOTEBOOKS.values() for name in model.model_fields}
+OTHERS = tuple(sorted(_KNOWN - set(Train.model_fields)))  # those that 02 does not have
 
 
 def read_file(path: Path, expected: str = "lines `parameter: value`") -> dict[str, Any]:
-    """Read a YAML or JSON file that holds one mapping, such as the parameters of all notebooks.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ParameterError: not UTF-8, not YAML, a name twice, or not a mapping; names the file.
-    """
+    """Read a YAML or JSON file of one mapping; a ParameterError names the file and what is wrong with it."""
     name = display_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no parameter file {name}. It is YAML or JSON, such as params/camvid.yaml.")
@@ -206,8 +174,7 @@ def read_file(path: Path, expected: str = "lines `parameter: value`") -> dict[st
     except UnreadableError as error:
         raise ParameterError(f"{name} is not valid YAML{error}.") from None
     if not isinstance(values, dict):
-        found = "nothing" if values is None else type(values).__name__
-        raise ParameterError(f"{name} holds {found}; expected {expected}.")
+        raise ParameterError(f"{name} holds {brief(values)}; expected {expected}.")
     return {str(key): value for key, value in values.items()}
 
 
@@ -220,11 +187,7 @@ def read_parameters(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def check_chain(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Give each notebook its share of one flat mapping of parameters; all are checked before anything starts.
-
-    Raises:
-        ParameterError: a name that no notebook has, or a value that one refuses.
-    """
+    """Give each notebook its share of one flat mapping; a ParameterError names what is unknown or refused."""
     if unknown := sorted(set(values) - set(_KNOWN)):
         named = ", ".join(_unknown(name, _KNOWN) for name in unknown)
         raise ParameterError(f"unknown parameters: {named}. Known: {', '.join(sorted(_KNOWN))}.")

@@ -7,9 +7,7 @@ import os
 import re
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,92 +17,67 @@ from seglib.runs import Run, display_path, lock, project_root, read_json, write_
 
 STEPS = tuple(NOTEBOOKS)
 _WIDGET = "application/vnd.jupyter.widget-view+json"
+_SCRIPTS = ("html_head_js", "jupyter_widgets", "html_head_js_mathjax", "html_head_js_mermaidjs")
 # nbconvert's page without scripts from other servers
-_PAGE = "{% extends 'index.html.j2' %}" + "".join(
-    f"{{% block {name} %}}{{% endblock %}}"
-    for name in ("html_head_js", "jupyter_widgets", "html_head_js_mathjax", "html_head_js_mermaidjs")
-)
+_PAGE = "{% extends 'index.html.j2' %}" + "".join(f"{{% block {n} %}}{{% endblock %}}" for n in _SCRIPTS)
 
 
 class ChainError(RuntimeError):
     """A notebook failed; the message is its own error and where the executed notebook lies."""
 
 
-def step(name: str) -> str:
-    """Return the notebook that `name` means: its name, its number (`2`, `02`) or its words (`train`)."""
-    for number, notebook in enumerate(STEPS, start=1):
-        if name in (notebook, notebook[3:], str(number), f"0{number}"):
-            return notebook
+def _index(name: str) -> int:
+    """Find the notebook that `name` means: its name, its number (`2`, `02`) or its words (`train`)."""
+    for index, notebook in enumerate(STEPS):
+        if name in (notebook, notebook[3:], notebook[:2], notebook[1]):
+            return index
     raise ParameterError(f"no notebook {name!r}: expected 1-{len(STEPS)} or one of {', '.join(STEPS)}.")
 
 
 def run_chain(
     shares: Mapping[str, Mapping[str, Any]], run: str, start: str = STEPS[0], stop: str = STEPS[-1]
 ) -> list[Path]:
-    """Execute the notebooks `start` to `stop`, in order, into `artifacts/runs/<run>/notebooks`.
+    """Execute the notebooks `start` to `stop`; return where they lie in the run folder, beside their HTML pages.
 
-    Each runs in a kernel of its own in `notebooks/` and is saved after every cell, and at its end as an HTML page.
-    `status.json` in the run folder tells the state of each: running, done or failed.
-
-    Args:
-        shares: notebook -> the parameters that differ from its defaults (`seglib.params.check_chain`).
-        run: the run's name, for every notebook that has the parameter `run`.
-        start, stop: first and last notebook, in any form that `step` understands.
-
-    Returns:
-        The executed notebooks.
-
-    Raises:
-        ParameterError: `stop` before `start`.
-        FileExistsError: the run is trained, and 02 is told neither to resume nor to replace it.
-        FileNotFoundError: the chain starts after 02 and the run has no trained model.
-        ChainError: a notebook failed; the ones after it did not start.
-        InUseError: another chain runs notebooks of this run.
+    `shares` gives each its parameters (`seglib.params.check_chain`), and `run` the name of the run. `status.json`
+    tells the state of each. A `ChainError` tells which one failed; the ones after it do not start.
     """
-    first, last = STEPS.index(step(start)), STEPS.index(step(stop))
+    first, last = _index(start), _index(stop)
     if last < first:
         raise ParameterError(f"the chain would end before it begins: from {STEPS[first]} to {STEPS[last]}.")
     steps = STEPS[first : last + 1]
-    given = {name: dict(shares.get(name, {})) for name in STEPS}
-    for name in STEPS[1:]:
-        given[name]["run"] = run
+    given = {name: {**shares.get(name, {}), "run": run} for name in STEPS}
+    del given["01_data_check"]["run"]
     folder, training = Run(Run.folder(run)), Train.check(given["02_train"])
     if "02_train" in steps and run != training.replace:  # told at once, not after 01; 02 asks again
         Run.create(run, training.resume)
     elif first > STEPS.index("02_train"):
         Run.open(run)
     with lock(folder.notebooks / ".chain", "running notebooks"):
+        files = (folder.params, folder.path / "status.json")
+        before, status = (read_json(path) if path.is_file() else {} for path in files)
         # 02 adds its own parameters: this one file repeats the run
         noted = {n: v for name in steps for n, v in NOTEBOOKS[name].check(given[name]) if n in OTHERS}
-        write_json(folder.params, _read(folder.params) | noted)
-        before = _read(folder.path / "status.json")
-        status = {name: state for name, state in before.items() if name not in STEPS[first:]}
+        write_json(folder.params, before | noted)
+        status = {name: state for name, state in status.items() if name not in STEPS[first:]}
         return [_execute(name, given[name], folder, status) for name in steps]
 
 
-def _read(path: Path) -> dict[str, Any]:
-    with suppress(FileNotFoundError, ValueError):  # absent or damaged
-        return read_json(path)
-    return {}
-
-
 def _execute(notebook: str, given: Mapping[str, Any], run: Run, status: dict[str, dict[str, Any]]) -> Path:
-    path, page = run.notebooks / f"{notebook}.ipynb", run.notebooks / f"{notebook}.html"
-    page.unlink(missing_ok=True)  # an old page beside a new notebook would show another execution
-    begin, error = time.monotonic(), "interrupted"
-    status[notebook] = {"state": "running", "started": datetime.now(UTC).isoformat(timespec="seconds")}
+    path, started, error = run.notebooks / f"{notebook}.ipynb", datetime.now(UTC), "interrupted"
+    status[notebook] = {"state": "running", "started": started.isoformat(timespec="seconds")}
     write_json(run.path / "status.json", status)
     try:
         error = _run_notebook(project_root() / "notebooks" / f"{notebook}.ipynb", path, given)
     finally:
-        state, seconds = "failed" if error else "done", round(time.monotonic() - begin, 1)
+        state, seconds = (
+            "failed" if error else "done",
+            round((datetime.now(UTC) - started).total_seconds(), 1),
+        )
         status[notebook] |= {"state": state, "seconds": seconds} | ({"error": error} if error else {})
         write_json(run.path / "status.json", status)
         print(f"{notebook:<20}  {state:<7}  {seconds:,.0f} s", flush=True)
-    try:
-        export_page(path, page)
-    except Exception as problem:  # a page is a convenience: it must neither end a chain nor hide an error
-        print(f"{notebook}: no HTML page ({type(problem).__name__}: {problem})", flush=True)
+    export_page(path, path.with_suffix(".html"))
     if error:
         raise ChainError(f"{notebook} stopped: {error}\nAs far as it came: {display_path(path)} (and .html)")
     return path
@@ -114,43 +87,28 @@ def _run_notebook(source: Path, target: Path, given: Mapping[str, Any]) -> str:
     """Execute one notebook; return its error in words, or "" when it ran to its end."""
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
-    from papermill.iorw import LocalHandler, papermill_io
     from traitlets.config import Config
 
-    class Whole(LocalHandler):
-        def write(
-            self, buf: str, path: str
-        ) -> None:  # papermill's own would leave half a notebook when killed
-            write_text(path, buf)
-
-    papermill_io.register(str(target), Whole())
-    config = Config({"NotebookClient": {"extra_arguments": ["--IPKernelApp.log_level=CRITICAL"]}})
-    options = {"kernel_name": "python3", "cwd": source.parent, "progress_bar": sys.stderr.isatty()}
+    options: dict[str, Any] = {"kernel_name": "python3", "cwd": source.parent, "parameters": dict(given)}
     options["store_widget_state"] = False  # a stored browser would come up dead, in place of its gallery
     with tempfile.TemporaryDirectory(prefix="seglib-") as folder:
-        if (
-            os.name != "nt"
-        ):  # sockets that other users cannot reach and that no other kernel takes, as TCP ports
-            config.KernelManager = Config({"transport": "ipc", "ip": f"{folder}/kernel"})
+        if os.name != "nt":  # sockets that no other user can reach and no other kernel takes, as TCP ports
+            options["config"] = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
         try:
-            execute_notebook(source, target, parameters=dict(given), config=config, **options)
+            execute_notebook(source, target, progress_bar=sys.stderr.isatty(), **options)
         except PapermillExecutionError as error:
             return f"{error.ename}: {error.evalue}".removesuffix(": ")
         except DeadKernelError:
-            return (
-                "the kernel died; the system ends one that wants more memory than there is. "
-                "Try a smaller batch_size, crop or long_side, and start again from this notebook."
-            )
+            return "the kernel died, perhaps for want of memory. Try a smaller batch_size, crop or long_side."
     return ""
 
 
 def drop_dead_widgets(notebook: Any, resources: Any) -> tuple[Any, Any]:
     """Remove widgets without an HTML form, such as progress bars (a preprocessor for nbconvert)."""
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            kinds = [output.get("data", {}) for output in cell.outputs]
-            dead = [_WIDGET in data and "text/html" not in data for data in kinds]
-            cell.outputs = [output for output, gone in zip(cell.outputs, dead, strict=True) if not gone]
+    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+        kinds = [set(output.get("data", {})) for output in cell.outputs]
+        kept = [_WIDGET not in kind or "text/html" in kind for kind in kinds]
+        cell.outputs = [output for output, keep in zip(cell.outputs, kept, strict=True) if keep]
     return notebook, resources
 
 
@@ -161,9 +119,8 @@ def export_page(notebook: Path, page: Path) -> Path:
 
     content = nbformat.read(notebook, as_version=4)
     content.metadata.pop("widgets", None)
-    for cell in content.cells:
-        if cell.cell_type == "markdown":
-            cell.source = re.sub(r"\]\(([\w.-]+)\.ipynb\)", r"](\1.html)", cell.source)  # from page to page
+    for cell in (cell for cell in content.cells if cell.cell_type == "markdown"):
+        cell.source = re.sub(r"\]\(([\w.-]+)\.ipynb\)", r"](\1.html)", cell.source)  # from page to page
     log = logging.getLogger("seglib.page")
     log.setLevel(logging.ERROR)  # nbconvert warns of every picture without a caption
     exporter = HTMLExporter(log=log, raw_template=_PAGE, preprocessors=[drop_dead_widgets], embed_images=True)

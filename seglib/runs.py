@@ -10,7 +10,7 @@ import reprlib
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -22,16 +22,13 @@ from seglib import __version__
 if TYPE_CHECKING:
     import pandas as pd
 
-StorageError = OSError  # the name that earlier versions raised
 WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10))}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _NOT_PLAIN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_PACKAGES = (
-    *("torch", "torchvision", "segmentation-models-pytorch", "torchmetrics", "timm"),
-    *("numpy", "scipy", "scikit-image", "pandas", "pillow", "papermill", "jupyterlab"),
-)
+_PACKAGES = "torch torchvision segmentation-models-pytorch timm numpy scipy scikit-image pandas pillow"
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxstring, _SHORT.maxother = 2, 4, 200, 200
+brief = _SHORT.repr  # a short repr(): a few lines of YAML with aliases can stand for a billion items
 _AGAIN = "Delete it and run the notebook that writes it again."
 
 
@@ -50,24 +47,20 @@ def project_root() -> Path:
     for folder in (Path(__file__).resolve().parent.parent, Path.cwd(), *Path.cwd().parents):
         if (folder / "notebooks").is_dir() and (folder / "data").is_dir():
             return folder
-    raise FileNotFoundError(
-        f"no project root: expected a folder with notebooks/ and data/ at or above {Path.cwd()}. "
-        "Work inside the checkout, or set the environment variable SEGLIB_ROOT to it."
-    )
+    expected = f"expected a folder with notebooks/ and data/ at or above {Path.cwd()}"
+    raise FileNotFoundError(f"no project root: {expected}. Work in the checkout, or set SEGLIB_ROOT to it.")
 
 
 def resolve_path(path: str | Path) -> Path:
     """Return an absolute path as it is, and a relative one below the project root (not the cwd)."""
-    path = Path(os.path.expanduser(path))  # Path.expanduser raises where there is no such user
+    path = Path(path).expanduser()
     return path if path.is_absolute() else project_root() / path
 
 
 def display_path(path: str | Path) -> str:
     """Write `path` for people: relative to the project root, or its last two parts if it lies elsewhere."""
-    full, root = Path(path).resolve(), project_root()
-    if full.is_relative_to(root):
-        return full.relative_to(root).as_posix()
-    return "/".join(("...", *full.parts[-2:]))
+    stored = stored_path(Path(path).absolute())
+    return "/".join(("...", *stored.split("/")[-2:])) if Path(stored).is_absolute() else stored
 
 
 def stored_path(path: str | Path) -> str:
@@ -79,24 +72,14 @@ def stored_path(path: str | Path) -> str:
 def check_name(name: str, what: str = "run") -> str:
     """Return `name` if it can name a folder on every platform; raise a ValueError otherwise."""
     if not _NAME.fullmatch(name) or name.endswith(".") or name.split(".")[0].lower() in WINDOWS_DEVICES:
-        raise ValueError(
-            f"{what} name {brief(name)}: expected 1-80 of A-Z a-z 0-9 . _ - beginning with a letter or digit, "
-            "not a path. Choose a plain name such as 'street_v2'."
-        )
+        expected = "1-80 of A-Z a-z 0-9 . _ - beginning with a letter or digit, not a path"
+        raise ValueError(f"{what} name {brief(name)}: expected {expected}. Choose one such as 'street_v2'.")
     return name
 
 
 def is_plain(text: str) -> bool:
     """Tell whether a name can stand in a table, a page and a terminal: UTF-8 without control characters."""
     return not _NOT_PLAIN.search(text)
-
-
-def brief(value: Any) -> str:
-    """Return a short `repr(value)`: a few lines of YAML with aliases can stand for a billion items."""
-    try:
-        return _SHORT.repr(value)
-    except ValueError:  # Python refuses to write numbers of thousands of digits
-        return f"a huge {type(value).__name__}"
 
 
 @contextmanager
@@ -136,20 +119,15 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
 def replace_folder(folder: str | Path, replaced: Iterable[str], last: str) -> Iterator[Path]:
     """Yield a temporary folder for a new result; its files replace those in `folder` when all are written.
 
-    Until then, and on failure, `folder` stays as it was; others are locked out. The names in `replaced` go
-    even if the new result lacks them; other files stay. `last` marks a whole result: it goes first and comes last.
+    The names in `replaced` go even if the new result lacks them; other files stay. `last` marks a whole result:
+    it goes first and comes last. Until then, and on failure, `folder` stays as it was; others are locked out.
     """
-    folder = Path(folder)
-    new, lock_file = folder / ".new", folder / ".writing"
-    with lock(lock_file, "writing"):
+    folder, new = Path(folder), Path(folder) / ".new"
+    with lock(folder / ".writing", "writing"):
         _remove(new)  # left by a process that was killed
         new.mkdir()
         try:
             yield new
-            if not lock_file.exists():  # later writes have made only a part of it again
-                raise FileNotFoundError(
-                    f"{display_path(folder)} was deleted while it was written. Run again."
-                )
             names = sorted({*replaced, *(path.name for path in new.iterdir())} - {last})
             for name in (last, *names):
                 _remove(folder / name)
@@ -162,29 +140,20 @@ def replace_folder(folder: str | Path, replaced: Iterable[str], last: str) -> It
 
 @contextmanager
 def lock(path: str | Path, doing: str, wait: float = 0.0) -> Iterator[None]:
-    """Be the only one at work on something during a block; a process that is killed gives its locks back.
+    """Be the only one at work during a block; another process gets an `InUseError` after `wait` seconds.
 
-    Another process gets an `InUseError` after `wait` seconds; it says what this one is `doing` ("training").
-    The lock file stays when the block has ended, and means nothing then.
+    A process that is killed gives its locks back. The lock file stays, and means nothing then.
     """
     from filelock import FileLock, Timeout
 
-    path = Path(path).absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(path).parent
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         held = FileLock(path).acquire(timeout=wait)
     except Timeout:
-        owner = ""
-        with suppress(OSError, ValueError):  # Windows lets no other process read it
-            owner = path.read_text(encoding="utf-8")
-        raise InUseError(
-            f"{display_path(path.parent)} is in use: {owner or 'another process is at work there'}. Wait until "
-            "it is finished or end it, then run again. Nothing was changed."
-        ) from None
+        told = f"{display_path(folder)} is in use: another process is {doing} there"
+        raise InUseError(f"{told}. Wait until it is finished or end it, then run again.") from None
     with held:
-        with suppress(OSError):
-            owner = f"process {os.getpid()} on {platform.node()} is {doing} there since {_now()}"
-            path.write_text(owner, encoding="utf-8")
         yield
 
 
@@ -203,33 +172,27 @@ def read_written(path: str | Path) -> str:
 
 
 def write_json(path: str | Path, data: Any) -> Path:
-    """Write JSON atomically; NaN and infinities become null, NumPy values plain ones."""
-    plain = json.loads(json.dumps(data, default=_plain), parse_constant=lambda _: None)
+    """Write JSON atomically; NaN and infinities become null, paths and NumPy values plain ones."""
+    text = json.dumps(data, default=lambda v: v.tolist() if hasattr(v, "tolist") else Path(v).as_posix())
+    plain = json.loads(text, parse_constant=lambda _: None)
     return write_text(path, json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return value.as_posix()
-    return value.tolist() if hasattr(value, "tolist") else list(value)
 
 
 def read_json(path: str | Path, keys: Iterable[str] = ()) -> dict[str, Any]:
     """Read a JSON object that has at least `keys`; otherwise raise a ValueError that says what to do."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, endless digits, nested too deeply
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{display_path(path)} is not valid JSON ({error}). {_AGAIN}") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{display_path(path)} holds {type(data).__name__}; expected an object. {_AGAIN}")
-    if missing := [key for key in keys if key not in data]:
-        raise ValueError(f"{display_path(path)} has no {', '.join(missing)}. {_AGAIN}")
+    if not isinstance(data, dict) or (missing := [key for key in keys if key not in data]):
+        lack = f"has no {', '.join(missing)}" if isinstance(data, dict) else "holds no JSON object"
+        raise ValueError(f"{display_path(path)} {lack}. {_AGAIN}")
     return data
 
 
-def write_csv(path: str | Path, table: pd.DataFrame, index: bool = False) -> Path:
+def write_csv(path: str | Path, table: pd.DataFrame) -> Path:
     """Write a table atomically as UTF-8 CSV."""
-    return write_text(path, table.to_csv(index=index, lineterminator="\n"))
+    return write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
 def read_table(path: str | Path, **options: Any) -> pd.DataFrame:
@@ -240,9 +203,7 @@ def read_table(path: str | Path, **options: Any) -> pd.DataFrame:
         table = pd.read_csv(path, **(options or {"dtype": str, "keep_default_na": False}))
     except (ValueError, OverflowError) as error:  # pandas' own errors are ValueErrors
         reason = " ".join(str(error).split())[:200]
-        raise UnreadableError(
-            f"{display_path(path)} is no table that can be read ({reason}). {_AGAIN}"
-        ) from None
+        raise UnreadableError(f"{display_path(path)} is no readable table ({reason}). {_AGAIN}") from None
     return table if options else table.fillna("")  # the rest of a row that ends early
 
 
@@ -255,15 +216,12 @@ def load_yaml(text: str) -> Any:
 
     class Loader(yaml.SafeLoader):
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-            mapping = {}
-            for key_node, value_node in node.value:
-                key = self.construct_object(key_node, deep=True)
-                key = tuple(key) if isinstance(key, list) else key
-                if not isinstance(key, (str, int, float, tuple)) or key in mapping:
-                    problem = f"key {brief(key)} stands twice or is no key"
-                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
-                mapping[key] = self.construct_object(value_node, deep=True)
-            return mapping
+            pairs = [[self.construct_object(part, deep=True) for part in pair] for pair in node.value]
+            keys = [tuple(key) if isinstance(key, list) else key for key, _ in pairs]
+            if len(set(keys)) < len(keys):
+                problem = f"key {brief(max(keys, key=keys.count))} stands twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+            return dict(zip(keys, (value for _, value in pairs), strict=True))
 
     try:
         return yaml.load(text, Loader=Loader)  # nosec B506  # a SafeLoader
@@ -276,13 +234,9 @@ def load_yaml(text: str) -> Any:
 
 def environment() -> dict[str, Any]:
     """Describe what this runs on: time, Python, platform, CPUs, package versions; no user, host or path."""
-    versions = {package: metadata.version(package) for package in _PACKAGES}
+    versions = {"seglib": __version__} | {name: metadata.version(name) for name in _PACKAGES.split()}
     system = {"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count()}
-    return {"time": _now(), **system, "packages": {"seglib": __version__} | versions}
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return {"time": datetime.now(UTC).isoformat(timespec="seconds"), **system, "packages": versions}
 
 
 @dataclass(frozen=True)
@@ -322,10 +276,9 @@ class Run:
         run = cls(cls.folder(name))
         if run.last_checkpoint.exists() and not resume:
             if name != replace:
+                ways = f"choose another run name, set resume=True to continue it, or replace={name!r}"
                 raise FileExistsError(
-                    f"run {name!r} exists and holds a trained model ({display_path(run.path)}). It is not "
-                    "overwritten: choose another run name, set resume=True to continue it, or "
-                    f"replace={name!r} to train it again."
+                    f"run {name!r} exists and holds a trained model: {ways} to train again."
                 )
             for old in ("checkpoints", "evaluation", "outputs"):
                 shutil.rmtree(run.path / old, ignore_errors=True)
@@ -338,9 +291,7 @@ class Run:
         run = cls(cls.folder(name))
         if not run.best_checkpoint.exists() and not run.external:
             there = sorted(p.parent.parent.name for p in run.path.parent.glob("*/checkpoints/best.pth"))
-            raise FileNotFoundError(
-                f"run {name!r} has no trained model: expected {display_path(run.best_checkpoint)}. "
-                f"Trained runs: {', '.join(there) or 'none yet'}. Train it with 02_train (run={name!r}), "
-                "or name another run."
-            )
+            told = f"run {name!r} has no trained model: expected {display_path(run.best_checkpoint)}"
+            named = f"Trained runs: {', '.join(there) or 'none yet'}"
+            raise FileNotFoundError(f"{told}. {named}. Train it with 02_train, or name another.")
         return run

@@ -12,26 +12,13 @@ from PIL import Image
 CLASSES = ("sky", "road", "car")
 _COLORS = np.array([(60, 90, 210), (110, 110, 110), (220, 60, 50)], np.uint8)
 # The names of the test images look like numbers and like missing values, which tables must not take them for.
-_IDS = {
-    "train": [f"t{k:02d}" for k in range(6)],
-    "val": ["v0", "v1", "v2"],
-    "test": ["0041", "0042", "1e5", "null"],
-}
+_IDS = {"train": [f"t{k:02d}" for k in range(6)], "val": ["v0", "v1", "v2"], "test": ["0041", "0042", "1e5", "null"]}  # fmt: skip
 _SIZE = (40, 56)
-
 TINY_PARAMS = {
-    "run": "tiny",
-    "dataset": "data/tiny",
-    "architecture": "Linknet",
-    "encoder": "tu-mobilenetv3_small_050",
-    "encoder_weights": "none",
-    "epochs": 3,
-    "batch_size": 3,
-    "learning_rate": 3e-3,
-    "warmup_epochs": 0.5,
-    "device": "cpu",
-    "precision": "fp32",
-}
+    "run": "tiny", "dataset": "data/tiny", "architecture": "Linknet", "encoder": "tu-mobilenetv3_small_050",
+    "encoder_weights": "none", "epochs": 3, "batch_size": 3, "learning_rate": 3e-3, "warmup_epochs": 0.5,
+    "device": "cpu", "precision": "fp32",
+}  # fmt: skip
 
 
 def _sample(random: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -92,9 +79,8 @@ def _trained_once(tmp_path_factory) -> Path:
         params, dataset = train.open_dataset(Train.check(TINY_PARAMS))
         model = train.build_model(params, dataset.classes)
         splits = [train.build_cache(dataset, s, original_masks=s == "val") for s in ("train", "val")]
-        train.fit(
-            train.start_run(params), model, *splits, params, train.make_plan(params.device, params.precision)
-        )
+        plan = train.make_plan(params.device, params.precision)
+        train.fit(train.start_run(params), model, *splits, params, plan)
     return root
 
 

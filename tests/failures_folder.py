@@ -19,6 +19,7 @@ LONG = "very_long_" * 22
 # Names that tables take for numbers or missing values, pages for mark-up, and lists for too wide.
 ADVERSARIAL = (EVIL, "NA", "0042", 'it\'s "quoted" & 100%', "fähre_🚢_7", LONG, "1e5", "../outside")
 _CAUSES = ("label error", "degraded image", "unlike training", "rare class", "class confusion", "unexplained")
+_KINDS = ("swapped class", "missing object", "shifted mask", "")
 
 
 def names(count: int) -> list[str]:
@@ -47,13 +48,14 @@ def scene(random: np.random.Generator, size: tuple[int, int]) -> dict[str, np.nd
     given[-max(1, height // 30) :] = IGNORE
     edge = (np.roll(pred, 2, 0) != pred) | (np.roll(pred, 2, 1) != pred)
     confidence = np.where(edge, 120, 235) - random.integers(0, 20, (height, width))
-    return {
+    layers = {
         "images": image,
         "masks": given,
         "predictions": pred,
-        "confidences": confidence.astype(np.uint8),
-        "suspects": np.where(suspect, 255, 0).astype(np.uint8),
+        "confidences": confidence,
+        "suspects": suspect * 255,
     }
+    return {kind: array.astype(np.uint8) for kind, array in layers.items()}
 
 
 def table(ids: list[str]) -> pd.DataFrame:
@@ -77,9 +79,7 @@ def table(ids: list[str]) -> pd.DataFrame:
         "best_fix_gain": random.uniform(0, 0.2, count).round(4),
         "confidence": random.uniform(0.5, 1, count).round(4),
         "label_score": random.uniform(0, 1, count).round(4),
-        "suspect_kind": [
-            ("swapped class", "missing object", "shifted mask", "")[k % 4] for k in range(count)
-        ],
+        "suspect_kind": [_KINDS[k % 4] for k in range(count)],
         "suspect_given": "building",
         "suspect_suggested": EVIL,
         "suspect_box": ["20 27 52 42" if k % 4 != 3 else "" for k in range(count)],
@@ -102,30 +102,19 @@ def class_ious(ids: list[str]) -> pd.DataFrame:
     return ious.assign(id=ids)[["id", *CLASSES.names]]
 
 
-def write_folder(folder: Path, ids: list[str], size: tuple[int, int] = (60, 80), scenes: int = 6) -> Path:
-    """Write the folder; with more ids than `scenes`, pictures are shared by hard links, so that thousands cost little."""
+def write_folder(folder: Path, ids: list[str], size: tuple[int, int] = (60, 80)) -> Path:
+    """Write the folder; six scenes take turns."""
     random = np.random.default_rng(0)
-    made: dict[tuple[str, int], Path] = {}
-    for k, name in enumerate(ids):
-        pictures = (
-            scene(random, size)
-            if k < scenes
-            else dict.fromkeys((kind for kind, n in made if n == k % scenes))
-        )
-        for kind, array in pictures.items():
-            path = folder / kind / f"{name}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if array is None:
-                path.hardlink_to(made[kind, k % scenes])
-                continue
-            picture = Image.fromarray(array)
-            if kind in ("masks", "predictions"):
-                picture.putpalette(CLASSES.palette().tobytes())
-            picture.save(path)
-            made[kind, k] = path
-    (folder / "nearest").mkdir()
-    for name in ("train_0", "train_1", EVIL):
-        Image.fromarray(scene(random, size)["images"]).save(folder / "nearest" / f"{name}.png")
+    scenes = [scene(random, size) for _ in range(6)]
+    pictures = [(kind, name, array) for k, name in enumerate(ids) for kind, array in scenes[k % 6].items()]
+    pictures += [("nearest", name, scenes[0]["images"]) for name in ("train_0", "train_1", EVIL)]
+    for kind, name, array in pictures:
+        path = folder / kind / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(array)
+        if kind in ("masks", "predictions"):
+            picture.putpalette(CLASSES.palette().tobytes())
+        picture.save(path)
     table(ids).to_csv(folder / "failures.csv", index=False)
     class_ious(ids).to_csv(folder / "class_ious.csv", index=False)
     return folder

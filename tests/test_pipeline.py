@@ -14,21 +14,20 @@ import pytest
 
 from seglib import pipeline
 from seglib.params import NOTEBOOKS, ParameterError, check_chain
-from seglib.pipeline import ChainError, export_page, run_chain, step
-from seglib.runs import InUseError, Run, lock, read_json, write_text
+from seglib.pipeline import ChainError, export_page, run_chain
+from seglib.runs import InUseError, Run, lock, read_json, write_json, write_text
 
 NAMES = tuple(NOTEBOOKS)
 CELLS = {
     "01_data_check": 'dataset: str = "data/demo"  # which',
     "02_train": 'run: str = "demo"  # name\nepochs: int = 30  # passes\nresume: bool = False  # go on',
     "03_evaluate": 'run: str = "demo"  # name\nsplit: str = "test"  # which',
-    "04_failure_analysis": 'run: str = "demo"  # name\nsplit: str = "test"  # which\nthreshold: float = 0.5  # fails',
+    "04_failure_analysis": 'run: str = "demo"  # name\nthreshold: float = 0.5  # fails',
 }
 
 
 def put(root: Path, name: str, *sources: str) -> None:
-    cells = [nbformat.v4.new_markdown_cell(f"# {name}")]
-    cells += [nbformat.v4.new_code_cell(CELLS[name], metadata={"tags": ["parameters"]})]
+    cells = [nbformat.v4.new_code_cell(CELLS[name], metadata={"tags": ["parameters"]})]
     cells += [nbformat.v4.new_code_cell(source) for source in sources]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), root / f"notebooks/{name}.ipynb")
@@ -49,12 +48,9 @@ def root(tmp_path, monkeypatch):
 def no_kernel(monkeypatch):
     """Notebooks that "run" at once, for what concerns no kernel; a name in the list fails."""
     failing = []
-
-    def run_notebook(source, target, given):
-        write_text(target, source.read_text(encoding="utf-8"))
-        return "ValueError: told to" if source.stem in failing else ""
-
-    monkeypatch.setattr(pipeline, "_run_notebook", run_notebook)
+    monkeypatch.setattr(
+        pipeline, "_run_notebook", lambda source, *_: "told to" if source.stem in failing else ""
+    )
     monkeypatch.setattr(pipeline, "export_page", lambda notebook, page: page)
     return failing
 
@@ -70,7 +66,7 @@ def states(root: Path, run: str = "mine") -> dict[str, str]:
 
 
 def train(run: str) -> Path:
-    """Leave behind what a training leaves."""
+    """Leave what a training leaves."""
     for path in (Run(Run.folder(run)).best_checkpoint, Run(Run.folder(run)).last_checkpoint):
         write_text(path, "model")
     return path
@@ -78,20 +74,17 @@ def train(run: str) -> Path:
 
 @pytest.mark.slow
 def test_the_chain_passes_parameters_and_leaves_notebooks_pages_and_states(root, capsys):
-    put(root, "01_data_check", "import ipykernel, json, pathlib\nprint(dataset, pathlib.Path.cwd().name)",
-        "print(json.load(open(ipykernel.get_connection_file()))['transport'])")  # fmt: skip
+    put(root, "01_data_check", "import pathlib\nprint(dataset, pathlib.Path.cwd().name)")
     done = run_chain(check_chain({"epochs": 3, "split": "val", "threshold": 0.4}), "mine")
     folder = root / "artifacts/runs/mine/notebooks"
     assert done == [folder / f"{name}.ipynb" for name in NAMES]
-    assert {p.name for p in folder.iterdir()} - {".chain"} == {
-        f"{n}.{e}" for n in NAMES for e in ("html", "ipynb")
-    }
-    transport = "tcp" if os.name == "nt" else "ipc"
+    written = {path.name for path in folder.iterdir()} - {".chain"}
+    assert written == {f"{name}.{end}" for name in NAMES for end in ("html", "ipynb")}
     assert [printed(path).strip() for path in done] == [
-        f"data/demo notebooks\n{transport}",
+        "data/demo notebooks",
         "{'run': 'mine', 'epochs': 3, 'resume': False}",
         "{'run': 'mine', 'split': 'val'}",
-        "{'run': 'mine', 'split': 'val', 'threshold': 0.4}",
+        "{'run': 'mine', 'threshold': 0.4}",
     ]
     assert states(root) == dict.fromkeys(NAMES, "done")
     assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [[n, "done"] for n in NAMES]
@@ -110,29 +103,13 @@ def test_the_first_failing_notebook_ends_the_chain_with_its_own_error(root):
     ) as caught:
         run_chain({}, "mine")
     assert "artifacts/runs/mine/notebooks/02_train.ipynb" in str(caught.value)
-    assert "Traceback" not in str(caught.value)
     folder = root / "artifacts/runs/mine/notebooks"
     assert printed(folder / "02_train.ipynb") == "so far\n"
     assert "mask a: expected 96 x 128" in (folder / "02_train.html").read_text(encoding="utf-8")
     assert not (folder / "03_evaluate.ipynb").exists()
     assert states(root) == {"01_data_check": "done", "02_train": "failed"}
-
-
-@pytest.mark.slow
-def test_a_killed_kernel_is_a_failure(root):
     put(root, "01_data_check", "import os\nos._exit(9)")
     with pytest.raises(ChainError, match="the kernel died"):
-        run_chain({}, "mine")
-    assert states(root) == {"01_data_check": "failed"}
-    assert (root / "artifacts/runs/mine/notebooks/01_data_check.html").exists()
-
-
-def test_an_interrupted_notebook_is_not_left_running(root, monkeypatch):
-    def interrupt(*args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(pipeline, "_run_notebook", interrupt)
-    with pytest.raises(KeyboardInterrupt):
         run_chain({}, "mine")
     assert states(root) == {"01_data_check": "failed"}
 
@@ -144,9 +121,6 @@ def test_starting_later_keeps_what_ran_before_and_forgets_what_comes_after(root,
     with pytest.raises(ChainError, match="told to"):
         run_chain({}, "mine", start="03_evaluate")
     assert states(root) == {"01_data_check": "done", "02_train": "done", "03_evaluate": "failed"}
-    write_text(root / "artifacts/runs/mine/status.json", "{")  # damaged: forgotten
-    run_chain({}, "mine", stop="1")
-    assert states(root) == {"01_data_check": "done"}
 
 
 def test_what_needs_a_trained_run_or_would_lose_one_is_refused_before_anything_starts(root):
@@ -155,10 +129,16 @@ def test_what_needs_a_trained_run_or_would_lose_one_is_refused_before_anything_s
     train("mine")
     with pytest.raises(FileExistsError, match="run 'mine' exists"):
         run_chain({}, "mine")
-    with pytest.raises(ParameterError, match="from 03_evaluate to 02_train"):
-        run_chain({}, "mine", start="3", stop="2")
+    for stop, told in (
+        ("02", "from 03_evaluate to 02_train"),
+        ("tra", "expected 1-4 or one of 01_data_check"),
+    ):
+        with pytest.raises(ParameterError, match=told):
+            run_chain({}, "mine", start="evaluate", stop=stop)
     assert not (root / "artifacts/runs/mine/notebooks").exists()
-    assert Run.open("mine")
+    with lock(Run.open("mine").notebooks / ".chain", "running notebooks"):  # noqa: SIM117
+        with pytest.raises(InUseError, match="runs/mine/notebooks is in use"):
+            run_chain({}, "mine", stop="1")
 
 
 def test_a_trained_run_may_be_resumed_checked_or_replaced_by_name(root, no_kernel):
@@ -170,43 +150,11 @@ def test_a_trained_run_may_be_resumed_checked_or_replaced_by_name(root, no_kerne
     with pytest.raises(FileExistsError, match="run 'demo' exists"):
         run_chain(check_chain({"replace": ""}), "demo", stop="2")
     assert all(path.exists() for path in models), "it is for 02 to replace a model, not for the chain"
-
-
-def test_params_json_keeps_what_01_03_and_04_were_given(root, no_kernel):
-    def noted():
-        return read_json(root / "artifacts/runs/mine/params.json")
-
-    train("mine")
-    write_text(root / "artifacts/runs/mine/params.json", json.dumps({"run": "mine", "epochs": 3, "seed": 7}))
-    run_chain(check_chain({"epochs": 5, "seed": 1, "split": "val", "threshold": 0.3}), "mine", start="3")
-    assert noted() | {"run": "mine", "epochs": 3, "seed": 7, "split": "val", "threshold": 0.3} == noted()
-    run_chain(check_chain({"split": "test"}), "mine", start="3", stop="3")
-    assert (noted()["split"], noted()["threshold"]) == ("test", 0.3)
-    assert check_chain(noted())["03_evaluate"]["split"] == "test"
-
-
-def test_a_page_that_cannot_be_written_ends_nothing(root, no_kernel, monkeypatch, capsys):
-    def fail(notebook, page):
-        raise AttributeError("mistune")
-
-    monkeypatch.setattr(pipeline, "export_page", fail)
-    assert len(run_chain({}, "mine", stop="2")) == 2
-    assert "02_train: no HTML page (AttributeError: mistune)" in capsys.readouterr().out
-
-
-def test_two_chains_of_one_run(root, no_kernel):
-    folder = Run(Run.folder("mine")).notebooks
-    with lock(folder / ".chain", "running notebooks"):  # noqa: SIM117
-        with pytest.raises(InUseError, match="runs/mine/notebooks is in use"):
-            run_chain({}, "mine")
-    assert [path.name for path in folder.iterdir()] == [".chain"]
-
-
-def test_a_notebook_has_several_names():
-    assert {step(name) for name in ("02_train", "2", "02", "train")} == {"02_train"}
-    for name in ("", "0", "5", "02_", "tra"):
-        with pytest.raises(ParameterError, match="expected 1-4 or one of 01_data_check"):
-            step(name)
+    write_json(Run.open("mine").params, {"run": "mine", "epochs": 3})
+    run_chain(check_chain({"epochs": 5, "split": "val", "threshold": 0.3}), "mine", start="3")
+    noted = read_json(Run.open("mine").params)
+    kept = {"run": "mine", "epochs": 3, "split": "val", "threshold": 0.3}
+    assert noted | kept == noted, "what 02 was given stays"
 
 
 def test_the_page_loads_nothing_and_holds_its_images(tmp_path):
@@ -224,8 +172,8 @@ def test_the_page_loads_nothing_and_holds_its_images(tmp_path):
     text = export_page(tmp_path / "a.ipynb", tmp_path / "a.html").read_text(encoding="utf-8")
     assert text.count(png) == 2
     assert "<b>gallery</b>" in text
-    assert "0/3" not in text
     assert 'href="02_train.html"' in text
+    assert "0/3" not in text
     assert "widget-state" not in text
     assert not re.search(r"<script[^>]*\bsrc=|<link\b|@import|<iframe|\bimport\(", text)
     assert not re.search(r"""(?:src|href)=["'](?!data:|#|02_train\.html)""", text)
@@ -235,20 +183,20 @@ def test_the_page_loads_nothing_and_holds_its_images(tmp_path):
 @pytest.mark.slow
 def test_the_real_notebooks_with_parameters_other_than_the_defaults(tmp_path):
     """Every notebook must hold with other parameters too: another model, run, split, policy and threshold."""
-    project = Path(__file__).parent.parent
-    shutil.copytree(project / "notebooks", tmp_path / "notebooks")
-    shutil.copytree(project / "data/demo", tmp_path / "data/demo")
+    for name in ("notebooks", "data/demo"):
+        shutil.copytree(Path(__file__).parent.parent / name, tmp_path / name)
     values = {
         **{"run": "other", "architecture": "FPN", "encoder_weights": "none", "epochs": 2, "batch_size": 8},
         **{"class_weights": "sqrt_inverse", "crop_height": 64, "crop_width": 96, "split": "val", "sheets": 2},
         **{"absent": "union", "flip_tta": True, "threshold": 0.8, "examples": 3, "seed": 1},
     }
     (tmp_path / "other.json").write_text(json.dumps(values))
-    command = ["-m", "seglib.cli", "run", "--params", "other.json", "-p", "learning_rate=2e-3"]
+    command = [
+        sys.executable,
+        *["-m", "seglib.cli", "run", "--params", "other.json", "-p", "learning_rate=2e-3"],
+    ]
     environment = os.environ | {"SEGLIB_ROOT": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert states(tmp_path, "other") == dict.fromkeys(NAMES, "done")
     run = tmp_path / "artifacts/runs/other"
@@ -260,4 +208,3 @@ def test_the_real_notebooks_with_parameters_other_than_the_defaults(tmp_path):
     assert (values | {"learning_rate": 2e-3}).items() <= used.items()
     for name in ("checkpoints/best.pth", "evaluation/val/metrics.json", "failures/val/failures.csv"):
         assert (run / name).exists()
-    assert not (tmp_path / "artifacts/runs/demo").exists()
