@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
-from seglib.data import Dataset, load_dataset, map_ahead
 
 from seglib import runs
 from seglib.checks import check_dataset
+from seglib.data import Dataset, load_dataset, map_ahead
 
 
 def decode(dataset: Dataset) -> None:

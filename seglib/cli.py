@@ -7,6 +7,7 @@ import inspect
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,26 @@ from seglib.runs import Run, display_path, resolve_path
 _ABOUT = "Four notebooks that train a segmentation model, find the images on which it fails, and say why."
 _NAMES = {"parameters": "-p", "start": "--from", "stop": "--to", "source": "--from", "target": "--to"}
 _OPTIONS: dict[str, dict[str, Any]] = {  # what argparse is told of each
+    "broken": {"action": "store_true", "help": "the demo's broken twin: 01 finds its faults and stops"},
     "config": {"default": "", "help": "a dataset.yaml that lies elsewhere"},
     "dataset": {"required": True, "help": "folder of the dataset"},
     "ids": {"default": "", "help": "images, separated by commas; labels in doubt by default"},
+    "kinds": {"default": "", "help": "kinds of faults, separated by commas; all by default"},
     "masks": {"default": "present", "choices": ["present", "predictions"], "help": "masks to begin with"},
     "out": {"required": True, "help": "what to write: a new folder, or a zip"},
     "parameters": {"action": "append", "default": [], "metavar": "NAME=VALUE", "help": "may be repeated"},
     "params": {"required": True, "help": "YAML or JSON file of lines `parameter: value`"},
     "predictions": {"required": True, "help": "folder of <image id>.png"},
     "run": {"default": "", "help": "name of the run"},
+    "seed": {"default": 0, "type": int, "help": "the same seed, the same faults (default: 0)"},
+    "share": {"default": 0.2, "type": float, "help": "share of the samples (default: 0.2)"},
     "source": {"required": True, "help": "CVAT's zip, or a folder of <image id>.png"},
     "split": {"default": "test", "help": "which split (default: test)"},
     "splits": {"default": "val", "help": "which splits get faults, separated by commas (default: val)"},
     "start": {"default": "1", "help": "first notebook, such as 2 or 02_train"},
     "stop": {"default": "4", "help": "last notebook"},
     "target": {"default": "", "help": "a new folder; data/NAME by default"},
+    "threshold": {"default": 0.5, "type": float, "help": "an image below it fails (default: 0.5)"},
     "to": {"default": "cvat", "choices": ["cvat"], "help": "the annotation tool"},
 }
 
@@ -77,9 +83,11 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Callable[..., int | None],
     return given.pop("command"), given
 
 
-def demo() -> None:
+def demo(*, broken: bool, parameters: Sequence[str]) -> None:
     """Run the four notebooks on the demo dataset."""
-    _chain({"dataset": "data/demo", "run": "demo"}, "1", "4")
+    name = "demo_broken" if broken else "demo"
+    values = {"dataset": f"data/{name}", "run": name} | read_parameters(parameters)
+    _chain(values, "1", "1" if broken else "4")
 
 
 def run(*, params: str, run: str, start: str, stop: str, parameters: Sequence[str]) -> None:
@@ -87,10 +95,26 @@ def run(*, params: str, run: str, start: str, stop: str, parameters: Sequence[st
     path, changed = _place(params), read_parameters(parameters)
     values = read_file(path)
     name = run or changed.get("run") or values.get("run", path.stem)
-    kept = path.parent / "actions.yaml"
-    if (path.parent / "environment.json").is_file() and name != values.get("run"):  # repeats another run
-        values |= {"resume": False} | ({"actions": runs.stored_path(kept)} if kept.is_file() else {})
+    if (path.parent / "environment.json").is_file() and name != values.get("run"):
+        values = _repeat(path.parent, values)
     _chain(values | changed | {"run": name}, start, stop)
+
+
+def _repeat(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters that repeat a run; print which versions and data are not as they were."""
+    from seglib.data import DatasetError, load_dataset
+    from seglib.evaluate import changed_since_training
+
+    then, now = runs.read_json(folder / "environment.json", ["python", "packages"]), runs.environment()
+    before, after = ({"Python": facts["python"]} | facts["packages"] for facts in (then, now))
+    changed = [f"{n} was {v} and is {after.get(n)}" for n, v in before.items() if after.get(n) != v]
+    with suppress(DatasetError):  # 01 says it better
+        dataset = load_dataset(values.get("dataset", "data/demo"), values.get("config", ""))
+        changed += filter(None, [changed_since_training(Run(folder), dataset)])
+    if changed:
+        print(f"Not as it was for run {folder.name!r}: {'; '.join(changed)}")
+    kept = folder / "actions.yaml"
+    return values | {"resume": False} | ({"actions": runs.stored_path(kept)} if kept.is_file() else {})
 
 
 def _chain(values: Mapping[str, Any], start: str, stop: str) -> None:
@@ -113,35 +137,38 @@ def check(folder: str, *, config: str) -> int:
     return int((found.findings["severity"] == "error").any())
 
 
-def evaluate(*, predictions: str, dataset: str, config: str, split: str, run: str) -> None:
+def evaluate(
+    *, predictions: str, dataset: str, config: str, split: str, run: str, parameters: Sequence[str]
+) -> None:
     """Score another tool's predictions: PNGs of class ids named by image."""
     from seglib.evaluate import evaluate_predictions, interval_sentence
 
     folder, place = _place(predictions), _place(config) if config else ""
-    params = Evaluate.check({"run": run or folder.resolve().name, "split": split})
+    named = {"run": run or folder.resolve().name, "split": split}
+    params = Evaluate.check(named | read_parameters(parameters))
     found = evaluate_predictions(params.run, folder, _place(dataset), params, place, sys.stderr.isatty())
     print(f"{len(found.per_image)} images of {split}: {interval_sentence(found.scores)}")
     print(f"scores   {display_path(found.run.evaluation(split))}")
 
 
-def compare(first: str, second: str, *, split: str) -> None:
+def compare(first: str, second: str, *, split: str, threshold: float) -> None:
     """Compare two runs on the same images; results go into the folder of the second."""
     from seglib.evaluate import compare_runs, comparison_sentence, open_evaluation, write_comparison
     from seglib.plots import run_comparison, save_figure
 
-    found = compare_runs(*(open_evaluation(Run.open(name), split) for name in (first, second)))
+    found = compare_runs(*(open_evaluation(name, split) for name in (first, second)), threshold)
     print(found.per_class.round(3).to_string(index=False))
     folder = write_comparison(found)
-    save_figure(folder / "images.png", run_comparison(found.per_image, first, second))
+    save_figure(folder / "images.png", run_comparison(found.per_image, first, second, threshold))
     print(f"\n{comparison_sentence(found)}\nTables and figure: {display_path(folder)}")
 
 
-def plant(*, dataset: str, out: str, splits: str) -> None:
+def plant(*, dataset: str, out: str, kinds: str, share: float, splits: str, seed: int) -> None:
     """Copy a dataset with recorded faults, to measure what finds them."""
     from seglib.data import KINDS, inject_faults, load_dataset
 
-    new = _new(out)
-    table = inject_faults(load_dataset(_place(dataset)), new, KINDS, 0.2, splits.split(","), seed=0)
+    new, chosen = _new(out), kinds.split(",") if kinds else KINDS
+    table = inject_faults(load_dataset(_place(dataset)), new, chosen, share, splits.split(","), seed)
     print(table.groupby(["split", "kind"], sort=False).size().to_string())
     print(f"{len(table)} faults in {display_path(new)}; which and where: {display_path(new / 'planted.csv')}")
 

@@ -7,11 +7,12 @@ the others: what is measured and judged.
 from seglib.checks.check import DataCheck, check_dataset
 from seglib.checks.class_balance import class_weights, cooccurrence, weight_table
 from seglib.checks.image_quality import APART, KINDS, QUALITIES, QUALITY_OF, Reference, degradation, qualities
+from seglib.checks.masks import correlate_shifts
 from seglib.checks.report import apart, examples, require_sound, split_comparison, verdict, write
 from seglib.checks.splits import suggest_split
 
 __all__ = [
     "APART", "KINDS", "QUALITIES", "QUALITY_OF", "DataCheck", "Reference", "apart", "check_dataset",
-    "class_weights", "cooccurrence", "degradation", "examples", "qualities", "require_sound",
+    "class_weights", "cooccurrence", "correlate_shifts", "degradation", "examples", "qualities", "require_sound",
     "split_comparison", "suggest_split", "verdict", "weight_table", "write",
 ]

@@ -43,11 +43,7 @@ def edge_shift(grey: Image.Image, mask: np.ndarray) -> tuple[int, int, float] | 
     if count < _FEWEST_EDGES or not deviation:
         return None
     reach = max(2, round(_REACH * max(h, w)))
-    # A correlation: what the outlines meet, for each shift by up to `reach` rows and columns.
-    shifts = np.arange(-reach, reach + 1)
-    size = [fft.next_fast_len(side + reach, real=True) for side in (h, w)]
-    still, moving = (fft.rfft2(side.astype(np.float32), size) for side in (edges - edges.mean(), outlines))
-    meets = fft.irfft2(still * np.conj(moving), size)[np.ix_(shifts, shifts)]
+    meets = correlate_shifts(edges - edges.mean(), outlines, reach)
     y, x = np.unravel_index(meets.argmax(), meets.shape)
     if meets[y, x] < deviation * max(_SURE * count**0.5, _CLEAR * count):
         return None
@@ -55,6 +51,14 @@ def edge_shift(grey: Image.Image, mask: np.ndarray) -> tuple[int, int, float] | 
     if max(abs(dy), abs(dx)) < 2:  # one pixel there is within drawing accuracy
         return 0, 0, 1.0
     return dx * times, dy * times, float(max(0.0, meets[reach, reach] / meets[y, x]))
+
+
+def correlate_shifts(still: np.ndarray, moving: np.ndarray, reach: int) -> np.ndarray:
+    """Sum still * moving for each shift of `moving` by up to `reach` rows and columns: (2 reach + 1,) * 2 float32."""
+    shifts = np.arange(-reach, reach + 1)
+    size = [fft.next_fast_len(side + reach, real=True) for side in still.shape]
+    first, second = (fft.rfft2(side.astype(np.float32), size) for side in (still, moving))
+    return fft.irfft2(first * np.conj(second), size)[np.ix_(shifts, shifts)]
 
 
 def region_sizes(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
