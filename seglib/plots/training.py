@@ -36,7 +36,7 @@ def training_curves(history: pd.DataFrame, fig: Figure | None = None) -> Figure:
         plt.close(fig)
     fig.clear()
     losses, score, rate = fig.subplots(1, 3, width_ratios=[1.25, 1.25, 1])
-    known, epochs = history.dropna(axis=1, how="all"), history["epoch"]
+    known, epochs = history.loc[:, history.notna().any()], history["epoch"]
     look = {"marker": "o" if len(epochs) < 2 else "", "markersize": 4}
     for column, (label, color, line, width) in _LOSSES.items():
         if column in known:
