@@ -36,7 +36,7 @@ def training_curves(history: pd.DataFrame, fig: Figure | None = None) -> Figure:
         plt.close(fig)
     fig.clear()
     losses, score, rate = fig.subplots(1, 3, width_ratios=[1.25, 1.25, 1])
-    known, epochs = history.dropna(axis=1, how="all"), history["epoch"]
+    known, epochs = history.loc[:, history.notna().any()], history["epoch"]
     look = {"marker": "o" if len(epochs) < 2 else "", "markersize": 4}
     for column, (label, color, line, width) in _LOSSES.items():
         if column in known:
@@ -58,7 +58,7 @@ def training_curves(history: pd.DataFrame, fig: Figure | None = None) -> Figure:
     if "learning_rate" in known:
         rate.plot(epochs, known["learning_rate"], color=style.MUTED, linewidth=1.8, **look)
     rate.set(title="Learning rate", ylabel="learning rate", ylim=(0, None))
-    last = max(2, *epochs)
+    last = max([2, *epochs])
     for ax in (losses, score, rate):
         ax.set(xlabel="epoch", xlim=(1 - 0.03 * last, last + 0.03 * last))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

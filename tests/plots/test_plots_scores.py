@@ -201,7 +201,7 @@ def test_grids_take_any_number_of_images_of_any_sizes(count):
     for fig in (
         plots.overlay_grid(images, masks, CLASSES, [f"id {k}" for k in range(count)]),
         plots.augmentation_grid(images, masks, CLASSES, columns=2),
-        plots.image_grid(images, ["b" * 60, "$c"]),
+        plots.image_grid(images, ["b" * 60, "$c"][:count]),
     ):
         assert sum(bool(ax.images) for ax in drawn(fig).axes) == count
     with pytest.raises(ValueError, match="argument 2 is longer"):
