@@ -66,7 +66,7 @@ def evaluated(name: str, wrong: dict[str, float]) -> Evaluation:
             pred[:rows] = (pred[:rows] + 1) % 3
             yield i, truth, pred, None
 
-    return write_evaluation(run, dataset, Evaluate(run=name), predictions(), {})
+    return write_evaluation(run, dataset, Evaluate(run=name), predictions(), {}, False)
 
 
 def test_what_was_fixed_and_what_broke(tiny_root):
