@@ -111,17 +111,9 @@ def test_a_zip_there_and_back(dataset, tmp_path):
     assert before == {p: p.read_bytes() for p in dataset.root.rglob("*.*")}
 
 
-def test_a_folder_of_ids_or_of_the_datasets_own_values(dataset, tmp_path):
+def test_a_folder_of_ids(dataset, tmp_path):
     masks, out = corrected(dataset, tmp_path), tmp_path / "out"
     check_written(dataset, import_corrections(tmp_path / "predictions", dataset, out), out, masks)
-    for path in list(out.rglob("*.png")):  # what was written is in the dataset's own form
-        path.rename(tmp_path / "predictions" / path.name)
-    (tmp_path / "predictions" / f"{next(iter(masks))}.png").unlink()
-    again = import_corrections(tmp_path / "predictions", dataset, tmp_path / "again")
-    assert again["id"].tolist() == list(masks)[1:]
-    for row in again.itertuples():
-        written = read_mask(tmp_path / "again" / row.mask, dataset.classes)
-        np.testing.assert_array_equal(written, masks[row.id])
 
 
 def test_what_to_relabel(plain, tmp_path):
@@ -186,7 +178,7 @@ def test_class_names_that_the_lists_cannot_hold(plain, tmp_path, name):
 
 def test_faults_of_what_is_exported(plain, tmp_path):
     evaluation = evaluation_of(plain, tmp_path)
-    with pytest.raises(DatasetError, match=r"has no sample 'nobody' \(1 of 2\)"):
+    with pytest.raises(DatasetError, match=r"1 of 2 samples to export are not in dataset 'd': 'nobody'"):
         export_for_relabelling(evaluation, tmp_path / "x.zip", ["nobody", "val 1"])
     with pytest.raises(DatasetError, match=r"val 1\.png"):
         export_for_relabelling(evaluation, tmp_path / "x.zip", ["val 1"], "predictions")
@@ -261,13 +253,19 @@ FAULTS = {
     "colour": (only(VAL, lambda d: repainted(d, lambda a: a // 2 + 3)), "labelmap.txt lacks"),
     "damaged": (only(VAL, lambda d: d[:60]), "'val 1': it cannot be read"),
     "no png": (only(VAL, lambda d: b"GIF89a"), "'val 1': it cannot be read"),
-    "strange label": (only("labelmap.txt", lambda d: d.replace(b"sky", b"sea")), "'sea'"),
-    "no labelmap": (lambda n, d: [] if n == "labelmap.txt" else [(n, d)], "0 labelmap.txt"),
+    "strange label": (
+        only("labelmap.txt", lambda d: d.replace(b"sky", b"sea")),
+        "'sea:.* one of the classes sky, ",
+    ),
+    "no labelmap": (lambda n, d: [] if n == "labelmap.txt" else [(n, d)], "no item named 'labelmap.txt'"),
     "long labelmap": (only("labelmap.txt", lambda d: d + b"#" * (1 << 21)), "more than"),
     "odd labelmap": (only("labelmap.txt", lambda d: d + b"x:1,2::\n"), "'x:1,2::'"),
-    "one colour": (only("labelmap.txt", lambda d: d + b"background:0,0,0::\n"), "its own colour"),
+    "one colour": (only("labelmap.txt", lambda d: d + b"background:0,0,0::\n"), "a colour of its own"),
     "strange sample": (lambda n, d: [(n.replace("val 1", "sea"), d)], "'sea'"),
-    "twice": (lambda n, d: [(n, d)] + [("a/" + n, d)] * n.startswith("SegmentationClass/val"), "two masks"),
+    "twice": (
+        lambda n, d: [(n, d)] + [("a/" + n, d)] * n.startswith("SegmentationClass/val"),
+        "2 of 3 masks do not belong to one sample each",
+    ),
     "no masks": (lambda n, d: [] if "Class/" in n else [(n, d)], "there are no masks"),
 }
 
@@ -290,7 +288,7 @@ def test_faulty_folders_write_nothing(plain, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="there are no masks"):
         import_corrections(tmp_path / "empty", plain, tmp_path / "out")
-    with pytest.raises(DatasetError, match="nothing at"):
+    with pytest.raises(DatasetError, match="expected a folder of PNG masks or a zip"):
         import_corrections(tmp_path / "none", plain, tmp_path / "out")
     (tmp_path / "x.zip").write_bytes(b"PK but not really")
     with pytest.raises(DatasetError, match="cannot be read as a zip"):
