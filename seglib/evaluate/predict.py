@@ -206,36 +206,21 @@ def evaluate_predictions(
 
 def _read_external(paths: list[Path], dataset: Dataset, split: str) -> Iterator[tuple]:
     """Raise DatasetError after the last image where some could not be used: names three, counts all."""
-    faults = []
+    faults, classes = [], len(dataset.classes)
     for i, (path, mask) in enumerate(zip(paths, dataset.split(split)["mask"], strict=True)):
         truth, what = data.read_mask(dataset.root / mask, dataset.classes), f"prediction {path.name!r}"
         try:
             pred = data.read_stored(path, what)
-            _check_ids(pred, truth, len(dataset.classes), what)
         except DatasetError as error:
             faults.append(str(error))
             continue
-        yield i, truth, np.clip(pred, 0, IGNORE).astype(np.uint8), None
+        if pred.shape != truth.shape:
+            faults.append(f"{what} is {pred.shape}, its mask {truth.shape}")
+        elif wrong := [int(c) for c in np.unique(pred[truth != IGNORE]) if not 0 <= c < classes]:
+            faults.append(f"{what} holds ids {wrong[:8]} on valid pixels")
+        else:
+            yield i, truth, np.clip(pred, 0, IGNORE).astype(np.uint8), None
     if faults:
-        told = " | ".join(faults[:3])
-        raise DatasetError(f"{len(faults)} of {len(paths)} predictions cannot be scored: {told}")
-
-
-def _check_ids(pred: np.ndarray, truth: np.ndarray, classes: int, what: str) -> None:
-    """Raise DatasetError where another tool's prediction cannot be scored."""
-    if pred.ndim != 2:
-        raise DatasetError(f"{what} is an RGB image; expected one channel of class ids, not colours.")
-    if pred.shape != truth.shape:
-        size, wanted = (f"{array.shape[1]}x{array.shape[0]}" for array in (pred, truth))
-        told = f"{what} is {size} (width x height), the mask {wanted}"
-        raise DatasetError(
-            f"{told}. Resize the logits before you take the most likely class, never the mask."
-        )
-    wrong = np.unique(pred[(truth != IGNORE) & ((pred < 0) | (pred >= classes))])
-    if len(wrong):
-        told = (
-            f"{what} holds ids {{{', '.join(map(str, wrong[:8]))}}} on valid pixels; expected 0-{classes - 1}"
-        )
-        raise DatasetError(
-            f"{told}, in the order of dataset.yaml's classes. Is it another dataset's palette?"
-        )
+        told = f"{len(faults)} of {len(paths)} predictions cannot be scored: {' | '.join(faults[:3])}"
+        wanted = f"one channel (height, width) of class ids 0-{classes - 1} in the order of dataset.yaml"
+        raise DatasetError(f"{told}. Expected {wanted}. Resize the logits before the argmax, never the mask.")

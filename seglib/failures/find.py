@@ -17,7 +17,6 @@ from seglib.data import overlay
 from seglib.evaluate import Evaluation, read_layers, save_ids
 from seglib.failures import causes
 from seglib.failures.error_types import best_repairs
-from seglib.runs import atomic_path
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
@@ -181,10 +180,9 @@ def copy_layers(evaluation: Evaluation, failures: pd.DataFrame, folder: Path) ->
         image, truth, pred = read_layers(evaluation, sample)
         save_ids(folder / "masks" / f"{sample}.png", truth, evaluation.classes)
         save_ids(folder / "predictions" / f"{sample}.png", pred, evaluation.classes)
+        Image.fromarray(image).save(folder / "images" / f"{sample}.png")
         blended = overlay(image, pred, evaluation.classes)
-        for kind, picture in {"images": image, "overlays": blended}.items():
-            with atomic_path(folder / kind / f"{sample}.png") as temporary:
-                Image.fromarray(picture).save(temporary, format="PNG")
+        Image.fromarray(blended).save(folder / "overlays" / f"{sample}.png")
 
 
 def class_view(evaluation: Evaluation, failures: pd.DataFrame) -> pd.DataFrame:

@@ -26,7 +26,6 @@ from seglib.failures.verdicts import VerdictBook
 from seglib.runs import atomic_path, brief, display_path, read_table, write_json, write_text
 
 _BACKGROUND = "background"  # what CVAT calls pixels without a label
-_IGNORED_COLOR = (224, 224, 192)  # VOC's colour of ignored pixels
 _FORMULA = (*"=+-@\t\r\n＝＋－＠'",)  # spreadsheets run what begins with these; ' hides them
 
 
@@ -77,16 +76,17 @@ def export_for_relabelling(
     if odd := odd or [n for n in names if ":" in n or n.startswith("#")]:
         told = f"CVAT's lists cannot hold the name {odd[0]!r}"
         raise ValueError(f"{told}. Rename it (a class: in dataset.yaml).")
-    labels, colors = _label_colors(evaluation.classes), np.zeros((256, 3), np.uint8)
-    for c, name in {**dict(enumerate(names)), IGNORE: _ignored_name(evaluation.classes)}.items():
-        colors[c] = labels[name]
+    labels, table = _labels(evaluation.classes), np.zeros((256, 3), np.uint8)
+    table[: len(names)] = [labels[name] for name in names]
+    table[IGNORE] = labels[_ignored_name(evaluation.classes)]
     with atomic_path(out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for sample in ids:
             image, mask = data.read_pair(dataset, rows.loc[sample])
             if masks == "predictions":
                 mask = saved_prediction(evaluation, sample, mask.shape)
-            objects = _object_colors(mask, colors)
-            pictures = {"JPEGImages": image, "SegmentationClass": colors[mask], "SegmentationObject": objects}
+            # objects too: CVAT takes the background for one, of a label that no task has, where there are none
+            kinds = ("JPEGImages", "SegmentationClass", "SegmentationObject")
+            pictures = dict(zip(kinds, (image, table[mask], table[mask]), strict=True))
             for kind, picture in pictures.items():
                 stream = io.BytesIO()
                 Image.fromarray(picture).save(stream, "PNG")
@@ -106,26 +106,16 @@ def _ignored_name(classes: ClassMap) -> str:
     return next(name for name in names if name not in classes.names)
 
 
-def _label_colors(classes: ClassMap) -> dict[str, tuple[int, int, int]]:
-    """Label -> colour: background (black), classes (in their own colours if all differ), ignored pixels."""
-    names = [*classes.names, _ignored_name(classes)]
-    colors = [*map(tuple, classes.colors.tolist()), _IGNORED_COLOR]
-    if len({(0, 0, 0), *colors}) <= len(colors):
-        colors = [*map(tuple, data.default_colors(len(names)).tolist())]
-    return dict(zip(names, colors, strict=True)) | {_BACKGROUND: (0, 0, 0)}
+def _labels(classes: ClassMap) -> dict[str, tuple[int, ...]]:
+    """Label -> Pascal VOC's colour of its number: background (0, black), classes, ignored pixels.
 
-
-def _object_colors(mask: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8: each class of a mask as one object in VOC's colour of its number; background is black.
-
-    Without objects CVAT takes the background for an object, of a label that no task has.
+    The bits of a number go to red, green and blue in turn, the highest first.
     """
-    present = [c for c in np.unique(mask) if colors[c].any()]
-    number, table = np.arange(1, len(present) + 1), np.zeros_like(colors)
-    for channel in range(3):  # the bits of a number go to red, green and blue in turn, the highest first
-        bits = [(number >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3)]
-        table[present, channel] = sum(bits)
-    return table[mask]
+    labels = {_BACKGROUND: (0, 0, 0)}
+    for number, name in enumerate((*classes.names, _ignored_name(classes)), 1):
+        bits = [(number >> (3 * bit), 7 - bit) for bit in range(3)]
+        labels.setdefault(name, tuple(sum((n >> c & 1) << shift for n, shift in bits) for c in range(3)))
+    return labels
 
 
 def import_corrections(source: str | Path, dataset: Dataset, out: str | Path) -> pd.DataFrame:

@@ -17,7 +17,6 @@ def case(seed: int, ties: bool, images: int = 60):
     return (np.round(signal, 1) if ties else signal), failed
 
 
-@pytest.mark.slow
 def test_auroc_and_its_interval_are_those_of_drawing_and_scoring_again():
     signal, failed = case(0, ties=True)
     units = np.repeat(np.arange(20), 3)

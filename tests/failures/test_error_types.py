@@ -42,29 +42,15 @@ def kinds_of(truth, pred, ratio=RATIO):
     return {name: int((found == k).sum()) for k, name in enumerate(ERROR_KINDS) if (found == k).any()}
 
 
-def test_a_true_region_that_its_surroundings_swallow_is_a_false_negative():
+def test_each_kind_on_a_picture_drawn_for_it():
     truth, pred = canvas()
     truth[10:50, 30:32] = 2  # a pole, thinner than the band on either side: not a matter of outlines
     assert kinds_of(truth, pred) == {"false_negative": 80}
     truth, pred = canvas()
-    truth[5, 5] = 1  # tiny, and no noise
-    assert kinds_of(truth, pred) == {"false_negative": 1}
-
-
-def test_a_region_where_nothing_is_is_a_false_positive():
-    truth, pred = canvas()
     pred[10:30, 30:50] = 1
     assert kinds_of(truth, pred) == {"false_positive": 400}
-
-
-def test_a_region_under_another_name_is_misclassified():
-    truth, pred = canvas()
-    truth[10:30, 30:50], pred[11:30, 30:50] = 1, 2
-    # the first row is called road
+    truth[10:30, 30:50], pred[10:11, 30:50], pred[11:30, 30:50] = 1, 0, 2  # the first row is called road
     assert kinds_of(truth, pred) == {"misclassified": 380, "false_negative": 20}
-
-
-def test_an_outline_beside_its_place_is_boundary():
     truth, pred = canvas()
     truth[10:30, 30:50], pred[11:31, 30:51] = 1, 1
     assert kinds_of(truth, pred) == {"boundary": 20 + 20 + 20}
@@ -82,10 +68,6 @@ def test_isolated_patches_are_noise():
     assert kinds_of(truth, pred) == {"noise": 5}
     pred[7, 7] = 3  # touches the first at a corner: five pixels are more than noise
     assert kinds_of(truth, pred) == {"noise": 1, "false_positive": 5}
-    large = np.zeros((1000, 1000), np.uint8)
-    spot = large.copy()
-    spot[500:510, 500:510] = 1  # 1e-4 of the image
-    assert kinds_of(large, spot, 0.001) == {"noise": 100}
 
 
 def test_a_bite_deeper_than_the_band_is_boundary_at_its_rim_and_misclassified_inside():
