@@ -19,7 +19,6 @@ class EarlyWarning:
         images, failures: those that have the signal.
         auroc: the probability that a failed image has the lower signal than another, ties counting half; 0.5:
             chance. NaN where nothing or everything fails.
-        aurc: the failure rate among the k images of highest signal, averaged over k; lower is better.
         aurc_random: of a signal that knows nothing: the failure rate.
         curve: for each value of the signal: `coverage` (share of the images with at least that), `risk`
             (share of those that failed), `signal`.
@@ -29,7 +28,6 @@ class EarlyWarning:
     images: int
     failures: int
     auroc: Interval
-    aurc: float
     aurc_random: float
     curve: pd.DataFrame
 
@@ -73,15 +71,9 @@ def early_warning(
         images=len(signal),
         failures=int(failed.sum()),
         auroc=interval(auroc[0], np.concatenate(draws), len(found)),
-        aurc=_mean_risk(np.repeat(lost / times, times)),  # images of a tie share its failures
         aurc_random=float(failed.mean()) if len(failed) else float("nan"),
         curve=pd.DataFrame(curve),
     )
-
-
-def _mean_risk(failed: np.ndarray) -> float:
-    """Average the failure rate of the first k, k = 1 ... N."""
-    return float((np.cumsum(failed) / np.arange(1, len(failed) + 1)).mean()) if len(failed) else float("nan")
 
 
 def _auroc(signal: np.ndarray, failed: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -145,7 +145,8 @@ def test_images_of_different_sizes_and_without_a_label(run, trained_root, monkey
 @pytest.mark.slow
 def test_an_interrupted_evaluation_is_none_and_leaves_an_earlier_one_whole(run, monkeypatch):
     evaluate_run(Evaluate(run="tiny", device="cpu"))
-    before = {path: path.read_bytes() for path in run.evaluation("test").rglob("*") if path.is_file()}
+    folder = run.evaluation("test")
+    before = {path: path.read_bytes() for path in folder.rglob("[!.]*") if path.is_file()}
 
     def stop(*_):
         raise KeyboardInterrupt
@@ -154,8 +155,7 @@ def test_an_interrupted_evaluation_is_none_and_leaves_an_earlier_one_whole(run, 
     for split in ("test", "val"):
         with pytest.raises(KeyboardInterrupt):
             evaluate_run(Evaluate(run="tiny", split=split, device="cpu"))
-    after = {path: path.read_bytes() for path in run.evaluation("test").rglob("*") if path.is_file()}
-    assert after == before
+    assert before == {path: path.read_bytes() for path in folder.rglob("[!.]*") if path.is_file()}
     with pytest.raises(FileNotFoundError, match=r"no evaluation of split 'val' \(evaluated: test\)\. Run 03"):
         open_evaluation(run, "val")
     with pytest.raises(DatasetError, match="no split 'night'"):
