@@ -35,13 +35,8 @@ class Comparison:
 def compare_runs(first: Evaluation, second: Evaluation, threshold: float = 0.5) -> Comparison:
     """Compare two runs that 03 has evaluated on the same split.
 
-    The bootstrap is paired: both are scored on the same draws, so that what is hard for both cancels out.
-
-    Args:
-        threshold: an image whose mIoU is below it fails.
-
-    Raises:
-        ValueError: they were not scored on the same images, masks, classes and policy; says what differs.
+    The bootstrap is paired: both are scored on the same draws, so that what is hard for both cancels out. An
+    image whose mIoU is below `threshold` fails. Other images, masks, classes or policies are a ValueError.
     """
     _check_same(first, second)
     samples = second.dataset.split(second.split).set_index("id").reindex(second.per_image["id"])

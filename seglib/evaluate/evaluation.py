@@ -82,11 +82,8 @@ def write_evaluation(
 ) -> Evaluation:
     """Score the predictions of a split as they come, and write `evaluation/<split>/`.
 
-    One image is in memory at a time. An earlier evaluation stays until the new one is complete.
-
-    Args:
-        predictions: every image of the split once, in any order.
-        about: what metrics.json says about where they come from.
+    `predictions` are every image once, in any order; `about` is what metrics.json says of them. One image is
+    in memory at a time. An earlier evaluation stays until the new one is complete.
     """
     split, samples, classes = params.split, dataset.split(params.split), dataset.classes
     files, ids, rows = digests(dataset, split), samples["id"].tolist(), [{}] * len(samples)

@@ -108,12 +108,7 @@ def _ramp(start: int, size: int, tile: int) -> Tensor:
 
 
 def evaluate_run(params: Evaluate, progress: bool = False) -> Evaluation:
-    """Predict a split with the best model of `params.run`, score it, and write `evaluation/<split>/`.
-
-    Raises:
-        ModelError: the checkpoint is damaged or of other classes.
-        DatasetError: the split is missing or its files cannot be used.
-    """
+    """Predict a split with the best model of `params.run`, score it, and write `evaluation/<split>/`."""
     run = Run.open(params.run)
     dataset = run_dataset(run)
     dataset.split(params.split)  # names a missing split before anything is loaded
@@ -175,15 +170,11 @@ def evaluate_predictions(
     """Score another tool's predictions as a checkpoint's, in a run of their own without a model.
 
     Args:
-        name: of the run; it may hold predictions on the same dataset already.
+        name: of the run; it may hold predictions on the same dataset already, but no trained model.
         folder: `<id>.png` for every image of the split, of the mask's size: one channel or a palette, class
             ids in the order of dataset.yaml's classes. Ids at ignored pixels do not matter.
         dataset, config: as for `load_dataset`.
         params: `split`, `absent`, `boundary_ratio` and `seed` count.
-
-    Raises:
-        FileExistsError: a run of that name was trained, or is of another dataset.
-        DatasetError: predictions are missing, of another size, or hold ids outside the classes.
     """
     run, opened, split = Run(Run.folder(name)), data.load_dataset(dataset, config), params.split
     record = {"run": name, "dataset": runs.stored_path(dataset), "predictions": runs.stored_path(folder)}

@@ -51,15 +51,11 @@ class Threshold:
 def read_threshold(
     value: float, mode: str = "absolute", classes: str = "", names: tuple[str, ...] = ()
 ) -> Threshold:
-    """Read the parameters of 04 as a `Threshold`.
+    """Read the parameters of 04 as a `Threshold`; what does not fit is a ThresholdError.
 
     Args:
-        value, mode: of the `Threshold`.
         classes: for "per_class": "person 0.5, sign: 0.3, bicyclist", with an IoU or `value`.
         names: the dataset's classes.
-
-    Raises:
-        ThresholdError: an unknown mode or class, a number outside 0-1, classes twice or in another mode.
     """
     if mode not in MODES or not 0 <= value <= 1:
         told = f"threshold_mode {mode!r}, threshold {value:g}: expected one of {', '.join(MODES)}"
@@ -138,9 +134,6 @@ def failure_curve(evaluation: Evaluation, threshold: Threshold) -> pd.DataFrame:
 def find_failures(evaluation: Evaluation, threshold: float | Threshold = 0.5) -> pd.DataFrame:
     """Find the images below the threshold, worst first; an image without a valid pixel cannot fail.
 
-    Args:
-        threshold: of mIoU, or one of `read_threshold`.
-
     Returns:
         id, miou, severity (guessing: below 0.1; near-threshold: within 0.1 of it; clear: between; of the
         score that makes the image fail), worst_class, worst_class_iou, top_confusion ("pole -> building"),
@@ -210,12 +203,7 @@ def class_view(evaluation: Evaluation, failures: pd.DataFrame) -> pd.DataFrame:
 
 
 def verdict(evaluation: Evaluation, failures: pd.DataFrame, threshold: float | Threshold) -> Markdown:
-    """Word how many images fail and how badly, then what each cause asks for.
-
-    Args:
-        failures: with the columns `cause` and `miou` of an analysis.
-        threshold: with which they were found.
-    """
+    """Word how many images fail and how badly, then what each cause asks for; `failures` of an analysis."""
     from IPython.display import Markdown
 
     below = describe(evaluation, threshold if isinstance(threshold, Threshold) else Threshold(threshold))

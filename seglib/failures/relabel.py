@@ -58,10 +58,6 @@ def export_for_relabelling(
         out: the zip file.
         samples: ids; those of `to_relabel` by default.
         masks: to begin with: "present" or "predictions".
-
-    Raises:
-        DatasetError: nothing to export, an id that the dataset lacks, a prediction that is missing.
-        ValueError: a class or sample name that the lists of the format cannot hold.
     """
     dataset, names = evaluation.dataset, evaluation.classes.names
     if samples is None:
@@ -121,6 +117,9 @@ def _labels(classes: ClassMap) -> dict[str, tuple[int, ...]]:
 def import_corrections(source: str | Path, dataset: Dataset, out: str | Path) -> pd.DataFrame:
     """Write corrected masks as mask files in the dataset's own form, in a folder of their own.
 
+    Everything is read before anything is written: samples, labels or values that the dataset lacks, masks of
+    another size, or a file that would lie on an original are a DatasetError.
+
     Args:
         source: a folder of `<id>.png` with class ids (255: ignored), or a zip of CVAT's "Segmentation mask
             1.1": labels are known by name, and pixels without one are of the class "background" where there
@@ -131,10 +130,6 @@ def import_corrections(source: str | Path, dataset: Dataset, out: str | Path) ->
     Returns:
         a row a mask, in the order of the dataset: id, mask (path in `out`; "" where nothing changed and
         nothing is written), changed (pixels), share (of all pixels).
-
-    Raises:
-        DatasetError: nothing to read, samples, labels or values that the dataset lacks, masks of another
-            size, or a file that would lie on an original. Nothing is written then.
     """
     source, out = Path(source), Path(out)
     if source.is_dir():

@@ -46,27 +46,23 @@ class VerdictBook:
         self.reload()
 
     def reload(self) -> None:
-        """Read the file again."""
-        self.rows, unread = _parse(self.path.read_bytes()) if self.path.is_file() else ({}, "")
+        """Read the file again; where it is gone, what is in memory stays and is written with the next verdict."""
+        self.rows, unread = _parse(self.path.read_bytes()) if self.path.is_file() else (self.rows, "")
         if unread:
             names = (self.path.with_name(f"{self.path.name}.bak-{n}") for n in itertools.count(1))
             aside = next(name for name in names if not name.exists())
             os.replace(self.path, aside)
             self._write(self.rows)
-            told = f"{display_path(self.path)} could not be read completely ({unread}). It is kept as"
-            told = f"{told} {aside.name}; {len(self.rows)} verdicts were carried over"
-            self.problem = f"{told}. Compare the two."
+            told = f"{display_path(self.path)} could not be read completely ({unread})"
+            kept = f"It is kept as {aside.name}; {len(self.rows)} verdicts were carried over"
+            self.problem = f"{told}. {kept}. Compare the two."
 
     def get(self, sample: str) -> Verdict:
         """Return the verdict on an image; an empty one when there is none yet."""
         return self.rows.get(sample, Verdict())
 
     def set(self, sample: str, verdict: str, note: str = "") -> None:
-        """Set and save the verdict on an image; an empty verdict with an empty note removes it.
-
-        Raises:
-            ValueError: an unknown verdict, a note beyond `LONGEST`, or text that UTF-8 cannot write.
-        """
+        """Set and save the verdict on an image; an empty verdict with an empty note removes it."""
         if verdict not in ("", *VERDICTS):
             raise ValueError(f"verdict {verdict!r}: expected one of {', '.join(VERDICTS)}, or an empty one.")
         if len(note) > LONGEST:
@@ -91,7 +87,8 @@ class VerdictBook:
 def _parse(content: bytes) -> tuple[dict[str, Verdict], str]:
     """Return the rows that can be read, and in words what could not be."""
     text = content.decode("utf-8-sig", "replace")  # -sig: spreadsheets write a byte order mark
-    rows, problem = {}, "" if "\ufffd" not in text or "\ufffd".encode() in content else "it is not UTF-8"
+    rows, whole = {}, text.encode() == content.removeprefix(b"\xef\xbb\xbf")
+    problem = "" if whole else "it is not UTF-8"
     try:
         for line in csv.DictReader(io.StringIO(text, newline="")):
             given = Verdict(*(line.get(name, "") for name in _COLUMNS[1:]))

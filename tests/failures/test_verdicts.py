@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 
@@ -85,3 +86,11 @@ for k in range(20):
     workers = [subprocess.Popen([sys.executable, "-c", save, path, name]) for name in "ab"]
     assert [worker.wait() for worker in workers] == [0, 0]
     assert len(VerdictBook(path).rows) == 40
+
+
+def test_verdicts_survive_a_folder_that_vanishes_under_an_open_browser(tmp_path):
+    book = VerdictBook(tmp_path / "failures" / "verdicts.csv")
+    book.set("a", "label wrong", "mine")
+    shutil.rmtree(tmp_path / "failures")
+    book.set("b", "model wrong")
+    assert list(VerdictBook(book.path).rows) == ["a", "b"]
