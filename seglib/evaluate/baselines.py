@@ -20,14 +20,8 @@ _GRID = (128, 128)  # common size of the mean mask: a finer one would show singl
 def compare_with_baselines(evaluation: Evaluation, learn_from: str = "train") -> pd.DataFrame:
     """Score the baselines with the counts and the policy of an evaluation, beside its model.
 
-    Args:
-        learn_from: the split that the baselines know.
-
     Returns:
         predictor, mean_iou, mean_iou_image, mean_iou_class, pixel_accuracy; one row each, the best last.
-
-    Raises:
-        DatasetError: no such split.
     """
     dataset, names = evaluation.dataset, evaluation.classes.names
     pixels, places = np.zeros(len(names), np.int64), np.zeros((len(names), *_GRID), np.int64)
@@ -50,10 +44,8 @@ def compare_with_baselines(evaluation: Evaluation, learn_from: str = "train") ->
     predictors = {f"majority class ({names[majority]})": of_majority, "mean mask": of_mask}
     predictors["this model"] = evaluation.confusions
     found = [metrics.scores(n, evaluation.scores["absent"]) | {"predictor": p} for p, n in predictors.items()]
-    table = pd.DataFrame(found)[
-        ["predictor", "mean_iou", "mean_iou_image", "mean_iou_class", "pixel_accuracy"]
-    ]
-    return table.sort_values("mean_iou", kind="stable", ignore_index=True)
+    columns = ["predictor", "mean_iou", "mean_iou_image", "mean_iou_class", "pixel_accuracy"]
+    return pd.DataFrame(found)[columns].sort_values("mean_iou", kind="stable", ignore_index=True)
 
 
 def _stretch(ids: np.ndarray, size: tuple[int, int]) -> np.ndarray:

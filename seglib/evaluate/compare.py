@@ -35,13 +35,8 @@ class Comparison:
 def compare_runs(first: Evaluation, second: Evaluation, threshold: float = 0.5) -> Comparison:
     """Compare two runs that 03 has evaluated on the same split.
 
-    The bootstrap is paired: both are scored on the same draws, so that what is hard for both cancels out.
-
-    Args:
-        threshold: an image whose mIoU is below it fails.
-
-    Raises:
-        ValueError: they were not scored on the same images, masks, classes and policy; says what differs.
+    The bootstrap is paired: both are scored on the same draws, so that what is hard for both cancels out. An
+    image whose mIoU is below `threshold` fails. Other images, masks, classes or policies are a ValueError.
     """
     _check_same(first, second)
     samples = second.dataset.split(second.split).set_index("id").reindex(second.per_image["id"])
@@ -53,58 +48,43 @@ def compare_runs(first: Evaluation, second: Evaluation, threshold: float = 0.5) 
     iou, iou_draws = metrics.iou_of(parts.sum(0)), metrics.iou_of(draws)  # (2, C), (R, 2, C)
     difference, class_draws = iou[1] - iou[0], iou_draws[:, 1] - iou_draws[:, 0]
     moves = [metrics.interval(d, class_draws[:, c], count) for c, d in enumerate(difference)]
-    per_class = pd.DataFrame(
-        {
-            "class": second.classes.names,
-            "iou_first": iou[0],
-            "iou_second": iou[1],
-            "difference": difference,
-            "low": [move.low for move in moves],
-            "high": [move.high for move in moves],
-            "images": (second.confusions.sum(-1) > 0).sum(0),
-        }
-    )
+    per_class = pd.DataFrame({"class": second.classes.names, "iou_first": iou[0], "iou_second": iou[1]})
+    per_class["difference"] = difference
+    per_class[["low", "high"]] = [(move.low, move.high) for move in moves]
+    per_class["images"] = (second.confusions.sum(-1) > 0).sum(0)
     per_image = _compare_images(first, second, threshold)
-    changes = per_image["change"].value_counts()
-    summary = {
-        "first": first.run.name,
-        "second": second.run.name,
-        "split": second.split,
-        "images": len(per_image),
-        "mean_iou_first": float(means[0]),
-        "mean_iou_second": float(means[1]),
-        "difference": gain.value,
-        "low": gain.low,
-        "high": gain.high,
-        "level": 0.95,
-        "share_above": gain.share_above,
-        "basis": basis,
-        "policy": second.scores["absent"],
-        "threshold": threshold,
-        "changes": {change: int(changes.get(change, 0)) for change in CHANGES},
-    }
+    changes, names = per_image["change"].value_counts(), {"first": first.run.name, "second": second.run.name}
+    scores = {"mean_iou_first": float(means[0]), "mean_iou_second": float(means[1]), "difference": gain.value}
+    interval = {"low": gain.low, "high": gain.high, "level": 0.95, "share_above": gain.share_above}
+    summary = names | {"split": second.split, "images": len(per_image)} | scores | interval
+    summary |= {"basis": basis, "policy": second.scores["absent"], "threshold": threshold}
+    summary["changes"] = {change: int(changes.get(change, 0)) for change in CHANGES}
     return Comparison(first, second, summary, per_image, _largest_first(per_class))
 
 
 def _check_same(first: Evaluation, second: Evaluation) -> None:
     """Raise ValueError where the counts of two evaluations cannot be compared."""
-    ids, others = first.per_image["id"].tolist(), second.per_image["id"].tolist()
-    if first.classes.names != second.classes.names:
-        what, only = "classes", set(first.classes.names) ^ set(second.classes.names)
-    elif ids != others:
-        what, only = "images", set(ids) ^ set(others)
-    elif first.scores["absent"] != second.scores["absent"]:
-        what, only = "policies for absent classes", {first.scores["absent"], second.scores["absent"]}
-    else:
-        moved = (first.confusions.sum(-1) != second.confusions.sum(-1)).any(1)
-        what, only = "masks", set(second.per_image.loc[moved, "id"])
-        if not only:
-            return
-    differing = f"{len(only)} differing: {', '.join(sorted(only)[:3])}{', ...' * (len(only) > 3)}"
-    raise ValueError(
-        f"runs {first.run.name!r} and {second.run.name!r} were scored on different {what} "
-        f"({differing if only else 'in another order'}). Evaluate both again on split {second.split!r}."
-    )
+    (one, other), runs_named = map(_facts, (first, second)), f"{first.run.name!r} and {second.run.name!r}"
+    for what in one:
+        names = sorted(one[what].keys() | other[what].keys())
+        if names := [name for name in names if one[what].get(name) != other[what].get(name)]:
+            differing = f"{len(names)} differing: {', '.join(names[:3])}"
+            told = f"runs {runs_named} were scored on different {what} ({differing})"
+            raise ValueError(f"{told}. Evaluate both again on split {second.split!r}.")
+
+
+def _facts(evaluation: Evaluation) -> dict[str, dict]:
+    """What must be alike, by name: positions of classes and images, policy, pixels of each mask."""
+    ids, masks = evaluation.per_image["id"], evaluation.confusions.sum(-1).tolist()
+    classes = {name: k for k, name in enumerate(evaluation.classes.names)}
+    images = {name: k for k, name in enumerate(ids)}
+    policy = {"absent": evaluation.scores["absent"]}
+    return {
+        "classes": classes,
+        "images": images,
+        "policies": policy,
+        "masks": dict(zip(ids, masks, strict=True)),
+    }
 
 
 def _compare_images(first: Evaluation, second: Evaluation, threshold: float) -> pd.DataFrame:
@@ -148,11 +128,11 @@ def comparison_sentence(comparison: Comparison) -> str:
 
 def write_comparison(comparison: Comparison) -> Path:
     """Write summary.json and both tables to `comparison/<first>-<split>/` of the second run; return it."""
-    folder = comparison.second.run.path / "comparison"
-    folder = folder / f"{comparison.first.run.name}-{comparison.second.split}"
+    name = f"{comparison.first.run.name}-{comparison.second.split}"
+    folder = comparison.second.run.path / "comparison" / name
     with runs.replace_folder(folder, (), last="summary.json") as new:
         runs.write_csv(new / "per_image.csv", comparison.per_image)
         runs.write_csv(new / "per_class.csv", comparison.per_class)
-        sentence = comparison_sentence(comparison)
-        runs.write_json(new / "summary.json", comparison.summary | {"sentence": sentence})
+        summary = comparison.summary | {"sentence": comparison_sentence(comparison)}
+        runs.write_json(new / "summary.json", summary)
     return folder

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,14 +33,8 @@ _HEADLINE = {
     "ece": ("calibration error (ECE)", "confidence against accuracy; 0 is best"),
 }
 # Tables and their columns of text: "0042", "null" and "" are names there, not numbers or missing values.
-_TEXT = {
-    "per_image": ["id", "image", "mask", "group", "worst_class"],
-    "per_class": ["class"],
-    "per_image_class_iou": ["id"],
-    "calibration": [],
-    "region_sizes": ["class", "size"],
-}
-_OLD_NAMES = {"scored_pixels": "valid_pixels"}
+_TEXT = {"per_image": ["id", "image", "mask", "group", "worst_class"], "per_image_class_iou": ["id"]}
+_TEXT |= {"per_class": ["class"], "calibration": [], "region_sizes": ["class", "size"]}
 
 
 @dataclass(frozen=True)
@@ -75,9 +68,9 @@ class Evaluation:
 
     def headline(self) -> pd.DataFrame:
         """Tabulate the scores to look at first, each with its value and what it stands for."""
-        rows = [(name, self.scores.get(key), what) for key, (name, what) in _HEADLINE.items()]
-        table = pd.DataFrame(rows, columns=["score", self.split, "stands for"]).set_index("score")
-        return table.astype({self.split: float})
+        rows = {name: (self.scores.get(key), what) for key, (name, what) in _HEADLINE.items()}
+        table = pd.DataFrame.from_dict(rows, "index", columns=[self.split, "stands for"])
+        return table.astype({self.split: float}).rename_axis("score")
 
     def worst_images(self, count: int = 10) -> pd.DataFrame:
         """Return the rows of `per_image` with the lowest mIoU, worst first; unscored images are left out."""
@@ -85,117 +78,98 @@ class Evaluation:
 
 
 def write_evaluation(
-    run: Run,
-    dataset: Dataset,
-    params: Evaluate,
-    predictions: Predictions,
-    about: Mapping,
-    progress: bool = False,
+    run: Run, dataset: Dataset, params: Evaluate, predictions: Predictions, about: dict, progress: bool
 ) -> Evaluation:
     """Score the predictions of a split as they come, and write `evaluation/<split>/`.
 
-    One image is in memory at a time. An earlier evaluation stays until the new one is complete.
-
-    Args:
-        predictions: every image of the split once, in any order.
-        about: what metrics.json says about where they come from.
-        progress: show a bar.
+    `predictions` are every image once, in any order; `about` is what metrics.json says of them. One image is
+    in memory at a time. An earlier evaluation stays until the new one is complete.
     """
-    samples, files, classes = dataset.split(params.split), digests(dataset, params.split), dataset.classes
-    folder = run.evaluation(params.split)
-    ids, rows, started = samples["id"].tolist(), [{}] * len(samples), time.perf_counter()
-    with runs.replace_folder(folder, ("predictions", "calibration.csv"), last="metrics.json") as new:
-        bar = {"desc": f"scoring {params.split}", "total": len(ids), "leave": False, "disable": not progress}
-        for i, truth, pred, confidence in tqdm(predictions, unit="image", **bar):
+    split, samples, classes = params.split, dataset.split(params.split), dataset.classes
+    files, ids, rows = digests(dataset, split), samples["id"].tolist(), [{}] * len(samples)
+    started, replaced = time.perf_counter(), ("predictions", "calibration.csv")
+    with runs.replace_folder(run.evaluation(split), replaced, last="metrics.json") as new:
+        bar = tqdm(predictions, f"scoring {split}", len(ids), leave=False, unit="image", disable=not progress)
+        for i, truth, pred, confidence in bar:
             rows[i] = _count(truth, pred, confidence, len(classes), params.boundary_ratio)
             save_ids(new / "predictions" / f"{ids[i]}.png", pred, classes)
-        head = {"run": run.name, "dataset": dataset.name, "split": params.split, "images": len(ids), **about}
-        speed = {"images_per_second": len(ids) / (time.perf_counter() - started)}
+        speed = len(ids) / (time.perf_counter() - started)
         counts = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        for name, table in _tables(samples, counts, classes.names, params.absent).items():
+        tables = _tables(samples, counts, classes.names, params.absent)
+        for name, table in tables.items():
             runs.write_csv(new / f"{name}.csv", table)
         kept = {name: counts[name] for name in ("confusions", "boundary", "calibration")}
         with runs.atomic_path(new / "confusions.npz") as temporary:
             np.savez_compressed(temporary, ids=np.array(ids), classes=np.array(classes.names), **kept)
-        runs.write_json(new / "metrics.json", head | _scores(samples, counts, classes.names, params) | speed)
-        runs.write_json(new / "data.json", {params.split: files})
-    return open_evaluation(run, params.split, dataset)
+        head = {"run": run.name, "dataset": dataset.name, "split": split, "images": len(ids), **about}
+        scores = head | _scores(samples, counts, tables, params) | {"images_per_second": speed}
+        runs.write_json(new / "metrics.json", scores)
+        runs.write_json(new / "data.json", {split: files})
+    return open_evaluation(run, split, dataset)
 
 
 def _count(
     truth: np.ndarray, pred: np.ndarray, confidence: np.ndarray | None, classes: int, ratio: float
 ) -> dict[str, np.ndarray]:
     """Count one image; every score is a sum of these counts or a ratio of such sums."""
-    found = {"boundary": np.zeros((2, classes), np.int64), "calibration": np.zeros((3, metrics.BINS))}
-    if ratio:
-        found["boundary"] = metrics.boundary_counts(truth, pred, classes, ratio)
-    if confidence is not None:
-        found["calibration"] = metrics.calibration_counts(truth, pred, confidence)
-    found["confusions"] = metrics.confusion_matrix(truth, pred, classes)
-    found["regions"] = metrics.region_counts(truth, pred, classes)
-    return found | {"size": np.array(truth.shape)}
+    unknown, off = np.zeros((3, metrics.BINS)), np.zeros((2, classes), np.int64)
+    return {
+        "boundary": metrics.boundary_counts(truth, pred, classes, ratio) if ratio else off,
+        "calibration": unknown if confidence is None else metrics.calibration_counts(truth, pred, confidence),
+        "confusions": metrics.confusion_matrix(truth, pred, classes),
+        "regions": metrics.region_counts(truth, pred, classes),
+        "size": np.array(truth.shape),
+    }
 
 
 def _tables(samples: pd.DataFrame, counts: dict, names: tuple[str, ...], absent: str) -> dict:
     confusions, calibration = counts["confusions"], counts["calibration"]
     pixels, iou = confusions.sum((1, 2)), metrics.image_class_iou(confusions, absent)
-    class_iou = pd.DataFrame(iou, columns=list(names))
+    class_iou, boundary_iou = pd.DataFrame(iou, columns=list(names)), metrics.boundary_iou(counts["boundary"])
+    if absent == "truth":
+        boundary_iou[confusions.sum(-1) == 0] = np.nan
     per_image = samples[["id", "image", "mask", "group"]].reset_index(drop=True)
+    per_image[["height", "width"]] = counts["size"]
     per_image = per_image.assign(
-        height=counts["size"][:, 0],
-        width=counts["size"][:, 1],
         miou=metrics.nanmean(iou, axis=1),
         pixel_accuracy=np.trace(confusions, axis1=1, axis2=2) / np.where(pixels, pixels, np.nan),
         worst_class=class_iou.fillna(np.inf).idxmin(axis=1).where(class_iou.notna().any(axis=1), ""),
         valid_pixels=pixels,
-        boundary_iou=_image_boundary_iou(counts, absent),
+        boundary_iou=metrics.nanmean(boundary_iou, axis=1),
         confidence=metrics.mean_confidence(calibration),
     )
     per_class = metrics.per_class_table(confusions, names, absent)
-    tables = {
-        "per_image": per_image,
-        "per_class": per_class.assign(boundary_iou=metrics.boundary_iou(counts["boundary"].sum(0))),
-        "per_image_class_iou": pd.concat([per_image["id"], class_iou], axis=1),
-        "region_sizes": metrics.region_table(counts["regions"].sum(0), names),
-    }
+    per_class["boundary_iou"] = metrics.boundary_iou(counts["boundary"].sum(0))
+    of_images, sizes = pd.concat([per_image["id"], class_iou], axis=1), counts["regions"].sum(0)
+    tables = {"per_image": per_image, "per_class": per_class, "per_image_class_iou": of_images}
+    tables["region_sizes"] = metrics.region_table(sizes, names)
     if calibration.any():
         tables["calibration"] = metrics.reliability_table(calibration.sum(0))
     return tables
 
 
-def _scores(samples: pd.DataFrame, counts: dict, names: tuple[str, ...], params: Evaluate) -> dict[str, Any]:
-    confusions, ratio = counts["confusions"], params.boundary_ratio
+def _scores(samples: pd.DataFrame, counts: dict, tables: dict, params: Evaluate) -> dict:
+    per_image, per_class, ratio = tables["per_image"], tables["per_class"], params.boundary_ratio
     units, basis = units_of(samples)
-    interval = metrics.mean_iou_interval(confusions, units, seed=params.seed)
-    widths = [metrics.boundary_width(size, ratio) for size in np.unique(counts["size"], axis=0)]
+    interval = metrics.mean_iou_interval(counts["confusions"], units, seed=params.seed)
+    sizes, width = np.unique(counts["size"], axis=0), "max(1, round(ratio x diagonal)) pixels"
+    widths = [metrics.boundary_width(size, ratio) for size in sizes] if ratio else [None]
+    boundary = {"ratio": ratio, "width": width if ratio else "off"}
     by_size = metrics.nanmean(metrics.region_iou(counts["regions"].sum(0)), axis=0)
     return {
         "absent": params.absent,
-        **metrics.scores(confusions, params.absent),
+        **metrics.scores(counts["confusions"], params.absent),
         "mean_iou_interval": {"low": interval.low, "high": interval.high, "level": 0.95, "basis": basis},
-        "mean_boundary_iou": metrics.nanmean(metrics.boundary_iou(counts["boundary"].sum(0))),
-        "mean_boundary_iou_image": metrics.nanmean(_image_boundary_iou(counts, params.absent)),
-        "boundary": {
-            "ratio": ratio,
-            "width": "max(1, round(ratio x diagonal)) pixels" if ratio else "off",
-            "narrowest": min(widths) if ratio else None,
-            "widest": max(widths) if ratio else None,
-        },
+        "mean_boundary_iou": metrics.nanmean(per_class["boundary_iou"]),
+        "mean_boundary_iou_image": metrics.nanmean(per_image["boundary_iou"]),
+        "boundary": boundary | {"narrowest": min(widths), "widest": max(widths)},
         "ece": metrics.expected_calibration_error(counts["calibration"].sum(0)),
         "calibration_bins": metrics.BINS,
         "region_iou": dict(zip(metrics.SIZES, by_size.tolist(), strict=True)),
         "region_edges": metrics.EDGES,
-        "classes_absent": np.array(names)[confusions.sum((0, 2)) == 0],
-        "images_unscored": samples["id"].to_numpy(str)[confusions.sum((1, 2)) == 0],
+        "classes_absent": per_class.loc[per_class["pixels"] == 0, "class"].tolist(),
+        "images_unscored": per_image.loc[per_image["valid_pixels"] == 0, "id"].tolist(),
     }
-
-
-def _image_boundary_iou(counts: dict[str, np.ndarray], absent: str) -> np.ndarray:
-    """(N,) mean boundary IoU over the classes that count in the image, as for the IoU itself."""
-    iou = metrics.boundary_iou(counts["boundary"])
-    if absent == "truth":
-        iou[counts["confusions"].sum(-1) == 0] = np.nan
-    return metrics.nanmean(iou, axis=1)
 
 
 def units_of(samples: pd.DataFrame) -> tuple[np.ndarray, str]:
@@ -204,7 +178,7 @@ def units_of(samples: pd.DataFrame) -> tuple[np.ndarray, str]:
     return metrics.independent_units(samples["group"].to_numpy(str), frames)
 
 
-def interval_sentence(scores: Mapping[str, Any]) -> str:
+def interval_sentence(scores: Mapping) -> str:
     """Word the mean IoU of metrics.json with its interval, and what was resampled for it."""
     found, mean = scores["mean_iou_interval"], scores["mean_iou"] or np.nan
     low, high, basis = (found[name] for name in ("low", "high", "basis"))
@@ -214,11 +188,7 @@ def interval_sentence(scores: Mapping[str, Any]) -> str:
 
 
 def open_evaluation(run: Run | str, split: str, dataset: Dataset | None = None) -> Evaluation:
-    """Read what 03 wrote about a split.
-
-    Args:
-        run: or its name.
-        dataset: of the run, where it is open already.
+    """Read what 03 wrote about a split; `dataset` is that of the run, where it is open already.
 
     Raises:
         FileNotFoundError: the split has not been evaluated; says which have.
@@ -228,10 +198,8 @@ def open_evaluation(run: Run | str, split: str, dataset: Dataset | None = None) 
     folder = run.evaluation(split)
     if not (folder / "metrics.json").is_file():
         there = ", ".join(sorted(p.parent.name for p in folder.parent.glob("*/metrics.json"))) or "none"
-        raise FileNotFoundError(
-            f"run {run.name!r} has no evaluation of split {split!r} (evaluated: {there}). "
-            f"Run 03_evaluate with run={run.name!r}, split={split!r} first."
-        )
+        told = f"run {run.name!r} has no evaluation of split {split!r} (evaluated: {there})"
+        raise FileNotFoundError(f"{told}. Run 03_evaluate with run={run.name!r}, split={split!r} first.")
     scores = runs.read_json(folder / "metrics.json", ["absent", "mean_iou"])
     dataset = dataset or run_dataset(run)
     try:
@@ -252,20 +220,19 @@ def _read_table(path: Path) -> pd.DataFrame | None:
     blank = {name: [""] for name in runs.read_table(path, nrows=0).columns if name not in text}
     table = runs.read_table(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=blank)
     table.drop(columns=text).astype(float)  # raises where a column is missing, or holds text for numbers
-    return table.rename(columns=_OLD_NAMES)
+    return table.rename(columns={"scored_pixels": "valid_pixels"})  # the name in older runs
 
 
 def _check_whole(found: Evaluation) -> None:
     """Raise ValueError where the tables do not have the images, the classes or the scores of the counts."""
-    counts, names, ids = found.confusions, list(found.classes.names), list(found.per_image["id"])
-    tables = [list(found.per_class["class"]), list(found.per_image_class_iou.columns[1:])]
-    same_images = list(found.per_image_class_iou["id"]) == ids and len(set(ids)) == len(ids)
-    if counts.shape != (len(ids), len(names), len(names)) or tables != [names, names] or not same_images:
+    counts, names, ids = found.confusions, list(found.classes.names), found.per_image["id"].tolist()
+    same = ids == found.per_image_class_iou["id"].tolist() and len(set(ids)) == len(ids) == len(counts)
+    if not same or [*found.per_class["class"]] != names or [*found.per_image_class_iou.columns[1:]] != names:
         raise ValueError("its tables and its counts are not of the same images and the dataset's classes")
-    images = metrics.nanmean(metrics.image_class_iou(counts, found.scores["absent"]), axis=1)
-    counted = np.append(images, metrics.nanmean(metrics.iou_per_class(counts.sum(0))))
-    told = np.append(found.per_image["miou"], found.scores["mean_iou"]).astype(float)
-    if not np.allclose(told, counted, rtol=0, atol=1e-6, equal_nan=True):
+    images = metrics.image_miou(counts, found.scores["absent"])
+    counted = [*images, metrics.nanmean(metrics.iou_per_class(counts.sum(0)))]
+    told = np.array([*found.per_image["miou"], found.scores["mean_iou"]], float)
+    if counts.shape[1:] != (len(names),) * 2 or not np.allclose(told, counted, 0, 1e-6, equal_nan=True):
         raise ValueError("its scores are not those of its counts")
 
 
@@ -287,9 +254,8 @@ def trained_on(run: Run, dataset: Dataset) -> Dataset:
 def changed_since_training(run: Run, dataset: Dataset) -> str:
     """Word which files changed since the run was trained on them; "" if none did or none are known."""
     dataset, changes = trained_on(run, dataset), []
-    for split, before in _recorded(run.data).items():
-        now = digests(dataset, split) if split in dataset.splits else {}
-        if found := compare_digests(before, now):
+    for split, before in (runs.read_json(run.data) if run.data.is_file() else {}).items():
+        if found := compare_digests(before, digests(dataset, split) if split in dataset.splits else {}):
             changes.append(f"{split}: {found}")
     told = f"The data changed since run {run.name!r} was trained on it ({'; '.join(changes)})."
     return told if changes else ""
@@ -298,14 +264,11 @@ def changed_since_training(run: Run, dataset: Dataset) -> str:
 def check_as_scored(evaluation: Evaluation) -> None:
     """Raise DatasetError where files of the split changed, were added or are gone since 03 scored it."""
     run, split = evaluation.run, evaluation.split
-    before = _recorded(run.evaluation(split) / "data.json").get(split)
+    path = run.evaluation(split) / "data.json"
+    before = runs.read_json(path).get(split) if path.is_file() else None
     if before and (changes := compare_digests(before, digests(evaluation.dataset, split))):
         told = f"split {split!r} changed since run {run.name!r} was evaluated on it: {changes}."
         raise DatasetError(told, "changed-since", "Run 03_evaluate again, then 04.")
-
-
-def _recorded(path: Path) -> dict[str, dict[str, str]]:
-    return runs.read_json(path) if path.is_file() else {}
 
 
 def save_ids(path: Path, ids: np.ndarray, classes: ClassMap) -> None:
@@ -316,37 +279,33 @@ def save_ids(path: Path, ids: np.ndarray, classes: ClassMap) -> None:
         picture.save(temporary, format="PNG")
 
 
-def read_ids(path: Path) -> np.ndarray:
-    """Read the (H, W) uint8 class ids that `save_ids` wrote; a file that cannot be read is a DatasetError."""
+def read_ids(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Read the (H, W) uint8 ids that `save_ids` wrote; a damaged file or another `size`: DatasetError."""
     ids = data.read_stored(path, f"prediction {path.name!r}")
-    if ids.ndim != 2 or ids.dtype != np.uint8:
-        raise DatasetError(f"{display_path(path)} does not hold class ids of 8 bits. Run 03_evaluate again.")
+    if ids.ndim != 2 or ids.dtype != np.uint8 or ids.shape != (size or ids.shape):
+        told = f"{display_path(path)} is {ids.shape} {ids.dtype}, expected class ids of 8 bits"
+        raise DatasetError(f"{told}{f' of its mask {size}' if size else ''}. Run 03_evaluate again.")
     return ids
 
 
 def saved_prediction(evaluation: Evaluation, sample: str, size: tuple[int, int]) -> np.ndarray:
     """Read the (H, W) uint8 class ids that 03 saved for one image; another size is a DatasetError."""
-    path = evaluation.run.evaluation(evaluation.split) / "predictions" / f"{sample}.png"
-    pred = read_ids(path)
-    if pred.shape != size:
-        raise DatasetError(f"{display_path(path)} is {pred.shape}, its mask {size}. Run 03_evaluate again.")
-    return pred
+    folder = evaluation.run.evaluation(evaluation.split) / "predictions"
+    return read_ids(folder / f"{sample}.png", size)
 
 
 def read_layers(evaluation: Evaluation, sample: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Read image (H, W, 3), ground truth and saved prediction (H, W), all uint8, of an image of the split."""
     rows = evaluation.dataset.split(evaluation.split).set_index("id", drop=False)
     if sample not in rows.index:
-        raise DatasetError(
-            f"sample {sample!r} is no longer in split {evaluation.split!r}. Run 03_evaluate again."
-        )
+        told = f"sample {sample!r} is no longer in split {evaluation.split!r}"
+        raise DatasetError(f"{told}. Run 03_evaluate again.")
     image, truth = data.read_pair(evaluation.dataset, rows.loc[sample])
     return image, truth, saved_prediction(evaluation, sample, truth.shape)
 
 
 def predicted_pairs(evaluation: Evaluation) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Yield id, ground truth (H, W) and saved prediction (H, W) of every image of the split, in its order."""
-    dataset = evaluation.dataset
-    for sample in dataset.split(evaluation.split).itertuples():
-        truth = data.read_mask(dataset.root / sample.mask, dataset.classes)
+    for sample in evaluation.dataset.split(evaluation.split).itertuples():
+        truth = data.read_mask(evaluation.dataset.root / sample.mask, evaluation.classes)
         yield sample.id, truth, saved_prediction(evaluation, sample.id, truth.shape)

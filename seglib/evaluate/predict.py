@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +14,7 @@ from tqdm.auto import tqdm
 
 from seglib import data, runs, train
 from seglib.data import IGNORE, Dataset, DatasetError
-from seglib.evaluate.evaluation import (
-    Evaluation,
-    Predictions,
-    changed_since_training,
-    run_dataset,
-    write_evaluation,
-)
+from seglib.evaluate.evaluation import Evaluation, changed_since_training, run_dataset, write_evaluation
 from seglib.params import Evaluate, Train
 from seglib.runs import Run, display_path
 from seglib.train import CachedSplit, DevicePlan, Segmenter
@@ -49,16 +43,15 @@ def predict(
         flip: average with the prediction of the mirrored images.
         tile: the longest side in pixels that is predicted at once; larger images are cut into tiles that
             overlap and are blended. 0: whole images. From 640 pixels on, mean IoU stayed within 0.001
-                (docs/scaling.md).
+            (docs/scaling.md).
         scales: sizes, as factors of the images', at which they are predicted; the predictions are averaged.
 
     Returns:
         (B, C, *size) float32 logits (of an average: log of the mean probability) on the plan's device.
     """
-    images = images.to(plan.device)
-    total: Tensor | None = None
+    images, total = images.to(plan.device), None
     for scale in scales:
-        view = _scaled(images, scale)
+        view = images if scale == 1 else _scaled(images.float(), scale)
         for mirrored in (False, True) if flip else (False,):
             logits = _logits(model, view.flip(-1) if mirrored else view, size, plan, tile)
             logits = logits.flip(-1) if mirrored else logits
@@ -70,10 +63,8 @@ def predict(
 
 
 def _scaled(images: Tensor, scale: float) -> Tensor:
-    if scale == 1:
-        return images
     size = [max(1, round(side * scale)) for side in images.shape[-2:]]
-    return F.interpolate(images.float(), size=size, mode="bilinear", align_corners=False, antialias=scale < 1)
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=scale < 1)
 
 
 def _logits(model: Segmenter, images: Tensor, size: tuple[int, int], plan: DevicePlan, tile: int) -> Tensor:
@@ -117,12 +108,7 @@ def _ramp(start: int, size: int, tile: int) -> Tensor:
 
 
 def evaluate_run(params: Evaluate, progress: bool = False) -> Evaluation:
-    """Predict a split with the best model of `params.run`, score it, and write `evaluation/<split>/`.
-
-    Raises:
-        ModelError: the checkpoint is damaged or of other classes.
-        DatasetError: the split is missing or its files cannot be used.
-    """
+    """Predict a split with the best model of `params.run`, score it, and write `evaluation/<split>/`."""
     run = Run.open(params.run)
     dataset = run_dataset(run)
     dataset.split(params.split)  # names a missing split before anything is loaded
@@ -133,28 +119,22 @@ def evaluate_run(params: Evaluate, progress: bool = False) -> Evaluation:
     cached = train.build_cache(dataset, params.split, long_side, original_masks=True, progress=progress)
     if changed := changed_since_training(run, dataset):
         tqdm.write(changed)
-    about = {
-        "data_changed": changed,
-        "epoch": facts["epoch"],
-        "flip_tta": params.flip_tta,
-        "scale_tta": params.scale_tta,
-        "tile": params.tile,
-        "precision": plan.precision,
-        "device": plan.kind,
-        "latency_ms": _latency(model, cached, params, plan),
-    }
+    about = {"data_changed": changed, "epoch": facts["epoch"]}
+    about |= {name: getattr(params, name) for name in ("flip_tta", "scale_tta", "tile")}
+    about |= {"precision": plan.precision, "device": plan.kind}
+    about["latency_ms"] = _latency(model, cached, params, plan)
     return write_evaluation(run, dataset, params, _predictions(model, cached, params, plan), about, progress)
 
 
-def _predictions(model: Segmenter, cached: CachedSplit, params: Evaluate, plan: DevicePlan) -> Predictions:
+def _predictions(
+    model: Segmenter, cached: CachedSplit, params: Evaluate, plan: DevicePlan
+) -> Iterator[tuple]:
     for index, images, masks in train.scoring_batches(cached, params.batch_size):
         logits = predict(model, images, masks.shape[1:], plan, params.flip_tta, params.tile, params.scales)
         for position, mask, scores in zip(index, masks, logits, strict=True):
-            parts = []
-            for rows in scores.split(64, dim=1):  # there may be no memory for a second (C, H, W)
-                top, ids = rows.max(0)
-                parts.append((ids.to(torch.uint8), (top - rows.logsumexp(0)).exp()))
-            yield position, mask, *(torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
+            top, ids = scores.max(0)
+            confidence = (top - scores.logsumexp(0)).exp()
+            yield position, mask, ids.to(torch.uint8).cpu().numpy(), confidence.cpu().numpy()
 
 
 def _latency(model: Segmenter, cached: CachedSplit, params: Evaluate, plan: DevicePlan) -> float:
@@ -171,12 +151,10 @@ def _latency(model: Segmenter, cached: CachedSplit, params: Evaluate, plan: Devi
 
 def scoring_plan(run: Run, device: str = "auto") -> DevicePlan:
     """Choose device and precision for a run's model: as it was trained, where the device can do it."""
-    precision = Train.check({"precision": runs.read_json(run.params, ["precision"])["precision"]}).precision
-    if precision == "auto":
-        with contextlib.suppress(FileNotFoundError, KeyError, TypeError):  # what the training chose
-            found = runs.read_json(run.path / "environment.json")["plan"]["precision"]
-            precision = Train.check({"precision": found}).precision
-    plan = train.make_plan(device)
+    asked, record = runs.read_json(run.params, ["precision"])["precision"], run.path / "environment.json"
+    if asked == "auto" and record.is_file():  # what the training chose
+        asked = runs.read_json(record).get("plan", {}).get("precision", asked)
+    precision, plan = Train.check({"precision": asked}).precision, train.make_plan(device)
     off_gpu = precision in ("fp16", "tf32") and not plan.device.startswith("cuda")  # those need a CUDA GPU
     return plan if off_gpu else train.make_plan(device, precision)
 
@@ -192,67 +170,48 @@ def evaluate_predictions(
     """Score another tool's predictions as a checkpoint's, in a run of their own without a model.
 
     Args:
-        name: of the run; it may hold predictions on the same dataset already.
+        name: of the run; it may hold predictions on the same dataset already, but no trained model.
         folder: `<id>.png` for every image of the split, of the mask's size: one channel or a palette, class
             ids in the order of dataset.yaml's classes. Ids at ignored pixels do not matter.
         dataset, config: as for `load_dataset`.
         params: `split`, `absent`, `boundary_ratio` and `seed` count.
-
-    Raises:
-        FileExistsError: a run of that name was trained, or is of another dataset.
-        DatasetError: predictions are missing, of another size, or hold ids outside the classes.
     """
-    run, opened = Run(Run.folder(name)), data.load_dataset(dataset, config)
+    run, opened, split = Run(Run.folder(name)), data.load_dataset(dataset, config), params.split
     record = {"run": name, "dataset": runs.stored_path(dataset), "predictions": runs.stored_path(folder)}
     record["config"] = runs.stored_path(config) if config else ""
     trained = run.best_checkpoint.exists() or run.last_checkpoint.exists()
     known = runs.read_json(run.params, ["dataset"]) if run.params.exists() else record
     if trained or known["dataset"] != record["dataset"]:
         what = "holds a trained model" if trained else "is of another dataset"
-        told = f"run {name!r} exists and {what} ({display_path(run.path)})"
-        raise FileExistsError(f"{told}. Choose another name with --run.")
-    if Path(folder).resolve().is_relative_to(run.evaluation(params.split).resolve()):
+        raise FileExistsError(f"run {name!r} exists and {what}. Choose another name with --run.")
+    if Path(folder).resolve().is_relative_to(run.evaluation(split).resolve()):
         raise DatasetError(f"{display_path(folder)} is where the results go; expected another tool's files.")
-    paths = [Path(folder) / f"{sample}.png" for sample in opened.split(params.split)["id"]]
+    paths = [Path(folder) / f"{sample}.png" for sample in opened.split(split)["id"]]
     if missing := [path for path in paths if not path.is_file()]:
-        raise DatasetError(
-            f"{len(missing)} of {len(paths)} images of split {params.split!r} have no prediction: expected "
-            f"{', '.join(map(display_path, missing[:3]))}. Predict them too, or name the files by the ids."
-        )
-    predictions = _read_external(paths, opened, params.split)
+        told = f"{len(missing)} of {len(paths)} images of split {split!r} have no prediction: expected"
+        raise DatasetError(f"{told} {', '.join(map(display_path, missing[:3]))}. Name the files by the ids.")
     runs.write_json(run.params, record)
     about = {"predictions": record["predictions"]}
-    return write_evaluation(run, opened, params, predictions, about, progress)
+    return write_evaluation(run, opened, params, _read_external(paths, opened, split), about, progress)
 
 
-def _read_external(paths: list[Path], dataset: Dataset, split: str) -> Predictions:
+def _read_external(paths: list[Path], dataset: Dataset, split: str) -> Iterator[tuple]:
     """Raise DatasetError after the last image where some could not be used: names three, counts all."""
-    faults = []
+    faults, classes = [], len(dataset.classes)
     for i, (path, mask) in enumerate(zip(paths, dataset.split(split)["mask"], strict=True)):
-        truth = data.read_mask(dataset.root / mask, dataset.classes)
+        truth, what = data.read_mask(dataset.root / mask, dataset.classes), f"prediction {path.name!r}"
         try:
-            pred = data.read_stored(path, f"prediction {path.name!r}")
+            pred = data.read_stored(path, what)
         except DatasetError as error:
             faults.append(str(error))
             continue
-        if fault := _fault(pred, truth, len(dataset.classes)):
-            faults.append(f"prediction {path.name!r} {fault}")
+        if pred.shape != truth.shape:
+            faults.append(f"{what} is {pred.shape}, its mask {truth.shape}")
+        elif wrong := [int(c) for c in np.unique(pred[truth != IGNORE]) if not 0 <= c < classes]:
+            faults.append(f"{what} holds ids {wrong[:8]} on valid pixels")
         else:
             yield i, truth, np.clip(pred, 0, IGNORE).astype(np.uint8), None
     if faults:
-        told = " | ".join(faults[:3])
-        raise DatasetError(f"{len(faults)} of {len(paths)} predictions cannot be scored: {told}")
-
-
-def _fault(pred: np.ndarray, truth: np.ndarray, classes: int) -> str:
-    """Word why another tool's prediction cannot be scored; "" if it can."""
-    if pred.ndim != 2:
-        return "is an RGB image; expected one channel of class ids. Save ids, not colours."
-    if pred.shape != truth.shape:
-        sizes = (
-            f"is {pred.shape[1]}x{pred.shape[0]} (width x height), the mask {truth.shape[1]}x{truth.shape[0]}"
-        )
-        return f"{sizes}. Resize the logits before you take the most likely class, never the mask."
-    wrong = np.unique(pred[(truth != IGNORE) & ((pred < 0) | (pred >= classes))])
-    told = f"holds ids {{{', '.join(map(str, wrong[:8]))}}} on valid pixels; expected 0-{classes - 1}, in the"
-    return f"{told} order of dataset.yaml's classes. Is it another dataset's palette?" if len(wrong) else ""
+        told = f"{len(faults)} of {len(paths)} predictions cannot be scored: {' | '.join(faults[:3])}"
+        wanted = f"one channel (height, width) of class ids 0-{classes - 1} in the order of dataset.yaml"
+        raise DatasetError(f"{told}. Expected {wanted}. Resize the logits before the argmax, never the mask.")

@@ -19,8 +19,7 @@ class EarlyWarning:
         images, failures: those that have the signal.
         auroc: the probability that a failed image has the lower signal than another, ties counting half; 0.5:
             chance. NaN where nothing or everything fails.
-        aurc: the failure rate among the k images of highest signal, averaged over k; lower is better.
-        aurc_random, aurc_best: of a signal that knows nothing, and of one that knows the failures.
+        aurc_random: of a signal that knows nothing: the failure rate.
         curve: for each value of the signal: `coverage` (share of the images with at least that), `risk`
             (share of those that failed), `signal`.
     """
@@ -29,9 +28,7 @@ class EarlyWarning:
     images: int
     failures: int
     auroc: Interval
-    aurc: float
     aurc_random: float
-    aurc_best: float
     curve: pd.DataFrame
 
 
@@ -39,12 +36,7 @@ def class_confidence(pred: np.ndarray, confidence: np.ndarray, counted: np.ndarr
     """Average the mean confidence of each predicted class: as the mIoU, it does not forget small classes.
 
     Args:
-        pred: (H, W) uint8 ids.
-        confidence: (H, W) in [0, 1].
-        counted: (H, W) bool, the pixels that count.
-
-    Returns:
-        0-1; NaN where no pixel counts.
+        pred, confidence, counted: (H, W) uint8 ids, confidences in [0, 1], and bool: the pixels that count.
     """
     pixels = np.bincount(pred[counted], minlength=256)
     total, there = np.bincount(pred[counted], confidence[counted], minlength=256), pixels > 0
@@ -60,17 +52,13 @@ def early_warning(
         signal: (N,) of each image, such as its mean confidence; an image where it is NaN is left out.
         failed: (N,) bool.
         units: (N,) labels of what is independent (see `metrics.independent_units`); every image by default.
-        name: of the signal.
 
     Sources: Geifman and El-Yaniv, Selective Classification for Deep Neural Networks, NeurIPS 2017; AUROC as
-    the Mann-Whitney statistic: Hanley and McNeil, Radiology 1982. Interval: percentile bootstrap over the
-    units.
+    the Mann-Whitney statistic: Hanley and McNeil, Radiology 1982. Interval: bootstrap over the units.
     """
-    signal, failed = np.asarray(signal, np.float64), np.asarray(failed, bool)
     known = np.isfinite(signal)
     units = np.arange(len(signal))[known] if units is None else np.asarray(units)[known]
-    signal, failed = signal[known], failed[known]
-    codes, found = pd.factorize(units)
+    signal, failed, (codes, found) = signal[known], failed[known], pd.factorize(units)
     auroc, draws = np.full(1, np.nan), [np.empty(0)]
     if failed.any():
         auroc = _auroc(signal, failed, np.ones((1, len(signal))))
@@ -83,23 +71,13 @@ def early_warning(
         images=len(signal),
         failures=int(failed.sum()),
         auroc=interval(auroc[0], np.concatenate(draws), len(found)),
-        aurc=_mean_risk(np.repeat(lost / times, times)),  # images of a tie share its failures
         aurc_random=float(failed.mean()) if len(failed) else float("nan"),
-        aurc_best=_mean_risk(np.sort(failed)),
         curve=pd.DataFrame(curve),
     )
 
 
-def _mean_risk(failed: np.ndarray) -> float:
-    """Average the failure rate of the first k, k = 1 ... N."""
-    return float((np.cumsum(failed) / np.arange(1, len(failed) + 1)).mean()) if len(failed) else float("nan")
-
-
 def _auroc(signal: np.ndarray, failed: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(R,) AUROC with image i counted weights[r, i] times; NaN where no failed or no other image counts.
-
-    scikit-learn's takes one draw at a time, which is 500 times as long.
-    """
+    """(R,) AUROC with image i counted weights[r, i] times; NaN where no failed or no other image counts."""
     order = np.argsort(signal, kind="stable")
     starts = np.flatnonzero(np.diff(signal[order], prepend=-np.inf))
     bad, good = (np.add.reduceat((weights * of)[:, order], starts, axis=1) for of in (failed, ~failed))

@@ -31,13 +31,11 @@ def error_kinds(truth: np.ndarray, pred: np.ndarray, ratio: float = _BAND) -> np
     """Tell what kind of error each wrong pixel is, see the module.
 
     A region is a connected area (8-neighbourhood) of one class. A true region is found, and a predicted
-    region is real, if at least half of it lies within d pixels (|dx| and |dy|) of its class in the other
-    mask.
+    region is real, if at least half of it lies within d = `boundary_width(shape, ratio)` pixels (|dx| and
+    |dy|) of its class in the other mask.
 
     Args:
-        truth: (H, W) uint8 class ids; 255 is ignored, and separates regions.
-        pred: (H, W) uint8 class ids; read only where truth is valid.
-        ratio: d is `boundary_width(shape, ratio)`.
+        truth, pred: (H, W) uint8 class ids; 255 in `truth` is ignored, and separates regions.
 
     Returns:
         (H, W) uint8: index into `ERROR_KINDS`; 255 where the pixel is right or ignored.
@@ -92,27 +90,12 @@ def _spread(bits: np.ndarray, width: int) -> np.ndarray:
     return rows
 
 
-def lost_by_pair(confusions: np.ndarray, absent: str = "truth") -> np.ndarray:
-    """Compute the points of mIoU that each confusion costs each image.
-
-    Class c loses 1 - IoU_c = (FP + FN) / union: each wrong pixel costs the mIoU 1 / union / classes that
-    count. A pixel of t called p is a FN of t and a FP of p, and costs both, each as far as it counts in the
-    image.
-
-    Args:
-        confusions: (N, C, C) pixel counts; rows are ground truth.
-        absent: policy of `metrics.image_class_iou`.
-
-    Returns:
-        (N, C, C) float64, the diagonal 0; together 1 - mIoU of each image. NaN for an image without a valid
-        pixel.
-    """
-    price = _pixel_price(confusions, absent)
-    return _wrong(confusions) * (price[:, :, None] + price[:, None, :])
-
-
 def _pixel_price(confusions: np.ndarray, absent: str) -> np.ndarray:
-    """(N, C): what a wrong pixel of a class costs the mIoU; 0 where it does not count; NaN: none does."""
+    """(N, C): what a wrong pixel of a class costs the mIoU; 0 where it does not count; NaN: none does.
+
+    Class c loses 1 - IoU_c = (FP + FN) / union: each wrong pixel costs 1 / union / classes that count. A
+    pixel of t called p is a FN of t and a FP of p, and costs both.
+    """
     counted = ~np.isnan(metrics.image_class_iou(confusions, absent))
     shared = np.maximum(_unions(confusions), 1) * counted.sum(1, keepdims=True)
     return np.divide(counted, shared, out=np.full(counted.shape, np.nan), where=shared > 0)
@@ -128,7 +111,7 @@ def _unions(confusions: np.ndarray) -> np.ndarray:
 
 
 def lost_iou(
-    truth: np.ndarray, pred: np.ndarray, num_classes: int, absent: str = "truth", ratio: float = _BAND
+    truth: np.ndarray, pred: np.ndarray, num_classes: int, absent: str = "truth"
 ) -> dict[str, float]:
     """Compute the points of mIoU that one image loses to each kind of error.
 
@@ -136,19 +119,18 @@ def lost_iou(
         lost_<kind> for each of `ERROR_KINDS`; together 1 - mIoU of the image; NaN where no pixel is valid.
     """
     price = _pixel_price(metrics.confusion_matrix(truth, pred, num_classes)[None], absent)[0]
-    kinds = error_kinds(truth, pred, ratio)
-    wrong, size = kinds != IGNORE, num_classes
-    place = (kinds[wrong].astype(np.int64) * size + truth[wrong]) * size + pred[wrong]
-    errors = np.bincount(place, minlength=len(ERROR_KINDS) * size**2).reshape(-1, size, size)
-    lost = (errors * (price[:, None] + price[None, :])).sum((1, 2))
-    return {f"lost_{kind}": float(points) for kind, points in zip(ERROR_KINDS, lost, strict=True)}
+    kinds, lost = error_kinds(truth, pred), {}
+    for k, kind in enumerate(ERROR_KINDS):
+        of = kinds == k
+        errors = metrics.confusion_matrix(truth[of], pred[of], num_classes)
+        lost[f"lost_{kind}"] = float((errors * (price[:, None] + price[None, :])).sum())
+    return lost
 
 
 def repair_gains(confusions: np.ndarray, absent: str = "truth") -> np.ndarray:
     """Compute by how much each image's mIoU would rise if the pixels of one confusion were right.
 
-    Exact: n[t, p] is moved to n[t, t] and the mIoU taken again. This is not what the confusion costs
-    (`lost_by_pair`): without its false positives the union of p shrinks, and its other errors weigh more.
+    Exact: n[t, p] is moved to n[t, t] and the mIoU taken again; the union of p shrinks with it.
 
     Args:
         confusions: (N, C, C) pixel counts; rows are ground truth.
@@ -177,8 +159,7 @@ def best_repairs(confusions: np.ndarray, names: tuple[str, ...], absent: str = "
     """Find the confusion of each image whose repair would raise its mIoU most.
 
     Returns:
-        N rows: best_fix ("pole -> building"; "" where nothing is wrong), best_fix_gain (points of mIoU; 0
-            there).
+        N rows: best_fix ("pole -> building"; "" where nothing is wrong), best_fix_gain (points of mIoU).
     """
     rows = []
     for confusion in confusions:  # one by one: the gains of all images may not fit into memory
@@ -195,28 +176,19 @@ def error_costs(evaluation: Evaluation, count: int | None = 10) -> pd.DataFrame:
         count: the most rows; None: all pairs that occur.
 
     Returns:
-        truth, prediction, pixels, share (of the true class's pixels), images (in which it occurs), lost
-        (points of mean IoU; over all pairs 1 - mean IoU), gain (of mean IoU if these pixels were right),
-        gain_image (the mean of that over the images' own mIoUs, by the policy of the evaluation).
+        truth, prediction, pixels, share (of the true class's pixels), images (in which it occurs), gain (of
+        mean IoU if these pixels were right), gain_image (the mean of that over the images' own mIoUs, by the
+        policy of the evaluation).
     """
-    confusions, names = evaluation.confusions, evaluation.classes.names
-    total = confusions.sum(0, keepdims=True)
-    lost, gain = lost_by_pair(total, "union")[0], repair_gains(total, "union")[0]
-    valid = confusions[confusions.any((1, 2))]
-    gain_image = np.zeros(total[0].shape)
-    for confusion in valid:
+    confusions, names = evaluation.confusions, np.array(evaluation.classes.names, object)
+    total, valid = confusions.sum(0), confusions[confusions.any((1, 2))]
+    gain_image = np.zeros(total.shape)
+    for confusion in valid:  # one by one: the gains of all images may not fit into memory
         gain_image += repair_gains(confusion[None], evaluation.scores["absent"])[0]
-    t, p = np.nonzero(_wrong(total)[0])
-    table = pd.DataFrame(
-        {
-            "truth": np.array(names, object)[t],
-            "prediction": np.array(names, object)[p],
-            "pixels": total[0, t, p],
-            "share": total[0, t, p] / total[0].sum(1)[t],
-            "images": (confusions > 0).sum(0)[t, p],
-            "lost": lost[t, p],
-            "gain": gain[t, p],
-            "gain_image": gain_image[t, p] / max(1, len(valid)),
-        }
-    )
+    t, p = np.nonzero(_wrong(total))
+    table = pd.DataFrame({"truth": names[t], "prediction": names[p], "pixels": total[t, p]})
+    table["share"] = table["pixels"] / total.sum(1)[t]
+    table["images"] = (confusions > 0).sum(0)[t, p]
+    table["gain"] = repair_gains(total[None], "union")[0][t, p]
+    table["gain_image"] = gain_image[t, p] / max(1, len(valid))
     return table.sort_values("gain", ascending=False, kind="stable", ignore_index=True).head(count)

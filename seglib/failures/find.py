@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -16,14 +17,15 @@ from seglib.data import overlay
 from seglib.evaluate import Evaluation, read_layers, save_ids
 from seglib.failures import causes
 from seglib.failures.error_types import best_repairs
-from seglib.runs import atomic_path
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
 
 MODES = ("absolute", "percentile", "per_class")
-SEVERITIES = ("near-threshold", "clear", "guessing")
 LAYERS = ("images", "masks", "predictions", "overlays")  # folders that hold a PNG of every failure
 FINDINGS = ("confidences", "suspects", "nearest")  # folders that an analysis adds
-_GUESSING = 0.1  # below this an image is no better than guessed
-_NEAR = 0.1  # within this of the threshold, a failure is a near miss
+_GUESSING, _NEAR = 0.1, 0.1  # scores below are no better than guessed; within this of the limit: a near miss
+_ENTRY = re.compile(r"(.+?)[\s:=]+(\d*\.?\d+)")  # "person 0.5", "person: 0.5"
 
 
 class ThresholdError(ValueError):
@@ -37,62 +39,41 @@ class Threshold:
     Args:
         value: "absolute": the mIoU below which an image fails; "percentile": the share of the images (0-1)
             that fails; "per_class": the limit of classes without one of their own.
-        mode: one of `MODES`.
+        mode: "absolute", "percentile" or "per_class".
         classes: "per_class": IoU by class name; an image fails when one of them falls below its own.
     """
 
     value: float = 0.5
-    mode: Literal["absolute", "percentile", "per_class"] = "absolute"
+    mode: str = "absolute"
     classes: dict[str, float] = field(default_factory=dict)
 
 
 def read_threshold(
     value: float, mode: str = "absolute", classes: str = "", names: tuple[str, ...] = ()
 ) -> Threshold:
-    """Read the parameters of 04 as a `Threshold`.
+    """Read the parameters of 04 as a `Threshold`; what does not fit is a ThresholdError.
 
     Args:
-        value, mode: of the `Threshold`.
         classes: for "per_class": "person 0.5, sign: 0.3, bicyclist", with an IoU or `value`.
         names: the dataset's classes.
-
-    Raises:
-        ThresholdError: an unknown mode or class, a number outside 0-1, classes twice or in another mode.
     """
-    entries = [part.strip() for part in classes.split(",") if part.strip()]
-    if mode not in MODES:
-        raise ThresholdError(f"threshold_mode {mode!r}: expected one of {', '.join(MODES)}.")
-    if not 0 <= value <= 1:
-        raise ThresholdError(f"threshold = {value:g}: expected a number from 0 to 1.")
-    if entries and mode != "per_class":
-        raise ThresholdError(f"class thresholds {classes!r} need threshold_mode='per_class', not {mode!r}.")
-    if mode == "per_class" and not entries:
-        example = f"{names[0] if names else 'person'} 0.5"
-        raise ThresholdError(f"threshold_mode 'per_class' needs classes: expected names such as {example!r}.")
-    limits = [_read_entry(entry, value, names) for entry in entries]
-    if len(dict(limits)) < len(limits):
-        raise ThresholdError(f"a class is named twice in {classes!r}; give it one threshold.")
-    return Threshold(value, mode, dict(limits))
-
-
-def _read_entry(entry: str, value: float, names: tuple[str, ...]) -> tuple[str, float]:
-    """Class and limit of "person 0.5", "person: 0.5", "person=0.5" or "person"; names may hold spaces."""
-    if entry in names:
-        return entry, value
-    *name, number = entry.replace("=", " ").replace(":", " ").split() or [""]
-    try:
-        name, limit = " ".join(name) or entry, float(number)
-    except ValueError:
-        name, limit = entry, value
-    if name not in names:
-        near = difflib.get_close_matches(name, names, 1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ThresholdError(
-            f"class threshold {entry!r}: no class {name!r}{hint}. Classes: {', '.join(names)}."
-        )
-    if not 0 <= limit <= 1:
-        raise ThresholdError(f"class threshold {entry!r}: expected an IoU from 0 to 1.")
-    return name, limit
+    if mode not in MODES or not 0 <= value <= 1:
+        told = f"threshold_mode {mode!r}, threshold {value:g}: expected one of {', '.join(MODES)}"
+        raise ThresholdError(f"{told}, and a number from 0 to 1.")
+    entries, limits = [part.strip() for part in classes.split(",") if part.strip()], {}
+    if (mode == "per_class") != bool(entries):
+        told = f"threshold_mode {mode!r} with class_thresholds {classes!r}: per_class needs classes"
+        raise ThresholdError(f"{told} such as '{names[0] if names else 'person'} 0.5', the others none.")
+    for entry in entries:
+        found = None if entry in names else _ENTRY.fullmatch(entry)
+        name, limit = (found[1], float(found[2])) if found else (entry, value)
+        if name not in names or name in limits or limit > 1:
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f" (did you mean {near[0]!r}?)" if near and name not in names else ""
+            told = f"class threshold {entry!r}: expected a class{hint}, once, and an IoU from 0 to 1"
+            raise ThresholdError(f"{told}. Classes: {', '.join(names)}.")
+        limits[name] = limit
+    return Threshold(value, mode, limits)
 
 
 def cutoff(evaluation: Evaluation, threshold: Threshold) -> float:
@@ -118,8 +99,7 @@ def _limits(evaluation: Evaluation, threshold: Threshold) -> tuple[np.ndarray, n
 
 def failing(evaluation: Evaluation, threshold: Threshold) -> np.ndarray:
     """Tell which images fail: (N,) bool, in the order of `per_image`; an image at its threshold passes."""
-    score, limit = _limits(evaluation, threshold)
-    return score < limit
+    return np.less(*_limits(evaluation, threshold))
 
 
 def describe(evaluation: Evaluation, threshold: Threshold) -> str:
@@ -139,11 +119,10 @@ def failure_curve(evaluation: Evaluation, threshold: Threshold) -> pd.DataFrame:
         of ("mIoU" or a class of the threshold), threshold (0, 0.01, ..., 1, and the chosen one), images (that
         would fail), scored (that could), share (of those), chosen (bool, one row of each `of`).
     """
-    chosen = threshold.classes or {"mIoU": cutoff(evaluation, threshold)}
-    scores = evaluation.per_image_class_iou.assign(mIoU=evaluation.per_image["miou"].to_numpy())
-    parts = []
+    chosen, parts = threshold.classes or {"mIoU": cutoff(evaluation, threshold)}, []
+    scores = evaluation.per_image_class_iou if threshold.classes else evaluation.per_image
     for name, limit in chosen.items():
-        known = np.sort((scores if threshold.classes else scores[["mIoU"]])[name].dropna().to_numpy(float))
+        known = np.sort(scores[name if threshold.classes else "miou"].dropna().to_numpy(float))
         steps = np.unique(np.append(np.arange(101) / 100, limit))
         below = np.searchsorted(known, steps)  # strictly below each step
         share = below / len(known) if len(known) else np.nan
@@ -155,9 +134,6 @@ def failure_curve(evaluation: Evaluation, threshold: Threshold) -> pd.DataFrame:
 def find_failures(evaluation: Evaluation, threshold: float | Threshold = 0.5) -> pd.DataFrame:
     """Find the images below the threshold, worst first; an image without a valid pixel cannot fail.
 
-    Args:
-        threshold: of mIoU, or one of `read_threshold`.
-
     Returns:
         id, miou, severity (guessing: below 0.1; near-threshold: within 0.1 of it; clear: between; of the
         score that makes the image fail), worst_class, worst_class_iou, top_confusion ("pole -> building"),
@@ -167,19 +143,17 @@ def find_failures(evaluation: Evaluation, threshold: float | Threshold = 0.5) ->
     threshold = threshold if isinstance(threshold, Threshold) else Threshold(threshold)
     names, failed = evaluation.classes.names, np.flatnonzero(failing(evaluation, threshold))
     score, limit = (values[failed] for values in _limits(evaluation, threshold))
-    images = evaluation.per_image.iloc[failed].reset_index(drop=True)
-    counts, severity = evaluation.confusions[failed], np.where(score >= limit - _NEAR, *SEVERITIES[:2])
+    images, counts = evaluation.per_image.iloc[failed].reset_index(drop=True), evaluation.confusions[failed]
+    near = np.where(score >= limit - _NEAR, "near-threshold", "clear")
     wrong = (counts * (1 - np.eye(len(names), dtype=np.int64))).reshape(-1, len(names) ** 2)
-    truth, pred = np.divmod(wrong.argmax(1), len(names))
-    pixels = wrong.max(1)
+    pairs = np.array([f"{t} -> {p}" for t in names for p in names], object)
+    iou = evaluation.per_image_class_iou[list(names)].iloc[failed]
     table = images[["id", "miou"]].assign(
-        severity=np.where(score < _GUESSING, "guessing", severity),
+        severity=np.where(score < _GUESSING, "guessing", near),
         worst_class=images["worst_class"],
-        worst_class_iou=evaluation.per_image_class_iou[list(names)].iloc[failed].min(axis=1).to_numpy(float),
-        top_confusion=[
-            f"{names[t]} -> {names[p]}" if n else "" for t, p, n in zip(truth, pred, pixels, strict=True)
-        ],
-        top_confusion_share=pixels / images["valid_pixels"],
+        worst_class_iou=iou.min(axis=1).to_numpy(float),
+        top_confusion=np.where(wrong.any(1), pairs[wrong.argmax(1)], ""),
+        top_confusion_share=wrong.max(1) / images["valid_pixels"],
         group=images["group"],
     )
     table = table.join(best_repairs(counts, names, evaluation.scores.get("absent", "truth")))
@@ -199,10 +173,9 @@ def copy_layers(evaluation: Evaluation, failures: pd.DataFrame, folder: Path) ->
         image, truth, pred = read_layers(evaluation, sample)
         save_ids(folder / "masks" / f"{sample}.png", truth, evaluation.classes)
         save_ids(folder / "predictions" / f"{sample}.png", pred, evaluation.classes)
+        Image.fromarray(image).save(folder / "images" / f"{sample}.png")
         blended = overlay(image, pred, evaluation.classes)
-        for kind, picture in {"images": image, "overlays": blended}.items():
-            with atomic_path(folder / kind / f"{sample}.png") as temporary:
-                Image.fromarray(picture).save(temporary, format="PNG")
+        Image.fromarray(blended).save(folder / "overlays" / f"{sample}.png")
 
 
 def class_view(evaluation: Evaluation, failures: pd.DataFrame) -> pd.DataFrame:
@@ -212,8 +185,7 @@ def class_view(evaluation: Evaluation, failures: pd.DataFrame) -> pd.DataFrame:
         class, iou, iou_failures, failures (images that hold it), worst_in (failures whose worst class it is),
         pixel_share (of the split), mistaken_for (as what the failures show most of its lost pixels).
     """
-    names = evaluation.classes.names
-    failed = evaluation.per_image["id"].isin(failures["id"]).to_numpy()
+    names, failed = evaluation.classes.names, evaluation.per_image["id"].isin(failures["id"]).to_numpy()
     full, part = evaluation.confusions.sum(0), evaluation.confusions[failed].sum(0)
     wrong = part * (1 - np.eye(len(names), dtype=np.int64))
     table = pd.DataFrame(
@@ -224,52 +196,29 @@ def class_view(evaluation: Evaluation, failures: pd.DataFrame) -> pd.DataFrame:
             "failures": (evaluation.confusions[failed].sum(2) > 0).sum(0),
             "worst_in": [int((failures["worst_class"] == name).sum()) for name in names],
             "pixel_share": full.sum(1) / max(1, full.sum()),
-            "mistaken_for": [names[int(row.argmax())] if row.any() else "" for row in wrong],
+            "mistaken_for": np.where(wrong.any(1), np.array(names, object)[wrong.argmax(1)], ""),
         }
     )
     return table.sort_values(["worst_in", "iou_failures"], ascending=[False, True], ignore_index=True)
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """The closing words of 04.
+def verdict(evaluation: Evaluation, failures: pd.DataFrame, threshold: float | Threshold) -> Markdown:
+    """Word how many images fail and how badly, then what each cause asks for; `failures` of an analysis."""
+    from IPython.display import Markdown
 
-    Args:
-        headline: how many fail and how badly, one sentence.
-        points: what each cause asks for, the one that cost most first; empty when nothing fails.
-    """
-
-    headline: str
-    points: tuple[str, ...] = ()
-
-    def _repr_markdown_(self) -> str:
-        return "\n".join([f"**{self.headline}**", "", *(f"- {point}" for point in self.points)])
-
-
-def verdict(evaluation: Evaluation, failures: pd.DataFrame, threshold: float | Threshold) -> Verdict:
-    """Word how many images fail and how badly, then what each cause asks for.
-
-    Args:
-        failures: with the columns `cause` and `miou` of an analysis.
-        threshold: with which they were found.
-    """
     below = describe(evaluation, threshold if isinstance(threshold, Threshold) else Threshold(threshold))
     total, failed, lowest = len(evaluation.per_image), len(failures), evaluation.per_image["miou"].min()
     if np.isnan(lowest):
-        return Verdict(f"None of {total} images has a valid pixel. Look at the masks in 01_data_check.")
+        return Markdown(f"**None of {total} images has a valid pixel.** Look at the masks in 01_data_check.")
     if failed == 0:
-        return Verdict(f"No image of {total} is {below}: a good result. The lowest has mIoU {lowest:.2f}.")
+        return Markdown(f"**No image of {total} is {below}**: the lowest has mIoU {lowest:.2f}.")
     counts = failures["severity"].str.replace("guessing", "no better than guessing").value_counts()
-    kinds = [
-        f"{counts[kind]} {kind}" for kind in (*SEVERITIES[:2], "no better than guessing") if kind in counts
-    ]
-    points = []
+    kinds = ("near-threshold", "clear", "no better than guessing")
+    told = ", ".join(f"{counts[kind]} {kind}" for kind in kinds if kind in counts)
+    lines = [f"**{failed} of {total} images ({failed / total:.0%}) are {below}: {told}.**", ""]
     found = causes.summarise_causes(failures).sort_values("lost", ascending=False, kind="stable")
     for row in found.itertuples():
-        share = row.lost / (1 - failures["miou"]).sum()
-        points.append(
-            f"{row.cause.capitalize()}: {row.failures} of {failed}, {share:.0%} of the IoU that failures "
-            f"lost ({row.examples}). {causes.ADVICE[row.cause]}"
-        )
-    headline = f"{failed} of {total} images ({failed / total:.0%}) are {below}: {', '.join(kinds)}."
-    return Verdict(headline, tuple(points))
+        share = f"{row.lost / (1 - failures['miou']).sum():.0%} of the IoU that failures lost"
+        cause = f"{row.cause.capitalize()}: {row.failures} of {failed}, {share} ({row.examples})"
+        lines.append(f"- {cause}. {causes.ADVICE[row.cause]}")
+    return Markdown("\n".join(lines))

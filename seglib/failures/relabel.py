@@ -26,7 +26,6 @@ from seglib.failures.verdicts import VerdictBook
 from seglib.runs import atomic_path, brief, display_path, read_table, write_json, write_text
 
 _BACKGROUND = "background"  # what CVAT calls pixels without a label
-_IGNORED_COLOR = (224, 224, 192)  # VOC's colour of ignored pixels
 _FORMULA = (*"=+-@\t\r\n＝＋－＠'",)  # spreadsheets run what begins with these; ' hides them
 
 
@@ -39,14 +38,11 @@ def to_relabel(folder: Path, min_score: float = LABEL_SURE) -> list[str]:
     verdicts = {sample: row.verdict for sample, row in VerdictBook(folder / "verdicts.csv").rows.items()}
     ids = [sample for sample, verdict in verdicts.items() if verdict == "label wrong"]
     if (folder / "suspects.csv").is_file():
-        suspects = read_table(folder / "suspects.csv")
-        scores = pd.to_numeric(suspects["label_score"], errors="coerce").sort_values(
-            ascending=False, kind="stable"
-        )
-        ids += suspects.loc[scores.index[scores >= min_score], "id"].tolist()
+        suspects = read_table(folder / "suspects.csv")  # most suspicious first
+        ids += suspects.loc[pd.to_numeric(suspects["label_score"]) >= min_score, "id"].tolist()
     if (folder / "failures.csv").is_file():
         failures = read_table(folder / "failures.csv")
-        ids += failures.loc[failures["cause"] == "label error", "id"].tolist() if "cause" in failures else []
+        ids += failures.loc[failures["cause"] == "label error", "id"].tolist()
     return [i for i in dict.fromkeys(ids) if verdicts.get(i) not in ("model wrong", "ignore")]
 
 
@@ -62,10 +58,6 @@ def export_for_relabelling(
         out: the zip file.
         samples: ids; those of `to_relabel` by default.
         masks: to begin with: "present" or "predictions".
-
-    Raises:
-        DatasetError: nothing to export, an id that the dataset lacks, a prediction that is missing.
-        ValueError: a class or sample name that the lists of the format cannot hold.
     """
     dataset, names = evaluation.dataset, evaluation.classes.names
     if samples is None:
@@ -74,25 +66,23 @@ def export_for_relabelling(
     if not ids:
         raise DatasetError("no label is in doubt, and no verdict says so: nothing to export. Name images.")
     if unknown := [i for i in ids if i not in rows.index]:
-        raise DatasetError(
-            f"dataset {dataset.name!r} has no sample {_some(unknown)} ({len(unknown)} of {len(ids)})."
-        )
-    odd = [n for n in names if ":" in n or n.startswith("#")]
-    if odd := odd or [n for n in (*names, *ids) if n != n.strip() or not n.isprintable()]:
-        raise ValueError(
-            f"CVAT's lists cannot hold the name {odd[0]!r}. Rename it (a class: in dataset.yaml)."
-        )
-    labels, colors = _label_colors(evaluation.classes), np.zeros((256, 3), np.uint8)
-    colors[[*range(len(names)), IGNORE]] = [
-        labels[name] for name in (*names, _ignored_name(evaluation.classes))
-    ]
+        told = f"{len(unknown)} of {len(ids)} samples to export are not in dataset {dataset.name!r}"
+        raise DatasetError(f"{told}: {', '.join(map(repr, unknown[:3]))}.")
+    odd = [n for n in (*names, *ids) if n != n.strip() or not n.isprintable()]
+    if odd := odd or [n for n in names if ":" in n or n.startswith("#")]:
+        told = f"CVAT's lists cannot hold the name {odd[0]!r}"
+        raise ValueError(f"{told}. Rename it (a class: in dataset.yaml).")
+    labels, table = _labels(evaluation.classes), np.zeros((256, 3), np.uint8)
+    table[: len(names)] = [labels[name] for name in names]
+    table[IGNORE] = labels[_ignored_name(evaluation.classes)]
     with atomic_path(out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for sample in ids:
             image, mask = data.read_pair(dataset, rows.loc[sample])
             if masks == "predictions":
                 mask = saved_prediction(evaluation, sample, mask.shape)
-            objects = _object_colors(mask, colors)
-            pictures = {"JPEGImages": image, "SegmentationClass": colors[mask], "SegmentationObject": objects}
+            # objects too: CVAT takes the background for one, of a label that no task has, where there are none
+            kinds = ("JPEGImages", "SegmentationClass", "SegmentationObject")
+            pictures = dict(zip(kinds, (image, table[mask], table[mask]), strict=True))
             for kind, picture in pictures.items():
                 stream = io.BytesIO()
                 Image.fromarray(picture).save(stream, "PNG")
@@ -112,71 +102,50 @@ def _ignored_name(classes: ClassMap) -> str:
     return next(name for name in names if name not in classes.names)
 
 
-def _label_colors(classes: ClassMap) -> dict[str, tuple[int, int, int]]:
-    """Label -> colour: background (black), classes (in their own colours if all differ), ignored pixels."""
-    names = [*classes.names, _ignored_name(classes)]
-    colors = [*map(tuple, classes.colors.tolist()), _IGNORED_COLOR]
-    if len({(0, 0, 0), *colors}) <= len(colors):
-        colors = [*map(tuple, data.default_colors(len(names)).tolist())]
-    return dict(zip(names, colors, strict=True)) | {_BACKGROUND: (0, 0, 0)}
+def _labels(classes: ClassMap) -> dict[str, tuple[int, ...]]:
+    """Label -> Pascal VOC's colour of its number: background (0, black), classes, ignored pixels.
 
-
-def _object_colors(mask: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8: each class of a mask as one object in VOC's colour of its number; background is black.
-
-    Without objects CVAT takes the background for an object, of a label that no task has.
+    The bits of a number go to red, green and blue in turn, the highest first.
     """
-    present = [c for c in np.unique(mask) if colors[c].any()]
-    number, table = np.arange(1, len(present) + 1), np.zeros_like(colors)
-    for channel in range(3):  # the bits of a number go to red, green and blue in turn, the highest first
-        bits = [(number >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3)]
-        table[present, channel] = sum(bits)
-    return table[mask]
+    labels = {_BACKGROUND: (0, 0, 0)}
+    for number, name in enumerate((*classes.names, _ignored_name(classes)), 1):
+        bits = [(number >> (3 * bit), 7 - bit) for bit in range(3)]
+        labels.setdefault(name, tuple(sum((n >> c & 1) << shift for n, shift in bits) for c in range(3)))
+    return labels
 
 
 def import_corrections(source: str | Path, dataset: Dataset, out: str | Path) -> pd.DataFrame:
     """Write corrected masks as mask files in the dataset's own form, in a folder of their own.
 
+    Everything is read before anything is written: samples, labels or values that the dataset lacks, masks of
+    another size, or a file that would lie on an original are a DatasetError.
+
     Args:
-        source: a folder of `<id>.png` with class ids or the dataset's own stored values (the form that agrees
-            more with the present masks), or a zip of CVAT's "Segmentation mask 1.1": labels are known by
-            name, and pixels without one are of the class "background" where there is one, else ignored.
+        source: a folder of `<id>.png` with class ids (255: ignored), or a zip of CVAT's "Segmentation mask
+            1.1": labels are known by name, and pixels without one are of the class "background" where there
+            is one, else ignored.
         out: a folder; masks lie in it as in the dataset (`train/masks/<name>.png`), to be looked at and
             copied.
 
     Returns:
         a row a mask, in the order of the dataset: id, mask (path in `out`; "" where nothing changed and
-            nothing is
-        written), changed (pixels), share (of all pixels).
-
-    Raises:
-        DatasetError: nothing to read, samples, labels or values that the dataset lacks, masks of another
-            size, or a file that would lie on an original. Nothing is written then.
+        nothing is written), changed (pixels), share (of all pixels).
     """
     source, out = Path(source), Path(out)
     if source.is_dir():
         masks = _of_samples([(path.stem, path) for path in source.rglob("*.png")], dataset)
-        return _write_changed(dataset, out, masks, _folder_reader(masks, dataset))
-    if not source.is_file():
-        raise DatasetError(
-            f"nothing at {display_path(source)}: expected a folder of PNG masks or a zip of CVAT."
-        )
+        return _write_changed(dataset, out, masks, lambda path, _: _read_folder(path, dataset))
     try:
         with zipfile.ZipFile(source) as archive:
-            entries = [(PurePosixPath(i.filename.replace("\\", "/")), i) for i in archive.infolist()]
-            found = [
-                (path.stem, i)
-                for path, i in entries
-                if path.suffix == ".png" and "SegmentationClass" in path.parts
-            ]
+            found = [(PurePosixPath(i.filename.replace("\\", "/")), i) for i in archive.infolist()]
+            found = [(p.stem, i) for p, i in found if p.suffix == ".png" and "SegmentationClass" in p.parts]
             masks, labels = _of_samples(found, dataset), _read_labelmap(archive, dataset.classes)
             return _write_changed(dataset, out, masks, lambda i, shape: _read_cvat(archive, i, labels, shape))
     except Exception as error:  # damaged archives raise BadZipFile, RuntimeError, struct.error, ...
-        if isinstance(error, DatasetError) or (isinstance(error, OSError) and error.errno):
+        if isinstance(error, DatasetError):
             raise
-        raise DatasetError(
-            f"{display_path(source)} cannot be read as a zip ({error}). Export it again."
-        ) from None
+        told = f"{display_path(source)} cannot be read as a zip ({error})"
+        raise DatasetError(f"{told}: expected a folder of PNG masks or a zip of CVAT.") from None
 
 
 def _of_samples(found: list[tuple[str, Any]], dataset: Dataset) -> dict[str, Any]:
@@ -184,64 +153,36 @@ def _of_samples(found: list[tuple[str, Any]], dataset: Dataset) -> dict[str, Any
     names, known = [name for name, _ in found], set(dataset.samples["id"])
     if not names:
         raise DatasetError("there are no masks: expected <id>.png (in a zip: SegmentationClass/<id>.png).")
-    if unknown := [name for name in names if name not in known]:
-        told = f"{len(unknown)} of {len(names)} masks belong to no sample of dataset {dataset.name!r}"
-        raise DatasetError(f"{told}: {_some(unknown)}. Are they of another dataset?")
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise DatasetError(f"there are two masks of sample {twice[0]!r}. Keep one of them.")
+    if odd := [name for name in names if name not in known or names.count(name) > 1]:
+        told = (
+            f"{len(odd)} of {len(names)} masks do not belong to one sample each of dataset {dataset.name!r}"
+        )
+        raise DatasetError(f"{told}: {', '.join(map(repr, odd[:3]))}. Are they of another dataset?")
     return dict(found)
 
 
-def _folder_reader(masks: Mapping[str, Path], dataset: Dataset) -> Callable[..., np.ndarray]:
-    """Choose how the files of a folder are read: by what agrees more with the present masks."""
-
-    def as_ids(path: Path, *_: Any) -> np.ndarray:
-        ids = data.read_stored(path)
-        if ids.ndim != 2 or not np.isin(ids, [*range(len(dataset.classes)), IGNORE]).all():
-            raise ValueError("it holds values that are neither class ids nor the dataset's own")
-        return ids.astype(np.uint8)
-
-    def as_stored(path: Path, *_: Any) -> np.ndarray:
-        return data.read_mask(path, dataset.classes)
-
-    present, agreement = dataset.samples.set_index("id")["mask"], {as_stored: 0.0, as_ids: 0.0}
-    for sample, path in masks.items():
-        original = data.read_mask(dataset.root / present[sample], dataset.classes)
-        for read in agreement:
-            try:
-                mask = read(path)
-                agreement[read] += np.mean(mask == original) if mask.shape == original.shape else 0
-            except ValueError:
-                agreement[read] -= len(masks)
-    return max(agreement, key=agreement.get)
+def _read_folder(path: Path, dataset: Dataset) -> np.ndarray:
+    ids = data.read_stored(path)
+    if ids.ndim != 2 or not np.isin(ids, [*range(len(dataset.classes)), IGNORE]).all():
+        raise ValueError(
+            f"expected class ids from 0 to {len(dataset.classes) - 1}, or {IGNORE}, in one channel"
+        )
+    return ids.astype(np.uint8)
 
 
 def _read_labelmap(archive: zipfile.ZipFile, classes: ClassMap) -> dict[tuple[int, ...], int]:
     """Colour -> class id of every label of labelmap.txt."""
-    found = [i for i in archive.infolist() if PurePosixPath(i.filename).name == "labelmap.txt"]
-    if len(found) != 1:
-        raise DatasetError(
-            f"the zip has {len(found)} labelmap.txt; expected one. Export as 'Segmentation mask 1.1'."
-        )
     ids = {_BACKGROUND: IGNORE, _ignored_name(classes): IGNORE} | {n: c for c, n in enumerate(classes.names)}
     labels: dict[tuple[int, ...], int] = {}
-    for line in _unpack(archive, found[0], 1 << 20).decode("utf-8", "replace").splitlines():
-        name, _, rest = line.strip().partition(":")
-        if not name or name.startswith("#"):
+    text = _unpack(archive, archive.getinfo("labelmap.txt"), 1 << 20).decode("utf-8", "replace")
+    for line in filter(None, map(str.strip, text.splitlines())):
+        name, _, rest = line.partition(":")
+        if name.startswith("#"):
             continue
-        try:
-            color = tuple(int(v) for v in rest.split(":")[0].split(","))
-        except ValueError:
-            color = ()
-        if len(color) != 3 or color in labels:
-            raise DatasetError(
-                f"labelmap.txt: {brief(line)} is not 'label:red,green,blue::' with its own colour."
-            )
-        if name not in ids:
-            told = (
-                f"labelmap.txt names the label {brief(name)}, which is no class ({', '.join(classes.names)})"
-            )
-            raise DatasetError(f"{told}. Rename it in CVAT, or add the class to dataset.yaml.")
+        color = tuple(int(v) if v.isdecimal() else -1 for v in rest.split(":")[0].split(","))
+        if len(color) != 3 or color in labels or name not in ids:
+            told = f"labelmap.txt: {brief(line)} is not 'label:red,green,blue::' with a colour of its own and one"
+            raise DatasetError(f"{told} of the classes {', '.join(classes.names)}. Rename it in CVAT.")
         labels[color] = ids[name]
     return labels
 
@@ -262,8 +203,7 @@ def _read_cvat(
     content = _unpack(archive, info, 4 * shape[0] * shape[1] + (1 << 16))
     try:
         with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
-            if picture.size != shape[::-1]:  # known before anything is decoded
-                raise ValueError(_other_size(picture.size[::-1], shape))
+            _check_size(picture.size[::-1], shape)  # known before anything is decoded
             stored = np.asarray(picture.convert("RGB"))
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ... on damaged files
         raise ValueError(f"it cannot be read ({error})") from None
@@ -276,6 +216,11 @@ def _read_cvat(
     return ids
 
 
+def _check_size(size: tuple[int, ...], shape: tuple[int, int]) -> None:
+    if size != shape:
+        raise ValueError(f"it is {size[1]}x{size[0]} (width x height), its mask {shape[1]}x{shape[0]}")
+
+
 def _write_changed(
     dataset: Dataset, out: Path, masks: Mapping[str, Any], read: Callable[[Any, tuple], np.ndarray]
 ) -> pd.DataFrame:
@@ -283,15 +228,13 @@ def _write_changed(
     originals = {(dataset.root / mask).resolve() for mask in dataset.samples["mask"]}
     rows, faults, written = [], [], {}
     for row in dataset.samples[dataset.samples["id"].isin(masks)].itertuples():
-        original, target = data.read_mask(dataset.root / row.mask, dataset.classes), ""
+        original, target, changed = data.read_mask(dataset.root / row.mask, dataset.classes), "", 0
         try:
             mask = read(masks[row.id], original.shape)
-            if mask.shape != original.shape:
-                raise ValueError(_other_size(mask.shape, original.shape))
+            _check_size(mask.shape, original.shape)
             changed = int((mask != original).sum())
-            if (
-                changed
-            ):  # a mask beside the dataset ("../masks/a.png") comes to lie inside `out` like all others
+            if changed:
+                # a mask beside the dataset ("../masks/a.png") comes to lie inside `out` like all others
                 parts = [part for part in PurePosixPath(row.mask).parts if part not in ("..", "/")]
                 target = PurePosixPath(*parts).with_suffix(".png").as_posix()
                 if target in written or (out / target).resolve() in originals:
@@ -299,7 +242,6 @@ def _write_changed(
                 written[target] = data.encode_mask(dataset.root / row.mask, dataset.classes, mask)
         except (ValueError, OSError) as error:
             faults.append(f"{row.id!r}: {error}")
-            continue
         rows.append((row.id, target, changed, changed / original.size))
     if faults:
         told = f"{len(faults)} of {len(masks)} masks cannot be used: {'; '.join(faults[:3])}"
@@ -308,14 +250,6 @@ def _write_changed(
         with atomic_path(out / target) as temporary:
             temporary.write_bytes(content)
     return pd.DataFrame(rows, columns=["id", "mask", "changed", "share"])
-
-
-def _other_size(size: tuple[int, ...], shape: tuple[int, int]) -> str:
-    return f"it is {size[1]}x{size[0]} (width x height), the dataset's mask {shape[1]}x{shape[0]}"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(repr(n) for n in names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def write_records(path: str | Path, table: pd.DataFrame) -> Path:

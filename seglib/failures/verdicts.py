@@ -46,39 +46,27 @@ class VerdictBook:
         self.reload()
 
     def reload(self) -> None:
-        """Read the file again."""
-        if self.rows and not self.path.parent.is_dir():
-            raise FileNotFoundError(
-                f"the failures folder {display_path(self.path.parent)} vanished. Its {len(self.rows)} "
-                "verdicts are still in memory: bring the folder back before you go on."
-            )
-        self.rows, unread = _parse(self.path.read_bytes()) if self.path.is_file() else ({}, "")
+        """Read the file again; where it is gone, what is in memory stays and is written with the next verdict."""
+        self.rows, unread = _parse(self.path.read_bytes()) if self.path.is_file() else (self.rows, "")
         if unread:
             names = (self.path.with_name(f"{self.path.name}.bak-{n}") for n in itertools.count(1))
             aside = next(name for name in names if not name.exists())
             os.replace(self.path, aside)
             self._write(self.rows)
-            self.problem = (
-                f"{display_path(self.path)} could not be read completely ({unread}). It is kept as "
-                f"{aside.name}; {len(self.rows)} verdicts were carried over. Compare the two."
-            )
+            told = f"{display_path(self.path)} could not be read completely ({unread})"
+            kept = f"It is kept as {aside.name}; {len(self.rows)} verdicts were carried over"
+            self.problem = f"{told}. {kept}. Compare the two."
 
     def get(self, sample: str) -> Verdict:
         """Return the verdict on an image; an empty one when there is none yet."""
         return self.rows.get(sample, Verdict())
 
     def set(self, sample: str, verdict: str, note: str = "") -> None:
-        """Set and save the verdict on an image; an empty verdict with an empty note removes it.
-
-        Raises:
-            ValueError: an unknown verdict, a note beyond `LONGEST`, or text that UTF-8 cannot write.
-            OSError: the file cannot be written. Nothing is recorded then.
-        """
+        """Set and save the verdict on an image; an empty verdict with an empty note removes it."""
         if verdict not in ("", *VERDICTS):
             raise ValueError(f"verdict {verdict!r}: expected one of {', '.join(VERDICTS)}, or an empty one.")
         if len(note) > LONGEST:
             raise ValueError(f"a note of {len(note):,} characters: expected at most {LONGEST:,}.")
-        self.reload()  # raises where the folder vanished, before the lock makes it again
         with lock(self.path.with_name(".verdicts"), "saving a verdict", wait=10.0):
             self.reload()  # another browser may have written: change one row, keep the others
             rows = dict(self.rows)
@@ -96,27 +84,19 @@ class VerdictBook:
             writer.writerows((sample, *row) for sample, row in rows.items())
 
 
-def _parse(data: bytes) -> tuple[dict[str, Verdict], str]:
+def _parse(content: bytes) -> tuple[dict[str, Verdict], str]:
     """Return the rows that can be read, and in words what could not be."""
-    # utf-8-sig: spreadsheets write a byte order mark. Bytes that are not UTF-8 become surrogates.
-    text = data.decode("utf-8-sig", "surrogateescape")
-    reader, lines = csv.reader(io.StringIO(text, newline=""), strict=True), []
-    while True:
-        try:
-            lines.append(next(reader))
-        except StopIteration:
-            break
-        except csv.Error:
-            lines.append(["\udfff"])
-    header, rows, refused = lines[0] if lines else [], {}, 0
-    if not {"id", "verdict"} <= set(header) or len(set(header)) < len(header):
-        return {}, f"no header with the columns {', '.join(_COLUMNS)}"
-    for line in filter(None, lines[1:]):
-        row = dict(zip(header, line, strict=False))
-        sample, given = row.get("id"), Verdict(*(row.get(name, "") for name in _COLUMNS[1:]))
-        odd = len(line) != len(header) or any("\ud800" <= c <= "\udfff" for cell in line for c in cell)
-        if odd or not sample or given.verdict not in ("", *VERDICTS) or sample in rows:
-            refused += 1
-        else:
-            rows[sample] = given
-    return rows, f"{refused} of {refused + len(rows)} rows" if refused else ""
+    text = content.decode("utf-8-sig", "replace")  # -sig: spreadsheets write a byte order mark
+    rows, whole = {}, text.encode() == content.removeprefix(b"\xef\xbb\xbf")
+    problem = "" if whole else "it is not UTF-8"
+    try:
+        for line in csv.DictReader(io.StringIO(text, newline="")):
+            given = Verdict(*(line.get(name, "") for name in _COLUMNS[1:]))
+            odd = None in (*line, *line.values()) or given.verdict not in ("", *VERDICTS)
+            if odd or not line.get("id") or line["id"] in rows:
+                problem = "not every row has an id of its own, a verdict, a note and a time"
+            else:
+                rows[line["id"]] = given
+    except csv.Error as error:  # a cell of more than 131,072 characters
+        problem = str(error)
+    return rows, problem

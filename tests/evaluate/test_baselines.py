@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from seglib import metrics
-from seglib.data import DatasetError, load_dataset
+from seglib.data import load_dataset
 from seglib.evaluate import Evaluation, compare_with_baselines
 
 NAMES = ("a", "b", "c")
@@ -54,8 +54,3 @@ def test_what_was_never_labelled_is_the_majority(by_hand):
         Image.fromarray(mask).save(path)
     table = compare_with_baselines(by_hand).set_index("predictor")
     assert table.loc["mean mask", "pixel_accuracy"] == pytest.approx(12 / 16)  # [[a, b], [c, b]]
-
-
-def test_a_split_that_is_not_there_is_named(by_hand):
-    with pytest.raises(DatasetError, match="no split 'night'"):
-        compare_with_baselines(by_hand, "night")

@@ -35,14 +35,12 @@ def mean_iou(counts: np.ndarray) -> float:
 
 
 def test_the_interval_is_that_of_the_plain_paired_bootstrap():
-    random = np.random.default_rng(0)
-    first, second = (random.poisson(3, (23, 5, 5)) + 60 * np.eye(5, dtype=np.int64) for _ in range(2))
-    second[:, 0, 0] += random.integers(0, 30, 23)
-    first[:, 3] = first[:, :, 3] = second[:, 3] = second[:, :, 3] = 0  # absent everywhere
-    second[:, 1, 1] += first[:, 1].sum(1) - second[:, 1].sum(1)
-    for c in (0, 2, 4):
-        first[:, c, c] += np.maximum(0, second[:, c].sum(1) - first[:, c].sum(1))
-        second[:, c, c] += np.maximum(0, first[:, c].sum(1) - second[:, c].sum(1))
+    first = np.random.default_rng(0).poisson(3, (23, 5, 5)) + 60 * np.eye(5, dtype=np.int64)
+    first[:, 3] = first[:, :, 3] = 0  # absent everywhere
+    second = first.copy()
+    second[:, 0, 0] += first[:, 0, 1]
+    second[:, 0, 1] = 0
+    second[:9, 2] = first[:9, 2, [0, 2, 1, 3, 4]]
     found = compare_runs(made(first), made(second)).summary
     random, draws = np.random.default_rng(0), []
     for _ in range(1000):
@@ -66,7 +64,7 @@ def evaluated(name: str, wrong: dict[str, float]) -> Evaluation:
             pred[:rows] = (pred[:rows] + 1) % 3
             yield i, truth, pred, None
 
-    return write_evaluation(run, dataset, Evaluate(run=name), predictions(), {})
+    return write_evaluation(run, dataset, Evaluate(run=name), predictions(), {}, False)
 
 
 def test_what_was_fixed_and_what_broke(tiny_root):
@@ -118,17 +116,13 @@ def test_an_image_without_a_score_is_neither_fixed_nor_broken():
 
 def test_what_differs_is_named():
     counts = np.tile(np.array([[60, 5], [20, 80]]), (3, 1, 1))
-    first = made(counts)
-    union = replace(first, scores={"absent": "union"})
-    with pytest.raises(
-        ValueError, match=r"different policies for absent classes \(2 differing: truth, union\)"
+    first, changed = made(counts), counts + np.array([0, 1, 0])[:, None, None]
+    for second, told in (
+        (replace(first, scores={"absent": "union"}), r"different policies \(1 differing: absent\)"),
+        (made(changed), r"different masks \(1 differing: i1\)\. Evaluate both again"),
+        (made(counts[:2]), r"different images \(1 differing: i2\)"),
+        (replace(first, per_image=first.per_image[::-1]), r"different images \(2 differing: i0, i2\)"),
+        (made(np.pad(counts, ((0, 0), (0, 1), (0, 1)))), r"different classes \(1 differing: c2\)"),
     ):
-        compare_runs(first, union)
-    with pytest.raises(ValueError, match=r"different masks \(1 differing: i1\)\. Evaluate both again"):
-        compare_runs(first, made(counts + np.array([0, 1, 0])[:, None, None]))
-    with pytest.raises(ValueError, match=r"different images \(1 differing: i2\)"):
-        compare_runs(first, made(counts[:2]))
-    with pytest.raises(ValueError, match=r"different images \(in another order\)"):
-        compare_runs(first, replace(first, per_image=first.per_image[::-1]))
-    with pytest.raises(ValueError, match=r"different classes \(1 differing: c2\)"):
-        compare_runs(first, made(np.pad(counts, ((0, 0), (0, 1), (0, 1)))))
+        with pytest.raises(ValueError, match=told):
+            compare_runs(first, second)

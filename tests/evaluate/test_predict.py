@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -80,15 +79,6 @@ def test_scales_average_probabilities(trained):
     torch.testing.assert_close(both, (parts[0] + parts[1]) / 2, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("tile", [0, 24])
-def test_scales_leave_a_model_without_neighbourhood_nearly_alone(pixelwise, tile):
-    ramp = torch.linspace(0, 250, 48).round().to(torch.uint8)
-    images = ramp.view(1, 1, 1, -1).expand(2, 3, 40, -1)
-    plain = predict(pixelwise, images, (40, 48), PLAN).softmax(1)
-    scaled = predict(pixelwise, images, (40, 48), PLAN, flip=True, tile=tile, scales=(1.0, 0.5, 2.0))
-    torch.testing.assert_close(scaled.softmax(1), plain, rtol=0, atol=0.05)
-
-
 @pytest.mark.parametrize("size", [(1, 1), (7, 90), (33, 65), (64, 64)])
 @pytest.mark.parametrize("tile", [1, 16, 33, 100])
 def test_tiles_blend_to_the_whole(pixelwise, size, tile):
@@ -104,10 +94,7 @@ def test_tiles_blend_to_the_whole(pixelwise, size, tile):
     torch.testing.assert_close(resized, predict(pixelwise, images, (50, 20), PLAN), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("size", "tile"),
-    [((300, 411), 192), ((200, 192), 192), ((97, 500), 224), ((640, 200), 256), ((90, 1500), 640)],
-)
+@pytest.mark.parametrize(("size", "tile"), [((300, 411), 192), ((97, 500), 224), ((90, 1500), 640)])
 def test_tiles_are_exact_where_the_model_sees_no_further(size, tile):
     model = Segmenter(Local(), ModelSpec("Unet", "resnet18", CLASSES)).eval()
     images = images_of(*size)
@@ -129,10 +116,3 @@ def test_a_run_is_scored_in_the_precision_of_its_training(trained_root):
     usual = make_plan("cpu").precision
     assert trained_in("tf32", "tf32") == trained_in("fp16", "fp16") == trained_in("auto", "tf32") == usual
     assert trained_in("auto", None) == usual
-
-
-def test_masks_and_images_keep_their_types(pixelwise):
-    logits = predict(pixelwise, images_of(9, 5), (18, 10), PLAN)
-    assert logits.shape == (2, 3, 18, 10)
-    assert logits.dtype == torch.float32
-    assert np.isfinite(logits.numpy()).all()

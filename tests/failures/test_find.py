@@ -15,7 +15,7 @@ from seglib.data import ClassMap
 from seglib.evaluate import Evaluation
 from seglib.failures import Threshold, causes, failing, find_failures, read_threshold, verdict
 from seglib.failures.error_types import best_repairs
-from seglib.failures.find import LAYERS, ThresholdError, copy_layers
+from seglib.failures.find import LAYERS, copy_layers
 from seglib.params import Evaluate
 
 CLASSES = ClassMap(("sky", "traffic sign", "level 2"))
@@ -71,9 +71,6 @@ def test_percentiles():
     assert failures.cutoff(EVALUATION, half) == pytest.approx(0.55)
     assert failures.describe(EVALUATION, half) == "below a mean IoU of 0.55, the lowest 50%"
     assert failed(read_threshold(0, "percentile")) == []
-    random = of_ious(np.random.default_rng(0).random((200, 3)))
-    for share in (0.01, 0.1, 0.33):
-        assert abs(len(failed(Threshold(share, "percentile"), random)) - 200 * share) <= 1
     assert failed(half, of_ious(np.full((7, 3), 0.4))) == failed(half, of_ious(np.full((2, 3), NAN))) == []
 
 
@@ -83,55 +80,41 @@ def test_thresholds_of_classes():
     assert failed(threshold) == [1, 2]
     assert failures.describe(EVALUATION, threshold) == "below an IoU of 0.2 in traffic sign or 0.5 in sky"
     assert failures.cutoff(EVALUATION, threshold) == 0.5
+    for text in ("sky 0.3,traffic sign=0.2", " sky: 0.3 , traffic sign : .2 ,"):
+        assert read_threshold(0.5, "per_class", text, NAMES).classes == {"sky": 0.3, "traffic sign": 0.2}
     assert failed(read_threshold(0.5, "per_class", "level 2 0.3", NAMES)) == []
     assert failed(read_threshold(0.5, "per_class", "level 2", NAMES)) == [1]
-    found = find_failures(
-        EVALUATION, read_threshold(0.5, "per_class", "traffic sign 0.6, level 2 0.95", NAMES)
-    )
+    threshold = read_threshold(0.5, "per_class", "traffic sign 0.6, level 2 0.95", NAMES)
+    found = find_failures(EVALUATION, threshold)
     assert found["id"].tolist() == ["i1", "i0"]
     # level 2 has 0.3 of 0.95, traffic sign 0.5 of 0.6
     assert found["severity"].tolist() == ["clear", "near-threshold"]
 
 
-@pytest.mark.parametrize("text", ["sky 0.3,traffic sign=0.2", " sky: 0.3 , traffic  sign : .2 ,"])
-def test_ways_of_writing(text):
-    assert read_threshold(0.5, "per_class", text, NAMES).classes == {"sky": 0.3, "traffic sign": 0.2}
+REFUSED = [
+    ((0.5, "relative"), r"threshold_mode 'relative', .*expected one of absolute, percentile"),
+    ((1.5,), r"threshold 1\.5: expected .* a number from 0 to 1"),
+    ((NAN,), r"threshold nan: expected"),
+    ((0.5, "per_class", " , ", NAMES), r"per_class needs classes such as 'sky 0\.5'"),
+    ((0.5, "absolute", "sky 0.3", NAMES), r"'absolute' with class_thresholds 'sky 0\.3'"),
+    ((0.5, "per_class", "traffic sing 0.3", NAMES), r"\(did you mean 'traffic sign'\?\)"),
+    ((0.5, "per_class", "0.3", NAMES), r"class threshold '0\.3': expected a class"),
+    ((0.5, "per_class", "zebra 0.3", NAMES), r"'zebra 0\.3': .*Classes: sky, "),
+    ((0.5, "per_class", "sky 30", NAMES), r"class threshold 'sky 30': .* an IoU from 0 to 1"),
+    ((0.5, "per_class", "sky 0.3, sky", NAMES), r"class threshold 'sky': expected a class, once"),
+]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        ((0.5, "relative"), r"threshold_mode 'relative': expected one of absolute, percentile, per_class\."),
-        ((1.5,), r"threshold = 1\.5: expected a number from 0 to 1"),
-        ((NAN,), r"threshold = nan: expected a number"),
-        ((0.5, "per_class", " , ", NAMES), r"needs classes: expected names such as 'sky 0\.5'"),
-        ((0.5, "absolute", "sky 0.3", NAMES), r"'sky 0\.3' need threshold_mode='per_class', not 'absolute'"),
-        (
-            (0.5, "per_class", "traffic sing 0.3", NAMES),
-            r"no class 'traffic sing' \(did you mean 'traffic sign'\?\)",
-        ),
-        ((0.5, "per_class", "0.3", NAMES), r"class threshold '0\.3': no class '0\.3'"),
-        ((0.5, "per_class", "=", NAMES), r"class threshold '=': no class '='"),
-        ((0.5, "per_class", "zebra 0.3", NAMES), r"no class 'zebra'\. Classes: sky"),
-        ((0.5, "per_class", "sky 30", NAMES), r"class threshold 'sky 30': expected an IoU from 0 to 1"),
-        ((0.5, "per_class", "sky nan", NAMES), r"expected an IoU from 0 to 1"),
-        ((0.5, "per_class", "sky 0.3, sky", NAMES), r"a class is named twice"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "told"), REFUSED)
 def test_thresholds_that_are_refused(arguments, told):
-    with pytest.raises(ThresholdError, match=told):
+    with pytest.raises(ValueError, match=told):
         read_threshold(*arguments)
 
 
-@pytest.mark.parametrize(
-    "threshold",
-    [
-        Threshold(0.437),
-        Threshold(0.25, "percentile"),
-        Threshold(0.5, "per_class", {"sky": 0.21, "level 2": 0.3}),
-    ],
-    ids=lambda t: t.mode,
-)
+CLASSWISE = Threshold(0.5, "per_class", {"sky": 0.21, "level 2": 0.3})
+
+
+@pytest.mark.parametrize("threshold", [Threshold(0.437), Threshold(0.25, "percentile"), CLASSWISE])
 def test_the_curve_counts_what_would_fail(threshold):
     random = np.random.default_rng(1).random((50, 3)).round(2)
     random[random < 0.1] = NAN
@@ -166,29 +149,17 @@ def test_failures_come_worst_first_with_their_confusions():
     assert find_failures(made([CLEAR]), 0.25).empty
 
 
-@pytest.mark.parametrize(
-    ("miou", "threshold", "expected"),
-    [
-        (0.099, 0.5, "guessing"),
-        (0.1, 0.5, "clear"),
-        (0.399, 0.5, "clear"),
-        (0.4, 0.5, "near-threshold"),
-        (0.12, 0.15, "near-threshold"),
-        (0.05, 0.15, "guessing"),
-    ],
-)
-def test_severity(miou, threshold, expected):
-    assert find_failures(of_ious([[miou] * 3]), threshold)["severity"].tolist() == [expected]
+def test_severity():
+    mious = {0.099: "guessing", 0.1: "clear", 0.399: "clear", 0.4: "near-threshold"}
+    for miou, expected in mious.items():
+        assert find_failures(of_ious([[miou] * 3]))["severity"].tolist() == [expected]
 
 
 def test_fixes_follow_the_policy_of_the_evaluation():
     counts = [[[30, 0, 20], [25, 25, 0], [0, 0, 0]]]  # the third class counts under "union" alone
-    gains = []
-    for absent in ("truth", "union"):
-        row = find_failures(replace(made(counts), scores={"absent": absent}), 0.6).iloc[0]
-        best = best_repairs(np.array(counts), NAMES, absent).iloc[0]
-        assert (row["best_fix"], row["best_fix_gain"]) == (best["best_fix"], best["best_fix_gain"])
-        gains.append(row["best_fix_gain"])
+    tables = [find_failures(replace(made(counts), scores={"absent": a}), 0.6) for a in ("truth", "union")]
+    gains = [best_repairs(np.array(counts), NAMES, a)["best_fix_gain"].item() for a in ("truth", "union")]
+    assert [table["best_fix_gain"].item() for table in tables] == gains
     assert gains[0] != gains[1]
 
 
@@ -198,9 +169,7 @@ def test_no_failures_are_an_empty_table_of_the_same_columns():
     assert found.empty
     assert list(found.columns) == list(find_failures(made([GUESS]), 0.5).columns)
     assert failures.failure_confusions(evaluation, found).sum() == 0
-    view = failures.class_view(evaluation, found)
-    assert view["iou_failures"].isna().all()
-    assert (view["worst_in"] == 0).all()
+    assert failures.class_view(evaluation, found)["iou_failures"].isna().all()
 
 
 def test_class_view_by_hand():
@@ -218,26 +187,20 @@ def test_the_closing_words():
     def said(confusions, threshold=0.5, **columns):
         evaluation = made(confusions)
         found = find_failures(evaluation, threshold)
-        if not columns:
-            columns = dict(causes.explain(found).items())
-        return verdict(evaluation, found.assign(**columns), threshold)
+        columns = columns or dict(causes.explain(found).items())
+        return verdict(evaluation, found.assign(**columns), threshold).data.splitlines()
 
-    words = said([GOOD, GOOD, BLANK])
-    assert (
-        words.headline == "No image of 3 is below a mean IoU of 0.5: a good result. The lowest has mIoU 1.00."
-    )
-    assert (words.points, words.headline in words._repr_markdown_()) == ((), True)
-    assert "None of 2 images has a valid pixel" in said([BLANK, BLANK]).headline
-    words = said([GOOD, NEAR], 0.65)
-    assert words.headline == "1 of 2 images (50%) are below a mean IoU of 0.65: 1 near-threshold."
-    assert len(words.points) == 1
+    assert said([GOOD, BLANK]) == ["**No image of 2 is below a mean IoU of 0.5**: the lowest has mIoU 1.00."]
+    assert "None of 2 images has a valid pixel" in said([BLANK, BLANK])[0]
     words = said([GOOD, NEAR], Threshold(0.5, "percentile"))
-    assert words.headline.startswith("1 of 2 images (50%) are below a mean IoU of 0.788, the lowest 50%: ")
+    assert words[0].startswith("**1 of 2 images (50%) are below a mean IoU of 0.788, the lowest 50%: ")
+    assert len(words) == 3
     words = said([GOOD, GUESS, CLEAR, CLEAR], cause=["label error", "unexplained", "unexplained"])
     told = "3 of 4 images (75%) are below a mean IoU of 0.5: 2 clear, 1 no better than guessing."
-    assert words.headline == told
-    assert words.points[0].startswith("Unexplained: 2 of 3, 60% of the IoU that failures lost (i2, i3). Look")
-    assert words.points[1].startswith("Label error: 1 of 3, ")
+    assert words[0] == f"**{told}**"
+    start = "- Unexplained: 2 of 3, 60% of the IoU that failures lost (i2, i3). Look"
+    assert words[2].startswith(start)
+    assert words[3].startswith("- Label error: 1 of 3, ")
 
 
 @pytest.mark.slow
@@ -252,12 +215,9 @@ def test_layers_are_those_of_exactly_the_failures(tiny_root, tmp_path):
     assert {p.name for p in (tmp_path / "out").iterdir()} == set(LAYERS)
     for kind in LAYERS:
         assert {p.stem for p in (tmp_path / "out" / kind).iterdir()} == set(found["id"])
+    originals = {"images": source / "images", "masks": source / "masks", "predictions": theirs}
     for name in found["id"]:
-        for kind, original in {
-            "images": source / "images",
-            "masks": source / "masks",
-            "predictions": theirs,
-        }.items():
+        for kind, original in originals.items():
             copied = np.array(Image.open(tmp_path / "out" / kind / f"{name}.png"))
             np.testing.assert_array_equal(copied, np.array(Image.open(original / f"{name}.png")))
         assert np.array(Image.open(tmp_path / "out" / "overlays" / f"{name}.png")).shape == (40, 56, 3)
