@@ -15,7 +15,7 @@ from seglib.params import Train
 
 
 class CropParams(NamedTuple):
-    """The part of one image that a training crop shows, and how: its (x, y) shows (a x + b y + c, d x + e y + f)."""
+    """The part of one image that a training crop shows; its (x, y) shows (a x + b y + c, d x + e y + f)."""
 
     rows: slice  # the part, in pixels of the image
     columns: slice
@@ -27,14 +27,10 @@ class CropParams(NamedTuple):
         return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
 
 
-def draw_crop(
-    random: np.random.Generator, params: Train, crop: tuple[int, int], size: tuple[int, int]
-) -> CropParams:
-    """Draw how an image is flipped, scaled, rotated and cropped.
+def draw_crop(random: np.random.Generator, params: Train, crop: tuple, size: tuple) -> CropParams:
+    """Draw how an image is flipped, scaled (log-uniformly), rotated and cropped.
 
-    Args:
-        random, params: source of the numbers, and their ranges; the scale is drawn log-uniformly.
-        crop, size: (height, width) of the crop and of the image. Crops reach beyond smaller images only.
+    `crop` and `size` are (height, width) of the crop and of the image. Crops reach beyond smaller images only.
     """
     zoom = math.exp(random.uniform(math.log(params.scale_min), math.log(params.scale_max)))
     angle = math.radians(random.uniform(-params.rotation, params.rotation))

