@@ -15,16 +15,11 @@ from seglib.params import Train
 
 
 class CropParams(NamedTuple):
-    """The part of one image that a training crop shows, and how.
+    """The part of one image that a training crop shows; its (x, y) shows (a x + b y + c, d x + e y + f)."""
 
-    Args:
-        rows, columns: the part, in pixels of the image.
-        matrix: (a, b, c, d, e, f): the crop's (x, y) shows the part's pixel (a x + b y + c, d x + e y + f).
-    """
-
-    rows: slice
+    rows: slice  # the part, in pixels of the image
     columns: slice
-    matrix: tuple[float, ...]
+    matrix: tuple[float, ...]  # a to f, in pixels of the part
 
     @property
     def size(self) -> tuple[int, int]:
@@ -32,24 +27,16 @@ class CropParams(NamedTuple):
         return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
 
 
-def draw_crop(
-    random: np.random.Generator, params: Train, crop: tuple[int, int], size: tuple[int, int]
-) -> CropParams:
-    """Draw how an image is flipped, scaled, rotated and cropped.
+def draw_crop(random: np.random.Generator, params: Train, crop: tuple, size: tuple) -> CropParams:
+    """Draw how an image is flipped, scaled (log-uniformly), rotated and cropped.
 
-    Args:
-        random: source of the numbers.
-        params: flip, scale_min and scale_max (the factor between them is drawn log-uniformly), rotation.
-        crop, size: (height, width) of the crop and of the image. Crops reach beyond smaller images only.
+    `crop` and `size` are (height, width) of the crop and of the image. Crops reach beyond smaller images only.
     """
     zoom = math.exp(random.uniform(math.log(params.scale_min), math.log(params.scale_max)))
     angle = math.radians(random.uniform(-params.rotation, params.rotation))
     mirror = -1.0 if random.random() < params.flip else 1.0
-    spans = [side / zoom for side in crop]
-    y, x = (
-        random.uniform(*sorted((span / 2, side - span / 2))) - 0.5
-        for span, side in zip(spans, size, strict=True)
-    )
+    reach = [side / zoom / 2 for side in crop]
+    y, x = (random.uniform(*sorted((r, n - r))) - 0.5 for r, n in zip(reach, size, strict=True))
     cos, sin = math.cos(angle) / zoom, math.sin(angle) / zoom
     a, b, d, e = cos * mirror, -sin, sin * mirror, cos
     # Pixel centres stand at whole numbers: the middle, which shows (x, y), is at ((w - 1) / 2, (h - 1) / 2).
@@ -68,21 +55,14 @@ def _touched(values: list[float], size: int) -> slice:
 
 
 class ColorJitter(NamedTuple):
-    """How the light and sharpness of one image change.
+    """How the light and sharpness of one image change."""
 
-    Args:
-        brightness, contrast, saturation: factors.
-        blur: radius in pixels; 0: none. Two means over (2 blur + 1)^2 pixels, close to a Gaussian.
-        noise: standard deviation of Gaussian noise, grey levels; 0: none.
-        seed: of the noise.
-    """
-
-    brightness: float = 1.0
+    brightness: float = 1.0  # a factor, as the next two
     contrast: float = 1.0
     saturation: float = 1.0
-    blur: int = 0
-    noise: float = 0.0
-    seed: int = 0
+    blur: int = 0  # radius in pixels of two means over (2 blur + 1)^2 pixels, close to a Gaussian
+    noise: float = 0.0  # standard deviation of Gaussian noise, grey levels
+    seed: int = 0  # of the noise
 
 
 def draw_jitter(random: np.random.Generator, params: Train) -> ColorJitter:
@@ -101,16 +81,12 @@ def draw_jitter(random: np.random.Generator, params: Train) -> ColorJitter:
     return ColorJitter(brightness, contrast, saturation, blur, noise, seed)
 
 
-def warp(
-    images: Tensor, masks: Tensor, crops: list[CropParams], size: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
+def warp(images: Tensor, masks: Tensor, crops: list[CropParams], size: tuple[int, int]) -> tuple:
     """Apply each image's map: bilinear for images, nearest for masks.
 
     Args:
-        images: (B, 3, H, W) uint8, each image's part in the upper left corner.
-        masks: (B, H, W) uint8.
-        crops: B maps.
-        size: (height, width) of the result.
+        images, masks: (B, 3, H, W) and (B, H, W) uint8, each image's part in the upper left corner.
+        crops, size: B maps, and (height, width) of the result.
 
     Returns:
         (B, 3, *size) float32 in 0-255, edges repeated outwards; (B, *size) uint8, 255 outside the image.
@@ -118,8 +94,8 @@ def warp(
     device, (height, width) = images.device, masks.shape[1:]
     rows = [(*crop.matrix, crop.size[1] - 1, crop.size[0] - 1) for crop in crops]
     a, b, c, d, e, f, right, bottom = _on_device(rows, device).T[..., None, None]
-    x = torch.arange(size[1], dtype=torch.float32, device=device)
-    y = torch.arange(size[0], dtype=torch.float32, device=device)[:, None]
+    y, x = (torch.arange(side, dtype=torch.float32, device=device) for side in size)
+    y = y[:, None]
     gx, gy = a * x + (b * y + c), d * x + (e * y + f)  # (B, h, w): where each pixel of the crop lies
     outside = (gx < -0.5) | (gy < -0.5) | (gx > right + 0.5) | (gy > bottom + 0.5)
     gx, gy = gx.clamp_(min=0).minimum(right), gy.clamp_(min=0).minimum(bottom)
@@ -150,6 +126,5 @@ def adjust_colors(images: Tensor, jitters: list[ColorJitter]) -> Tensor:
 
 
 def _on_device(rows: list[tuple[float, ...]], device: torch.device) -> Tensor:
-    # from page-locked memory, which a CUDA GPU reads while the CPU goes on
-    on_gpu = device.type == "cuda"
+    on_gpu = device.type == "cuda"  # which reads page-locked memory while the CPU goes on
     return torch.tensor(rows, dtype=torch.float32, pin_memory=on_gpu).to(device, non_blocking=on_gpu)

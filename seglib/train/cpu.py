@@ -1,7 +1,4 @@
-"""Two things that torch does slowly on a CPU, done faster: `accelerate(model)`.
-
-The gradient of depthwise convolutions in bfloat16, and a U-Net's convolutions of upsampled features.
-"""
+"""Faster on a CPU: depthwise convolutions' gradient in bfloat16, and convolutions of a U-Net's upsampled features."""
 
 from __future__ import annotations
 
@@ -20,33 +17,31 @@ def accelerate(model: nn.Module) -> list[str]:
     """Speed up training and prediction of a model on a CPU; its results stay the same up to rounding.
 
     Args:
-        model: changed in place; for channels_last, not for torch.compile. Its copies are accelerated too, and
-            its state dict stays the same.
+        model: changed in place (copies of it too), but for its state dict; not for torch.compile.
 
     Returns:
         What was done, one phrase each; empty where nothing of the model fits.
     """
-    depthwise = [module for module in model.modules() if _is_depthwise(module)]
-    blocks = [module for module in model.modules() if _can_fold(module)]
-    for module in depthwise:
-        module.forward = partial(_depthwise, module)
-    for block in blocks:
-        block.forward = partial(_unet_block, block)
-    done = {"depthwise gradients in bfloat16": depthwise, "folded upsampling": blocks}
-    return [f"{what} ({len(modules)} modules)" for what, modules in done.items() if modules]
+    done = []
+    for what, fits, forward in (
+        ("depthwise gradients in bfloat16", _is_depthwise, _depthwise),
+        ("folded upsampling", _can_fold, _unet_block),
+    ):
+        modules = [module for module in model.modules() if fits(module)]
+        for module in modules:
+            module.forward = partial(forward, module)
+        done += [f"{what} ({len(modules)} modules)"] if modules else []
+    return done
 
 
 def _is_depthwise(module: nn.Module) -> bool:
     """Whether this is a depthwise convolution as encoders use it: 3x3 to 7x7, padded to its input's size."""
     if type(module) is not nn.Conv2d or not module.groups == module.in_channels == module.out_channels > 1:
         return False
-    side = module.kernel_size[0]
-    same = (
-        module.padding == (side // 2, side // 2)
-        and module.padding_mode == "zeros"
-        and module.dilation == (1, 1)
-    )
-    return same and module.kernel_size in ((3, 3), (5, 5), (7, 7)) and module.stride in ((1, 1), (2, 2))
+    side, stride = module.kernel_size[0], module.stride[0]
+    settings = module.kernel_size, module.stride, module.padding, module.dilation, module.padding_mode
+    usual = (side, side), (stride, stride), (side // 2, side // 2), (1, 1), "zeros"
+    return settings == usual and side in (3, 5, 7) and stride in (1, 2)
 
 
 def _depthwise(module: nn.Conv2d, x: Tensor) -> Tensor:
@@ -56,17 +51,14 @@ def _depthwise(module: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 class _Depthwise(torch.autograd.Function):
-    """A depthwise convolution in bfloat16 with another gradient than oneDNN's, which is several times slower.
-
-    By the input it is a convolution in bfloat16; by the weights in float32, some images at a time.
-    """
+    """A depthwise convolution in bfloat16 whose gradient is convolutions too: oneDNN's is several times slower."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, stride):
         x = x.bfloat16()
         ctx.save_for_backward(x, weight)
         ctx.stride = stride
-        bias = None if bias is None else bias.bfloat16()
+        bias = bias if bias is None else bias.bfloat16()
         return F.conv2d(x, weight.bfloat16(), bias, stride, weight.shape[-1] // 2, 1, len(weight))
 
     @staticmethod
@@ -76,9 +68,8 @@ class _Depthwise(torch.autograd.Function):
         padding, groups = weight.shape[-1] // 2, len(weight)
         by_x = by_weight = by_bias = None
         if ctx.needs_input_grad[0]:
-            spread = grad
+            spread = grad if stride == 1 else torch.zeros_like(x)
             if stride > 1:
-                spread = torch.zeros_like(x)
                 spread[:, :, ::stride, ::stride] = grad
             by_x = F.conv2d(spread, weight.bfloat16().flip(2, 3), None, 1, padding, 1, groups)
         if ctx.needs_input_grad[1]:
@@ -98,18 +89,10 @@ def _can_fold(module: nn.Module) -> bool:
     return nearest and type(module.attention1.attention) is nn.Identity
 
 
-def _unet_block(
-    block: UnetDecoderBlock,
-    feature_map: Tensor,
-    target_height: int,
-    target_width: int,
-    skip_connection: Tensor | None = None,
-) -> Tensor:
-    """Convolve the features before they are upsampled to twice the size.
+def _unet_block(block, feature_map, target_height, target_width, skip_connection=None) -> Tensor:
+    """Convolve features before they are upsampled to twice the size: never in memory, and by 4/9 of the products.
 
-    A kernel of 3x3 on upsampled pixels sees 2x2 of the small ones, in one of four ways. Four kernels of 2x2
-    give the same sums by 4/9 of the products, and the upsampled features are never in memory, nor what joins
-    them to the encoder's.
+    A kernel of 3x3 on upsampled pixels sees 2x2 of the small ones, in one of four ways: four kernels of 2x2.
     """
     channels, height, width = feature_map.shape[1:]
     if (target_height, target_width) != (2 * height, 2 * width):
@@ -132,7 +115,7 @@ def _upsampled(x: Tensor, weight: Tensor) -> Tensor:
     rows = []
     for k, kernel in enumerate(
         _halves(weight, 2)
-    ):  # the upper of the two rows that a small pixel becomes, the lower
+    ):  # for the upper row of the two of a small pixel, the lower
         left, right = _halves(kernel, 3)
         kernel = torch.cat([right, left]).contiguous(memory_format=torch.channels_last)
         corners = F.conv2d(x, kernel, None, 1, 1).permute(0, 2, 3, 1).flatten(2)  # (N, H + 1, (W + 1) 2 C)

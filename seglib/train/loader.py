@@ -20,23 +20,13 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from seglib.data import (
-    IGNORE,
-    Dataset,
-    DatasetError,
-    compare_digests,
-    digests,
-    map_ahead,
-    read_pair,
-    read_record,
-)
+from seglib.data import IGNORE, Dataset, DatasetError, compare_digests, digests, map_ahead, read_pair
 from seglib.params import ParameterError, Train
 from seglib.runs import atomic_folder, lock, project_root, read_json, write_json
 from seglib.train.augment import ColorJitter, CropParams, adjust_colors, draw_crop, draw_jitter, warp
 from seglib.train.device import DevicePlan
 
 _VERSION = 5
-_PATIENCE = 3600.0  # seconds to wait for another process that decodes the same
 _SPARE_DISK = 2 << 30  # bytes that cache="auto" leaves free for checkpoints, predictions and everybody else
 _STRIDE = 32  # what SMP's encoders divide an image by
 _LARGEST_CROP = 512  # pixels a side, where the crop is chosen from the images' size
@@ -45,26 +35,16 @@ _LOGITS = 1 << 26  # numbers that score a batch, at most, where it has several i
 
 @dataclass(frozen=True)
 class CachedSplit:
-    """One split, decoded: images and masks one after the other in a flat array of bytes.
+    """One split, decoded: images and masks one after the other in a flat array of bytes."""
 
-    Args:
-        ids: N sample ids.
-        key: of the content: other files, classes or `long_side` have another.
-        image_sizes, mask_sizes: (N, 2) heights and widths, after shrinking; of original masks before it.
-        pixel_counts: (N, C) valid pixels by class.
-        data: flat uint8, memory-mapped or in RAM; None: `read` decodes a sample whenever it is asked for.
-        read: position -> image and mask.
-        files: digests of what it was made from.
-    """
-
-    ids: list[str]
-    key: str
-    image_sizes: np.ndarray
-    mask_sizes: np.ndarray
-    pixel_counts: np.ndarray
-    data: np.ndarray | None
-    read: Callable[[int], tuple[np.ndarray, np.ndarray]]
-    files: dict[str, str] = field(default_factory=dict, repr=False)
+    ids: list[str]  # N sample ids
+    key: str  # of the content: other files, classes or `long_side` have another
+    image_sizes: np.ndarray  # (N, 2) heights and widths, after shrinking
+    mask_sizes: np.ndarray  # (N, 2); of original masks before it
+    pixel_counts: np.ndarray  # (N, C) valid pixels by class
+    data: np.ndarray | None  # flat uint8, memory-mapped or in RAM; None: `read` decodes what is asked for
+    read: Callable[[int], tuple[np.ndarray, np.ndarray]]  # position -> image and mask
+    files: dict[str, str] = field(default_factory=dict, repr=False)  # digests of what it was made from
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -88,8 +68,8 @@ class CachedSplit:
         """Get image (H, W, 3) and mask (H, W), uint8; views where the split is stored."""
         if self.data is None:
             return self.read(i)
-        start, end = self.offsets[i], self.offsets[i + 1]
-        image, mask = np.split(self.data[start:end], [3 * self.image_sizes[i].prod()])
+        sample = self.data[self.offsets[i] : self.offsets[i + 1]]
+        image, mask = np.split(sample, [3 * self.image_sizes[i].prod()])
         return image.reshape(*self.image_sizes[i], 3), mask.reshape(self.mask_sizes[i])
 
     def in_memory(self) -> CachedSplit:
@@ -107,29 +87,33 @@ def build_cache(
 ) -> CachedSplit:
     """Decode a split into a folder of `artifacts/cache`, or open it where that was done before.
 
-    The folder is named by what it was made from: the files' digests, the classes and the settings. Folders of
-    files that have changed since are deleted. What changed since 01 saw the split is said.
+    The folder is named by the files' digests, the classes and the settings. Folders of files that have changed
+    since are deleted. What changed since 01 saw the split is said.
 
     Args:
         dataset, split: what to read.
         long_side: shrink images whose longer side is larger, masks with them; 0: never.
         original_masks: keep masks at their own size, for scoring.
-        cache: "none": decode every file once to check it, and again whenever it is needed; "auto": the same
-            where the disk has no room for the decoded split; "disk" or "ram": store it.
+        cache: "none": check every file, and decode it again whenever it is needed; "auto": the same where the
+            disk has no room for the decoded split; "disk" or "ram": store it.
         progress: show a bar while decoding.
 
     Raises:
         DatasetError: samples that cannot be used (names the first three), or files that changed meanwhile.
     """
-    samples = list(dataset.split(split).itertuples(index=False))
-    files = _digests(dataset, split)
+    samples, files = list(dataset.split(split).itertuples(index=False)), digests(dataset, split)
+    artifacts = project_root() / "artifacts"
+    with contextlib.suppress(OSError, ValueError, KeyError):  # 01 has not seen the split
+        seen = read_json(artifacts / "data_check" / dataset.name / "data.json")[split]
+        if changes := compare_digests(seen, files):
+            tqdm.write(f"Split {split!r} changed since 01_data_check saw it: {changes}. Run it again.")
     settings = [_VERSION, dataset.classes.to_dict(), long_side, original_masks]
     content = [(sample.id, files[sample.image], files[sample.mask]) for sample in samples]
     key = hashlib.sha256(json.dumps([settings, content]).encode()).hexdigest()[:16]
-    folder = project_root() / "artifacts" / "cache" / f"{dataset.name}-{split}-{key}"
+    folder = artifacts / "cache" / f"{dataset.name}-{split}-{key}"
     read = partial(_read, dataset, samples, long_side, original_masks)
-    known = [sample.id for sample in samples], key, read, files
-    with lock(folder.with_name(f".{folder.name}.lock"), "decoding", wait=_PATIENCE):
+    known = {"ids": [sample.id for sample in samples], "key": key, "read": read, "files": files}
+    with lock(folder.with_name(f".{folder.name}.lock"), "decoding", wait=3600):
         if (found := _open(folder, known, cache)) is not None:
             return found
         shutil.rmtree(folder, ignore_errors=True)  # damaged, or without the bytes
@@ -138,22 +122,16 @@ def build_cache(
             if digests(dataset, split) != files:
                 raise DatasetError(f"files of {split!r} changed while they were read. Wait, then run again.")
             write_json(new / "index.json", {"root": str(dataset.root), "files": files, **index})
-        _delete_stale(folder, dataset, split, files)
+        for other in folder.parent.glob(f"{dataset.name}-{split}-*"):
+            with contextlib.suppress(OSError, ValueError, KeyError):  # one that cannot be read stays
+                index = read_json(other / "index.json")
+                changed = any(files.get(path, digest) != digest for path, digest in index["files"].items())
+                if changed and index["root"] == str(dataset.root):
+                    shutil.rmtree(other)
         return _open(folder, known, cache)
 
 
-def _digests(dataset: Dataset, split: str) -> dict[str, str]:
-    """Compute the digests of a split's files; say what changed since 01 saw them."""
-    files = digests(dataset, split)
-    record = read_record(project_root() / "artifacts" / "data_check" / dataset.name / "data.json")
-    if split in record and (changes := compare_digests(record[split], files)):
-        tqdm.write(f"Split {split!r} changed since 01_data_check saw it: {changes}. Run 01_data_check again.")
-    return files
-
-
-def _read(
-    dataset: Dataset, samples: list, long_side: int, original_masks: bool, i: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _read(dataset: Dataset, samples: list, long_side: int, original_masks: bool, i: int) -> tuple:
     image, mask = read_pair(dataset, samples[i])
     size = image.shape[:2]
     if long_side and max(size) > long_side:
@@ -164,18 +142,17 @@ def _read(
     return image, mask
 
 
-def _open(folder: Path, known: tuple, cache: str) -> CachedSplit | None:
+def _open(folder: Path, known: dict, cache: str) -> CachedSplit | None:
     """Open a cache folder; None if it is not there, damaged, or without the bytes that `cache` asks for."""
-    ids, key, read, files = known
     try:
         index = read_json(folder / "index.json")
-        sizes = np.array(index["sizes"], np.int64).reshape(len(ids), 4)
-        counts = np.array(index["pixel_counts"], np.int64).reshape(len(ids), -1)
-        cached = CachedSplit(ids, key, sizes[:, :2], sizes[:, 2:], counts, None, read, files)
+        sizes, counts = np.array(index["sizes"]), np.array(index["pixel_counts"])
+        sizes = {"image_sizes": sizes[:, :2], "mask_sizes": sizes[:, 2:]}
+        cached = CachedSplit(pixel_counts=counts, data=None, **sizes, **known)
         if cache == "none" or (cache == "auto" and index["disk_full"]):
             return cached
         data = np.memmap(folder / "samples.bin", np.uint8, mode="r")
-    except (OSError, ValueError, TypeError, KeyError, OverflowError):
+    except (OSError, ValueError, KeyError):
         return None
     return replace(cached, data=data) if len(data) == cached.nbytes else None
 
@@ -190,57 +167,40 @@ def _decode(folder: Path, read: Callable, count: int, classes: int, cache: str, 
             return error
         return image, mask, np.bincount(mask.ravel(), minlength=classes)[:classes].tolist()
 
-    sizes, counts, errors, full = [], [], [], False
+    index = {"sizes": [], "pixel_counts": [], "disk_full": False}
+    errors, bar = [], {"total": count, "leave": False, "unit": "image", "disable": not progress}
     with ThreadPoolExecutor() as pool, (folder / "samples.bin").open("wb") as file:
-        results = map_ahead(pool, attempt, range(count))
-        for result in tqdm(results, "decoding", count, leave=False, unit="image", disable=not progress):
+        for result in tqdm(map_ahead(pool, attempt, range(count)), "decoding", **bar):
             if isinstance(result, DatasetError):
-                errors.append(result)
+                errors.append(str(result))
                 continue
             image, mask, pixel_counts = result
-            if cache == "auto" and not full and shutil.disk_usage(folder).free < _SPARE_DISK:
-                full = True
+            index["sizes"].append([*image.shape[:2], *mask.shape])
+            index["pixel_counts"].append(pixel_counts)
+            if cache == "auto" and shutil.disk_usage(folder).free < _SPARE_DISK:
+                index["disk_full"], cache = True, "none"
                 file.truncate(0)
-            if cache != "none" and not full:
+            if cache != "none":
                 file.writelines((image.data, mask.data))
-            sizes.append([*image.shape[:2], *mask.shape])
-            counts.append(pixel_counts)
     if errors:
-        some = " | ".join(map(str, errors[:3]))
-        raise DatasetError(
-            f"{len(errors)} of {count} samples cannot be used: {some}. 01_data_check lists them all."
-        )
-    return {"sizes": sizes, "pixel_counts": counts, "disk_full": full}
-
-
-def _delete_stale(folder: Path, dataset: Dataset, split: str, files: dict[str, str]) -> None:
-    """Delete caches of the same split that hold what one of its files no longer holds."""
-    for other in folder.parent.glob(f"{dataset.name}-{split}-*"):
-        with contextlib.suppress(OSError, ValueError, KeyError, AttributeError):
-            index = read_json(other / "index.json")
-            changed = any(files.get(path, digest) != digest for path, digest in index["files"].items())
-            if changed and index["root"] == str(dataset.root):
-                shutil.rmtree(other)
+        told = f"{len(errors)} of {count} samples cannot be used: {' | '.join(errors[:3])}"
+        raise DatasetError(f"{told}. 01_data_check lists them all.")
+    return index
 
 
 class Batch(NamedTuple):
-    """Samples as they are cut from the cache, and what the augmentation will do with each.
+    """Samples as they are cut from the cache, and what the augmentation will do with each."""
 
-    index: (B,) positions in the split; images: (B, 3, H, W) uint8, each image's part in the upper left
-    corner; masks: (B, H, W) uint8; crops, jitters: B of each.
-    """
-
-    index: np.ndarray
-    images: Tensor
-    masks: Tensor
+    index: np.ndarray  # (B,) positions in the split
+    images: Tensor  # (B, 3, H, W) uint8, each image's part in the upper left corner
+    masks: Tensor  # (B, H, W) uint8
     crops: list[CropParams]
     jitters: list[ColorJitter]
 
     def split(self, parts: int) -> list[Batch]:
         """Split into micro-batches of as equal a size as can be, in order."""
-        return [
-            Batch(*(values[a:b] for values in self)) for a, b in pairwise(portions(len(self.index), parts))
-        ]
+        edges = pairwise(portions(len(self.index), parts))
+        return [Batch(*(values[a:b] for values in self)) for a, b in edges]
 
 
 def portions(count: int, parts: int) -> np.ndarray:
@@ -249,10 +209,7 @@ def portions(count: int, parts: int) -> np.ndarray:
 
 
 def batch_edges(samples: int, batch_size: int, processes: int = 1) -> list[int]:
-    """Compute where an epoch is cut into batches; a last batch too small to share joins the one before.
-
-    Nor does a single sample make a last batch: batch normalisation needs two.
-    """
+    """Compute where an epoch is cut; a last batch too small to share or normalise joins the one before."""
     edges = list(range(batch_size, samples, batch_size))
     if edges and samples - edges[-1] < max(2, processes):
         edges.pop()
@@ -274,8 +231,7 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Cut one epoch in random order, every sample once; order and augmentation depend on (seed, epoch) alone.
 
-    `params.batch_size` counts over all processes, of which number `rank` cuts its share of each batch here.
-    `plan.workers` threads cut ahead of time.
+    Of each batch of `params.batch_size` samples the share of process `rank` is cut here.
     """
     random, crop = np.random.default_rng([params.seed, epoch]), crop_size(cached, params)
     pinned = plan.kind == "cuda"  # page-locked memory, from which a GPU reads while the CPU goes on
@@ -288,16 +244,12 @@ def training_batches(
             mine = slice(*portions(len(index), processes)[rank : rank + 2])
             yield cached, index[mine], *map(list, zip(*drawn[mine], strict=True)), pinned
 
-    if plan.workers == 0:
-        yield from (_cut(*share) for share in shares())
-    else:
-        with ThreadPoolExecutor(plan.workers) as pool:
-            yield from map_ahead(pool, lambda share: _cut(*share), shares(), ahead=plan.workers + 1)
+    ahead = plan.workers + 1 if plan.workers else 0  # without workers each batch is waited for
+    with ThreadPoolExecutor(max(1, plan.workers)) as pool:
+        yield from map_ahead(pool, lambda share: _cut(*share), shares(), ahead=ahead)
 
 
-def _cut(
-    cached: CachedSplit, index: np.ndarray, crops: list[CropParams], jitters: list[ColorJitter], pinned: bool
-) -> Batch:
+def _cut(cached: CachedSplit, index: np.ndarray, crops: list, jitters: list, pinned: bool) -> Batch:
     size = len(index), *np.max([crop.size for crop in crops], axis=0).tolist()
     images = torch.zeros((*size, 3), dtype=torch.uint8, pin_memory=pinned)
     masks = torch.full(size, IGNORE, dtype=torch.uint8, pin_memory=pinned)
@@ -312,14 +264,12 @@ def _cut(
 def augmented(batch: Batch, crop: tuple[int, int], plan: DevicePlan) -> tuple[Tensor, Tensor]:
     """Augment a batch on the plan's device: images (B, 3, *crop) float32, 0-255; masks (B, *crop) uint8."""
     at_once = plan.kind == "cuda"  # elsewhere the copy may be read after its source was freed
-    images, masks = (tensor.to(plan.device, non_blocking=at_once) for tensor in (batch.images, batch.masks))
+    images, masks = (values.to(plan.device, non_blocking=at_once) for values in batch[1:3])
     images, masks = warp(images, masks, batch.crops, crop)
     return adjust_colors(images, batch.jitters).contiguous(memory_format=plan.memory_format), masks
 
 
-def augmented_examples(
-    cached: CachedSplit, params: Train, plan: DevicePlan, count: int = 8
-) -> tuple[np.ndarray, np.ndarray]:
+def augmented_examples(cached: CachedSplit, params: Train, plan: DevicePlan, count: int = 8) -> tuple:
     """Show what training sees of up to `count` samples: uint8 images (B, H, W, 3) and masks (B, H, W)."""
     params = params.model_copy(update={"batch_size": min(count, params.batch_size)})
     batch = next(training_batches(cached, params, plan, epoch=0))
@@ -330,13 +280,11 @@ def augmented_examples(
 def scoring_batches(
     cached: CachedSplit, batch_size: int, rank: int = 0, processes: int = 1
 ) -> Iterator[tuple[np.ndarray, Tensor, np.ndarray]]:
-    """Read every sample once, images of one size (and masks of one size) together.
-
-    `batch_size` is the most samples at a time; of large images with many classes they are fewer, down to one.
-    Every `processes`-th batch from the `rank`-th on is read here.
+    """Read every sample once, at most `batch_size` of one size together, and fewer of large images with many classes.
 
     Yields:
-        positions (B,), images (B, 3, H, W) uint8 tensor, masks (B, h, w) uint8 array
+        positions (B,), images (B, 3, H, W) uint8 tensor, masks (B, h, w) uint8 array; of all batches every
+        `processes`-th from the `rank`-th on.
     """
     sizes, batches = np.concatenate([cached.image_sizes, cached.mask_sizes], axis=1), []
     for size in np.unique(sizes, axis=0):

