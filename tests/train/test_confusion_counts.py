@@ -48,8 +48,8 @@ def test_logits_bytes_and_another_ignore_index():
 
 @pytest.mark.parametrize("absent", metrics.POLICIES)
 def test_it_stands_in_a_collection_with_torchmetrics(absent):
-    jaccard, counts = MulticlassJaccardIndex(4, ignore_index=255), ConfusionCounts(4, absent=absent)
-    collection = MetricCollection({"counts": counts, "jaccard": jaccard})
+    jaccard = MulticlassJaccardIndex(4, ignore_index=255)
+    collection = MetricCollection({"counts": ConfusionCounts(4, absent=absent), "jaccard": jaccard})
     collection.update(*draw(seed=1))
     found = collection.compute()
     assert found["mean_iou"].item() == pytest.approx(found["jaccard"].item(), abs=1e-6)
@@ -80,11 +80,9 @@ from test_confusion_counts import ConfusionCounts, draw
 rank = int(sys.argv[1])
 torch.distributed.init_process_group("gloo", init_method="file://{file}", rank=rank, world_size=2)
 pred, target = draw(5)
-mine = slice(0, 3) if rank == 0 else slice(3, 5)
-metric = ConfusionCounts(4)
+mine, metric = [slice(0, 3), slice(3, 5)][rank], ConfusionCounts(4)
 metric.update(pred[mine], target[mine])
-scores = metric.compute()
-torch.save(dict(scores, all=torch.from_numpy(metric.confusions())), "{file}.%d" % rank)
+torch.save(dict(metric.compute(), all=torch.from_numpy(metric.confusions())), "{file}.%d" % rank)
 torch.distributed.destroy_process_group()
 """
 
