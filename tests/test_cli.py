@@ -121,13 +121,14 @@ def test_the_run_is_named_and_a_wrong_parameter_starts_nothing(root, calls, caps
     assert bool(run) or capsys.readouterr().err.startswith("seglib: ")
 
 
-def test_a_run_is_repeated(root, calls):
+def test_a_run_is_repeated(root, calls, capsys):
     run = Run.create("first")
     values = {"run": "first", "actions": "data/edited since.yaml", "resume": True, "seed": 3}
     write_json(run.params, values)
-    for name in ("environment.json", "actions.yaml"):
-        write_text(run.path / name, "{}")
+    write_json(run.path / "environment.json", {"python": "2.7", "packages": {}})
+    write_text(run.path / "actions.yaml", "{}")
     assert main(["run", "--params", str(run.params), "--run", "again", "-p", "epochs=2"]) == 0
+    assert "Not as it was for run 'first': Python was 2.7 and is" in capsys.readouterr().out
     kept = {"actions": "artifacts/runs/first/actions.yaml", "resume": False, "epochs": 2, "run": "again"}
     assert calls.pop()[0]["02_train"] == values | kept
     assert main(["run", "--params", str(run.params), "--from", "3"]) == 0, "the run itself goes on"

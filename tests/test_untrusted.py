@@ -134,12 +134,12 @@ def test_a_draft_is_not_written_by_names(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="such files cannot be there, or are one file")
-def test_ids_may_be_file_names_everywhere(tmp_path):
+def test_names_of_files_are_ids_however_accents_are_written(tmp_path):
     apart, together = (unicodedata.normalize(form, "Straße é") for form in ("NFD", "NFC"))
     names = ["con", "NUL", "com1.left", "aux ", "console", "a:b", 'q"<>|?*', "dot.", "space ", together]
     folder = write(tmp_path, names)
     (folder / f"train/masks/{together}.png").rename(folder / f"train/masks/{apart}.png")
-    ids = ["_con", "_NUL", "_com1.left", "_aux ", "console", "a_b", "q______", "dot.", "space ", together]
+    ids = [re.sub(r'[<>:"|?*]', "_", name) for name in names]  # what no Windows file may be called
     assert sorted(load_dataset(folder).samples["id"]) == sorted(ids)
 
 
