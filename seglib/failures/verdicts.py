@@ -90,7 +90,10 @@ def _parse(content: bytes) -> tuple[dict[str, Verdict], str]:
     rows, whole = {}, text.encode() == content.removeprefix(b"\xef\xbb\xbf")
     problem = "" if whole else "it is not UTF-8"
     try:
-        for line in csv.DictReader(io.StringIO(text, newline="")):
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        if not {"id", "verdict"} <= set(reader.fieldnames or ()):
+            problem = f"no header with the columns {', '.join(_COLUMNS)}"
+        for line in reader:
             given = Verdict(*(line.get(name, "") for name in _COLUMNS[1:]))
             odd = None in (*line, *line.values()) or given.verdict not in ("", *VERDICTS)
             if odd or not line.get("id") or line["id"] in rows:
