@@ -89,10 +89,10 @@ def _parse(content: bytes) -> tuple[dict[str, Verdict], str]:
     text = content.decode("utf-8-sig", "replace")  # -sig: spreadsheets write a byte order mark
     rows, whole = {}, text.encode() == content.removeprefix(b"\xef\xbb\xbf")
     problem = "" if whole else "it is not UTF-8"
-    reader = csv.DictReader(io.StringIO(text, newline=""))
     try:
-        if text.strip() and not set(_COLUMNS) <= set(reader.fieldnames or ()):
-            return {}, f"expected the columns {', '.join(_COLUMNS)}"
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        if not {"id", "verdict"} <= set(reader.fieldnames or ()):
+            problem = f"no header with the columns {', '.join(_COLUMNS)}"
         for line in reader:
             given = Verdict(*(line.get(name, "") for name in _COLUMNS[1:]))
             odd = None in (*line, *line.values()) or given.verdict not in ("", *VERDICTS)

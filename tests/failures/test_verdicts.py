@@ -50,6 +50,8 @@ HEAD = b"id,verdict,note,time\n"
         (HEAD + b"a,ignore\n", []),
         (b"id;verdict;note;time\na;ignore;;\n", []),
         (b"\xff\xfe\x00broken", []),
+        (b"nonsense", []),
+        (b"", []),
         (HEAD + b'a,"ignore', []),
     ],
 )
