@@ -195,7 +195,7 @@ FAULTS = {
     "expected format 1 in it": lambda data: data | {"format": 99},
     "is damaged: its model does not fit": lambda data: data | {"model": dict([*data["model"].items()][:5])},
     "is damaged": lambda data: data | {"spec": {"architecture": "Linknet"}},
-    r"for 3 classes \(sky, road, car, ...\); the dataset has 2 \(a, b": lambda data: data,
+    r"for 3 \(sky, road, car, ...\) classes; the dataset has 2 \(a, b": lambda data: data,
 }
 
 
