@@ -95,14 +95,17 @@ def test_two_processes_train_as_one_does(tiny_root, tiny_params, capsys):
 
 
 def test_a_killed_process_ends_the_run_with_an_error(tiny_root, tiny_params):
+    killed = []
+
     def kill_one(history):
         workers = [p for p in psutil.Process().children(recursive=True) if not p.children()]
-        workers[-1].kill()
+        if len(history) > 1 and not killed:  # the tables of an epoch are written before its checkpoint
+            workers[-1].kill()
+            killed.append(time.monotonic())
 
-    started = time.monotonic()
     with pytest.raises(RuntimeError, match=r"exit code 1 in one of 2 processes.*resume=True"):
         trained(tiny_params(run="killed", epochs=500, batch_size=6), 2, kill_one)
-    assert time.monotonic() - started < 90
+    assert time.monotonic() - killed[0] < 60
     deadline = time.monotonic() + 20
     while left := [p for p in psutil.Process().children(recursive=True) if p.status() != "zombie"]:
         assert time.monotonic() < deadline, f"processes are left: {[p.cmdline() for p in left]}"
