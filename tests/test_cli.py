@@ -227,4 +227,4 @@ def test_faults_are_planted_and_masks_go_to_an_annotation_tool_and_back(trained_
     assert "0 of 2 masks changed." in capsys.readouterr().out
     assert not list(corrected.rglob("*.png"))
     assert main([*line.split(), "--ids", "none_such"]) == 1
-    assert "no sample 'none_such'" in capsys.readouterr().err
+    assert "1 of 1 samples to export are not in dataset 'tiny': 'none_such'" in capsys.readouterr().err
