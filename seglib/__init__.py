@@ -1,4 +1,4 @@
-"""The package behind the four notebooks; import the room that you need (`from seglib import metrics`)."""
+"""The package of the four notebooks; import the room that you need (`from seglib import metrics`)."""
 
 from importlib.metadata import PackageNotFoundError, version
 
