@@ -1,4 +1,4 @@
-"""Find images that show the same picture, exactly or nearly."""
+"""Find images that show the same image, exactly or nearly."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def same_picture(one: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def near_duplicates(samples: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
-    """Find pairs of images that show the same picture, by their hashes and then by their thumbnails.
+    """Find pairs of images that show the same image, by their hashes and then by their thumbnails.
 
     Args:
         samples: `id`, `split`, `_bits` and `_thumb`; none that is flat.
@@ -92,9 +92,9 @@ def repeated(numbers: np.ndarray) -> list[np.ndarray]:
 
 
 def judge_duplicates(samples: pd.DataFrame, pictures: np.ndarray) -> Iterator[Finding]:
-    """Report every set of images that show the same picture: (N,) equal numbers."""
+    """Report every set of images that show the same image: (N,) equal numbers."""
     for same in (samples.iloc[places] for places in repeated(pictures)):
         splits, names = same["split"].unique(), (same["split"] + "/" + same["id"]).tolist()
         check = "near-duplicate" + "-across-splits" * (len(splits) > 1)
-        detail = f"(almost) the same picture {len(names)} times: {some(names)}."
+        detail = f"(almost) the same image {len(names)} times: {some(names)}."
         yield finding(check, same["id"].iloc[-1], splits[-1], detail)

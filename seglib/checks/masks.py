@@ -97,6 +97,6 @@ def judge_masks(samples: pd.DataFrame, masks: np.ndarray, pictures: np.ndarray) 
         if len(set(pictures[places])) > 1:
             same = samples.iloc[places]
             worst, named = same.loc[same["edge_fit"].fillna(1.0).idxmin()], same["split"] + "/" + same["id"]
-            detail = f"{len(same)} pictures share one mask: {some(named.tolist())}. It meets the edges of "
+            detail = f"{len(same)} images share one mask: {some(named.tolist())}. It meets the edges of "
             detail += f"{worst['id']!r} least."
             yield finding("mask-of-another-image", worst["id"], worst["split"], detail)

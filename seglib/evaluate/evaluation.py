@@ -27,8 +27,8 @@ _HEADLINE = {
     "mean_iou_class_worst_5": ("mean IoU, worst 5 % of each class", "the worst images of every class"),
     "mean_boundary_iou": ("boundary IoU", "the outlines alone"),
     "pixel_accuracy": ("pixel accuracy", "share of pixels that are right"),
-    "mean_precision": ("precision", "of what is predicted as a class, the share that is it"),
-    "mean_recall": ("recall", "of what is a class, the share that is found"),
+    "mean_precision": ("precision", "share of predicted pixels that are right"),
+    "mean_recall": ("recall", "share of true pixels that are found"),
     "frequency_weighted_iou": ("frequency-weighted IoU", "large classes count more"),
     "ece": ("calibration error (ECE)", "confidence against accuracy; 0 is best"),
 }

@@ -354,7 +354,7 @@ def test_regions_are_those_of_a_labelling(shape):
 def test_a_mask_that_two_pictures_share(photographs):
     put(photographs, "val", "val-03x", photograph(1003)[0], photograph(5)[1])  # train-05x has it by right
     row = check(photographs).findings.set_index("check").loc["mask-of-another-image"]
-    assert "2 pictures share one mask: train/train-05x, val/val-03x" in row["detail"]
+    assert "2 images share one mask: train/train-05x, val/val-03x" in row["detail"]
 
 
 def test_a_copy_is_found_next_to_files_that_cannot_be_read(photographs):
