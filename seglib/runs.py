@@ -142,7 +142,7 @@ def replace_folder(folder: str | Path, replaced: Iterable[str], last: str) -> It
 def lock(path: str | Path, doing: str, wait: float = 0.0) -> Iterator[None]:
     """Be the only one at work during a block; another process gets an `InUseError` after `wait` seconds.
 
-    A process that is killed gives its locks back. The lock file stays, and means nothing then.
+    The lock of a killed process is released. The lock file stays and means nothing by itself.
     """
     from filelock import FileLock, Timeout
 

@@ -1,7 +1,8 @@
 """What is wrong with a dataset before anybody trains on it.
 
-check: the pass over all files; findings: names, severities, suggestions; report: the verdict and the files;
-the others: what is measured and judged.
+check: the pass over all files; findings: names, severities, suggestions; report: the verdict and the files.
+class_balance: shares, and the class weights of 02; image_quality: outliers, and the degradations of 04;
+masks: shifted and foreign masks; duplicates, sequences and splits: whether training has seen the test.
 """
 
 from seglib.checks.check import DataCheck, check_dataset

@@ -36,8 +36,8 @@ class DataCheck:
     Args:
         findings: errors first, then warnings.
         samples: a row a pair: `id`, `split`, `group` and `frame` (guessed where dataset.yaml gives no
-            pattern), sizes and modes as stored, the image's `look`, the mask's `ignore_share`,
-            `classes_present` and `edge_shift`. NA where unreadable.
+            pattern), sizes and modes as stored, how the image looks (brightness, contrast, ...), the mask's `ignore_share`,
+            `classes_present`, `edge_fit`, `shift_x` and `shift_y`. NA where unreadable.
         pixel_counts: (N, C) int64, valid pixels of each class in each sample; zeros where there is no mask.
         suggested: (N,) a better split for each sample, of `suggest_split`; empty where none can be made.
         summary, files: the counts as plain data, and the digests of every file.

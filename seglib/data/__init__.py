@@ -11,7 +11,7 @@ from seglib.data.dataset import Dataset, check_sizes, explain, load_dataset, map
 from seglib.data.demo import ensure_demo, make_broken, planted
 from seglib.data.download import download
 from seglib.data.draft import draft_dataset
-from seglib.data.fingerprint import check_record, compare_digests, digests, read_record
+from seglib.data.fingerprint import check_record, compare_digests, digests
 from seglib.data.image_io import (
     DatasetError, encode_mask, read_image, read_mask, read_mask_and_mode, read_picture, read_stored,
 )
@@ -25,6 +25,6 @@ __all__ = [
     "check_sizes", "compare_digests", "data_uri", "default_colors", "digests", "download", "draft_dataset",
     "encode_mask", "ensure_demo", "error_map", "explain", "fitting", "inject_faults", "label_regions",
     "load_dataset", "make_broken", "map_ahead", "overlay", "planted", "present", "read_image", "read_mask",
-    "read_mask_and_mode", "read_pair", "read_picture", "read_record", "read_stored", "top_confusions",
+    "read_mask_and_mode", "read_pair", "read_picture", "read_stored", "top_confusions",
     "wrong_pixels",
 ]

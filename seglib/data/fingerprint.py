@@ -47,12 +47,3 @@ def compare_digests(before: Mapping[str, str], now: Mapping[str, str]) -> str:
 def check_record(dataset: Dataset) -> dict[str, dict[str, str]]:
     """Compute the digests of every split, by split."""
     return {split: digests(dataset, split) for split in dataset.splits}
-
-
-def read_record(path: Path) -> dict[str, dict[str, str]]:
-    """Read digests by split as they were written; empty where there are none or they cannot be read."""
-    try:
-        found = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return found if all(isinstance(files, dict) for files in found.values()) else {}

@@ -1,4 +1,4 @@
-"""What a prediction that never looks at the image scores: the floor under every number.
+"""Score two trivial baselines that never look at the image.
 
 - **majority class**: the class with the most pixels in the training split, everywhere.
 - **mean mask**: at each place the class that is most often there in the training split.

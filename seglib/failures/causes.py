@@ -42,7 +42,7 @@ def explain(failures: pd.DataFrame) -> pd.DataFrame:
 
     What lies outside of the model comes first: a wrong label, a degraded image, an image unlike training.
     Next come causes that account for half of the lost IoU: rare classes, small objects, one confusion. Last
-    comes a model that is unsure all over the image. Of one rank the most confident is stated.
+    comes a model that is unsure all over the image. Within a rank the most confident cause is stated.
 
     Args:
         failures: the columns of failures.csv, as far as known: missing or NaN is no evidence.

@@ -1,4 +1,4 @@
-"""Count confusions in a training loop: the per-image counts as a `torchmetrics.Metric`."""
+"""The per-image confusion counts as a `torchmetrics.Metric`, for training loops of your own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each process of a training in several runs: started by `launch` in a notebook, or on a cluster by hand; never imported.
+"""The entry point of each process in a training by several: started by `launch`, or by torchrun by hand; never imported.
 
 torchrun --standalone --nproc_per_node=8 -m seglib.train.launch --params params/camvid.yaml -p batch_size=56
 """

@@ -17,7 +17,7 @@ from seglib.data import IGNORE
 
 # Logits of a block: on a CPU (for each thread) what fits the cache, on a GPU a whole batch.
 _CPU_BLOCK, _GPU_BLOCK = 1 << 18, 1 << 25
-_EPS, _GAMMA = 1e-7, 2  # the second: how much the focal loss leaves to what is wrong
+_EPS, _GAMMA = 1e-7, 2  # the second: the exponent of the focal loss
 
 
 class LossTerms(NamedTuple):
@@ -109,7 +109,7 @@ class _Hybrid(torch.autograd.Function):
         terms, slopes = loss.terms_and_slopes(loss.reduce(sums), exact)
         values = tuple(value.to(weights.dtype) for value in terms)
         if ctx.needs_input_grad[0]:
-            # What fp16 could not hold waits in float32 to be scaled.
+            # The gradient of fp16 logits stays in float32 until it is scaled.
             stored = weights.dtype if logits.dtype == torch.float16 else logits.dtype
             gradient = torch.empty_like(logits, dtype=stored)
             for images, pixels, kept in blocks:

@@ -1,4 +1,4 @@
-"""Build any SMP model, find its encoder weights, save and load checkpoints in which no code can hide."""
+"""Build any SMP model, find its encoder weights, save and load checkpoints (loaded without running code)."""
 
 from __future__ import annotations
 

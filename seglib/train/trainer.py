@@ -50,10 +50,11 @@ class Trainer:
         self.crop = loader.crop_size(train, params)
         kind = params.class_weights
         weights = None if kind == "none" else class_weights(train.pixel_counts, kind)
-        terms = (params.ce_weight, params.dice_weight, params.focal_weight, weights)
+        terms = {"ce": params.ce_weight, "dice": params.dice_weight, "focal": params.focal_weight}
+        terms["class_weights"] = weights
         reduce = context.all_reduce if context.size > 1 else None
-        self.loss = HybridLoss(*terms, label_smoothing=params.label_smoothing, reduce=reduce).to(plan.device)
-        self.scoring_loss = HybridLoss(*terms).to(plan.device)
+        self.loss = HybridLoss(**terms, label_smoothing=params.label_smoothing, reduce=reduce).to(plan.device)
+        self.scoring_loss = HybridLoss(**terms).to(plan.device)
         self.optimizer = make_optimizer(self.model, params)
         self.scaler = torch.amp.GradScaler(enabled=plan.precision == "fp16")
         self.average = moving_average(self.model, params.ema_decay) if params.ema_decay else None
