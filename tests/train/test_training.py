@@ -293,7 +293,7 @@ def test_fit_leaves_the_process_as_it_was(tiny_root, tiny_params):
 
 def test_class_weights_reach_the_loss(tiny_root, tiny_params, monkeypatch):
     seen, loss = [], trainer.HybridLoss
-    monkeypatch.setattr(trainer, "HybridLoss", lambda *a, **how: seen.append(a[3]) or loss(*a, **how))
+    monkeypatch.setattr(trainer, "HybridLoss", lambda *a, **how: seen.append(how["class_weights"]) or loss(*a, **how))
     trained(tiny_params(epochs=1, class_weights="median_frequency"))
     counts = train.build_cache(load_dataset("data/tiny"), "train").pixel_counts
     np.testing.assert_array_equal(seen[0], class_weights(counts, "median_frequency"))
