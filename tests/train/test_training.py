@@ -293,7 +293,9 @@ def test_fit_leaves_the_process_as_it_was(tiny_root, tiny_params):
 
 def test_class_weights_reach_the_loss(tiny_root, tiny_params, monkeypatch):
     seen, loss = [], trainer.HybridLoss
-    monkeypatch.setattr(trainer, "HybridLoss", lambda *a, **how: seen.append(how["class_weights"]) or loss(*a, **how))
+    monkeypatch.setattr(
+        trainer, "HybridLoss", lambda *a, **how: seen.append(how["class_weights"]) or loss(*a, **how)
+    )
     trained(tiny_params(epochs=1, class_weights="median_frequency"))
     counts = train.build_cache(load_dataset("data/tiny"), "train").pixel_counts
     np.testing.assert_array_equal(seen[0], class_weights(counts, "median_frequency"))
@@ -356,7 +358,9 @@ def test_no_micro_batch_is_a_single_image_where_that_cannot_be_trained(tiny_root
     """DeepLabV3 normalizes averages over whole images."""
     how = {"architecture": "DeepLabV3", "encoder": "resnet18", "epochs": 1}
     assert np.isfinite(trained(tiny_params(run="three", micro_batch=2, **how))[1]["train_loss"]).all()
-    with pytest.raises(train.ModelError, match="DeepLabV3 cannot normalise the single value left of one image"):
+    with pytest.raises(
+        train.ModelError, match="DeepLabV3 cannot normalise the single value left of one image"
+    ):
         trained(tiny_params(run="one", micro_batch=1, **how))
 
 
