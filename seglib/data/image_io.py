@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from seglib.data.classes import IGNORE, ClassError, ClassMap
 
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # the only decoders that files reach, whatever their names
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # the only decoders that files reach, under any file name
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 EXCLUDE = "or list the id under exclude in dataset.yaml"
 
