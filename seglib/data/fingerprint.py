@@ -11,7 +11,6 @@ from pathlib import Path
 
 from seglib.data.classes import some
 from seglib.data.dataset import Dataset
-from seglib.runs import read_json
 
 CLASSES_FILE = "dataset.yaml (classes)"  # stands among the files for how their values become class ids
 

@@ -3,11 +3,8 @@
 import hashlib
 import os
 
-import pytest
-
 from seglib.data import check_record, compare_digests, digests, load_dataset
 from seglib.data.fingerprint import CLASSES_FILE
-from seglib.runs import write_json
 
 
 def test_digests_are_of_the_bytes_and_of_the_classes(tiny_root):

@@ -195,7 +195,7 @@ def every_form():
         Image.fromarray(RGB),
         {"save_all": True, "append_images": [Image.fromarray(RGB)]},
     )
-    modes = "1 L LA P PA RGB RGBA RGBX CMYK YCbCr LAB HSV I F La".split()
+    modes = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "La"]
     forms = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
     wanted = [(mode, form, {}) for mode in modes for form in forms]
     wanted += [(rgb, form, several) for form in ("PNG", "WEBP", "TIFF", "GIF")]
@@ -237,7 +237,7 @@ def test_sound_pictures_are_read_as_pillow_reads_them(tmp_path, number):
     with Image.open(file) as picture:
         form, mode, reference = picture.format, picture.mode, np.asarray(picture.convert("RGB"))
     if form not in ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "MPO"):
-        with pytest.raises(DatasetError, match="cannot be read .*expected PNG"):
+        with pytest.raises(DatasetError, match=r"cannot be read .*expected PNG"):
             read_image(file)
     elif mode in ("F", "La") or (mode == "LAB" and form == "TIFF"):
         with contextlib.suppress(DatasetError):
