@@ -1,12 +1,15 @@
 """dataset.yaml and pairing: which files become which samples."""
 
+import hashlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from seglib.data import DatasetError, load_dataset, map_ahead, read_pair
+from seglib.data import DatasetError, compare_digests, digests, load_dataset, map_ahead, read_pair
+from seglib.data.dataset import CLASSES_FILE
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 8, 3), np.uint8)
@@ -139,3 +142,30 @@ def test_map_ahead_keeps_order_and_raises():
         assert list(map_ahead(pool, str, range(40), ahead=2)) == [str(k) for k in range(40)]
         with pytest.raises(ValueError, match="invalid literal"):
             list(map_ahead(pool, int, ["1", "x", "2"]))
+
+
+def test_digests_are_of_the_bytes_and_of_the_classes(tiny_root):
+    dataset = load_dataset("data/tiny")
+    before = digests(dataset, "val")
+    assert {*before} == {CLASSES_FILE, *dataset.split("val")["image"], *dataset.split("val")["mask"]}
+    path = dataset.root / "val/masks/v1.png"
+    stat, content = path.stat(), path.read_bytes()
+    assert before["val/masks/v1.png"] == hashlib.sha256(content).hexdigest()[:16]
+    path.write_bytes(content[::-1])
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # an edit that keeps size and time
+    assert compare_digests(before, digests(dataset, "val")) == "1 file changed (val/masks/v1.png)"
+    path.unlink()
+    assert digests(dataset, "val")["val/masks/v1.png"] == ""
+    path.write_bytes(content)
+    config = dataset.root / "dataset.yaml"
+    config.write_text(config.read_text() + "ignore_ids: [255, 7]\n")
+    now = digests(load_dataset("data/tiny"), "val")
+    assert compare_digests(before, now) == f"1 file changed ({CLASSES_FILE})"
+
+
+def test_changes_in_words():
+    before = {"a": "1", "b": "1", "c": "1", "d": "1", "kept": "1", "lost": "1"}
+    now = {"a": "2", "b": "2", "c": "2", "d": "2", "new": "1"}
+    told = "4 files changed (a, b, c, ...), 1 file added (new), 2 files gone (kept, lost)"
+    assert compare_digests(before, now) == told
+    assert compare_digests(now, now) == ""

@@ -5,7 +5,6 @@ import gc
 import hashlib
 import io
 import re
-import sys
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seglib.data import DatasetError, download, load_dataset
+from seglib.data import DatasetError, download, known, load_dataset
 from seglib.runs import project_root
 
 # requests leaves the sockets of failed downloads to the garbage collector
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-module = sys.modules["seglib.data.download"]  # `seglib.data.download` is the function
+module = known
 
 
 def png(seed, mask=False):

@@ -94,7 +94,7 @@ def test_ids_in_every_stored_form(tmp_path, form):
     mask, mode = data.read_mask_and_mode(path, ABC)
     np.testing.assert_array_equal(mask, IDS)
     assert mask.dtype == np.uint8
-    assert mode == data.read_picture(path).mode
+    assert mode == data.read_picture(path)[1]
 
 
 def test_binary_masks(tmp_path):
@@ -173,9 +173,6 @@ def test_a_mask_is_written_in_its_own_form(tmp_path, stored, classes, mode):
 
 
 def test_masks_that_cannot_be_written_are_refused(tmp_path):
-    path = save(tmp_path / "m.png", IDS)
-    with pytest.raises(DatasetError, match=r"a mask of \(3, 3\) for 'm.png', which is \(6, 8\)"):
-        data.encode_mask(path, ABC, np.zeros((3, 3), np.uint8))
     path = save(tmp_path / "b.png", IDS > 0)
     with pytest.raises(DatasetError, match=r"stands for ignored pixels.*ignore_ids or id_map"):
         data.encode_mask(path, BINARY, np.full((6, 8), IGNORE, np.uint8))

@@ -7,7 +7,7 @@ import yaml
 from PIL import Image
 from scipy import ndimage
 
-from seglib.data import KINDS, DatasetError, inject_faults, load_dataset, planted, read_mask, read_pair
+from seglib.data import FAULT_KINDS, DatasetError, inject_faults, load_dataset, planted, read_mask, read_pair
 from seglib.data.inject import DEGRADATIONS, LABEL_FAULTS, MIN_CHANGE, SHIFT, bounding_box, degrade
 
 NAMES = ("sky", "road", "car", "person")
@@ -69,7 +69,7 @@ def test_any_form_of_dataset_is_copied_with_its_faults(tmp_path, form):
     copy = load_dataset(tmp_path / "out")
     assert table.equals(planted(tmp_path / "out"))
     assert len(table) == round(0.7 * len(dataset.split("val")))
-    assert set(table["kind"]) == set(KINDS)
+    assert set(table["kind"]) == set(FAULT_KINDS)
     columns = ["id", "split", "frame"]
     assert copy.samples[columns].equals(dataset.samples[columns])
     assert (pd.factorize(copy.samples["group"])[0] == pd.factorize(dataset.samples["group"])[0]).all()
