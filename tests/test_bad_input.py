@@ -126,6 +126,7 @@ def test_bad_files(root, spoil, check, told):
         (("  val:", "  train:"), "config", "'train' stands twice"),
         (("person]", "person"), "config", "not valid YAML at line"),
         ((GOOD, ""), "config", "is empty"),
+        ((GOOD, "classes: [a]\nsplits: {train: {ids: [x]}}\n"), "config", "ids alone find no files"),
     ],
 )  # fmt: skip
 def test_faulty_dataset_yaml(root, change, check, told):

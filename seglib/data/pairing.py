@@ -46,8 +46,7 @@ def pair_files(root: Path, config: DatasetConfig) -> tuple[pd.DataFrame, pd.Data
     listed = any(split.ids for split in config.splits.values())
     for name, split in config.splits.items():
         # splits with lists of ids may share their globs: once is enough
-        globs = (split.images, split.masks)
-        shared = listed and any(globs == (images.glob, masks.glob) for images, masks in sides.values())
+        shared = listed and (split.images, split.masks) in [(a.glob, b.glob) for a, b in sides.values()]
         if split.images and not shared:
             sides[name] = _look(root, name, split, problems)
     ids = _name_samples(sides)

