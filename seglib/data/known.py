@@ -45,18 +45,16 @@ def ensure_demo(dataset: str | Path) -> None:
     if path == data / "demo" and not path.exists():
         detail = "the demo dataset, which comes with the repository, is not there."
         raise DatasetError(detail, "no-folder", "Restore it with `git checkout data/demo`.")
-    if path == data / "demo_broken":
+    if path == data / "demo_broken" and not (path / "planted.csv").exists():
         make_broken(path)
 
 
 def make_broken(folder: str | Path) -> Path:
-    """Write the demo's broken twin into `folder`: sound samples, and one for each fault. One that is there stays.
+    """Write the demo's broken twin into the new `folder`: sound samples, and one for each fault.
 
     planted.csv lists the faults; `kind` is the check that finds the fault, an empty `sample` stands for its whole split.
     """
     folder, demo = Path(folder), project_root() / "data" / "demo"
-    if (folder / "planted.csv").exists():
-        return folder
     with atomic_folder(folder) as new:
         for street, split in _STREETS.items():
             source = demo / ("val" if split == "val" else "train")
@@ -64,8 +62,7 @@ def make_broken(folder: str | Path) -> Path:
                 target = new / split / path.relative_to(source)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
-        _break_files(new / "train" / "images", new / "train" / "masks")
-        _break_masks(new)
+        _break(new)
         text = (demo / "dataset.yaml").read_text(encoding="utf-8")
         text = text.replace("name: demo", "name: demo_broken").replace("*.png", "*")
         text = re.sub("(?m)^colors:.*\n", "", text)  # without colours, an RGB mask is a fault
@@ -74,8 +71,9 @@ def make_broken(folder: str | Path) -> Path:
     return folder
 
 
-def _break_files(images: Path, masks: Path) -> None:
-    (masks / "ash_0001.png").unlink()
+def _break(folder: Path) -> None:
+    images = folder / "train" / "images"
+    (folder / "train" / "masks" / "ash_0001.png").unlink()
     (images / "ash_0003.png").unlink()
     half = (images / "ash_0005.png").read_bytes()[:2000]
     texts = {"ash_0005.png": half, "ash_0007.png": b"", "holly_0001.png": b"A note.", "dashcam.mp4": bytes(9)}
@@ -83,9 +81,6 @@ def _break_files(images: Path, masks: Path) -> None:
         (images / name).write_bytes(text)
     with Image.open(images / "holly_0008.png") as image:
         image.save(images / "holly_0008.jpg")
-
-
-def _break_masks(folder: Path) -> None:
     changes = {
         "train/masks/holly_0003.png": lambda ids: ids[::2, ::2],
         "train/masks/holly_0005.png": lambda ids: np.array([0, 12, 2, 3, 4, 14, 6, 7, 8])[ids],

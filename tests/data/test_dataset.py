@@ -172,8 +172,7 @@ def test_lists_inline_beside_globs_and_without(root):
 def test_splits_may_share_one_pair_of_globs(root):
     globs = '{images: "*/images/*.png", masks: "*/masks/*.png", ids: '
     text = f"classes: [a, b, c]\nsplits:\n  train: {globs}[p_0, p_2]}}\n  val: {globs}[q_1]}}\n"
-    (root / "dataset.yaml").write_text(text)
-    found = load_dataset(root).samples[["id", "split"]]
+    found = load_dataset(make(root, (), text)).samples[["id", "split"]]
     assert found.values.tolist() == [["p_0", "train"], ["p_2", "train"], ["q_1", "val"]]
 
 

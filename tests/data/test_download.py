@@ -80,14 +80,6 @@ def server(tmp_path, monkeypatch):
     gc.collect()
 
 
-def refused(folder, check, told):
-    with pytest.raises(DatasetError, match=told) as error:
-        download("set", folder)
-    assert error.value.check == check
-    assert not folder.exists()
-    assert not [path for path in folder.parent.iterdir() if path.name.startswith(f".{folder.name}")]
-
-
 def test_a_dataset_is_unpacked_checked_and_configured(server, tmp_path):
     server.drops = [700, 0]  # a cut connection is tried again
     folder = download("set", tmp_path / "data/set")
@@ -117,17 +109,23 @@ def test_what_is_missing_damaged_or_too_large_leaves_nothing(server, tmp_path, m
     damaged[len(damaged) // 3] ^= 255
     monkeypatch.setattr(known, "_MOST", 1 << 20)
     lost = {name: content for name, content in LISTED.items() if "/val/" not in name}
-    for body, check, told in (
-        (zipped({"Tutorial-main/Set/train/1.png": bytes(2 << 20)}), "bad-archive", "unpacks to 2 MB"),
-        (bytes(damaged), "bad-archive", "no sound zip"),
-        (b"<html>", "bad-archive", "no sound zip"),
-        (zipped(LISTED | {"Tutorial-main/Set/val/1.png": png(5)}), "wrong-sum", "1 of 8 files.*val/1.png"),
-        (zipped(lost), "wrong-sum", r"2 of 8 files.*val/1.png, val/2.png"),
+    for server.status, server.body, check, told in (
+        (200, zipped({"Tutorial-main/Set/train/1.png": bytes(2 << 20)}), "bad-archive", "unpacks to 2 MB"),
+        (200, bytes(damaged), "bad-archive", "no sound zip"),
+        (200, b"<html>", "bad-archive", "no sound zip"),
+        (
+            200,
+            zipped(LISTED | {"Tutorial-main/Set/val/1.png": png(5)}),
+            "wrong-sum",
+            "1 of 8 files.*val/1.png",
+        ),
+        (200, zipped(lost), "wrong-sum", "2 of 8 files.*val/1.png, val/2.png"),
+        (404, b"", "download", "could not be downloaded .*404"),
     ):
-        server.body = body
-        refused(tmp_path / "set", check, told)
-    server.status, server.body = 404, b""
-    refused(tmp_path / "set", "download", r"could not be downloaded .*404")
+        with pytest.raises(DatasetError, match=told) as error:
+            download("set", tmp_path / "set")
+        assert error.value.check == check
+        assert [path.name for path in tmp_path.iterdir()] == ["project"]
 
 
 def test_existing_folder_and_unknown_name(server, tmp_path):
