@@ -32,9 +32,8 @@ def make(root, names=("train/{}/one", "train/{}/two", "val/{}/three"), text=YAML
     for name in names:
         save(root / (name.format("images") + ".png"), RGB)
         save(root / (name.format("masks") + ".png"), IDS)
-    if text:
-        root.mkdir(exist_ok=True)
-        (root / "dataset.yaml").write_text(text, encoding="utf-8")
+    root.mkdir(exist_ok=True)
+    (root / "dataset.yaml").write_text(text, encoding="utf-8")
     return root
 
 
