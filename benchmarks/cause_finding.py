@@ -37,8 +37,8 @@ from scipy import ndimage
 
 from seglib import metrics, runs
 from seglib.data import (
+    FAULT_KINDS,
     IGNORE,
-    KINDS,
     Dataset,
     inject_faults,
     label_regions,
@@ -63,7 +63,7 @@ RARE = 0.01  # share of the pixels below which failures calls a class rare
 MODEL_FAULTS = {"never_rare": "rare class", "never_small": "small objects", "torn": "class confusion"}
 STRANGE = {"inverted": "unlike training", "elsewhere": "unlike training"}
 RIGHT = (
-    {kind: "degraded image" if kind in DEGRADATIONS else "label error" for kind in KINDS}
+    {kind: "degraded image" if kind in DEGRADATIONS else "label error" for kind in FAULT_KINDS}
     | STRANGE
     | MODEL_FAULTS
 )
@@ -95,7 +95,7 @@ def one_seed(
     """One row a faulty image: sample, kind, mIoU after, cause, confidence, evidence."""
     rng = np.random.default_rng(seed)
     with project() as root:
-        table = inject_faults(dataset, root / "data" / "planted", KINDS, share, (split,), seed)[
+        table = inject_faults(dataset, root / "data" / "planted", FAULT_KINDS, share, (split,), seed)[
             ["sample", "kind"]
         ]
         copy = load_dataset(root / "data" / "planted")

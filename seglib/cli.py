@@ -165,9 +165,9 @@ def compare(first: str, second: str, *, split: str, threshold: float) -> None:
 
 def plant(*, dataset: str, out: str, kinds: str, share: float, splits: str, seed: int) -> None:
     """Copy a dataset with recorded faults, to measure what finds them."""
-    from seglib.data import KINDS, inject_faults, load_dataset
+    from seglib.data import FAULT_KINDS, inject_faults, load_dataset
 
-    new, chosen = _new(out), kinds.split(",") if kinds else KINDS
+    new, chosen = _new(out), kinds.split(",") if kinds else FAULT_KINDS
     table = inject_faults(load_dataset(_place(dataset)), new, chosen, share, splits.split(","), seed)
     print(table.groupby(["split", "kind"], sort=False).size().to_string())
     print(f"{len(table)} faults in {display_path(new)}; which and where: {display_path(new / 'planted.csv')}")

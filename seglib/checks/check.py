@@ -17,8 +17,8 @@ from tqdm.auto import tqdm
 
 from seglib import data
 from seglib.checks import class_balance, duplicates, image_quality, masks, sequences, splits
-from seglib.checks.findings import SEVERITIES, Finding, finding, some
-from seglib.data import IGNORE, Dataset
+from seglib.checks.findings import SEVERITIES, Finding, finding
+from seglib.data import IGNORE, Dataset, some
 from seglib.runs import check_name, project_root
 
 FEW_IMAGES = 5  # a class in fewer train images than this is learnt by heart, if at all
@@ -78,7 +78,7 @@ def check_dataset(
     """
     names, rows = dataset.classes.names, list(dataset.samples.itertuples(index=False))
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding releases the interpreter's lock
-        files = pool.submit(data.check_record, dataset)
+        files = pool.submit(lambda: {split: data.digests(dataset, split) for split in dataset.splits})
         facts = data.map_ahead(pool, partial(_inspect_pair, dataset), rows)
         facts = list(tqdm(facts, total=len(rows), desc="checking", unit="pair", disable=not progress))
     regions = [fact.pop("regions") for fact in facts]
@@ -130,9 +130,10 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
     picture = attempt(data.read_picture, dataset.root / row.image, image)
     stored = attempt(data.read_mask_and_mode, dataset.root / row.mask, dataset.classes, label)
     if picture is not None:
-        grey, pixels, facts["mode"] = picture.grey(), np.asarray(picture.rgb), picture.mode
+        rgb, facts["mode"] = picture
+        grey = rgb.convert("L")  # luma of ITU-R BT.601
         facts["width"], facts["height"] = grey.size
-        facts |= image_quality.look(pixels, grey)
+        facts |= image_quality.look(np.asarray(rgb), grey)
         facts["_bits"], facts["_thumb"] = duplicates.difference_hash(grey), duplicates.thumbnail(grey)
         if facts["contrast"] < image_quality.FLAT:
             findings.append(finding("blank-image", row.id, row.split, f"image {image} is one flat colour."))

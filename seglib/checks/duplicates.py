@@ -10,7 +10,8 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from seglib.checks.findings import Finding, finding, some
+from seglib.checks.findings import Finding, finding
+from seglib.data import some
 
 RADIUS = 6  # bits of 64; a JPEG of quality 40, half the size or noise of 5 grey values change no more
 THUMBNAIL = (32, 24)  # width and height in cells

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 SEVERITIES = ("error", "warning", "info")
 LOOK = "Look at it; keep it if such images occur in use."
 CHECKS = {
@@ -44,8 +42,3 @@ Finding = tuple[str, str, str, str, str, str]
 def finding(check: str, sample: str, split: str, detail: str) -> Finding:
     """Make a row of the findings table; `sample` and `split` are "" for all of them."""
     return CHECKS[check][0], check, sample, split, detail, CHECKS[check][1]
-
-
-def some(names: Sequence[str], most: int = 3) -> str:
-    """Join the first `most` names, with "..." where there are more."""
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

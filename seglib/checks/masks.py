@@ -10,8 +10,8 @@ from PIL import Image
 from scipy import fft
 
 from seglib.checks.duplicates import joined, repeated
-from seglib.checks.findings import Finding, finding, some
-from seglib.data import IGNORE
+from seglib.checks.findings import Finding, finding
+from seglib.data import IGNORE, some
 
 _LONG = 128  # pixels of the longer side at which they are compared
 _REACH = 0.1  # shifts tried, as a share of the longer side

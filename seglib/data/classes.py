@@ -1,10 +1,9 @@
 """Class names, colours and the ignored id; stored mask values <-> class ids <-> colours."""
 
-from __future__ import annotations
-
 import colorsys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 
@@ -19,7 +18,7 @@ _SAFE_COLORS = (
 
 
 def some(names: Sequence[str], most: int = 3) -> str:
-    """List the first of some names for an error."""
+    """Join the first `most` names for a message, with "..." where there are more."""
     return ", ".join(names[:most]) + ", ..." * (len(names) > most)
 
 
@@ -66,7 +65,7 @@ class ClassMap:
         if colors.shape != (count, 3) or colors.min() < 0 or colors.max() > 255:
             raise ClassError(f"colors must be {count} triples of 0-255, one a class; got {colors.shape}.")
         object.__setattr__(self, "colors", colors.astype(np.uint8))
-        if wrong := sorted({int(v) for v in self.id_map.values() if not (0 <= v < count or v == IGNORE)}):
+        if wrong := sorted({*self.id_map.values()} - {*range(count), IGNORE}):
             known = f"there are {count} classes (0-{count - 1}) and {IGNORE} for ignored pixels"
             raise ClassError(f"id_map leads to ids {wrong}; {known}.")
 
@@ -136,7 +135,7 @@ class ClassMap:
         return {"names": list(self.names), "colors": colors, "ignore_ids": ignored, "id_map": id_map}
 
     @classmethod
-    def from_dict(cls, data: Mapping) -> ClassMap:
+    def from_dict(cls, data: Mapping) -> Self:
         """Invert `to_dict`."""
         id_map = {tuple(k) if isinstance(k, Sequence) else int(k): int(v) for k, v in data.get("id_map", [])}
         colors, ignored = np.array(data["colors"], np.uint8), tuple(data.get("ignore_ids", ()))

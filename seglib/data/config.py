@@ -1,12 +1,11 @@
 """dataset.yaml: where a dataset's images and masks lie and what its classes are, validated key by key."""
 
-from __future__ import annotations
-
 import difflib
 import re
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import pydantic
@@ -52,7 +51,7 @@ class Split(BaseModel):
         return value
 
     @pydantic.model_validator(mode="after")
-    def _complete(self) -> Split:
+    def _complete(self) -> Self:
         if self.images and self.images == self.masks:
             raise ValueError("images and masks are the same files")
         missing = [key for key in ("images", "masks") if not getattr(self, key)]
@@ -109,6 +108,12 @@ class DatasetConfig(BaseModel):
         return ClassMap(tuple(self.classes), colors, tuple(self.ignore_ids), self.id_map)
 
 
+def meant(name: str, known: Iterable[str]) -> str:
+    """Suggest the most similar of other names: " (did you mean 'x'?)", or "" where none is similar."""
+    near = difflib.get_close_matches(name, known, 1)
+    return f" (did you mean {near[0]!r}?)" if near and near[0] != name else ""
+
+
 def read_config(path: Path) -> DatasetConfig:
     """Read dataset.yaml; a `DatasetError` (check "config" or "classes") names every wrong key."""
     check, suggestion = "config", "data/README.md shows the form."
@@ -140,9 +145,8 @@ def _explain(problem: Any, place: str) -> str:
         return f"no key {place!r}"
     if problem["type"] == "extra_forbidden":
         known = list(Split.model_fields if inside else DatasetConfig.model_fields)
-        near = difflib.get_close_matches(last, known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        return f"unknown key '{brief(last).strip(chr(39))}'{f' in {inside}' * bool(inside)} ({hint})"
+        hint = meant(last, known) or f" (known: {', '.join(known)})"
+        return f"unknown key '{brief(last).strip(chr(39))}'{f' in {inside}' * bool(inside)}{hint}"
     scalar = problem["type"] == "string_type" and isinstance(problem["input"], (int, float))
     message = problem["msg"].removeprefix("Value error, ") + "; quote it" * scalar
     return f"{place} = {brief(problem['input'])}: {message}"

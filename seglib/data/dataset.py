@@ -1,10 +1,12 @@
-"""A folder of images and masks with its dataset.yaml -> a table of samples, and what is wrong with it."""
+"""A folder of images and masks with its dataset.yaml -> a table of samples, what is wrong with it, and its digests."""
 
-from __future__ import annotations
-
+import hashlib
+import json
+import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +20,8 @@ from seglib.data.config import FILE_NAME, read_config
 from seglib.data.image_io import EXCLUDE, DatasetError, read_image, read_mask
 from seglib.data.pairing import pair_files
 from seglib.runs import resolve_path
+
+CLASSES_FILE = "dataset.yaml (classes)"  # stands among digests of files for how their values become class ids
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def load_dataset(folder: str | Path, config: str | Path = "", strict: bool = Tru
     errors = problems[problems["severity"] == "error"]
     if strict and len(errors):
         detail = f"dataset {dataset.name!r}: {explain(errors)}"
-        raise DatasetError(detail, errors["check"].iloc[0], "", errors["sample"].iloc[0])
+        raise DatasetError(detail, errors["check"].iloc[0])
     return dataset
 
 
@@ -84,13 +88,9 @@ def read_pair(dataset: Dataset, row: Any) -> tuple[np.ndarray, np.ndarray]:
     """
     if isinstance(row, pd.Series):
         row = SimpleNamespace(**row)  # Series.mask is a method
-    try:
-        image = read_image(dataset.root / row.image, f"{row.id!r} ({row.image})")
-        mask = read_mask(dataset.root / row.mask, dataset.classes, f"{row.id!r} ({row.mask})")
-        check_sizes(row, image.shape[:2], mask.shape)
-    except DatasetError as error:
-        error.sample = row.id
-        raise
+    image = read_image(dataset.root / row.image, f"{row.id!r} ({row.image})")
+    mask = read_mask(dataset.root / row.mask, dataset.classes, f"{row.id!r} ({row.mask})")
+    check_sizes(row, image.shape[:2], mask.shape)
     return image, mask
 
 
@@ -101,7 +101,7 @@ def check_sizes(row: Any, image: tuple[int, int], mask: tuple[int, int]) -> None
         turned = " One is the other turned." * (mask == image[::-1])
         detail = f"mask {row.id!r} ({row.mask}) is {sizes}; expected equal sizes.{turned}"
         suggestion = f"Export the mask at the image's size (nearest neighbour), {EXCLUDE}."
-        raise DatasetError(detail, "size-mismatch", suggestion, row.id)
+        raise DatasetError(detail, "size-mismatch", suggestion)
 
 
 def explain(findings: pd.DataFrame) -> str:
@@ -125,3 +125,30 @@ def map_ahead(pool: ThreadPoolExecutor, function: Callable, items: Iterable, ahe
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
+
+
+def digests(dataset: Dataset, split: str) -> dict[str, str]:
+    """Map each path of one split, and `CLASSES_FILE`, to 16 hexadecimal digits of its SHA-256 ("" if unreadable)."""
+    samples = dataset.split(split)
+    paths = list(dict.fromkeys([*samples["image"], *samples["mask"]]))
+
+    def digest(path: str) -> str:
+        with suppress(OSError):
+            return hashlib.sha256((dataset.root / path).read_bytes()).hexdigest()[:16]
+        return ""
+
+    classes = json.dumps(dataset.classes.to_dict(), sort_keys=True).encode()
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        own = {CLASSES_FILE: hashlib.sha256(classes).hexdigest()[:16]}
+        return own | dict(zip(paths, pool.map(digest, paths), strict=True))
+
+
+def compare_digests(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Put into words what became of the files: "2 files changed (a.png, b.png), 1 file gone (c.png)"; "" if nothing."""
+    kinds = {
+        "changed": [path for path in now if path in before and before[path] != now[path]],
+        "added": [path for path in now if path not in before],
+        "gone": [path for path in before if path not in now],
+    }
+    found = {kind: paths for kind, paths in kinds.items() if paths}
+    return ", ".join(f"{len(p)} file{'s' * (len(p) > 1)} {kind} ({some(p)})" for kind, p in found.items())

@@ -1,12 +1,9 @@
 """Read image and mask files of every stored form, and write masks back: RGB bytes, class ids, or a `DatasetError`."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -25,23 +22,11 @@ class DatasetError(ValueError):
         detail: names the thing and what was expected.
         check: the check that it fails, as in the findings table ("unreadable", "size-mismatch", ...).
         suggestion: what to do about it; the error's text is both.
-        sample: the sample's id, "" where it concerns more than one.
     """
 
-    def __init__(self, detail: str, check: str = "", suggestion: str = "", sample: str = "") -> None:
+    def __init__(self, detail: str, check: str = "", suggestion: str = "") -> None:
         super().__init__(f"{detail} {suggestion}".rstrip())
-        self.detail, self.check, self.suggestion, self.sample = detail, check, suggestion, sample
-
-
-class Picture(NamedTuple):
-    """A decoded image: its pixels as Pillow's "RGB", and the mode in which the file stores it ("L", "P", "I;16")."""
-
-    rgb: Image.Image
-    mode: str
-
-    def grey(self) -> Image.Image:
-        """Convert it to Pillow's "L": luma of ITU-R BT.601."""
-        return self.rgb.convert("L")
+        self.detail, self.check, self.suggestion = detail, check, suggestion
 
 
 def read_image(path: str | Path, label: str = "") -> np.ndarray:
@@ -58,11 +43,11 @@ def read_image(path: str | Path, label: str = "") -> np.ndarray:
         DatasetError: check "missing-file", "unreadable", "too-large" (Pillow's limit against decompression bombs) or
             "channels" (floating-point or 32-bit values).
     """
-    return np.array(read_picture(path, label).rgb)
+    return np.array(read_picture(path, label)[0])
 
 
-def read_picture(path: str | Path, label: str = "") -> Picture:
-    """Read an image as `read_image` does, with its stored mode, and decode it once."""
+def read_picture(path: str | Path, label: str = "") -> tuple[Image.Image, str]:
+    """Read an image as `read_image` does, as Pillow's "RGB", and the mode in which it is stored ("L", "P", "I;16")."""
     label = f"image {label or repr(Path(path).name)}"
     with _decoded(Path(path), label) as (image, mode):
         if image.mode in ("P", "PA"):
@@ -73,7 +58,7 @@ def read_picture(path: str | Path, label: str = "") -> Picture:
                 detail = f"{label} holds 32-bit or floating-point values ({image.mode})."
                 raise DatasetError(detail, "channels", "Scale it to 8 or 16 bits and save it again.")
             image = Image.fromarray((pixels >> 8).astype(np.uint8))
-        return Picture(image.convert("RGB"), mode)
+        return image.convert("RGB"), mode
 
 
 def read_mask(path: str | Path, classes: ClassMap, label: str = "") -> np.ndarray:
@@ -114,15 +99,12 @@ def _as_values(stored: np.ndarray, classes: ClassMap) -> np.ndarray:
 
 
 def encode_mask(path: str | Path, classes: ClassMap, mask: np.ndarray) -> bytes:
-    """Write a PNG that `read_mask` reads as `mask` (H, W), uint8 class ids, in the form of the mask file at `path`.
+    """Write a PNG that `read_mask` reads as `mask`, uint8 class ids, in the form and size of the mask file at `path`.
 
     Pixels whose class stays keep their stored value, even where several stand for one class; the palette stays. A
     DatasetError names a class for which dataset.yaml names no stored value.
     """
     original, out = read_mask(path, classes), _as_values(read_stored(path), classes).copy()
-    if mask.shape != original.shape:
-        sizes = f"{mask.shape} for {Path(path).name!r}, which is {original.shape} (height, width)"
-        raise DatasetError(f"a mask of {sizes}.")
     values = {c: value for value, c in reversed(classes.stored_values(color=out.ndim == 3).items())}
     for c in np.unique(mask[mask != original]).tolist():
         if c not in values:

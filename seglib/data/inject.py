@@ -3,8 +3,6 @@
 Label faults change the mask (at least `MIN_CHANGE`: what cannot be measured proves nothing), degradations the image.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import shutil
@@ -24,12 +22,12 @@ from seglib.data.classes import IGNORE
 from seglib.data.config import FILE_NAME
 from seglib.data.dataset import Dataset, read_pair
 from seglib.data.image_io import DatasetError, read_mask
-from seglib.data.regions import label_regions
-from seglib.runs import atomic_folder, display_path, resolve_path, write_csv, write_text
+from seglib.data.overlay import label_regions
+from seglib.runs import atomic_folder, display_path, read_table, resolve_path, write_csv, write_text
 
 LABEL_FAULTS = ("swapped_classes", "missing_object", "shifted_mask", "wrong_mask")
 DEGRADATIONS = ("blur", "noise", "dark", "washed_out")
-KINDS = LABEL_FAULTS + DEGRADATIONS
+FAULT_KINDS = LABEL_FAULTS + DEGRADATIONS
 LEVELS = ("mild", "moderate", "severe")
 PLANTED_COLUMNS = ["sample", "split", "kind", "severity", "box", "detail"]
 
@@ -52,7 +50,7 @@ class Fault(NamedTuple):
 def inject_faults(
     dataset: Dataset,
     out: str | Path,
-    kinds: Sequence[str] = KINDS,
+    kinds: Sequence[str] = FAULT_KINDS,
     share: float = 0.2,
     splits: Sequence[str] = ("val",),
     seed: int = 0,
@@ -63,7 +61,7 @@ def inject_faults(
     sequences and frames stay. The correct masks of label faults go to clean_masks/<sample>.png.
 
     Args:
-        kinds: some of `KINDS`.
+        kinds: some of `FAULT_KINDS`.
         share: of the samples of each of `splits` that get a fault, in (0, 1]; at least one sample.
 
     Returns:
@@ -72,13 +70,15 @@ def inject_faults(
         exclusive; empty: the whole image), `detail`.
     """
     out = resolve_path(out)
-    if not kinds or not set(kinds) <= set(KINDS) or not 0 < share <= 1:
-        expected = f"expected some of {', '.join(KINDS)}, and a share above 0 and at most 1"
+    if not kinds or not set(kinds) <= set(FAULT_KINDS) or not 0 < share <= 1:
+        expected = f"expected some of {', '.join(FAULT_KINDS)}, and a share above 0 and at most 1"
         raise ValueError(f"kinds {', '.join(kinds) or '(none)'}, share {share}: {expected}.")
     if out.exists() or out.resolve().is_relative_to(dataset.root.resolve()):
         what = "exists and is left as it is, or lies in the dataset that is copied"
         raise FileExistsError(f"{display_path(out)} {what}. Name another folder.")
-    faults = {k: v for split in splits for k, v in plan_faults(dataset, split, kinds, share, seed).items()}
+    faults: dict[str, Fault] = {}
+    for split in splits:
+        faults |= plan_faults(dataset, split, kinds, share, seed)
     with atomic_folder(out) as folder:
         for row in dataset.samples.itertuples():
             _write_sample(dataset, row, faults.get(row.id), folder, seed)
@@ -87,6 +87,11 @@ def inject_faults(
         write_csv(folder / "planted.csv", table := pd.DataFrame(rows, columns=PLANTED_COLUMNS))
         write_text(folder / FILE_NAME, _config(dataset))
     return table
+
+
+def planted(folder: str | Path) -> pd.DataFrame:
+    """Read planted.csv of a dataset with recorded faults; all cells are text, "" where empty."""
+    return read_table(Path(folder) / "planted.csv")
 
 
 def _write_sample(dataset: Dataset, row: Any, fault: Fault | None, folder: Path, seed: int) -> None:
@@ -115,11 +120,9 @@ def _write_sample(dataset: Dataset, row: Any, fault: Fault | None, folder: Path,
 def _config(dataset: Dataset) -> str:
     name = re.sub(r"[^A-Za-z0-9._-]", "_", dataset.name[:64]).lstrip("._-") or "dataset"
     values: dict[str, Any] = {"name": f"{name}_planted", "classes": list(dataset.classes.names)}
-    values |= {"colors": dataset.classes.colors.tolist()} if dataset.classes.colors_named else {}
-    values["splits"] = {
-        s: {"images": f"{s}/images/**/*.*", "masks": f"{s}/masks/**/*.png"} for s in dataset.splits
-    }
-    values |= {"group": _GROUP} if dataset.samples["group"].any() else {}
+    values |= {"colors": dataset.classes.colors.tolist(), "group": _GROUP, "splits": {}}
+    for split in dataset.splits:
+        values["splits"][split] = {key: f"{split}/{key}/**/*.*" for key in ("images", "masks")}
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None)
 
 
@@ -169,25 +172,23 @@ class _LabelFaults:
             return None
         box = "" if kind in ("shifted_mask", "wrong_mask") else " ".join(map(str, bounding_box(differs)))
         level = LEVELS[int(share > 0.02) + int(share > 0.1)]
-        return Fault(kind, level, box, f"{detail}; changed {share:.3f}", changed.astype(np.uint8))
+        return Fault(kind, level, box, f"{detail}; changed {share:.3f}", changed)
 
     def swapped_classes(self, row: pd.Series, mask: np.ndarray) -> tuple[np.ndarray, str] | None:
         """One object or all of a class, equally often, labelled as another class."""
         counts = np.bincount(mask.ravel(), minlength=IGNORE + 1)[: len(self.names)]
         whole = np.flatnonzero((counts > 0) & (counts >= MIN_CHANGE * counts.sum()))
-        objects = self.objects(mask)
-        if self.occurring.sum() < 2 or not (len(whole) or objects):
+        objects, what = self.objects(mask), "one"
+        if self.occurring.sum() < 2 or not len(whole):  # nothing else to call it, or no valid pixel
             return None
-        if objects and (not len(whole) or self.rng.random() < 0.5):
-            where, what = objects[self.rng.integers(len(objects))], "one"
-            given = int(mask[where][0])
+        if objects and self.rng.random() < 0.5:
+            where = objects[self.rng.integers(len(objects))]
         else:
-            given, what = int(self.rng.choice(whole)), "all"
-            where = mask == given
-        wrong = int(self.rng.choice([c for c in np.flatnonzero(self.occurring) if c != given]))
-        return np.where(
-            where, np.uint8(wrong), mask
-        ), f"{what} {self.names[given]} labelled {self.names[wrong]}"
+            where, what = mask == self.rng.choice(whole), "all"
+        given = mask[where][0]
+        wrong = self.rng.choice([c for c in np.flatnonzero(self.occurring) if c != given])
+        detail = f"{what} {self.names[given]} labelled {self.names[wrong]}"
+        return np.where(where, np.uint8(wrong), mask), detail
 
     def missing_object(self, row: pd.Series, mask: np.ndarray) -> tuple[np.ndarray, str] | None:
         """One object with the labels around it."""
@@ -209,7 +210,7 @@ class _LabelFaults:
         """The mask of another sample, of another sequence if there is one: a neighbour's would almost fit."""
         others = self.samples[self.samples["id"] != row["id"]]
         elsewhere = others[(others["group"] != row["group"]) | (others["group"] == "")]
-        others = elsewhere if len(elsewhere) else others
+        others = others if elsewhere.empty else elsewhere
         if others.empty:
             return None
         other = others.iloc[int(self.rng.integers(len(others)))]

@@ -1,12 +1,11 @@
-"""Images, masks and errors drawn as uint8 arrays: what plots, failure sheets and the browser show."""
-
-from __future__ import annotations
+"""Masks and errors drawn over images as uint8 arrays, and what masks hold: regions, classes, confusions."""
 
 import base64
 import io
 
 import numpy as np
 from PIL import Image
+from skimage import measure
 
 from seglib.data.classes import IGNORE, ClassMap
 
@@ -74,6 +73,20 @@ def top_confusions(truth: np.ndarray, pred: np.ndarray, classes: ClassMap) -> li
 def present(*masks: np.ndarray) -> list[int]:
     """List the ids that occur in the masks, ascending; 255 (ignored) comes last where it occurs."""
     return sorted({int(v) for mask in masks for v in np.unique(mask)})
+
+
+def label_regions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Label the connected regions of equal values in (H, W) uint8 or bool; pixels that touch at a corner are connected.
+
+    Returns:
+        labels (H, W) int64, numbered from 0 in reading order; the value of each region (R,); its pixels (R,) int64.
+    """
+    stored = mask.view(np.uint8) if mask.dtype == bool else mask  # bool has no background but False
+    labels = measure.label(stored, background=-1, connectivity=2) - 1
+    sizes = np.bincount(labels.ravel())
+    values = np.empty(len(sizes), mask.dtype)
+    values[labels.ravel()] = mask.ravel()
+    return labels, values, sizes
 
 
 def data_uri(picture: np.ndarray, width: int) -> str:

@@ -1,12 +1,9 @@
 """Find the files that dataset.yaml names and pair images with masks, without opening one of them."""
 
-from __future__ import annotations
-
-import difflib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -15,7 +12,7 @@ from unicodedata import normalize
 import pandas as pd
 
 from seglib.data.classes import some
-from seglib.data.config import FILE_NAME, DatasetConfig, Split
+from seglib.data.config import FILE_NAME, DatasetConfig, Split, meant
 from seglib.data.image_io import EXCLUDE, SUFFIXES, DatasetError
 from seglib.runs import display_path, is_plain, read_written
 
@@ -49,15 +46,14 @@ def pair_files(root: Path, config: DatasetConfig) -> tuple[pd.DataFrame, pd.Data
     listed = any(split.ids for split in config.splits.values())
     for name, split in config.splits.items():
         # splits with lists of ids may share their globs: once is enough
-        globs = (split.images, split.masks)
-        shared = listed and any(globs == (images.glob, masks.glob) for images, masks in sides.values())
+        shared = listed and (split.images, split.masks) in [(a.glob, b.glob) for a, b in sides.values()]
         if split.images and not shared:
             sides[name] = _look(root, name, split, problems)
     ids = _name_samples(sides)
     chosen = _chosen(root, config.splits, set(ids.values()))
     excluded = {normalize("NFC", name) for name in config.exclude}
     for name in sorted(excluded - set(ids.values())):
-        detail = f"exclude names {name!r}, but there is no such sample{_meant(name, ids.values())}."
+        detail = f"exclude names {name!r}, but there is no such sample{meant(name, ids.values())}."
         problems.append(("warning", "exclude", name, "", detail, "Correct or remove it."))
     for (split, key), name in ids.items():
         held = chosen.get(name, "" if config.splits[split].ids else split)
@@ -139,10 +135,9 @@ def _name_samples(sides: dict[str, tuple[_Side, _Side]]) -> dict[tuple[str, str]
     places = list(left)
     for form in ("{stem}", "{path}", "{split}-{path}"):
         names = {}
-        for (split, key), text in left.items():
-            path, stem = text.replace("/", "-"), text.rpartition("/")[2]
-            name = _UNSAFE.sub("_", form.format(split=split, path=path, stem=stem)) or "sample"
-            names[split, key] = name
+        for place, text in left.items():
+            name = form.format(split=place[0], path=text.replace("/", "-"), stem=text.rpartition("/")[2])
+            names[place] = _UNSAFE.sub("_", name) or "sample"
         count = Counter(name.casefold() for name in [*names.values(), *ids.values()])
         ids |= {place: name for place, name in names.items() if count[name.casefold()] == 1}
         left = {place: text for place, text in left.items() if place not in ids}
@@ -167,7 +162,7 @@ def _chosen(root: Path, splits: dict[str, Split], known: set[str]) -> dict[str, 
         unknown = [name for name in names if name not in known]
         for wrong, what in ((unknown, "there is no such sample"), (twice, "it is named more than once")):
             if wrong:
-                detail = f"ids of split {split!r} name {wrong[0]!r}, but {what}{_meant(wrong[0], known)}."
+                detail = f"ids of split {split!r} name {wrong[0]!r}, but {what}{meant(wrong[0], known)}."
                 detail += f" {len(wrong)} of its {len(names)} ids are wrong so ({some(wrong)})."
                 raise DatasetError(detail, "split-ids", "Correct the list; samples.csv of 01 has all ids.")
         chosen |= dict.fromkeys(names, split)
@@ -202,23 +197,13 @@ def _faults(root: Path, name: str, key: str, side: _Side, other: _Side) -> Itera
         elif _leads_outside(root, path):
             real = display_path(os.path.realpath(root / path))
             detail = f"{what} {name!r} ({path}) is a link that leads out of the dataset's folder, to {real}."
-            yield (
-                "link-outside",
-                detail,
-                f"Put the file itself there, allow its folder by {LINKS}, {EXCLUDE}.",
-            )
+            suggestion = f"Put the file itself there, allow its folder by {LINKS}, {EXCLUDE}."
+            yield "link-outside", detail, suggestion
 
 
 def _leads_outside(root: Path, path: str) -> bool:
     """Whether links lead out of the dataset's folder, of the sibling folder in `path`, and of what `LINKS` allows."""
-    home = os.path.realpath(root)
-    if path.startswith("../"):
-        home = os.path.normpath(os.path.join(home, *PurePosixPath(path).parts[:2]))
-    allowed = [os.path.realpath(folder) for folder in os.environ.get(LINKS, "").split(os.pathsep) if folder]
-    real = os.path.realpath(root / path)
-    return not any(real.startswith(os.path.join(folder, "")) for folder in (home, *allowed))
-
-
-def _meant(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, 1)
-    return f" (did you mean {near[0]!r}?)" if near and near[0] != name else ""
+    real, home = (root / path).resolve(), root.resolve()
+    home = home.parent / path.split("/")[1] if path.startswith("../") else home
+    allowed = [Path(folder).resolve() for folder in os.environ.get(LINKS, "").split(os.pathsep) if folder]
+    return not any(real.is_relative_to(folder) for folder in (home, *allowed))

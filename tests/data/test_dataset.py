@@ -1,12 +1,15 @@
-"""dataset.yaml and pairing: which files become which samples."""
+"""dataset.yaml, pairing and lists of ids: which files become which samples; digests of files."""
 
+import hashlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from seglib.data import DatasetError, load_dataset, map_ahead, read_pair
+from seglib.data import DatasetError, compare_digests, digests, load_dataset, map_ahead, read_pair
+from seglib.data.dataset import CLASSES_FILE
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 8, 3), np.uint8)
@@ -29,9 +32,8 @@ def make(root, names=("train/{}/one", "train/{}/two", "val/{}/three"), text=YAML
     for name in names:
         save(root / (name.format("images") + ".png"), RGB)
         save(root / (name.format("masks") + ".png"), IDS)
-    if text:
-        root.mkdir(exist_ok=True)
-        (root / "dataset.yaml").write_text(text, encoding="utf-8")
+    root.mkdir(exist_ok=True)
+    (root / "dataset.yaml").write_text(text, encoding="utf-8")
     return root
 
 
@@ -139,3 +141,92 @@ def test_map_ahead_keeps_order_and_raises():
         assert list(map_ahead(pool, str, range(40), ahead=2)) == [str(k) for k in range(40)]
         with pytest.raises(ValueError, match="invalid literal"):
             list(map_ahead(pool, int, ["1", "x", "2"]))
+
+
+@pytest.fixture
+def root(tmp_path):
+    """3 sequences of 6 frames, every third frame in val."""
+    names = [f"{'val' if k % 3 == 2 else 'train'}/{{}}/{group}_{k}" for group in "pqr" for k in range(6)]
+    return make(tmp_path, names)
+
+
+def load(root, train="", val="", extra="", **options):
+    text = YAML.replace('train/masks/*.png"', f'train/masks/*.png"{train}')
+    text = text.replace('val/masks/*.png"', f'val/masks/*.png"{val}') + extra
+    (root / "dataset.yaml").write_text(text, encoding="utf-8")
+    return load_dataset(root, **options)
+
+
+def test_lists_inline_beside_globs_and_without(root):
+    samples = load(root, val=", ids: [p_0, q_2]").samples
+    val = samples[samples["split"] == "val"]
+    assert val["image"].tolist() == ["train/images/p_0.png", "val/images/q_2.png"]
+    assert (samples["split"] == "train").sum() == 11  # the rest of its own; the rest of val is left out
+    (root / "held.txt").write_text("\ufeffr_5\n\n  q_0 \r\n", encoding="utf-8")
+    samples = load(root, extra="  held: {ids: held.txt}\n").samples
+    assert samples["split"].value_counts().to_dict() == {"train": 11, "val": 5, "held": 2}
+    assert samples.loc[samples["split"] == "held", "id"].tolist() == ["q_0", "r_5"]
+
+
+def test_splits_may_share_one_pair_of_globs(root):
+    globs = '{images: "*/images/*.png", masks: "*/masks/*.png", ids: '
+    text = f"classes: [a, b, c]\nsplits:\n  train: {globs}[p_0, p_2]}}\n  val: {globs}[q_1]}}\n"
+    found = load_dataset(make(root, (), text)).samples[["id", "split"]]
+    assert found.values.tolist() == [["p_0", "train"], ["p_2", "train"], ["q_1", "val"]]
+
+
+def test_what_no_list_names_does_not_count(root):
+    (root / "train/masks/p_0.png").unlink()
+    (root / "train/images/p_1.png").write_bytes(b"")
+    assert load(root, ", ids: [p_3, p_4]").problems.empty
+    with pytest.raises(DatasetError, match="no mask for image 'p_0'") as error:
+        load(root, ", ids: [p_0, p_4]")
+    assert error.value.check == "missing-mask"
+
+
+@pytest.mark.parametrize(
+    ("split", "told"),
+    [
+        ("{ids: [p_0, p_00]}", r"'held' name 'p_00', .* \(did you mean 'p_\d'\?\). 1 of its 2 ids"),
+        ("{ids: [p_0, p_0]}", "'held' name 'p_0', but it is named more than once"),
+        ("{ids: [p_0]}\n  other: {ids: [p_0]}", "'other' name 'p_0', but it is named more than once"),
+        ("{ids: no.txt}", r"ids of split 'held': no.txt cannot be read; .* one id a line"),
+        ("{ids: latin.txt}", r"latin.txt cannot be read; expected UTF-8 text"),
+        ("{ids: /tmp/x.txt}", "splits.held.ids = '/tmp/x.txt': .*relative to the dataset's folder"),
+        ("{ids: [7]}", "splits.held.ids = .*quote ids that are digits only"),
+        ("{ids: []}", "splits.held.ids = .*expected a text file or a list"),
+        ('{images: "a/*"}', "no key 'masks'"),
+        ("{optional: true}", "no key 'images'"),
+    ],
+)
+def test_faulty_lists(root, split, told):
+    (root / "latin.txt").write_bytes("stra\xdfe".encode("latin-1"))
+    with pytest.raises(DatasetError, match=told):
+        load(root, extra=f"  held: {split}\n")
+
+
+def test_digests_are_of_the_bytes_and_of_the_classes(tiny_root):
+    dataset = load_dataset("data/tiny")
+    before = digests(dataset, "val")
+    assert {*before} == {CLASSES_FILE, *dataset.split("val")["image"], *dataset.split("val")["mask"]}
+    path = dataset.root / "val/masks/v1.png"
+    stat, content = path.stat(), path.read_bytes()
+    assert before["val/masks/v1.png"] == hashlib.sha256(content).hexdigest()[:16]
+    path.write_bytes(content[::-1])
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # an edit that keeps size and time
+    assert compare_digests(before, digests(dataset, "val")) == "1 file changed (val/masks/v1.png)"
+    path.unlink()
+    assert digests(dataset, "val")["val/masks/v1.png"] == ""
+    path.write_bytes(content)
+    config = dataset.root / "dataset.yaml"
+    config.write_text(config.read_text() + "ignore_ids: [255, 7]\n")
+    now = digests(load_dataset("data/tiny"), "val")
+    assert compare_digests(before, now) == f"1 file changed ({CLASSES_FILE})"
+
+
+def test_changes_in_words():
+    before = {"a": "1", "b": "1", "c": "1", "d": "1", "kept": "1", "lost": "1"}
+    now = {"a": "2", "b": "2", "c": "2", "d": "2", "new": "1"}
+    told = "4 files changed (a, b, c, ...), 1 file added (new), 2 files gone (kept, lost)"
+    assert compare_digests(before, now) == told
+    assert compare_digests(now, now) == ""

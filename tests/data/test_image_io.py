@@ -52,7 +52,6 @@ def test_alpha_is_dropped_not_multiplied(tmp_path):
 @pytest.mark.parametrize("transparency", [None, 0, b"\x00\x80\xff"])
 def test_palette_gives_its_colours(tmp_path, transparency):
     palette = Image.fromarray(IDS)
-    palette = Image.frombytes("P", palette.size, palette.tobytes())
     palette.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
     options = {} if transparency is None else {"transparency": transparency}
     image = read_image(save(tmp_path / "a.png", palette, **options))
@@ -94,7 +93,7 @@ def test_ids_in_every_stored_form(tmp_path, form):
     mask, mode = data.read_mask_and_mode(path, ABC)
     np.testing.assert_array_equal(mask, IDS)
     assert mask.dtype == np.uint8
-    assert mode == data.read_picture(path).mode
+    assert mode == data.read_picture(path)[1]
 
 
 def test_binary_masks(tmp_path):
@@ -173,9 +172,6 @@ def test_a_mask_is_written_in_its_own_form(tmp_path, stored, classes, mode):
 
 
 def test_masks_that_cannot_be_written_are_refused(tmp_path):
-    path = save(tmp_path / "m.png", IDS)
-    with pytest.raises(DatasetError, match=r"a mask of \(3, 3\) for 'm.png', which is \(6, 8\)"):
-        data.encode_mask(path, ABC, np.zeros((3, 3), np.uint8))
     path = save(tmp_path / "b.png", IDS > 0)
     with pytest.raises(DatasetError, match=r"stands for ignored pixels.*ignore_ids or id_map"):
         data.encode_mask(path, BINARY, np.full((6, 8), IGNORE, np.uint8))
@@ -190,21 +186,17 @@ def test_masks_that_cannot_be_written_are_refused(tmp_path):
 
 def every_form():
     """Small pictures of every format and mode that Pillow can write, and of odd kinds."""
-    files, rgb, several = (
-        [],
-        Image.fromarray(RGB),
-        {"save_all": True, "append_images": [Image.fromarray(RGB)]},
-    )
-    modes = "1 L LA P PA RGB RGBA RGBX CMYK YCbCr LAB HSV I F La".split()
+    rgb, files = Image.fromarray(RGB), []
+    several = {"save_all": True, "append_images": [rgb]}
+    modes = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "La")
     forms = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
     wanted = [(mode, form, {}) for mode in modes for form in forms]
-    wanted += [(rgb, form, several) for form in ("PNG", "WEBP", "TIFF", "GIF")]
-    wanted += [(rgb, "TIFF", {"compression": kind}) for kind in ("tiff_lzw", "jpeg", "packbits")]
-    for picture, form, options in wanted:
+    wanted += [("RGB", form, several) for form in ("PNG", "WEBP", "TIFF", "GIF")]
+    wanted += [("RGB", "TIFF", {"compression": kind}) for kind in ("tiff_lzw", "jpeg", "packbits")]
+    for mode, form, options in wanted:
         stream = io.BytesIO()
         with contextlib.suppress(OSError, ValueError, KeyError):  # Pillow has no such pair
-            picture = Image.fromarray(IDS).convert(picture) if isinstance(picture, str) else picture
-            picture.save(stream, form, **options)
+            (rgb if options else Image.fromarray(IDS).convert(mode)).save(stream, form, **options)
             files.append(stream.getvalue())
     return files
 
@@ -237,7 +229,7 @@ def test_sound_pictures_are_read_as_pillow_reads_them(tmp_path, number):
     with Image.open(file) as picture:
         form, mode, reference = picture.format, picture.mode, np.asarray(picture.convert("RGB"))
     if form not in ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "MPO"):
-        with pytest.raises(DatasetError, match="cannot be read .*expected PNG"):
+        with pytest.raises(DatasetError, match=r"cannot be read .*expected PNG"):
             read_image(file)
     elif mode in ("F", "La") or (mode == "LAB" and form == "TIFF"):
         with contextlib.suppress(DatasetError):
