@@ -25,7 +25,9 @@ from seglib.data.image_io import DatasetError, read_mask
 from seglib.data.overlay import label_regions
 from seglib.runs import atomic_folder, display_path, read_table, resolve_path, write_csv, write_text
 
-LABEL_FAULTS = ("swapped_classes", "missing_object", "shifted_mask", "wrong_mask")
+LABEL_FAULTS = (
+    "swapped_classes", "missing_object", "shifted_mask", "wrong_mask", "crude_outline", "swollen_outline",
+)  # fmt: skip
 DEGRADATIONS = ("blur", "noise", "dark", "washed_out")
 FAULT_KINDS = LABEL_FAULTS + DEGRADATIONS
 LEVELS = ("mild", "moderate", "severe")
@@ -33,7 +35,8 @@ PLANTED_COLUMNS = ["sample", "split", "kind", "severity", "box", "detail"]
 
 MIN_CHANGE = 0.002  # share of the valid pixels: 19 x 19 pixels of 480 x 360
 MIN_WIDTH = 0.015  # an object holds a square of this share of the longer side, else it drowns in outlines
-SHIFT = (0.04, 0.10)  # how far a mask shifts, as a share of the longer side
+# As shares of the longer side: how far a mask shifts, the cells of a crude outline, by how much objects swell.
+SHIFT, CELLS, SWELLING = (0.04, 0.10), (0.02, 0.05), (0.008, 0.02)
 _GROUP = r"^(?P<group>[^/]+)/(?:(?P<frame>\d+)|-)/"
 
 
@@ -134,7 +137,7 @@ def plan_faults(
     rng = np.random.default_rng([seed, zlib.crc32(split.encode())])
     left = [samples.iloc[k] for k in rng.permutation(len(samples))]
     offset, chosen = int(rng.integers(len(kinds))), {}
-    labels = _LabelFaults(dataset, samples, rng) if set(kinds) & set(LABEL_FAULTS) else None
+    labels = LabelFaults(dataset, samples, rng) if set(kinds) & set(LABEL_FAULTS) else None
     for number in range(max(1, round(share * len(samples)))):
         kind, level = kinds[(offset + number) % len(kinds)], LEVELS[number // len(kinds) % len(LEVELS)]
         for k, row in enumerate(left):
@@ -148,11 +151,19 @@ def plan_faults(
     return chosen
 
 
-class _LabelFaults:
-    """Make label faults for the samples of one split; each maker returns the changed mask and words, or None."""
+class LabelFaults:
+    """Make label faults for the samples of one split; each maker returns the changed mask and words, or None.
 
-    def __init__(self, dataset: Dataset, samples: pd.DataFrame, rng: np.random.Generator) -> None:
-        self.dataset, self.samples, self.rng, self.names = dataset, samples, rng, dataset.classes.names
+    Args:
+        samples: rows of the samples table.
+        step: every `step`-th pixel of a mask is taken, in rows and columns.
+    """
+
+    def __init__(
+        self, dataset: Dataset, samples: pd.DataFrame, rng: np.random.Generator, step: int = 1
+    ) -> None:
+        self.dataset, self.samples, self.rng, self.step = dataset, samples, rng, step
+        self.names = dataset.classes.names
         counts = [np.bincount(self.mask(row).ravel(), minlength=IGNORE + 1) for _, row in samples.iterrows()]
         shares = np.array([count / count.sum() for count in counts])[:, : len(self.names)]  # (N, C)
         self.occurring = (shares > 0).any(axis=0)
@@ -161,7 +172,8 @@ class _LabelFaults:
         self.things = things if things.any() else self.occurring
 
     def mask(self, row: pd.Series) -> np.ndarray:
-        return read_mask(self.dataset.root / row["mask"], self.dataset.classes, row["id"])
+        mask = read_mask(self.dataset.root / row["mask"], self.dataset.classes, row["id"])
+        return mask[self.step // 2 :: self.step, self.step // 2 :: self.step]
 
     def make(self, kind: str, row: pd.Series) -> Fault | None:
         mask = self.mask(row)
@@ -170,7 +182,8 @@ class _LabelFaults:
         share = np.count_nonzero(differs & valid) / max(np.count_nonzero(valid), 1)
         if share < MIN_CHANGE or (changed == IGNORE).all():
             return None
-        box = "" if kind in ("shifted_mask", "wrong_mask") else " ".join(map(str, bounding_box(differs)))
+        local = kind in ("swapped_classes", "missing_object")
+        box = " ".join(map(str, bounding_box(differs))) if local else ""
         level = LEVELS[int(share > 0.02) + int(share > 0.1)]
         return Fault(kind, level, box, f"{detail}; changed {share:.3f}", changed)
 
@@ -216,6 +229,30 @@ class _LabelFaults:
         other = others.iloc[int(self.rng.integers(len(others)))]
         changed = self.mask(other)
         return (changed, f"mask of {other['id']}") if changed.shape == mask.shape else None
+
+    def crude_outline(self, row: pd.Series, mask: np.ndarray) -> tuple[np.ndarray, str]:
+        """Every outline drawn in cells of `CELLS`, or rounded off as much, equally often."""
+        cell = max(2, round(self.rng.uniform(*CELLS) * max(mask.shape)))
+        middles = [
+            np.clip((np.arange(n) + start) // cell * cell + cell // 2 - start, 0, n - 1)
+            for n, start in zip(mask.shape, self.rng.integers(cell, size=2), strict=True)
+        ]
+        crude = mask[np.ix_(*middles)]
+        if self.rng.random() < 0.5:
+            ids = np.unique(crude)
+            shares = [ndimage.uniform_filter((crude == c).astype(np.float32), cell) for c in ids]
+            crude = ids[np.argmax(shares, axis=0)]
+        return np.where(mask == IGNORE, IGNORE, crude).astype(np.uint8), f"cells of {cell} pixels"
+
+    def swollen_outline(self, row: pd.Series, mask: np.ndarray) -> tuple[np.ndarray, str]:
+        """All objects grown over their surroundings by `SWELLING`."""
+        reach = max(1, round(self.rng.uniform(*SWELLING) * max(mask.shape)))
+        outside = ~np.isin(mask, np.flatnonzero(self.things))
+        if outside.all():
+            return mask, ""
+        distance, nearest = ndimage.distance_transform_edt(outside, return_indices=True)
+        grown = (distance <= reach) & (mask != IGNORE)
+        return np.where(grown, mask[tuple(nearest)], mask), f"grown by {reach} pixels"
 
     def objects(self, mask: np.ndarray) -> list[np.ndarray]:
         """Connected regions of things that are large and wide enough to be missed: (H, W) bool each."""

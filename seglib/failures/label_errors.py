@@ -1,179 +1,304 @@
-"""Suspected label errors: where the model contradicts a mask confidently, and otherwise than it usually errs.
+"""Which masks are wrong: a probability that is calibrated on the split itself, by injecting faults into its masks.
 
-A model disagrees with every mask somewhere: along outlines, and where it always confuses the same two
-classes. Neither is evidence against the mask. `look` measures the regions of disagreement of one image,
-outlines left out; `judge` asks how often the model errs as badly by the same confusion in other images.
+Every mask is measured as it is, and again with an injected fault of each kind (`evidence`). A logistic
+regression learns from images of other sequences what a wrong mask looks like for this model on this data, so
+what the model always confuses counts for little, and a weak model names nothing. The faults also tell how much
+of each kind would be found. One function, `_name`, decides which masks are named: column `suspect`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GroupKFold
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from seglib.checks import correlate_shifts
-from seglib.data import IGNORE, label_regions
-from seglib.metrics import boundary_width
+from seglib.data import IGNORE, LABEL_FAULTS, Dataset, LabelFaults
+from seglib.failures import evidence
 
-SURE = 0.87  # score from which a label is called wrong; few correct masks of the demo and CamVid reach it
-_BAND = 0.005  # of the diagonal: width along outlines in which disagreement may be a matter of drawing
-_REGIONS = 16  # regions kept an image, those with the most evidence
-_FLOOR = 1e-5  # probabilities below it count as equally impossible
-_NOISE = 1e-3  # evidence a valid pixel that any image may hold
-_KINSHIP = (1.0, 0.1, 0.1, 0.3)  # weights: the same confusion, given class, suggested class; any confusion
-_COARSE, _REACH = 64, 0.15  # longer side of the grid on which shifts are tried; how far, as a share of it
-_EXPLAINED = 0.5  # share of the disagreement that a shift must take away for a mask to be called shifted
-_FOREIGN = 3.0  # times the usual disagreement, beyond the worst class's: the mask belongs to another image
-_OBJECT = 0.05  # of the valid pixels: a larger region is not a missing object
-_WHOLE, _PART = 0.6, 0.4  # rejected share of a region: above, its class is swapped; below, a part is missing
-_REGION = ["given", "suggested", "mass", "pixels", "whole", "box", "seed", "by_given"]
-_SUSPECT = ["suspect_kind", "suspect_given", "suspect_suggested", "suspect_box", "pixels", "seed", "by_given"]
+KIND_NAMES = {
+    "swapped_classes": "swapped class",
+    "missing_object": "missing object",
+    "shifted_mask": "shifted mask",
+    "wrong_mask": "mask of another image",
+    "crude_outline": "crude outlines",
+    "swollen_outline": "swollen outlines",
+}
+SUSPECT = ["label_score", "suspect", "suspect_kind", "suspect_given", "suspect_suggested", "suspect_detail"]
+SUSPECT += ["suspect_box", "pixels", "seed", "by_given"]
+FEWEST = 30  # images without which nothing is calibrated, and nothing named
+_FOLDS = 5
+_INJECTED = 200  # images that get faults
+_PRIOR = 0.05  # share of wrong masks that is expected before any is looked at
+SURE = 0.5  # probability from which a mask may be named
+_FALSE = 0.1  # expected share of sound masks among the named ones
+_LOCAL = ("swapped_classes", "missing_object")  # faults of one region
+_HIT = 0.5  # share of a region in the injected change from which it counts as found
+_NONE = -12.0  # log odds where there is no region
+_REGION = [
+    "size",
+    "contradicted",
+    "mass",
+    "own",
+    "of_mask",
+    "of_pred",
+    "color",
+    "edge",
+    "edge_own",
+    "edge_mask",
+]
+_REGION += ["rate", "images", "recall", "given_recall", "by_given"]
+_THUMBNAIL = 32  # columns and rows in which a mask is compared with all predictions
 
 
-class Look(NamedTuple):
-    """What one image tells; small, however large the image.
+class Findings(NamedTuple):
+    """What is known of the masks of a split.
 
-    `regions` of disagreement, largest evidence first: given and suggested (class ids of mask and model), mass
-    (evidence: sum over inner pixels of log(probability of the prediction / of the mask)^2), pixels, whole
-    (share of the mask's regions it lies in that the model rejects), box ("x0 y0 x1 y1", ends exclusive), seed
-    (flat index of a pixel), by_given (connected by its given class or not).
+    images: a row an image with `SUSPECT`: label_score, the probability that the mask is wrong (NaN where
+    nothing could be calibrated); suspect, whether it is named; the words for it.
+    kinds: of each kind of injected fault, and of all: injected, found (share named), auroc; of "sound" masks
+    the share named. Empty where nothing could be calibrated; `told` says so.
     """
 
-    pixels: int  # valid
-    agreement: float  # share of them on which prediction and mask agree; NaN without any
-    doubt: float  # mean of 1 - top-1 probability over them; it does not depend on the mask
-    shift: tuple[int, int, float]  # dx, dy that move the mask best, and the share of disagreement that goes
-    regions: pd.DataFrame
+    images: pd.DataFrame
+    kinds: pd.DataFrame
+    told: str
 
 
-def look(truth: np.ndarray, probabilities: np.ndarray, pred: np.ndarray) -> Look:
-    """Measure the disagreement between a mask and the model.
+class LabelCheck:
+    """Collects the evidence of a split, image by image, and judges it once all are seen."""
 
-    Args:
-        truth, pred: (H, W) uint8 class ids; 255 is ignored.
-        probabilities: (C, H, W) floating point, summing to 1 over classes.
+    def __init__(self, dataset: Dataset, split: str, seed: int = 0) -> None:
+        self.names, self.samples = dataset.classes.names, dataset.split(split).reset_index(drop=True)
+        self.dataset, self.rng = dataset, np.random.default_rng(seed)
+        count = len(self.samples)
+        self.injected = set(np.linspace(0, count - 1, min(count, _INJECTED)).round().astype(int).tolist())
+        self.faults: dict[int, LabelFaults] = {}  # by step
+        self.rows: list[dict] = []
+        self.confusions: list[np.ndarray] = []
+        self.regions: list[pd.DataFrame] = []
+        self.sizes: dict[int, tuple[int, int, int]] = {}  # step, height, width
+        self.small: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # mask and prediction as thumbnails
+
+    def look(
+        self, position: int, image: np.ndarray, truth: np.ndarray, probabilities: np.ndarray, pred: np.ndarray
+    ) -> None:
+        """Measure one image (H, W, 3) uint8 with its mask and prediction (H, W), and faulty copies of the mask."""
+        step, (height, width) = -(-max(truth.shape) // evidence.LONG), truth.shape
+        self.sizes[position] = step, height, width
+        part = np.s_[..., step // 2 :: step, step // 2 :: step]
+        truth, pred, probabilities = truth[part], pred[part], probabilities[part]
+        grid = [np.linspace(0, n - 1, _THUMBNAIL).round().astype(int) for n in truth.shape]
+        self.small[position] = truth[np.ix_(*grid)], pred[np.ix_(*grid)]
+        seen = evidence.view(_resized(image, truth.shape), probabilities, pred)
+        self._add(position, "sound", seen, truth, truth)
+        if position not in self.injected or len(self.samples) < FEWEST:
+            return
+        if step not in self.faults:
+            self.faults[step] = LabelFaults(self.dataset, self.samples, self.rng, step)
+        for kind in LABEL_FAULTS:
+            if fault := self.faults[step].make(kind, self.samples.iloc[position]):
+                self._add(position, kind, seen, truth, fault.mask)
+
+    def _add(
+        self, position: int, kind: str, seen: evidence.View, truth: np.ndarray, mask: np.ndarray
+    ) -> None:
+        found = evidence.measure(seen, mask)
+        regions = found.regions.assign(row=len(self.rows), position=position, hit=0.0)
+        if kind in _LOCAL:
+            labels = {side: evidence.disagreement(mask, seen.pred, side)[0] for side in (True, False)}
+            hits = []
+            for one in found.regions.itertuples():
+                inside = labels[one.by_given] == labels[one.by_given][one.y, one.x]
+                hits.append((truth != mask)[inside].mean())
+            regions["hit"] = np.array(hits, float)
+        dx, dy = found.shift
+        facts = {"position": position, "kind": kind, "dx": dx, "dy": dy}
+        self.rows.append(facts | found.numbers)
+        self.confusions.append(found.confusion)
+        self.regions.append(regions)
+
+    def judge(self, units: np.ndarray) -> Findings:
+        """Compute the probability of every mask to be wrong, and name those that are.
+
+        Args:
+            units: (N,) labels of what of the split is independent, see `metrics.independent_units`.
+        """
+        images = pd.DataFrame(dict.fromkeys(SUSPECT, ""), range(len(self.samples)))
+        images = images.assign(label_score=np.nan, suspect=False, pixels=0, seed=-1, by_given=True)
+        units, count = np.asarray(units), len(self.samples)
+        if count < FEWEST or len(np.unique(units)) < _FOLDS:
+            what = f"{count} images in {len(np.unique(units))} independent parts are too few to learn from what a"
+            told = f"{what} wrong mask looks like ({FEWEST} in {_FOLDS} are needed): no mask is named."
+            return Findings(images, pd.DataFrame(columns=["kind", "injected", "found", "auroc"]), told)
+        rows, regions = pd.DataFrame(self.rows), pd.concat(self.regions, ignore_index=True)
+        rows, regions = _recurrence(rows, np.stack(self.confusions), regions)
+        wrong, kinds, best = _cross_fitted(rows, regions, units)
+        sound = np.flatnonzero(rows["kind"] == "sound")
+        images.loc[rows["position"][sound], "label_score"] = wrong[sound]
+        for row in sound[_name(wrong[sound])]:
+            region = regions.loc[best[row]] if row in best else None
+            cells = self._words(rows.loc[row], LABEL_FAULTS[kinds[row]], region)
+            images.loc[rows["position"][row], SUSPECT[1:]] = cells
+        return Findings(images, _reliability(rows, wrong), "")
+
+    def _words(self, row: pd.Series, kind: str, region: pd.Series | None) -> list:
+        """Say what is wrong with a mask that is named: the cells of `SUSPECT` after the score."""
+        position = int(row["position"])
+        step, height, width = self.sizes[position]
+        if kind not in _LOCAL or region is None:
+            detail = self._whose(position) if kind == "wrong_mask" else ""
+            if kind == "shifted_mask":
+                detail = f"it fits moved by {row['dx'] * step:+d} px to the right and {row['dy'] * step:+d} px down"
+            return [True, KIND_NAMES[kind], "", "", detail, "", 0, -1, True]
+        # an object that the mask has under another name is not missing
+        kind = "missing_object" if region["of_mask"] < 0.5 else "swapped_classes"
+        y0, x0, y1, x1 = (step * side for side in region["box"])
+        seed = (step * region["y"] + step // 2) * width + step * region["x"] + step // 2
+        words = [KIND_NAMES[kind], self.names[region["given"]], self.names[region["suggested"]], ""]
+        box = f"{x0} {y0} {min(x1, width)} {min(y1, height)}"
+        return [True, *words, box, region["pixels"] * step**2, seed, region["by_given"]]
+
+    def _whose(self, position: int) -> str:
+        """Name the image of the split whose prediction a foreign mask fits much better than its own image's."""
+        mask = self.small[position][0]
+        fits = {k: ((mask == pred) | (mask == IGNORE)).mean() for k, (_, pred) in self.small.items()}
+        best = max(fits, key=fits.__getitem__)
+        if fits[best] < 0.5 * (1 + fits[position]):  # half of the disagreement must go
+            return ""
+        return f"it fits the image {self.samples['id'][best]!r}"
+
+
+def _resized(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    if image.shape[:2] == shape:
+        return image
+    return np.asarray(Image.fromarray(image).resize(shape[::-1], Image.Resampling.BILINEAR))
+
+
+def _recurrence(
+    rows: pd.DataFrame, confusions: np.ndarray, regions: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Add how usual the confusions of each mask are in the other images of the split, as they are.
+
+    A confusion that recurs is the model's; a wrong label stands alone. Rows get `unusual`, the Kullback-Leibler
+    divergence of their confusions from those of the others; regions get the rate of their confusion, the share
+    of the images with their given class that have it, and the recall of the two classes.
     """
-    valid = truth != IGNORE
-    apart, ids = valid & (pred != truth), np.stack([pred, np.where(valid, truth, 0)]).astype(np.intp)
-    top, of_mask = np.take_along_axis(probabilities, ids, 0).astype(np.float32)  # (H, W) each
-    inner = ndimage.minimum_filter(apart, 2 * boundary_width(truth.shape, _BAND) + 1)
-    # squared: the model's own errors leave the true class some probability, a wrong label has next to none
-    weight = np.where(inner, np.log(np.maximum(top, _FLOOR) / np.maximum(of_mask, _FLOOR)) ** 2, 0)
-    rows = [row for by_given in (True, False) for row in _regions(truth, pred, weight, by_given)]
-    regions = pd.DataFrame(sorted(rows, key=lambda row: -row[2])[:_REGIONS], columns=_REGION)
-    pixels, agreement, doubt = int(np.count_nonzero(valid)), np.nan, np.nan
-    if pixels:
-        agreement, doubt = 1 - np.count_nonzero(apart) / pixels, 1 - top[valid].mean(dtype=np.float64)
-    return Look(pixels, agreement, float(doubt), _best_shift(truth, pred), regions)
+    sound, position = rows["kind"].to_numpy() == "sound", rows["position"].to_numpy()
+    classes = confusions.shape[1]
+    own = np.zeros((position.max() + 1, classes, classes))
+    own[position[sound]] = confusions[sound]
+    have = own.sum(2, keepdims=True)
+    often = own > 0.1 * np.maximum(have, 1)
+    usual = 0.9 * np.eye(classes) + 0.1 / classes  # what is expected of a class that no other image has
+    others = own.sum(0) - own
+    rates = (others + 20 * usual) / (others.sum(2, keepdims=True) + 20)
+    spread = (often.sum(0) - often + 0.5) / ((have > 0).sum(0) - (have > 0) + 1)
+    unusual = []
+    for k, one in zip(position, confusions, strict=True):
+        share = one / np.maximum(one.sum(1, keepdims=True), 1)
+        unusual.append((one * np.log(np.maximum(share, 1e-9) / rates[k])).sum() / max(1, one.sum()))
+    at = regions["position"].to_numpy(int), regions["given"].to_numpy(int), regions["suggested"].to_numpy(int)
+    facts = {"rate": np.log(rates[at] + 1e-4), "images": np.log(spread[at])}
+    facts |= {"recall": rates[at[0], at[2], at[2]], "given_recall": rates[at[0], at[1], at[1]]}
+    return rows.assign(unusual=np.log(np.maximum(unusual, 0) + 1e-3)), regions.assign(**facts)
 
 
-def _regions(truth: np.ndarray, pred: np.ndarray, weight: np.ndarray, by_given: bool) -> Iterator[tuple]:
-    """Yield what `Look` tells of the regions connected by their given (or their suggested) class."""
-    labels, values, sizes = _apart(truth, pred, by_given)
-    labels_given, _, sizes_given = label_regions(truth)
-    other = pred if by_given else truth
-    mass = np.bincount(labels.ravel(), weight.ravel(), minlength=len(values))
-    for k in np.argsort(-mass, kind="stable")[: min(_REGIONS, np.count_nonzero(mass))]:
-        inside = labels == k
-        y, x = np.nonzero(inside)
-        ids = int(values[k]), int(np.bincount(other[inside], weight[inside]).argmax())  # most of the evidence
-        # of the mask's regions that the disagreement mostly lies in, how much does it cover?
-        of, overlap = np.unique(labels_given[inside], return_counts=True)
-        mostly = overlap >= 0.1 * sizes[k]
-        whole = overlap[mostly].sum() / sizes_given[of[mostly]].sum()
-        box, seed = f"{x.min()} {y[0]} {x.max() + 1} {y[-1] + 1}", y[0] * truth.shape[1] + x[0]
-        yield (*ids[:: 1 if by_given else -1], mass[k], sizes[k], whole, box, seed, by_given)
+class _Model(NamedTuple):
+    """Two logistic regressions: of a region to lie in a wrong label, and of a mask to be of each kind."""
+
+    regions: Pipeline
+    masks: Pipeline
 
 
-def _apart(truth: np.ndarray, pred: np.ndarray, by_given: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Label the connected disagreements of one given class (or one suggested class)."""
-    apart = (truth != IGNORE) & (truth != pred)
-    return label_regions(np.where(apart, truth if by_given else pred, IGNORE).astype(np.uint8))
+def _learn(rows: pd.DataFrame, regions: pd.DataFrame) -> _Model:
+    kinds = rows["kind"].reindex(regions["row"]).to_numpy()
+    # of a fault of one region only the regions in it are known to be wrong, those that touch it are left out
+    of_use = (kinds == "sound") | (np.isin(kinds, _LOCAL) & ~regions["hit"].between(0.2, _HIT, "neither"))
+    used = regions[of_use]
+    by_region = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    by_region.fit(used[_REGION].astype(float), used["hit"] >= _HIT)
+    kind = rows["kind"].map({name: k for k, name in enumerate(("sound", *LABEL_FAULTS))})
+    share = _PRIOR / (1 - _PRIOR) * (kind == 0).sum() / max(1, (kind > 0).sum())
+    by_mask = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    numbers = _numbers(rows, regions, _odds(by_region, regions))
+    by_mask.fit(numbers, kind, logisticregression__sample_weight=np.where(kind == 0, 1.0, share))
+    return _Model(by_region, by_mask)
 
 
-def _best_shift(truth: np.ndarray, pred: np.ndarray) -> tuple[int, int, float]:
-    """Find dx, dy that move the mask onto the prediction best, and the share of the disagreement that goes."""
-    step = max(1, -(-max(truth.shape) // _COARSE))
-    t, p = (ids[step // 2 :: step, step // 2 :: step] for ids in (truth, pred))
-    valid, reach = t != IGNORE, max(1, round(_REACH * max(t.shape)))
-    if not valid.any():
-        return 0, 0, 0.0
-    pairs = [*((p == c, t == c) for c in np.unique(t[valid])), (np.ones_like(valid), valid)]
-    # the agreement at every shift is a sum over classes of cross-correlations
-    *agreed, stay = (np.round(correlate_shifts(*pair, reach)).astype(np.int64) for pair in pairs)
-    share = np.where(stay > 0.5 * valid.sum(), sum(agreed) / np.maximum(stay, 1), 0)  # of those that stay
-    y, x = np.unravel_index(share.argmax(), share.shape)
-    gone = (share[y, x] - share[reach, reach]) / max(1 - share[reach, reach], 1e-9)
-    return int(x - reach) * step, int(y - reach) * step, float(gone)
+def _odds(by_region: Pipeline, regions: pd.DataFrame) -> pd.Series:
+    return pd.Series(by_region.decision_function(regions[_REGION].astype(float)), regions.index)
 
 
-def judge(looks: Sequence[Look | None], names: tuple[str, ...]) -> pd.DataFrame:
-    """Score how suspicious each mask of a split is, compared with the other images.
+def _numbers(rows: pd.DataFrame, regions: pd.DataFrame, odds: pd.Series) -> pd.DataFrame:
+    """Collect what the regression of masks takes: a row's numbers, and the odds of its two worst regions."""
+    ranked = odds.sort_values(ascending=False).groupby(regions["row"])
+    first, second = (ranked.nth(k) for k in (0, 1))
+    table = rows.drop(columns=["position", "kind", "dx", "dy"])
+    for name, found in (("region", first), ("region_2", second)):
+        table[name] = (
+            pd.Series(found.to_numpy(), regions.loc[found.index, "row"]).reindex(rows.index).fillna(_NONE)
+        )
+    return table
 
-    A region's evidence m is compared with the largest evidence a_j of the same confusion in each other image
-    j, which counts min(1, a_j / m); images with only the same given class, the same suggested class or any
-    confusion count for less. The share of images that err like this is the chance of an error of the model.
-    The evidence of images of which the model is less sure than usual is discounted. Where a shift explains
-    more of the disagreement than it usually does, the chance falls by as much.
+
+def _cross_fitted(
+    rows: pd.DataFrame, regions: pd.DataFrame, units: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, dict[int, int]]:
+    """Learn from the images of other units, and apply to each.
 
     Returns:
-        A row a look: label_score, 0-1 (NaN of None), and of its most suspicious region, if any, suspect_kind
-        ("swapped class", "missing object", "shifted mask", "mask of another image" or ""), suspect_given,
-        suspect_suggested, suspect_box ("x0 y0 x1 y1"), pixels, seed and by_given.
+        (R,) probability of each row to be wrong, (R,) its most probable kind as index of `LABEL_FAULTS`, and of
+        each row with regions the index of the most suspicious one.
     """
-    rows = [(np.nan if one is None else 0.0, "", "", "", "", 0, -1, True) for one in looks]
-    found = [one.regions.assign(image=i) for i, one in enumerate(looks) if one and len(one.regions)]
-    if found:
-        regions = pd.concat(found, ignore_index=True)
-        regions["share"] = _share_like_it(looks, regions)
-        agreement = np.nanmedian([one.agreement for one in looks])
-        for own in regions.loc[regions.groupby("image")["share"].idxmin()].itertuples():
-            score = float(np.clip(1 - own.share, 0, 1))
-            kind = _kind(looks[own.image], own, agreement) if score >= 0.5 else ""
-            classes = names[own.given], names[own.suggested]
-            rows[own.image] = (score, kind, *classes, own.box, own.pixels, own.seed, own.by_given)
-    return pd.DataFrame(rows, columns=["label_score", *_SUSPECT])
+    position = rows["position"].to_numpy()
+    wrong, kinds, best = np.zeros(len(rows)), np.zeros(len(rows), int), {}
+    for learn, test in GroupKFold(_FOLDS).split(position, groups=units[position]):
+        model, *parts = _learn(*_of(rows, regions, learn)), *_of(rows, regions, test)
+        odds = _odds(model.regions, parts[1])
+        chances = model.masks.predict_proba(_numbers(*parts, odds))
+        found = np.zeros((len(test), len(LABEL_FAULTS) + 1))
+        found[:, model.masks[-1].classes_] = chances
+        wrong[test], kinds[test] = 1 - found[:, 0], found[:, 1:].argmax(1)
+        best |= odds.groupby(parts[1]["row"]).idxmax().to_dict()
+    return wrong, kinds, best
 
 
-def _share_like_it(looks: Sequence[Look], regions: pd.DataFrame) -> np.ndarray:
-    """Compute the chance of each region to be the model's own error."""
-    image, given, suggested = regions[["image", "given", "suggested"]].to_numpy().T
-    pixels, doubts, still = np.array([(one.pixels, one.doubt, 1 - one.shift[2]) for one in looks]).T
-    trust = np.divide(np.nanmedian(doubts), doubts, out=np.ones(len(looks)), where=doubts > 0)
-    mass = regions["mass"].to_numpy() * np.minimum(1, trust[image]) ** 2
-    alike = (given * (IGNORE + 1) + suggested, given, suggested, np.zeros_like(given))
-    like = sum(weight * _others(key, image, mass) for weight, key in zip(_KINSHIP, alike, strict=True))
-    # as of a rank among n others, (r + 1) / (n + 1): with few others to compare with, little can be said
-    share = (like + 0.5 + 0.5 * np.minimum(1, _NOISE * pixels[image] / mass)) / (
-        sum(_KINSHIP) * (len(looks) - 1) + 1
-    )
-    return share * np.minimum(1, still / max(np.median(still), _FLOOR))[image]
+def _of(rows: pd.DataFrame, regions: pd.DataFrame, which: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
+    part = rows.iloc[which]
+    return part, regions[regions["row"].isin(part.index)]
 
 
-def _others(key: np.ndarray, image: np.ndarray, mass: np.ndarray) -> np.ndarray:
-    """Sum, for each region, min(1, a / mass) over the other images, a: their largest mass of the same key."""
-    values, place = np.unique(key, return_inverse=True)
-    most = np.zeros((len(values), image.max() + 1))
-    np.maximum.at(most, (place, image), mass)
-    return np.array([np.minimum(1, most[k] / m).sum() - 1 for k, m in zip(place, mass, strict=True)])
+def _name(wrong: np.ndarray) -> np.ndarray:
+    """Choose the masks that are named: (N,) probabilities -> (K,) places.
+
+    As many of the most probable ones, each at least `SURE`, as keep the expected share of sound masks among
+    them at `_FALSE` (Mueller, Parmigiani and Rice, FDR and Bayesian multiple comparisons rules, 2006).
+    """
+    order = np.argsort(-wrong, kind="stable")
+    sound = np.cumsum(1 - wrong[order]) / np.arange(1, len(order) + 1)
+    return order[(wrong[order] >= SURE) & (sound <= _FALSE)]
 
 
-def _kind(one: Look, own: Any, agreement: float) -> str:
-    """Name the kind of label error that the evidence points to; `agreement` is that of the typical mask."""
-    of_class = one.regions[one.regions["by_given"] & (one.regions["given"] == own.given)]
-    if one.shift[2] >= _EXPLAINED:
-        return "shifted mask"
-    if 1 - one.agreement - of_class["pixels"].sum() / one.pixels > _FOREIGN * (1 - agreement):
-        return "mask of another image"
-    if own.whole >= _WHOLE or own.pixels > _OBJECT * one.pixels:
-        return "swapped class"
-    return "missing object" if own.whole <= _PART else ""
+def _reliability(rows: pd.DataFrame, wrong: np.ndarray) -> pd.DataFrame:
+    """Tell how well the faults that were injected are found: `Findings.kinds`."""
+    sound, found, table = (rows["kind"] == "sound").to_numpy(), wrong >= SURE, []
+    for kind in (*LABEL_FAULTS, "all"):
+        own = ~sound if kind == "all" else (rows["kind"] == kind).to_numpy()
+        if own.any():
+            auroc = roc_auc_score(own[own | sound], wrong[own | sound])
+            table.append((KIND_NAMES.get(kind, kind), own.sum(), found[own].mean(), auroc))
+    table.append(("sound", sound.sum(), found[sound].mean(), np.nan))
+    return pd.DataFrame(table, columns=["kind", "injected", "found", "auroc"])
 
 
 def suspect_region(truth: np.ndarray, pred: np.ndarray, seed: int, by_given: bool) -> np.ndarray:
     """Grow a suspicious region, (H, W) bool, again from what `judge` told and the mask and prediction."""
-    labels, _, _ = _apart(truth, pred, by_given)
+    labels, _, _ = evidence.disagreement(truth, pred, by_given)
     return labels == labels.ravel()[seed]
