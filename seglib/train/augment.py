@@ -1,7 +1,5 @@
 """Augmentation of whole batches on the training device; one map moves an image and its mask."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

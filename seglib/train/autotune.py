@@ -1,7 +1,5 @@
 """Take a few training steps on this machine: how much memory an image takes, and whether half precision is slow."""
 
-from __future__ import annotations
-
 import copy
 import math
 import time
@@ -35,7 +33,7 @@ def plan_training(
     than float32. A ValueError names what this machine cannot do.
     """
     machine, batch_size = machine or Machine.find(params.device), min(params.batch_size, len(train))
-    cache_bytes = train.nbytes + val.nbytes if train.stored and val.stored else None
+    cache_bytes = None if train.data is None or val.data is None else train.nbytes + val.nbytes
     plan = choose_plan(params, machine, batch_size, cache_bytes, accelerate(copy.deepcopy(model)))
     half, found = params.precision == "auto" and plan.precision in ("bf16", "fp16"), np.zeros((1, 2))
     if half or not params.micro_batch:
@@ -52,8 +50,8 @@ def plan_training(
     image_bytes, share = found[:, 1].max(), math.ceil(batch_size / plan.processes)
     fits = params.micro_batch or max(1, int(budget / (_SLACK * image_bytes)))
     parts = math.ceil(share / min(share, fits))  # the batch is shared evenly
-    why = f"an image takes {image_bytes / 1e6:,.0f} MB in a step; {budget / 1e9:,.1f} GB may be used"
-    why = "asked for" if params.micro_batch else why
+    measured = f"an image takes {image_bytes / 1e6:,.0f} MB in a step; {budget / 1e9:,.1f} GB may be used"
+    why = "asked for" if params.micro_batch else measured
     if parts > 1:
         why += f"; {parts} make a step, and normalization and Dice see one at a time"
     return replace(plan, micro_batch=math.ceil(share / parts), reasons=plan.reasons | {"micro_batch": why})
@@ -76,11 +74,8 @@ def measure(plans: list[DevicePlan], model: Segmenter, crop: tuple[int, int], im
 
 def _training_step(plan: DevicePlan, model: Segmenter, crop: tuple[int, int], images: int) -> Callable:
     """Return a function that computes a gradient of a copy: its seconds, and the bytes kept for the backward pass."""
-    model, loss = plan.place(copy.deepcopy(model)).train(), HybridLoss().to(plan.device)
-    if plan.accelerate:
-        accelerate(model)
-    pixels = 255 * torch.rand(images, 3, *crop, device=plan.device)
-    pixels = pixels.contiguous(memory_format=plan.memory_format)
+    model, loss = plan.place(copy.deepcopy(model)).train(), HybridLoss()
+    pixels = 255 * torch.rand(images, 3, *crop, device=plan.device).contiguous(memory_format=plan.layout)
     masks = torch.randint(len(model.spec.classes), (images, *crop), dtype=torch.uint8, device=plan.device)
     kept: dict[int, int] = {}  # bytes by the address of the memory
 

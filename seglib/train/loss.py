@@ -1,9 +1,11 @@
 """`HybridLoss`: cross-entropy + Dice + focal in one autograd function, visiting pixels in blocks.
 
 First for the sums that the losses are made of, then for the gradient, which needs the sums of all pixels.
-"""
 
-from __future__ import annotations
+To add a term: name it in `LossTerms`; add its sums to `_visit`, its value and slopes to `terms_and_slopes`, its gradient
+to `_gradient`. A term that torch differentiates needs none of these: add it to `total`, which carries the gradient, in
+`forward`. Give it a weight in `HybridLoss` and `params.Train`. The columns of history.csv follow from `LossTerms`.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
