@@ -35,23 +35,23 @@ def plan_training(
     machine, batch_size = machine or Machine.find(params.device), min(params.batch_size, len(train))
     cache_bytes = None if train.data is None or val.data is None else train.nbytes + val.nbytes
     plan = choose_plan(params, machine, batch_size, cache_bytes, accelerate(copy.deepcopy(model)))
-    half, found = params.precision == "auto" and plan.precision in ("bf16", "fp16"), np.zeros((1, 2))
-    if half or not params.micro_batch:
-        plans = [plan, replace(plan, precision="fp32")] if half else [plan]
-        crop = crop_size(train, params)
-        images = min(batch_size, max(2, _PIXELS[plan.kind] // (crop[0] * crop[1])))
+    half = params.precision == "auto" and plan.precision in ("bf16", "fp16")
+    plans = [plan, replace(plan, precision="fp32")] if half else [plan]
+    height, width = crop = crop_size(train, params)
+    images, found = min(batch_size, max(2, _PIXELS[plan.kind] // (height * width))), np.ones((1, 2))
+    if half or not params.micro_batch:  # else nothing is open
         found = measure(plans, model, crop, images)
-        if (ratio := found[0, 0] / found[-1, 0]) > _CLEARLY_SLOWER:
-            slow = f"{plan.precision} took {ratio:.1f} times as long as fp32 in a trial"
-            plan = replace(plan, precision="fp32", reasons=plan.reasons | {"precision": slow})
+    if (ratio := found[0, 0] / found[-1, 0]) > _CLEARLY_SLOWER:
+        slow = f"{plan.precision} took {ratio:.1f} times as long as fp32 in a trial"
+        plan = replace(plan, precision="fp32", reasons=plan.reasons | {"precision": slow})
     # Weights, their gradients and AdamW's two moments take 4 bytes each.
     memory = machine.memory - 16 * sum(weight.numel() for weight in model.parameters())
     budget = _STEP_SHARE[plan.kind] * memory / (plan.processes if plan.kind == "cpu" else 1)
     image_bytes, share = found[:, 1].max(), math.ceil(batch_size / plan.processes)
     fits = params.micro_batch or max(1, int(budget / (_SLACK * image_bytes)))
     parts = math.ceil(share / min(share, fits))  # the batch is shared evenly
-    measured = f"an image takes {image_bytes / 1e6:,.0f} MB in a step; {budget / 1e9:,.1f} GB may be used"
-    why = "asked for" if params.micro_batch else measured
+    why = f"an image takes {image_bytes / 1e6:,.0f} MB in a step; {budget / 1e9:,.1f} GB may be used"
+    why = "asked for" if params.micro_batch else why
     if parts > 1:
         why += f"; {parts} make a step, and normalization and Dice see one at a time"
     return replace(plan, micro_batch=math.ceil(share / parts), reasons=plan.reasons | {"micro_batch": why})

@@ -101,7 +101,7 @@ def build_cache(
     key = hashlib.sha256(json.dumps([settings, content]).encode()).hexdigest()[:16]
     folder = artifacts / "cache" / f"{dataset.name}-{split}-{key}"
     read = partial(_read, dataset, samples, long_side, original_masks)
-    known = {"ids": [sample.id for sample in samples], "read": read, "files": files}
+    known = partial(CachedSplit, ids=[sample.id for sample in samples], read=read, files=files)
     with lock(folder.with_name(f".{folder.name}.lock"), "decoding", wait=3600):
         if (found := _open(folder, known, cache)) is not None:
             return found
@@ -131,13 +131,12 @@ def _read(dataset: Dataset, samples: list, long_side: int, original_masks: bool,
     return image, mask
 
 
-def _open(folder: Path, known: dict, cache: str) -> CachedSplit | None:
+def _open(folder: Path, known: Callable[..., CachedSplit], cache: str) -> CachedSplit | None:
     """Open a cache folder; None if it is not there, damaged, or without the bytes that `cache` asks for."""
     try:
         index = read_json(folder / "index.json")
         sizes, counts = np.array(index["sizes"]), np.array(index["pixel_counts"])
-        sizes = {"image_sizes": sizes[:, :2], "mask_sizes": sizes[:, 2:]}
-        cached = CachedSplit(pixel_counts=counts, data=None, **sizes, **known)
+        cached = known(image_sizes=sizes[:, :2], mask_sizes=sizes[:, 2:], pixel_counts=counts, data=None)
         if cache == "none" or (cache == "auto" and index["disk_full"]):
             return cached
         data = np.memmap(folder / "samples.bin", np.uint8, mode="r")
