@@ -81,8 +81,7 @@ def test_two_processes_train_as_one_does(tiny_root, tiny_params, capsys):
         "epochs": 12,
     }
     how |= {"batch_size": 6, "micro_batch": 2, "crop_height": 64, "crop_width": 64}
-    how |= {"class_weights": "sqrt_inverse"}
-    seen = []
+    how, seen = how | {"class_weights": "sqrt_inverse"}, []
     run, history = trained(tiny_params(**how), 2, lambda table: seen.append(len(table)))
     assert seen == pd.read_csv(run.history)["epoch"].tolist() == list(range(1, 13))
     assert history["val_miou"].iloc[-1] > history["val_miou"].iloc[0]

@@ -73,25 +73,17 @@ def test_it_is_decoded_once_and_again_after_a_change(folder, monkeypatch):
         patch.setattr(loader, "read_pair", None)
         build_cache(load_dataset(folder), "train")
     assert caches(folder) == [cache]
-    repaint(folder, 255)
-    assert (build_cache(load_dataset(folder), "train").pair(0)[0] == 255).all()
-    assert len(caches(folder)) == 1
-    assert caches(folder) != [cache], "what no file holds any more is deleted"
-
-
-def test_only_what_no_file_holds_any_more_is_deleted(folder):
-    """Other sizes of the same files, another dataset's of that name, and what cannot be read stay."""
+    # What no file holds any more is deleted; another dataset's of that name, and what cannot be read, stay.
     build_cache(load_dataset(folder), "train", long_side=8)
-    build_cache(load_dataset(folder), "train")
     both = caches(folder)
-    another, empty = (both[0].with_name(f"set-train-{name}") for name in ("another", "empty"))
-    shutil.copytree(both[0], another)
+    another, empty = (cache.with_name(f"set-train-{name}") for name in ("another", "empty"))
+    shutil.copytree(cache, another)
     index = json.loads((another / "index.json").read_text())
     (another / "index.json").write_text(json.dumps(index | {"root": "elsewhere"}))
     empty.mkdir()
-    assert {*both, another, empty} == set(caches(folder))
-    repaint(folder, 0)
-    build_cache(load_dataset(folder), "train")
+    assert {*both, another, empty} == set(caches(folder)), "other sizes of the same files stay"
+    repaint(folder, 255)
+    assert (build_cache(load_dataset(folder), "train").pair(0)[0] == 255).all()
     left = set(caches(folder))
     assert len(left) == 3
     assert left & {*both, another, empty} == {another, empty}
