@@ -96,9 +96,9 @@ class DevicePlan:
         with contextlib.ExitStack() as stack:
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(self.threads)
+            for name in ("allow_tf32", "benchmark"):  # the second is set by the trainer
+                stack.callback(setattr, cudnn, name, getattr(cudnn, name))
             if self.kind == "cuda":
-                for name in ("allow_tf32", "benchmark"):
-                    stack.callback(setattr, cudnn, name, getattr(cudnn, name))
                 stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
                 torch.set_float32_matmul_precision("highest" if self.precision == "fp32" else "high")
                 cudnn.allow_tf32 = self.precision != "fp32"

@@ -273,12 +273,14 @@ def test_a_lack_of_memory_says_what_to_do(tiny_root, tiny_params):
         trained(params, model)
 
 
-def test_fit_leaves_the_process_as_it_was(tiny_root, tiny_params):
+def test_fit_leaves_the_process_as_it_was(tiny_root, tiny_params, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     params = tiny_params(epochs=1)
     model, before, threads = new_model(params), torch.get_num_threads(), []
     state = {name: value.clone() for name, value in model.state_dict().items()}
     trained(params, model, lambda _: threads.append(torch.get_num_threads()), threads=before + 1)
     assert (threads, torch.get_num_threads()) == ([before + 1], before)
+    assert torch.backends.cudnn.benchmark
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items()), "not a copy"
 
 
