@@ -67,7 +67,7 @@ def training_curves(history: pd.DataFrame, fig: Figure | None = None) -> Figure:
 
 
 class LiveCurves:
-    """Draw the history again while it grows, in one place: `launch(..., on_epoch=LiveCurves())`."""
+    """Draw the history again while it grows, in one place: `fit(..., on_epoch=LiveCurves())`."""
 
     def __init__(self) -> None:
         self._handle: DisplayHandle | None = None

@@ -1,7 +1,8 @@
 """Train a segmentation model: plan for the hardware, build the model, read batches, fit, in one process or several.
 
 device: the plan; autotune: a few steps measured for it; model: networks, weights, checkpoints; loader: the cache and its batches;
-augment; loss; cpu: faster kernels; confusion: counts as a metric; trainer: the steps; fitting: the whole training; distributed, launch.
+augment; loss; cpu: faster kernels; confusion: counts as a metric; trainer: the steps; fitting: the whole training; distributed, worker: several
+processes.
 """
 
 from seglib.train.autotune import plan_training
@@ -9,13 +10,13 @@ from seglib.train.confusion import ConfusionCounts
 from seglib.train.cpu import accelerate
 from seglib.train.device import DevicePlan, make_plan
 from seglib.train.distributed import DistributedContext
-from seglib.train.fitting import fit, launch, open_dataset, start_run
+from seglib.train.fitting import fit, open_dataset, start_run
 from seglib.train.loader import CachedSplit, augmented_examples, build_cache, scoring_batches
 from seglib.train.loss import HybridLoss
 from seglib.train.model import ModelError, ModelSpec, Segmenter, build_model, load_checkpoint
 
 __all__ = [
     "CachedSplit", "ConfusionCounts", "DevicePlan", "DistributedContext", "HybridLoss", "ModelError", "ModelSpec",
-    "Segmenter", "accelerate", "augmented_examples", "build_cache", "build_model", "fit", "launch", "load_checkpoint",
+    "Segmenter", "accelerate", "augmented_examples", "build_cache", "build_model", "fit", "load_checkpoint",
     "make_plan", "open_dataset", "plan_training", "scoring_batches", "start_run",
 ]

@@ -1,7 +1,5 @@
 """Augmentation of whole batches on the training device; one map moves an image and its mask."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 
@@ -21,10 +19,8 @@ class CropParams(NamedTuple):
     columns: slice
     matrix: tuple[float, ...]  # a to f, in pixels of the part
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the part."""
-        return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
+    # height and width of the part
+    size = property(lambda self: tuple(side.stop - side.start for side in self[:2]))
 
 
 def draw_crop(random: np.random.Generator, params: Train, crop: tuple, size: tuple) -> CropParams:

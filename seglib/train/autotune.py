@@ -1,7 +1,5 @@
 """Take a few training steps on this machine: how much memory an image takes, and whether half precision is slow."""
 
-from __future__ import annotations
-
 import copy
 import math
 import time
@@ -35,17 +33,17 @@ def plan_training(
     than float32. A ValueError names what this machine cannot do.
     """
     machine, batch_size = machine or Machine.find(params.device), min(params.batch_size, len(train))
-    cache_bytes = train.nbytes + val.nbytes if train.stored and val.stored else None
+    cache_bytes = None if train.data is None or val.data is None else train.nbytes + val.nbytes
     plan = choose_plan(params, machine, batch_size, cache_bytes, accelerate(copy.deepcopy(model)))
-    half, found = params.precision == "auto" and plan.precision in ("bf16", "fp16"), np.zeros((1, 2))
-    if half or not params.micro_batch:
-        plans = [plan, replace(plan, precision="fp32")] if half else [plan]
-        crop = crop_size(train, params)
-        images = min(batch_size, max(2, _PIXELS[plan.kind] // (crop[0] * crop[1])))
+    half = params.precision == "auto" and plan.precision in ("bf16", "fp16")
+    plans = [plan, replace(plan, precision="fp32")] if half else [plan]
+    height, width = crop = crop_size(train, params)
+    images, found = min(batch_size, max(2, _PIXELS[plan.kind] // (height * width))), np.ones((1, 2))
+    if half or not params.micro_batch:  # else nothing is open
         found = measure(plans, model, crop, images)
-        if (ratio := found[0, 0] / found[-1, 0]) > _CLEARLY_SLOWER:
-            slow = f"{plan.precision} took {ratio:.1f} times as long as fp32 in a trial"
-            plan = replace(plan, precision="fp32", reasons=plan.reasons | {"precision": slow})
+    if (ratio := found[0, 0] / found[-1, 0]) > _CLEARLY_SLOWER:
+        slow = f"{plan.precision} took {ratio:.1f} times as long as fp32 in a trial"
+        plan = replace(plan, precision="fp32", reasons=plan.reasons | {"precision": slow})
     # Weights, their gradients and AdamW's two moments take 4 bytes each.
     memory = machine.memory - 16 * sum(weight.numel() for weight in model.parameters())
     budget = _STEP_SHARE[plan.kind] * memory / (plan.processes if plan.kind == "cpu" else 1)
@@ -76,11 +74,8 @@ def measure(plans: list[DevicePlan], model: Segmenter, crop: tuple[int, int], im
 
 def _training_step(plan: DevicePlan, model: Segmenter, crop: tuple[int, int], images: int) -> Callable:
     """Return a function that computes a gradient of a copy: its seconds, and the bytes kept for the backward pass."""
-    model, loss = plan.place(copy.deepcopy(model)).train(), HybridLoss().to(plan.device)
-    if plan.accelerate:
-        accelerate(model)
-    pixels = 255 * torch.rand(images, 3, *crop, device=plan.device)
-    pixels = pixels.contiguous(memory_format=plan.memory_format)
+    model, loss = plan.place(copy.deepcopy(model)).train(), HybridLoss()
+    pixels = 255 * torch.rand(images, 3, *crop, device=plan.device).contiguous(memory_format=plan.layout)
     masks = torch.randint(len(model.spec.classes), (images, *crop), dtype=torch.uint8, device=plan.device)
     kept: dict[int, int] = {}  # bytes by the address of the memory
 

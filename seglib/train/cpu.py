@@ -1,7 +1,5 @@
 """Faster on a CPU: depthwise convolutions' gradient in bfloat16, and convolutions of a U-Net's upsampled features."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch
@@ -115,7 +113,7 @@ def _upsampled(x: Tensor, weight: Tensor) -> Tensor:
     rows = []
     for k, kernel in enumerate(
         _halves(weight, 2)
-    ):  # for the upper row of the two of a small pixel, the lower
+    ):  # for the upper of the two rows of a small pixel, the lower
         left, right = _halves(kernel, 3)
         kernel = torch.cat([right, left]).contiguous(memory_format=torch.channels_last)
         corners = F.conv2d(x, kernel, None, 1, 1).permute(0, 2, 3, 1).flatten(2)  # (N, H + 1, (W + 1) 2 C)

@@ -1,7 +1,5 @@
 """Plan how to compute on this machine; each choice has a reason."""
 
-from __future__ import annotations
-
 import contextlib
 import platform
 from collections.abc import Iterator
@@ -15,9 +13,10 @@ import torch
 from torch import nn
 
 from seglib.params import Train
+from seglib.train.cpu import accelerate
 
 PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
+_LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 _CACHE_SHARE = 0.4  # of the free RAM: training itself, the notebook and the browser need the rest
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")  # the memory limit of a Linux container, unknown to psutil
 
@@ -45,11 +44,10 @@ class Machine:
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             told = str(error).splitlines()[0]
             raise ValueError(f"device {device!r} cannot be used ({told}). Choose 'auto' or 'cpu'.") from None
-        threads, half = torch.get_num_threads(), ""
-        name, ram = platform.processor() or platform.machine(), psutil.virtual_memory().available
+        name, half = platform.processor() or platform.machine(), ""
+        memory = ram = psutil.virtual_memory().available
         with contextlib.suppress(OSError, ValueError):  # "max" without a limit
-            ram = min(ram, int(_CONTAINER.read_text(encoding="ascii")))
-        memory = ram
+            memory = ram = min(ram, int(_CONTAINER.read_text(encoding="ascii")))
         if device.startswith("cuda"):
             name, (memory, _) = torch.cuda.get_device_name(device), torch.cuda.mem_get_info(device)
             with torch.cuda.device(device):
@@ -57,7 +55,7 @@ class Machine:
         elif device == "cpu":  # without these instructions bfloat16 is slower than float32
             probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
             half = "bf16" if any(getattr(torch.cpu, probe, bool)() for probe in probes) else ""
-        return cls(device, name, half, memory, ram, threads, torch.cuda.device_count())
+        return cls(device, name, half, memory, ram, torch.get_num_threads(), torch.cuda.device_count())
 
 
 @dataclass(frozen=True)
@@ -66,8 +64,8 @@ class DevicePlan:
 
     device: str = "cpu"  # torch device name
     precision: str = "fp32"  # or tf32, bf16, fp16 (which trains with a gradient scaler)
-    channels_last: bool = False  # memory format of images and convolution weights
-    compile: bool = False  # whether training runs the model through torch.compile
+    memory_format: str = "contiguous"  # or channels_last: of images and convolution weights
+    compile: str = "off"  # or on: training runs the model through torch.compile
     accelerate: bool = False  # whether training calls `cpu.accelerate`
     processes: int = 1  # that share every batch, one a device
     threads: int = 1  # of torch on the CPU, in each process
@@ -77,10 +75,7 @@ class DevicePlan:
     reasons: dict[str, str] = field(default_factory=dict, compare=False)  # by choice
 
     kind = property(lambda self: self.device.split(":")[0])  # the device without its number
-
-    @property
-    def memory_format(self) -> torch.memory_format:
-        return torch.channels_last if self.channels_last else torch.contiguous_format
+    layout = property(lambda self: _LAYOUTS[self.memory_format])  # torch's name of the memory format
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Return the mixed-precision context of this plan; it does nothing in fp32 and tf32."""
@@ -88,8 +83,11 @@ class DevicePlan:
         return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(self.kind, dtype=dtype)
 
     def place(self, model: nn.Module) -> nn.Module:
-        """Move a model to this plan's device and memory format, in place; return it."""
-        return model.to(self.device).to(memory_format=self.memory_format)
+        """Move a model to this plan's device and memory format, and accelerate it, in place; return it."""
+        model = model.to(self.device).to(memory_format=self.layout)
+        if self.accelerate:
+            accelerate(model)
+        return model
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
@@ -98,9 +96,9 @@ class DevicePlan:
         with contextlib.ExitStack() as stack:
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(self.threads)
+            for name in ("allow_tf32", "benchmark"):  # the second is set by the trainer
+                stack.callback(setattr, cudnn, name, getattr(cudnn, name))
             if self.kind == "cuda":
-                for name in ("allow_tf32", "benchmark"):
-                    stack.callback(setattr, cudnn, name, getattr(cudnn, name))
                 stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
                 torch.set_float32_matmul_precision("highest" if self.precision == "fp32" else "high")
                 cudnn.allow_tf32 = self.precision != "fp32"
@@ -109,9 +107,8 @@ class DevicePlan:
     def table(self) -> pd.DataFrame:
         """Return one row a choice: choice, by its parameter's name; value; why."""
         rows = [(name, str(getattr(self, name)), why) for name, why in self.reasons.items()]
-        names = {"torch.contiguous_format": "contiguous", "torch.channels_last": "channels_last"}
-        names |= {"True": "on", "False": "off"}
-        return pd.DataFrame(rows, columns=["choice", "value", "why"]).replace({"value": names})
+        table = pd.DataFrame(rows, columns=["choice", "value", "why"])
+        return table.replace({"value": {"True": "on", "False": "off"}})
 
 
 def make_plan(device: str = "auto", precision: str = "auto", machine: Machine | None = None) -> DevicePlan:
@@ -129,8 +126,8 @@ def make_plan(device: str = "auto", precision: str = "auto", machine: Machine | 
         "memory_format": "CPUs and CUDA GPUs convolve faster in channels_last, Apple GPUs do not",
     }
     chosen = machine.half or "fp32" if precision == "auto" else precision
-    channels_last = not machine.device.startswith("mps")
-    return DevicePlan(machine.device, chosen, channels_last, threads=machine.threads, reasons=reasons)
+    layout = "contiguous" if machine.device.startswith("mps") else "channels_last"
+    return DevicePlan(machine.device, chosen, layout, threads=machine.threads, reasons=reasons)
 
 
 def choose_plan(
@@ -145,10 +142,10 @@ def choose_plan(
         chosen[name], reasons[name] = (value, why) if asked in ("auto", 0) else (asked, "asked for")
         return chosen[name]
 
-    layout = "channels_last" if plan.channels_last else "contiguous"
-    channels_last = choose("memory_format", layout, reasons["memory_format"]) == "channels_last"
-    compiled = choose("compile", "off", "takes a minute or more; try it for long trainings on a GPU") == "on"
-    fast = params.accelerate and plan.kind == "cpu" and channels_last and not compiled
+    layout = choose("memory_format", plan.memory_format, reasons["memory_format"])
+    compiled = choose("compile", "off", "takes a minute or more; try it for long trainings on a GPU")
+    fast = params.accelerate and (plan.kind, layout, compiled) == ("cpu", "channels_last", "off")
+    chosen["accelerate"] = fast and bool(accelerations)
     done = "; ".join(accelerations) or "nothing in this model is slow on a CPU"
     reasons["accelerate"] = done if fast else "for CPUs in channels_last, without torch.compile"
     several = plan.device == "cuda" and 1 < machine.gpus <= batch_size
@@ -163,6 +160,4 @@ def choose_plan(
         why = f"{cache_bytes / 1e6:,.0f} MB decoded; up to {_CACHE_SHARE:.0%} of free memory may hold it"
     workers = threads if choose("cache", cache, why) == "none" else 2 * (plan.kind == "cuda")
     choose("workers", workers, "what cutting or decoding batches beside the training needs")
-    chosen |= {"compile": compiled, "accelerate": fast and bool(accelerations), "reasons": reasons}
-    del chosen["memory_format"]
-    return replace(plan, channels_last=channels_last, **chosen)
+    return replace(plan, reasons=reasons, **chosen)

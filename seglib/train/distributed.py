@@ -1,7 +1,5 @@
 """Several processes that train as one: who is who, sums over all of them, and averaged gradients."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from dataclasses import dataclass

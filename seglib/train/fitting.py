@@ -1,6 +1,4 @@
-"""Open the dataset, start the run, and train: `fit` in this process, `launch` in several if the plan says so."""
-
-from __future__ import annotations
+"""Open the dataset, start the run, and train, in this process or in several."""
 
 import contextlib
 import copy
@@ -77,7 +75,11 @@ def fit(
     plan: DevicePlan,
     on_epoch: Callable[[pd.DataFrame], None] | None = None,
 ) -> pd.DataFrame:
-    """Train in this process; keep the model that is best by validation mean IoU, and the last one to resume from.
+    """Train as planned; keep the model that is best by validation mean IoU, and the last one to resume from.
+
+    A plan of several processes is carried out in those, started by torchrun; their output is shown here. Each reads the
+    run's parameters and builds model and data itself, since forking fails once CUDA is in use. A RuntimeError says why
+    one failed; the last finished epoch is kept.
 
     Args:
         run: from `start_run`; receives checkpoints, history.csv, steps.csv, environment.json and data.json.
@@ -87,6 +89,8 @@ def fit(
         on_epoch: called after each epoch with the history, which is returned: one row an epoch, as in history.csv.
     """
     context, patience = DistributedContext.current(), params.patience or params.epochs
+    if plan.processes > context.size:
+        return _launch(run, plan, on_epoch)
     with contextlib.ExitStack() as stack:
         if context.is_main:
             stack.enter_context(runs.lock(run.path / _LOCK, "training"))
@@ -109,7 +113,7 @@ def fit(
             row = {"epoch": epoch} | trainer.train_epoch(epoch, bar.update) | trainer.validate()
             best = not history or row["val_miou"] > max(row["val_miou"] for row in history)
             seconds = time.perf_counter() - started
-            row |= {"seconds": seconds, "seconds_left": seconds * (params.epochs - epoch), "best": bool(best)}
+            row |= {"seconds": seconds, "seconds_left": seconds * (params.epochs - epoch), "best": best}
             history.append(row)
             context.broadcast(lambda: trainer.save(run, history))
             bar.set_postfix({"val mean IoU": f"{row['val_miou']:.3f}"})
@@ -151,24 +155,10 @@ def _tracker(run: Run, params: Train, stack: contextlib.ExitStack) -> Callable[[
     return None
 
 
-def launch(
-    run: Run,
-    model: Segmenter,
-    train: CachedSplit,
-    val: CachedSplit,
-    params: Train,
-    plan: DevicePlan,
-    on_epoch: Callable[[pd.DataFrame], None] | None = None,
-) -> pd.DataFrame:
-    """Train as planned: `fit` in this process, or in `plan.processes` of torchrun's, whose output is shown here.
-
-    Arguments and result are those of `fit`. Each of several processes reads the run's parameters and builds model and data
-    itself, since forking fails once CUDA is in use. A RuntimeError says why one failed; the last finished epoch is kept.
-    """
-    if plan.processes == 1:
-        return fit(run, model, train, val, params, plan, on_epoch)
+def _launch(run: Run, plan: DevicePlan, on_epoch: Callable[[pd.DataFrame], None] | None) -> pd.DataFrame:
+    """Train the run in processes of torchrun's; return the history."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={plan.processes}"]
-    worker = ["-m", "seglib.train.launch", "--params", str(run.params), "--plan", json.dumps(asdict(plan))]
+    worker = ["-m", "seglib.train.worker", "--params", str(run.params), "--plan", json.dumps(asdict(plan))]
     lines, epochs = [], 0
     how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8", "errors": "replace"}
     with subprocess.Popen([sys.executable, *torchrun, *worker], **how) as processes:

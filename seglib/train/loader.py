@@ -1,7 +1,5 @@
 """Decode once, then slice: the cache of a split, and the batches that are cut from it."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
@@ -12,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -38,7 +36,6 @@ class CachedSplit:
     """One split, decoded: images and masks one after the other in a flat array of bytes."""
 
     ids: list[str]  # N sample ids
-    key: str  # of the content: other files, classes or `long_side` have another
     image_sizes: np.ndarray  # (N, 2) heights and widths, after shrinking
     mask_sizes: np.ndarray  # (N, 2); of original masks before it
     pixel_counts: np.ndarray  # (N, C) valid pixels by class
@@ -54,15 +51,7 @@ class CachedSplit:
         """(N + 1,) where each sample begins: its image, then its mask."""
         return np.concatenate([[0], np.cumsum(3 * self.image_sizes.prod(1) + self.mask_sizes.prod(1))])
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the decoded split."""
-        return int(self.offsets[-1])
-
-    @property
-    def stored(self) -> bool:
-        """Whether the split lies decoded on disk or in RAM."""
-        return self.data is not None
+    nbytes = property(lambda self: int(self.offsets[-1]))  # of the decoded split
 
     def pair(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Get image (H, W, 3) and mask (H, W), uint8; views where the split is stored."""
@@ -72,7 +61,7 @@ class CachedSplit:
         image, mask = np.split(sample, [3 * self.image_sizes[i].prod()])
         return image.reshape(*self.image_sizes[i], 3), mask.reshape(self.mask_sizes[i])
 
-    def in_memory(self) -> CachedSplit:
+    def in_memory(self) -> Self:
         """Read the bytes into RAM."""
         return replace(self, data=np.array(self.data))
 
@@ -112,7 +101,7 @@ def build_cache(
     key = hashlib.sha256(json.dumps([settings, content]).encode()).hexdigest()[:16]
     folder = artifacts / "cache" / f"{dataset.name}-{split}-{key}"
     read = partial(_read, dataset, samples, long_side, original_masks)
-    known = {"ids": [sample.id for sample in samples], "key": key, "read": read, "files": files}
+    known = partial(CachedSplit, ids=[sample.id for sample in samples], read=read, files=files)
     with lock(folder.with_name(f".{folder.name}.lock"), "decoding", wait=3600):
         if (found := _open(folder, known, cache)) is not None:
             return found
@@ -133,22 +122,21 @@ def build_cache(
 
 def _read(dataset: Dataset, samples: list, long_side: int, original_masks: bool, i: int) -> tuple:
     image, mask = read_pair(dataset, samples[i])
-    size = image.shape[:2]
+    size = image.shape[1::-1]  # width and height
     if long_side and max(size) > long_side:
-        width, height = (max(1, round(side * long_side / max(size))) for side in size[::-1])
-        image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))
+        small = [max(1, round(side * long_side / max(size))) for side in size]
+        image = np.asarray(Image.fromarray(image).resize(small, Image.Resampling.BOX))
         if not original_masks:  # nearest: interpolating ids would invent classes along every boundary
-            mask = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+            mask = np.asarray(Image.fromarray(mask).resize(small, Image.Resampling.NEAREST))
     return image, mask
 
 
-def _open(folder: Path, known: dict, cache: str) -> CachedSplit | None:
+def _open(folder: Path, known: Callable[..., CachedSplit], cache: str) -> CachedSplit | None:
     """Open a cache folder; None if it is not there, damaged, or without the bytes that `cache` asks for."""
     try:
         index = read_json(folder / "index.json")
         sizes, counts = np.array(index["sizes"]), np.array(index["pixel_counts"])
-        sizes = {"image_sizes": sizes[:, :2], "mask_sizes": sizes[:, 2:]}
-        cached = CachedSplit(pixel_counts=counts, data=None, **sizes, **known)
+        cached = known(image_sizes=sizes[:, :2], mask_sizes=sizes[:, 2:], pixel_counts=counts, data=None)
         if cache == "none" or (cache == "auto" and index["disk_full"]):
             return cached
         data = np.memmap(folder / "samples.bin", np.uint8, mode="r")
@@ -197,10 +185,10 @@ class Batch(NamedTuple):
     crops: list[CropParams]
     jitters: list[ColorJitter]
 
-    def split(self, parts: int) -> list[Batch]:
+    def split(self, parts: int) -> list[Self]:
         """Split into micro-batches of as equal a size as can be, in order."""
         edges = pairwise(portions(len(self.index), parts))
-        return [Batch(*(values[a:b] for values in self)) for a, b in edges]
+        return [type(self)(*(values[a:b] for values in self)) for a, b in edges]
 
 
 def portions(count: int, parts: int) -> np.ndarray:
@@ -209,11 +197,11 @@ def portions(count: int, parts: int) -> np.ndarray:
 
 
 def batch_edges(samples: int, batch_size: int, processes: int = 1) -> list[int]:
-    """Compute where an epoch is cut; a last batch too small to share or normalise joins the one before."""
-    edges = list(range(batch_size, samples, batch_size))
-    if edges and samples - edges[-1] < max(2, processes):
+    """Compute where the batches of an epoch begin, and its end; a rest too small to share or normalise joins the last."""
+    edges = list(range(0, samples, batch_size))
+    if len(edges) > 1 and samples - edges[-1] < max(2, processes):
         edges.pop()
-    return edges
+    return [*edges, samples]
 
 
 def crop_size(cached: CachedSplit, params: Train) -> tuple[int, int]:
@@ -237,8 +225,8 @@ def training_batches(
     pinned = plan.kind == "cuda"  # page-locked memory, from which a GPU reads while the CPU goes on
 
     def shares() -> Iterator[tuple]:
-        edges = batch_edges(len(cached), params.batch_size, processes)
-        for index in np.split(random.permutation(len(cached)), edges):
+        order, edges = random.permutation(len(cached)), batch_edges(len(cached), params.batch_size, processes)
+        for index in (order[a:b] for a, b in pairwise(edges)):
             sizes = cached.image_sizes[index].tolist()
             drawn = [(draw_crop(random, params, crop, size), draw_jitter(random, params)) for size in sizes]
             mine = slice(*portions(len(index), processes)[rank : rank + 2])
@@ -253,11 +241,10 @@ def _cut(cached: CachedSplit, index: np.ndarray, crops: list, jitters: list, pin
     size = len(index), *np.max([crop.size for crop in crops], axis=0).tolist()
     images = torch.zeros((*size, 3), dtype=torch.uint8, pin_memory=pinned)
     masks = torch.full(size, IGNORE, dtype=torch.uint8, pin_memory=pinned)
-    for whole, whole_mask, i, crop in zip(images.numpy(), masks.numpy(), index, crops, strict=True):
-        image, mask = cached.pair(i)
+    for k, (i, crop) in enumerate(zip(index, crops, strict=True)):
         height, width = crop.size
-        whole[:height, :width] = image[crop.rows, crop.columns]
-        whole_mask[:height, :width] = mask[crop.rows, crop.columns]
+        for batch, whole in zip((images, masks), cached.pair(i), strict=True):
+            batch.numpy()[k, :height, :width] = whole[crop.rows, crop.columns]
     return Batch(index, images.permute(0, 3, 1, 2), masks, crops, jitters)
 
 
@@ -266,7 +253,7 @@ def augmented(batch: Batch, crop: tuple[int, int], plan: DevicePlan) -> tuple[Te
     at_once = plan.kind == "cuda"  # elsewhere the copy may be read after its source was freed
     images, masks = (values.to(plan.device, non_blocking=at_once) for values in batch[1:3])
     images, masks = warp(images, masks, batch.crops, crop)
-    return adjust_colors(images, batch.jitters).contiguous(memory_format=plan.memory_format), masks
+    return adjust_colors(images, batch.jitters).contiguous(memory_format=plan.layout), masks
 
 
 def augmented_examples(cached: CachedSplit, params: Train, plan: DevicePlan, count: int = 8) -> tuple:

@@ -1,9 +1,11 @@
 """`HybridLoss`: cross-entropy + Dice + focal in one autograd function, visiting pixels in blocks.
 
 First for the sums that the losses are made of, then for the gradient, which needs the sums of all pixels.
-"""
 
-from __future__ import annotations
+To add a term, give it a weight in `HybridLoss` and `params.Train` and a name in `LossTerms`, whose names become columns
+of history.csv. Then, in plain torch: let `HybridLoss.forward` add weight * term(logits, target) to `total`. Or as the
+three: its sums over a block's pixels in `_visit`, its value in `values`, its gradient by the logits in `_gradient`.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -76,23 +78,18 @@ class HybridLoss(nn.Module):
         ids = target.flatten(1).where(valid, 0).long()
         return LossTerms(*_Hybrid.apply(logits.flatten(2), ids, valid, weights.to(dtype), self))
 
-    def terms_and_slopes(self, sums: Tensor, weights: Tensor) -> tuple[tuple[Tensor, ...], ...]:
-        """Compute (total, ce, dice, focal) from the sums of `_visit`, and the total's slopes by these."""
+    def values(self, sums: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+        """Compute (total, ce, dice, focal) from the sums of `_visit`."""
         nll, spread, focal_sum = sums[:3]
         true, intersection, predicted = sums[3:].view(3, -1)
         share, (by_ce, by_dice, by_focal) = weights / weights.sum(), self.terms
         # Label smoothing: Szegedy et al., Rethinking the Inception Architecture, CVPR 2016.
-        keep, smooth = 1 - self.smoothing, self.smoothing / len(share)
-        per_weight = 1 / (weights @ true).clamp_min(_EPS)
-        ce = (keep * nll + smooth * spread) * per_weight
-        present, size = share * (true > 0), (predicted + true).clamp_min(_EPS)
-        score = 2 * intersection / size
-        dice = (present * (1 - score)).sum()
-        per_pixel = 1 / (weights.sum() * true.sum().clamp_min(1))
-        focal = focal_sum * per_pixel
-        slopes = by_ce * keep * per_weight, by_ce * smooth * per_weight, by_focal * per_pixel
-        by_class = -2 * by_dice * present / size, by_dice * present * score / size
-        return (by_ce * ce + by_dice * dice + by_focal * focal, ce, dice, focal), (*slopes, *by_class)
+        smoothed = (1 - self.smoothing) * nll + self.smoothing / len(share) * spread
+        ce = smoothed / (weights @ true).clamp_min(_EPS)
+        score = 2 * intersection / (predicted + true).clamp_min(_EPS)
+        dice = (share * (true > 0) * (1 - score)).sum()
+        focal = focal_sum / (weights.sum() * true.sum().clamp_min(1))
+        return by_ce * ce + by_dice * dice + by_focal * focal, ce, dice, focal
 
 
 class _Hybrid(torch.autograd.Function):
@@ -106,9 +103,12 @@ class _Hybrid(torch.autograd.Function):
             sums += part
             if ctx.needs_input_grad[0]:
                 blocks.append((*some, kept))
-        terms, slopes = loss.terms_and_slopes(loss.reduce(sums), exact)
-        values = tuple(value.to(weights.dtype) for value in terms)
+        with torch.set_grad_enabled(ctx.needs_input_grad[0]):
+            sums = loss.reduce(sums).requires_grad_(ctx.needs_input_grad[0])
+            terms = loss.values(sums, exact)
+        values = tuple(value.detach().to(weights.dtype) for value in terms)
         if ctx.needs_input_grad[0]:
+            slopes = torch.autograd.grad(terms[0], sums)[0].to(weights.dtype)
             # The gradient of fp16 logits stays in float32 until it is scaled.
             stored = weights.dtype if logits.dtype == torch.float16 else logits.dtype
             gradient = torch.empty_like(logits, dtype=stored)
@@ -161,10 +161,11 @@ def _visit(logits: Tensor, ids: Tensor, valid: Tensor, weights: Tensor, loss: Hy
     return sums, (softmax, slope, ids, valid)
 
 
-def _gradient(kept: tuple, weights: Tensor, slopes: tuple[Tensor, ...]) -> Tensor:
+def _gradient(kept: tuple, weights: Tensor, slopes: Tensor) -> Tensor:
     """Compute d total / d logits of a block, (C, n), from what `_visit` kept and d total / d sums."""
     softmax, focal, ids, valid = kept
-    nll, spread, focal_sum, intersection, predicted = (slope.to(weights.dtype) for slope in slopes)
+    nll, spread, focal_sum = slopes[:3]
+    _, intersection, predicted = slopes[3:].view(3, -1)
     by_true = softmax.gather(0, ids)[0] * intersection[ids[0]]
     by_nll, by_spread = nll * weights[ids[0]], spread * weights
     # The softmax's Jacobian: dz = p * (slope - sum_c p_c slope_c), plus the true class's own part.

@@ -1,7 +1,5 @@
 """Build any SMP model, find its encoder weights, save and load checkpoints (loaded without running code)."""
 
-from __future__ import annotations
-
 import contextlib
 import difflib
 import importlib
@@ -9,7 +7,7 @@ import re
 import tarfile
 import warnings
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +22,7 @@ from seglib.data import ClassMap
 from seglib.params import Train
 from seglib.runs import atomic_path, display_path, resolve_path
 
-_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_HALVES = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+_HALVES = (0.5, 0.5, 0.5)
 _LITE = re.compile(r"(?:timm-|tu-)tf_efficientnet_lite([0-4])(?:\..*)?")  # of timm, under its names in SMP
 _FORMAT = 1
 
@@ -39,21 +36,11 @@ class ModelSpec:
     """Everything needed to build a model again and to feed it: plain data, kept in every checkpoint."""
 
     architecture: str  # a class name of segmentation_models_pytorch, such as "Unet"
-    encoder: (
-        str  # a name of SMP, such as "resnet34", or "tu-" and any timm model's, such as "tu-convnext_tiny"
-    )
+    encoder: str  # a name of SMP, such as "resnet34", or "tu-" and any of timm's, such as "tu-convnext_tiny"
     classes: ClassMap  # names, colours and stored ids of the dataset
-    mean: tuple[float, float, float] = _IMAGENET[0]  # of the encoder's training images, as shares of 255, RGB
-    std: tuple[float, float, float] = _IMAGENET[1]
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of the encoder's training images, as shares of 255, RGB
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)  # these are ImageNet's
     long_side: int = 0  # images are shrunk so that no side has more pixels; 0: never
-
-    def to_dict(self) -> dict:
-        return asdict(self) | {"classes": self.classes.to_dict(), "mean": [*self.mean], "std": [*self.std]}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:
-        classes, mean, std = ClassMap.from_dict(data["classes"]), tuple(data["mean"]), tuple(data["std"])
-        return cls(**data | {"classes": classes, "mean": mean, "std": std})
 
 
 class Segmenter(nn.Module):
@@ -123,16 +110,14 @@ def build_model(params: Train, classes: ClassMap) -> Segmenter:
         path = _packaged_weights(spec.encoder) if imagenet else resolve_path(params.encoder_weights)
     from_hub = imagenet and path is None
     net = _build_net(spec, from_hub)
-    mean, std = _HALVES if _LITE.fullmatch(spec.encoder) else _IMAGENET
+    known = {"mean": _HALVES, "std": _HALVES} if _LITE.fullmatch(spec.encoder) else vars(spec)
     if from_hub:
-        settings = smp.encoders.get_preprocessing_params(spec.encoder)
-        mean, std = settings["mean"], settings["std"]
+        known = smp.encoders.get_preprocessing_params(spec.encoder)
     if path is not None:
         stored = _read_tensors(path)
         _load_encoder(net.encoder, stored, path)
-        if "spec" in stored:  # a seglib checkpoint: its encoder knows images normalised like this
-            mean, std = stored["spec"]["mean"], stored["spec"]["std"]
-    return Segmenter(net, replace(spec, mean=tuple(mean), std=tuple(std)))
+        known = stored.get("spec", known)  # a seglib checkpoint's encoder knows images normalised like this
+    return Segmenter(net, replace(spec, mean=tuple(known["mean"]), std=tuple(known["std"])))
 
 
 def _build_net(spec: ModelSpec, from_hub: bool = False) -> nn.Module:
@@ -181,17 +166,19 @@ def _load_encoder(encoder: nn.Module, stored: Any, path: Path) -> None:
         state = dict(zip(wanted, state.values(), strict=False))
     odd = [n for n, v in wanted.items() if getattr(state.get(n), "shape", None) != v.shape]
     if odd:
-        told = (
-            f"{display_path(path)} does not fit the encoder: {len(odd)} of {len(wanted)} tensors are missing"
+        missing = f"{len(odd)} of {len(wanted)} tensors are missing or have another shape"
+        expected = "Expected torch.save(encoder.state_dict(), path) of this encoder."
+        names = ", ".join(odd[:3])
+        raise ModelError(
+            f"{display_path(path)} does not fit the encoder: {missing} ({names}, ...). {expected}"
         )
-        told += f" or have another shape ({', '.join(odd[:3])}, ...)"
-        raise ModelError(f"{told}. Expected torch.save(encoder.state_dict(), path) of this encoder.")
     encoder.load_state_dict({name: state[name] for name in wanted})
 
 
 def save_checkpoint(path: Path, model: Segmenter, **extra: Any) -> None:
     """Write a model and plain extra data (numbers, strings, lists, dicts, tensors) atomically."""
-    content = {"format": _FORMAT, "spec": model.spec.to_dict(), "model": model.state_dict(), **extra}
+    spec = vars(model.spec) | {"classes": model.spec.classes.to_dict()}
+    content = {"format": _FORMAT, "spec": spec, "model": model.state_dict(), **extra}
     with atomic_path(path) as temporary, temporary.open("wb") as file:  # torch's own file hides a full disk
         torch.save(content, file)
 
@@ -207,10 +194,10 @@ def load_checkpoint(path: Path, classes: ClassMap | None = None) -> tuple[Segmen
     """
     data, name = _read_tensors(Path(path)), display_path(path)
     if not isinstance(data, Mapping) or data.get("format") != _FORMAT:
-        told = "Use encoder_weights for weights of other tools."
-        raise ModelError(f"{name} is not a checkpoint of seglib: expected format {_FORMAT} in it. {told}")
+        expected = f"expected format {_FORMAT} in it. Use encoder_weights for weights of other tools"
+        raise ModelError(f"{name} is not a checkpoint of seglib: {expected}.")
     try:
-        spec = ModelSpec.from_dict(data["spec"])
+        spec = ModelSpec(**data["spec"] | {"classes": ClassMap.from_dict(data["spec"]["classes"])})
         model = Segmenter(_build_net(spec), spec)
         model.load_state_dict(data["model"])
     except Exception as error:  # KeyError, TypeError, RuntimeError, ...
@@ -232,6 +219,5 @@ def _read_tensors(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise RuntimeError, EOFError, KeyError, ...
         told = "it is truncated, no PyTorch file, or holds more than tensors and plain data, which could run code"
-        raise ModelError(
-            f"{display_path(path)} was refused: {told}. Save a state dict, or copy it again."
-        ) from error
+        told += ". Save a state dict, or copy it again."
+        raise ModelError(f"{display_path(path)} was refused: {told}") from error

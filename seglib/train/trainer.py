@@ -1,7 +1,5 @@
 """One training's model, optimizer and data: an epoch of steps, a validation, checkpoints."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import time
@@ -20,14 +18,13 @@ from seglib.checks import class_weights
 from seglib.params import Train
 from seglib.runs import Run, write_csv
 from seglib.train import loader
-from seglib.train.cpu import accelerate
 from seglib.train.device import DevicePlan
 from seglib.train.distributed import DistributedContext
 from seglib.train.loader import Batch, CachedSplit
-from seglib.train.loss import HybridLoss
+from seglib.train.loss import HybridLoss, LossTerms
 from seglib.train.model import Segmenter, enough_images, load_checkpoint, save_checkpoint
 
-_TERMS = ["loss", "ce", "dice", "focal"]
+_TERMS = ["loss", *LossTerms._fields[1:]]
 _STEPS = ["epoch", "step", *_TERMS, "grad_norm", "learning_rate", "images_per_second"]  # columns of steps.csv
 _LOOK = 50  # steps between two looks at the losses, for which the CPU waits for a GPU
 
@@ -43,29 +40,22 @@ class Trainer:
         if context.size > 1 and plan.kind == "cuda":
             model = convert_sync_batchnorm(model)  # on CPUs each process normalizes its own images
         self.model, self.wrapped = plan.place(model), None
-        if plan.accelerate:
-            accelerate(self.model)
-        if plan.compile:
+        if plan.compile == "on":
             self.model.compile()
         self.crop = loader.crop_size(train, params)
-        kind = params.class_weights
+        kind, terms = params.class_weights, (params.ce_weight, params.dice_weight, params.focal_weight)
         weights = None if kind == "none" else class_weights(train.pixel_counts, kind)
-        terms = {"ce": params.ce_weight, "dice": params.dice_weight, "focal": params.focal_weight}
-        terms["class_weights"] = weights
-        reduce = context.all_reduce if context.size > 1 else None
-        self.loss = HybridLoss(**terms, label_smoothing=params.label_smoothing, reduce=reduce).to(plan.device)
-        self.scoring_loss = HybridLoss(**terms).to(plan.device)
+        self.scoring_loss = HybridLoss(*terms, weights).to(plan.device)
+        self.loss = HybridLoss(*terms, weights, params.label_smoothing, context.all_reduce).to(plan.device)
         self.optimizer = make_optimizer(self.model, params)
         self.scaler = torch.amp.GradScaler(enabled=plan.precision == "fp16")
         self.average = moving_average(self.model, params.ema_decay) if params.ema_decay else None
-        self.scored_model = (
-            self.average.module if self.average else self.model
-        )  # the one that is kept as best
-        self.parts = {"optimizer": self.optimizer, "scaler": self.scaler}  # resumed beside the model
+        # What is validated and kept as best; and what is resumed beside the model.
+        self.scored_model = self.average.module if self.average else self.model
+        self.parts = {"optimizer": self.optimizer, "scaler": self.scaler}
         self.parts |= {"average": self.average} if self.average else {}
         self.micro_batch = plan.micro_batch or params.batch_size
-        edges = [0, *loader.batch_edges(len(train), params.batch_size, context.size), len(train)]
-        self.sizes = np.diff(edges)  # of an epoch's batches
+        self.sizes = np.diff(loader.batch_edges(len(train), params.batch_size, context.size))
         self.steps = np.empty((0, len(_STEPS)))
 
     def train_epoch(self, epoch: int, on_images: Callable[[int], Any]) -> dict[str, float]:
@@ -115,9 +105,10 @@ class Trainer:
         try:
             terms = self._accumulate(batch, size)
         except torch.OutOfMemoryError as error:
-            told = f"out of memory with {self.micro_batch} images of {self.crop} pixels at a time"
-            fewer = f"Resume with micro_batch={max(1, self.micro_batch // 2)}, or choose smaller crops"
-            raise torch.OutOfMemoryError(f"{told}. {fewer} or a smaller encoder.") from error
+            raise torch.OutOfMemoryError(
+                f"out of memory with {self.micro_batch} images of {self.crop} pixels at a time. Resume with "
+                f"micro_batch={max(1, self.micro_batch // 2)}, or choose smaller crops or a smaller encoder."
+            ) from error
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.params.clip_norm).detach()
         scale = self.scaler.get_scale()
@@ -177,11 +168,13 @@ class Trainer:
             loss += self.scoring_loss(logits, torch.from_numpy(truth).to(device)).total.item() * len(index)
             for mask, pred in zip(truth, logits.argmax(1).to(torch.uint8).cpu().numpy(), strict=True):
                 counts += metrics.confusion_matrix(mask, pred, classes)
-        totals = torch.tensor([*counts.ravel(), loss], dtype=torch.float64)
-        *pixels, loss = context.all_reduce(totals.to(device) if context.size > 1 else totals).tolist()
+        totals = torch.tensor(
+            [*counts.ravel(), loss], dtype=torch.float64
+        )  # on the CPU: some GPUs lack float64
+        *pixels, loss = context.all_reduce(totals).tolist()
         scores = metrics.scores(np.array(pixels, np.int64).reshape(1, classes, classes))
-        columns = {"val_miou": "mean_iou", "val_pixel_accuracy": "pixel_accuracy"}
-        return {"val_loss": loss / len(self.val)} | {name: scores[kind] for name, kind in columns.items()}
+        names = {"val_miou": scores["mean_iou"], "val_pixel_accuracy": scores["pixel_accuracy"]}
+        return {"val_loss": loss / len(self.val)} | names
 
     def save(self, run: Run, history: list[dict[str, Any]]) -> None:
         """Write history.csv, steps.csv and checkpoints, each whole or not at all; what resuming reads comes last."""

@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="torchrun's rendezvous is not tried on Windows"),
 ]
 
-ENTRY = [sys.executable, "-m", "seglib.train.launch", "--params", "params.yaml"]
+ENTRY = [sys.executable, "-m", "seglib.train.worker", "--params", "params.yaml"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 
@@ -31,7 +31,7 @@ def trained(params, processes: int, on_epoch=None) -> tuple[Run, pd.DataFrame]:
     splits = [train.build_cache(dataset, split, original_masks=split == "val") for split in ("train", "val")]
     run, model = train.start_run(params), train.build_model(params, dataset.classes)
     plan = {"processes": processes, "micro_batch": params.micro_batch, "reasons": {"precision": "for a test"}}
-    return run, train.launch(run, model, *splits, params, train.DevicePlan("cpu", **plan), on_epoch)
+    return run, train.fit(run, model, *splits, params, train.DevicePlan("cpu", **plan), on_epoch)
 
 
 GRADIENTS = """
@@ -81,8 +81,7 @@ def test_two_processes_train_as_one_does(tiny_root, tiny_params, capsys):
         "epochs": 12,
     }
     how |= {"batch_size": 6, "micro_batch": 2, "crop_height": 64, "crop_width": 64}
-    how |= {"class_weights": "sqrt_inverse"}
-    seen = []
+    how, seen = how | {"class_weights": "sqrt_inverse"}, []
     run, history = trained(tiny_params(**how), 2, lambda table: seen.append(len(table)))
     assert seen == pd.read_csv(run.history)["epoch"].tolist() == list(range(1, 13))
     assert history["val_miou"].iloc[-1] > history["val_miou"].iloc[0]

@@ -1,7 +1,6 @@
 """HybridLoss against torch's cross-entropy and SMP's Dice and focal losses, and against central differences, in float64."""
 
 import math
-import threading
 
 import pytest
 import torch
@@ -66,10 +65,11 @@ def test_terms_alone_and_together(terms, class_weights, smoothing):
     assert_equal_to_reference(*batch(), terms, class_weights=class_weights, label_smoothing=smoothing)
 
 
+SHAPES = [(1, 5, 1, 1), (1, 5, 1, 13), (3, 5, 11, 1), (2, 1, 4, 5), (2, 2, 3, 3), (1, 40, 9, 7)]
+
+
 @pytest.mark.parametrize("ignored", [0.0, 0.6])
-@pytest.mark.parametrize(
-    "shape", [(1, 5, 1, 1), (1, 5, 1, 13), (3, 5, 11, 1), (2, 1, 4, 5), (2, 2, 3, 3), (1, 40, 9, 7)], ids=str
-)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_shapes_and_kinds_of_ids(shape, ignored):
     logits, target = batch(shape, ignored if shape[2] * shape[3] > 1 else 0.0, seed=2)
     for kind in (torch.uint8, torch.int32, torch.int64):
@@ -100,18 +100,27 @@ def test_blocks(block, memory_format, monkeypatch):
     assert_equal_to_reference(logits.transpose(2, 3)[..., 1:], target.transpose(1, 2)[..., 1:])
 
 
-def test_losses_of_logits_beyond_the_range_of_exp():
+def test_extreme_logits():
     logits = torch.tensor([[95.0, -95.0, 300.0]]).view(1, 3, 1, 1)
     for dtype, most in ((torch.float32, 1e-6), (torch.float64, 1e-12)):
         found = HybridLoss()(logits.to(dtype), torch.zeros(1, 1, 1, dtype=torch.long))
         # Class 2 is surely there and should not be: softplus(300) = 300; class 0 is surely there and should.
         assert found.focal.item() == pytest.approx(300 / 3, rel=most)
         assert found.ce.item() == pytest.approx(205, rel=most)
+    logits, target = batch(seed=12)
+    values, gradient = ours(logits * 1e4, target)
+    assert all(torch.isfinite(value) for value in (*values, gradient.sum()))
+    sure = torch.full((1, 3, 2, 2), -60.0)
+    sure[:, 1] = 60.0
+    values, gradient = ours(sure, torch.ones(1, 2, 2, dtype=torch.long))
+    assert values.total.item() == pytest.approx(0, abs=1e-6)
+    assert gradient.abs().max() < 1e-6
 
 
-@pytest.mark.parametrize(
-    ("dtype", "digits"), [(torch.bfloat16, 8e-3), (torch.float16, 1e-3), (torch.float64, 1e-6)]
-)
+DIGITS = (torch.bfloat16, 8e-3), (torch.float16, 1e-3), (torch.float64, 1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "digits"), DIGITS)
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_other_float_types(dtype, digits, memory_format):
     logits, target = batch((2, 5, 12, 17), seed=7)
@@ -149,32 +158,19 @@ def test_ignored_pixels_get_no_gradient_whatever_the_model_says_there(value, smo
     assert torch.equal(gradient_again, gradient)
 
 
-def test_extreme_logits_stay_finite():
-    logits, target = batch(seed=12)
-    values, gradient = ours(logits * 1e4, target)
-    assert all(torch.isfinite(value) for value in (*values, gradient.sum()))
-    sure = torch.full((1, 3, 2, 2), -60.0)
-    sure[:, 1] = 60.0
-    values, gradient = ours(sure, torch.ones(1, 2, 2, dtype=torch.long))
-    assert values.total.item() == pytest.approx(0, abs=1e-6)
-    assert gradient.abs().max() < 1e-6
-
-
 WEIGHTED = {"class_weights": WEIGHTS}
+SMOOTHED = {"label_smoothing": 0.3, **WEIGHTED}
+CASES = [
+    (ALL, {}),
+    ((1, 0, 0), SMOOTHED),
+    ((0, 1, 0), WEIGHTED),
+    ((0, 0, 1), WEIGHTED),
+    ((0.3, 2, 5), SMOOTHED),
+]
 
 
 @pytest.mark.parametrize("spread", [2.0, 30.0])
-@pytest.mark.parametrize(
-    ("terms", "options"),
-    [
-        (ALL, {}),
-        ((1, 0, 0), {"label_smoothing": 0.3, **WEIGHTED}),
-        ((0, 1, 0), WEIGHTED),
-        ((0, 0, 1), WEIGHTED),
-        ((0.3, 2, 5), {"label_smoothing": 0.1, **WEIGHTED}),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("terms", "options"), CASES, ids=str)
 def test_gradients_against_central_differences(terms, options, spread):
     """In float64, for every logit, in a batch that lacks a class."""
     logits, target = batch((2, 5, 2, 3), ignored=0.3, seed=2, spread=spread)
@@ -210,27 +206,13 @@ def test_parts_of_a_batch_in_several_processes_make_the_whole_loss():
     logits, target = batch((4, 5, 6, 7), seed=13)
     options = {"class_weights": WEIGHTS, "label_smoothing": 0.1}
     whole, whole_gradient = ours(logits, target, **options)
-    meeting, heap, results = threading.Barrier(2, timeout=60), [], {}
-
-    def reduce(values):
-        heap.append(values)
-        meeting.wait()
-        total = heap[-2] + heap[-1]
-        meeting.wait()
-        return total
-
-    def process(name, part):
-        results[name] = ours(logits[part], target[part], reduce=reduce, **options)
-
-    parts = {"first": slice(0, 1), "second": slice(1, 4)}
-    threads = [threading.Thread(target=process, args=item) for item in parts.items()]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for values, _ in results.values():
+    parts, sums = [(logits[part], target[part]) for part in (slice(0, 1), slice(1, 4))], []
+    for part in parts:
+        ours(*part, reduce=lambda own: sums.append(own.clone()) or own, **options)
+    found = [ours(*part, reduce=lambda _: sums[0] + sums[1], **options) for part in parts]
+    for values, _ in found:
         torch.testing.assert_close(tuple(values), tuple(whole), rtol=1e-6, atol=0)
-    together = torch.cat([results["first"][1], results["second"][1]])
+    together = torch.cat([gradient for _, gradient in found])
     torch.testing.assert_close(together, whole_gradient, rtol=1e-5, atol=1e-9)
 
 

@@ -118,15 +118,18 @@ def test_the_average_is_that_of_weights_and_statistics():
         torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-6)
 
 
-def test_start_run_writes_parameters_and_follows_the_actions(tiny_root, tiny_params):
-    (tiny_root / "actions.yaml").write_text("exclude: [t01]\naugment: [{name: blur, value: 0.5}]\n")
-    params, dataset = train.open_dataset(tiny_params(actions="actions.yaml"))
+def test_a_run_follows_its_actions_and_no_others(tiny_root, tiny_params):
+    path, how = tiny_root / "actions.yaml", {"actions": "actions.yaml", "epochs": 1}
+    path.write_text("exclude: [t01]\naugment: [{name: blur, value: 0.5}]\n")
+    params, dataset = train.open_dataset(tiny_params(**how))
     assert params.blur == 0.5
     assert "t01" not in dataset.split("train")["id"].tolist()
-    run = train.start_run(params)
+    run = trained(params)[0]
     assert run.path == tiny_root / "artifacts" / "runs" / "tiny"
     assert json.loads(run.params.read_text()) == params.model_dump()
-    assert (run.path / "actions.yaml").exists()
+    path.write_text("exclude: [t02]\n")
+    with pytest.raises(ParameterError, match=r"actions\.yaml is not artifacts/runs/tiny/actions\.yaml"):
+        train.start_run(tiny_params(resume=True, **how))
 
 
 def test_fit_writes_history_and_checkpoints(trained_root):
@@ -216,7 +219,9 @@ def test_a_killed_run_is_whole_after_resuming(tiny_root, tiny_params, monkeypatc
     assert_same(run, straight)
 
 
-def test_resuming_with_other_parameters_actions_or_data_is_refused(trained_root, tiny_params):
+def test_resuming_at_once_or_with_other_parameters_or_data_is_refused(trained_root, tiny_params):
+    with lock(Run.open("tiny").path / ".training", "training"), pytest.raises(InUseError):
+        train.start_run(tiny_params(resume=True))
     match = r"'tiny' was started with other parameters \(epochs: 3 -> 5, seed: 0 -> 1\)"
     with pytest.raises(ParameterError, match=match):
         train.start_run(tiny_params(epochs=5, seed=1, resume=True))
@@ -225,15 +230,6 @@ def test_resuming_with_other_parameters_actions_or_data_is_refused(trained_root,
     shutil.copy(folder / "t01.png", folder / "t02.png")
     with pytest.raises(DatasetError, match=r"the data changed since run 'tiny' was begun \(train: .*Restore"):
         trained(tiny_params(resume=True))
-
-
-def test_actions_that_were_changed_meanwhile_are_refused(tiny_root, tiny_params):
-    path, how = tiny_root / "actions.yaml", {"actions": "actions.yaml", "epochs": 1}
-    path.write_text("exclude: [t01]\n")
-    trained(tiny_params(**how))
-    path.write_text("exclude: [t02]\n")
-    with pytest.raises(ParameterError, match=r"actions\.yaml is not artifacts/runs/tiny/actions\.yaml"):
-        train.start_run(tiny_params(resume=True, **how))
 
 
 def test_a_run_may_go_on_on_another_machine(tiny_root, tiny_params):
@@ -245,11 +241,6 @@ def test_a_run_may_go_on_on_another_machine(tiny_root, tiny_params):
     assert history["micro_batch"].tolist() == [2, 2, 2]
     assert read_json(run.params)["precision"] == "bf16"
     assert read_json(run.path / "environment.json")["plan"]["precision"] == "bf16"
-
-
-def test_two_trainings_of_one_run_are_refused(trained_root, tiny_params):
-    with lock(Run.open("tiny").path / ".training", "training"), pytest.raises(InUseError):
-        train.start_run(tiny_params(resume=True))
 
 
 NOT_FINITE = ("loss", "nan.* norm nan"), ("gradient", r"\d\.\d+ .* norm (nan|inf)")
@@ -282,20 +273,20 @@ def test_a_lack_of_memory_says_what_to_do(tiny_root, tiny_params):
         trained(params, model)
 
 
-def test_fit_leaves_the_process_as_it_was(tiny_root, tiny_params):
+def test_fit_leaves_the_process_as_it_was(tiny_root, tiny_params, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     params = tiny_params(epochs=1)
     model, before, threads = new_model(params), torch.get_num_threads(), []
     state = {name: value.clone() for name, value in model.state_dict().items()}
     trained(params, model, lambda _: threads.append(torch.get_num_threads()), threads=before + 1)
     assert (threads, torch.get_num_threads()) == ([before + 1], before)
+    assert torch.backends.cudnn.benchmark
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items()), "not a copy"
 
 
 def test_class_weights_reach_the_loss(tiny_root, tiny_params, monkeypatch):
     seen, loss = [], trainer.HybridLoss
-    monkeypatch.setattr(
-        trainer, "HybridLoss", lambda *a, **how: seen.append(how["class_weights"]) or loss(*a, **how)
-    )
+    monkeypatch.setattr(trainer, "HybridLoss", lambda *a: seen.append(a[3]) or loss(*a))
     trained(tiny_params(epochs=1, class_weights="median_frequency"))
     counts = train.build_cache(load_dataset("data/tiny"), "train").pixel_counts
     np.testing.assert_array_equal(seen[0], class_weights(counts, "median_frequency"))
@@ -358,9 +349,7 @@ def test_no_micro_batch_is_a_single_image_where_that_cannot_be_trained(tiny_root
     """DeepLabV3 normalizes averages over whole images."""
     how = {"architecture": "DeepLabV3", "encoder": "resnet18", "epochs": 1}
     assert np.isfinite(trained(tiny_params(run="three", micro_batch=2, **how))[1]["train_loss"]).all()
-    with pytest.raises(
-        train.ModelError, match="DeepLabV3 cannot normalise the single value left of one image"
-    ):
+    with pytest.raises(train.ModelError, match="DeepLabV3 cannot normalise the single value left of one"):
         trained(tiny_params(run="one", micro_batch=1, **how))
 
 

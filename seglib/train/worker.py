@@ -1,6 +1,6 @@
-"""The entry point of each process in a training by several: started by `launch`, or by torchrun by hand; never imported.
+"""The entry point of each process in a training by several: started by `fit`, or by torchrun by hand; never imported.
 
-torchrun --standalone --nproc_per_node=8 -m seglib.train.launch --params params/camvid.yaml -p batch_size=56
+torchrun --standalone --nproc_per_node=8 -m seglib.train.worker --params params/camvid.yaml -p batch_size=56
 """
 
 import argparse
@@ -16,7 +16,7 @@ from seglib.runs import Run, resolve_path
 @record  # torchrun then tells which error came first
 def main() -> None:
     """Do what 02_train does, in each process; without a plan the main process starts the run and plans for all."""
-    parser = argparse.ArgumentParser("seglib.train.launch", description="Train, in each process of torchrun.")
+    parser = argparse.ArgumentParser("seglib.train.worker", description="Train, in each process of torchrun.")
     parser.add_argument("--params", required=True, help="a parameter file, as for `seglib run`")
     parser.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", help="replaces the file's")
     parser.add_argument("--plan", type=json.loads, help=argparse.SUPPRESS)  # of a run that has been started
@@ -28,9 +28,9 @@ def main() -> None:
     params, dataset = train.open_dataset(params)
     if plan is None:
         context.broadcast(lambda: train.start_run(params))
-    cached = {"long_side": params.long_side, "cache": params.cache}  # one process decodes, the others wait
-    own = {"train": False, "val": True}
-    splits = [train.build_cache(dataset, name, original_masks=own[name], **cached) for name in own]
+    settings = {"long_side": params.long_side, "cache": params.cache}
+    wanted = (("train", False), ("val", True))  # one process decodes, the others wait
+    splits = [train.build_cache(dataset, name, original_masks=own, **settings) for name, own in wanted]
     model = train.build_model(params, dataset.classes)
     if plan is None:
         asked = params.model_copy(update={"processes": context.size})
