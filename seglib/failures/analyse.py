@@ -19,7 +19,7 @@ from seglib.data import IGNORE, overlay, read_image
 from seglib.evaluate import Evaluation
 from seglib.failures import causes, label_errors
 from seglib.failures.confidence import EarlyWarning, class_confidence, early_warning
-from seglib.failures.error_types import lost_iou
+from seglib.failures.error_types import lost_iou, pixel_price
 from seglib.failures.novelty import novelty
 from seglib.params import Evaluate
 
@@ -27,7 +27,9 @@ Scorer = tuple[train.Segmenter, train.DevicePlan]  # a model and the plan that i
 _BATCH = 8  # images that are predicted together
 _THUMBNAIL = 256  # pixels, longer side of the copies of the nearest training images
 _FOLDERS = ("images", "masks", "predictions", "overlays", "confidences", "suspects", "nearest")  # of PNGs
-_FORMULA = (*"=+-@\t\r\n＝＋－＠'",)  # spreadsheets run what begins with these; ' hides them
+_FORMULA = (
+    *"=+-@\t\r\n＝＋－＠'",
+)  # text that spreadsheets run begins with these, or hides behind an apostrophe
 _SUSPECT = ["label_score", "suspect_kind", "suspect_given", "suspect_suggested", "suspect_box", "pixels"]
 
 
@@ -177,9 +179,7 @@ def _facts(one: Observed, reference: checks.Reference | None, evaluation: Evalua
     _, hits, missed, added = metrics.region_counts(truth, pred, len(confusion))  # (C, sizes) each
     pixels, wrong = (hits + missed).sum(0), (missed + added)[:, 0]
     facts["small_share"] = pixels[0] / pixels.sum() if pixels.any() else np.nan
-    counted = ~np.isnan(metrics.image_class_iou(confusion[None], absent)[0])
-    union = confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
-    facts["lost_small"] = (wrong[counted] / union[counted]).sum() / max(1, counted.sum())
+    facts["lost_small"] = (wrong * pixel_price(confusion, absent)).sum()
     known, valid = one.probabilities is not None, truth != IGNORE
     facts["class_confidence"] = class_confidence(pred, one.probabilities.max(0), valid) if known else np.nan
     return facts
@@ -227,10 +227,7 @@ def _write_tables(found: Analysis, folder: Path) -> None:
 
 
 def write_spreadsheet(path: str | Path, table: pd.DataFrame) -> Path:
-    """Write a copy of a table for spreadsheets, which run text that begins with = + - @ as a formula.
-
-    A file's name may begin so: such text gets an apostrophe in front, and so does text that begins with one.
-    """
+    """Write a table for spreadsheets: text that they would run as a formula gets an apostrophe in front."""
 
     def guarded(value: Any) -> Any:
         return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
@@ -266,4 +263,6 @@ def warnings_of(analysis: Analysis) -> dict[str, EarlyWarning]:
 
 def independent_parts(evaluation: Evaluation) -> np.ndarray:
     """Label what of the split is independent, (N,), see `metrics.independent_units`."""
-    return evaluate.units_of(evaluation.dataset.split(evaluation.split))[0]
+    samples = evaluation.dataset.split(evaluation.split)
+    frames = samples["frame"].to_numpy(float, na_value=np.nan)
+    return metrics.independent_units(samples["group"].to_numpy(str), frames)[0]

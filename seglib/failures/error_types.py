@@ -100,20 +100,26 @@ def _unions(confusion: np.ndarray) -> np.ndarray:
     return confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
 
 
+def pixel_price(confusion: np.ndarray, absent: str) -> np.ndarray:
+    """Compute what a wrong pixel of each class costs the mIoU: (C,), 0 where a class does not count.
+
+    Class c loses 1 - IoU_c = (FP + FN) / union: each wrong pixel costs 1 / union / classes that count. A pixel
+    of t called p is a FN of t and a FP of p, and costs both. All is NaN where no class counts.
+    """
+    counted = ~np.isnan(metrics.image_class_iou(confusion[None], absent)[0])
+    return counted / np.maximum(_unions(confusion), 1) / (counted.sum() or np.nan)
+
+
 def lost_iou(
     truth: np.ndarray, pred: np.ndarray, num_classes: int, absent: str = "truth"
 ) -> dict[str, float]:
     """Compute the points of mIoU that one image loses to each kind of error.
 
-    Class c loses 1 - IoU_c = (FP + FN) / union: each wrong pixel costs 1 / union / classes that count. A pixel
-    of t called p is a FN of t and a FP of p, and costs both.
-
     Returns:
         lost_<kind> for each of `ERROR_KINDS`; together 1 - mIoU of the image; NaN where no pixel is valid.
     """
-    confusion, kinds = metrics.confusion_matrix(truth, pred, num_classes), error_kinds(truth, pred)
-    counted = ~np.isnan(metrics.image_class_iou(confusion[None], absent)[0])
-    price, lost = counted / np.maximum(_unions(confusion), 1) / (counted.sum() or np.nan), {}  # (C,)
+    price = pixel_price(metrics.confusion_matrix(truth, pred, num_classes), absent)
+    kinds, lost = error_kinds(truth, pred), {}
     for k, kind in enumerate(ERROR_KINDS):
         errors = metrics.confusion_matrix(truth[kinds == k], pred[kinds == k], num_classes)
         lost[f"lost_{kind}"] = float((errors * (price[:, None] + price)).sum())

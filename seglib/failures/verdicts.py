@@ -53,10 +53,13 @@ class VerdictBook:
             aside = next(name for name in names if not name.exists())
             os.replace(self.path, aside)
             self._write(self.rows)
-            told = f"{display_path(self.path)} could not be read completely: expected UTF-8 with the columns"
-            told = f"{told} {', '.join(_COLUMNS)}, one row an image, a verdict of {', '.join(VERDICTS)}"
-            kept = f"It is kept as {aside.name}; {len(self.rows)} verdicts were carried over"
-            self.problem = f"{told}. {kept}. Compare the two."
+            told = (
+                f"{display_path(self.path)} could not be read completely: expected UTF-8, a row an image and"
+            )
+            kept = (
+                f"It is kept as {aside.name}; {len(self.rows)} verdicts were carried over. Compare the two."
+            )
+            self.problem = f"{told} the columns {', '.join(_COLUMNS)}. {kept}"
 
     def get(self, sample: str) -> Verdict:
         """Return the verdict on an image; an empty one when there is none yet."""
@@ -70,10 +73,8 @@ class VerdictBook:
             raise ValueError(f"a note of {len(note):,} characters: expected at most {LONGEST:,}.")
         with lock(self.path.with_name(".verdicts"), "saving a verdict", wait=10.0):
             self.reload()  # another browser may have written: change one row, keep the others
-            rows = {
-                **self.rows,
-                sample: Verdict(verdict, note, datetime.now(UTC).isoformat(timespec="seconds")),
-            }
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            rows = self.rows | {sample: Verdict(verdict, note, now)}
             if not verdict and not note:
                 del rows[sample]
             self._write(rows)
