@@ -54,18 +54,14 @@ def failed(threshold: Threshold, evaluation: Evaluation = EVALUATION) -> list[in
     return np.flatnonzero(failing(evaluation, threshold)).tolist()
 
 
-def test_absolute_thresholds():
-    assert failed(read_threshold(0.5)) == [1, 2]
+def test_absolute_thresholds_and_percentiles():
+    half = read_threshold(0.5, "percentile")
+    assert failed(read_threshold(0.5)) == failed(half) == [1, 2]
     assert failed(read_threshold(0.2)) == []  # at the threshold is not below it
     assert failed(read_threshold(1)) == [0, 1, 2]
-    assert failures.describe(EVALUATION, read_threshold(0.5)) == "below a mean IoU of 0.5"
     assert failures.cutoff(EVALUATION, read_threshold(0.3)) == 0.3
-
-
-def test_percentiles():
-    half = read_threshold(0.5, "percentile")
-    assert failed(half) == [1, 2]
     assert failures.cutoff(EVALUATION, half) == pytest.approx(0.55)
+    assert failures.describe(EVALUATION, read_threshold(0.5)) == "below a mean IoU of 0.5"
     assert failures.describe(EVALUATION, half) == "below a mean IoU of 0.55, the lowest 50%"
     assert failed(read_threshold(0, "percentile")) == []
     assert failed(half, of_ious(np.full((7, 3), 0.4))) == failed(half, of_ious(np.full((2, 3), NAN))) == []
@@ -141,8 +137,8 @@ def test_failures_come_worst_first_with_their_confusions():
     assert found["worst_class_iou"].tolist() == pytest.approx([0, 0, 0.25])
     assert found["top_confusion"].tolist() == ["sky -> traffic sign"] * 3
     assert found["top_confusion_share"].tolist() == pytest.approx([0.5, 0.5, 0.3])
-    total = failures.failure_confusions(evaluation, found)
-    np.testing.assert_array_equal(total, np.add(CLEAR, np.multiply(2, GUESS)))
+    total = np.add(CLEAR, np.multiply(2, GUESS))
+    np.testing.assert_array_equal(failures.failure_confusions(evaluation, found), total)
     assert find_failures(made([CLEAR]), 0.25).empty
 
 
