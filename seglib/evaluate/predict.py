@@ -17,9 +17,8 @@ from seglib.data import IGNORE, Dataset, DatasetError
 from seglib.evaluate.evaluation import Evaluation, changed_since_training, run_dataset, write_evaluation
 from seglib.params import Evaluate, Train
 from seglib.runs import Run, display_path
-from seglib.train import CachedSplit, DevicePlan, Segmenter
+from seglib.train import STRIDE, CachedSplit, DevicePlan, Segmenter
 
-_STRIDE = 32  # what SMP's encoders divide an image by
 # Pixels left out along a tile's inner borders, where the network sees too little, and pixels of blending.
 _MARGIN, _BLEND = 96, 64
 
@@ -92,7 +91,7 @@ def _starts(size: int, tile: int) -> list[int]:
 
     Long tiles start at multiples of the stride: a network that divides by 32 answers differently elsewhere.
     """
-    unit = _STRIDE if tile >= 2 * _STRIDE else 1
+    unit = STRIDE if tile >= 2 * STRIDE else 1
     step = max(1, max(tile // 2, tile - 2 * min(_MARGIN, tile // 6) - _BLEND) // unit * unit)
     last = -(-max(0, size - tile) // unit) * unit
     return sorted({min(start, last) for start in range(0, last + step, step)})

@@ -10,8 +10,8 @@ from seglib.failures.causes import CAUSES, summarise_causes
 from seglib.failures.confidence import EarlyWarning, warning_sentence
 from seglib.failures.error_types import ERROR_KINDS, error_costs
 from seglib.failures.find import (
-    Threshold, class_view, cutoff, describe, failing, failure_confusions, failure_curve, find_failures,
-    read_threshold, verdict,
+    Threshold, class_view, conclusion, cutoff, describe, failing, failure_confusions, failure_curve,
+    find_failures, read_threshold,
 )
 from seglib.failures.label_errors import SURE as LABEL_SURE
 from seglib.failures.propose import propose_actions, write_actions
@@ -21,8 +21,8 @@ from seglib.failures.verdicts import VERDICTS, VerdictBook
 
 __all__ = [
     "CAUSES", "ERROR_KINDS", "LABEL_SURE", "VERDICTS", "Analysis", "EarlyWarning", "Threshold", "VerdictBook",
-    "analyse", "beside_nearest", "class_view", "cutoff", "describe", "error_costs", "export_for_relabelling",
-    "failing", "failure_confusions", "failure_curve", "find_failures", "find_slices", "import_corrections",
-    "propose_actions", "read_threshold", "summarise_causes", "suspect_region", "to_relabel", "verdict",
+    "analyse", "beside_nearest", "class_view", "conclusion", "cutoff", "describe", "error_costs",
+    "export_for_relabelling", "failing", "failure_confusions", "failure_curve", "find_failures", "find_slices",
+    "import_corrections", "propose_actions", "read_threshold", "summarise_causes", "suspect_region", "to_relabel",
     "warning_sentence", "warnings_of", "write_actions",
 ]  # fmt: skip

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,19 +15,21 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from seglib import checks, evaluate, metrics, runs, train
-from seglib.data import IGNORE, read_image
+from seglib.data import IGNORE, overlay, read_image
 from seglib.evaluate import Evaluation
 from seglib.failures import causes, label_errors
 from seglib.failures.confidence import EarlyWarning, class_confidence, early_warning
-from seglib.failures.error_types import lost_iou
-from seglib.failures.find import FINDINGS, LAYERS, copy_layers
+from seglib.failures.error_types import lost_iou, pixel_price
 from seglib.failures.novelty import novelty
-from seglib.failures.relabel import write_records, write_spreadsheet
 from seglib.params import Evaluate
 
 Scorer = tuple[train.Segmenter, train.DevicePlan]  # a model and the plan that it runs by
 _BATCH = 8  # images that are predicted together
 _THUMBNAIL = 256  # pixels, longer side of the copies of the nearest training images
+_FOLDERS = ("images", "masks", "predictions", "overlays", "confidences", "suspects", "nearest")  # of PNGs
+_FORMULA = (
+    *"=+-@\t\r\n＝＋－＠'",
+)  # text that spreadsheets run begins with these, or hides behind an apostrophe
 _SUSPECT = ["label_score", "suspect_kind", "suspect_given", "suspect_suggested", "suspect_box", "pixels"]
 
 
@@ -77,21 +80,19 @@ def analyse(evaluation: Evaluation, failures: pd.DataFrame, progress: bool = Fal
     evaluate.check_as_scored(evaluation)
     if changed := evaluate.changed_since_training(run, evaluation.dataset):
         tqdm.write(changed)
-    with runs.replace_folder(run.failures(split), (*LAYERS, *FINDINGS), last="failures.csv") as folder:
-        copy_layers(evaluation, failures, folder)
+    with runs.replace_folder(run.failures(split), _FOLDERS, last="failures.csv") as folder:
         scorer = open_scorer(evaluation)
         training = observe_training(evaluation, scorer, progress) if scorer else None
         bar = {"total": len(evaluation.per_image), "leave": False, "disable": not progress}
         seen = tqdm(observe(evaluation, scorer), f"looking at {split}", **bar)
-        paths = {sample: folder / "confidences" / f"{sample}.png" for sample in failures["id"]}
-        images = _measure(evaluation, seen, training, paths)
-        known = images.drop(columns=["group", "miou", "failed", "seed", "by_given"])
-        table = failures.merge(known, on="id", how="left", validate="1:1")
-        table = pd.concat([table, causes.explain(table)], axis=1)
+        confidences = {sample: folder / "confidences" / f"{sample}.png" for sample in failures["id"]}
+        images = _measure(evaluation, seen, training, confidences)
+        table = _explain(failures, images)
         suspects = images.loc[images["label_score"].notna(), ["id", *_SUSPECT, "failed"]]
         suspects = suspects.sort_values("label_score", ascending=False, kind="stable", ignore_index=True)
         found = Analysis(evaluation, run.failures(split), table, images, suspects, training)
-        _write(found, folder)
+        _write_pictures(found, folder)
+        _write_tables(found, folder)
     return found
 
 
@@ -144,12 +145,13 @@ def _features(images: torch.Tensor, model: train.Segmenter, plan: train.DevicePl
 
 
 def _measure(
-    evaluation: Evaluation, seen: Iterable[Observed], training: TrainingImages | None, paths: dict
+    evaluation: Evaluation, seen: Iterable[Observed], training: TrainingImages | None, confidences: dict
 ) -> pd.DataFrame:
     """Measure every image of the split, and save the confidences of those that failed (id -> path)."""
+    names, absent = evaluation.classes.names, evaluation.scores["absent"]
     images = evaluation.per_image[["id", "group", "miou", "confidence"]].reset_index(drop=True)
     images["unsure"] = (1 - images["confidence"]) / max((1 - images["confidence"]).median(), 1e-9)
-    images["failed"] = images["id"].isin(paths)
+    images["failed"] = images["id"].isin(confidences)
     reference = checks.Reference.of(training.qualities) if training else None
     facts, features, looks = ([None] * len(images) for _ in range(3))
     for one in seen:
@@ -157,14 +159,13 @@ def _measure(
         if one.probabilities is not None:
             features[one.position] = one.features
             looks[one.position] = label_errors.look(one.truth, one.probabilities, one.pred)
-            if one.id in paths:
-                _save(paths[one.id], np.round(255 * one.probabilities.max(0)))
-    nearest, names = pd.DataFrame({"novelty": np.nan, "nearest": [[]] * len(looks)}), evaluation.classes.names
+            if one.id in confidences:
+                _save(confidences[one.id], np.round(255 * one.probabilities.max(0)))
+    nearest = pd.DataFrame({"novelty": np.nan, "nearest": [[]] * len(images)})
     if training:
         known = training.features, training.samples["id"], training.samples["group"]
         nearest = novelty(np.stack(features), images["id"], *known)
-    rare = names, training.pixels if training else None, evaluation.scores["absent"]
-    lost = causes.class_losses(evaluation.confusions, *rare)
+    lost = causes.class_losses(evaluation.confusions, names, training.pixels if training else None, absent)
     return pd.concat([images, pd.DataFrame(facts), label_errors.judge(looks, names), nearest, lost], axis=1)
 
 
@@ -178,37 +179,62 @@ def _facts(one: Observed, reference: checks.Reference | None, evaluation: Evalua
     _, hits, missed, added = metrics.region_counts(truth, pred, len(confusion))  # (C, sizes) each
     pixels, wrong = (hits + missed).sum(0), (missed + added)[:, 0]
     facts["small_share"] = pixels[0] / pixels.sum() if pixels.any() else np.nan
-    counted = ~np.isnan(metrics.image_class_iou(confusion[None], absent)[0])
-    union = confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
-    facts["lost_small"] = (wrong[counted] / union[counted]).sum() / max(1, counted.sum())
+    facts["lost_small"] = (wrong * pixel_price(confusion, absent)).sum()
     known, valid = one.probabilities is not None, truth != IGNORE
     facts["class_confidence"] = class_confidence(pred, one.probabilities.max(0), valid) if known else np.nan
     return facts
 
 
-def _write(found: Analysis, folder: Path) -> None:
-    """Write the tables, the suspect regions, and small copies of the nearest training images."""
-    images, dataset = found.images, found.evaluation.dataset
-    doubted = images["failed"] | (images["label_score"] >= label_errors.SURE)
-    for row in images[doubted & (images["pixels"] > 0)].itertuples():
-        _, truth, pred = evaluate.read_layers(found.evaluation, row.id)
-        region = label_errors.suspect_region(truth, pred, row.seed, row.by_given)
-        _save(folder / "suspects" / f"{row.id}.png", 255 * region)
+def _explain(failures: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
+    """Add to each failure what was measured of it, and its cause."""
+    known = images.drop(columns=["group", "miou", "failed", "seed", "by_given"])
+    table = failures.merge(known, on="id", how="left", validate="1:1")
+    return pd.concat([table, causes.explain(table)], axis=1)
+
+
+def _write_pictures(found: Analysis, folder: Path) -> None:
+    """Write the layers of every failure, the suspect regions, and small copies of the nearest training images."""
+    images, dataset, classes = found.images, found.evaluation.dataset, found.evaluation.classes
+    for row in images[images["failed"] | (images["label_score"] >= label_errors.SURE)].itertuples():
+        image, truth, pred = evaluate.read_layers(found.evaluation, row.id)
+        if row.failed:
+            _save(folder / "images" / f"{row.id}.png", image)
+            _save(folder / "overlays" / f"{row.id}.png", overlay(image, pred, classes))
+            evaluate.save_ids(folder / "masks" / f"{row.id}.png", truth, classes)
+            evaluate.save_ids(folder / "predictions" / f"{row.id}.png", pred, classes)
+        if row.pixels > 0:
+            region = label_errors.suspect_region(truth, pred, row.seed, row.by_given)
+            _save(folder / "suspects" / f"{row.id}.png", 255 * region)
     paths = dataset.samples.set_index("id")["image"]
     for name in {name for names in found.failures["nearest"] for name in names}:
         image = Image.fromarray(read_image(dataset.root / paths[name]))
         image.thumbnail((_THUMBNAIL, _THUMBNAIL))
         _save(folder / "nearest" / f"{name}.png", np.asarray(image))
-    flat = found.failures.assign(nearest=found.failures["nearest"].map(json.dumps))
-    runs.write_csv(folder / "suspects.csv", found.suspects)
-    write_records(folder / "failures.json", flat)
-    write_spreadsheet(folder / "failures_spreadsheet.csv", flat)
-    runs.write_csv(folder / "failures.csv", flat)
 
 
 def _save(path: Path, pixels: np.ndarray) -> None:
     with runs.atomic_path(path) as temporary:
         Image.fromarray(pixels.astype(np.uint8)).save(temporary, format="PNG")
+
+
+def _write_tables(found: Analysis, folder: Path) -> None:
+    flat = found.failures.assign(nearest=found.failures["nearest"].map(json.dumps))
+    boxes = [[int(v) for v in box.split()] or None for box in found.failures["suspect_box"]]
+    runs.write_csv(folder / "suspects.csv", found.suspects)
+    runs.write_json(folder / "failures.json", found.failures.assign(suspect_box=boxes).to_dict("records"))
+    write_spreadsheet(folder / "failures_spreadsheet.csv", flat)
+    runs.write_csv(folder / "failures.csv", flat)
+
+
+def write_spreadsheet(path: str | Path, table: pd.DataFrame) -> Path:
+    """Write a table for spreadsheets: text that they would run as a formula gets an apostrophe in front."""
+
+    def guarded(value: Any) -> Any:
+        return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+    plain = table.astype(object).where(table.notna(), "").map(guarded).rename(columns=guarded)
+    text = plain.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+    return runs.write_text(path, f"\ufeff{text}")
 
 
 def suspect_region(evaluation: Evaluation, sample: str) -> np.ndarray | None:

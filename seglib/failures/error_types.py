@@ -90,24 +90,24 @@ def _spread(bits: np.ndarray, width: int) -> np.ndarray:
     return rows
 
 
-def _pixel_price(confusions: np.ndarray, absent: str) -> np.ndarray:
-    """(N, C): what a wrong pixel of a class costs the mIoU; 0 where it does not count; NaN: none does.
-
-    Class c loses 1 - IoU_c = (FP + FN) / union: each wrong pixel costs 1 / union / classes that count. A
-    pixel of t called p is a FN of t and a FP of p, and costs both.
-    """
-    counted = ~np.isnan(metrics.image_class_iou(confusions, absent))
-    shared = np.maximum(_unions(confusions), 1) * counted.sum(1, keepdims=True)
-    return np.divide(counted, shared, out=np.full(counted.shape, np.nan), where=shared > 0)
-
-
-def _wrong(confusions: np.ndarray) -> np.ndarray:
+def wrong_counts(confusions: np.ndarray) -> np.ndarray:
+    """Return confusion counts (..., C, C) with zeros for the right pixels, on the diagonal."""
     return confusions * (1 - np.eye(confusions.shape[-1], dtype=np.int64))
 
 
-def _unions(confusions: np.ndarray) -> np.ndarray:
-    """(..., C) TP + FP + FN."""
-    return confusions.sum(-1) + confusions.sum(-2) - np.diagonal(confusions, axis1=-2, axis2=-1)
+def _unions(confusion: np.ndarray) -> np.ndarray:
+    """(C,) TP + FP + FN."""
+    return confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
+
+
+def pixel_price(confusion: np.ndarray, absent: str) -> np.ndarray:
+    """Compute what a wrong pixel of each class costs the mIoU: (C,), 0 where a class does not count.
+
+    Class c loses 1 - IoU_c = (FP + FN) / union: each wrong pixel costs 1 / union / classes that count. A pixel
+    of t called p is a FN of t and a FP of p, and costs both. All is NaN where no class counts.
+    """
+    counted = ~np.isnan(metrics.image_class_iou(confusion[None], absent)[0])
+    return counted / np.maximum(_unions(confusion), 1) / (counted.sum() or np.nan)
 
 
 def lost_iou(
@@ -118,41 +118,36 @@ def lost_iou(
     Returns:
         lost_<kind> for each of `ERROR_KINDS`; together 1 - mIoU of the image; NaN where no pixel is valid.
     """
-    price = _pixel_price(metrics.confusion_matrix(truth, pred, num_classes)[None], absent)[0]
+    price = pixel_price(metrics.confusion_matrix(truth, pred, num_classes), absent)
     kinds, lost = error_kinds(truth, pred), {}
     for k, kind in enumerate(ERROR_KINDS):
-        of = kinds == k
-        errors = metrics.confusion_matrix(truth[of], pred[of], num_classes)
-        lost[f"lost_{kind}"] = float((errors * (price[:, None] + price[None, :])).sum())
+        errors = metrics.confusion_matrix(truth[kinds == k], pred[kinds == k], num_classes)
+        lost[f"lost_{kind}"] = float((errors * (price[:, None] + price)).sum())
     return lost
 
 
-def repair_gains(confusions: np.ndarray, absent: str = "truth") -> np.ndarray:
-    """Compute by how much each image's mIoU would rise if the pixels of one confusion were right.
+def repair_gains(confusion: np.ndarray, absent: str = "truth") -> np.ndarray:
+    """Compute by how much an image's mIoU would rise if the pixels of one confusion were right.
 
     Exact: n[t, p] is moved to n[t, t] and the mIoU taken again; the union of p shrinks with it.
 
     Args:
-        confusions: (N, C, C) pixel counts; rows are ground truth.
+        confusion: (C, C) pixel counts; rows are ground truth.
         absent: policy. Under "union" a class that is no longer in truth or prediction stops counting.
 
     Returns:
-        (N, C, C) float64; 0 for confusions that do not occur; NaN for an image without a valid pixel.
+        (C, C) float64; 0 for confusions that do not occur.
     """
-    moved, union = _wrong(confusions), _unions(confusions)
-    hit = np.diagonal(confusions, axis1=-2, axis2=-1).astype(np.float64)
-    iou = metrics.image_class_iou(confusions, absent)
+    moved, union, hit = wrong_counts(confusion), _unions(confusion), confusion.diagonal()
+    iou = metrics.image_class_iou(confusion[None], absent)[0]
     counted, before = ~np.isnan(iou), np.nan_to_num(iou)
-    number, total = counted.sum(1)[:, None, None], before.sum(1)[:, None, None]
-    # t gains the pixels and keeps its union: they were in it as false negatives.
-    gain_t = moved * np.divide(counted, union, out=np.zeros_like(hit), where=union > 0)[:, :, None]
-    left = union[:, None, :] - moved  # p's union without them
-    after_p = np.divide(hit[:, None, :], left, out=np.zeros(moved.shape), where=left > 0)
-    after_p *= counted[:, None, :]
-    gone = (left == 0) & counted[:, None, :]
-    mean = np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
-    rest = np.maximum(number - gone, 1)
-    return np.where(moved > 0, (total + gain_t + after_p - before[:, None, :]) / rest - mean, 0 * mean)
+    # t gains the pixels and keeps its union: they were in it as false negatives
+    gain_t = moved * (counted / np.maximum(union, 1))[:, None]
+    left = union - moved  # p's union without them
+    gain_p = counted * hit / np.maximum(left, 1) - before
+    number = counted.sum() - (counted & (left == 0))
+    after = (before.sum() + gain_t + gain_p) / np.maximum(number, 1)
+    return np.where(moved > 0, after - before.sum() / max(1, counted.sum()), 0.0)
 
 
 def best_repairs(confusions: np.ndarray, names: tuple[str, ...], absent: str = "truth") -> pd.DataFrame:
@@ -162,8 +157,8 @@ def best_repairs(confusions: np.ndarray, names: tuple[str, ...], absent: str = "
         N rows: best_fix ("pole -> building"; "" where nothing is wrong), best_fix_gain (points of mIoU).
     """
     rows = []
-    for confusion in confusions:  # one by one: the gains of all images may not fit into memory
-        gains = np.nan_to_num(repair_gains(confusion[None], absent)[0])
+    for confusion in confusions:
+        gains = repair_gains(confusion, absent)
         t, p = divmod(int(gains.argmax()), len(names))
         rows.append((f"{names[t]} -> {names[p]}", gains[t, p]) if gains[t, p] > 0 else ("", 0.0))
     return pd.DataFrame(rows, columns=["best_fix", "best_fix_gain"])
@@ -181,14 +176,13 @@ def error_costs(evaluation: Evaluation, count: int | None = 10) -> pd.DataFrame:
         policy of the evaluation).
     """
     confusions, names = evaluation.confusions, np.array(evaluation.classes.names, object)
-    total, valid = confusions.sum(0), confusions[confusions.any((1, 2))]
-    gain_image = np.zeros(total.shape)
-    for confusion in valid:  # one by one: the gains of all images may not fit into memory
-        gain_image += repair_gains(confusion[None], evaluation.scores["absent"])[0]
-    t, p = np.nonzero(_wrong(total))
+    total, absent = confusions.sum(0), evaluation.scores["absent"]
+    gains = sum((repair_gains(confusion, absent) for confusion in confusions), np.zeros(total.shape))
+    scored = max(1, confusions.any((1, 2)).sum())  # images with valid pixels
+    t, p = np.nonzero(wrong_counts(total))
     table = pd.DataFrame({"truth": names[t], "prediction": names[p], "pixels": total[t, p]})
     table["share"] = table["pixels"] / total.sum(1)[t]
     table["images"] = (confusions > 0).sum(0)[t, p]
-    table["gain"] = repair_gains(total[None], "union")[0][t, p]
-    table["gain_image"] = gain_image[t, p] / max(1, len(valid))
+    table["gain"] = repair_gains(total, "union")[t, p]
+    table["gain_image"] = gains[t, p] / scored
     return table.sort_values("gain", ascending=False, kind="stable", ignore_index=True).head(count)

@@ -5,31 +5,23 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from seglib import metrics
-from seglib.data import overlay
-from seglib.evaluate import Evaluation, read_layers, save_ids
-from seglib.failures import causes
-from seglib.failures.error_types import best_repairs
+from seglib.evaluate import Evaluation
+from seglib.failures.causes import summarise_causes
+from seglib.failures.error_types import best_repairs, wrong_counts
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
 
 MODES = ("absolute", "percentile", "per_class")
-LAYERS = ("images", "masks", "predictions", "overlays")  # folders that hold a PNG of every failure
-FINDINGS = ("confidences", "suspects", "nearest")  # folders that an analysis adds
 _GUESSING, _NEAR = 0.1, 0.1  # scores below are no better than guessed; within this of the limit: a near miss
+_SEVERITIES = {"near-threshold": "near-threshold", "clear": "clear", "guessing": "no better than guessing"}
 _ENTRY = re.compile(r"(.+?)[\s:=]+(\d*\.?\d+)")  # "person 0.5", "person: 0.5"
-
-
-class ThresholdError(ValueError):
-    """A threshold that cannot be read or fits no class."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +43,7 @@ class Threshold:
 def read_threshold(
     value: float, mode: str = "absolute", classes: str = "", names: tuple[str, ...] = ()
 ) -> Threshold:
-    """Read the parameters of 04 as a `Threshold`; what does not fit is a ThresholdError.
+    """Read the parameters of 04 as a `Threshold`; what does not fit is a ValueError.
 
     Args:
         classes: for "per_class": "person 0.5, sign: 0.3, bicyclist", with an IoU or `value`.
@@ -59,19 +51,19 @@ def read_threshold(
     """
     if mode not in MODES or not 0 <= value <= 1:
         told = f"threshold_mode {mode!r}, threshold {value:g}: expected one of {', '.join(MODES)}"
-        raise ThresholdError(f"{told}, and a number from 0 to 1.")
+        raise ValueError(f"{told}, and a number from 0 to 1.")
     entries, limits = [part.strip() for part in classes.split(",") if part.strip()], {}
     if (mode == "per_class") != bool(entries):
         told = f"threshold_mode {mode!r} with class_thresholds {classes!r}: per_class needs classes"
-        raise ThresholdError(f"{told} such as '{names[0] if names else 'person'} 0.5', the others none.")
+        raise ValueError(f"{told} such as '{names[0] if names else 'person'} 0.5', the others none.")
     for entry in entries:
-        found = None if entry in names else _ENTRY.fullmatch(entry)
+        found = None if entry in names else _ENTRY.fullmatch(entry)  # a class may be called "level 2"
         name, limit = (found[1], float(found[2])) if found else (entry, value)
         if name not in names or name in limits or limit > 1:
-            near = difflib.get_close_matches(name, names, 1)
-            hint = f" (did you mean {near[0]!r}?)" if near and name not in names else ""
+            near = [] if name in names else difflib.get_close_matches(name, names, 1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
             told = f"class threshold {entry!r}: expected a class{hint}, once, and an IoU from 0 to 1"
-            raise ThresholdError(f"{told}. Classes: {', '.join(names)}.")
+            raise ValueError(f"{told}. Classes: {', '.join(names)}.")
         limits[name] = limit
     return Threshold(value, mode, limits)
 
@@ -79,14 +71,15 @@ def read_threshold(
 def cutoff(evaluation: Evaluation, threshold: Threshold) -> float:
     """Return the mIoU below which an image fails; at "per_class" the threshold's `value`."""
     miou = evaluation.per_image["miou"].dropna()
-    share = threshold.mode == "percentile" and len(miou)
-    return float(np.percentile(miou, 100 * threshold.value)) if share else threshold.value
+    if threshold.mode == "percentile" and len(miou):
+        return float(np.percentile(miou, 100 * threshold.value))
+    return threshold.value
 
 
 def _limits(evaluation: Evaluation, threshold: Threshold) -> tuple[np.ndarray, np.ndarray]:
     """Return the score of each image and what it must reach, (N,) float64; a NaN score cannot fail.
 
-    "per_class": those of the named class that falls furthest below its limit, or clears it by least.
+    "per_class": those of the class that falls furthest below its limit, or clears it by least.
     """
     if threshold.mode != "per_class":
         score = evaluation.per_image["miou"].to_numpy(float)
@@ -119,15 +112,14 @@ def failure_curve(evaluation: Evaluation, threshold: Threshold) -> pd.DataFrame:
         of ("mIoU" or a class of the threshold), threshold (0, 0.01, ..., 1, and the chosen one), images (that
         would fail), scored (that could), share (of those), chosen (bool, one row of each `of`).
     """
-    chosen, parts = threshold.classes or {"mIoU": cutoff(evaluation, threshold)}, []
-    scores = evaluation.per_image_class_iou if threshold.classes else evaluation.per_image
-    for name, limit in chosen.items():
-        known = np.sort(scores[name if threshold.classes else "miou"].dropna().to_numpy(float))
+    of_classes, parts = threshold.classes, []
+    for name, limit in (of_classes or {"mIoU": cutoff(evaluation, threshold)}).items():
+        scores = evaluation.per_image_class_iou[name] if of_classes else evaluation.per_image["miou"]
+        known = np.sort(scores.dropna().to_numpy(float))
         steps = np.unique(np.append(np.arange(101) / 100, limit))
-        below = np.searchsorted(known, steps)  # strictly below each step
-        share = below / len(known) if len(known) else np.nan
-        part = {"of": name, "threshold": steps, "images": below, "scored": len(known), "share": share}
-        parts.append(pd.DataFrame(part | {"chosen": steps == limit}))
+        part = pd.DataFrame({"of": name, "threshold": steps, "images": np.searchsorted(known, steps)})
+        part["scored"], part["share"] = len(known), part["images"] / (len(known) or np.nan)
+        parts.append(part.assign(chosen=steps == limit))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -137,17 +129,16 @@ def find_failures(evaluation: Evaluation, threshold: float | Threshold = 0.5) ->
     Returns:
         id, miou, severity (guessing: below 0.1; near-threshold: within 0.1 of it; clear: between; of the
         score that makes the image fail), worst_class, worst_class_iou, top_confusion ("pole -> building"),
-        top_confusion_share (of the valid pixels), group, best_fix (the confusion whose repair would raise the
-        mIoU most), best_fix_gain.
+        top_confusion_share (of the valid pixels), group, best_fix and best_fix_gain (of `best_repairs`).
     """
     threshold = threshold if isinstance(threshold, Threshold) else Threshold(threshold)
-    names, failed = evaluation.classes.names, np.flatnonzero(failing(evaluation, threshold))
+    names, failed = evaluation.classes.names, failing(evaluation, threshold)
     score, limit = (values[failed] for values in _limits(evaluation, threshold))
-    images, counts = evaluation.per_image.iloc[failed].reset_index(drop=True), evaluation.confusions[failed]
-    near = np.where(score >= limit - _NEAR, "near-threshold", "clear")
-    wrong = (counts * (1 - np.eye(len(names), dtype=np.int64))).reshape(-1, len(names) ** 2)
+    images, counts = evaluation.per_image[failed].reset_index(drop=True), evaluation.confusions[failed]
+    iou = evaluation.per_image_class_iou.loc[failed, list(names)]
+    wrong = wrong_counts(counts).reshape(-1, len(names) ** 2)
     pairs = np.array([f"{t} -> {p}" for t in names for p in names], object)
-    iou = evaluation.per_image_class_iou[list(names)].iloc[failed]
+    near = np.where(score >= limit - _NEAR, "near-threshold", "clear")
     table = images[["id", "miou"]].assign(
         severity=np.where(score < _GUESSING, "guessing", near),
         worst_class=images["worst_class"],
@@ -156,26 +147,13 @@ def find_failures(evaluation: Evaluation, threshold: float | Threshold = 0.5) ->
         top_confusion_share=wrong.max(1) / images["valid_pixels"],
         group=images["group"],
     )
-    table = table.join(best_repairs(counts, names, evaluation.scores.get("absent", "truth")))
+    table = table.join(best_repairs(counts, names, evaluation.scores["absent"]))
     return table.sort_values(["miou", "id"], ignore_index=True)
 
 
 def failure_confusions(evaluation: Evaluation, failures: pd.DataFrame) -> np.ndarray:
     """Add up the (C, C) counts of the failed images; zeros when there are none."""
     return evaluation.confusions[evaluation.per_image["id"].isin(failures["id"])].sum(0)
-
-
-def copy_layers(evaluation: Evaluation, failures: pd.DataFrame, folder: Path) -> None:
-    """Write image, mask, prediction and overlay of every failure into the folders `LAYERS` of `folder`."""
-    for name in LAYERS:
-        (folder / name).mkdir(parents=True)
-    for sample in failures["id"]:
-        image, truth, pred = read_layers(evaluation, sample)
-        save_ids(folder / "masks" / f"{sample}.png", truth, evaluation.classes)
-        save_ids(folder / "predictions" / f"{sample}.png", pred, evaluation.classes)
-        Image.fromarray(image).save(folder / "images" / f"{sample}.png")
-        blended = overlay(image, pred, evaluation.classes)
-        Image.fromarray(blended).save(folder / "overlays" / f"{sample}.png")
 
 
 def class_view(evaluation: Evaluation, failures: pd.DataFrame) -> pd.DataFrame:
@@ -187,7 +165,7 @@ def class_view(evaluation: Evaluation, failures: pd.DataFrame) -> pd.DataFrame:
     """
     names, failed = evaluation.classes.names, evaluation.per_image["id"].isin(failures["id"]).to_numpy()
     full, part = evaluation.confusions.sum(0), evaluation.confusions[failed].sum(0)
-    wrong = part * (1 - np.eye(len(names), dtype=np.int64))
+    wrong = wrong_counts(part)
     table = pd.DataFrame(
         {
             "class": names,
@@ -202,23 +180,21 @@ def class_view(evaluation: Evaluation, failures: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values(["worst_in", "iou_failures"], ascending=[False, True], ignore_index=True)
 
 
-def verdict(evaluation: Evaluation, failures: pd.DataFrame, threshold: float | Threshold) -> Markdown:
+def conclusion(evaluation: Evaluation, failures: pd.DataFrame, threshold: Threshold) -> Markdown:
     """Word how many images fail and how badly, then what each cause asks for; `failures` of an analysis."""
     from IPython.display import Markdown
 
-    below = describe(evaluation, threshold if isinstance(threshold, Threshold) else Threshold(threshold))
     total, failed, lowest = len(evaluation.per_image), len(failures), evaluation.per_image["miou"].min()
+    below, lost = describe(evaluation, threshold), (1 - failures["miou"]).sum()
     if np.isnan(lowest):
         return Markdown(f"**None of {total} images has a valid pixel.** Look at the masks in 01_data_check.")
     if failed == 0:
         return Markdown(f"**No image of {total} is {below}**: the lowest has mIoU {lowest:.2f}.")
-    counts = failures["severity"].str.replace("guessing", "no better than guessing").value_counts()
-    kinds = ("near-threshold", "clear", "no better than guessing")
-    told = ", ".join(f"{counts[kind]} {kind}" for kind in kinds if kind in counts)
+    counts = failures["severity"].value_counts()
+    told = ", ".join(f"{counts[name]} {words}" for name, words in _SEVERITIES.items() if name in counts)
     lines = [f"**{failed} of {total} images ({failed / total:.0%}) are {below}: {told}.**", ""]
-    found = causes.summarise_causes(failures).sort_values("lost", ascending=False, kind="stable")
-    for row in found.itertuples():
-        share = f"{row.lost / (1 - failures['miou']).sum():.0%} of the IoU that failures lost"
+    for row in summarise_causes(failures).sort_values("lost", ascending=False, kind="stable").itertuples():
+        share = f"{row.lost / lost:.0%} of the IoU that failures lost"
         cause = f"{row.cause.capitalize()}: {row.failures} of {failed}, {share} ({row.examples})"
-        lines.append(f"- {cause}. {causes.ADVICE[row.cause]}")
+        lines.append(f"- {cause}. {row.advice}")
     return Markdown("\n".join(lines))

@@ -23,10 +23,10 @@ from seglib.params import ParameterError, Train
 from seglib.runs import atomic_folder, lock, project_root, read_json, write_json
 from seglib.train.augment import ColorJitter, CropParams, adjust_colors, draw_crop, draw_jitter, warp
 from seglib.train.device import DevicePlan
+from seglib.train.model import STRIDE
 
 _VERSION = 5
 _SPARE_DISK = 2 << 30  # bytes that cache="auto" leaves free for checkpoints, predictions and everybody else
-_STRIDE = 32  # what SMP's encoders divide an image by
 _LARGEST_CROP = 512  # pixels a side, where the crop is chosen from the images' size
 _LOGITS = 1 << 26  # numbers that score a batch, at most, where it has several images: 270 MB
 
@@ -208,9 +208,9 @@ def crop_size(cached: CachedSplit, params: Train) -> tuple[int, int]:
     """Choose (height, width) of training crops: as asked for, or the median image's up to 512; by 32."""
     if params.scale_min > params.scale_max:
         raise ParameterError(f"scale_min = {params.scale_min} is larger than scale_max = {params.scale_max}.")
-    asked = (-(-side // _STRIDE) * _STRIDE for side in (params.crop_height, params.crop_width))
-    median = (int(side) // _STRIDE * _STRIDE for side in np.median(cached.image_sizes, axis=0))
-    height, width = (a or min(_LARGEST_CROP, max(_STRIDE, m)) for a, m in zip(asked, median, strict=True))
+    asked = (-(-side // STRIDE) * STRIDE for side in (params.crop_height, params.crop_width))
+    median = (int(side) // STRIDE * STRIDE for side in np.median(cached.image_sizes, axis=0))
+    height, width = (a or min(_LARGEST_CROP, max(STRIDE, m)) for a, m in zip(asked, median, strict=True))
     return height, width
 
 

@@ -25,6 +25,7 @@ from seglib.runs import atomic_path, display_path, resolve_path
 _HALVES = (0.5, 0.5, 0.5)
 _LITE = re.compile(r"(?:timm-|tu-)tf_efficientnet_lite([0-4])(?:\..*)?")  # of timm, under its names in SMP
 _FORMAT = 1
+STRIDE = 32  # what SMP's encoders divide an image by, at least
 
 
 class ModelError(ValueError):
@@ -77,7 +78,7 @@ class Segmenter(nn.Module):
     def _padded(self, images: Tensor) -> Tensor:
         """The images with sides that the encoder's stride divides."""
         height, width = images.shape[-2:]
-        stride = max(32, getattr(self.net.encoder, "output_stride", 32))
+        stride = max(STRIDE, getattr(self.net.encoder, "output_stride", STRIDE))
         pad = (0, -width % stride, 0, -height % stride)
         return F.pad(images.float(), pad, mode="replicate") if any(pad) else images
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from seglib import actions, failures
 from seglib.actions import Actions
-from seglib.data.dataset import load_dataset, read_pair
+from seglib.data import load_dataset, read_image, read_pair, read_stored
 from seglib.evaluate import evaluate_predictions, evaluate_run
-from seglib.failures.analyse import observe, open_scorer
+from seglib.failures.analyse import observe, open_scorer, write_spreadsheet
 from seglib.params import Evaluate
 from seglib.runs import Run
 from seglib.train.model import load_checkpoint
@@ -42,6 +42,12 @@ def test_it_writes_what_it_says(run):
     assert table["id"].tolist() == found.failures["id"].tolist()
     assert table["nearest"].map(json.loads).tolist() == found.failures["nearest"].tolist()
     assert set(table["cause"]) <= set(failures.CAUSES)
+    records = json.loads((folder / "failures.json").read_text())
+    assert [record["nearest"] for record in records] == found.failures["nearest"].tolist()
+    for record, row in zip(records, table.to_dict("records"), strict=True):
+        assert list(record) == list(row)
+        assert (record["id"], record["miou"]) == (row["id"], pytest.approx(float(row["miou"])))
+        assert " ".join(map(str, record["suspect_box"] or [])) == row["suspect_box"]
     suspects = pd.read_csv(folder / "suspects.csv", dtype={"id": str}, keep_default_na=False)
     assert set(suspects["id"]) == ids
     assert suspects["label_score"].is_monotonic_decreasing
@@ -50,8 +56,6 @@ def test_it_writes_what_it_says(run):
         assert (0 if region is None else region.sum()) == row.pixels
     thumbnails = {path.stem for path in (folder / "nearest").glob("*.png")}
     assert thumbnails == {name for names in found.failures["nearest"] for name in names}
-    lost = found.failures[[f"lost_{kind}" for kind in failures.ERROR_KINDS]].sum(axis=1)
-    np.testing.assert_allclose(lost, 1 - found.failures["miou"], atol=1e-9)
     none = analysed(run, threshold=-1.0)  # leaves nothing of the first
     assert not any((folder / kind).exists() for kind in ("confidences", "nearest"))
     assert none.failures.columns.equals(found.failures.columns)
@@ -79,9 +83,19 @@ def test_predictions_of_another_tool(run):
     evaluate_run(Evaluate(run="tiny", split="test"))
     masks = run.evaluation("test") / "predictions"
     evaluation = evaluate_predictions("other", masks, "data/tiny", Evaluate(run="other", split="test"))
-    found = failures.analyse(evaluation, failures.find_failures(evaluation, 2.0))
-    assert (len(found.failures), found.suspects.empty, found.training) == (4, True, None)
+    found = failures.analyse(evaluation, failures.find_failures(evaluation, 2.0).iloc[:2])
+    assert (len(found.failures), found.suspects.empty, found.training) == (2, True, None)
     assert not (found.folder / "confidences").exists()
+    assert json.loads((found.folder / "failures.json").read_text())[0]["novelty"] is None
+    source = evaluation.dataset.root / "test"
+    originals = {"images": source / "images", "masks": source / "masks", "predictions": masks}
+    for kind in (*originals, "overlays"):  # of exactly the failures
+        assert {path.stem for path in (found.folder / kind).iterdir()} == set(found.failures["id"])
+    for name in found.failures["id"]:
+        for kind, original in originals.items():
+            copied, stored = (read_stored(place / f"{name}.png") for place in (found.folder / kind, original))
+            np.testing.assert_array_equal(copied, stored)
+        assert read_image(found.folder / "overlays" / f"{name}.png").shape == (40, 56, 3)
     assert failures.beside_nearest(found, found.failures) == ([], [])
     assert failures.find_slices(found).empty
     assert {warning.images for warning in failures.warnings_of(found).values()} == {0}
@@ -116,3 +130,15 @@ def test_training_images_are_those_that_the_run_was_trained_on(run):
     assert found.samples["id"].tolist() == every.samples["id"].drop(2).tolist()
     np.testing.assert_allclose(found.features, np.delete(every.features, 2, axis=0), atol=1e-5)
     assert found.pixels.sum() < every.pixels.sum()
+
+
+def test_a_spreadsheet_runs_nothing(tmp_path):
+    cells = ["=1+1", "+cmd", "-2", "@SUM(A1)", "\tx", "'quoted", "＝1"]
+    cells += ["a,b", 'say "x"', "0042", "", "two\nlines"]
+    table = pd.DataFrame({"id": cells, "miou": -0.5, "=note": cells[::-1]})
+    path = write_spreadsheet(tmp_path / "failures.csv", table)
+    read = pd.read_csv(path, dtype=str, keep_default_na=False)
+    assert path.read_bytes().startswith(b"\xef\xbb\xbf")
+    for told, cell in zip([*read.columns, *read["id"]], [*table.columns, *cells], strict=True):
+        assert told == (f"'{cell}" if cell[:1] in [*"=+-@\t＝'"] and cell else cell)
+    assert set(read["miou"]) == {"-0.5"}  # a number stays one

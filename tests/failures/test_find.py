@@ -8,15 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
-from seglib import evaluate, failures, metrics
+from seglib import failures, metrics
 from seglib.data import ClassMap
 from seglib.evaluate import Evaluation
-from seglib.failures import Threshold, causes, failing, find_failures, read_threshold, verdict
+from seglib.failures import Threshold, causes, failing, find_failures, read_threshold
 from seglib.failures.error_types import best_repairs
-from seglib.failures.find import LAYERS, copy_layers
-from seglib.params import Evaluate
 
 CLASSES = ClassMap(("sky", "traffic sign", "level 2"))
 NAMES, NAN = CLASSES.names, float("nan")
@@ -57,18 +54,14 @@ def failed(threshold: Threshold, evaluation: Evaluation = EVALUATION) -> list[in
     return np.flatnonzero(failing(evaluation, threshold)).tolist()
 
 
-def test_absolute_thresholds():
-    assert failed(read_threshold(0.5)) == [1, 2]
+def test_absolute_thresholds_and_percentiles():
+    half = read_threshold(0.5, "percentile")
+    assert failed(read_threshold(0.5)) == failed(half) == [1, 2]
     assert failed(read_threshold(0.2)) == []  # at the threshold is not below it
     assert failed(read_threshold(1)) == [0, 1, 2]
-    assert failures.describe(EVALUATION, read_threshold(0.5)) == "below a mean IoU of 0.5"
     assert failures.cutoff(EVALUATION, read_threshold(0.3)) == 0.3
-
-
-def test_percentiles():
-    half = read_threshold(0.5, "percentile")
-    assert failed(half) == [1, 2]
     assert failures.cutoff(EVALUATION, half) == pytest.approx(0.55)
+    assert failures.describe(EVALUATION, read_threshold(0.5)) == "below a mean IoU of 0.5"
     assert failures.describe(EVALUATION, half) == "below a mean IoU of 0.55, the lowest 50%"
     assert failed(read_threshold(0, "percentile")) == []
     assert failed(half, of_ious(np.full((7, 3), 0.4))) == failed(half, of_ious(np.full((2, 3), NAN))) == []
@@ -144,8 +137,8 @@ def test_failures_come_worst_first_with_their_confusions():
     assert found["worst_class_iou"].tolist() == pytest.approx([0, 0, 0.25])
     assert found["top_confusion"].tolist() == ["sky -> traffic sign"] * 3
     assert found["top_confusion_share"].tolist() == pytest.approx([0.5, 0.5, 0.3])
-    total = failures.failure_confusions(evaluation, found)
-    np.testing.assert_array_equal(total, np.add(CLEAR, np.multiply(2, GUESS)))
+    total = np.add(CLEAR, np.multiply(2, GUESS))
+    np.testing.assert_array_equal(failures.failure_confusions(evaluation, found), total)
     assert find_failures(made([CLEAR]), 0.25).empty
 
 
@@ -184,15 +177,15 @@ def test_class_view_by_hand():
 
 
 def test_the_closing_words():
-    def said(confusions, threshold=0.5, **columns):
-        evaluation = made(confusions)
+    def said(confusions, mode="absolute", **columns):
+        evaluation, threshold = made(confusions), Threshold(0.5, mode)
         found = find_failures(evaluation, threshold)
         columns = columns or dict(causes.explain(found).items())
-        return verdict(evaluation, found.assign(**columns), threshold).data.splitlines()
+        return failures.conclusion(evaluation, found.assign(**columns), threshold).data.splitlines()
 
     assert said([GOOD, BLANK]) == ["**No image of 2 is below a mean IoU of 0.5**: the lowest has mIoU 1.00."]
     assert "None of 2 images has a valid pixel" in said([BLANK, BLANK])[0]
-    words = said([GOOD, NEAR], Threshold(0.5, "percentile"))
+    words = said([GOOD, NEAR], "percentile")
     assert words[0].startswith("**1 of 2 images (50%) are below a mean IoU of 0.788, the lowest 50%: ")
     assert len(words) == 3
     words = said([GOOD, GUESS, CLEAR, CLEAR], cause=["label error", "unexplained", "unexplained"])
@@ -201,23 +194,3 @@ def test_the_closing_words():
     start = "- Unexplained: 2 of 3, 60% of the IoU that failures lost (i2, i3). Look"
     assert words[2].startswith(start)
     assert words[3].startswith("- Label error: 1 of 3, ")
-
-
-@pytest.mark.slow
-def test_layers_are_those_of_exactly_the_failures(tiny_root, tmp_path):
-    source, theirs = tiny_root / "data" / "tiny" / "test", tiny_root / "theirs"
-    theirs.mkdir()
-    for path in (source / "masks").iterdir():
-        Image.fromarray(np.roll(np.array(Image.open(path)) % 255, 9, 1)).save(theirs / path.name)
-    evaluation = evaluate.evaluate_predictions("theirs", theirs, "data/tiny", Evaluate(run="theirs"))
-    found = find_failures(evaluation, 1.0).iloc[:2]
-    copy_layers(evaluation, found, tmp_path / "out")
-    assert {p.name for p in (tmp_path / "out").iterdir()} == set(LAYERS)
-    for kind in LAYERS:
-        assert {p.stem for p in (tmp_path / "out" / kind).iterdir()} == set(found["id"])
-    originals = {"images": source / "images", "masks": source / "masks", "predictions": theirs}
-    for name in found["id"]:
-        for kind, original in originals.items():
-            copied = np.array(Image.open(tmp_path / "out" / kind / f"{name}.png"))
-            np.testing.assert_array_equal(copied, np.array(Image.open(original / f"{name}.png")))
-        assert np.array(Image.open(tmp_path / "out" / "overlays" / f"{name}.png")).shape == (40, 56, 3)

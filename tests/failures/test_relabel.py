@@ -1,4 +1,4 @@
-"""Which samples go back to the annotators; masks to CVAT or a folder and back, to the last id; tables for others."""
+"""Which samples go back to the annotators; masks to CVAT or a folder and back, to the last id."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import json
 import re
 import zipfile
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +18,6 @@ from PIL import Image
 from seglib.data import IGNORE, ClassMap, DatasetError, load_dataset, read_mask
 from seglib.evaluate import Evaluation, save_ids
 from seglib.failures import export_for_relabelling, import_corrections, to_relabel
-from seglib.failures.relabel import write_records, write_spreadsheet
 
 SIZE = (30, 41)
 COLORS = np.array([(10, 20, 30), (200, 0, 0), (0, 200, 0), (0, 0, 200), (0, 0, 0)], np.uint8)
@@ -125,7 +125,6 @@ def test_what_to_relabel(plain, tmp_path):
     assert to_relabel(folder) == ["b", "a", "NA"]
     (folder / "verdicts.csv").write_text("id,verdict,note,time\nval 1,label wrong,,\nb,model wrong,,\n")
     assert to_relabel(folder) == ["val 1", "a", "NA"]
-    assert to_relabel(folder, min_score=0.92) == ["val 1", "NA"]
     (folder / "suspects.csv").unlink()
     (folder / "failures.csv").unlink()
     out = export_for_relabelling(evaluation_of(plain, tmp_path), tmp_path / "x.zip")
@@ -138,28 +137,23 @@ def test_the_zip_is_what_cvat_expects(plain, tmp_path):
     out = export_for_relabelling(evaluation_of(plain, tmp_path), tmp_path / "x.zip", ids)
     with zipfile.ZipFile(out) as archive:
         kinds = ("JPEGImages", "SegmentationClass", "SegmentationObject")
-        pictures = {f"{kind}/{name}.png" for kind in kinds for name in ("train=3", "val 1")}
         lists = {"ImageSets/Segmentation/default.txt", "labelmap.txt", "labels.json"}
-        assert set(archive.namelist()) == pictures | lists
+        assert set(archive.namelist()) == {f"{kind}/{i}.png" for kind in kinds for i in ids} | lists
         assert archive.read("ImageSets/Segmentation/default.txt") == b"train=3\nval 1\n"
         head, *lines = archive.read("labelmap.txt").decode().splitlines()
         assert head == "# label:color_rgb:parts:actions"
-        split = [line.split(":")[:2] for line in lines]
-        labels = {name: tuple(map(int, rgb.split(","))) for name, rgb in split}
+        labels = {n: tuple(map(int, rgb.split(","))) for n, rgb, *_ in (line.split(":") for line in lines)}
         assert labels["background"] == (0, 0, 0)
         assert len(set(labels.values())) == 6
-        named = [label["name"] for label in json.loads(archive.read("labels.json"))]
-        assert named == [*plain.classes.names, "ignored"]
+        named = {label["name"]: label["color"] for label in json.loads(archive.read("labels.json"))}
+        assert list(named) == [*plain.classes.names, "ignored"]
+        assert all(named[name] == "#{:02x}{:02x}{:02x}".format(*labels[name]) for name in named)
         image = Image.open(plain.root / "val" / "images" / "val 1.png")
         np.testing.assert_array_equal(Image.open(archive.open("JPEGImages/val 1.png")), image)
         mask = truths(plain)["val 1"]
         lut = np.array([*(labels[n] for n in plain.classes.names), *[labels["ignored"]] * 252], np.uint8)
-        np.testing.assert_array_equal(Image.open(archive.open("SegmentationClass/val 1.png")), lut[mask])
-        # VOC's first colours; each class is an object too, none is background
-        first = [(128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128), (128, 0, 128)]
-        assert [labels[name] for name in named] == first
-        objects = Image.open(archive.open("SegmentationObject/val 1.png"))
-        np.testing.assert_array_equal(objects, lut[mask])
+        for kind in kinds[1:]:  # each class is an object too
+            np.testing.assert_array_equal(Image.open(archive.open(f"{kind}/val 1.png")), lut[mask])
 
 
 def test_faults_of_what_is_exported(plain, tmp_path):
@@ -215,9 +209,7 @@ def test_cvat_may_choose_other_colours_folders_and_palettes(plain, exported, tmp
 
 
 def test_nothing_escapes_from_the_archive(plain, tmp_path):
-    masks = corrected(plain, tmp_path)
-    name = list(masks)[1]
-    evaluation = evaluation_of(plain, tmp_path)
+    name, evaluation = list(corrected(plain, tmp_path))[1], evaluation_of(plain, tmp_path)
     source = export_for_relabelling(evaluation, tmp_path / "y.zip", [name], "predictions")
 
     def escape(entry, data):
@@ -232,17 +224,10 @@ def test_nothing_escapes_from_the_archive(plain, tmp_path):
 
 
 def only(name, change):
-    return lambda n, data: [(n, change(data))] if n == name else [(n, data)]
+    return lambda n, data: [(n, change(data) if n == name else data)]
 
 
-def mask(change):
-    return only("SegmentationClass/val 1.png", change)
-
-
-def labels(change):
-    return only("labelmap.txt", change)
-
-
+mask, labels = (partial(only, name) for name in ("SegmentationClass/val 1.png", "labelmap.txt"))
 FAULTS = {
     "more than it can need": mask(lambda d: d + bytes(50_000_000)),
     "it is 8x9": mask(lambda d: repainted(d, lambda a: a[:9, :8])),
@@ -295,25 +280,3 @@ def test_originals_are_never_overwritten(plain, tmp_path):
         with pytest.raises(DatasetError, match="would lie on another mask"):
             import_corrections(tmp_path / "predictions", plain, out)
     assert before == {p: p.read_bytes() for p in plain.root.rglob("*.png")}
-
-
-def test_json_records(tmp_path):
-    columns = {"id": ["0042", "NA"], "miou": [0.25, np.nan], "failed": [True, False]}
-    lists = {"nearest": ['["a b", "c\\"d"]', ""], "suspect_box": ["1 2 30 40", ""]}
-    write_records(tmp_path / "failures.json", pd.DataFrame(columns | lists))
-    first = {"id": "0042", "miou": 0.25, "failed": True}
-    first |= {"nearest": ["a b", 'c"d'], "suspect_box": [1, 2, 30, 40]}
-    second = {"id": "NA", "miou": None, "failed": False, "nearest": [], "suspect_box": None}
-    assert json.loads((tmp_path / "failures.json").read_text()) == [first, second]
-
-
-def test_a_spreadsheet_runs_nothing(tmp_path):
-    cells = ["=1+1", "+cmd", "-2", "@SUM(A1)", "\tx", "'quoted", "＝1"]
-    cells += ["a,b", 'say "x"', "0042", "", "two\nlines"]
-    table = pd.DataFrame({"id": cells, "miou": -0.5, "=note": cells[::-1]})
-    path = write_spreadsheet(tmp_path / "failures.csv", table)
-    read = pd.read_csv(path, dtype=str, keep_default_na=False)
-    assert path.read_bytes().startswith(b"\xef\xbb\xbf")
-    for told, cell in zip([*read.columns, *read["id"]], [*table.columns, *cells], strict=True):
-        assert told == (f"'{cell}" if cell[:1] in [*"=+-@\t＝'"] and cell else cell)
-    assert set(read["miou"]) == {"-0.5"}  # a number stays one

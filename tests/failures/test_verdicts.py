@@ -43,14 +43,13 @@ HEAD = b"id,verdict,note,time\n"
 @pytest.mark.parametrize(
     ("text", "kept"),
     [
-        (HEAD + b"a,ignore,x,t\nb,nonsense,,\n", ["a"]),
+        (HEAD + b"a,ignore,x,t\nb,nonsense,,\n,ignore,,\n", ["a"]),
         (HEAD + b"a,ignore,x,t\na,ambiguous,,\n", ["a"]),
         (HEAD + b"a,ignore,,\nx,label wrong,caf\xe9,\nb,ambiguous,,\n", ["a", "x", "b"]),
         (HEAD + b"a,ignore,,\nx,ignore," + b"n" * 200_000 + b",\nb,ambiguous,,\n", ["a"]),
         (HEAD + b"a,ignore\n", []),
         (b"id;verdict;note;time\na;ignore;;\n", []),
         (b"\xff\xfe\x00broken", []),
-        (b"nonsense", []),
         (b"", []),
         (HEAD + b'a,"ignore', []),
     ],
@@ -76,18 +75,18 @@ def test_a_spreadsheets_byte_order_mark_is_no_fault(tmp_path):
 
 
 def test_verdicts_of_two_browsers_are_both_kept(tmp_path):
-    """Each of two processes saves 20 verdicts as fast as it can."""
+    """Each of two processes saves 8 verdicts as fast as it can."""
     path = tmp_path / "verdicts.csv"
     save = """
 import sys
 from seglib.failures.verdicts import VerdictBook
 book = VerdictBook(sys.argv[1])
-for k in range(20):
+for k in range(8):
     book.set(f"{sys.argv[2]}{k}", "label wrong")
 """
     workers = [subprocess.Popen([sys.executable, "-c", save, path, name]) for name in "ab"]
     assert [worker.wait() for worker in workers] == [0, 0]
-    assert len(VerdictBook(path).rows) == 40
+    assert len(VerdictBook(path).rows) == 16
 
 
 def test_verdicts_survive_a_folder_that_vanishes_under_an_open_browser(tmp_path):
