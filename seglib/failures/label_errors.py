@@ -124,22 +124,20 @@ class LabelCheck:
         self.confusions.append(found.confusion)
         self.regions.append(regions)
 
-    def judge(self, units: np.ndarray) -> Findings:
-        """Compute the probability of every mask to be wrong, and name those that are.
-
-        Args:
-            units: (N,) labels of what of the split is independent, see `metrics.independent_units`.
-        """
-        images = pd.DataFrame(dict.fromkeys(SUSPECT, ""), range(len(self.samples)))
+    def judge(self) -> Findings:
+        """Compute the probability of every mask to be wrong, and name those that are."""
+        count = len(self.samples)
+        images = pd.DataFrame(dict.fromkeys(SUSPECT, ""), range(count))
         images = images.assign(label_score=np.nan, suspect=False, pixels=0, seed=-1, by_given=True)
-        units, count = np.asarray(units), len(self.samples)
-        if count < FEWEST or len(np.unique(units)) < _FOLDS:
-            what = f"{count} images in {len(np.unique(units))} independent parts are too few to learn from what a"
-            told = f"{what} wrong mask looks like ({FEWEST} in {_FOLDS} are needed): no mask is named."
-            return Findings(images, pd.DataFrame(columns=["kind", "injected", "found", "auroc"]), told)
+        if count < FEWEST:
+            told = (
+                f"{count} images are too few to learn from what a wrong mask looks like ({FEWEST} are needed)"
+            )
+            kinds = pd.DataFrame(columns=["kind", "injected", "found", "auroc"])
+            return Findings(images, kinds, f"{told}: no mask is named.")
         rows, regions = pd.DataFrame(self.rows), pd.concat(self.regions, ignore_index=True)
         rows, regions = _recurrence(rows, np.stack(self.confusions), regions)
-        wrong, kinds, best = _cross_fitted(rows, regions, units)
+        wrong, kinds, best = _cross_fitted(rows, regions, _parts(self.samples))
         sound = np.flatnonzero(rows["kind"] == "sound")
         images.loc[rows["position"][sound], "label_score"] = wrong[sound]
         for row in sound[_name(wrong[sound])]:
@@ -249,9 +247,9 @@ def _numbers(rows: pd.DataFrame, regions: pd.DataFrame, odds: pd.Series) -> pd.D
 
 
 def _cross_fitted(
-    rows: pd.DataFrame, regions: pd.DataFrame, units: np.ndarray
+    rows: pd.DataFrame, regions: pd.DataFrame, parts: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, dict[int, int]]:
-    """Learn from the images of other units, and apply to each.
+    """Learn from the images of other parts, and apply to each.
 
     Returns:
         (R,) probability of each row to be wrong, (R,) its most probable kind as index of `LABEL_FAULTS`, and of
@@ -259,15 +257,27 @@ def _cross_fitted(
     """
     position = rows["position"].to_numpy()
     wrong, kinds, best = np.zeros(len(rows)), np.zeros(len(rows), int), {}
-    for learn, test in GroupKFold(_FOLDS).split(position, groups=units[position]):
-        model, *parts = _learn(*_of(rows, regions, learn)), *_of(rows, regions, test)
-        odds = _odds(model.regions, parts[1])
-        chances = model.masks.predict_proba(_numbers(*parts, odds))
+    for learn, test in GroupKFold(_FOLDS).split(position, groups=parts[position]):
+        model = _learn(*_of(rows, regions, learn))
+        own_rows, own_regions = _of(rows, regions, test)
+        odds = _odds(model.regions, own_regions)
+        chances = model.masks.predict_proba(_numbers(own_rows, own_regions, odds))
         found = np.zeros((len(test), len(LABEL_FAULTS) + 1))
         found[:, model.masks[-1].classes_] = chances
         wrong[test], kinds[test] = 1 - found[:, 0], found[:, 1:].argmax(1)
-        best |= odds.groupby(parts[1]["row"]).idxmax().to_dict()
+        best |= odds.groupby(own_regions["row"]).idxmax().to_dict()
     return wrong, kinds, best
+
+
+def _parts(samples: pd.DataFrame) -> np.ndarray:
+    """Label what is learned from together, (N,): whole sequences, or a tenth of the neighbouring frames."""
+    groups, named = samples["group"].to_numpy(str), samples["group"] != ""
+    if not named.any():
+        return np.arange(len(samples))
+    if samples["group"].nunique() >= _FOLDS:
+        return np.where(named, np.char.add("/", groups), np.arange(len(samples)).astype(str))
+    order = samples.sort_values(["group", "frame"], kind="stable").index
+    return np.argsort(order) * 2 * _FOLDS // len(samples)
 
 
 def _of(rows: pd.DataFrame, regions: pd.DataFrame, which: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
