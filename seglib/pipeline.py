@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from seglib.params import NOTEBOOKS, OTHERS, ParameterError, Train
+from seglib.params import NOTEBOOKS, OTHERS, ParameterError, Train, check_chain
 from seglib.runs import Run, display_path, lock, project_root, read_json, write_json, write_text
 
 STEPS = tuple(NOTEBOOKS)
@@ -34,25 +34,22 @@ def _index(name: str) -> int:
     raise ParameterError(f"no notebook {name!r}: expected 1-{len(STEPS)} or one of {', '.join(STEPS)}.")
 
 
-def run_chain(
-    shares: Mapping[str, Mapping[str, Any]], run: str, start: str = STEPS[0], stop: str = STEPS[-1]
-) -> list[Path]:
+def run_chain(values: Mapping[str, Any], start: str = STEPS[0], stop: str = STEPS[-1]) -> list[Path]:
     """Execute the notebooks `start` to `stop`; return where they lie in the run folder, beside their HTML pages.
 
-    `shares` gives each its parameters (`seglib.params.check_chain`), and `run` the name of the run. `status.json`
-    tells the state of each. A `ChainError` tells which one failed; the ones after it do not start.
+    `values` are parameters of all four; each notebook gets its own. `status.json` tells the state of each.
+    A `ChainError` tells which one failed; the ones after it do not start.
     """
     first, last = _index(start), _index(stop)
     if last < first:
         raise ParameterError(f"the chain would end before it begins: from {STEPS[first]} to {STEPS[last]}.")
     steps = STEPS[first : last + 1]
-    given = {name: {**shares.get(name, {}), "run": run} for name in STEPS}
-    del given["01_data_check"]["run"]
-    folder, training = Run(Run.folder(run)), Train.check(given["02_train"])
-    if "02_train" in steps and run != training.replace:  # told at once, not after 01; 02 asks again
-        Run.create(run, training.resume)
+    given, training = check_chain(values), Train.read(values)
+    folder = Run(Run.folder(training.run))
+    if "02_train" in steps and training.run != training.replace:  # told at once, not after 01; 02 asks again
+        Run.create(training.run, training.resume)
     elif first > STEPS.index("02_train"):
-        Run.open(run)
+        Run.open(training.run)
     with lock(folder.notebooks / ".chain", "running notebooks"):
         files = (folder.params, folder.path / "status.json")
         before, status = (read_json(path) if path.is_file() else {} for path in files)
@@ -70,11 +67,8 @@ def _execute(notebook: str, given: Mapping[str, Any], run: Run, status: dict[str
     try:
         error = _run_notebook(project_root() / "notebooks" / f"{notebook}.ipynb", path, given)
     finally:
-        state, seconds = (
-            "failed" if error else "done",
-            round((datetime.now(UTC) - started).total_seconds(), 1),
-        )
-        status[notebook] |= {"state": state, "seconds": seconds} | ({"error": error} if error else {})
+        state, seconds = "failed" if error else "done", (datetime.now(UTC) - started).total_seconds()
+        status[notebook] |= {"state": state, "seconds": round(seconds, 1), "error": error}
         write_json(run.path / "status.json", status)
         print(f"{notebook:<20}  {state:<7}  {seconds:,.0f} s", flush=True)
     export_page(path, path.with_suffix(".html"))
@@ -106,9 +100,8 @@ def _run_notebook(source: Path, target: Path, given: Mapping[str, Any]) -> str:
 def drop_dead_widgets(notebook: Any, resources: Any) -> tuple[Any, Any]:
     """Remove widgets without an HTML form, such as progress bars (a preprocessor for nbconvert)."""
     for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
-        kinds = [set(output.get("data", {})) for output in cell.outputs]
-        kept = [_WIDGET not in kind or "text/html" in kind for kind in kinds]
-        cell.outputs = [output for output, keep in zip(cell.outputs, kept, strict=True) if keep]
+        forms = [(output, output.get("data", {})) for output in cell.outputs]
+        cell.outputs = [output for output, data in forms if _WIDGET not in data or "text/html" in data]
     return notebook, resources
 
 

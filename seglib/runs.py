@@ -22,8 +22,8 @@ from seglib import __version__
 if TYPE_CHECKING:
     import pandas as pd
 
-WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10))}
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+_DEVICE = r"(?i:con|prn|aux|nul|(com|lpt)[1-9])(\.|$)"  # no file of Windows may be called so
+_NAME = re.compile(rf"(?!{_DEVICE})[A-Za-z0-9][A-Za-z0-9._-]{{0,79}}(?<!\.)")
 _NOT_PLAIN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _PACKAGES = "torch torchvision segmentation-models-pytorch timm numpy scipy scikit-image pandas pillow"
 _SHORT = reprlib.Repr()
@@ -71,7 +71,7 @@ def stored_path(path: str | Path) -> str:
 
 def check_name(name: str, what: str = "run") -> str:
     """Return `name` if it can name a folder on every platform; raise a ValueError otherwise."""
-    if not _NAME.fullmatch(name) or name.endswith(".") or name.split(".")[0].lower() in WINDOWS_DEVICES:
+    if not _NAME.fullmatch(name):
         expected = "1-80 of A-Z a-z 0-9 . _ - beginning with a letter or digit, not a path"
         raise ValueError(f"{what} name {brief(name)}: expected {expected}. Choose one such as 'street_v2'.")
     return name
@@ -128,12 +128,11 @@ def replace_folder(folder: str | Path, replaced: Iterable[str], last: str) -> It
         new.mkdir()
         try:
             yield new
-            names = sorted({*replaced, *(path.name for path in new.iterdir())} - {last})
-            for name in (last, *names):
+            written = os.listdir(new)
+            for name in sorted({*replaced, *written, last}, key=lambda name: name != last):
                 _remove(folder / name)
-            for name in (*names, last):
-                if (new / name).exists():
-                    os.replace(new / name, folder / name)
+            for name in sorted(written, key=lambda name: name == last):
+                os.replace(new / name, folder / name)
         finally:
             _remove(new)
 
@@ -184,9 +183,9 @@ def read_json(path: str | Path, keys: Iterable[str] = ()) -> dict[str, Any]:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{display_path(path)} is not valid JSON ({error}). {_AGAIN}") from error
-    if not isinstance(data, dict) or (missing := [key for key in keys if key not in data]):
-        lack = f"has no {', '.join(missing)}" if isinstance(data, dict) else "holds no JSON object"
-        raise ValueError(f"{display_path(path)} {lack}. {_AGAIN}")
+    missing = [key for key in keys if key not in data] if isinstance(data, dict) else ["JSON object"]
+    if missing:
+        raise ValueError(f"{display_path(path)} has no {', '.join(missing)}. {_AGAIN}")
     return data
 
 
@@ -276,10 +275,8 @@ class Run:
         run = cls(cls.folder(name))
         if run.last_checkpoint.exists() and not resume:
             if name != replace:
-                ways = f"choose another run name, set resume=True to continue it, or replace={name!r}"
-                raise FileExistsError(
-                    f"run {name!r} exists and holds a trained model: {ways} to train again."
-                )
+                ways = f"another run name, resume=True to continue it, or replace={name!r} to train again"
+                raise FileExistsError(f"run {name!r} exists and holds a trained model: choose {ways}.")
             for old in ("checkpoints", "evaluation", "outputs"):
                 shutil.rmtree(run.path / old, ignore_errors=True)
         run.path.mkdir(parents=True, exist_ok=True)

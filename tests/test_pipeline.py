@@ -75,7 +75,7 @@ def train(run: str) -> Path:
 @pytest.mark.slow
 def test_the_chain_passes_parameters_and_leaves_notebooks_pages_and_states(root, capsys):
     put(root, "01_data_check", "import pathlib\nprint(dataset, pathlib.Path.cwd().name)")
-    done = run_chain(check_chain({"epochs": 3, "split": "val", "threshold": 0.4}), "mine")
+    done = run_chain({"run": "mine", "epochs": 3, "split": "val", "threshold": 0.4})
     folder = root / "artifacts/runs/mine/notebooks"
     assert done == [folder / f"{name}.ipynb" for name in NAMES]
     written = {path.name for path in folder.iterdir()} - {".chain"}
@@ -101,7 +101,7 @@ def test_the_first_failing_notebook_ends_the_chain_with_its_own_error(root):
     with pytest.raises(
         ChainError, match=r"02_train stopped: ValueError: mask a: expected 96 x 128\n"
     ) as caught:
-        run_chain({}, "mine")
+        run_chain({"run": "mine"})
     assert "artifacts/runs/mine/notebooks/02_train.ipynb" in str(caught.value)
     folder = root / "artifacts/runs/mine/notebooks"
     assert printed(folder / "02_train.ipynb") == "so far\n"
@@ -110,48 +110,48 @@ def test_the_first_failing_notebook_ends_the_chain_with_its_own_error(root):
     assert states(root) == {"01_data_check": "done", "02_train": "failed"}
     put(root, "01_data_check", "import os\nos._exit(9)")
     with pytest.raises(ChainError, match="the kernel died"):
-        run_chain({}, "mine")
+        run_chain({"run": "mine"})
     assert states(root) == {"01_data_check": "failed"}
 
 
 def test_starting_later_keeps_what_ran_before_and_forgets_what_comes_after(root, no_kernel):
-    run_chain({}, "mine")
+    run_chain({"run": "mine"})
     train("mine")
     no_kernel.append("03_evaluate")
     with pytest.raises(ChainError, match="told to"):
-        run_chain({}, "mine", start="03_evaluate")
+        run_chain({"run": "mine"}, start="03_evaluate")
     assert states(root) == {"01_data_check": "done", "02_train": "done", "03_evaluate": "failed"}
 
 
 def test_what_needs_a_trained_run_or_would_lose_one_is_refused_before_anything_starts(root):
     with pytest.raises(FileNotFoundError, match="run 'mine' has no trained model"):
-        run_chain({}, "mine", start="3")
+        run_chain({"run": "mine"}, start="3")
     train("mine")
     with pytest.raises(FileExistsError, match="run 'mine' exists"):
-        run_chain({}, "mine")
+        run_chain({"run": "mine"})
     for stop, told in (
         ("02", "from 03_evaluate to 02_train"),
         ("tra", "expected 1-4 or one of 01_data_check"),
     ):
         with pytest.raises(ParameterError, match=told):
-            run_chain({}, "mine", start="evaluate", stop=stop)
+            run_chain({"run": "mine"}, start="evaluate", stop=stop)
     assert not (root / "artifacts/runs/mine/notebooks").exists()
     with lock(Run.open("mine").notebooks / ".chain", "running notebooks"):  # noqa: SIM117
         with pytest.raises(InUseError, match="runs/mine/notebooks is in use"):
-            run_chain({}, "mine", stop="1")
+            run_chain({"run": "mine"}, stop="1")
 
 
 def test_a_trained_run_may_be_resumed_checked_or_replaced_by_name(root, no_kernel):
     models = [train("mine"), train("demo")]
-    run_chain(check_chain({"resume": True}), "mine", stop="2")
-    run_chain({}, "mine", stop="1")
-    run_chain({}, "demo", stop="2")
-    run_chain(check_chain({"replace": "mine"}), "mine", stop="2")
+    run_chain({"run": "mine", "resume": True}, stop="2")
+    run_chain({"run": "mine"}, stop="1")
+    run_chain({"run": "demo"}, stop="2")
+    run_chain({"run": "mine", "replace": "mine"}, stop="2")
     with pytest.raises(FileExistsError, match="run 'demo' exists"):
-        run_chain(check_chain({"replace": ""}), "demo", stop="2")
+        run_chain({"run": "demo", "replace": ""}, stop="2")
     assert all(path.exists() for path in models), "it is for 02 to replace a model, not for the chain"
     write_json(Run.open("mine").params, {"run": "mine", "epochs": 3})
-    run_chain(check_chain({"epochs": 5, "split": "val", "threshold": 0.3}), "mine", start="3")
+    run_chain({"run": "mine", "epochs": 5, "split": "val", "threshold": 0.3}, start="3")
     noted = read_json(Run.open("mine").params)
     kept = {"run": "mine", "epochs": 3, "split": "val", "threshold": 0.3}
     assert noted | kept == noted, "what 02 was given stays"

@@ -105,7 +105,7 @@ def test_json_is_plain(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [("{", "is not valid JSON .*Delete it"), ("[1]", "holds no JSON object"), ("{}", "has no run"),
+    [("{", "is not valid JSON .*Delete it"), ("[1]", "has no JSON object"), ("{}", "has no run"),
      ("[" * 99999, "is not valid JSON"), ("9" * 5000, "is not valid JSON")],
 )  # fmt: skip
 def test_damaged_json_is_named(root, text, told):
@@ -248,7 +248,7 @@ def test_a_trained_run_is_kept_unless_its_name_may_be_replaced(root):
     run = trained("street")
     verdicts = write_text(run.failures("val") / "verdicts.csv", "id,verdict\n")
     for replace in ("", "demo"):
-        with pytest.raises(FileExistsError, match=r"'street' exists .*another run name, set resume=True"):
+        with pytest.raises(FileExistsError, match=r"'street' exists .*another run name, resume=True"):
             Run.create("street", replace=replace)
     assert Run.create("street", resume=True, replace="street").best_checkpoint.exists()
     Run.create("street", replace="street")
