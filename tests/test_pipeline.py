@@ -48,9 +48,8 @@ def root(tmp_path, monkeypatch):
 def no_kernel(monkeypatch):
     """Notebooks that "run" at once, for what concerns no kernel; a name in the list fails."""
     failing = []
-    monkeypatch.setattr(
-        pipeline, "_run_notebook", lambda source, *_: "told to" if source.stem in failing else ""
-    )
+    how = {True: "told to", False: ""}
+    monkeypatch.setattr(pipeline, "_run_notebook", lambda source, *_: how[source.stem in failing])
     monkeypatch.setattr(pipeline, "export_page", lambda notebook, page: page)
     return failing
 
@@ -95,17 +94,13 @@ def test_the_chain_passes_parameters_and_leaves_notebooks_pages_and_states(root,
 
 @pytest.mark.slow
 def test_the_first_failing_notebook_ends_the_chain_with_its_own_error(root):
-    put(
-        root, "02_train", "print('so far')", "raise ValueError('mask a: expected 96 x 128')", "print('never')"
-    )
-    with pytest.raises(
-        ChainError, match=r"02_train stopped: ValueError: mask a: expected 96 x 128\n"
-    ) as caught:
+    put(root, "02_train", "print('so far')", "raise ValueError('mask a: 96 x 128')", "print('never')")
+    told = r"02_train stopped: ValueError: mask a: 96 x 128\n.* artifacts/runs/mine/notebooks/02_train\.ipynb"
+    with pytest.raises(ChainError, match=told):
         run_chain({"run": "mine"})
-    assert "artifacts/runs/mine/notebooks/02_train.ipynb" in str(caught.value)
     folder = root / "artifacts/runs/mine/notebooks"
     assert printed(folder / "02_train.ipynb") == "so far\n"
-    assert "mask a: expected 96 x 128" in (folder / "02_train.html").read_text(encoding="utf-8")
+    assert "mask a: 96 x 128" in (folder / "02_train.html").read_text(encoding="utf-8")
     assert not (folder / "03_evaluate.ipynb").exists()
     assert states(root) == {"01_data_check": "done", "02_train": "failed"}
     put(root, "01_data_check", "import os\nos._exit(9)")
@@ -129,10 +124,7 @@ def test_what_needs_a_trained_run_or_would_lose_one_is_refused_before_anything_s
     train("mine")
     with pytest.raises(FileExistsError, match="run 'mine' exists"):
         run_chain({"run": "mine"})
-    for stop, told in (
-        ("02", "from 03_evaluate to 02_train"),
-        ("tra", "expected 1-4 or one of 01_data_check"),
-    ):
+    for stop, told in ("02", "from 03_evaluate to 02"), ("tra", "expected 1-4 or one of 01_data_check"):
         with pytest.raises(ParameterError, match=told):
             run_chain({"run": "mine"}, start="evaluate", stop=stop)
     assert not (root / "artifacts/runs/mine/notebooks").exists()
@@ -171,10 +163,8 @@ def test_the_page_loads_nothing_and_holds_its_images(tmp_path):
     nbformat.write(notebook, tmp_path / "a.ipynb")
     text = export_page(tmp_path / "a.ipynb", tmp_path / "a.html").read_text(encoding="utf-8")
     assert text.count(png) == 2
-    assert "<b>gallery</b>" in text
-    assert 'href="02_train.html"' in text
-    assert "0/3" not in text
-    assert "widget-state" not in text
+    assert [part in text for part in ("<b>gallery</b>", 'href="02_train.html"')] == [True, True]
+    assert [part in text for part in ("0/3", "widget-state")] == [False, False]
     assert not re.search(r"<script[^>]*\bsrc=|<link\b|@import|<iframe|\bimport\(", text)
     assert not re.search(r"""(?:src|href)=["'](?!data:|#|02_train\.html)""", text)
     assert not re.search(r"url\((?!['\"]?(?:data:|#))", text)
@@ -191,19 +181,13 @@ def test_the_real_notebooks_with_parameters_other_than_the_defaults(tmp_path):
         **{"absent": "union", "flip_tta": True, "threshold": 0.8, "examples": 3, "seed": 1},
     }
     (tmp_path / "other.json").write_text(json.dumps(values))
-    command = [
-        sys.executable,
-        *["-m", "seglib.cli", "run", "--params", "other.json", "-p", "learning_rate=2e-3"],
-    ]
+    line = "-m seglib.cli run --params other.json -p learning_rate=2e-3"
     environment = os.environ | {"SEGLIB_ROOT": str(tmp_path)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    subprocess.run([sys.executable, *line.split()], cwd=tmp_path, env=environment, check=True)
     assert states(tmp_path, "other") == dict.fromkeys(NAMES, "done")
     run = tmp_path / "artifacts/runs/other"
     used = read_json(run / "params.json")
-    again = check_chain(
-        used
-    )  # as `seglib run --params .../params.json --run again` gives it to the notebooks
+    again = check_chain(used)  # as `seglib run --params .../params.json --run again` does
     assert {name: value for share in again.values() for name, value in share.items()} == used
     assert (values | {"learning_rate": 2e-3}).items() <= used.items()
     for name in ("checkpoints/best.pth", "evaluation/val/metrics.json", "failures/val/failures.csv"):
