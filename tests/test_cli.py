@@ -1,10 +1,10 @@
 """The command line: what it prints, where that goes, and the exit codes."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -18,10 +18,9 @@ COMMANDS = "demo run check evaluate compare plant export import init fetch lab"
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("SEGLIB_ROOT", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def root(tiny_root, monkeypatch):
+    monkeypatch.chdir(tiny_root)
+    return tiny_root
 
 
 @pytest.fixture
@@ -30,20 +29,6 @@ def calls(root, monkeypatch):
     made = []
     monkeypatch.setattr(cli, "run_chain", lambda values, *steps: made.append((check_chain(values), *steps)))
     return made
-
-
-def make_dataset(folder: Path, stored: int = 1) -> Path:
-    """Four 8 x 8 pairs of the ids 0 and `stored`, sound when it is 1, and their dataset.yaml."""
-    random, mask = np.random.default_rng(0), np.where(np.eye(8) > 0, stored, 0).astype(np.uint8)
-    for name in ("train/{}/train0", "train/{}/train1", "val/{}/val0", "val/{}/val1"):
-        image = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        for kind, array in (("images", image), ("masks", mask)):
-            path = folder / f"{name.format(kind)}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(array).save(path)
-    splits = [f"  {s}: {{images: '{s}/images/*.png', masks: '{s}/masks/*.png'}}\n" for s in ("train", "val")]
-    write_text(folder / "dataset.yaml", f"name: tiny\nclasses: [ground, line]\nsplits:\n{''.join(splits)}")
-    return folder
 
 
 def test_help_of_the_program_and_of_every_command(capsys):
@@ -122,53 +107,52 @@ def test_a_run_is_repeated(root, calls, capsys):
 
 
 def test_check_tells_the_verdict_and_exits_by_it(root, capsys):
-    make_dataset(root / "mine")
-    assert main(["check", "mine"]) == 0
-    assert "tiny: sound: 4 pairs, no errors" in capsys.readouterr().out
+    assert main(["check", "data/tiny"]) == 0
+    assert "tiny: sound: 13 pairs, no errors" in capsys.readouterr().out
     assert (root / "artifacts/data_check/tiny/findings.csv").exists()
-    make_dataset(root / "other", stored=7)
-    assert main(["check", str(root / "other")]) == 1
-    out = capsys.readouterr().out
-    assert "error    illegal-ids (4)\n         mask " in out
-    assert "\n         ... and 1 more\n         -> " in out
-    assert "tiny: not sound" in out
-    (root / "mine/dataset.yaml").rename(root / "tiny.yaml")
-    assert main(["check", "mine"]) == 1
+    (root / "data/tiny/dataset.yaml").rename(root / "tiny.yaml")
+    assert main(["check", "data/tiny"]) == 1
     assert "seglib init" in capsys.readouterr().err
-    assert main(["check", "mine", "--config", "tiny.yaml"]) == 0
+    assert main(["check", "data/tiny", "--config", "tiny.yaml"]) == 0
+    for path in (root / "data/tiny/train/masks").iterdir():
+        Image.new("L", (56, 40), 7).save(path)
+    assert main(f"check {root}/data/tiny --config tiny.yaml".split()) == 1
+    out = capsys.readouterr().out
+    assert "error    illegal-ids (6)\n         mask " in out
+    assert "\n         ... and 3 more\n         -> " in out
+    assert "tiny: not sound" in out
 
 
 @pytest.mark.slow
 def test_predictions_are_scored_and_runs_compared(root, capsys):
-    make_dataset(root / "mine")
+    shutil.copytree(root / "data/tiny/val/masks", root / "better")
+    shutil.copytree(root / "data/tiny/val/masks", root / "worse")
+    for path in (root / "worse").iterdir():
+        Image.new("L", (56, 40)).save(path)
     for name in ("worse", "better"):
-        (root / name).mkdir()
-        for k in range(2):
-            truth = np.array(Image.open(root / "mine/val/masks" / f"val{k}.png"))
-            Image.fromarray(truth if name == "better" else 1 - truth).save(root / name / f"val{k}.png")
-        assert main(f"evaluate --predictions {name} --dataset mine --split val".split()) == 0
+        assert main(f"evaluate --predictions {name} --dataset data/tiny --split val".split()) == 0
         first, last = capsys.readouterr().out.splitlines()
-        assert first.startswith("2 images of val: mean IoU ")
+        assert first.startswith("3 images of val: mean IoU ")
         assert last == f"scores   artifacts/runs/{name}/evaluation/val"
-    assert json.loads((root / "artifacts/runs/better/params.json").read_text())["dataset"] == "mine"
+    assert json.loads((root / "artifacts/runs/better/params.json").read_text())["dataset"] == "data/tiny"
     assert main(["compare", "worse", "better", "--split", "val"]) == 0
     told = capsys.readouterr().out.splitlines()
-    assert told[-2].startswith("better against worse on val: mean IoU 1.000")
+    assert told[-2].startswith("better against worse on val: mean IoU 0.")
     assert told[-1] == "Tables and figure: artifacts/runs/better/comparison/worse-val"
     written = {path.name for path in (root / "artifacts/runs/better/comparison/worse-val").iterdir()}
     assert written - {".writing"} == {"images.png", "per_class.csv", "per_image.csv", "summary.json"}
 
 
 def test_init_writes_a_draft_that_check_understands_and_never_overwrites(root, capsys):
-    path = make_dataset(root / "mine") / "dataset.yaml"
+    path = root / "data/tiny/dataset.yaml"
     path.unlink()
-    assert main(["init", "mine"]) == 0
+    assert main(["init", "data/tiny"]) == 0
     out, err = capsys.readouterr()
     assert out == path.read_text()
-    assert f"seglib check {root}/mine" in err
-    assert main(["check", "mine"]) == 0
+    assert f"seglib check {path.parent}" in err
+    assert main(["check", "data/tiny"]) == 0
     path.write_text("mine: by hand\n")
-    assert main(["init", "mine"]) == 1
+    assert main(["init", "data/tiny"]) == 1
     out, err = capsys.readouterr()
     assert "classes:" in out, "what a new draft would be"
     assert "stays as it is" in err

@@ -5,6 +5,7 @@ import functools
 import graphlib
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,24 +46,18 @@ def is_file(name: str, importer: str) -> bool:
 @functools.cache
 def imports(file: str) -> tuple[set[str], set[str]]:
     """Modules of seglib ("data", "data.classes"), and top names of other packages, that a file imports anywhere."""
-    inside, outside = set(), set()
+    names = set()
     for node in ast.walk(parsed(PACKAGE / file)):
-        names = []
-        if isinstance(node, ast.ImportFrom):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
             clear = node.level == 0 and node.names[0].name != "*"
             assert clear, f"{file}:{node.lineno}: write `from seglib.x import y`"
-            whole = [f"{node.module}.{alias.name}" for alias in node.names]
-            files = [name for name in whole if is_file(name, file)]
-            names = files or (whole if node.module == "seglib" else [node.module])
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        for name in names:
-            top, _, rest = name.partition(".")
-            if top != "seglib":
-                outside.add(top)
-            elif rest and not rest.startswith("__"):
-                inside.add(rest)
-    return inside, outside
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            files = {name for name in whole if is_file(name, file)}
+            names |= files or (whole if node.module == "seglib" else {node.module})
+    inside = {name.removeprefix("seglib.") for name in names if re.match(r"seglib\.(?!__)", name)}
+    return inside, {name.split(".")[0] for name in names} - {"seglib"}
 
 
 def room(module: str) -> str:
