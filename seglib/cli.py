@@ -116,16 +116,18 @@ def _repeat(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     from seglib.data import DatasetError, load_dataset
     from seglib.evaluate import changed_since_training
 
-    then, now = runs.read_json(folder / "environment.json", ["python", "packages"]), runs.environment()
-    before, after = ({"Python": facts["python"]} | facts["packages"] for facts in (then, now))
-    changed = [f"{n} was {v} and is {after.get(n)}" for n, v in before.items() if after.get(n) != v]
+    kept = runs.read_json(folder / "environment.json", ["python", "packages"])
+    then, now = ({"Python": facts["python"]} | facts["packages"] for facts in (kept, runs.environment()))
+    changed = [
+        f"{n} was {version} and is {now.get(n)}" for n, version in then.items() if now.get(n) != version
+    ]
     with suppress(DatasetError):  # 01 says it better
         dataset = load_dataset(values.get("dataset", "data/demo"), values.get("config", ""))
         changed += filter(None, [changed_since_training(Run(folder), dataset)])
     if changed:
         print(f"Not as it was for run {folder.name!r}: {'; '.join(changed)}")
-    kept = folder / "actions.yaml"
-    return values | {"resume": False} | ({"actions": runs.stored_path(kept)} if kept.is_file() else {})
+    actions = folder / "actions.yaml"
+    return values | {"resume": False} | ({"actions": runs.stored_path(actions)} if actions.is_file() else {})
 
 
 def _chain(values: Mapping[str, Any], start: str, stop: str) -> None:
@@ -166,7 +168,7 @@ def compare(first: str, second: str, *, split: str, threshold: float) -> None:
     from seglib.evaluate import compare_runs, comparison_sentence, open_evaluation, write_comparison
     from seglib.plots import run_comparison, save_figure
 
-    found = compare_runs(*(open_evaluation(name, split) for name in (first, second)), threshold)
+    found = compare_runs(open_evaluation(first, split), open_evaluation(second, split), threshold)
     print(found.per_class.round(3).to_string(index=False))
     folder = write_comparison(found)
     save_figure(folder / "images.png", run_comparison(found.per_image, first, second, threshold))

@@ -83,13 +83,13 @@ def _run_notebook(source: Path, target: Path, given: Mapping[str, Any]) -> str:
     from papermill import PapermillExecutionError, execute_notebook
     from traitlets.config import Config
 
-    options: dict[str, Any] = {"kernel_name": "python3", "cwd": source.parent, "parameters": dict(given)}
+    options = {"kernel_name": "python3", "cwd": source.parent, "progress_bar": sys.stderr.isatty()}
     options["store_widget_state"] = False  # a stored browser would come up dead, in place of its gallery
     with tempfile.TemporaryDirectory(prefix="seglib-") as folder:
         if os.name != "nt":  # sockets that no other user can reach and no other kernel takes, as TCP ports
             options["config"] = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
         try:
-            execute_notebook(source, target, progress_bar=sys.stderr.isatty(), **options)
+            execute_notebook(source, target, dict(given), **options)
         except PapermillExecutionError as error:
             return f"{error.ename}: {error.evalue}".removesuffix(": ")
         except DeadKernelError:
