@@ -1,12 +1,10 @@
 """actions.yaml: what to change before the next training; proposed by 04, edited by a person, followed by 02."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -86,7 +84,7 @@ class Actions(BaseModel):
         weights = {"class_weights": self.class_weights.value} if self.class_weights.value else {}
         return Train.check(values | weights).model_dump(exclude_unset=True)
 
-    def trains_like(self, other: Actions) -> bool:
+    def trains_like(self, other: Self) -> bool:
         """Tell whether both make the same training; masks to relabel and reasons do not matter."""
         return self.excluded == other.excluded and self.changes == other.changes
 

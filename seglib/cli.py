@@ -1,7 +1,5 @@
 """The commands of a terminal: functions whose parameters are their arguments, and after `*` their options."""
 
-from __future__ import annotations
-
 import argparse
 import inspect
 import subprocess

@@ -1,7 +1,5 @@
 """The parameters of the four notebooks: one checked model each, whose defaults are the demo."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Collection, Mapping, Sequence

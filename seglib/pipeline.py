@@ -1,7 +1,5 @@
 """The four notebooks as a chain: executed by papermill into the run folder, stopped by the first that fails."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re

@@ -1,7 +1,5 @@
 """Project root and run folders; files that are written whole, locked, and read safely."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform
@@ -15,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from seglib import __version__
 
@@ -189,12 +187,12 @@ def read_json(path: str | Path, keys: Iterable[str] = ()) -> dict[str, Any]:
     return data
 
 
-def write_csv(path: str | Path, table: pd.DataFrame) -> Path:
+def write_csv(path: str | Path, table: "pd.DataFrame") -> Path:
     """Write a table atomically as UTF-8 CSV."""
     return write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
-def read_table(path: str | Path, **options: Any) -> pd.DataFrame:
+def read_table(path: str | Path, **options: Any) -> "pd.DataFrame":
     """Read a CSV file by pandas; without options every cell is text: an image may be called NA or 0042."""
     import pandas as pd
 
@@ -270,7 +268,7 @@ class Run:
         return project_root() / "artifacts" / "runs" / check_name(name)
 
     @classmethod
-    def create(cls, name: str, resume: bool = False, replace: str = "") -> Run:
+    def create(cls, name: str, resume: bool = False, replace: str = "") -> Self:
         """Make a run's folder; a trained run is kept, but for the one that `replace` names (not its verdicts)."""
         run = cls(cls.folder(name))
         if run.last_checkpoint.exists() and not resume:
@@ -283,7 +281,7 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, name: str) -> Run:
+    def open(cls, name: str) -> Self:
         """Open a run that has a model, or holds another tool's predictions; otherwise say which runs there are."""
         run = cls(cls.folder(name))
         if not run.best_checkpoint.exists() and not run.external:
