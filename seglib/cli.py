@@ -97,7 +97,7 @@ def demo(*, broken: bool, parameters: Sequence[str]) -> None:
     """Run the four notebooks on the demo dataset."""
     name = "demo_broken" if broken else "demo"
     values = {"dataset": f"data/{name}", "run": name} | read_parameters(parameters)
-    _chain(values, "1", "1" if broken else "4")
+    run_chain(values, "1", "1" if broken else "4")
 
 
 def run(*, params: Path, run: str, start: str, stop: str, parameters: Sequence[str]) -> None:
@@ -106,7 +106,7 @@ def run(*, params: Path, run: str, start: str, stop: str, parameters: Sequence[s
     name = run or changed.get("run") or values.get("run", params.stem)
     if (params.parent / "environment.json").is_file() and name != values.get("run"):
         values = _repeat(params.parent, values)
-    _chain(values | changed | {"run": name}, start, stop)
+    run_chain(values | changed | {"run": name}, start, stop)
 
 
 def _repeat(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,11 +126,6 @@ def _repeat(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
         print(f"Not as it was for run {folder.name!r}: {'; '.join(changed)}")
     actions = folder / "actions.yaml"
     return values | {"resume": False} | ({"actions": runs.stored_path(actions)} if actions.is_file() else {})
-
-
-def _chain(values: Mapping[str, Any], start: str, stop: str) -> None:
-    run_chain(values, start, stop)
-    print(f"\nNotebooks, pages, figures and tables: {display_path(Run.folder(values['run']))}")
 
 
 def check(folder: Path, *, config: Path | None) -> int:

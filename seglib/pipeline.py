@@ -55,7 +55,9 @@ def run_chain(values: Mapping[str, Any], start: str = STEPS[0], stop: str = STEP
         noted = {n: v for name in steps for n, v in NOTEBOOKS[name].check(given[name]) if n in OTHERS}
         write_json(folder.params, before | noted)
         status = {name: state for name, state in status.items() if name not in STEPS[first:]}
-        return [_execute(name, given[name], folder, status) for name in steps]
+        done = [_execute(name, given[name], folder, status) for name in steps]
+    print(f"\nNotebooks, pages, figures and tables: {display_path(folder.path)}")
+    return done
 
 
 def _execute(notebook: str, given: Mapping[str, Any], run: Run, status: dict[str, dict[str, Any]]) -> Path:

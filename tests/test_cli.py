@@ -66,13 +66,12 @@ def test_an_error_is_one_message_and_debug_shows_more(root, monkeypatch, capsys)
 # run and demo
 
 
-def test_run_gives_file_and_options_to_the_chain(root, calls, capsys):
+def test_run_gives_file_and_options_to_the_chain(root, calls):
     (root / "mine.yaml").write_text("dataset: data/mine\nepochs: 50\nlearning_rate: 3e-4\n")
     line = "run --params mine.yaml -p epochs=2 -p split=val --from 02_train --to 3"
     assert main(line.split()) == 0
     values = {"dataset": "data/mine", "epochs": 2, "learning_rate": 3e-4, "split": "val", "run": "mine"}
     assert calls.pop() == (check_chain(values), "02_train", "3")
-    assert capsys.readouterr().out.endswith(": artifacts/runs/mine\n")
     assert main(["demo"]) == 0
     assert calls.pop() == (check_chain({"run": "demo", "dataset": "data/demo"}), "1", "4")
 

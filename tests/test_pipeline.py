@@ -86,7 +86,9 @@ def test_the_chain_passes_parameters_and_leaves_notebooks_pages_and_states(root,
         "{'run': 'mine', 'threshold': 0.4}",
     ]
     assert states(root) == dict.fromkeys(NAMES, "done")
-    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [[n, "done"] for n in NAMES]
+    *told, _, last = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in told] == [[name, "done"] for name in NAMES]
+    assert last == "Notebooks, pages, figures and tables: artifacts/runs/mine"
     # The committed notebooks are sources: the chain never writes into them, nor sockets beside them.
     assert sorted(p.suffix for p in (root / "notebooks").iterdir()) == [".ipynb"] * 4
     assert not any(printed(path) for path in (root / "notebooks").iterdir())
