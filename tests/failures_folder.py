@@ -1,7 +1,5 @@
 """A failures folder as 04 writes it, with every column and picture, generated: what the browser's tests browse."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

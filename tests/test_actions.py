@@ -1,7 +1,5 @@
 """actions.yaml: written, read, refused and followed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

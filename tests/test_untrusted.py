@@ -1,7 +1,5 @@
 """Datasets, names and files from strangers and other systems: nothing of them is run, read or written elsewhere."""
 
-from __future__ import annotations
-
 import ast
 import json
 import re
