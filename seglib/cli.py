@@ -116,9 +116,7 @@ def _repeat(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
 
     kept = runs.read_json(folder / "environment.json", ["python", "packages"])
     then, now = ({"Python": facts["python"]} | facts["packages"] for facts in (kept, runs.environment()))
-    changed = [
-        f"{n} was {version} and is {now.get(n)}" for n, version in then.items() if now.get(n) != version
-    ]
+    changed = [f"{n} was {v} and is {now.get(n)}" for n, v in then.items() if now.get(n) != v]
     with suppress(DatasetError):  # 01 says it better
         dataset = load_dataset(values.get("dataset", "data/demo"), values.get("config", ""))
         changed += filter(None, [changed_since_training(Run(folder), dataset)])
@@ -152,8 +150,8 @@ def evaluate(
     named = {"run": run or predictions.resolve().name, "split": split}
     params = Evaluate.check(named | read_parameters(parameters))
     found = evaluate_predictions(params.run, predictions, dataset, params, config or "", sys.stderr.isatty())
-    print(f"{len(found.per_image)} images of {split}: {interval_sentence(found.scores)}")
-    print(f"scores   {display_path(found.run.evaluation(split))}")
+    print(f"{len(found.per_image)} images of {found.split}: {interval_sentence(found.scores)}")
+    print(f"scores   {display_path(found.run.evaluation(found.split))}")
 
 
 def compare(first: str, second: str, *, split: str, threshold: float) -> None:
