@@ -1,17 +1,16 @@
 """actions.yaml: what to change before the next training; proposed by 04, edited by a person, followed by 02."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from seglib.data import Dataset
-from seglib.params import ParameterError, Train, read_file
+from seglib.params import ParameterError, Train, explain, read_file
 from seglib.runs import brief, display_path, resolve_path, write_text
 
 TRAIN = "train"  # the one split of which samples may be excluded
@@ -19,7 +18,6 @@ Augmentation = Literal[
     *("flip", "scale_min", "scale_max", "rotation"),
     *("color", "blur", "blur_radius", "noise", "noise_most", "darkness", "haze"),
 ]
-AUGMENTATIONS = get_args(Augmentation)
 _MARK = "# as written (a file that no longer fits this is never overwritten): "
 _FORM = """\
 # What to change before the next training. Edit it freely, then name it in 02_train's parameter `actions`.
@@ -30,10 +28,6 @@ _FORM = """\
 # class_weights: none, sqrt_inverse or median_frequency; {{}} leaves the parameter of 02_train as it is.
 
 {values}"""
-
-
-class ActionsError(ValueError):
-    """actions.yaml cannot be read, or does not fit the dataset."""
 
 
 class _Entry(BaseModel):
@@ -79,47 +73,48 @@ class Actions(BaseModel):
     class_weights: Weights = Weights()
 
     @property
+    def excluded(self) -> set[str]:
+        """The ids of the samples to exclude."""
+        return {sample.id for sample in self.exclude}
+
+    @property
     def changes(self) -> dict[str, Any]:
         """Parameters of 02_train and their new values."""
         values: dict[str, Any] = {setting.name: setting.value for setting in self.augment}
-        if self.class_weights.value:
-            values["class_weights"] = self.class_weights.value
-        return Train.check(values).model_dump(include=set(values))
+        weights = {"class_weights": self.class_weights.value} if self.class_weights.value else {}
+        return Train.check(values | weights).model_dump(exclude_unset=True)
 
-    def trains_like(self, other: Actions) -> bool:
+    def trains_like(self, other: Self) -> bool:
         """Tell whether both make the same training; masks to relabel and reasons do not matter."""
-        excluded = [{sample.id for sample in actions.exclude} for actions in (self, other)]
-        return excluded[0] == excluded[1] and self.changes == other.changes
+        return self.excluded == other.excluded and self.changes == other.changes
 
 
 def read(path: str | Path) -> Actions:
-    """Read actions.yaml, relative to the project root; an ActionsError names every fault in it."""
+    """Read actions.yaml, relative to the project root; a ParameterError names every fault in it."""
     path = resolve_path(path)
-    name = display_path(path)
-    if not path.is_file():
-        raise ActionsError(f"no actions file at {name}: 04_failure_analysis writes one; check `actions`.")
+    values = read_file(
+        path, "keys such as exclude and augment, as in the file that 04_failure_analysis writes"
+    )
     try:
-        values = read_file(path, "keys such as exclude and augment")
         actions = Actions(**{key: value for key, value in values.items() if value is not None})
         _ = actions.changes  # raises for a value that 02 does not take
+        return actions
     except ValidationError as error:
-        faults = [(".".join(map(str, e["loc"])), brief(e["input"]), e["msg"]) for e in error.errors()]
-        wrong = "; ".join(f"{place} = {given}: {message}" for place, given, message in faults)
-        raise ActionsError(f"{name}: {wrong}. Quote ids that are digits only.") from None
+        wrong = f"{'; '.join(map(explain, error.errors()))}. Quote ids that are digits only."
     except ParameterError as error:
-        raise ActionsError(f"{name}: {error}") from None
-    return actions
+        wrong = str(error)
+    raise ParameterError(f"{display_path(path)}: {wrong}")
 
 
 def check(actions: Actions, dataset: Dataset) -> None:
     """Refuse ids that the dataset lacks, and excluded samples of other splits than train."""
-    known, excluded = set(dataset.samples["id"]), {sample.id for sample in actions.exclude}
-    if unknown := sorted((excluded | {sample.id for sample in actions.relabel}) - known):
+    named = actions.excluded | {sample.id for sample in actions.relabel}
+    if unknown := sorted(named - set(dataset.samples["id"])):
         lack = f"{len(unknown)} samples that dataset {dataset.name!r} does not have: {brief(unknown)}"
-        raise ActionsError(f"actions name {lack}. Correct the ids or delete the lines.")
-    if others := sorted(excluded - set(dataset.split(TRAIN)["id"])):
+        raise ParameterError(f"actions name {lack}. Correct the ids or delete the lines.")
+    if others := sorted(actions.excluded - set(dataset.split(TRAIN)["id"])):
         told = f"exclude names {brief(others)}: only samples of split {TRAIN!r} can be excluded"
-        raise ActionsError(f"{told}, for scores count every image. Move them to relabel.")
+        raise ParameterError(f"{told}, for scores count every image. Move them to relabel.")
 
 
 def follow(params: Train, dataset: Dataset) -> tuple[Train, Dataset]:
@@ -128,21 +123,20 @@ def follow(params: Train, dataset: Dataset) -> tuple[Train, Dataset]:
         return params, dataset
     actions = read(params.actions)
     check(actions, dataset)
-    left = dataset.samples[~dataset.samples["id"].isin([sample.id for sample in actions.exclude])]
+    left = dataset.samples[~dataset.samples["id"].isin(actions.excluded)]
     return params.model_copy(update=actions.changes), replace(dataset, samples=left.reset_index(drop=True))
 
 
 def write(path: str | Path, actions: Actions) -> Path:
     """Write actions.yaml, or actions-2.yaml (-3, ...) if a person has changed the file; return the path."""
     first = target = resolve_path(path)
-    number = 1
+    numbers = count(2)
     while target.exists() and not _is_as_written(target):
-        number += 1
-        target = first.with_name(f"{first.stem}-{number}{first.suffix}")
+        target = first.with_name(f"{first.stem}-{next(numbers)}{first.suffix}")
     empty = {"exclude": [], "relabel": [], "augment": [], "class_weights": {}}
     values = empty | actions.model_dump(exclude_defaults=True)
     style = {"default_flow_style": None, "sort_keys": False, "allow_unicode": True, "width": float("inf")}
-    text = _FORM.format(names=", ".join(AUGMENTATIONS), values=yaml.safe_dump(values, **style))
+    text = _FORM.format(names=", ".join(get_args(Augmentation)), values=yaml.safe_dump(values, **style))
     return write_text(target, _signed(text))
 
 

@@ -1,7 +1,5 @@
 """The commands of a terminal: functions whose parameters are their arguments, and after `*` their options."""
 
-from __future__ import annotations
-
 import argparse
 import inspect
 import subprocess
@@ -12,54 +10,65 @@ from pathlib import Path
 from typing import Any
 
 from seglib import __version__, runs
-from seglib.params import Evaluate, check_chain, read_file, read_parameters
+from seglib.params import Evaluate, read_file, read_parameters
 from seglib.pipeline import run_chain
 from seglib.runs import Run, display_path, resolve_path
+
+
+def _there(path: str) -> Path:
+    """Return a path as meant at a terminal: below the working directory if there, else the project root."""
+    place = Path(path).expanduser()
+    return place.absolute() if place.exists() else resolve_path(place)
+
+
+def _new(path: str) -> Path:
+    return Path(path).expanduser().absolute()
+
 
 _ABOUT = "Four notebooks that train a segmentation model, find the images on which it fails, and say why."
 _NAMES = {"parameters": "-p", "start": "--from", "stop": "--to", "source": "--from", "target": "--to"}
 _OPTIONS: dict[str, dict[str, Any]] = {  # what argparse is told of each
     "broken": {"action": "store_true", "help": "the demo's broken twin: 01 finds its faults and stops"},
-    "config": {"default": "", "help": "a dataset.yaml that lies elsewhere"},
-    "dataset": {"required": True, "help": "folder of the dataset"},
+    "config": {"type": _there, "help": "a dataset.yaml that lies elsewhere"},
+    "dataset": {"required": True, "type": _there, "help": "folder of the dataset"},
+    "folder": {"type": _there, "help": "folder of the dataset"},
     "ids": {"default": "", "help": "images, separated by commas; labels in doubt by default"},
     "kinds": {"default": "", "help": "kinds of faults, separated by commas; all by default"},
     "masks": {"default": "present", "choices": ["present", "predictions"], "help": "masks to begin with"},
-    "out": {"required": True, "help": "what to write: a new folder, or a zip"},
+    "out": {"required": True, "type": _new, "help": "what to write: a new folder, or a zip"},
     "parameters": {"action": "append", "default": [], "metavar": "NAME=VALUE", "help": "may be repeated"},
-    "params": {"required": True, "help": "YAML or JSON file of lines `parameter: value`"},
-    "predictions": {"required": True, "help": "folder of <image id>.png"},
+    "params": {"required": True, "type": _there, "help": "YAML or JSON file of lines `parameter: value`"},
+    "predictions": {"required": True, "type": _there, "help": "folder of <image id>.png"},
     "run": {"default": "", "help": "name of the run"},
     "seed": {"default": 0, "type": int, "help": "the same seed, the same faults (default: 0)"},
     "share": {"default": 0.2, "type": float, "help": "share of the samples (default: 0.2)"},
-    "source": {"required": True, "help": "CVAT's zip, or a folder of <image id>.png"},
+    "source": {"required": True, "type": _there, "help": "CVAT's zip, or a folder of <image id>.png"},
     "split": {"default": "test", "help": "which split (default: test)"},
     "splits": {"default": "val", "help": "which splits get faults, separated by commas (default: val)"},
     "start": {"default": "1", "help": "first notebook, such as 2 or 02_train"},
     "stop": {"default": "4", "help": "last notebook"},
-    "target": {"default": "", "help": "a new folder; data/NAME by default"},
+    "target": {"type": _new, "help": "a new folder; data/NAME by default"},
     "threshold": {"default": 0.5, "type": float, "help": "an image below it fails (default: 0.5)"},
-    "to": {"default": "cvat", "choices": ["cvat"], "help": "the annotation tool"},
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return 0 if it did what was asked, 1 if not (a message on stderr), 130 if interrupted."""
-    command, given = parse(argv)
-    debug = given.pop("debug")
+    argv = sys.argv[1:] if argv is None else argv
     try:
+        command, given = parse(argv)
         return command(**given) or 0
     except KeyboardInterrupt:
         print("seglib: interrupted.", file=sys.stderr)
         return 130
     except (ValueError, OSError, RuntimeError) as error:  # what seglib raises: the message says what to do
-        if debug:
+        if "--debug" in argv:
             raise
         print(f"seglib: {error}", file=sys.stderr)
         return 1
 
 
-def parse(argv: Sequence[str] | None = None) -> tuple[Callable[..., int | None], dict[str, Any]]:
+def parse(argv: Sequence[str]) -> tuple[Callable[..., int | None], dict[str, Any]]:
     """Return a command and its arguments; wrong usage exits with code 2."""
     parser = argparse.ArgumentParser(prog="seglib", allow_abbrev=False, description=_ABOUT)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -73,13 +82,14 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Callable[..., int | None],
             if argument.kind is argument.KEYWORD_ONLY:
                 one.add_argument(_NAMES.get(name, f"--{name}"), dest=name, **_OPTIONS[name])
             elif command is not lab:
-                one.add_argument(name, metavar=name.upper())
-    known_options, rest = parser.parse_known_args(argv)
-    given = vars(known_options)
+                one.add_argument(name, metavar=name.upper(), **_OPTIONS.get(name, {}))
+    options, rest = parser.parse_known_args(argv)
+    given = vars(options)
     if given["command"] is lab:
         given["options"] = rest
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    del given["debug"]  # main looks for it
     return given.pop("command"), given
 
 
@@ -87,17 +97,16 @@ def demo(*, broken: bool, parameters: Sequence[str]) -> None:
     """Run the four notebooks on the demo dataset."""
     name = "demo_broken" if broken else "demo"
     values = {"dataset": f"data/{name}", "run": name} | read_parameters(parameters)
-    _chain(values, "1", "1" if broken else "4")
+    run_chain(values, "1", "1" if broken else "4")
 
 
-def run(*, params: str, run: str, start: str, stop: str, parameters: Sequence[str]) -> None:
+def run(*, params: Path, run: str, start: str, stop: str, parameters: Sequence[str]) -> None:
     """Run the notebooks with one parameter file."""
-    path, changed = _place(params), read_parameters(parameters)
-    values = read_file(path)
-    name = run or changed.get("run") or values.get("run", path.stem)
-    if (path.parent / "environment.json").is_file() and name != values.get("run"):
-        values = _repeat(path.parent, values)
-    _chain(values | changed | {"run": name}, start, stop)
+    values, changed = read_file(params), read_parameters(parameters)
+    name = run or changed.get("run") or values.get("run", params.stem)
+    if (params.parent / "environment.json").is_file() and name != values.get("run"):
+        values = _repeat(params.parent, values)
+    run_chain(values | changed | {"run": name}, start, stop)
 
 
 def _repeat(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,28 +114,23 @@ def _repeat(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     from seglib.data import DatasetError, load_dataset
     from seglib.evaluate import changed_since_training
 
-    then, now = runs.read_json(folder / "environment.json", ["python", "packages"]), runs.environment()
-    before, after = ({"Python": facts["python"]} | facts["packages"] for facts in (then, now))
-    changed = [f"{n} was {v} and is {after.get(n)}" for n, v in before.items() if after.get(n) != v]
+    kept = runs.read_json(folder / "environment.json", ["python", "packages"])
+    then, now = ({"Python": facts["python"]} | facts["packages"] for facts in (kept, runs.environment()))
+    changed = [f"{n} was {v} and is {now.get(n)}" for n, v in then.items() if now.get(n) != v]
     with suppress(DatasetError):  # 01 says it better
         dataset = load_dataset(values.get("dataset", "data/demo"), values.get("config", ""))
         changed += filter(None, [changed_since_training(Run(folder), dataset)])
     if changed:
         print(f"Not as it was for run {folder.name!r}: {'; '.join(changed)}")
-    kept = folder / "actions.yaml"
-    return values | {"resume": False} | ({"actions": runs.stored_path(kept)} if kept.is_file() else {})
+    actions = folder / "actions.yaml"
+    return values | {"resume": False} | ({"actions": runs.stored_path(actions)} if actions.is_file() else {})
 
 
-def _chain(values: Mapping[str, Any], start: str, stop: str) -> None:
-    run_chain(check_chain(values), values["run"], start, stop)
-    print(f"\nNotebooks, pages, figures and tables: {display_path(Run.folder(values['run']))}")
-
-
-def check(folder: str, *, config: str) -> int:
+def check(folder: Path, *, config: Path | None) -> int:
     """Check a dataset; exit code 1 when it has errors."""
     from seglib import checks, data
 
-    dataset = data.load_dataset(_place(folder), _place(config) if config else "", strict=False)
+    dataset = data.load_dataset(folder, config or "", strict=False)
     found = checks.check_dataset(dataset, progress=sys.stderr.isatty())
     out = checks.write(found, found.folder)
     for (severity, kind), group in found.findings.groupby(["severity", "check"], sort=False):
@@ -138,17 +142,16 @@ def check(folder: str, *, config: str) -> int:
 
 
 def evaluate(
-    *, predictions: str, dataset: str, config: str, split: str, run: str, parameters: Sequence[str]
+    *, predictions: Path, dataset: Path, config: Path | None, split: str, run: str, parameters: Sequence[str]
 ) -> None:
     """Score another tool's predictions: PNGs of class ids named by image."""
     from seglib.evaluate import evaluate_predictions, interval_sentence
 
-    folder, place = _place(predictions), _place(config) if config else ""
-    named = {"run": run or folder.resolve().name, "split": split}
+    named = {"run": run or predictions.resolve().name, "split": split}
     params = Evaluate.check(named | read_parameters(parameters))
-    found = evaluate_predictions(params.run, folder, _place(dataset), params, place, sys.stderr.isatty())
-    print(f"{len(found.per_image)} images of {split}: {interval_sentence(found.scores)}")
-    print(f"scores   {display_path(found.run.evaluation(split))}")
+    found = evaluate_predictions(params.run, predictions, dataset, params, config or "", sys.stderr.isatty())
+    print(f"{len(found.per_image)} images of {found.split}: {interval_sentence(found.scores)}")
+    print(f"scores   {display_path(found.run.evaluation(found.split))}")
 
 
 def compare(first: str, second: str, *, split: str, threshold: float) -> None:
@@ -156,66 +159,64 @@ def compare(first: str, second: str, *, split: str, threshold: float) -> None:
     from seglib.evaluate import compare_runs, comparison_sentence, open_evaluation, write_comparison
     from seglib.plots import run_comparison, save_figure
 
-    found = compare_runs(*(open_evaluation(name, split) for name in (first, second)), threshold)
+    found = compare_runs(open_evaluation(first, split), open_evaluation(second, split), threshold)
     print(found.per_class.round(3).to_string(index=False))
     folder = write_comparison(found)
     save_figure(folder / "images.png", run_comparison(found.per_image, first, second, threshold))
     print(f"\n{comparison_sentence(found)}\nTables and figure: {display_path(folder)}")
 
 
-def plant(*, dataset: str, out: str, kinds: str, share: float, splits: str, seed: int) -> None:
+def plant(*, dataset: Path, out: Path, kinds: str, share: float, splits: str, seed: int) -> None:
     """Copy a dataset with recorded faults, to measure what finds them."""
     from seglib.data import FAULT_KINDS, inject_faults, load_dataset
 
-    new, chosen = _new(out), kinds.split(",") if kinds else FAULT_KINDS
-    table = inject_faults(load_dataset(_place(dataset)), new, chosen, share, splits.split(","), seed)
+    chosen = kinds.split(",") if kinds else FAULT_KINDS
+    table = inject_faults(load_dataset(dataset), out, chosen, share, splits.split(","), seed)
     print(table.groupby(["split", "kind"], sort=False).size().to_string())
-    print(f"{len(table)} faults in {display_path(new)}; which and where: {display_path(new / 'planted.csv')}")
+    print(f"{len(table)} faults in {display_path(out)}; which and where: {display_path(out / 'planted.csv')}")
 
 
-def export(*, out: str, run: str, split: str, to: str, masks: str, ids: str) -> None:
+def export(*, out: Path, run: str, split: str, masks: str, ids: str) -> None:
     """Write doubtful masks into a zip for an annotation tool."""
     from seglib.evaluate import open_evaluation
     from seglib.failures import export_for_relabelling, to_relabel
 
-    evaluation = open_evaluation(Run.open(run or "demo"), split)
+    evaluation = open_evaluation(run or "demo", split)
     samples = ids.split(",") if ids else to_relabel(evaluation.run.failures(split))
     if not samples:
-        raise ValueError(
-            "no label of that split is in doubt, and no verdict says so. Name images with --ids."
-        )
-    path = export_for_relabelling(evaluation, _new(out), samples, masks)
+        raise ValueError(f"no label or verdict of split {split!r} is in doubt. Name images with --ids.")
+    path = export_for_relabelling(evaluation, out, samples, masks)
     print(f"{len(samples)} images in {display_path(path)}. Into the tool and back: docs/annotation.md")
 
 
-def import_(*, source: str, dataset: str, out: str) -> None:
+def import_(*, source: Path, dataset: Path, out: Path) -> None:
     """Take corrected masks back, in the dataset's own form, into a folder of their own."""
     from seglib.data import load_dataset
     from seglib.failures import import_corrections
 
-    table = import_corrections(_place(source), load_dataset(_place(dataset)), _new(out))
+    table = import_corrections(source, load_dataset(dataset), out)
     changed = int((table["changed"] > 0).sum())
-    where = f"; in {display_path(_new(out))}. Look, then copy them over." if changed else "."
+    where = f"; in {display_path(out)}. Look, then copy them over." if changed else "."
     print(f"{table.round(4).to_string(index=False)}\n{changed} of {len(table)} masks changed{where}")
 
 
-def init(folder: str) -> None:
+def init(folder: Path) -> None:
     """Write a draft dataset.yaml from what a folder holds."""
     from seglib.data import draft_dataset
 
-    path = _place(folder) / "dataset.yaml"
-    print(draft := draft_dataset(path.parent), end="")
+    path = folder / "dataset.yaml"
+    print(draft := draft_dataset(folder), end="")
     if path.exists():
         raise FileExistsError(f"{path} stays as it is; above is what would be drafted now.")
     runs.write_text(path, draft)
     print(f"Written to {path}. Look it over, then: seglib check {folder}", file=sys.stderr)
 
 
-def fetch(name: str, *, target: str) -> None:
+def fetch(name: str, *, target: Path | None) -> None:
     """Download a known dataset, such as camvid."""
     from seglib.data import download
 
-    shown = display_path(download(name, _new(target) if target else resolve_path(f"data/{name}")))
+    shown = display_path(download(name, target or resolve_path(f"data/{name}")))
     print(f"In {shown}. Next: seglib check {shown}")
 
 
@@ -225,16 +226,6 @@ def lab(options: Sequence[str]) -> int:
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={runs.project_root()}"]
     command += ["--LabApp.default_url=/lab/tree/notebooks/01_data_check.ipynb", *options]
     return subprocess.run(command, check=False).returncode
-
-
-def _place(path: str) -> Path:
-    """Return a path as meant at a terminal: below the working directory if there, else the project root."""
-    place = Path(path).expanduser()
-    return place.absolute() if place.exists() else resolve_path(place)
-
-
-def _new(path: str) -> Path:
-    return Path(path).expanduser().absolute()
 
 
 if __name__ == "__main__":

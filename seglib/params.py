@@ -1,7 +1,5 @@
 """The parameters of the four notebooks: one checked model each, whose defaults are the demo."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -19,6 +17,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 RunName = Annotated[str, AfterValidator(check_name)]
 _SCALES = r"^((0?\.[1-9]\d*|[1-3](\.\d+)?|4)([, ]+|$))*$"  # numbers from 0.1 to 4: "0.75, 1.25"
+_LINES = "lines `parameter: value`, as in params/camvid.yaml"
 RENAMED = {"recipe": "config"}  # names in earlier versions
 
 
@@ -44,9 +43,13 @@ class Params(BaseModel):
         except ValidationError as error:
             known = cls.model_fields
             odd = [f"unknown parameter {_unknown(name, known)}" for name in values if name not in known]
-            faults = [e for e in error.errors() if e["type"] != "extra_forbidden"]
-            wrong = [f"{e['loc'][0]} = {brief(e['input'])}: {e['msg']}" for e in faults]
+            wrong = [explain(fault) for fault in error.errors() if fault["type"] != "extra_forbidden"]
             raise ParameterError(f"{cls.__name__}: {'; '.join(wrong + odd)}") from None
+
+
+def explain(fault: Mapping[str, Any]) -> str:
+    """Word one of pydantic's errors: the place, the value there, and what was expected."""
+    return f"{'.'.join(map(str, fault['loc']))} = {brief(fault['input'])}: {fault['msg']}"
 
 
 def _unknown(name: str, known: Collection[str]) -> str:
@@ -162,11 +165,11 @@ _KNOWN = {name for model in NOTEBOOKS.values() for name in model.model_fields}
 OTHERS = tuple(sorted(_KNOWN - set(Train.model_fields)))  # those that 02 does not have
 
 
-def read_file(path: Path, expected: str = "lines `parameter: value`") -> dict[str, Any]:
+def read_file(path: Path, expected: str = _LINES) -> dict[str, Any]:
     """Read a YAML or JSON file of one mapping; a ParameterError names the file and what is wrong with it."""
     name = display_path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no parameter file {name}. It is YAML or JSON, such as params/camvid.yaml.")
+        raise FileNotFoundError(f"no file {name}: expected YAML or JSON with {expected}.")
     try:
         values = load_yaml(read_written(path))  # JSON is YAML
     except UnicodeDecodeError:
@@ -191,8 +194,4 @@ def check_chain(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     if unknown := sorted(set(values) - set(_KNOWN)):
         named = ", ".join(_unknown(name, _KNOWN) for name in unknown)
         raise ParameterError(f"unknown parameters: {named}. Known: {', '.join(sorted(_KNOWN))}.")
-    shares = {}
-    for notebook, model in NOTEBOOKS.items():
-        given = {name: values[name] for name in model.model_fields if name in values}
-        shares[notebook] = model.check(given).model_dump(include=set(given))
-    return shares
+    return {name: model.read(values).model_dump(exclude_unset=True) for name, model in NOTEBOOKS.items()}

@@ -1,7 +1,5 @@
 """The four notebooks as a chain: executed by papermill into the run folder, stopped by the first that fails."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re
@@ -12,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from seglib.params import NOTEBOOKS, OTHERS, ParameterError, Train
+from seglib.params import NOTEBOOKS, OTHERS, ParameterError, Train, check_chain
 from seglib.runs import Run, display_path, lock, project_root, read_json, write_json, write_text
 
 STEPS = tuple(NOTEBOOKS)
@@ -34,25 +32,22 @@ def _index(name: str) -> int:
     raise ParameterError(f"no notebook {name!r}: expected 1-{len(STEPS)} or one of {', '.join(STEPS)}.")
 
 
-def run_chain(
-    shares: Mapping[str, Mapping[str, Any]], run: str, start: str = STEPS[0], stop: str = STEPS[-1]
-) -> list[Path]:
+def run_chain(values: Mapping[str, Any], start: str = STEPS[0], stop: str = STEPS[-1]) -> list[Path]:
     """Execute the notebooks `start` to `stop`; return where they lie in the run folder, beside their HTML pages.
 
-    `shares` gives each its parameters (`seglib.params.check_chain`), and `run` the name of the run. `status.json`
-    tells the state of each. A `ChainError` tells which one failed; the ones after it do not start.
+    `values` are parameters of all four; each notebook gets its own. `status.json` tells the state of each.
+    A `ChainError` tells which one failed; the ones after it do not start.
     """
     first, last = _index(start), _index(stop)
     if last < first:
         raise ParameterError(f"the chain would end before it begins: from {STEPS[first]} to {STEPS[last]}.")
     steps = STEPS[first : last + 1]
-    given = {name: {**shares.get(name, {}), "run": run} for name in STEPS}
-    del given["01_data_check"]["run"]
-    folder, training = Run(Run.folder(run)), Train.check(given["02_train"])
-    if "02_train" in steps and run != training.replace:  # told at once, not after 01; 02 asks again
-        Run.create(run, training.resume)
+    given, training = check_chain(values), Train.read(values)
+    folder = Run(Run.folder(training.run))
+    if "02_train" in steps and training.run != training.replace:  # told at once, not after 01; 02 asks again
+        Run.create(training.run, training.resume)
     elif first > STEPS.index("02_train"):
-        Run.open(run)
+        Run.open(training.run)
     with lock(folder.notebooks / ".chain", "running notebooks"):
         files = (folder.params, folder.path / "status.json")
         before, status = (read_json(path) if path.is_file() else {} for path in files)
@@ -60,7 +55,9 @@ def run_chain(
         noted = {n: v for name in steps for n, v in NOTEBOOKS[name].check(given[name]) if n in OTHERS}
         write_json(folder.params, before | noted)
         status = {name: state for name, state in status.items() if name not in STEPS[first:]}
-        return [_execute(name, given[name], folder, status) for name in steps]
+        done = [_execute(name, given[name], folder, status) for name in steps]
+    print(f"\nNotebooks, pages, figures and tables: {display_path(folder.path)}")
+    return done
 
 
 def _execute(notebook: str, given: Mapping[str, Any], run: Run, status: dict[str, dict[str, Any]]) -> Path:
@@ -70,11 +67,8 @@ def _execute(notebook: str, given: Mapping[str, Any], run: Run, status: dict[str
     try:
         error = _run_notebook(project_root() / "notebooks" / f"{notebook}.ipynb", path, given)
     finally:
-        state, seconds = (
-            "failed" if error else "done",
-            round((datetime.now(UTC) - started).total_seconds(), 1),
-        )
-        status[notebook] |= {"state": state, "seconds": seconds} | ({"error": error} if error else {})
+        state, seconds = "failed" if error else "done", (datetime.now(UTC) - started).total_seconds()
+        status[notebook] |= {"state": state, "seconds": round(seconds, 1), "error": error}
         write_json(run.path / "status.json", status)
         print(f"{notebook:<20}  {state:<7}  {seconds:,.0f} s", flush=True)
     export_page(path, path.with_suffix(".html"))
@@ -89,13 +83,13 @@ def _run_notebook(source: Path, target: Path, given: Mapping[str, Any]) -> str:
     from papermill import PapermillExecutionError, execute_notebook
     from traitlets.config import Config
 
-    options: dict[str, Any] = {"kernel_name": "python3", "cwd": source.parent, "parameters": dict(given)}
+    options = {"kernel_name": "python3", "cwd": source.parent, "progress_bar": sys.stderr.isatty()}
     options["store_widget_state"] = False  # a stored browser would come up dead, in place of its gallery
     with tempfile.TemporaryDirectory(prefix="seglib-") as folder:
         if os.name != "nt":  # sockets that no other user can reach and no other kernel takes, as TCP ports
             options["config"] = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
         try:
-            execute_notebook(source, target, progress_bar=sys.stderr.isatty(), **options)
+            execute_notebook(source, target, dict(given), **options)
         except PapermillExecutionError as error:
             return f"{error.ename}: {error.evalue}".removesuffix(": ")
         except DeadKernelError:
@@ -106,9 +100,8 @@ def _run_notebook(source: Path, target: Path, given: Mapping[str, Any]) -> str:
 def drop_dead_widgets(notebook: Any, resources: Any) -> tuple[Any, Any]:
     """Remove widgets without an HTML form, such as progress bars (a preprocessor for nbconvert)."""
     for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
-        kinds = [set(output.get("data", {})) for output in cell.outputs]
-        kept = [_WIDGET not in kind or "text/html" in kind for kind in kinds]
-        cell.outputs = [output for output, keep in zip(cell.outputs, kept, strict=True) if keep]
+        forms = [(output, output.get("data", {})) for output in cell.outputs]
+        cell.outputs = [output for output, data in forms if _WIDGET not in data or "text/html" in data]
     return notebook, resources
 
 

@@ -1,7 +1,5 @@
 """Project root and run folders; files that are written whole, locked, and read safely."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform
@@ -15,15 +13,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from seglib import __version__
 
 if TYPE_CHECKING:
     import pandas as pd
 
-WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10))}
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+_DEVICE = r"(?i:con|prn|aux|nul|(com|lpt)[1-9])(\.|$)"  # no file of Windows may be called so
+_NAME = re.compile(rf"(?!{_DEVICE})[A-Za-z0-9][A-Za-z0-9._-]{{0,79}}(?<!\.)")
 _NOT_PLAIN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _PACKAGES = "torch torchvision segmentation-models-pytorch timm numpy scipy scikit-image pandas pillow"
 _SHORT = reprlib.Repr()
@@ -71,7 +69,7 @@ def stored_path(path: str | Path) -> str:
 
 def check_name(name: str, what: str = "run") -> str:
     """Return `name` if it can name a folder on every platform; raise a ValueError otherwise."""
-    if not _NAME.fullmatch(name) or name.endswith(".") or name.split(".")[0].lower() in WINDOWS_DEVICES:
+    if not _NAME.fullmatch(name):
         expected = "1-80 of A-Z a-z 0-9 . _ - beginning with a letter or digit, not a path"
         raise ValueError(f"{what} name {brief(name)}: expected {expected}. Choose one such as 'street_v2'.")
     return name
@@ -128,12 +126,11 @@ def replace_folder(folder: str | Path, replaced: Iterable[str], last: str) -> It
         new.mkdir()
         try:
             yield new
-            names = sorted({*replaced, *(path.name for path in new.iterdir())} - {last})
-            for name in (last, *names):
+            written = os.listdir(new)
+            for name in sorted({*replaced, *written, last}, key=lambda name: name != last):
                 _remove(folder / name)
-            for name in (*names, last):
-                if (new / name).exists():
-                    os.replace(new / name, folder / name)
+            for name in sorted(written, key=lambda name: name == last):
+                os.replace(new / name, folder / name)
         finally:
             _remove(new)
 
@@ -184,18 +181,18 @@ def read_json(path: str | Path, keys: Iterable[str] = ()) -> dict[str, Any]:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{display_path(path)} is not valid JSON ({error}). {_AGAIN}") from error
-    if not isinstance(data, dict) or (missing := [key for key in keys if key not in data]):
-        lack = f"has no {', '.join(missing)}" if isinstance(data, dict) else "holds no JSON object"
-        raise ValueError(f"{display_path(path)} {lack}. {_AGAIN}")
+    missing = [key for key in keys if key not in data] if isinstance(data, dict) else ["JSON object"]
+    if missing:
+        raise ValueError(f"{display_path(path)} has no {', '.join(missing)}. {_AGAIN}")
     return data
 
 
-def write_csv(path: str | Path, table: pd.DataFrame) -> Path:
+def write_csv(path: str | Path, table: "pd.DataFrame") -> Path:
     """Write a table atomically as UTF-8 CSV."""
     return write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
-def read_table(path: str | Path, **options: Any) -> pd.DataFrame:
+def read_table(path: str | Path, **options: Any) -> "pd.DataFrame":
     """Read a CSV file by pandas; without options every cell is text: an image may be called NA or 0042."""
     import pandas as pd
 
@@ -271,22 +268,20 @@ class Run:
         return project_root() / "artifacts" / "runs" / check_name(name)
 
     @classmethod
-    def create(cls, name: str, resume: bool = False, replace: str = "") -> Run:
+    def create(cls, name: str, resume: bool = False, replace: str = "") -> Self:
         """Make a run's folder; a trained run is kept, but for the one that `replace` names (not its verdicts)."""
         run = cls(cls.folder(name))
         if run.last_checkpoint.exists() and not resume:
             if name != replace:
-                ways = f"choose another run name, set resume=True to continue it, or replace={name!r}"
-                raise FileExistsError(
-                    f"run {name!r} exists and holds a trained model: {ways} to train again."
-                )
+                ways = f"another run name, resume=True to continue it, or replace={name!r} to train again"
+                raise FileExistsError(f"run {name!r} exists and holds a trained model: choose {ways}.")
             for old in ("checkpoints", "evaluation", "outputs"):
                 shutil.rmtree(run.path / old, ignore_errors=True)
         run.path.mkdir(parents=True, exist_ok=True)
         return run
 
     @classmethod
-    def open(cls, name: str) -> Run:
+    def open(cls, name: str) -> Self:
         """Open a run that has a model, or holds another tool's predictions; otherwise say which runs there are."""
         run = cls(cls.folder(name))
         if not run.best_checkpoint.exists() and not run.external:

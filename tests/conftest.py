@@ -1,7 +1,5 @@
 """A tiny generated dataset whose colours tell its classes, and one run trained on it, for the tests that need them."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A failures folder as 04 writes it, with every column and picture, generated: what the browser's tests browse."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -48,14 +46,8 @@ def scene(random: np.random.Generator, size: tuple[int, int]) -> dict[str, np.nd
     given[-max(1, height // 30) :] = IGNORE
     edge = (np.roll(pred, 2, 0) != pred) | (np.roll(pred, 2, 1) != pred)
     confidence = np.where(edge, 120, 235) - random.integers(0, 20, (height, width))
-    layers = {
-        "images": image,
-        "masks": given,
-        "predictions": pred,
-        "confidences": confidence,
-        "suspects": suspect * 255,
-    }
-    return {kind: array.astype(np.uint8) for kind, array in layers.items()}
+    layers = {"images": image, "masks": given, "predictions": pred, "confidences": confidence}
+    return {kind: array.astype(np.uint8) for kind, array in (layers | {"suspects": suspect * 255}).items()}
 
 
 def table(ids: list[str]) -> pd.DataFrame:

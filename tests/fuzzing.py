@@ -1,7 +1,5 @@
 """What the fuzz tests share; `FUZZ=5000 pytest` tries that many cases of each kind, without it a few, always the same."""
 
-from __future__ import annotations
-
 import os
 
 import hypothesis

@@ -1,19 +1,18 @@
 """actions.yaml: written, read, refused and followed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from seglib.actions import Actions, ActionsError, Sample, Setting, Weights, check, follow, read, write
+from seglib.actions import Actions, Sample, Setting, Weights, check, follow, read, write
 from seglib.data import load_dataset
+from seglib.params import ParameterError
 
 
 def written(folder: Path, text: str) -> Path:
     path = folder / "actions.yaml"
-    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -39,9 +38,6 @@ def test_a_file_as_a_person_writes_it(tmp_path):
     [
         ("", r"holds None; expected keys such as exclude and augment"),
         ("exclude: [", r"is not valid YAML at line \d"),
-        ("exclude: [a]\nexclude: [b]", r"key 'exclude' stands twice"),
-        ("!!python/object/apply:os.system [ls]", r"is not valid YAML"),
-        ("exclude: [\udcff]", "not UTF-8"),
         ("excluded: [t0]", r"excluded = \['t0'\]: Extra inputs are not permitted"),
         ("exclude: [0042]", r"exclude\.0\.id = 34: .*string.* Quote ids that are digits only"),
         ("exclude: [{name: t0}]", r"exclude\.0\.id .*Field required.*; exclude\.0\.name = 't0': Extra"),
@@ -55,11 +51,9 @@ def test_a_file_as_a_person_writes_it(tmp_path):
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(tmp_path, text, told):
-    with pytest.raises(ActionsError, match=rf"actions\.yaml.* {told}|actions\.yaml {told}"):
+    with pytest.raises(ParameterError, match=rf"actions\.yaml.* {told}"):
         read(written(tmp_path, text))
-    with pytest.raises(
-        ActionsError, match=r"no actions file at .*gone\.yaml: 04_failure_analysis writes one"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"no file .*gone\.yaml: .* that 04_failure_analysis writes"):
         read(tmp_path / "gone.yaml")
 
 
@@ -112,5 +106,5 @@ def test_follow_leaves_out_training_samples_and_sets_parameters(tiny_root, tiny_
      ({"exclude": ["t00", "1e5"]}, r"exclude names \['1e5'\]: only samples of split 'train' can be excluded")],
 )  # fmt: skip
 def test_what_does_not_fit_the_dataset_is_refused(tiny_root, wanted, told):
-    with pytest.raises(ActionsError, match=told):
+    with pytest.raises(ParameterError, match=told):
         check(Actions(**wanted), load_dataset("data/tiny"))

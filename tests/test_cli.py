@@ -1,70 +1,44 @@
 """The command line: what it prints, where that goes, and the exit codes."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from seglib import cli
 from seglib.cli import main
+from seglib.params import check_chain
 from seglib.pipeline import ChainError
 from seglib.runs import Run, write_json, write_text
 
-COMMANDS = [
-    "demo",
-    "run",
-    "check",
-    "evaluate",
-    "compare",
-    "plant",
-    "export",
-    "import",
-    "init",
-    "fetch",
-    "lab",
-]
+COMMANDS = "demo run check evaluate compare plant export import init fetch lab"
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("SEGLIB_ROOT", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def root(tiny_root, monkeypatch):
+    monkeypatch.chdir(tiny_root)
+    return tiny_root
 
 
 @pytest.fixture
 def calls(root, monkeypatch):
-    """The calls of `run_chain`, which starts nothing here."""
+    """The calls of `run_chain`, which only checks the parameters here."""
     made = []
-    monkeypatch.setattr(cli, "run_chain", lambda *call: made.append(call))
+    monkeypatch.setattr(cli, "run_chain", lambda values, *steps: made.append((check_chain(values), *steps)))
     return made
 
 
-def make_dataset(folder: Path, stored: int = 1) -> Path:
-    """Four 8 x 8 pairs of the ids 0 and `stored`, sound when it is 1, and their dataset.yaml."""
-    random, mask = np.random.default_rng(0), np.where(np.eye(8) > 0, stored, 0).astype(np.uint8)
-    for name in ("train/{}/train0", "train/{}/train1", "val/{}/val0", "val/{}/val1"):
-        image = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        for kind, array in (("images", image), ("masks", mask)):
-            path = folder / f"{name.format(kind)}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(array).save(path)
-    splits = [f"  {s}: {{images: '{s}/images/*.png', masks: '{s}/masks/*.png'}}\n" for s in ("train", "val")]
-    write_text(folder / "dataset.yaml", f"name: tiny\nclasses: [ground, line]\nsplits:\n{''.join(splits)}")
-    return folder
-
-
 def test_help_of_the_program_and_of_every_command(capsys):
-    for name in ("", *COMMANDS):
+    for name in ("", *COMMANDS.split()):
         with pytest.raises(SystemExit) as end:
             main([name, "--help"] if name else ["--help"])
         assert end.value.code == 0
         told = capsys.readouterr().out
         assert f"usage: seglib {name}" in told
-        assert name or all(command in told for command in COMMANDS)
+        assert name or all(command in told for command in COMMANDS.split())
 
 
 @pytest.mark.parametrize("line", ["", "dmeo", "run", "check", "evaluate", "compare one", "run --para x", "run --params",
@@ -78,8 +52,8 @@ def test_wrong_usage_is_exit_code_2(line, capsys):
 
 def test_an_error_is_one_message_and_debug_shows_more(root, monkeypatch, capsys):
     assert main(["run", "--params", "none.yaml"]) == 1
-    told = "seglib: no parameter file none.yaml. It is YAML or JSON, such as params/camvid.yaml.\n"
-    assert capsys.readouterr() == ("", told)
+    told = "no file none.yaml: expected YAML or JSON with lines `parameter: value`, as in params/camvid.yaml."
+    assert capsys.readouterr() == ("", f"seglib: {told}\n")
     with pytest.raises(FileNotFoundError):
         main(["--debug", "run", "--params", "none.yaml"])
     for error, code, told in ((ChainError("03_evaluate stopped"), 1, "03_evaluate stopped"),
@@ -92,21 +66,14 @@ def test_an_error_is_one_message_and_debug_shows_more(root, monkeypatch, capsys)
 # run and demo
 
 
-def test_run_gives_file_and_options_to_the_chain(root, calls, capsys):
+def test_run_gives_file_and_options_to_the_chain(root, calls):
     (root / "mine.yaml").write_text("dataset: data/mine\nepochs: 50\nlearning_rate: 3e-4\n")
     line = "run --params mine.yaml -p epochs=2 -p split=val --from 02_train --to 3"
     assert main(line.split()) == 0
-    shares = {
-        "01_data_check": {"dataset": "data/mine"},
-        "02_train": {"run": "mine", "dataset": "data/mine", "epochs": 2, "learning_rate": 3e-4},
-        "03_evaluate": {"run": "mine", "split": "val"},
-        "04_failure_analysis": {"run": "mine", "split": "val"},
-    }
-    assert calls == [(shares, "mine", "02_train", "3")]
-    assert capsys.readouterr().out.endswith(": artifacts/runs/mine\n")
+    values = {"dataset": "data/mine", "epochs": 2, "learning_rate": 3e-4, "split": "val", "run": "mine"}
+    assert calls.pop() == (check_chain(values), "02_train", "3")
     assert main(["demo"]) == 0
-    assert calls[1][0]["02_train"] == {"run": "demo", "dataset": "data/demo"}
-    assert calls[1][1:] == ("demo", "1", "4")
+    assert calls.pop() == (check_chain({"run": "demo", "dataset": "data/demo"}), "1", "4")
 
 
 @pytest.mark.parametrize(
@@ -117,7 +84,7 @@ def test_run_gives_file_and_options_to_the_chain(root, calls, capsys):
 def test_the_run_is_named_and_a_wrong_parameter_starts_nothing(root, calls, capsys, text, options, run):
     write_text(root / "params/street.yaml", text)
     assert main(["run", "--params", "params/street.yaml", *options.split()]) == (0 if run else 1)
-    assert [call[1] for call in calls] == ([run] if run else [])
+    assert [call[0]["02_train"]["run"] for call in calls] == ([run] if run else [])
     assert bool(run) or capsys.readouterr().err.startswith("seglib: ")
 
 
@@ -139,36 +106,34 @@ def test_a_run_is_repeated(root, calls, capsys):
 
 
 def test_check_tells_the_verdict_and_exits_by_it(root, capsys):
-    make_dataset(root / "mine")
-    assert main(["check", "mine"]) == 0
-    assert "tiny: sound: 4 pairs, no errors" in capsys.readouterr().out
+    assert main(["check", "data/tiny"]) == 0
+    assert "tiny: sound: 13 pairs, no errors" in capsys.readouterr().out
     assert (root / "artifacts/data_check/tiny/findings.csv").exists()
-    make_dataset(root / "other", stored=7)
-    assert main(["check", str(root / "other")]) == 1
-    out = capsys.readouterr().out
-    assert "error    illegal-ids (4)\n         mask " in out
-    assert "\n         ... and 1 more\n         -> " in out
-    assert "tiny: not sound" in out
-    (root / "mine/dataset.yaml").rename(root / "tiny.yaml")
-    assert main(["check", "mine"]) == 1
+    (root / "data/tiny/dataset.yaml").rename(root / "tiny.yaml")
+    assert main(["check", "data/tiny"]) == 1
     assert "seglib init" in capsys.readouterr().err
-    assert main(["check", "mine", "--config", "tiny.yaml"]) == 0
+    assert main(["check", "data/tiny", "--config", "tiny.yaml"]) == 0
+    for path in (root / "data/tiny/train/masks").iterdir():
+        Image.new("L", (56, 40), 7).save(path)
+    assert main(f"check {root}/data/tiny --config tiny.yaml".split()) == 1
+    out = capsys.readouterr().out
+    assert "error    illegal-ids (6)\n         mask " in out
+    assert "\n         ... and 3 more\n         -> " in out
+    assert "tiny: not sound" in out
 
 
 @pytest.mark.slow
 def test_predictions_are_scored_and_runs_compared(root, capsys):
-    make_dataset(root / "mine")
-    for name, step in (("worse", 2), ("better", 1)):
-        (root / name).mkdir()
-        for k in range(2):
-            pred = np.array(Image.open(root / "mine/val/masks" / f"val{k}.png"))
-            pred[::2, ::step] = 0
-            Image.fromarray(pred if name == "better" else 1 - pred).save(root / name / f"val{k}.png")
-        assert main(f"evaluate --predictions {name} --dataset mine --split val".split()) == 0
-        out = capsys.readouterr().out
-        assert out.startswith("2 images of val: mean IoU 0.")
-        assert out.endswith(f"\nscores   artifacts/runs/{name}/evaluation/val\n")
-    assert json.loads((root / "artifacts/runs/better/params.json").read_text())["dataset"] == "mine"
+    shutil.copytree(root / "data/tiny/val/masks", root / "better")
+    shutil.copytree(root / "data/tiny/val/masks", root / "worse")
+    for path in (root / "worse").iterdir():
+        Image.new("L", (56, 40)).save(path)
+    for name in ("worse", "better"):
+        assert main(f"evaluate --predictions {name} --dataset data/tiny --split val".split()) == 0
+        first, last = capsys.readouterr().out.splitlines()
+        assert first.startswith("3 images of val: mean IoU ")
+        assert last == f"scores   artifacts/runs/{name}/evaluation/val"
+    assert json.loads((root / "artifacts/runs/better/params.json").read_text())["dataset"] == "data/tiny"
     assert main(["compare", "worse", "better", "--split", "val"]) == 0
     told = capsys.readouterr().out.splitlines()
     assert told[-2].startswith("better against worse on val: mean IoU 0.")
@@ -178,18 +143,18 @@ def test_predictions_are_scored_and_runs_compared(root, capsys):
 
 
 def test_init_writes_a_draft_that_check_understands_and_never_overwrites(root, capsys):
-    path = make_dataset(root / "mine") / "dataset.yaml"
+    path = root / "data/tiny/dataset.yaml"
     path.unlink()
-    assert main(["init", "mine"]) == 0
-    captured = capsys.readouterr()
-    assert captured.out == path.read_text()
-    assert "seglib check mine" in captured.err
-    assert main(["check", "mine"]) == 0
+    assert main(["init", "data/tiny"]) == 0
+    out, err = capsys.readouterr()
+    assert out == path.read_text()
+    assert f"seglib check {path.parent}" in err
+    assert main(["check", "data/tiny"]) == 0
     path.write_text("mine: by hand\n")
-    assert main(["init", "mine"]) == 1
-    captured = capsys.readouterr()
-    assert "classes:" in captured.out  # what a new draft would be
-    assert "stays as it is" in captured.err
+    assert main(["init", "data/tiny"]) == 1
+    out, err = capsys.readouterr()
+    assert "classes:" in out, "what a new draft would be"
+    assert "stays as it is" in err
     assert path.read_text() == "mine: by hand\n"
 
 
@@ -197,18 +162,18 @@ def test_fetch_goes_where_it_is_told(root, monkeypatch, capsys):
     from seglib import data
 
     monkeypatch.setattr(data, "download", lambda name, to: Path(to))
-    for options, folder in (([], "data/camvid"), (["--to", "sets/c"], "sets/c")):
-        assert main(["fetch", "camvid", *options]) == 0
+    for options, folder in (("", "data/camvid"), (" --to sets/c", "sets/c")):
+        assert main(f"fetch camvid{options}".split()) == 0
         assert capsys.readouterr().out == f"In {folder}. Next: seglib check {folder}\n"
 
 
 def test_lab_opens_on_the_project_and_hands_on_its_options(root, monkeypatch):
-    started = []
-    done = subprocess.CompletedProcess([], 3)
-    monkeypatch.setattr(subprocess, "run", lambda command, check: started.append(command) or done)
-    assert main(["lab", "--port=9999", "--no-browser"]) == 3
-    assert started[0][1:4] == ["-m", "jupyterlab", f"--ServerApp.root_dir={root}"]
-    assert started[0][-2:] == ["--port=9999", "--no-browser"]
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, check: subprocess.CompletedProcess(command, command)
+    )
+    command = main(["lab", "--port=9999", "--no-browser"])
+    assert command[1:4] == ["-m", "jupyterlab", f"--ServerApp.root_dir={root}"]
+    assert command[-2:] == ["--port=9999", "--no-browser"]
 
 
 @pytest.mark.slow
@@ -220,7 +185,7 @@ def test_faults_are_planted_and_masks_go_to_an_annotation_tool_and_back(trained_
     zipped, corrected = trained_root / "out.zip", trained_root / "corrected"
     assert main(f"plant --dataset data/tiny --out {trained_root}/copy --splits train".split()) == 0
     assert "1 faults in copy; which and where: copy/planted.csv" in capsys.readouterr().out
-    line = f"export --run tiny --to cvat --out {zipped}"
+    line = f"export --run tiny --out {zipped}"
     assert main([*line.split(), "--ids", "0042,null"]) == 0
     assert "2 images in out.zip" in capsys.readouterr().out
     assert main(f"import --from {zipped} --dataset data/tiny --out {corrected}".split()) == 0

@@ -1,4 +1,4 @@
-"""The committed notebooks: executed, clean, small, and in step with `seglib.params`."""
+"""The committed notebooks: executed, clean, small, in step with `seglib.params`; 04 opens everything once."""
 
 import ast
 import json
@@ -11,7 +11,8 @@ import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 from papermill import inspect_notebook
 
-from seglib.params import NOTEBOOKS
+from seglib import data, evaluate, train
+from seglib.params import NOTEBOOKS, Evaluate
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 TAGS = {"parameters", "nbval-ignore-output"}
@@ -101,3 +102,23 @@ def test_it_tells_nothing_of_the_machine(notebook):
     there = ["see /home/me/data", "'/srv/x'", "C:\\Users\\me", "C:\\\\Users", "~/data", "file:///tmp/x"]
     none = ["artifacts/runs/demo", ".../away/set", "<b>x</b></td>", "https://arxiv.org/abs/1", "a // b"]
     assert [line for line in (*there, *none) if ABSOLUTE.search(line)] == there
+
+
+@pytest.mark.slow
+def test_04_pairs_the_dataset_once_and_loads_the_model_once(trained_root, monkeypatch):
+    evaluate.evaluate_run(Evaluate(run="tiny"))
+    opened = []
+
+    def count(room, name):
+        work = getattr(room, name)
+        monkeypatch.setattr(room, name, lambda *args, **how: opened.append(name) or work(*args, **how))
+
+    count(data, "load_dataset")
+    count(train, "load_checkpoint")
+    cells = nbformat.read(FOLDER / "04_failure_analysis.ipynb", as_version=4).cells
+    names = {"display": lambda *_: None}
+    for cell in (cell for cell in cells if cell.cell_type == "code"):
+        exec(cell.source, names)
+        names |= {"run": "tiny"} if "parameters" in tags(cell) else {}
+    assert opened == ["load_dataset", "load_checkpoint"]
+    assert (trained_root / "artifacts/runs/tiny/failures/test/report.html").exists()

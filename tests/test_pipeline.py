@@ -48,9 +48,8 @@ def root(tmp_path, monkeypatch):
 def no_kernel(monkeypatch):
     """Notebooks that "run" at once, for what concerns no kernel; a name in the list fails."""
     failing = []
-    monkeypatch.setattr(
-        pipeline, "_run_notebook", lambda source, *_: "told to" if source.stem in failing else ""
-    )
+    how = {True: "told to", False: ""}
+    monkeypatch.setattr(pipeline, "_run_notebook", lambda source, *_: how[source.stem in failing])
     monkeypatch.setattr(pipeline, "export_page", lambda notebook, page: page)
     return failing
 
@@ -75,7 +74,7 @@ def train(run: str) -> Path:
 @pytest.mark.slow
 def test_the_chain_passes_parameters_and_leaves_notebooks_pages_and_states(root, capsys):
     put(root, "01_data_check", "import pathlib\nprint(dataset, pathlib.Path.cwd().name)")
-    done = run_chain(check_chain({"epochs": 3, "split": "val", "threshold": 0.4}), "mine")
+    done = run_chain({"run": "mine", "epochs": 3, "split": "val", "threshold": 0.4})
     folder = root / "artifacts/runs/mine/notebooks"
     assert done == [folder / f"{name}.ipynb" for name in NAMES]
     written = {path.name for path in folder.iterdir()} - {".chain"}
@@ -87,7 +86,9 @@ def test_the_chain_passes_parameters_and_leaves_notebooks_pages_and_states(root,
         "{'run': 'mine', 'threshold': 0.4}",
     ]
     assert states(root) == dict.fromkeys(NAMES, "done")
-    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [[n, "done"] for n in NAMES]
+    *told, _, last = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in told] == [[name, "done"] for name in NAMES]
+    assert last == "Notebooks, pages, figures and tables: artifacts/runs/mine"
     # The committed notebooks are sources: the chain never writes into them, nor sockets beside them.
     assert sorted(p.suffix for p in (root / "notebooks").iterdir()) == [".ipynb"] * 4
     assert not any(printed(path) for path in (root / "notebooks").iterdir())
@@ -95,63 +96,56 @@ def test_the_chain_passes_parameters_and_leaves_notebooks_pages_and_states(root,
 
 @pytest.mark.slow
 def test_the_first_failing_notebook_ends_the_chain_with_its_own_error(root):
-    put(
-        root, "02_train", "print('so far')", "raise ValueError('mask a: expected 96 x 128')", "print('never')"
-    )
-    with pytest.raises(
-        ChainError, match=r"02_train stopped: ValueError: mask a: expected 96 x 128\n"
-    ) as caught:
-        run_chain({}, "mine")
-    assert "artifacts/runs/mine/notebooks/02_train.ipynb" in str(caught.value)
+    put(root, "02_train", "print('so far')", "raise ValueError('mask a: 96 x 128')", "print('never')")
+    told = r"02_train stopped: ValueError: mask a: 96 x 128\n.* artifacts/runs/mine/notebooks/02_train\.ipynb"
+    with pytest.raises(ChainError, match=told):
+        run_chain({"run": "mine"})
     folder = root / "artifacts/runs/mine/notebooks"
     assert printed(folder / "02_train.ipynb") == "so far\n"
-    assert "mask a: expected 96 x 128" in (folder / "02_train.html").read_text(encoding="utf-8")
+    assert "mask a: 96 x 128" in (folder / "02_train.html").read_text(encoding="utf-8")
     assert not (folder / "03_evaluate.ipynb").exists()
     assert states(root) == {"01_data_check": "done", "02_train": "failed"}
     put(root, "01_data_check", "import os\nos._exit(9)")
     with pytest.raises(ChainError, match="the kernel died"):
-        run_chain({}, "mine")
+        run_chain({"run": "mine"})
     assert states(root) == {"01_data_check": "failed"}
 
 
 def test_starting_later_keeps_what_ran_before_and_forgets_what_comes_after(root, no_kernel):
-    run_chain({}, "mine")
+    run_chain({"run": "mine"})
     train("mine")
     no_kernel.append("03_evaluate")
     with pytest.raises(ChainError, match="told to"):
-        run_chain({}, "mine", start="03_evaluate")
+        run_chain({"run": "mine"}, start="03_evaluate")
     assert states(root) == {"01_data_check": "done", "02_train": "done", "03_evaluate": "failed"}
 
 
 def test_what_needs_a_trained_run_or_would_lose_one_is_refused_before_anything_starts(root):
     with pytest.raises(FileNotFoundError, match="run 'mine' has no trained model"):
-        run_chain({}, "mine", start="3")
+        run_chain({"run": "mine"}, start="3")
     train("mine")
     with pytest.raises(FileExistsError, match="run 'mine' exists"):
-        run_chain({}, "mine")
-    for stop, told in (
-        ("02", "from 03_evaluate to 02_train"),
-        ("tra", "expected 1-4 or one of 01_data_check"),
-    ):
+        run_chain({"run": "mine"})
+    for stop, told in ("02", "from 03_evaluate to 02"), ("tra", "expected 1-4 or one of 01_data_check"):
         with pytest.raises(ParameterError, match=told):
-            run_chain({}, "mine", start="evaluate", stop=stop)
+            run_chain({"run": "mine"}, start="evaluate", stop=stop)
     assert not (root / "artifacts/runs/mine/notebooks").exists()
     with lock(Run.open("mine").notebooks / ".chain", "running notebooks"):  # noqa: SIM117
         with pytest.raises(InUseError, match="runs/mine/notebooks is in use"):
-            run_chain({}, "mine", stop="1")
+            run_chain({"run": "mine"}, stop="1")
 
 
 def test_a_trained_run_may_be_resumed_checked_or_replaced_by_name(root, no_kernel):
     models = [train("mine"), train("demo")]
-    run_chain(check_chain({"resume": True}), "mine", stop="2")
-    run_chain({}, "mine", stop="1")
-    run_chain({}, "demo", stop="2")
-    run_chain(check_chain({"replace": "mine"}), "mine", stop="2")
+    run_chain({"run": "mine", "resume": True}, stop="2")
+    run_chain({"run": "mine"}, stop="1")
+    run_chain({"run": "demo"}, stop="2")
+    run_chain({"run": "mine", "replace": "mine"}, stop="2")
     with pytest.raises(FileExistsError, match="run 'demo' exists"):
-        run_chain(check_chain({"replace": ""}), "demo", stop="2")
+        run_chain({"run": "demo", "replace": ""}, stop="2")
     assert all(path.exists() for path in models), "it is for 02 to replace a model, not for the chain"
     write_json(Run.open("mine").params, {"run": "mine", "epochs": 3})
-    run_chain(check_chain({"epochs": 5, "split": "val", "threshold": 0.3}), "mine", start="3")
+    run_chain({"run": "mine", "epochs": 5, "split": "val", "threshold": 0.3}, start="3")
     noted = read_json(Run.open("mine").params)
     kept = {"run": "mine", "epochs": 3, "split": "val", "threshold": 0.3}
     assert noted | kept == noted, "what 02 was given stays"
@@ -171,10 +165,8 @@ def test_the_page_loads_nothing_and_holds_its_images(tmp_path):
     nbformat.write(notebook, tmp_path / "a.ipynb")
     text = export_page(tmp_path / "a.ipynb", tmp_path / "a.html").read_text(encoding="utf-8")
     assert text.count(png) == 2
-    assert "<b>gallery</b>" in text
-    assert 'href="02_train.html"' in text
-    assert "0/3" not in text
-    assert "widget-state" not in text
+    assert [part in text for part in ("<b>gallery</b>", 'href="02_train.html"')] == [True, True]
+    assert [part in text for part in ("0/3", "widget-state")] == [False, False]
     assert not re.search(r"<script[^>]*\bsrc=|<link\b|@import|<iframe|\bimport\(", text)
     assert not re.search(r"""(?:src|href)=["'](?!data:|#|02_train\.html)""", text)
     assert not re.search(r"url\((?!['\"]?(?:data:|#))", text)
@@ -191,19 +183,13 @@ def test_the_real_notebooks_with_parameters_other_than_the_defaults(tmp_path):
         **{"absent": "union", "flip_tta": True, "threshold": 0.8, "examples": 3, "seed": 1},
     }
     (tmp_path / "other.json").write_text(json.dumps(values))
-    command = [
-        sys.executable,
-        *["-m", "seglib.cli", "run", "--params", "other.json", "-p", "learning_rate=2e-3"],
-    ]
+    line = "-m seglib.cli run --params other.json -p learning_rate=2e-3"
     environment = os.environ | {"SEGLIB_ROOT": str(tmp_path)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    subprocess.run([sys.executable, *line.split()], cwd=tmp_path, env=environment, check=True)
     assert states(tmp_path, "other") == dict.fromkeys(NAMES, "done")
     run = tmp_path / "artifacts/runs/other"
     used = read_json(run / "params.json")
-    again = check_chain(
-        used
-    )  # as `seglib run --params .../params.json --run again` gives it to the notebooks
+    again = check_chain(used)  # as `seglib run --params .../params.json --run again` does
     assert {name: value for share in again.values() for name, value in share.items()} == used
     assert (values | {"learning_rate": 2e-3}).items() <= used.items()
     for name in ("checkpoints/best.pth", "evaluation/val/metrics.json", "failures/val/failures.csv"):

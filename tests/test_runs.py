@@ -14,16 +14,7 @@ import pandas as pd
 import pytest
 
 from seglib import runs
-from seglib.runs import (
-    Run,
-    atomic_folder,
-    atomic_path,
-    lock,
-    read_json,
-    replace_folder,
-    write_json,
-    write_text,
-)
+from seglib.runs import Run, lock, read_json, replace_folder, write_json, write_text
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +75,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path, error):
     path = write_text(tmp_path / "deep" / "a.txt", "old\n")
 
     def fail_half_way():
-        with atomic_path(path) as temporary:
+        with runs.atomic_path(path) as temporary:
             temporary.write_text("ne")
             raise error
 
@@ -105,7 +96,7 @@ def test_json_is_plain(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [("{", "is not valid JSON .*Delete it"), ("[1]", "holds no JSON object"), ("{}", "has no run"),
+    [("{", "is not valid JSON .*Delete it"), ("[1]", "has no JSON object"), ("{}", "has no run"),
      ("[" * 99999, "is not valid JSON"), ("9" * 5000, "is not valid JSON")],
 )  # fmt: skip
 def test_damaged_json_is_named(root, text, told):
@@ -149,7 +140,7 @@ def test_yaml_is_plain_data_and_a_bomb_is_shown_short():
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     (tmp_path / "set").mkdir()
     for stop in (True, False):
-        with suppress(RuntimeError), atomic_folder(tmp_path / "set") as new:
+        with suppress(RuntimeError), runs.atomic_folder(tmp_path / "set") as new:
             write_text(new / "a.txt", "x")
             if stop:
                 raise RuntimeError
@@ -248,7 +239,7 @@ def test_a_trained_run_is_kept_unless_its_name_may_be_replaced(root):
     run = trained("street")
     verdicts = write_text(run.failures("val") / "verdicts.csv", "id,verdict\n")
     for replace in ("", "demo"):
-        with pytest.raises(FileExistsError, match=r"'street' exists .*another run name, set resume=True"):
+        with pytest.raises(FileExistsError, match=r"'street' exists .*another run name, resume=True"):
             Run.create("street", replace=replace)
     assert Run.create("street", resume=True, replace="street").best_checkpoint.exists()
     Run.create("street", replace="street")
