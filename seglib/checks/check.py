@@ -130,10 +130,11 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
     picture = attempt(data.read_picture, dataset.root / row.image, image)
     stored = attempt(data.read_mask_and_mode, dataset.root / row.mask, dataset.classes, label)
     if picture is not None:
-        grey, pixels, facts["mode"] = picture.grey(), np.asarray(picture.rgb), picture.mode
+        grey, facts["mode"] = picture.grey(), picture.mode
         facts["width"], facts["height"] = grey.size
-        facts |= image_quality.look(pixels, grey)
-        facts["_bits"], facts["_thumb"] = duplicates.difference_hash(grey), duplicates.thumbnail(grey)
+        facts |= image_quality.look(picture.rgb, grey)
+        small = grey.reduce(masks.reduction(grey.size))
+        facts["_bits"], facts["_thumb"] = duplicates.difference_hash(small), duplicates.thumbnail(small)
         if facts["contrast"] < image_quality.FLAT:
             findings.append(finding("blank-image", row.id, row.split, f"image {image} is one flat colour."))
     if stored is not None:
@@ -151,7 +152,7 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
             findings.append(finding("single-class", row.id, row.split, detail))
     if picture is not None and stored is not None:
         attempt(data.check_sizes, row, grey.size[::-1], mask.shape)
-        if grey.size[::-1] == mask.shape and (shift := masks.edge_shift(grey, mask)):
+        if grey.size[::-1] == mask.shape and (shift := masks.edge_shift(small, mask)):
             facts["shift_x"], facts["shift_y"], facts["edge_fit"] = shift
     return facts | {"findings": findings}
 

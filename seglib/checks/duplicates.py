@@ -23,13 +23,13 @@ _BITS = np.array([n.bit_count() for n in range(1 << 16)], np.uint8)
 
 def difference_hash(grey: Image.Image) -> np.uint64:
     """Hash a grey picture by dHash: 64 bits, whether cells are brighter than their left neighbours."""
-    cells = np.asarray(grey.resize((9, 8), Image.Resampling.BOX, reducing_gap=8.0))
+    cells = np.asarray(grey.resize((9, 8), Image.Resampling.BOX))
     return np.packbits(cells[:, 1:] > cells[:, :-1]).view(">u8")[0].astype(np.uint64)
 
 
 def thumbnail(grey: Image.Image) -> np.ndarray:
     """Average a grey picture over 32 x 24 cells: (24, 32) uint8."""
-    return np.asarray(grey.resize(THUMBNAIL, Image.Resampling.BOX, reducing_gap=2.0))
+    return np.asarray(grey.resize(THUMBNAIL, Image.Resampling.BOX))
 
 
 def hamming(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -37,15 +37,15 @@ def hamming(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return _BITS[(a ^ b).view(np.uint16).reshape(-1, 4)].sum(axis=1, dtype=np.int64)
 
 
-def same_picture(one: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Tell which of (P, 24, 32) thumbnails are copies of `one`: scaled, noisy, brighter or paler: (P,) bool.
+def same_picture(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Tell which of P pairs of thumbnails (P, 24, 32) are copies: scaled, noisy, brighter or paler: (P,) bool.
 
-    Brought to its light, copies differ by a few grey values; other frames by tens where something moved.
+    Brought to the light of the first, copies differ by a few grey values; other frames by tens where something moved.
     """
-    a, b = (t.reshape(-1, THUMBNAIL[0] * THUMBNAIL[1]).astype(np.float32) for t in (one, others))
+    a, b = (cells.reshape(-1, THUMBNAIL[0] * THUMBNAIL[1]).astype(np.float32) for cells in (first, second))
     a, b = (cells - cells.mean(axis=1, keepdims=True) for cells in (a, b))
     gain = (a * b).sum(axis=1, keepdims=True) / np.maximum((b * b).sum(axis=1, keepdims=True), 1e-6)
-    spread, apart = a.std(), np.abs(a - np.clip(gain, *_GAINS) * b)
+    spread, apart = a.std(axis=1), np.abs(a - np.clip(gain, *_GAINS) * b)
     return (spread > 0) & (apart.max(axis=1) <= _LARGEST) & (apart.mean(axis=1) <= _MEAN * spread)
 
 
@@ -58,25 +58,24 @@ def near_duplicates(samples: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
     Returns:
         a row a pair (`distance` in bits; mean absolute `difference` of the thumbnails), and (2, P) positions.
     """
-    hashes, thumbs = samples["_bits"].to_numpy(np.uint64), samples["_thumb"].tolist()
-    named, rows, pairs = samples[["split", "id"]].to_numpy(), [], []
+    hashes, found = samples["_bits"].to_numpy(np.uint64), [np.zeros((3, 0), int)]
+    thumbs = np.array(samples["_thumb"].tolist(), np.uint8).reshape(-1, *THUMBNAIL[::-1])
     for place in range(len(samples) - 1):
         distance = hamming(hashes[place], hashes[place + 1 :])
         near = np.flatnonzero(distance <= RADIUS)
         near = near[np.argsort(distance[near], kind="stable")[:_CROWD]]
-        others = np.array([thumbs[k] for k in place + 1 + near], int).reshape(-1, *THUMBNAIL[::-1])
-        same = same_picture(thumbs[place], others)
-        for k, other in zip(near[same], others[same], strict=True):
-            difference = np.abs(other - thumbs[place]).mean().round(3)
-            rows.append((*named[place], *named[place + 1 + k], distance[k], difference))
-            pairs.append((place, place + 1 + k))
-    columns = ["split_1", "id_1", "split_2", "id_2", "distance", "difference"]
-    return pd.DataFrame(rows, columns=columns), np.array(pairs, int).reshape(-1, 2).T
+        if len(near) and (same := same_picture(thumbs[[place]], thumbs[place + 1 + near])).any():
+            near = near[same]
+            found.append(np.stack([np.full(len(near), place), place + 1 + near, distance[near]]))
+    first, second, distance = np.concatenate(found, axis=1)
+    table = {f"{name}_{k}": samples[name].to_numpy()[places] for k, places in ((1, first), (2, second)) for name in ("split", "id")}
+    apart = np.abs(thumbs[first].astype(int) - thumbs[second]).mean(axis=(1, 2)).round(3)
+    return pd.DataFrame(table | {"distance": distance, "difference": apart}), np.stack([first, second])
 
 
 def joined(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Number `count` things so that all that the pairs of `first` and `second` connect have one number."""
-    graph = coo_array((np.ones(len(first), bool), (first, second)), (count, count))
+    graph = coo_array((np.ones(len(first)), (first, second)), (count, count))
     return connected_components(graph, directed=False)[1]
 
 
