@@ -17,8 +17,8 @@ from tqdm.auto import tqdm
 
 from seglib import data
 from seglib.checks import class_balance, duplicates, image_quality, masks, sequences, splits
-from seglib.checks.findings import SEVERITIES, Finding, finding, some
-from seglib.data import IGNORE, Dataset
+from seglib.checks.findings import SEVERITIES, Finding, finding
+from seglib.data import IGNORE, Dataset, some
 from seglib.runs import check_name, project_root
 
 FEW_IMAGES = 5  # a class in fewer train images than this is learnt by heart, if at all
@@ -30,7 +30,7 @@ _NUMBERS |= dict.fromkeys(["ignore_share", "classes_present", "edge_fit", "shift
 
 
 @dataclass(frozen=True)
-class DataCheck:
+class CheckResult:
     """What a pass over a dataset found.
 
     Args:
@@ -68,7 +68,7 @@ class DataCheck:
 
 def check_dataset(
     dataset: Dataset, progress: bool = False, near_frames: int = sequences.NEAR_FRAMES
-) -> DataCheck:
+) -> CheckResult:
     """Read every image and mask once and judge them; a bad file becomes a finding and the pass goes on.
 
     Args:
@@ -111,7 +111,7 @@ def check_dataset(
     summary = {"dataset": dataset.name, "classes": list(names), "samples": len(rows)}
     summary["splits"] = {split: int((samples["split"] == split).sum()) for split in dataset.splits}
     summary["findings"] = {name: int((findings["severity"] == name).sum()) for name in SEVERITIES}
-    return DataCheck(findings, samples.drop(columns=_HIDDEN), counts, *tables, summary, files.result())
+    return CheckResult(findings, samples.drop(columns=_HIDDEN), counts, *tables, summary, files.result())
 
 
 def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:

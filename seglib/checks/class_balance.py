@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from seglib.checks.findings import Finding, finding, some
+from seglib.checks.findings import Finding, finding
 from seglib.checks.image_quality import LOOKS
+from seglib.data import some
 
 _EFFECTS = (0.147, 0.33, 0.474)  # |delta| from which they are small, medium, large: Romano et al., 2006
 _WORDS = ("negligible", "small", "medium", "large")

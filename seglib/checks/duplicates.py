@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 from PIL import Image
-from scipy.sparse import coo_array
+from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
-from seglib.checks.findings import Finding, finding, some
+from seglib.checks.findings import Finding, finding
+from seglib.data import some
 
 RADIUS = 6  # bits of 64; a JPEG of quality 40, half the size or noise of 5 grey values change no more
 THUMBNAIL = (32, 24)  # width and height in cells
@@ -68,14 +69,22 @@ def near_duplicates(samples: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
             near = near[same]
             found.append(np.stack([np.full(len(near), place), place + 1 + near, distance[near]]))
     first, second, distance = np.concatenate(found, axis=1)
-    table = {f"{name}_{k}": samples[name].to_numpy()[places] for k, places in ((1, first), (2, second)) for name in ("split", "id")}
+    table = {
+        f"{name}_{k}": samples[name].to_numpy()[places]
+        for k, places in ((1, first), (2, second))
+        for name in ("split", "id")
+    }
     apart = np.abs(thumbs[first].astype(int) - thumbs[second]).mean(axis=(1, 2)).round(3)
     return pd.DataFrame(table | {"distance": distance, "difference": apart}), np.stack([first, second])
 
 
 def joined(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Number `count` things so that all that the pairs of `first` and `second` connect have one number."""
-    graph = coo_array((np.ones(len(first)), (first, second)), (count, count))
+    order = np.argsort(
+        first, kind="stable"
+    )  # rows of a CSR matrix, at a third of what scipy's own way there takes
+    rows = np.bincount(first, minlength=count).cumsum()
+    graph = csr_array((np.ones(len(first)), second[order], np.append(0, rows)), (count, count))
     return connected_components(graph, directed=False)[1]
 
 

@@ -10,8 +10,8 @@ from PIL import Image
 from scipy import fft
 
 from seglib.checks.duplicates import joined, repeated
-from seglib.checks.findings import Finding, finding, some
-from seglib.data import IGNORE
+from seglib.checks.findings import Finding, finding
+from seglib.data import IGNORE, some
 
 _LONG = 128  # pixels of the longer side at which they are compared, at most
 _REACH = 0.1  # shifts tried, as a share of the longer side
@@ -65,7 +65,7 @@ def correlate_shifts(still: np.ndarray, moving: np.ndarray, reach: int) -> np.nd
     """Sum still * moving for each shift of `moving` by up to `reach` rows and columns: (2 reach + 1,) * 2 float32."""
     shifts = np.arange(-reach, reach + 1)
     size = [fft.next_fast_len(side + reach, real=True) for side in still.shape]
-    first, second = (fft.rfft2(side.astype(np.float32), size) for side in (still, moving))
+    first, second = fft.rfft2(np.stack([still, moving]).astype(np.float32), size)
     return fft.irfft2(first * np.conj(second), size)[np.ix_(shifts, shifts)]
 
 
@@ -79,17 +79,21 @@ def region_sizes(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     np.not_equal(mask[:, 1:], mask[:, :-1], out=starts[:, 1:])
     begin, starts = np.flatnonzero(starts), starts.ravel()
     sizes = np.diff(begin, append=flat.size)
-    upper, lower = slice(0, max(0, flat.size - width)), slice(width, None)
-    below = np.flatnonzero((flat[upper] == flat[lower]) & (starts[upper] | starts[lower]))
-    # Runs that touch at a corner only: both rows start one there.
-    corner = np.flatnonzero(starts[upper] & starts[lower])
-    corner = corner[corner % max(1, width) > 0]
-    falling = corner[flat[corner - 1] == flat[corner + width]] - 1
-    rising = corner[flat[corner] == flat[corner + width - 1]]
     run = np.repeat(np.arange(len(begin), dtype=np.int32), sizes)  # (H * W,)
-    first = np.concatenate([below, falling, rising])
-    second = np.concatenate([below + width, falling + width + 1, rising + width - 1])
-    region = joined(len(begin), run[first], run[second])
+    upper, lower = begin[: np.searchsorted(begin, flat.size - width)], begin[np.searchsorted(begin, width) :]
+    both = starts[lower - width]  # rows that begin a run in the same column
+    corner, lower = lower[both & (lower % max(1, width) > 0)], lower[~both]
+    # Where two runs touch, one of them begins, or both do and they touch diagonally.
+    touching = (
+        (upper, upper + width),
+        (lower - width, lower),
+        (corner - width - 1, corner),
+        (corner - width, corner - 1),
+    )
+    pairs = [
+        (run[one[same]], run[other[same]]) for one, other in touching for same in [flat[one] == flat[other]]
+    ]
+    region = joined(len(begin), *np.concatenate(pairs, axis=1))
     ids = np.zeros(region.max(initial=-1) + 1, np.uint8)
     ids[region] = flat[begin]
     return ids, np.bincount(region, sizes).astype(np.int64)

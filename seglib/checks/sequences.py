@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from seglib.checks.duplicates import hamming
-from seglib.checks.findings import Finding, finding, some
+from seglib.checks.findings import Finding, finding
+from seglib.data import some
 
 PATTERN = r"(?P<group>.*?)(?:[_. -]+[A-Za-z]?)?(?P<frame>\d{1,15})$"
 NEAR_FRAMES = 30  # one second of video

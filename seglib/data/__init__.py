@@ -5,7 +5,7 @@ overlay (drawn images), regions, fingerprint (digests of files), demo, download,
 (recorded faults).
 """
 
-from seglib.data.classes import IGNORE, ClassMap, default_colors
+from seglib.data.classes import IGNORE, ClassMap, default_colors, some
 from seglib.data.config import DatasetConfig
 from seglib.data.dataset import Dataset, check_sizes, explain, load_dataset, map_ahead, read_pair
 from seglib.data.demo import ensure_demo, make_broken, planted
@@ -25,6 +25,5 @@ __all__ = [
     "check_sizes", "compare_digests", "data_uri", "default_colors", "digests", "download", "draft_dataset",
     "encode_mask", "ensure_demo", "error_map", "explain", "fitting", "inject_faults", "label_regions",
     "load_dataset", "make_broken", "map_ahead", "overlay", "planted", "present", "read_image", "read_mask",
-    "read_mask_and_mode", "read_pair", "read_picture", "read_stored", "top_confusions",
-    "wrong_pixels",
+    "read_mask_and_mode", "read_pair", "read_picture", "read_stored", "some", "top_confusions", "wrong_pixels",
 ]
