@@ -38,15 +38,15 @@ def hamming(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return _BITS[(a ^ b).view(np.uint16).reshape(-1, 4)].sum(axis=1, dtype=np.int64)
 
 
-def same_picture(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Tell which of P pairs of thumbnails (P, 24, 32) are copies: scaled, noisy, brighter or paler: (P,) bool.
+def same_picture(one: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Tell which of (P, 24, 32) thumbnails are copies of `one`: scaled, noisy, brighter or paler: (P,) bool.
 
-    Brought to the light of the first, copies differ by a few grey values; other frames by tens where something moved.
+    Brought to its light, copies differ by a few grey values; other frames by tens where something moved.
     """
-    a, b = (cells.reshape(-1, THUMBNAIL[0] * THUMBNAIL[1]).astype(np.float32) for cells in (first, second))
+    a, b = (t.reshape(-1, THUMBNAIL[0] * THUMBNAIL[1]).astype(np.float32) for t in (one, others))
     a, b = (cells - cells.mean(axis=1, keepdims=True) for cells in (a, b))
     gain = (a * b).sum(axis=1, keepdims=True) / np.maximum((b * b).sum(axis=1, keepdims=True), 1e-6)
-    spread, apart = a.std(axis=1), np.abs(a - np.clip(gain, *_GAINS) * b)
+    spread, apart = a.std(), np.abs(a - np.clip(gain, *_GAINS) * b)
     return (spread > 0) & (apart.max(axis=1) <= _LARGEST) & (apart.mean(axis=1) <= _MEAN * spread)
 
 
@@ -59,32 +59,28 @@ def near_duplicates(samples: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
     Returns:
         a row a pair (`distance` in bits; mean absolute `difference` of the thumbnails), and (2, P) positions.
     """
-    hashes, found = samples["_bits"].to_numpy(np.uint64), [np.zeros((3, 0), int)]
+    hashes, rows, pairs = samples["_bits"].to_numpy(np.uint64), [], []
     thumbs = np.array(samples["_thumb"].tolist(), np.uint8).reshape(-1, *THUMBNAIL[::-1])
+    named = samples[["split", "id"]].to_numpy()
     for place in range(len(samples) - 1):
         distance = hamming(hashes[place], hashes[place + 1 :])
         near = np.flatnonzero(distance <= RADIUS)
         near = near[np.argsort(distance[near], kind="stable")[:_CROWD]]
-        if len(near) and (same := same_picture(thumbs[[place]], thumbs[place + 1 + near])).any():
-            near = near[same]
-            found.append(np.stack([np.full(len(near), place), place + 1 + near, distance[near]]))
-    first, second, distance = np.concatenate(found, axis=1)
-    table = {
-        f"{name}_{k}": samples[name].to_numpy()[places]
-        for k, places in ((1, first), (2, second))
-        for name in ("split", "id")
-    }
-    apart = np.abs(thumbs[first].astype(int) - thumbs[second]).mean(axis=(1, 2)).round(3)
-    return pd.DataFrame(table | {"distance": distance, "difference": apart}), np.stack([first, second])
+        if len(near):
+            near = near[same_picture(thumbs[place], thumbs[place + 1 + near])]
+        for bits, other in zip(distance[near], place + 1 + near, strict=True):
+            difference = np.abs(thumbs[other].astype(int) - thumbs[place]).mean().round(3)
+            rows.append((*named[place], *named[other], bits, difference))
+            pairs.append((place, other))
+    columns = ["split_1", "id_1", "split_2", "id_2", "distance", "difference"]
+    return pd.DataFrame(rows, columns=columns), np.array(pairs, int).reshape(-1, 2).T
 
 
 def joined(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Number `count` things so that all that the pairs of `first` and `second` connect have one number."""
-    order = np.argsort(
-        first, kind="stable"
-    )  # rows of a CSR matrix, at a third of what scipy's own way there takes
-    rows = np.bincount(first, minlength=count).cumsum()
-    graph = csr_array((np.ones(len(first)), second[order], np.append(0, rows)), (count, count))
+    order = np.argsort(first, kind="stable")  # into rows of a CSR matrix: faster than scipy's own way there
+    ends = np.bincount(first, minlength=count).cumsum()
+    graph = csr_array((np.ones(len(first)), second[order], np.append(0, ends)), (count, count))
     return connected_components(graph, directed=False)[1]
 
 

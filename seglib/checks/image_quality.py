@@ -18,7 +18,7 @@ APART = 3.5  # robust standard deviations: Iglewicz and Hoaglin, How to Detect a
 _LINES, _BANDS = 96, 64  # rows and columns of an image whose colours are looked at; rows whose edges are
 _OPPONENTS = np.array([[1, -1, 0], [0.5, 0.5, -1]], np.float32)  # red - green, yellow - blue
 # check -> property, factor of the median beyond which an image may lie apart, and words.
-_OUTLIERS = {
+OUTLIERS = {
     "dark-image": ("brightness", 0.6, "is dark: mean grey value"),
     "bright-image": ("brightness", 1.5, "is bright: mean grey value"),
     "low-contrast-image": ("contrast", 0.5, "has little contrast: standard deviation of its grey values"),
@@ -75,7 +75,7 @@ def look(image: Image.Image, grey: Image.Image) -> dict[str, float]:
 def limits(samples: pd.DataFrame) -> pd.DataFrame:
     """Compute beyond what values an image lies apart, a row a check."""
     rows = []  # robust standard deviations of logarithms from the median, and at least a fixed factor
-    for check, (column, factor, _) in _OUTLIERS.items():
+    for check, (column, factor, _) in OUTLIERS.items():
         values = samples[column].to_numpy(float)
         logs = np.log(values[values > 0])
         if len(logs) >= max(FEWEST, len(values) / 2):
@@ -88,13 +88,10 @@ def limits(samples: pd.DataFrame) -> pd.DataFrame:
 def judge_looks(samples: pd.DataFrame, table: pd.DataFrame) -> Iterator[Finding]:
     """Report the images that lie beyond the `limits`."""
     for row in table.itertuples():
-        beyond = (
-            samples[row.column].gt(row.limit) if row.side == "above" else samples[row.column].lt(row.limit)
-        )
-        for name, split, value in zip(
-            *(samples.loc[beyond, c] for c in ("id", "split", row.column)), strict=True
-        ):
-            detail = f"image {name!r} {_OUTLIERS[row.check][2]} {value:.3g}; the median is {row.median:.3g}."
+        values = samples[row.column]
+        beyond = values.gt(row.limit) if row.side == "above" else values.lt(row.limit)
+        for name, split, value in samples.loc[beyond, ["id", "split", row.column]].itertuples(index=False):
+            detail = f"image {name!r} {OUTLIERS[row.check][2]} {value:.3g}; the median is {row.median:.3g}."
             yield finding(row.check, name, split, detail)
 
 

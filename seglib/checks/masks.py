@@ -13,6 +13,7 @@ from seglib.checks.duplicates import joined, repeated
 from seglib.checks.findings import Finding, finding
 from seglib.data import IGNORE, some
 
+SUSPECT = ("mask-beside-edges", "mask-of-another-image")  # the checks of `judge_masks`
 _LONG = 128  # pixels of the longer side at which they are compared, at most
 _REACH = 0.1  # shifts tried, as a share of the longer side
 _SURE = 5.0  # standard deviations of chance that the best place must reach, or nothing is said
@@ -84,15 +85,10 @@ def region_sizes(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     both = starts[lower - width]  # rows that begin a run in the same column
     corner, lower = lower[both & (lower % max(1, width) > 0)], lower[~both]
     # Where two runs touch, one of them begins, or both do and they touch diagonally.
-    touching = (
-        (upper, upper + width),
-        (lower - width, lower),
-        (corner - width - 1, corner),
-        (corner - width, corner - 1),
-    )
-    pairs = [
-        (run[one[same]], run[other[same]]) for one, other in touching for same in [flat[one] == flat[other]]
-    ]
+    pairs = []
+    for place, step in ((upper, width), (lower, -width), (corner, -width - 1), (corner - 1, 1 - width)):
+        same = place[flat[place] == flat[place + step]]
+        pairs.append([run[same], run[same + step]])
     region = joined(len(begin), *np.concatenate(pairs, axis=1))
     ids = np.zeros(region.max(initial=-1) + 1, np.uint8)
     ids[region] = flat[begin]
@@ -103,9 +99,9 @@ def judge_masks(samples: pd.DataFrame, masks: np.ndarray, pictures: np.ndarray) 
     """Report masks beside their image's edges, and of another: (N,) equal numbers where both are the same."""
     for row in samples[samples["edge_fit"] < _BESIDE].itertuples():
         detail = (
-            f"mask {row.id!r} meets the image's edges better moved by {row.shift_x:+.0f} px to the right "
+            f"mask {row.id!r} meets the image's edges better moved by {row.shift_x:+.0f} px to the right and "
         )
-        detail += f"and {row.shift_y:+.0f} px down: where it lies, it meets {row.edge_fit:.0%} of those."
+        detail += f"{row.shift_y:+.0f} px down: where it lies, it meets {row.edge_fit:.0%} of those."
         yield finding("mask-beside-edges", row.id, row.split, detail)
     several = np.flatnonzero(samples["classes_present"] > 1)  # an empty scene is like any other
     for places in (several[places] for places in repeated(masks[several])):

@@ -9,7 +9,8 @@ import pandas as pd
 from seglib import runs
 from seglib.checks import class_balance
 from seglib.checks.check import CheckResult
-from seglib.checks.findings import shown_by
+from seglib.checks.image_quality import OUTLIERS
+from seglib.checks.masks import SUSPECT
 from seglib.checks.splits import balance
 from seglib.data import Dataset, DatasetError, explain
 
@@ -36,7 +37,7 @@ def require_sound(check: CheckResult) -> None:
 
 def examples(check: CheckResult, dataset: Dataset, count: int = 8, seed: int = 0) -> list[pd.Series]:
     """Choose rows of samples whose overlays to look at: up to half are suspect masks, the rest is random."""
-    suspect = check.findings["check"].isin(shown_by("mask"))
+    suspect = check.findings["check"].isin(SUSPECT)
     readable = check.samples.dropna(subset=["height", "ignore_share"])
     random = readable.sample(min(count, len(readable)), random_state=seed)["id"]
     chosen = pd.unique(pd.concat([check.findings.loc[suspect, "sample"].head(count // 2), random]))[:count]
@@ -46,7 +47,7 @@ def examples(check: CheckResult, dataset: Dataset, count: int = 8, seed: int = 0
 
 def apart(check: CheckResult, count: int = 8) -> pd.Series:
     """Choose images that lie apart from the rest, two of each kind: id -> what ("dark, blurred")."""
-    found = check.findings[check.findings["check"].isin(shown_by("image"))].groupby("check").head(2)
+    found = check.findings[check.findings["check"].isin(list(OUTLIERS))].groupby("check").head(2)
     kinds = found["check"].str.removesuffix("-image").groupby(found["sample"], sort=False)
     return kinds.agg(", ".join).head(count)
 
