@@ -12,7 +12,7 @@ from scipy import ndimage
 from seglib import checks
 from seglib.checks.class_balance import class_weights, cliffs_delta
 from seglib.checks.masks import edge_shift, reduction, region_sizes
-from seglib.data import DatasetError, label_regions, load_dataset
+from seglib.data import DatasetError, load_dataset
 
 NAMES = ["road", "car", "person"]
 H, W = 12, 16
@@ -339,14 +339,12 @@ def test_edge_shift_says_where_the_mask_belongs():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2), (40, 31), (0, 5), (5, 0)])
-def test_regions_are_those_of_a_labelling(shape):
+def test_regions_are_those_of_a_labelling_class_by_class(shape):
     for seed in range(20):
         random, sides = np.random.default_rng(seed), [-(-side // (1 + seed // 4)) for side in shape]
         coarse = random.integers(0, (1, 2, 3, 200)[seed % 4], sides, np.uint8)
         mask = coarse.repeat(1 + seed // 4, 0).repeat(1 + seed // 4, 1)[: shape[0], : shape[1]]
-        found, labelled = region_sizes(mask), label_regions(mask)
-        np.testing.assert_array_equal(found[0], labelled[1])
-        np.testing.assert_array_equal(found[1], labelled[2])
+        found = region_sizes(mask)
         assert sorted(zip(*(part.tolist() for part in found), strict=True)) == reference_regions(mask)
 
 
