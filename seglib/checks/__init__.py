@@ -5,7 +5,7 @@ class_balance: shares, and the class weights of 02; image_quality: outliers, and
 masks: shifted and foreign masks; duplicates, sequences and splits: whether training has seen the test.
 """
 
-from seglib.checks.check import DataCheck, check_dataset
+from seglib.checks.check import CheckResult, check_dataset
 from seglib.checks.class_balance import class_weights, cooccurrence, weight_table
 from seglib.checks.image_quality import APART, KINDS, QUALITIES, QUALITY_OF, Reference, degradation, qualities
 from seglib.checks.masks import correlate_shifts
@@ -13,7 +13,7 @@ from seglib.checks.report import apart, examples, require_sound, split_compariso
 from seglib.checks.splits import suggest_split
 
 __all__ = [
-    "APART", "KINDS", "QUALITIES", "QUALITY_OF", "DataCheck", "Reference", "apart", "check_dataset",
+    "APART", "KINDS", "QUALITIES", "QUALITY_OF", "CheckResult", "Reference", "apart", "check_dataset",
     "class_weights", "cooccurrence", "correlate_shifts", "degradation", "examples", "qualities", "require_sound",
     "split_comparison", "suggest_split", "verdict", "weight_table", "write",
 ]

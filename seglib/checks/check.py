@@ -30,7 +30,7 @@ _NUMBERS |= dict.fromkeys(["ignore_share", "classes_present", "edge_fit", "shift
 
 
 @dataclass(frozen=True)
-class DataCheck:
+class CheckResult:
     """What a pass over a dataset found.
 
     Args:
@@ -68,7 +68,7 @@ class DataCheck:
 
 def check_dataset(
     dataset: Dataset, progress: bool = False, near_frames: int = sequences.NEAR_FRAMES
-) -> DataCheck:
+) -> CheckResult:
     """Read every image and mask once and judge them; a bad file becomes a finding and the pass goes on.
 
     Args:
@@ -111,7 +111,7 @@ def check_dataset(
     summary = {"dataset": dataset.name, "classes": list(names), "samples": len(rows)}
     summary["splits"] = {split: int((samples["split"] == split).sum()) for split in dataset.splits}
     summary["findings"] = {name: int((findings["severity"] == name).sum()) for name in SEVERITIES}
-    return DataCheck(findings, samples.drop(columns=_HIDDEN), counts, *tables, summary, files.result())
+    return CheckResult(findings, samples.drop(columns=_HIDDEN), counts, *tables, summary, files.result())
 
 
 def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
@@ -133,8 +133,9 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
         rgb, facts["mode"] = picture
         grey = rgb.convert("L")  # luma of ITU-R BT.601
         facts["width"], facts["height"] = grey.size
-        facts |= image_quality.look(np.asarray(rgb), grey)
-        facts["_bits"], facts["_thumb"] = duplicates.difference_hash(grey), duplicates.thumbnail(grey)
+        facts |= image_quality.look(rgb, grey)
+        small = grey.reduce(masks.reduction(grey.size))
+        facts["_bits"], facts["_thumb"] = duplicates.difference_hash(small), duplicates.thumbnail(small)
         if facts["contrast"] < image_quality.FLAT:
             findings.append(finding("blank-image", row.id, row.split, f"image {image} is one flat colour."))
     if stored is not None:
@@ -152,7 +153,7 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
             findings.append(finding("single-class", row.id, row.split, detail))
     if picture is not None and stored is not None:
         attempt(data.check_sizes, row, grey.size[::-1], mask.shape)
-        if grey.size[::-1] == mask.shape and (shift := masks.edge_shift(grey, mask)):
+        if grey.size[::-1] == mask.shape and (shift := masks.edge_shift(small, mask)):
             facts["shift_x"], facts["shift_y"], facts["edge_fit"] = shift
     return facts | {"findings": findings}
 

@@ -16,8 +16,9 @@ FLAT = 2.0  # standard deviation of the grey values below which a picture shows 
 FEWEST = 20  # images without which nothing can be said to lie apart
 APART = 3.5  # robust standard deviations: Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993
 _LINES, _BANDS = 96, 64  # rows and columns of an image whose colours are looked at; rows whose edges are
+_OPPONENTS = np.array([[1, -1, 0], [0.5, 0.5, -1]], np.float32)  # red - green, yellow - blue
 # check -> property, factor of the median beyond which an image may lie apart, and words.
-_OUTLIERS = {
+OUTLIERS = {
     "dark-image": ("brightness", 0.6, "is dark: mean grey value"),
     "bright-image": ("brightness", 1.5, "is bright: mean grey value"),
     "low-contrast-image": ("contrast", 0.5, "has little contrast: standard deviation of its grey values"),
@@ -46,8 +47,8 @@ KINDS = tuple(_KINDS)
 QUALITY_OF = {kind: about[0] for kind, about in _KINDS.items()}
 
 
-def look(image: np.ndarray, grey: Image.Image) -> dict[str, float]:
-    """Measure one image: (H, W, 3) uint8 RGB, and the same as Pillow's "L".
+def look(image: Image.Image, grey: Image.Image) -> dict[str, float]:
+    """Measure one image, given as Pillow's "RGB" and "L".
 
     Returns:
         brightness, contrast: mean grey value, 0-255, and its standard deviation.
@@ -61,10 +62,11 @@ def look(image: np.ndarray, grey: Image.Image) -> dict[str, float]:
     pixels, step = np.asarray(grey), max(1, grey.height // _BANDS)
     up, row, down = (pixels[k : grey.height - 2 + k : step].astype(np.int16) for k in range(3))
     laplacian = up[:, 1:-1] + down[:, 1:-1] + row[:, :-2] + row[:, 2:] - 4 * row[:, 1:-1]
-    sharpness = float(laplacian.var()) if laplacian.size else 0.0
-    rows, columns = (max(1, side // _LINES) for side in image.shape[:2])
-    r, g, b = image[::rows, ::columns].reshape(-1, 3).T.astype(np.float64)
-    opponents = np.stack([r - g, (r + g) / 2 - b])  # red - green, yellow - blue
+    sharpness = max(0.0, _energy(laplacian) - float(laplacian.mean()) ** 2) if laplacian.size else 0.0
+    x, y = (max(1, side // _LINES) for side in image.size)
+    size = -(-image.width // x), -(-image.height // y)  # every x-th column and y-th row, the first included
+    some = image.transform(size, Image.Transform.AFFINE, (x, 0, (1 - x) / 2, 0, y, (1 - y) / 2))
+    opponents = _OPPONENTS @ np.asarray(some, np.float32).reshape(-1, 3).T
     colour = np.hypot(*opponents.std(axis=1)) + 0.3 * np.hypot(*opponents.mean(axis=1))
     entropy, focus = -(known * np.log2(known)).sum(), sharpness / deviation**2 if deviation > 0 else 0.0
     return dict(zip(LOOKS, map(float, (mean, deviation, entropy, sharpness, focus, colour)), strict=True))
@@ -73,7 +75,7 @@ def look(image: np.ndarray, grey: Image.Image) -> dict[str, float]:
 def limits(samples: pd.DataFrame) -> pd.DataFrame:
     """Compute beyond what values an image lies apart, a row a check."""
     rows = []  # robust standard deviations of logarithms from the median, and at least a fixed factor
-    for check, (column, factor, _) in _OUTLIERS.items():
+    for check, (column, factor, _) in OUTLIERS.items():
         values = samples[column].to_numpy(float)
         logs = np.log(values[values > 0])
         if len(logs) >= max(FEWEST, len(values) / 2):
@@ -86,13 +88,10 @@ def limits(samples: pd.DataFrame) -> pd.DataFrame:
 def judge_looks(samples: pd.DataFrame, table: pd.DataFrame) -> Iterator[Finding]:
     """Report the images that lie beyond the `limits`."""
     for row in table.itertuples():
-        beyond = (
-            samples[row.column].gt(row.limit) if row.side == "above" else samples[row.column].lt(row.limit)
-        )
-        for name, split, value in zip(
-            *(samples.loc[beyond, c] for c in ("id", "split", row.column)), strict=True
-        ):
-            detail = f"image {name!r} {_OUTLIERS[row.check][2]} {value:.3g}; the median is {row.median:.3g}."
+        values = samples[row.column]
+        beyond = values.gt(row.limit) if row.side == "above" else values.lt(row.limit)
+        for name, split, value in samples.loc[beyond, ["id", "split", row.column]].itertuples(index=False):
+            detail = f"image {name!r} {OUTLIERS[row.check][2]} {value:.3g}; the median is {row.median:.3g}."
             yield finding(row.check, name, split, detail)
 
 

@@ -13,7 +13,8 @@ from seglib.checks.duplicates import joined, repeated
 from seglib.checks.findings import Finding, finding
 from seglib.data import IGNORE, some
 
-_LONG = 128  # pixels of the longer side at which they are compared
+SUSPECT = ("mask-beside-edges", "mask-of-another-image")  # the checks of `judge_masks`
+_LONG = 128  # pixels of the longer side at which they are compared, at most
 _REACH = 0.1  # shifts tried, as a share of the longer side
 _SURE = 5.0  # standard deviations of chance that the best place must reach, or nothing is said
 _CLEAR = 0.5  # and above the mean of the edges, in their own deviations; sound masks meet 0.7 to 1.3
@@ -23,15 +24,23 @@ _FEWEST_EDGES = 20  # outline pixels without which nothing is said
 _BESIDE = 0.65
 
 
-def edge_shift(grey: Image.Image, mask: np.ndarray) -> tuple[int, int, float] | None:
-    """Find where the outlines between classes of a (H, W) mask meet the edges of its grey image best.
+def reduction(shape: tuple[int, int]) -> int:
+    """Compute by how much an image of these sides is reduced before it is compared with its mask and with others."""
+    return max(1, -(-max(shape) // _LONG))
+
+
+def edge_shift(small: Image.Image, mask: np.ndarray) -> tuple[int, int, float] | None:
+    """Find where the outlines between classes of a (H, W) mask meet the edges of its image best.
+
+    Args:
+        small: the grey image, reduced by `reduction`.
 
     Returns:
         dx, dy: pixels of the image by which the mask would have to move (right, down) to meet the edges best.
         fit: what it meets where it lies over what it would meet there, 0 to 1. None if nothing is clear.
     """
-    times = max(1, -(-max(mask.shape) // _LONG))
-    pixels, ids = np.asarray(grey.reduce(times), np.int16), mask[times // 2 :: times, times // 2 :: times]
+    times = reduction(mask.shape)
+    pixels, ids = np.asarray(small, np.int16), mask[times // 2 :: times, times // 2 :: times]
     h, w = np.minimum(pixels.shape, ids.shape)
     pixels, ids = pixels[:h, :w], ids[:h, :w]
     valid, edges, outlines = ids != IGNORE, np.zeros((h, w), np.float32), np.zeros((h, w), bool)
@@ -57,40 +66,42 @@ def correlate_shifts(still: np.ndarray, moving: np.ndarray, reach: int) -> np.nd
     """Sum still * moving for each shift of `moving` by up to `reach` rows and columns: (2 reach + 1,) * 2 float32."""
     shifts = np.arange(-reach, reach + 1)
     size = [fft.next_fast_len(side + reach, real=True) for side in still.shape]
-    first, second = (fft.rfft2(side.astype(np.float32), size) for side in (still, moving))
+    first, second = fft.rfft2(np.stack([still, moving]).astype(np.float32), size)
     return fft.irfft2(first * np.conj(second), size)[np.ix_(shifts, shifts)]
 
 
 def region_sizes(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Measure the connected regions of equal ids (8-neighbourhood): (R,) ids and (R,) pixels.
+    """Measure the connected regions of equal ids (8-neighbourhood) of (H, W) uint8: (R,) ids and (R,) pixels.
 
-    Rows are cut into runs of one id, and runs are joined: several times faster than `label_regions`.
+    Rows are cut into runs of one id, and runs that touch are joined: several times faster than `label_regions`.
     """
-    height, width = mask.shape
-    starts, flat = np.ones(mask.shape, bool), np.ascontiguousarray(mask).ravel()
-    starts[:, 1:] = mask[:, 1:] != mask[:, :-1]
-    begin = np.flatnonzero(starts)
-    y, x = np.divmod(begin, max(1, width))
+    flat, width = np.ascontiguousarray(mask).ravel(), mask.shape[1]
+    starts = np.ones(mask.shape, bool)
+    np.not_equal(mask[:, 1:], mask[:, :-1], out=starts[:, 1:])
+    begin, starts = np.flatnonzero(starts), starts.ravel()
+    sizes = np.diff(begin, append=flat.size)
+    run = np.repeat(np.arange(len(begin), dtype=np.int32), sizes)  # (H * W,)
+    upper, lower = begin[: np.searchsorted(begin, flat.size - width)], begin[np.searchsorted(begin, width) :]
+    both = starts[lower - width]  # rows that begin a run in the same column
+    corner, lower = lower[both & (lower % max(1, width) > 0)], lower[~both]
+    # Where two runs touch, one of them begins, or both do and they touch diagonally.
     pairs = []
-    # Where two runs touch, one of them begins: next to the other's pixel, or diagonally after its last one.
-    for dy, dx in ((-1, 0), (-1, -1), (1, 0), (1, -1)):
-        own = np.flatnonzero((y + dy >= 0) & (y + dy < height) & (x + dx >= 0))
-        other = begin[own] + dy * width + dx
-        same = flat[begin[own]] == flat[other]
-        pairs.append([own[same], np.searchsorted(begin, other[same], "right") - 1])
+    for place, step in ((upper, width), (lower, -width), (corner, -width - 1), (corner - 1, 1 - width)):
+        same = place[flat[place] == flat[place + step]]
+        pairs.append([run[same], run[same + step]])
     region = joined(len(begin), *np.concatenate(pairs, axis=1))
     ids = np.zeros(region.max(initial=-1) + 1, np.uint8)
     ids[region] = flat[begin]
-    return ids, np.bincount(region, np.diff(begin, append=flat.size)).astype(np.int64)
+    return ids, np.bincount(region, sizes).astype(np.int64)
 
 
 def judge_masks(samples: pd.DataFrame, masks: np.ndarray, pictures: np.ndarray) -> Iterator[Finding]:
     """Report masks beside their image's edges, and of another: (N,) equal numbers where both are the same."""
     for row in samples[samples["edge_fit"] < _BESIDE].itertuples():
         detail = (
-            f"mask {row.id!r} meets the image's edges better moved by {row.shift_x:+.0f} px to the right "
+            f"mask {row.id!r} meets the image's edges better moved by {row.shift_x:+.0f} px to the right and "
         )
-        detail += f"and {row.shift_y:+.0f} px down: where it lies, it meets {row.edge_fit:.0%} of those."
+        detail += f"{row.shift_y:+.0f} px down: where it lies, it meets {row.edge_fit:.0%} of those."
         yield finding("mask-beside-edges", row.id, row.split, detail)
     several = np.flatnonzero(samples["classes_present"] > 1)  # an empty scene is like any other
     for places in (several[places] for places in repeated(masks[several])):

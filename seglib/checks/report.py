@@ -8,13 +8,14 @@ import pandas as pd
 
 from seglib import runs
 from seglib.checks import class_balance
-from seglib.checks.check import DataCheck
-from seglib.checks.findings import LOOK
+from seglib.checks.check import CheckResult
+from seglib.checks.image_quality import OUTLIERS
+from seglib.checks.masks import SUSPECT
 from seglib.checks.splits import balance
 from seglib.data import Dataset, DatasetError, explain
 
 
-def verdict(check: DataCheck) -> str:
+def verdict(check: CheckResult) -> str:
     """Say in one sentence whether the data is sound, and what stands against it."""
     parts = []
     for severity in ("error", "warning"):
@@ -25,7 +26,7 @@ def verdict(check: DataCheck) -> str:
     return f"{sound}: {len(check.samples)} pairs, {parts[0]}, {parts[1]}."
 
 
-def require_sound(check: DataCheck) -> None:
+def require_sound(check: CheckResult) -> None:
     """Raise DatasetError if the data has errors: the first of each check in each split, and how many."""
     errors = check.findings[check.findings["severity"] == "error"]
     if len(errors):
@@ -34,9 +35,9 @@ def require_sound(check: DataCheck) -> None:
         raise DatasetError(detail, str(errors["check"].iloc[0]))
 
 
-def examples(check: DataCheck, dataset: Dataset, count: int = 8, seed: int = 0) -> list[pd.Series]:
+def examples(check: CheckResult, dataset: Dataset, count: int = 8, seed: int = 0) -> list[pd.Series]:
     """Choose rows of samples whose overlays to look at: up to half are suspect masks, the rest is random."""
-    suspect = check.findings["check"].isin(["mask-beside-edges", "mask-of-another-image"])
+    suspect = check.findings["check"].isin(SUSPECT)
     readable = check.samples.dropna(subset=["height", "ignore_share"])
     random = readable.sample(min(count, len(readable)), random_state=seed)["id"]
     chosen = pd.unique(pd.concat([check.findings.loc[suspect, "sample"].head(count // 2), random]))[:count]
@@ -44,21 +45,21 @@ def examples(check: DataCheck, dataset: Dataset, count: int = 8, seed: int = 0) 
     return [samples.loc[name] for name in chosen]
 
 
-def apart(check: DataCheck, count: int = 8) -> pd.Series:
+def apart(check: CheckResult, count: int = 8) -> pd.Series:
     """Choose images that lie apart from the rest, two of each kind: id -> what ("dark, blurred")."""
-    found = check.findings[check.findings["suggestion"] == LOOK].groupby("check").head(2)
+    found = check.findings[check.findings["check"].isin(list(OUTLIERS))].groupby("check").head(2)
     kinds = found["check"].str.removesuffix("-image").groupby(found["sample"], sort=False)
     return kinds.agg(", ".join).head(count)
 
 
-def split_comparison(check: DataCheck) -> pd.DataFrame:
+def split_comparison(check: CheckResult) -> pd.DataFrame:
     """Compare the splits as they are with the suggested ones (`<figure>_suggested`), a row a figure."""
     now = balance(check.samples, check.pixel_counts, check.samples["split"])
     new = balance(check.samples, check.pixel_counts, check.suggested) if len(check.suggested) else now
     return now.merge(new, on="split", suffixes=("", "_suggested")).set_index("split").round(3).T
 
 
-def write(check: DataCheck, folder: str | Path | None = None) -> Path:
+def write(check: CheckResult, folder: str | Path | None = None) -> Path:
     """Write what was found into a folder (`check.folder` by default), and return that.
 
     A CSV each table; summary.json; data.json, the digest of every file; suggested_split/<split>.txt.

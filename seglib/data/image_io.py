@@ -58,7 +58,7 @@ def read_picture(path: str | Path, label: str = "") -> tuple[Image.Image, str]:
                 detail = f"{label} holds 32-bit or floating-point values ({image.mode})."
                 raise DatasetError(detail, "channels", "Scale it to 8 or 16 bits and save it again.")
             image = Image.fromarray((pixels >> 8).astype(np.uint8))
-        return image.convert("RGB"), mode
+        return image if image.mode == "RGB" else image.convert("RGB"), mode  # no needless copy
 
 
 def read_mask(path: str | Path, classes: ClassMap, label: str = "") -> np.ndarray:

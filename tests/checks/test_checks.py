@@ -11,8 +11,8 @@ from scipy import ndimage
 
 from seglib import checks
 from seglib.checks.class_balance import class_weights, cliffs_delta
-from seglib.checks.masks import edge_shift, region_sizes
-from seglib.data import DatasetError, label_regions, load_dataset
+from seglib.checks.masks import edge_shift, reduction, region_sizes
+from seglib.data import DatasetError, load_dataset
 
 NAMES = ["road", "car", "person"]
 H, W = 12, 16
@@ -315,9 +315,8 @@ def test_each_spoilt_pair_is_told_from_the_rest(photographs, found):
     assert row["sample"].tolist() == ["train-07x"], result.findings[["check", "detail"]].to_string()
     assert "train-07x" in row["detail"].iloc[0]
     assert set(result.findings["sample"]) <= {"train-07x", ""}
-    apart = checks.apart(result)
-    if "occur in use" in row["suggestion"].iloc[0]:
-        assert found.removesuffix("-image") in apart["train-07x"]
+    if found != "mask-beside-edges":
+        assert found.removesuffix("-image") in checks.apart(result)["train-07x"]
     rows = checks.examples(result, load_dataset(photographs), 6, seed=1)
     assert len({row["id"] for row in rows}) == 6
     assert found != "mask-beside-edges" or rows[0]["id"] == "train-07x"
@@ -332,22 +331,20 @@ def test_edge_shift_says_where_the_mask_belongs():
         x, y, fit = edge_shift(grey, np.roll(mask, (dy, dx), (0, 1)))
         assert (x, y) == (-dx, -dy)
         assert fit < 0.65
-    large, mask_large = grey.resize((512, 384), 0), np.roll(mask.repeat(4, 0).repeat(4, 1), (24, -32), (0, 1))
-    x, y, fit = edge_shift(large, mask_large)
+    large = np.roll(mask.repeat(4, 0).repeat(4, 1), (24, -32), (0, 1))
+    x, y, fit = edge_shift(grey.resize((512, 384), 0).reduce(reduction(large.shape)), large)
     assert (abs(x - 32) <= 4, abs(y + 24) <= 4, fit < 0.65) == (True, True, True)
     assert edge_shift(grey, np.zeros_like(mask)) is None  # no outline
     assert edge_shift(Image.new("L", (128, 96), 40), mask) is None  # no edge
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2), (40, 31), (0, 5), (5, 0)])
-def test_regions_are_those_of_a_labelling(shape):
+def test_regions_are_those_of_a_labelling_class_by_class(shape):
     for seed in range(20):
         random, sides = np.random.default_rng(seed), [-(-side // (1 + seed // 4)) for side in shape]
         coarse = random.integers(0, (1, 2, 3, 200)[seed % 4], sides, np.uint8)
         mask = coarse.repeat(1 + seed // 4, 0).repeat(1 + seed // 4, 1)[: shape[0], : shape[1]]
-        found, labelled = region_sizes(mask), label_regions(mask)
-        np.testing.assert_array_equal(found[0], labelled[1])
-        np.testing.assert_array_equal(found[1], labelled[2])
+        found = region_sizes(mask)
         assert sorted(zip(*(part.tolist() for part in found), strict=True)) == reference_regions(mask)
 
 

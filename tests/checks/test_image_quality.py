@@ -108,16 +108,18 @@ def test_too_few_training_images_say_nothing(reference):
     assert degradation(qualities(_scene(0)), flat)[0] != "blur"
 
 
-def test_looks_by_hand():
-    image = _scene(0, (48, 64))
-    grey = Image.fromarray(image).convert("L")
-    facts = look(image, grey)
-    share = np.bincount(np.array(grey).ravel(), minlength=256) / (48 * 64)
+@pytest.mark.parametrize(("size", "bands", "lines"), [((48, 64), 1, (1, 1)), ((200, 301), 3, (2, 3))])
+def test_looks_by_hand(size, bands, lines):
+    image = _scene(0, size)
+    picture = Image.fromarray(image)
+    facts, grey = look(picture, picture.convert("L")), np.array(picture.convert("L"))
+    share = np.bincount(grey.ravel(), minlength=256) / grey.size
     assert facts["entropy"] == pytest.approx(-(share[share > 0] * np.log2(share[share > 0])).sum())
-    assert facts["brightness"] == pytest.approx(np.array(grey).mean())
-    assert facts["contrast"] == pytest.approx(np.array(grey).std())
-    assert facts["sharpness"] == pytest.approx(ndimage.laplace(np.array(grey, float))[1:-1, 1:-1].var())
-    pixels = image.reshape(-1, 3).astype(float)
-    opponents = np.stack([pixels[:, 0] - pixels[:, 1], (pixels[:, 0] + pixels[:, 1]) / 2 - pixels[:, 2]])
+    assert facts["brightness"] == pytest.approx(grey.mean())
+    assert facts["contrast"] == pytest.approx(grey.std())
+    laplacian = ndimage.laplace(grey.astype(float))[1:-1, 1:-1][::bands]
+    assert facts["sharpness"] == pytest.approx(laplacian.var())
+    r, g, b = image[:: lines[0], :: lines[1]].reshape(-1, 3).T.astype(float)
+    opponents = np.stack([r - g, (r + g) / 2 - b])
     colour = np.hypot(*opponents.std(axis=1)) + 0.3 * np.hypot(*opponents.mean(axis=1))
-    assert facts["colour"] == pytest.approx(colour)
+    assert facts["colour"] == pytest.approx(colour, rel=1e-5)
