@@ -1,4 +1,4 @@
-"""Matrices of classes: confusions from pixel counts."""
+"""Matrices of classes: confusions from pixel counts, and which classes come together."""
 
 import matplotlib as mpl
 import numpy as np
@@ -11,10 +11,10 @@ from matplotlib.transforms import ScaledTranslation
 from seglib.data import ClassMap
 from seglib.plots import style
 
-_FEW = 20  # classes; with more, only the confusions that stand out carry a number
+_FEW = 20  # classes; with more, only the cells that stand out carry a number
 
 
-@style.apply()
+@style.apply
 def confusion_matrix(
     counts: np.ndarray, classes: ClassMap, ax: Axes | None = None, normalize: bool = True, title: str = ""
 ) -> Axes:
@@ -30,17 +30,17 @@ def confusion_matrix(
     counts = np.asarray(counts, float)
     if not counts.any():
         return style.empty(ax, "confusion matrix: no valid pixel to count")
-    values, limit, write, label = _row_shares(counts), 100, "{:.0f}".format, "% of the true class"
+    values, limit, write, label = _row_percent(counts), 100, "{:.0f}".format, "% of the true class"
     noted = _noted(values)
     if not normalize:
         values, limit, write, label = counts, counts.max(), EngFormatter(places=0, sep=""), "pixels"
-    scale = ("Blues", PowerNorm(0.5, 0, limit), write, f"{label} (square-root scale)")
-    ax = _confusions(ax, (values, noted), counts, classes, scale)
+    scale = ("Blues", PowerNorm(0.5, 0, limit), write, f"{label}, colours by square root")
+    ax = _confusions(ax, values, noted, counts, classes, scale)
     ax.set_title(style.text(title or "Confusion matrix", 80))
     return ax
 
 
-@style.apply()
+@style.apply
 def confusion_difference(
     failures: np.ndarray, full: np.ndarray, classes: ClassMap, ax: Axes | None = None, title: str = ""
 ) -> Axes:
@@ -55,46 +55,86 @@ def confusion_difference(
     failed = np.asarray(failures, float)
     if not failed.any():
         return style.empty(ax, "confusion matrix: no valid pixel to count")
-    points = _row_shares(failed) - _row_shares(np.asarray(full, float))
-    limit = max(5.0, np.abs(np.nan_to_num(points)).max())
-    scale = ("PuOr_r", Normalize(-limit, limit), "{:+.0f}".format, "points, failures minus all")
-    ax = _confusions(ax, (points, _noted(np.abs(points))), failed, classes, scale)
+    points = _row_percent(failed) - _row_percent(np.asarray(full, float))
+    ax = _confusions(
+        ax, points, _noted(points), failed, classes, _signed(points, "points, failures minus all")
+    )
     ax.set_title(style.text(title or "Confused more often in failures", 80))
     return ax
 
 
-def _row_shares(counts: np.ndarray) -> np.ndarray:
-    """(C, C) counts -> percent of each row; NaN rows where the class does not occur."""
-    totals = counts.sum(axis=1, keepdims=True)
+@style.apply
+def cooccurrence(table: pd.DataFrame, images: int, ax: Axes | None = None) -> Axes:
+    """Draw which classes come together more often (orange) or less often (purple) than their frequency alone explains.
+
+    Args:
+        table: (C, C) counts of the images that hold both classes.
+        images: how many images there are.
+
+    A cell is P(column's class | row's class) - P(column's class), in percentage points: 0 for a class that every image
+    holds. Rows of classes that do not occur are grey, as is the diagonal.
+    """
+    counts = table.to_numpy(float)
+    own = counts.diagonal()
+    points = 100 * (_row_percent(counts, own) / 100 - own / max(images, 1))
+    np.fill_diagonal(points, np.nan)
+    names = [style.text(name, 24) for name in table.columns]
+    rows = _labels(names, own / max(images, 1))
+    scale = _signed(points, "points, against all images")
+    ax = _matrix(ax, pd.DataFrame(points, rows, names), _noted(points), scale)
+    title = "Which classes come together more often than by chance"
+    ax.set(title=title, xlabel="also hold", ylabel="images that hold (share of all)")
+    return ax
+
+
+def _row_percent(counts: np.ndarray, totals: np.ndarray | None = None) -> np.ndarray:
+    """(C, C) counts -> percent of each row's total (by default its sum); NaN rows where the class does not occur."""
+    totals = (counts.sum(axis=1) if totals is None else totals)[:, None]
     return np.where(totals > 0, 100 * counts / np.maximum(totals, 1), np.nan)
 
 
 def _noted(percent: np.ndarray) -> np.ndarray:
     """(C, C) bool: which cells carry a number."""
-    return percent >= 0.5 if len(percent) <= _FEW else (percent >= 10) & ~np.eye(len(percent), dtype=bool)
+    size = abs(percent)
+    return size >= 0.5 if len(size) <= _FEW else (size >= 10) & ~np.eye(len(size), dtype=bool)
 
 
-def _confusions(ax: Axes | None, cells: tuple, counts: np.ndarray, classes: ClassMap, scale: tuple) -> Axes:
-    """Draw `cells` (values, and which carry numbers) with the classes' shares of `counts`, and swatches."""
-    values, noted = cells
+def _signed(points: np.ndarray, label: str) -> tuple:
+    """The scale of differences, in percentage points."""
+    limit = max(5.0, np.abs(np.nan_to_num(points)).max())
+    return "PuOr_r", Normalize(-limit, limit), "{:+.0f}".format, label
+
+
+def _labels(names: list[str], shares: np.ndarray) -> list[str]:
+    told = [f"{share:.1%}" if share >= 0.001 else "<0.1%" if share else "absent" for share in shares]
+    return [f"{name}  {share}" for name, share in zip(names, told, strict=True)]
+
+
+def _confusions(
+    ax: Axes | None,
+    values: np.ndarray,
+    noted: np.ndarray,
+    counts: np.ndarray,
+    classes: ClassMap,
+    scale: tuple,
+) -> Axes:
+    """Draw a matrix of confusions with the classes' shares of `counts`, and swatches."""
     size, names = len(classes), [style.text(name, 24) for name in classes.names]
-    shares = counts.sum(axis=1) / counts.sum()
-    told = [f"{100 * share:.1f}%" if share >= 0.001 else "<0.1%" if share else "absent" for share in shares]
-    rows = [f"{name}  {share}" for name, share in zip(names, told, strict=True)]
-    ax = matrix(ax, pd.DataFrame(values, rows, names), noted, scale)
+    rows = _labels(names, counts.sum(axis=1) / counts.sum())
+    ax = _matrix(ax, pd.DataFrame(values, rows, names), noted, scale)
     ax.set(xlabel="prediction", ylabel="ground truth (share of pixels)")
     # A swatch a class between labels and cells ties the matrix to every other figure.
     ax.tick_params(length=0, pad=15)
     middles, edge, inch = np.arange(size) + 0.5, [0] * size, ax.figure.dpi_scale_trans
-    look = style.DOT | {"s": 49 if size <= _FEW else 16, "marker": "s", "c": classes.colors / 255}
+    look = {"s": 49 if size <= _FEW else 16, "marker": "s", "c": classes.colors / 255}
     left = ax.get_yaxis_transform() + ScaledTranslation(-8 / 72, 0, inch)
     below = ax.get_xaxis_transform() + ScaledTranslation(0, -8 / 72, inch)
-    ax.scatter(edge, middles, transform=left, **look)
-    ax.scatter(middles, edge, transform=below, **look)
+    style.dots(ax, edge, middles, transform=left, **look)
+    style.dots(ax, middles, edge, transform=below, **look)
     return ax
 
 
-def matrix(ax: Axes | None, values: pd.DataFrame, noted: np.ndarray, scale: tuple) -> Axes:
+def _matrix(ax: Axes | None, values: pd.DataFrame, noted: np.ndarray, scale: tuple) -> Axes:
     """Draw a (C, C) matrix with its labels, numbers where `noted`, and a colour bar.
 
     `scale`: colour map, norm, number -> text, and label.

@@ -1,6 +1,7 @@
 """Figures of a failure analysis: where IoU was lost, confusions, thresholds, degraded images, slices."""
 
 from itertools import cycle
+from math import floor
 
 import numpy as np
 import pandas as pd
@@ -11,20 +12,19 @@ from matplotlib.ticker import MaxNLocator
 from seglib.checks import KINDS, QUALITY_OF, Reference
 from seglib.plots import style
 
-# In an order whose brightness rises and falls in turn; hatches tell what greyscale does not.
-_ERRORS = {
-    "false_negative": ("#0b3c6f", "", "false negative regions"),
+_ERRORS = {  # hatches tell what greyscale does not
+    "false_negative": (style.BLUE, "", "false negative regions"),
     "misclassified": (style.ORANGE, "////", "misclassified regions"),
-    "false_positive": ("#a6405f", "", "false positive regions"),
-    "boundary": ("#9fd0f0", "", "boundary"),
-    "noise": ("#f4f4f4", "....", "noise"),
+    "false_positive": (style.PINK, "", "false positive regions"),
+    "boundary": (style.SKY, "\\\\\\\\", "boundary"),
+    "noise": ("white", "....", "noise"),
 }
 _LINES = ((style.BLUE, "-"), (style.VERMILION, "--"), (style.GREEN, "-."), (style.PINK, ":"))
 _QUALITIES = {"sharpness": "sharpness", "noise": "noise, grey levels"}
 _QUALITIES |= {"highlights": "grey value of the brightest 1 %", "contrast_ratio": "contrast / brightness"}
 
 
-@style.apply()
+@style.apply
 def lost_iou(failures: pd.DataFrame, count: int = 20, ax: Axes | None = None) -> Axes:
     """Draw where the worst failures lost their IoU: a bar an image, its length 1 - mIoU, parted by kind of error.
 
@@ -39,7 +39,7 @@ def lost_iou(failures: pd.DataFrame, count: int = 20, ax: Axes | None = None) ->
         return style.empty(ax, "no failure of which it is known where the IoU was lost")
     title = f"Where the IoU was lost: the worst {len(table)} of {len(failures)} failures"
     names = [style.shortened(i, 34) for i in table["id"]]
-    ax = style.rows(ax, names, title, "lost IoU (points; a bar's length is 1 - mIoU)", 0.25, 40)
+    ax = style.rows(ax, names, title, "lost IoU (a bar's length is 1 - mean IoU of the image)", 0.25, 40)
     start = np.zeros(len(table))
     for kind, (color, hatch, label) in _ERRORS.items():
         part = table[f"lost_{kind}"].to_numpy(float)
@@ -47,13 +47,14 @@ def lost_iou(failures: pd.DataFrame, count: int = 20, ax: Axes | None = None) ->
         look = {"hatch": hatch, "edgecolor": style.INK, "linewidth": np.where(part > 0, 0.4, 0)}
         ax.barh(range(len(table)), part, left=start, height=0.78, color=color, label=label, **look)
         start += part
-    style.beside(ax, [f"{np.floor(100 * miou) / 100:.2f}" for miou in table["miou"]], "mIoU")
+    # Rounded down: a score just below a threshold does not read as the threshold.
+    style.beside(ax, [f"{floor(round(100 * miou, 6)) / 100:.2f}" for miou in table["miou"]], "mean IoU")
     ax.set_xlim(0, 1)
     style.legend_above(ax, columns=3)
     return ax
 
 
-@style.apply()
+@style.apply
 def costly_confusions(costs: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw the costliest confusions: by how much the mean IoU would rise if their pixels were right.
 
@@ -66,16 +67,16 @@ def costly_confusions(costs: pd.DataFrame, ax: Axes | None = None) -> Axes:
     table, title = list(costs.itertuples()), "Confusions that cost most (ground truth → prediction)"
     names = [f"{style.shortened(r.truth, 20)} → {style.shortened(r.prediction, 20)}" for r in table]
     ax = style.rows(ax, names, title, "gain if these pixels were right (points of IoU)", width=50)
-    rows, look = range(len(table)), style.DOT | {"color": style.ORANGE, "marker": "D"}
-    ax.barh(rows, costs["gain"], height=0.66, color="#0b3c6f", label="mean IoU of the split")
-    ax.scatter(costs["gain_image"], rows, label="mIoU of an image, on average", **look)
+    rows, label = range(len(table)), "mean IoU of an image, on average"
+    ax.barh(rows, costs["gain"], height=0.66, color=style.BLUE, label="mean IoU of the split")
+    style.dots(ax, costs["gain_image"], rows, color=style.ORANGE, marker="D", label=label)
     style.beside(ax, [f"+{r.gain:.3f}, {r.share:.0%} of the true class, images: {r.images}" for r in table])
     ax.set_xlim(left=0)
     style.legend_above(ax)
     return ax
 
 
-@style.apply()
+@style.apply
 def threshold_curve(curve: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw how many images fail at every threshold, the chosen one marked.
 
@@ -99,7 +100,7 @@ def threshold_curve(curve: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
-@style.apply()
+@style.apply
 def degradation_sheet(training: pd.DataFrame, images: pd.DataFrame, failed: np.ndarray) -> Figure:
     """Draw where the images of a split lie in the training images' distribution, for every kind of degradation.
 
@@ -120,7 +121,7 @@ def degradation_sheet(training: pd.DataFrame, images: pd.DataFrame, failed: np.n
             continue
         seen = np.r_[known, values, limit]
         edges = np.geomspace(np.nanmin(seen) / 1.15, np.nanmax(seen) * 1.15, 45)
-        top = ax.hist(known, bins=edges, color="#c9d6df", label="training images")[0].max()
+        top = ax.hist(known, bins=edges, color=style.GREY, label="training images")[0].max()
         # Fine and failed images in a strip each below the axis: ticks over the bars could not be told apart.
         strips = ((~failed, -0.1, style.BLUE, "fine"), (failed, -0.22, style.VERMILION, "failed"))
         for chosen, place, color, name in strips:
@@ -144,7 +145,7 @@ def degradation_sheet(training: pd.DataFrame, images: pd.DataFrame, failed: np.n
     return fig
 
 
-@style.apply()
+@style.apply
 def slice_plot(slices: pd.DataFrame, most: int = 15, ax: Axes | None = None) -> Axes:
     """Draw by how much lower the mean IoU of a slice's images is than elsewhere, the costliest slices on top.
 
@@ -162,7 +163,7 @@ def slice_plot(slices: pd.DataFrame, most: int = 15, ax: Axes | None = None) -> 
     for name, claimed in (("more than chance", True), ("may be chance", False)):
         part, color = table[table["claimed"] == claimed], style.VERMILION if claimed else "white"
         ax.hlines(part.index, 100 * part["low"], 100 * part["high"], color=style.MUTED, linewidth=1.6)
-        ax.scatter(100 * part["difference"], part.index, color=color, label=name, **style.DOT)
+        style.dots(ax, 100 * part["difference"], part.index, color=color, label=name)
     style.beside(ax, [f"{r.images} ({r.failures})" for r in table.itertuples()], "images (failed)")
     style.legend_above(ax)
     return ax
