@@ -10,6 +10,7 @@ from seglib.plots import style
 
 _PROPERTIES = {"brightness": "mean grey value, 0-255", "contrast": "standard deviation of grey values"}
 _PROPERTIES |= {"entropy": "of the grey values, bits", "focus": "variance of the Laplacian / contrast², log"}
+_SHIFTS = {"class": "How the classes' shares differ from train", "image": "How the images differ from train"}
 _LARGE = 0.474  # of Cliff's delta: Romano et al., 2006
 
 
@@ -42,8 +43,7 @@ def class_shares(class_stats: pd.DataFrame, classes: ClassMap, ax: Axes | None =
         ax.scatter(np.full(len(absent), floor), absent, label="absent", **cross)
     ax.set(xscale="log", xlim=(floor, 100))
     ax.xaxis.set_major_formatter("{x:g}")
-    style.legend_above(ax)
-    return ax
+    return style.legend_above(ax)
 
 
 @style.apply
@@ -68,8 +68,7 @@ def sequence_timeline(samples: pd.DataFrame, ax: Axes | None = None, most: int =
         look = {"color": style.COLORS[k % 6], "markersize": 7, "markeredgewidth": 1.3}
         ax.plot(part["frame"].to_numpy(float), y, "|", label=style.text(split), **look)
     ax.grid(axis="y")
-    style.legend_above(ax)
-    return ax
+    return style.legend_above(ax)
 
 
 @style.apply
@@ -84,26 +83,17 @@ def split_shifts(shift: pd.DataFrame) -> Figure:
     largest = shift["delta"].abs().fillna(0).groupby([shift["kind"], shift["name"]], sort=False).max()
     most = largest.groupby("kind").size().max()
     fig, axs = style.sheet(1, 2, 11, 1.7 + 0.24 * most)
-    for ax, (kind, title) in zip(
-        axs[0], {"class": "Share of a class", "image": "Image property"}.items(), strict=True
-    ):
-        known = largest[largest.index.get_level_values("kind") == kind].droplevel("kind")
-        names = list(known.sort_values(ascending=False, kind="stable").index)
-        ax = style.rows(
-            ax, names, f"{title}, largest shift first", "Cliff's delta (below 0: less than in train)"
-        )
+    for ax, (kind, title) in zip(axs[0], _SHIFTS.items(), strict=True):
+        part = shift[shift["kind"] == kind]
+        names = list(largest[kind].sort_values(ascending=False, kind="stable").index) if len(part) else []
+        style.rows(ax, names, title, "Cliff's delta (below 0: less than in train)", xlim=(-1, 1))
         ax.axvspan(-_LARGE, _LARGE, color="#f1f1f1", zorder=0, label="no large difference")
         ax.axvline(0, color=style.MUTED, linewidth=0.8)
-        for k, (split, part) in enumerate(shift[shift["kind"] == kind].groupby("split", sort=False), start=1):
+        for k, (split, values) in enumerate(part.groupby("split", sort=False), start=1):
             look = {"color": style.COLORS[k % 6], "marker": style.MARKERS[k % 6], "label": style.text(split)}
-            style.dots(ax, part["delta"], part["name"].map(names.index), **look)
-        ax.set(xlim=(-1, 1), ylim=(most - 0.4, -0.6))
-    fig.legend(
-        *axs[0, 0].get_legend_handles_labels(),
-        loc="outside upper left",
-        ncols=9,
-        title="Other splits against train",
-    )
+            style.dots(ax, values["delta"], values["name"].map(names.index), **look)
+        ax.set_ylim(most - 0.4, -0.6)
+    fig.legend(*axs[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=9)
     return fig
 
 
@@ -115,23 +105,17 @@ def image_properties(samples: pd.DataFrame, limits: pd.DataFrame | None = None) 
         samples: columns `split` and the four properties, NaN where a file was unreadable.
         limits: columns `column` and `limit`, drawn as lines beyond which an image lies apart from the rest.
     """
-    splits, lines, jitter = list(samples["split"].unique()), [], np.random.default_rng(0)
+    splits, lines = list(samples["split"].unique()), []
     fig, axs = style.sheet(1, 4, 13, 1.4 + 0.45 * max(1, len(splits)))
     for ax, (column, unit) in zip(axs[0], _PROPERTIES.items(), strict=True):
         known = samples.dropna(subset=[column])
         if known.empty:
             style.empty(ax, "no readable image")
             continue
-        values = known[column]
-        if column == "focus":  # twice as sharp is as far as half as sharp; a flat image has 0
-            values = values.clip(lower=0.01)
-            ax.set_xscale("log")
-            ax.xaxis.set_major_formatter("{x:g}")
-        style.rows(ax, splits, column.capitalize(), unit)
-        rows = known["split"].map(splits.index) + jitter.uniform(-0.3, 0.3, len(known))
-        ax.plot(values, rows, ".", color=style.BLUE, alpha=0.5, markersize=4)
+        groups = {split: (known.loc[known["split"] == split, column], style.BLUE) for split in splits}
+        style.strips(ax, groups, column.capitalize(), unit, log=column == "focus")
         for limit in () if limits is None else limits.loc[limits["column"] == column, "limit"]:
-            if values.min() <= limit <= values.max():  # others would only squeeze the dots
+            if known[column].min() <= limit <= known[column].max():  # others would only squeeze the dots
                 lines.append(ax.axvline(limit, color=style.VERMILION, linestyle="--", linewidth=1.2))
     if lines:
         fig.legend(lines[:1], ["beyond it an image lies apart from the rest"], loc="outside lower left")

@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from seglib.data import ClassMap
@@ -23,7 +22,7 @@ def class_ious(per_class: pd.DataFrame, classes: ClassMap, ax: Axes | None = Non
     `per_class`: columns class, iou, precision, recall (0-1, NaN for a class that does not occur).
     """
     table = per_class.sort_values("iou", kind="stable").reset_index()
-    ax = style.rows(ax, table["class"], "Classes, worst first", "IoU, precision, recall")
+    ax = style.rows(ax, table["class"], "Classes, worst first", "IoU, precision, recall", xlim=(0, 1))
     look = {"color": style.rgb(table["class"], classes), "edgecolor": style.INK, "linewidth": 0.6}
     ax.barh(table.index, table["iou"], height=0.68, **look)
     known = table[table["iou"].notna()]  # precision and recall of the others are 0 by convention: no finding
@@ -36,9 +35,7 @@ def class_ious(per_class: pd.DataFrame, classes: ClassMap, ax: Axes | None = Non
     style.beside(ax, ["does not occur" if np.isnan(iou) else f"{iou:.3f}" for iou in table["iou"]], "IoU")
     mean = table["iou"].mean()
     ax.axvline(mean, color=style.INK, linestyle="--", linewidth=1, label=f"mean IoU {mean:.3f}")
-    ax.set_xlim(0, 1)
-    style.legend_above(ax)
-    return ax
+    return style.legend_above(ax)
 
 
 @style.apply
@@ -62,8 +59,7 @@ def iou_distribution(per_image: pd.DataFrame, threshold: float, ax: Axes | None 
     ax.set(xlim=(0, 1), xlabel="mean IoU of an image", ylabel="images", title="How the images spread")
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(axis="y")
-    style.legend_above(ax, columns=3)
-    return ax
+    return style.legend_above(ax, columns=3)
 
 
 @style.apply
@@ -75,7 +71,9 @@ def per_class_image_iou(per_image_class_iou: pd.DataFrame, classes: ClassMap, ax
     table = per_image_class_iou.reindex(columns=list(classes.names)).astype(float)
     order = list(table.median().sort_values(kind="stable").index)
     rows, jitter = np.arange(len(order)), np.random.default_rng(0)
-    ax = style.rows(ax, order, "Classes by image, lowest median first", "IoU of the class in one image")
+    ax = style.rows(
+        ax, order, "Classes by image, lowest median first", "IoU of the class in an image", xlim=(0, 1)
+    )
     for row, name, color in zip(rows, order, style.rgb(order, classes), strict=True):
         look = {"s": 16, "color": [color], "alpha": 0.6, "linewidth": 0.3, "rasterized": True}
         style.dots(ax, table[name], row + jitter.uniform(-0.3, 0.3, len(table)), **look)
@@ -83,7 +81,6 @@ def per_class_image_iou(per_image_class_iou: pd.DataFrame, classes: ClassMap, ax
     ax.barh(rows, high - low, 0.72, low, fill=False, edgecolor=style.INK, linewidth=1.1, zorder=4)
     ax.vlines(median, rows - 0.36, rows + 0.36, color=style.INK, linewidth=2.4, zorder=4)
     style.beside(ax, table[order].count().astype(str), "images")
-    ax.set_xlim(0, 1)
     return ax
 
 
@@ -103,7 +100,7 @@ def region_ious(region_sizes: pd.DataFrame, classes: ClassMap, ax: Axes | None =
     known = table["iou"].where(table["regions"] >= _FEW_REGIONS)
     order = known.min(axis=1).fillna(table["iou"].min(axis=1)).sort_values(kind="stable").index
     iou, regions, known = table["iou"].loc[order], table["regions"].loc[order].fillna(0), known.loc[order]
-    ax = style.rows(ax, order, "Classes by size of their regions, worst first", "IoU")
+    ax = style.rows(ax, order, "Classes by size of their regions, worst first", "IoU", xlim=(0, 1))
     rows, colors = np.arange(len(order)), style.rgb(order, classes)
     ax.hlines(rows, known.min(axis=1), known.max(axis=1), color=style.GREY, linewidth=1.2, zorder=1)
     for k, (size, area) in enumerate(_SIZES.items()):
@@ -112,9 +109,7 @@ def region_ious(region_sizes: pd.DataFrame, classes: ClassMap, ax: Axes | None =
         style.dots(ax, [], [], s=area, color=style.GREY, label=size)
     style.dots(ax, [], [], color="white", label=f"fewer than {_FEW_REGIONS} regions")
     style.beside(ax, [" / ".join(f"{n:.0f}" for n in row) for row in regions.to_numpy()], "how many of each")
-    ax.set_xlim(0, 1)
-    style.legend_above(ax)
-    return ax
+    return style.legend_above(ax)
 
 
 @style.apply
@@ -126,38 +121,34 @@ def reliability(calibration: pd.DataFrame, ece: float = float("nan"), ax: Axes |
         ece: expected calibration error, for the title.
 
     Bars: accuracy; the hatched part is what the confidence promises beyond it, the dark part what it leaves out. A
-    number in each bar is its share of the pixels; bars of fewer than 1 % are pale.
+    number in each bar is its share of the pixels; bars of fewer than 1 % are pale and without either.
     """
     table = calibration[calibration["pixels"] > 0]
     if not len(table):
         return style.empty(ax, "no pixel has a confidence")
     ax = style.axes(ax, 4.6, 5.5)
     left, width = table["confidence_from"], table["confidence_to"] - table["confidence_from"]
-    accuracy, pale = table["accuracy"], table["share"] < _FEW_PIXELS
-    gap, hatched = (
-        table["confidence"] - accuracy,
-        {"facecolor": "none", "hatch": "////", "edgecolor": style.VERMILION},
-    )
-    bars = {
-        "accuracy": (accuracy, 0, {"facecolor": style.SKY}),
-        "overconfident": (gap.where(gap > 0.002), accuracy, hatched),
-        "underconfident": (gap.where(gap < -0.002), accuracy, {"facecolor": style.BLUE}),
+    accuracy, few = table["accuracy"], table["share"] < _FEW_PIXELS
+    gap, hatched = table["confidence"] - accuracy, {"hatch": "////", "edgecolor": style.VERMILION}
+    parts = {
+        "accuracy": (~few, 0 * gap, accuracy, {"color": style.SKY}),
+        "below 1 % of the pixels": (few, 0 * gap, accuracy, {"color": style.SKY, "alpha": 0.2}),
+        "overconfident": (~few & (gap > 0.002), accuracy, gap, {"color": "none"} | hatched),
+        "underconfident": (~few & (gap < -0.002), accuracy, gap, {"color": style.BLUE}),
     }
-    handles = ax.plot([0, 1], [0, 1], color=style.INK, linestyle="--", linewidth=1, label="calibrated")
-    for label, (height, bottom, fill) in bars.items():
-        look = {"edgecolor": style.INK, "linewidth": 0.6} | fill
-        for bar, few in zip(ax.bar(left, height, width, bottom, align="edge", **look), pale, strict=True):
-            bar.set_alpha(0.2 if few else 1)
-        handles += [Patch(label=label, **look)] if height.notna().any() else []
+    for label, (part, bottom, height, look) in parts.items():
+        if part.any():
+            look = {"edgecolor": style.INK, "linewidth": 0.6, "label": label} | look
+            ax.bar(left[part], height[part], width[part], bottom[part], align="edge", **look)
     for middle, share in zip(left + width / 2, table["share"], strict=True):
-        told = f"{share:.0%}" if share >= _FEW_PIXELS else f"<{_FEW_PIXELS:.0%}"
-        ax.text(middle, 0.012, told, ha="center", fontsize=7.5)
+        ax.text(middle, 0.012, f"{share:.0%}" if share >= 0.01 else "<1%", ha="center", fontsize=7.5)
+    ax.plot([0, 1], [0, 1], color=style.INK, linestyle="--", linewidth=1, label="calibrated")
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", title=f"Reliability, ECE {ece:.3f}")
-    ax.set(xlabel="confidence of the predicted class\n(in the bars: share of all pixels; pale: below 1 %)")
-    ax.set(ylabel="share of pixels right")
-    ax.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(-0.02, -0.16), ncols=2
-    )  # inside, it could cover bars
+    ax.set(
+        xlabel="confidence of the predicted class\n(in the bars: share of all pixels)",
+        ylabel="share of pixels right",
+    )
+    ax.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.16), ncols=2)  # inside, it could cover bars
     return ax
 
 

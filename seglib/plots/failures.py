@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from seglib.checks import KINDS, QUALITY_OF, Reference
 from seglib.plots import style
@@ -39,7 +38,15 @@ def lost_iou(failures: pd.DataFrame, count: int = 20, ax: Axes | None = None) ->
         return style.empty(ax, "no failure of which it is known where the IoU was lost")
     title = f"Where the IoU was lost: the worst {len(table)} of {len(failures)} failures"
     names = [style.shortened(i, 34) for i in table["id"]]
-    ax = style.rows(ax, names, title, "lost IoU (a bar's length is 1 - mean IoU of the image)", 0.25, 40)
+    ax = style.rows(
+        ax,
+        names,
+        title,
+        "lost IoU (a bar's length is 1 - mean IoU of the image)",
+        0.25,
+        width=40,
+        xlim=(0, 1),
+    )
     start = np.zeros(len(table))
     for kind, (color, hatch, label) in _ERRORS.items():
         part = table[f"lost_{kind}"].to_numpy(float)
@@ -49,9 +56,7 @@ def lost_iou(failures: pd.DataFrame, count: int = 20, ax: Axes | None = None) ->
         start += part
     # Rounded down: a score just below a threshold does not read as the threshold.
     style.beside(ax, [f"{floor(round(100 * miou, 6)) / 100:.2f}" for miou in table["miou"]], "mean IoU")
-    ax.set_xlim(0, 1)
-    style.legend_above(ax, columns=3)
-    return ax
+    return style.legend_above(ax, columns=3)
 
 
 @style.apply
@@ -72,8 +77,7 @@ def costly_confusions(costs: pd.DataFrame, ax: Axes | None = None) -> Axes:
     style.dots(ax, costs["gain_image"], rows, color=style.ORANGE, marker="D", label=label)
     style.beside(ax, [f"+{r.gain:.3f}, {r.share:.0%} of the true class, images: {r.images}" for r in table])
     ax.set_xlim(left=0)
-    style.legend_above(ax)
-    return ax
+    return style.legend_above(ax)
 
 
 @style.apply
@@ -96,8 +100,7 @@ def threshold_curve(curve: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set(xlim=(0, 1), ylim=(0, 100), title="How many images fail at which threshold")
     ax.set(xlabel="threshold: IoU in an image", ylabel="images that fail (%)")
     ax.grid()
-    style.legend_above(ax, columns=1)
-    return ax
+    return style.legend_above(ax, columns=1)
 
 
 @style.apply
@@ -110,38 +113,30 @@ def degradation_sheet(training: pd.DataFrame, images: pd.DataFrame, failed: np.n
 
     The hatched side of the limit is where an image counts as degraded.
     """
-    fig, axs = style.sheet(2, 2, 9.4, 5.8)
+    fig, axs = style.sheet(2, 2, 10, 5.4)
     failed, entries = np.asarray(failed, bool), ()
     for kind, ax in zip(KINDS, axs.flat, strict=True):
         quality, limit = QUALITY_OF[kind], Reference.of(training).limit(kind)
-        known, values = (np.maximum(t[quality].to_numpy(float), 0.01) for t in (training, images))
-        known = known[np.isfinite(known)]
-        if not len(known):
+        known, values = (np.maximum(table[quality].to_numpy(float), 0.01) for table in (training, images))
+        if not np.isfinite(known).any():
             style.empty(ax, f"no image tells its {quality.replace('_', ' ')}")
             continue
-        seen = np.r_[known, values, limit]
-        edges = np.geomspace(np.nanmin(seen) / 1.15, np.nanmax(seen) * 1.15, 45)
-        top = ax.hist(known, bins=edges, color=style.GREY, label="training images")[0].max()
-        # Fine and failed images in a strip each below the axis: ticks over the bars could not be told apart.
-        strips = ((~failed, -0.1, style.BLUE, "fine"), (failed, -0.22, style.VERMILION, "failed"))
-        for chosen, place, color, name in strips:
-            look = {"color": color, "marker": "|", "s": 46, "label": f"{name} ({chosen.sum()})"}
-            ax.scatter(values[chosen], np.full(chosen.sum(), place * top), **look)
+        groups = {
+            "training": (known, style.MUTED),
+            f"fine ({(~failed).sum()})": (values[~failed], style.BLUE),
+        }
+        groups[f"failed ({failed.sum()})"] = values[failed], style.VERMILION
+        style.strips(ax, groups, kind.capitalize(), _QUALITIES[quality], log=True)
         if np.isfinite(limit):
-            end = edges[0] if limit < np.median(known) else edges[-1]
+            ax.axvline(limit, color=style.INK, linewidth=1, linestyle="--", label="limit")
+            low, high = ax.get_xlim()
+            end = low if limit < np.nanmedian(known) else high
             look = {"facecolor": "none", "edgecolor": "#d9d9d9", "hatch": "///", "linewidth": 0, "zorder": 0}
             ax.axvspan(limit, end, label="counts as degraded", **look)
-            ax.axvline(limit, color=style.INK, linewidth=1, linestyle="--")
-        ax.axhline(0, color=style.MUTED, linewidth=0.8)
-        ax.set(ylim=(-0.3 * top, 1.12 * top), xlabel=_QUALITIES[quality], ylabel="training images")
-        ax.set_title(kind.capitalize())
-        ax.set_yticks(MaxNLocator(4, integer=True).tick_values(0, top)[:-1])
-        ax.set(xscale="log", xlim=edges[[0, -1]])
-        ax.set_xticks(edges[6::8], [f"{tick:.3g}" for tick in edges[6::8]])
-        ax.minorticks_off()
-        entries = ax.get_legend_handles_labels()
+            ax.set_xlim(low, high)
+            entries = ax.get_legend_handles_labels()
     if entries:
-        fig.legend(*entries, loc="outside upper left", ncols=4, columnspacing=1.4)
+        fig.legend(*entries, loc="outside upper left", ncols=2)
     return fig
 
 
@@ -165,5 +160,4 @@ def slice_plot(slices: pd.DataFrame, most: int = 15, ax: Axes | None = None) -> 
         ax.hlines(part.index, 100 * part["low"], 100 * part["high"], color=style.MUTED, linewidth=1.6)
         style.dots(ax, 100 * part["difference"], part.index, color=color, label=name)
     style.beside(ax, [f"{r.images} ({r.failures})" for r in table.itertuples()], "images (failed)")
-    style.legend_above(ax)
-    return ax
+    return style.legend_above(ax)

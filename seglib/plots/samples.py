@@ -1,6 +1,6 @@
 """Figures of images: as they are, in pairs, under their masks, augmented, and the sheet of a failure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import zip_longest
 
 import numpy as np
@@ -12,13 +12,12 @@ from PIL import Image
 from seglib.data import IGNORE, ClassMap, error_map, fitting, overlay, present, top_confusions, wrong_pixels
 from seglib.plots import style
 
+Arrays = Sequence[np.ndarray]
+
 
 @style.apply
 def image_grid(
-    images: Sequence[np.ndarray],
-    titles: Sequence[object] = (),
-    columns: int = 4,
-    legend: Sequence[Patch] = (),
+    images: Arrays, titles: Sequence[object] = (), columns: int = 4, legend: Sequence[Patch] = ()
 ) -> Figure:
     """Show (H, W, 3) uint8 RGB images of any sizes in rows, each under its title, and a legend below."""
     if not len(images):
@@ -37,7 +36,7 @@ def image_grid(
     return fig
 
 
-def image_pairs(pairs: Sequence[Sequence[np.ndarray]], titles: Sequence[Sequence[object]] = ()) -> Figure:
+def image_pairs(pairs: Sequence[Arrays], titles: Sequence[Sequence[object]] = ()) -> Figure:
     """Show pairs of images and where they differ (white: not at all, black: by 32 grey levels or more).
 
     Args:
@@ -54,11 +53,7 @@ def image_pairs(pairs: Sequence[Sequence[np.ndarray]], titles: Sequence[Sequence
 
 
 def overlay_grid(
-    images: Sequence[np.ndarray],
-    masks: Sequence[np.ndarray],
-    classes: ClassMap,
-    titles: Sequence[object] = (),
-    columns: int = 4,
+    images: Arrays, masks: Arrays, classes: ClassMap, titles: Sequence[object] = (), columns: int = 4
 ) -> Figure:
     """Show masks over their images, with a legend of the classes that occur.
 
@@ -69,9 +64,7 @@ def overlay_grid(
     return image_grid(cells, titles, columns, _handles(present(*masks), classes))
 
 
-def augmentation_grid(
-    images: Sequence[np.ndarray], masks: Sequence[np.ndarray], classes: ClassMap, columns: int = 4
-) -> Figure:
+def augmentation_grid(images: Arrays, masks: Arrays, classes: ClassMap, columns: int = 4) -> Figure:
     """Show what the model sees: each augmented image above itself with its mask; arrays as in `overlay_grid`."""
     cells = []
     for image, mask in zip(images, masks, strict=True):
@@ -132,16 +125,9 @@ def _show(ax: Axes, image: np.ndarray, title: str) -> None:
     ax.set_title(title, fontsize=8.5, fontweight="normal", pad=3)
 
 
-def _handles(ids: Iterable[int], classes: ClassMap) -> list[Patch]:
+def _handles(ids: Sequence[int], classes: ClassMap) -> list[Patch]:
     """Make the legend entries of class ids; 255 is "ignored", hatched as in error maps."""
     look = {"edgecolor": style.MUTED, "linewidth": 0.6}  # an edge, so that pale colours show
-    names = dict(enumerate(classes.names))
-    known = [
-        Patch(facecolor=classes.colors[c] / 255, label=style.text(names[c]), **look)
-        for c in ids
-        if c in names
-    ]
-    return [
-        *known,
-        *(Patch(facecolor="black", hatch="///", label="ignored", **look) for c in ids if c == IGNORE),
-    ]
+    colors, names = classes.colors / 255, classes.names
+    handles = [Patch(facecolor=colors[c], label=style.text(names[c]), **look) for c in ids if c < len(names)]
+    return handles + [Patch(facecolor="black", hatch="///", label="ignored", **look)] * (IGNORE in ids)

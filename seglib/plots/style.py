@@ -1,8 +1,9 @@
 """The look that every figure shares, and the parts that many figures use."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -10,6 +11,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from numpy.typing import ArrayLike
 
 from seglib.data import ClassMap
@@ -38,22 +40,40 @@ def axes(ax: Axes | None, width: float, height: float) -> Axes:
 
 
 def rows(
-    ax: Axes | None, names: Iterable[object], title: str, xlabel: str, step: float = 0.3, width: int = 28
+    ax: Axes | None, names: Iterable[object], title: str, xlabel: str, step: float = 0.3, **more: Any
 ) -> Axes:
-    """Make the axes of a horizontal chart: a row of `step` inches for each name, first on top."""
+    """Make the axes of a horizontal chart: a row of `step` inches for each name, first on top.
+
+    `more`: `width`, the letters after which a name is wrapped (28), and settings of the axes, such as `xlim`.
+    """
+    width = more.pop("width", 28)
     labels = [text(name, width) for name in names]
     ax = axes(ax, 7.4, 1.5 + step * max(2, len(labels)))
-    ax.set(title=title, xlabel=xlabel, ylim=(len(labels) - 0.4, -0.6))
+    ax.set(title=title, xlabel=xlabel, ylim=(len(labels) - 0.4, -0.6), **more)
     ax.set_yticks(range(len(labels)), labels)
-    ax.tick_params(axis="y", length=0)
+    ax.tick_params(axis="y", length=0, pad=8)
     ax.spines["left"].set_visible(False)
     ax.grid(axis="x")
     return ax
 
 
-def dots(ax: Axes, x: ArrayLike, y: ArrayLike, **look: object) -> None:
+def dots(ax: Axes, x: ArrayLike, y: ArrayLike, **look: Any) -> None:
     """Scatter outlined marks."""
     ax.scatter(x, y, **_DOT | look)
+
+
+def strips(ax: Axes, groups: Mapping[str, tuple[ArrayLike, str]], title: str, xlabel: str, log: bool) -> None:
+    """Draw values as dots, a row a group: name -> values and colour. On a logarithmic axis the least is 0.01."""
+    rows(ax, groups, title, xlabel)
+    jitter = np.random.default_rng(0)
+    for row, (values, color) in enumerate(groups.values()):
+        values = np.maximum(values, 0.01) if log else np.asarray(values)
+        look = {"color": color, "alpha": 0.6, "markersize": 5, "markeredgewidth": 0}
+        ax.plot(values, row + jitter.uniform(-0.3, 0.3, len(values)), "o", **look)
+    if log:
+        ax.set_xscale("log", subs=[])
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        ax.xaxis.set_major_formatter("{x:g}")
 
 
 def beside(ax: Axes, words: Iterable[str], header: str = "") -> None:
@@ -110,8 +130,9 @@ def empty(ax: Axes | None, message: str) -> Axes:
     return ax
 
 
-def legend_above(ax: Axes, columns: int = 9) -> None:
-    """Put a legend between title and axes, where it covers no data."""
+def legend_above(ax: Axes, columns: int = 9) -> Axes:
+    """Put a legend between title and axes, where it covers no data, and return the axes."""
     place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.1, "borderpad": 0.2}
     entries = ax.legend(ncols=columns, handletextpad=0.5, columnspacing=1.4, **place).get_texts()
     ax.set_title(ax.get_title(loc="left"), pad=9 + 15 * -(-len(entries) // columns))
+    return ax

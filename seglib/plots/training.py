@@ -35,7 +35,7 @@ def training_curves(history: pd.DataFrame, fig: Figure | None = None) -> Figure:
         fig = plt.figure(figsize=(11, 4), layout="constrained")
         plt.close(fig)
     fig.clear()
-    axs = fig.subplot_mosaic([["losses", "score"], ["rate", "score"]], height_ratios=[5, 1])
+    axs = fig.subplot_mosaic([["losses", "score"], ["rate", "score"]], height_ratios=[4, 1])
     losses, score, rate = axs.values()
     known, epochs = history.loc[:, history.notna().any()], history["epoch"]
     look = {"marker": "o" if len(epochs) < 2 else "", "markersize": 4}
@@ -57,10 +57,11 @@ def training_curves(history: pd.DataFrame, fig: Figure | None = None) -> Figure:
     rate.yaxis.set_major_formatter("{x:g}")  # no power of ten above the axes: it would push the title up
     if "learning_rate" in known:
         rate.plot(epochs, known["learning_rate"], color=style.MUTED, linewidth=1.8, **look)
-    rate.set(ylabel="learning rate", ylim=(0, None))
+    rate.set(ylim=(0, None))
+    rate.set_title("Learning rate", fontsize=9, fontweight="normal", pad=3)
     last = max([2, *epochs])
     for ax in (losses, score, rate):
-        ax.set(xlabel="epoch", xlim=(1 - 0.03 * last, last + 0.03 * last))
+        ax.set(xlabel="" if ax is losses else "epoch", xlim=(1 - 0.03 * last, last + 0.03 * last))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         ax.grid(axis="y")
     return fig

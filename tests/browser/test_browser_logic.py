@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import time
 import zlib
 from pathlib import Path
 
@@ -272,29 +271,17 @@ def test_it_displays_itself_live_and_as_a_gallery_of_escaped_names(folder, monke
     assert live["text/plain"] == "FailureBrowser(12 failures)"
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
-    assert set(re.findall(r"<img [^>]*?(\w+)=", page)) == {
-        "alt"
-    }  # ours: nothing before their first attribute
+    # Ours: nothing before their first attribute.
+    assert set(re.findall(r"<img [^>]*?(\w+)=", page)) == {"alt"}
     assert page.count("<img ") == page.count("data:image/jpeg;base64,") == 4 * 12
     (folder / "failures.csv").write_text("id,miou\n")
     FailureBrowser(folder, CLASSES)._ipython_display_()
     assert "No failures" in shown[2]["text/html"]
 
 
-@pytest.mark.slow
-def test_ten_thousand_failures_open_in_a_moment(tmp_path, monkeypatch):
-    ids = [f"street_{k:05d}" for k in range(10_000)]
-    made.table(ids).to_csv(tmp_path / "failures.csv", index=False)
-    start = time.perf_counter()
-    page = Page(tmp_path, monkeypatch)
-    assert len(page.open()["rows"]) == 10_000
-    assert len(page.answer[1][0]) < 3_000_000  # bytes on the way to the page
-    assert time.perf_counter() - start < 10  # 1 second on an idle machine
-
-
 def test_the_front_end_makes_no_html_of_text_and_loads_nothing():
     code = str(browser.SCRIPT)
-    for way in (
+    ways = (
         "innerHTML",
         "outerHTML",
         "insertAdjacentHTML",
@@ -303,8 +290,8 @@ def test_the_front_end_makes_no_html_of_text_and_loads_nothing():
         "Function(",
         "import ",
         "http",
-    ):
-        assert way not in code, way
+    )
+    assert [way for way in ways if way in code] == []
     assert "http" not in browser.STYLE
     assert "url(" not in browser.STYLE
 
