@@ -1,7 +1,5 @@
 """The failure browser in Jupyter: look at failed images one by one, and say what each failure is."""
 
-from __future__ import annotations
-
 import json
 import zlib
 from pathlib import Path

@@ -3,8 +3,6 @@
 Ids name the files of a failures folder and come from outside: no id and no link leads out of the folder.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import zlib

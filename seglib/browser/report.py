@@ -5,8 +5,6 @@ from outside: the templates escape them, the embedded data cannot close its bloc
 alone, and a content security policy allows nothing but the file's own style, script and pictures.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json
@@ -67,10 +65,11 @@ def write_report(
     folder = Path(folder)
     failures, book = read_failures(folder), VerdictBook(folder / "verdicts.csv")
     suspects = read_table(path) if (path := folder / "suspects.csv").is_file() else pd.DataFrame()
+    of, share = (f" of {images:,}", f" ({len(failures) / images:.0%})") if images else ("", "")
     script, style = SCRIPT + "\nopenReport();\n", STYLE + (_HERE / "report.css").read_text(encoding="utf-8")
     page = _worst(folder, failures, classes, book) | {
         "title": title,
-        "headline": _headline(len(failures), images, below),
+        "headline": f"{len(failures):,}{of} images fail{share}" + (f": {below}." if below else "."),
         "tables": [*_summary(failures, book, suspects), *(_table(n, t) for n, t in (tables or {}).items())],
         "script": script,
         "style": style,
@@ -135,11 +134,6 @@ def _worst(folder: Path, failures: pd.DataFrame, classes: ClassMap, book: Verdic
     colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in classes.palette()]
     legend = [(colors[c], names.get(c, f"unknown id {c}")) for c in sorted(ids)]
     return {"layers": _LAYERS, "entries": entries, "legend": legend, "of": len(failures)}
-
-
-def _headline(failed: int, total: int | None, below: str) -> str:
-    of, share = (f" of {total:,}", f" ({failed / total:.0%})") if total else ("", "")
-    return f"{failed:,}{of} images fail{share}" + (f": {below}." if below else ".")
 
 
 def _summary(failures: pd.DataFrame, book: VerdictBook, suspects: pd.DataFrame) -> list[dict[str, Any]]:

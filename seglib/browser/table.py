@@ -1,7 +1,5 @@
 """The failures of a folder as plain data: read, listed for the front end, and described. Needs no kernel."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping
@@ -19,30 +17,13 @@ LOW_IOU = 0.5  # the IoU of a class below it counts as low
 UNKNOWN = "unknown"
 NO_VERDICT = "none yet"
 NEAREST = 5  # nearest training images shown
-# What the list can be sorted by: column, and whether the largest comes first.
-SORTS = {
-    "IoU, worst first": ("miou", False),
-    "IoU, best first": ("miou", True),
-    "id": ("id", False),
-    "cause": ("cause", False),
-    "worst class": ("worst_class", False),
-    "most suspicious label": ("label_score", True),
-    "largest gain by one fix": ("best_fix_gain", True),
-    "most confident": ("confidence", True),
-    "least like training": ("novelty", True),
-}
-_LISTED = [
-    "id",
-    "miou",
-    "group",
-    "cause",
-    "worst_class",
-    "top_confusion",
-    "best_fix",
-    "suspect_kind",
-    "evidence",
-]
-_LISTED += ["label_score", "best_fix_gain", "confidence", "novelty"]
+# What the list can be sorted by: words, column, and whether the largest comes first.
+SORTS = [["IoU, worst first", "miou", False], ["IoU, best first", "miou", True], ["id", "id", False]]
+SORTS += [["cause", "cause", False], ["worst class", "worst_class", False]]
+SORTS += [["most suspicious label", "label_score", True], ["largest gain by one fix", "best_fix_gain", True]]
+SORTS += [["most confident", "confidence", True], ["least like training", "novelty", True]]
+_LISTED = ["id", "miou", "group", "cause", "worst_class", "top_confusion", "best_fix", "suspect_kind"]
+_LISTED += ["evidence", "label_score", "best_fix_gain", "confidence", "novelty"]
 _NUMBERS = ["miou", "worst_class_iou", "top_confusion_share", "best_fix_gain", "confidence", "label_score"]
 _NUMBERS += ["degradation_z", "novelty", "cause_confidence", *(f"lost_{kind}" for kind in ERROR_KINDS)]
 # What is said of a failure: name -> columns, each with the form of its value.
@@ -59,15 +40,10 @@ _FACTS = {
     "sequence": {"group": "{}"},
 }
 _EMPTY = {"best_fix": "none", "degradation": "none found"}  # what an empty cell says
-_RENAMED = {  # columns of earlier versions
-    "lost_missed": "lost_false_negative",
-    "lost_invented": "lost_false_positive",
-    "lost_swapped": "lost_misclassified",
-    "lost_specks": "lost_noise",
-    "best_swap": "best_fix",
-    "best_swap_gain": "best_fix_gain",
-    "remedy": "suggestion",
-}
+# Columns of earlier versions.
+_RENAMED = {"best_swap": "best_fix", "best_swap_gain": "best_fix_gain", "remedy": "suggestion"}
+_RENAMED |= {"lost_missed": "lost_false_negative", "lost_invented": "lost_false_positive"}
+_RENAMED |= {"lost_swapped": "lost_misclassified", "lost_specks": "lost_noise"}
 
 
 def read_failures(folder: Path) -> pd.DataFrame:
@@ -127,7 +103,7 @@ def listing(
         "verdicts": list(VERDICTS),
         "none": NO_VERDICT,
         "rules": ["is the worst class", *([f"has IoU below {LOW_IOU:g}"] if class_ious is not None else [])],
-        "sorts": [[name, *order] for name, order in SORTS.items() if order[0] in columns],
+        "sorts": [sort for sort in SORTS if sort[1] in columns],
         "problem": book.problem,
         "rows": rows,
     }
@@ -148,12 +124,9 @@ def describe(row: Mapping, classes: ClassMap, ious: Mapping[str, float] | None =
     """
 
     def told(name: str, form: str = "{}") -> str:
-        value = (
-            row.get(name) or _EMPTY.get(name, "")
-            if isinstance(row.get(name), str)
-            else _finite(row.get(name))
-        )
-        return "" if value in ("", None) else form.format(value)
+        value = row.get(name)
+        value = _EMPTY.get(name) if value == "" else value
+        return form.format(value) if isinstance(value, str) or _finite(value) is not None else ""
 
     rows = []
     for name, columns in _FACTS.items():

@@ -38,15 +38,8 @@ def lost_iou(failures: pd.DataFrame, count: int = 20, ax: Axes | None = None) ->
         return style.empty(ax, "no failure of which it is known where the IoU was lost")
     title = f"Where the IoU was lost: the worst {len(table)} of {len(failures)} failures"
     names = [style.shortened(i, 34) for i in table["id"]]
-    ax = style.rows(
-        ax,
-        names,
-        title,
-        "lost IoU (a bar's length is 1 - mean IoU of the image)",
-        0.25,
-        width=40,
-        xlim=(0, 1),
-    )
+    xlabel = "lost IoU (a bar's length is 1 - mean IoU of the image)"
+    ax = style.rows(ax, names, title, xlabel, 0.25, width=40, xlim=(0, 1))
     start = np.zeros(len(table))
     for kind, (color, hatch, label) in _ERRORS.items():
         part = table[f"lost_{kind}"].to_numpy(float)
@@ -125,7 +118,7 @@ def degradation_sheet(training: pd.DataFrame, images: pd.DataFrame, failed: np.n
             "training": (known, style.MUTED),
             f"fine ({(~failed).sum()})": (values[~failed], style.BLUE),
         }
-        groups[f"failed ({failed.sum()})"] = values[failed], style.VERMILION
+        groups |= {f"failed ({failed.sum()})": (values[failed], style.VERMILION)}
         style.strips(ax, groups, kind.capitalize(), _QUALITIES[quality], log=True)
         if np.isfinite(limit):
             ax.axvline(limit, color=style.INK, linewidth=1, linestyle="--", label="limit")

@@ -85,7 +85,7 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def test_hostile_text_stays_text(folder):
+def test_hostile_text_stays_text_and_nothing_of_it_runs(folder):
     page = Page(write(folder))
     assert len(page.all("script")) == 2
     assert len(page.all("style")) == len(page.all("main")) == 1
@@ -100,10 +100,7 @@ def test_hostile_text_stays_text(folder):
     nearest = page.data["nearest"]
     assert set(nearest) == {"train_0", EVIL, "../outside", "train_1"}
     assert nearest["../outside"] == ""  # sample names cannot leave the folder
-
-
-def test_nothing_but_its_own_script_and_style_may_run(folder):
-    page = Page(write(folder))
+    # Nothing but its own script and style may run.
     policy = next(a for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")["content"]
     assert policy.startswith("default-src 'none'; img-src data:; ")
     for name, inside in (("script", page.inside["module"]), ("style", page.inside["style"])):
@@ -290,24 +287,3 @@ def test_it_prints_and_can_be_read_on_a_narrow_screen_and_without_scripts(report
     with report(java_script_enabled=False) as page:
         assert page.locator(".seg-gallery img:visible").count() == 4 * 12
         assert page.locator("noscript").inner_text().startswith("Scripts are off")
-
-
-@pytest.mark.browser
-@pytest.mark.slow
-def test_thousands_of_failures_are_filtered_in_a_moment_and_missing_pictures_named(folder, report):
-    count = multiply(folder, 500)
-    write(folder)
-    with report() as page:
-        settled(lambda: shown(page), IDS[0])
-        taken = page.evaluate(
-            """() => { const text = document.querySelector("[aria-label=text]"), start = performance.now();
-            text.value = "rare building 77"; text.form.oninput(); return performance.now() - start; }"""
-        )
-        print(f"{count} failures filtered in {taken:.0f} ms")
-        assert taken < 1000  # 30 ms on an idle machine
-        assert page.locator(".seg-row").count() < 40  # only those in sight
-        page.get_by_role("button", name="Reset").click()
-        page.locator(".seg-browser").focus()
-        page.keyboard.press("End")
-        settled(lambda: "_498.png is missing" in page.locator(".seg-problem").inner_text(), True)
-        assert "mean IoU" in page.locator(".seg-facts").inner_text()

@@ -67,14 +67,12 @@ def test_confusion_rows_are_shares_and_small_numbers_are_left_out():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [21, 80])
-def test_many_classes_number_only_the_confusions_that_stand_out(count):
-    counts = 100 * np.eye(count, dtype=int)
+def test_many_classes_number_only_the_confusions_that_stand_out():
+    counts = 100 * np.eye(21, dtype=int)
     counts[3, :2] = 12, 5
-    classes = ClassMap(tuple(f"c{k}" for k in range(count)))
-    ax = drawn(plots.confusion_matrix(counts, classes))
+    ax = drawn(plots.confusion_matrix(counts, many(21)))
     assert [(t.get_text(), t.get_position()) for t in ax.texts] == [("10", (0.5, 3.5))]
-    ax = drawn(plots.confusion_difference(counts, 100 * np.eye(count), classes))
+    ax = plots.confusion_difference(counts, 100 * np.eye(21), many(21))
     assert [t.get_text() for t in ax.texts] == ["+10"]
 
 
