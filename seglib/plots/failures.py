@@ -1,6 +1,5 @@
 """Figures of a failure analysis: where IoU was lost, confusions, thresholds, degraded images, slices."""
 
-from itertools import cycle
 from math import floor
 
 import numpy as np
@@ -18,7 +17,7 @@ _ERRORS = {  # hatches tell what greyscale does not
     "boundary": (style.SKY, "\\\\\\\\", "boundary"),
     "noise": ("white", "....", "noise"),
 }
-_LINES = ((style.BLUE, "-"), (style.VERMILION, "--"), (style.GREEN, "-."), (style.PINK, ":"))
+_DASHES = ("-", "--", "-.", ":")
 _QUALITIES = {"sharpness": "sharpness", "noise": "noise, grey levels"}
 _QUALITIES |= {"highlights": "grey value of the brightest 1 %", "contrast_ratio": "contrast / brightness"}
 
@@ -79,15 +78,15 @@ def threshold_curve(curve: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
     `curve`: of `failures.failure_curve`: of (a line each), threshold, images, scored, share (0-1), chosen.
     """
-    known, lines = curve.dropna(subset=["share"]), cycle(_LINES)
+    known = curve.dropna(subset=["share"])
     if known.empty:
         return style.empty(ax, "no image has a score")
     ax = style.axes(ax, 6.4, 3.8)
-    for (name, line), (color, dash) in zip(known.groupby("of", sort=False), lines, strict=False):
+    for k, (name, line) in enumerate(known.groupby("of", sort=False)):
         at = line[line["chosen"]].iloc[0]
         failing = f"{at['images']:.0f} of {at['scored']:.0f} images ({at['share']:.0%})"
-        label = f"{style.text(name)} below {at['threshold']:.3g}: {failing}"
-        look = {"color": color, "linestyle": dash, "clip_on": False}
+        label = f"{'mean IoU' if name == 'mIoU' else style.text(name)} below {at['threshold']:.3g}: {failing}"
+        look = {"color": style.COLORS[k % 6], "linestyle": _DASHES[k % 4], "clip_on": False}
         mark = {"marker": "o", "markersize": 7, "markevery": list(np.flatnonzero(line["chosen"]))}
         ax.plot(line["threshold"], 100 * line["share"], label=label, **look, **mark)
     ax.set(xlim=(0, 1), ylim=(0, 100), title="How many images fail at which threshold")

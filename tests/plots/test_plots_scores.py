@@ -245,7 +245,8 @@ def test_the_threshold_curve_marks_what_was_chosen(lines):
     part = pd.DataFrame({"threshold": [0, 0.5, 1], "images": [0, 2, 8], "scored": 8, "share": [0, 0.25, 1]})
     curve = pd.concat([part.assign(of=name) for name in lines]).assign(chosen=lambda t: t["threshold"] == 0.5)
     ax = drawn(plots.threshold_curve(curve))
-    assert told(ax) == [f"{name} below 0.5: 2 of 8 images (25%)" for name in lines]
+    names = ["mean IoU" if name == "mIoU" else name for name in lines]
+    assert told(ax) == [f"{name} below 0.5: 2 of 8 images (25%)" for name in names]
     assert "no image has a score" in plots.threshold_curve(curve.assign(share=np.nan)).texts[0].get_text()
 
 
