@@ -33,13 +33,12 @@ def confusion_matrix(
     counts = np.asarray(counts, float)
     if not counts.any():
         return style.empty(ax, _NOTHING)
-    totals = counts.sum(axis=1)
-    percent = _percent(counts, totals)
+    percent = _percent(counts, counts.sum(axis=1))
     values, limit, write, label = percent, 100, "{:.0f}".format, "% of the true class"
     if not normalize:
         values, limit, write, label = counts, counts.max(), EngFormatter(places=0, sep=""), "pixels"
     scale = ("Blues", PowerNorm(0.5, 0, limit), write, f"{label}, colours by square root")
-    table = _labelled(values, classes.names, totals / totals.sum())
+    table = _labelled(values, classes.names, counts.sum(axis=1) / counts.sum())
     return _matrix(ax, table, percent, scale, _WORDS | {"title": title or "Confusion matrix"})
 
 
@@ -58,9 +57,8 @@ def confusion_difference(
     failed, full = np.asarray(failures, float), np.asarray(full, float)
     if not failed.any():
         return style.empty(ax, _NOTHING)
-    totals = failed.sum(axis=1)
-    points = _percent(failed, totals) - _percent(full, full.sum(axis=1))
-    table = _labelled(points, classes.names, totals / totals.sum())
+    points = _percent(failed, failed.sum(axis=1)) - _percent(full, full.sum(axis=1))
+    table = _labelled(points, classes.names, failed.sum(axis=1) / failed.sum())
     scale = _signed(points, "points, failures minus all")
     return _matrix(ax, table, points, scale, _WORDS | {"title": title or "Confused more often in failures"})
 
