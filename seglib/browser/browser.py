@@ -1,10 +1,7 @@
 """The failure browser in Jupyter: look at failed images one by one, and say what each failure is."""
 
-from __future__ import annotations
-
 import json
 import zlib
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,6 @@ from seglib.browser.table import describe, listing, read_failures
 from seglib.data import ClassMap
 from seglib.failures import VerdictBook
 
-_THUMBNAILS = 2000  # kept, about 3 kB each
 # Hides the gallery beside a live browser, and JupyterLab's error of a widget without its kernel. Outputs are
 # in a .jp-OutputArea in JupyterLab, Notebook and Voila, in a .cell_container in VS Code.
 _SAVED = """
@@ -63,7 +59,6 @@ class FailureBrowser:
         self.book = VerdictBook(self.folder / "verdicts.csv")
         self._ious = None if class_ious is None else class_ious.drop_duplicates("id").set_index("id")
         self._rows = {row["id"]: row for row in self.failures.to_dict("records")}
-        self._thumbnail = lru_cache(_THUMBNAILS)(partial(thumbnail, self.folder))
         self.widget = Front()
         self.widget.on_msg(self._answer)
 
@@ -99,7 +94,7 @@ class FailureBrowser:
         return packed | {"facts": facts, "names": list(layers)}, list(layers.values())
 
     def _thumb(self, message: dict[str, Any]) -> _Answer:
-        return {}, [self._thumbnail(message["kind"], message["id"])]
+        return {}, [thumbnail(self.folder, message["kind"], message["id"])]
 
     def _judge(self, message: dict[str, Any]) -> _Answer:
         error = ""

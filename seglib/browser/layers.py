@@ -3,8 +3,6 @@
 Ids name the files of a failures folder and come from outside: no id and no link leads out of the folder.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import zlib
@@ -74,13 +72,13 @@ def pack_layers(folder: Path, sample: str, most: int = QUICK, compact: bool = Fa
     return shown | {"layers": layers, "problems": problems}
 
 
-def thumbnail(folder: Path, kind: str, sample: str, size: tuple[int, int] = (156, 117)) -> bytes:
+def thumbnail(folder: Path, kind: str, sample: str) -> bytes:
     """Make a small JPEG of `kind/<sample>.png` (images, nearest); empty if there is no such picture."""
     try:
         small = _open(folder, kind, sample).convert("RGB")
     except OSError:  # `pack_layers` says why when a person opens it
         return b""
-    small.thumbnail(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    small.thumbnail((156, 117), Image.Resampling.BILINEAR, reducing_gap=2.0)
     return _jpeg(small)
 
 

@@ -5,8 +5,6 @@ from outside: the templates escape them, the embedded data cannot close its bloc
 alone, and a content security policy allows nothing but the file's own style, script and pictures.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json
@@ -29,7 +27,7 @@ PIXELS = 640 * 480  # of a picture in it, at most
 GALLERY = 12  # failures in the static gallery
 _ROWS_SHARE = 0.5  # of the file, for rows and facts at most: else they would leave no room for pictures
 _TABLE_ROWS = 10  # of a table in the summary
-_HEADS = {"share": "of true class", "gain": "gain, mean IoU", "gain_image": "gain, mIoU"}
+_HEADS = {"share": "of true class", "gain": "gain, mean IoU", "gain_image": "gain, mean IoU of an image"}
 _LAYERS = ("image", "ground truth", "prediction", "errors")
 _SUSPECTS = ("id", "label_score", "suspect_kind", "suspect_given", "suspect_suggested")
 _HERE = Path(__file__).parent
@@ -47,12 +45,11 @@ def write_report(
     below: str = "",
     images: int | None = None,
     tables: Mapping[str, pd.DataFrame] | None = None,
-    limit: int = LIMIT,
 ) -> Path:
     """Write `report.html` into a failures folder.
 
-    The worst failures come with pictures, as many as fit into `limit`; the others are listed without. Returns
-    the file's path.
+    The worst failures come with pictures, as many as fit into 20 MB; the others are listed without. Returns the
+    file's path.
 
     Args:
         folder: failures/<split> as 04 writes it. What is missing is shown as unknown.
@@ -61,7 +58,6 @@ def write_report(
         below: what an image fails by, such as "below a mean IoU of 0.5".
         images: how many were evaluated; None if unknown.
         tables: more of the summary, title -> table; the first 10 rows are shown.
-        limit: bytes of the file, at most.
 
     Raises:
         FileNotFoundError, ValueError: there is no failures.csv, or it has no ids or scores.
@@ -69,10 +65,11 @@ def write_report(
     folder = Path(folder)
     failures, book = read_failures(folder), VerdictBook(folder / "verdicts.csv")
     suspects = read_table(path) if (path := folder / "suspects.csv").is_file() else pd.DataFrame()
+    of, share = (f" of {images:,}", f" ({len(failures) / images:.0%})") if images else ("", "")
     script, style = SCRIPT + "\nopenReport();\n", STYLE + (_HERE / "report.css").read_text(encoding="utf-8")
     page = _worst(folder, failures, classes, book) | {
         "title": title,
-        "headline": _headline(len(failures), images, below),
+        "headline": f"{len(failures):,}{of} images fail{share}" + (f": {below}." if below else "."),
         "tables": [*_summary(failures, book, suspects), *(_table(n, t) for n, t in (tables or {}).items())],
         "script": script,
         "style": style,
@@ -80,7 +77,7 @@ def write_report(
     }
     template, data = _PAGES.get_template("report_template.html"), listing(failures, classes, book)
     page_alone = template.render(page, data=_block(data | {"rows": []}), listed=0)
-    _fit(data, folder, failures, classes, limit - len(page_alone.encode()))
+    _fit(data, folder, failures, classes, LIMIT - len(page_alone.encode()))
     text = template.render(page, data=_block(data), listed=len(data["rows"]))
     return write_text(folder / "report.html", text)
 
@@ -139,13 +136,6 @@ def _worst(folder: Path, failures: pd.DataFrame, classes: ClassMap, book: Verdic
     return {"layers": _LAYERS, "entries": entries, "legend": legend, "of": len(failures)}
 
 
-def _headline(failed: int, total: int | None, below: str) -> str:
-    of = f"{failed:,} of {total:,} images fail ({failed / total:.0%})" if total else f"{failed:,} images fail"
-    if failed == 0:
-        of = f"None of {total:,} images fails" if total else "No image fails"
-    return f"{of}: {below}." if below else f"{of}."
-
-
 def _summary(failures: pd.DataFrame, book: VerdictBook, suspects: pd.DataFrame) -> list[dict[str, Any]]:
     """Count causes, severities and verdicts; list suspicious labels of images that did not fail."""
     counted = failures.assign(verdict=failures["id"].map(lambda i: book.get(i).verdict or NO_VERDICT))
@@ -175,8 +165,8 @@ def _cell(value: object) -> tuple[str, bool]:
     if isinstance(value, (bool, np.bool_)):
         return ("yes" if value else "no"), False
     if isinstance(value, (int, float, np.number)):
-        digits = 3 if isinstance(value, (float, np.floating)) else 0
-        return (f"{value:,.{digits}f}" if np.isfinite(value) else "–"), True
+        form = ",d" if isinstance(value, (int, np.integer)) else ",.3f"
+        return (f"{value:{form}}" if np.isfinite(value) else "–"), True
     return ("" if value is None or value is pd.NA else str(value)), False
 
 

@@ -1,7 +1,5 @@
 """The failures of a folder as plain data: read, listed for the front end, and described. Needs no kernel."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping
@@ -19,35 +17,33 @@ LOW_IOU = 0.5  # the IoU of a class below it counts as low
 UNKNOWN = "unknown"
 NO_VERDICT = "none yet"
 NEAREST = 5  # nearest training images shown
-# What the list can be sorted by: column, and whether the largest comes first.
-SORTS = {
-    "IoU, worst first": ("miou", False),
-    "IoU, best first": ("miou", True),
-    "id": ("id", False),
-    "cause": ("cause", False),
-    "worst class": ("worst_class", False),
-    "most suspicious label": ("label_score", True),
-    "largest gain by one fix": ("best_fix_gain", True),
-    "most confident": ("confidence", True),
-    "least like training": ("novelty", True),
+# What the list can be sorted by: words, column, and whether the largest comes first.
+SORTS = [["IoU, worst first", "miou", False], ["IoU, best first", "miou", True], ["id", "id", False]]
+SORTS += [["cause", "cause", False], ["worst class", "worst_class", False]]
+SORTS += [["most suspicious label", "label_score", True], ["largest gain by one fix", "best_fix_gain", True]]
+SORTS += [["most confident", "confidence", True], ["least like training", "novelty", True]]
+_LISTED = ["id", "miou", "group", "cause", "worst_class", "top_confusion", "best_fix", "suspect_kind"]
+_LISTED += ["evidence", "label_score", "best_fix_gain", "confidence", "novelty"]
+_NUMBERS = ["miou", "worst_class_iou", "top_confusion_share", "best_fix_gain", "confidence", "label_score"]
+_NUMBERS += ["degradation_z", "novelty", "cause_confidence", *(f"lost_{kind}" for kind in ERROR_KINDS)]
+# What is said of a failure: name -> columns, each with the form of its value.
+_FACTS = {
+    "mean IoU": {"miou": "{:.3f}", "severity": "{}"},
+    "worst class": {"worst_class": "{}", "worst_class_iou": "IoU {:.3f}"},
+    "top confusion": {"top_confusion": "{}", "top_confusion_share": "{:.1%} of the pixels"},
+    "best fix": {"best_fix": "{}", "best_fix_gain": "{:+.3f} mean IoU"},
+    "label": {"label_score": "score {:.2f}", "suspect_kind": "{}", "suspect_given": "{} given"}
+    | {"suspect_suggested": "{} suggested"},
+    "confidence": {"confidence": "{:.2f}, mean over the image"},
+    "degradation": {"degradation": "{}", "degradation_z": "{:.1f} robust sd from training"},
+    "novelty": {"novelty": "{:.2f} (1: like no training image)"},
+    "sequence": {"group": "{}"},
 }
-_LISTED = (
-    *("id", "miou", "group", "cause", "worst_class", "top_confusion", "best_fix", "suspect_kind", "evidence"),
-    *("label_score", "best_fix_gain", "confidence", "novelty"),
-)
-_NUMBERS = (
-    *("miou", "worst_class_iou", "top_confusion_share", *(f"lost_{kind}" for kind in ERROR_KINDS)),
-    *("best_fix_gain", "confidence", "label_score", "degradation_z", "novelty", "cause_confidence"),
-)
-_RENAMED = {  # columns of earlier versions
-    "lost_missed": "lost_false_negative",
-    "lost_invented": "lost_false_positive",
-    "lost_swapped": "lost_misclassified",
-    "lost_specks": "lost_noise",
-    "best_swap": "best_fix",
-    "best_swap_gain": "best_fix_gain",
-    "remedy": "suggestion",
-}
+_EMPTY = {"best_fix": "none", "degradation": "none found"}  # what an empty cell says
+# Columns of earlier versions.
+_RENAMED = {"best_swap": "best_fix", "best_swap_gain": "best_fix_gain", "remedy": "suggestion"}
+_RENAMED |= {"lost_missed": "lost_false_negative", "lost_invented": "lost_false_positive"}
+_RENAMED |= {"lost_swapped": "lost_misclassified", "lost_specks": "lost_noise"}
 
 
 def read_failures(folder: Path) -> pd.DataFrame:
@@ -107,7 +103,7 @@ def listing(
         "verdicts": list(VERDICTS),
         "none": NO_VERDICT,
         "rules": ["is the worst class", *([f"has IoU below {LOW_IOU:g}"] if class_ious is not None else [])],
-        "sorts": [[name, *order] for name, order in SORTS.items() if order[0] in columns],
+        "sorts": [sort for sort in SORTS if sort[1] in columns],
         "problem": book.problem,
         "rows": rows,
     }
@@ -127,38 +123,22 @@ def describe(row: Mapping, classes: ClassMap, ious: Mapping[str, float] | None =
         nearest: ids of the nearest training images, None if unknown.
     """
 
-    def text(name: str, form: str = "{}", empty: str = "") -> str:
+    def told(name: str, form: str = "{}") -> str:
         value = row.get(name)
-        return form.format(value) if isinstance(value, str) and value else empty if value == "" else ""
+        value = _EMPTY.get(name) if value == "" else value
+        return form.format(value) if isinstance(value, str) or _finite(value) is not None else ""
 
-    def figure(name: str, form: str) -> str:
-        value = _finite(row.get(name))
-        return "" if value is None else form.format(value)
-
-    def said(*parts: str) -> str:
-        return ", ".join(filter(None, parts)) or UNKNOWN
-
-    label = [text("suspect_kind"), text("suspect_given", "{} given")]
-    label.append(text("suspect_suggested", "{} suggested"))
-    degraded = text("degradation", empty="none found")
-    rows = [
-        ("mean IoU", said(figure("miou", "{:.3f}") or "no score", text("severity"))),
-        ("worst class", said(text("worst_class"), figure("worst_class_iou", "IoU {:.3f}"))),
-        ("top confusion", said(text("top_confusion"), figure("top_confusion_share", "{:.1%} of the pixels"))),
-        ("best fix", said(text("best_fix", empty="none"), figure("best_fix_gain", "{:+.3f} mean IoU"))),
-        ("label", said(figure("label_score", "score {:.2f}"), *label)),
-        ("confidence", said(figure("confidence", "{:.2f}, mean over the image"))),
-        ("degradation", said(degraded, figure("degradation_z", "{:.1f} robust sd from training"))),
-        ("novelty", said(figure("novelty", "{:.2f} (1: like no training image)"))),
-    ]
-    rows += [("sequence", text("group"))] if text("group") else []
+    rows = []
+    for name, columns in _FACTS.items():
+        said = ", ".join(filter(None, (told(column, form) for column, form in columns.items())))
+        rows += [(name, said or UNKNOWN)] if said or name != "sequence" else []
     lost = [(kind, _finite(row.get(f"lost_{kind}"))) for kind in ERROR_KINDS]
     known = [(c, _finite(ious.get(name))) for c, name in enumerate(classes.names)] if ious is not None else []
     return {
-        "cause": text("cause") or "cause unknown",
-        "sureness": figure("cause_confidence", "confidence {:.2f}"),
-        "evidence": text("evidence"),
-        "suggestion": text("suggestion"),
+        "cause": told("cause") or "cause unknown",
+        "sureness": told("cause_confidence", "confidence {:.2f}"),
+        "evidence": told("evidence"),
+        "suggestion": told("suggestion"),
         "lost": [] if any(points is None for _, points in lost) else lost,
         "rows": rows,
         "ious": sorted(((c, iou) for c, iou in known if iou is not None), key=lambda pair: pair[1]),

@@ -1,17 +1,15 @@
 """Tables and arrays -> figures. Each function takes `ax` (or makes a figure), returns it and writes nothing.
 
-style: the common look; data: 01; training: 02; evaluation and confusion: 03; failures: 04; samples: single images.
+style: the common look; data: 01; training: 02; evaluation and confusion: 03; failures: 04; samples: images.
 """
 
-from seglib.plots.confusion import confusion_difference, confusion_matrix
-from seglib.plots.data import (
-    class_shares, cooccurrence, image_grid, image_pairs, image_properties, sequence_timeline, split_shifts,
-)
+from seglib.plots.confusion import confusion_difference, confusion_matrix, cooccurrence
+from seglib.plots.data import class_shares, image_properties, sequence_timeline, split_shifts
 from seglib.plots.evaluation import (
     class_ious, iou_distribution, per_class_image_iou, region_ious, reliability, run_comparison,
 )
 from seglib.plots.failures import costly_confusions, degradation_sheet, lost_iou, slice_plot, threshold_curve
-from seglib.plots.samples import augmentation_grid, failure_sheet, overlay_grid
+from seglib.plots.samples import augmentation_grid, failure_sheet, image_grid, image_pairs, overlay_grid
 from seglib.plots.style import save_figure
 from seglib.plots.training import LiveCurves, in_full, show_small, training_curves
 

@@ -1,20 +1,23 @@
-"""Matrices of classes: confusions from pixel counts."""
+"""Matrices of classes: what is taken for what, and which classes come together."""
+
+from collections.abc import Iterable
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, PowerNorm
-from matplotlib.ticker import EngFormatter
-from matplotlib.transforms import ScaledTranslation
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from seglib.data import ClassMap
 from seglib.plots import style
 
-_FEW = 20  # classes; with more, only the confusions that stand out carry a number
+_FEW = 20  # classes; with more, only the cells that stand out carry a number
+_NOTHING = "confusion matrix: no valid pixel to count"
+_WORDS = {"xlabel": "prediction", "ylabel": "ground truth (share of pixels)"}
 
 
-@style.apply()
+@style.apply
 def confusion_matrix(
     counts: np.ndarray, classes: ClassMap, ax: Axes | None = None, normalize: bool = True, title: str = ""
 ) -> Axes:
@@ -29,18 +32,17 @@ def confusion_matrix(
     """
     counts = np.asarray(counts, float)
     if not counts.any():
-        return style.empty(ax, "confusion matrix: no valid pixel to count")
-    values, limit, write, label = _row_shares(counts), 100, "{:.0f}".format, "% of the true class"
-    noted = _noted(values)
+        return style.empty(ax, _NOTHING)
+    percent = _percent(counts, counts.sum(axis=1))
+    values, limit, write, label = percent, 100, "{:.0f}".format, "% of the true class"
     if not normalize:
         values, limit, write, label = counts, counts.max(), EngFormatter(places=0, sep=""), "pixels"
-    scale = ("Blues", PowerNorm(0.5, 0, limit), write, f"{label} (square-root scale)")
-    ax = _confusions(ax, (values, noted), counts, classes, scale)
-    ax.set_title(style.text(title or "Confusion matrix", 80))
-    return ax
+    scale = ("Blues", PowerNorm(0.5, 0, limit), write, f"{label}, colours by square root")
+    table = _labelled(values, classes.names, counts.sum(axis=1) / counts.sum())
+    return _matrix(ax, table, percent, scale, _WORDS | {"title": title or "Confusion matrix"})
 
 
-@style.apply()
+@style.apply
 def confusion_difference(
     failures: np.ndarray, full: np.ndarray, classes: ClassMap, ax: Axes | None = None, title: str = ""
 ) -> Axes:
@@ -52,52 +54,61 @@ def confusion_difference(
     The difference of the row-normalised matrices in percentage points: orange, more often in failures; purple, less
     often. Differences below 0.5 points carry no number; beyond 20 classes those below 10, and the diagonal.
     """
-    failed = np.asarray(failures, float)
+    failed, full = np.asarray(failures, float), np.asarray(full, float)
     if not failed.any():
-        return style.empty(ax, "confusion matrix: no valid pixel to count")
-    points = _row_shares(failed) - _row_shares(np.asarray(full, float))
-    limit = max(5.0, np.abs(np.nan_to_num(points)).max())
-    scale = ("PuOr_r", Normalize(-limit, limit), "{:+.0f}".format, "points, failures minus all")
-    ax = _confusions(ax, (points, _noted(np.abs(points))), failed, classes, scale)
-    ax.set_title(style.text(title or "Confused more often in failures", 80))
-    return ax
+        return style.empty(ax, _NOTHING)
+    points = _percent(failed, failed.sum(axis=1)) - _percent(full, full.sum(axis=1))
+    table = _labelled(points, classes.names, failed.sum(axis=1) / failed.sum())
+    scale = _signed(points, "points, failures minus all")
+    return _matrix(ax, table, points, scale, _WORDS | {"title": title or "Confused more often in failures"})
 
 
-def _row_shares(counts: np.ndarray) -> np.ndarray:
-    """(C, C) counts -> percent of each row; NaN rows where the class does not occur."""
-    totals = counts.sum(axis=1, keepdims=True)
-    return np.where(totals > 0, 100 * counts / np.maximum(totals, 1), np.nan)
+@style.apply
+def cooccurrence(table: pd.DataFrame, images: int, ax: Axes | None = None) -> Axes:
+    """Draw which classes come together more (orange) or less often (purple) than their frequencies alone explain.
+
+    Args:
+        table: (C, C) counts of the images that hold both classes.
+        images: how many images there are.
+
+    A cell is P(column | row) - P(column) in percentage points: 0 for a class that every image holds. The diagonal and
+    the rows of classes that do not occur are grey.
+    """
+    counts = table.to_numpy(float)
+    held = counts.diagonal()
+    points = _percent(counts, held) - 100 * held / max(images, 1)
+    np.fill_diagonal(points, np.nan)
+    table = _labelled(points, table.columns, held / max(images, 1))
+    words = {
+        "title": "Which classes come together",
+        "xlabel": "also hold",
+        "ylabel": "images that hold (share)",
+    }
+    return _matrix(ax, table, points, _signed(points, "points, against all images"), words)
 
 
-def _noted(percent: np.ndarray) -> np.ndarray:
-    """(C, C) bool: which cells carry a number."""
-    return percent >= 0.5 if len(percent) <= _FEW else (percent >= 10) & ~np.eye(len(percent), dtype=bool)
+def _percent(counts: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """(C, C) counts -> percent of each row's total; NaN rows where the class does not occur."""
+    return np.where(totals > 0, 100 * counts.T / np.maximum(totals, 1), np.nan).T
 
 
-def _confusions(ax: Axes | None, cells: tuple, counts: np.ndarray, classes: ClassMap, scale: tuple) -> Axes:
-    """Draw `cells` (values, and which carry numbers) with the classes' shares of `counts`, and swatches."""
-    values, noted = cells
-    size, names = len(classes), [style.text(name, 24) for name in classes.names]
-    shares = counts.sum(axis=1) / counts.sum()
-    told = [f"{100 * share:.1f}%" if share >= 0.001 else "<0.1%" if share else "absent" for share in shares]
-    rows = [f"{name}  {share}" for name, share in zip(names, told, strict=True)]
-    ax = matrix(ax, pd.DataFrame(values, rows, names), noted, scale)
-    ax.set(xlabel="prediction", ylabel="ground truth (share of pixels)")
-    # A swatch a class between labels and cells ties the matrix to every other figure.
-    ax.tick_params(length=0, pad=15)
-    middles, edge, inch = np.arange(size) + 0.5, [0] * size, ax.figure.dpi_scale_trans
-    look = style.DOT | {"s": 49 if size <= _FEW else 16, "marker": "s", "c": classes.colors / 255}
-    left = ax.get_yaxis_transform() + ScaledTranslation(-8 / 72, 0, inch)
-    below = ax.get_xaxis_transform() + ScaledTranslation(0, -8 / 72, inch)
-    ax.scatter(edge, middles, transform=left, **look)
-    ax.scatter(middles, edge, transform=below, **look)
-    return ax
+def _labelled(values: np.ndarray, names: Iterable[str], shares: np.ndarray) -> pd.DataFrame:
+    """Name the columns, and the rows with the share (0-1) of each class."""
+    names = [style.text(name, 24) for name in names]
+    told = [f"{share:.1%}" if share >= 0.001 else "<0.1%" if share else "absent" for share in shares]
+    return pd.DataFrame(values, [f"{name}  {share}" for name, share in zip(names, told, strict=True)], names)
 
 
-def matrix(ax: Axes | None, values: pd.DataFrame, noted: np.ndarray, scale: tuple) -> Axes:
-    """Draw a (C, C) matrix with its labels, numbers where `noted`, and a colour bar.
+def _signed(points: np.ndarray, label: str) -> tuple:
+    """Make the scale of differences in percentage points."""
+    limit = max(10.0, np.abs(np.nan_to_num(points)).max())
+    return "PuOr_r", Normalize(-limit, limit), "{:+.0f}".format, label
 
-    `scale`: colour map, norm, number -> text, and label.
+
+def _matrix(ax: Axes | None, values: pd.DataFrame, percent: np.ndarray, scale: tuple, words: dict) -> Axes:
+    """Draw a (C, C) matrix with its labels and a colour bar, and numbers where `percent` stands out.
+
+    `scale`: colour map, norm, number -> text, and label; `words`: title and labels of the axes.
     """
     cmap, norm, write, label = scale
     cells, size, few = values.to_numpy(), len(values), len(values) <= _FEW
@@ -108,17 +119,19 @@ def matrix(ax: Axes | None, values: pd.DataFrame, noted: np.ndarray, scale: tupl
     ax = style.axes(ax, 1.06 * side + label_width + 1.75, side + 0.8 * label_width + 0.8)
     colors = mpl.colormaps[cmap].with_extremes(bad="#eeeeee")
     mesh = ax.pcolormesh(cells, cmap=colors, norm=norm, edgecolors="white" if few else "face", linewidth=0.6)
-    ax.set(aspect="equal", ylim=(size, 0))
+    ax.set(aspect="equal", ylim=(size, 0), **words | {"title": style.text(words["title"], 80)})
     ax.spines[:].set_visible(False)
     for line in () if few else (ax.hlines, ax.vlines):  # every five classes, to follow a row to its name
         line(np.arange(5, size, 5), 0, size, color="#cfd4da", linewidth=0.7)
+    noted = abs(percent) >= 0.5 if few else (abs(percent) >= 10) & ~np.eye(size, dtype=bool)
     for r, c in np.argwhere(noted):
         dark = np.dot(colors(norm(cells[r, c]))[:3], (0.299, 0.587, 0.114)) < 0.55
         look = {"fontsize": small - 1, "color": "white" if dark else style.INK}
         ax.text(c + 0.5, r + 0.5, write(cells[r, c]), ha="center", va="center", **look)
     ax.set_yticks(np.arange(size) + 0.5, values.index, fontsize=small)
     ax.set_xticks(np.arange(size) + 0.5, values.columns, fontsize=small, rotation=90)
-    place = {"shrink": 0.6, "aspect": 22, "pad": 0.02}
+    ax.tick_params(length=0)
+    place = {"shrink": 0.6, "aspect": 22, "pad": 0.02, "ticks": MaxNLocator(5, integer=True)}
     bar = ax.figure.colorbar(mesh, ax=ax, format=lambda value, _: write(value), label=label, **place)
     bar.outline.set_visible(False)
     return ax

@@ -9,33 +9,36 @@ from seglib.data import ClassMap
 from seglib.plots import style
 
 _SIZES = {"small": 22, "medium": 70, "large": 170}  # of regions, as points^2
-_CHANGES = {"fine in both": ("o", "white"), "failing in both": ("X", "#9a9a9a")}
+_FEW_REGIONS = 5  # fewer say little about their size
+_FEW_PIXELS = 0.01  # of all: a bin with fewer says little about its confidence
+_CHANGES = {"fine in both": ("o", "white"), "failing in both": ("X", style.GREY)}
 _CHANGES |= {"fixed": ("^", style.BLUE), "regressed": ("v", style.VERMILION)}
 
 
-@style.apply()
+@style.apply
 def class_ious(per_class: pd.DataFrame, classes: ClassMap, ax: Axes | None = None) -> Axes:
     """Draw the IoU of every class as bars, worst first, with precision, recall and the mean.
 
     `per_class`: columns class, iou, precision, recall (0-1, NaN for a class that does not occur).
     """
     table = per_class.sort_values("iou", kind="stable").reset_index()
-    ax = style.rows(ax, table["class"], "Classes, worst first", "IoU, precision, recall")
+    ax = style.rows(ax, table["class"], "Classes, worst first", "IoU, precision, recall", xlim=(0, 1))
     look = {"color": style.rgb(table["class"], classes), "edgecolor": style.INK, "linewidth": 0.6}
     ax.barh(table.index, table["iou"], height=0.68, **look)
     known = table[table["iou"].notna()]  # precision and recall of the others are 0 by convention: no finding
-    for column, marker, color in (("precision", "<", "white"), ("recall", ">", style.INK)):
-        look = {"marker": marker, "color": color, "label": column}
-        ax.scatter(known[column], known.index, **style.DOT | look)
-    style.beside(ax, ["does not occur" if np.isnan(iou) else f"{iou:.3f}" for iou in table["iou"]])
+    # One above the other: where they are equal, neither hides the other.
+    for column, marker, color, place in (
+        ("precision", "v", "white", -0.19),
+        ("recall", "^", style.INK, 0.19),
+    ):
+        style.dots(ax, known[column], known.index + place, marker=marker, color=color, s=26, label=column)
+    style.beside(ax, ["does not occur" if np.isnan(iou) else f"{iou:.3f}" for iou in table["iou"]], "IoU")
     mean = table["iou"].mean()
     ax.axvline(mean, color=style.INK, linestyle="--", linewidth=1, label=f"mean IoU {mean:.3f}")
-    ax.set_xlim(0, 1)
-    style.legend_above(ax)
-    return ax
+    return style.legend_above(ax)
 
 
-@style.apply()
+@style.apply
 def iou_distribution(per_image: pd.DataFrame, threshold: float, ax: Axes | None = None) -> Axes:
     """Draw the histogram of the images' mean IoU; failures (below `threshold`) stand out.
 
@@ -45,10 +48,10 @@ def iou_distribution(per_image: pd.DataFrame, threshold: float, ax: Axes | None 
     if not len(scores):
         return style.empty(ax, "no image has a score")
     ax = style.axes(ax, 6.4, 3.4)
-    failed, look = scores < threshold, {"bins": np.linspace(0, 1, 41), "edgecolor": "white", "linewidth": 0.6}
-    below = f"below {threshold:g}: {failed.sum()} of {len(scores)} images"
-    ax.hist(scores[failed], color="#d1495b", label=below, **look)
-    ax.hist(scores[~failed], color="#a9c5dd", label=f"at or above: {(~failed).sum()}", **look)
+    below, above = scores[scores < threshold], scores[scores >= threshold]
+    labels = [f"below {threshold:g}: {len(below)} of {len(scores)} images", f"at or above: {len(above)}"]
+    look = {"bins": np.linspace(0, 1, 41), "edgecolor": "white", "linewidth": 0.6, "stacked": True}
+    ax.hist([below, above], color=[style.VERMILION, style.SKY], label=labels, **look)
     ax.axvline(threshold, color=style.INK, linewidth=1)
     ax.axvline(scores.mean(), color=style.INK, linestyle="--", linewidth=1, label=f"mean {scores.mean():.3f}")
     if unscored := len(per_image) - len(scores):
@@ -56,11 +59,10 @@ def iou_distribution(per_image: pd.DataFrame, threshold: float, ax: Axes | None 
     ax.set(xlim=(0, 1), xlabel="mean IoU of an image", ylabel="images", title="How the images spread")
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(axis="y")
-    style.legend_above(ax, columns=3)
-    return ax
+    return style.legend_above(ax, columns=3)
 
 
-@style.apply()
+@style.apply
 def per_class_image_iou(per_image_class_iou: pd.DataFrame, classes: ClassMap, ax: Axes | None = None) -> Axes:
     """Draw the spread of each class's IoU over images: dots, quartiles (box) and median; lowest median first.
 
@@ -69,45 +71,48 @@ def per_class_image_iou(per_image_class_iou: pd.DataFrame, classes: ClassMap, ax
     table = per_image_class_iou.reindex(columns=list(classes.names)).astype(float)
     order = list(table.median().sort_values(kind="stable").index)
     rows, jitter = np.arange(len(order)), np.random.default_rng(0)
-    ax = style.rows(ax, order, "Classes by image, lowest median first", "IoU of the class in one image")
+    ax = style.rows(
+        ax, order, "Classes by image, lowest median first", "IoU of the class in an image", xlim=(0, 1)
+    )
     for row, name, color in zip(rows, order, style.rgb(order, classes), strict=True):
         look = {"s": 16, "color": [color], "alpha": 0.6, "linewidth": 0.3, "rasterized": True}
-        ax.scatter(table[name], row + jitter.uniform(-0.3, 0.3, len(table)), **style.DOT | look)
+        style.dots(ax, table[name], row + jitter.uniform(-0.3, 0.3, len(table)), **look)
     low, median, high = table[order].quantile([0.25, 0.5, 0.75]).to_numpy()
     ax.barh(rows, high - low, 0.72, low, fill=False, edgecolor=style.INK, linewidth=1.1, zorder=4)
     ax.vlines(median, rows - 0.36, rows + 0.36, color=style.INK, linewidth=2.4, zorder=4)
     style.beside(ax, table[order].count().astype(str), "images")
-    ax.set_xlim(0, 1)
     return ax
 
 
-@style.apply()
+@style.apply
 def region_ious(region_sizes: pd.DataFrame, classes: ClassMap, ax: Axes | None = None) -> Axes:
     """Draw the IoU of every class on its small, medium and large regions, worst class first.
 
     `region_sizes`: a row a class and size that occurs; columns class, size, regions, iou (0-1).
-    The numbers on the right tell how many regions of each size there are.
+    The numbers on the right tell how many regions of each size there are. Marks of fewer than 5 regions are hollow,
+    and count for the order only where a class has no others.
     """
     if not len(region_sizes):
         return style.empty(ax, "no region to be found")
     table = region_sizes.pivot(index="class", columns="size", values=["iou", "regions"])
     table = table.reindex(columns=pd.MultiIndex.from_product([("iou", "regions"), _SIZES]))
     table = table.reindex([name for name in classes.names if name in table.index])
-    order = table["iou"].min(axis=1).sort_values(kind="stable").index
-    iou, regions = table["iou"].loc[order], table["regions"].loc[order].fillna(0).astype(int)
-    ax = style.rows(ax, order, "Classes by size of their regions, worst first", "IoU")
+    known = table["iou"].where(table["regions"] >= _FEW_REGIONS)
+    order = known.min(axis=1).fillna(table["iou"].min(axis=1)).sort_values(kind="stable").index
+    iou, regions, known = table["iou"].loc[order], table["regions"].loc[order].fillna(0), known.loc[order]
+    ax = style.rows(ax, order, "Classes by size of their regions, worst first", "IoU", xlim=(0, 1))
     rows, colors = np.arange(len(order)), style.rgb(order, classes)
-    ax.hlines(rows, iou.min(axis=1), iou.max(axis=1), color="#c9c9c9", linewidth=1.2, zorder=1)
+    ax.hlines(rows, known.min(axis=1), known.max(axis=1), color=style.GREY, linewidth=1.2, zorder=1)
     for k, (size, area) in enumerate(_SIZES.items()):
-        ax.scatter(iou[size], rows, **style.DOT | {"s": area, "c": colors, "zorder": 4 - k})
-        ax.scatter([], [], **style.DOT | {"s": area, "color": "#b0b0b0", "label": size})
-    style.beside(ax, [" / ".join(map(str, counts)) for counts in regions.to_numpy()], "how many of each")
-    ax.set_xlim(0, 1)
-    style.legend_above(ax)
-    return ax
+        fill = np.where(regions[[size]] < _FEW_REGIONS, 1.0, colors)
+        style.dots(ax, iou[size], rows, s=area, c=fill, zorder=4 - k)
+        style.dots(ax, [], [], s=area, color=style.GREY, label=size)
+    style.dots(ax, [], [], color="white", label=f"fewer than {_FEW_REGIONS} regions")
+    style.beside(ax, [" / ".join(f"{n:.0f}" for n in row) for row in regions.to_numpy()], "how many of each")
+    return style.legend_above(ax)
 
 
-@style.apply()
+@style.apply
 def reliability(calibration: pd.DataFrame, ece: float = float("nan"), ax: Axes | None = None) -> Axes:
     """Draw a reliability diagram: how often the model is right at each confidence.
 
@@ -115,33 +120,39 @@ def reliability(calibration: pd.DataFrame, ece: float = float("nan"), ax: Axes |
         calibration: a row a bin: confidence_from, confidence_to, pixels, share, confidence, accuracy (0-1).
         ece: expected calibration error, for the title.
 
-    Bars: accuracy; the hatched part is what the confidence promises beyond it, the dark part what it leaves out. The
-    thin bars at the bottom are each bin's share of the pixels.
+    Bars: accuracy; the hatched part is what the confidence promises beyond it, the dark part what it leaves out. A
+    number in each bar is its share of the pixels; bars of fewer than 1 % are pale and without either.
     """
     table = calibration[calibration["pixels"] > 0]
     if not len(table):
         return style.empty(ax, "no pixel has a confidence")
     ax = style.axes(ax, 4.6, 5.5)
     left, width = table["confidence_from"], table["confidence_to"] - table["confidence_from"]
-    accuracy, gap = table["accuracy"], table["confidence"] - table["accuracy"]
-    look = {"align": "edge", "linewidth": 0.6, "edgecolor": style.INK}
-    ax.bar(left, accuracy, width, color="#9ecae1", label="accuracy", **look)
-    hatched = {"color": "none", "hatch": "////", "edgecolor": style.VERMILION}
-    fills = {"overconfident": (gap > 0.002, hatched), "underconfident": (gap < -0.002, {"color": "#3182bd"})}
-    for label, (part, fill) in fills.items():
+    accuracy, few = table["accuracy"], table["share"] < _FEW_PIXELS
+    gap, hatched = table["confidence"] - accuracy, {"hatch": "////", "edgecolor": style.VERMILION}
+    parts = {
+        "accuracy": (~few, 0 * gap, accuracy, {"color": style.SKY}),
+        "below 1 % of the pixels": (few, 0 * gap, accuracy, {"color": style.SKY, "alpha": 0.2}),
+        "overconfident": (~few & (gap > 0.002), accuracy, gap, {"color": "none"} | hatched),
+        "underconfident": (~few & (gap < -0.002), accuracy, gap, {"color": style.BLUE}),
+    }
+    for label, (part, bottom, height, look) in parts.items():
         if part.any():
-            ax.bar(left[part], gap[part], width[part], accuracy[part], label=label, **look | fill)
-    share = table["share"]
-    thin = ax.bar(left + width / 2, 0.25 * share, 0.28 * width, color=style.INK, label="share of pixels")
-    ax.bar_label(thin, [f"{part:.0%}" if part >= 0.01 else "" for part in share], fontsize=7.5)
+            look = {"edgecolor": style.INK, "linewidth": 0.6, "label": label} | look
+            ax.bar(left[part], height[part], width[part], bottom[part], align="edge", **look)
+    for middle, share in zip(left + width / 2, table["share"], strict=True):
+        ax.text(middle, 0.012, f"{share:.0%}" if share >= 0.01 else "<1%", ha="center", fontsize=7.5)
     ax.plot([0, 1], [0, 1], color=style.INK, linestyle="--", linewidth=1, label="calibrated")
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", title=f"Reliability, ECE {ece:.3f}")
-    ax.set(xlabel="confidence of the predicted class", ylabel="share of pixels right")
-    ax.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.12), ncols=2)  # inside, it could cover bars
+    ax.set(
+        xlabel="confidence of the predicted class\n(in the bars: share of all pixels)",
+        ylabel="share of pixels right",
+    )
+    ax.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.16), ncols=2)  # inside, it could cover bars
     return ax
 
 
-@style.apply()
+@style.apply
 def run_comparison(
     per_image: pd.DataFrame, first: str, second: str, threshold: float = 0.5, ax: Axes | None = None
 ) -> Axes:
@@ -162,13 +173,13 @@ def run_comparison(
     ax.plot([0, 1], [0, 1], color=style.MUTED, linewidth=1)
     for change, (marker, color) in _CHANGES.items():
         part = table[table["change"] == change]
-        look = style.DOT | {"marker": marker, "color": color}
-        ax.scatter(part["miou_first"], part["miou_second"], label=f"{change} ({len(part)})", **look)
+        look = {"marker": marker, "color": color, "label": f"{change} ({len(part)})"}
+        style.dots(ax, part["miou_first"], part["miou_second"], **look)
     for row in table.iloc[sorted({0, len(table) - 1})].itertuples():
         place = {"ha": "left" if row.miou_first < 0.7 else "right", "textcoords": "offset points"}
         at, above = (row.miou_first, row.miou_second), (0, 7 if row.difference > 0 else -13)
         ax.annotate(style.text(row.id, 40), at, above, fontsize=7.5, **place)
-    names = [f"mIoU of the image, {style.text(name, 60)}" for name in (first, second)]
+    names = [f"mean IoU of the image, {style.text(name, 60)}" for name in (first, second)]
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel=names[0], ylabel=names[1])
     ax.set_title("A point an image: above the line is better")
     ax.legend(loc="upper left", bbox_to_anchor=(0, -0.12), ncols=2)

@@ -1,30 +1,28 @@
 """Figures of a failure analysis: where IoU was lost, confusions, thresholds, degraded images, slices."""
 
-from itertools import cycle
+from math import floor
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from seglib.checks import KINDS, QUALITY_OF, Reference
 from seglib.plots import style
 
-# In an order whose brightness rises and falls in turn; hatches tell what greyscale does not.
-_ERRORS = {
-    "false_negative": ("#0b3c6f", "", "false negative regions"),
+_ERRORS = {  # hatches tell what greyscale does not
+    "false_negative": (style.BLUE, "", "false negative regions"),
     "misclassified": (style.ORANGE, "////", "misclassified regions"),
-    "false_positive": ("#a6405f", "", "false positive regions"),
-    "boundary": ("#9fd0f0", "", "boundary"),
-    "noise": ("#f4f4f4", "....", "noise"),
+    "false_positive": (style.PINK, "", "false positive regions"),
+    "boundary": (style.SKY, "\\\\\\\\", "boundary"),
+    "noise": ("white", "....", "noise"),
 }
-_LINES = ((style.BLUE, "-"), (style.VERMILION, "--"), (style.GREEN, "-."), (style.PINK, ":"))
+_DASHES = ("-", "--", "-.", ":")
 _QUALITIES = {"sharpness": "sharpness", "noise": "noise, grey levels"}
 _QUALITIES |= {"highlights": "grey value of the brightest 1 %", "contrast_ratio": "contrast / brightness"}
 
 
-@style.apply()
+@style.apply
 def lost_iou(failures: pd.DataFrame, count: int = 20, ax: Axes | None = None) -> Axes:
     """Draw where the worst failures lost their IoU: a bar an image, its length 1 - mIoU, parted by kind of error.
 
@@ -39,7 +37,8 @@ def lost_iou(failures: pd.DataFrame, count: int = 20, ax: Axes | None = None) ->
         return style.empty(ax, "no failure of which it is known where the IoU was lost")
     title = f"Where the IoU was lost: the worst {len(table)} of {len(failures)} failures"
     names = [style.shortened(i, 34) for i in table["id"]]
-    ax = style.rows(ax, names, title, "lost IoU (points; a bar's length is 1 - mIoU)", 0.25, 40)
+    xlabel = "lost IoU (a bar's length is 1 - mean IoU of the image)"
+    ax = style.rows(ax, names, title, xlabel, 0.25, width=40, xlim=(0, 1))
     start = np.zeros(len(table))
     for kind, (color, hatch, label) in _ERRORS.items():
         part = table[f"lost_{kind}"].to_numpy(float)
@@ -47,13 +46,12 @@ def lost_iou(failures: pd.DataFrame, count: int = 20, ax: Axes | None = None) ->
         look = {"hatch": hatch, "edgecolor": style.INK, "linewidth": np.where(part > 0, 0.4, 0)}
         ax.barh(range(len(table)), part, left=start, height=0.78, color=color, label=label, **look)
         start += part
-    style.beside(ax, [f"{np.floor(100 * miou) / 100:.2f}" for miou in table["miou"]], "mIoU")
-    ax.set_xlim(0, 1)
-    style.legend_above(ax, columns=3)
-    return ax
+    # Rounded down: a score just below a threshold does not read as the threshold.
+    style.beside(ax, [f"{floor(round(100 * miou, 6)) / 100:.2f}" for miou in table["miou"]], "mean IoU")
+    return style.legend_above(ax, columns=3)
 
 
-@style.apply()
+@style.apply
 def costly_confusions(costs: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw the costliest confusions: by how much the mean IoU would rise if their pixels were right.
 
@@ -66,40 +64,38 @@ def costly_confusions(costs: pd.DataFrame, ax: Axes | None = None) -> Axes:
     table, title = list(costs.itertuples()), "Confusions that cost most (ground truth → prediction)"
     names = [f"{style.shortened(r.truth, 20)} → {style.shortened(r.prediction, 20)}" for r in table]
     ax = style.rows(ax, names, title, "gain if these pixels were right (points of IoU)", width=50)
-    rows, look = range(len(table)), style.DOT | {"color": style.ORANGE, "marker": "D"}
-    ax.barh(rows, costs["gain"], height=0.66, color="#0b3c6f", label="mean IoU of the split")
-    ax.scatter(costs["gain_image"], rows, label="mIoU of an image, on average", **look)
+    rows, label = range(len(table)), "mean IoU of an image, on average"
+    ax.barh(rows, costs["gain"], height=0.66, color=style.BLUE, label="mean IoU of the split")
+    style.dots(ax, costs["gain_image"], rows, color=style.ORANGE, marker="D", label=label)
     style.beside(ax, [f"+{r.gain:.3f}, {r.share:.0%} of the true class, images: {r.images}" for r in table])
     ax.set_xlim(left=0)
-    style.legend_above(ax)
-    return ax
+    return style.legend_above(ax)
 
 
-@style.apply()
+@style.apply
 def threshold_curve(curve: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw how many images fail at every threshold, the chosen one marked.
 
     `curve`: of `failures.failure_curve`: of (a line each), threshold, images, scored, share (0-1), chosen.
     """
-    known, lines = curve.dropna(subset=["share"]), cycle(_LINES)
+    known = curve.dropna(subset=["share"])
     if known.empty:
         return style.empty(ax, "no image has a score")
     ax = style.axes(ax, 6.4, 3.8)
-    for (name, line), (color, dash) in zip(known.groupby("of", sort=False), lines, strict=False):
+    for k, (name, line) in enumerate(known.groupby("of", sort=False)):
         at = line[line["chosen"]].iloc[0]
         failing = f"{at['images']:.0f} of {at['scored']:.0f} images ({at['share']:.0%})"
-        label = f"{style.text(name)} below {at['threshold']:.3g}: {failing}"
-        look = {"color": color, "linestyle": dash, "clip_on": False}
+        label = f"{'mean IoU' if name == 'mIoU' else style.text(name)} below {at['threshold']:.3g}: {failing}"
+        look = {"color": style.COLORS[k % 6], "linestyle": _DASHES[k % 4], "clip_on": False}
         mark = {"marker": "o", "markersize": 7, "markevery": list(np.flatnonzero(line["chosen"]))}
         ax.plot(line["threshold"], 100 * line["share"], label=label, **look, **mark)
     ax.set(xlim=(0, 1), ylim=(0, 100), title="How many images fail at which threshold")
     ax.set(xlabel="threshold: IoU in an image", ylabel="images that fail (%)")
     ax.grid()
-    style.legend_above(ax, columns=1)
-    return ax
+    return style.legend_above(ax, columns=1)
 
 
-@style.apply()
+@style.apply
 def degradation_sheet(training: pd.DataFrame, images: pd.DataFrame, failed: np.ndarray) -> Figure:
     """Draw where the images of a split lie in the training images' distribution, for every kind of degradation.
 
@@ -109,42 +105,34 @@ def degradation_sheet(training: pd.DataFrame, images: pd.DataFrame, failed: np.n
 
     The hatched side of the limit is where an image counts as degraded.
     """
-    fig, axs = style.sheet(2, 2, 9.4, 5.8)
+    fig, axs = style.sheet(2, 2, 10, 5.4)
     failed, entries = np.asarray(failed, bool), ()
     for kind, ax in zip(KINDS, axs.flat, strict=True):
         quality, limit = QUALITY_OF[kind], Reference.of(training).limit(kind)
-        known, values = (np.maximum(t[quality].to_numpy(float), 0.01) for t in (training, images))
-        known = known[np.isfinite(known)]
-        if not len(known):
+        known, values = (np.maximum(table[quality].to_numpy(float), 0.01) for table in (training, images))
+        if not np.isfinite(known).any():
             style.empty(ax, f"no image tells its {quality.replace('_', ' ')}")
             continue
-        seen = np.r_[known, values, limit]
-        edges = np.geomspace(np.nanmin(seen) / 1.15, np.nanmax(seen) * 1.15, 45)
-        top = ax.hist(known, bins=edges, color="#c9d6df", label="training images")[0].max()
-        # Fine and failed images in a strip each below the axis: ticks over the bars could not be told apart.
-        strips = ((~failed, -0.1, style.BLUE, "fine"), (failed, -0.22, style.VERMILION, "failed"))
-        for chosen, place, color, name in strips:
-            look = {"color": color, "marker": "|", "s": 46, "label": f"{name} ({chosen.sum()})"}
-            ax.scatter(values[chosen], np.full(chosen.sum(), place * top), **look)
+        groups = {
+            "training": (known, style.MUTED),
+            f"fine ({(~failed).sum()})": (values[~failed], style.BLUE),
+        }
+        groups |= {f"failed ({failed.sum()})": (values[failed], style.VERMILION)}
+        style.strips(ax, groups, kind.capitalize(), _QUALITIES[quality], log=True)
         if np.isfinite(limit):
-            end = edges[0] if limit < np.median(known) else edges[-1]
+            ax.axvline(limit, color=style.INK, linewidth=1, linestyle="--", label="limit")
+            low, high = ax.get_xlim()
+            end = low if limit < np.nanmedian(known) else high
             look = {"facecolor": "none", "edgecolor": "#d9d9d9", "hatch": "///", "linewidth": 0, "zorder": 0}
             ax.axvspan(limit, end, label="counts as degraded", **look)
-            ax.axvline(limit, color=style.INK, linewidth=1, linestyle="--")
-        ax.axhline(0, color=style.MUTED, linewidth=0.8)
-        ax.set(ylim=(-0.3 * top, 1.12 * top), xlabel=_QUALITIES[quality], ylabel="training images")
-        ax.set_title(kind.capitalize())
-        ax.set_yticks(MaxNLocator(4, integer=True).tick_values(0, top)[:-1])
-        ax.set(xscale="log", xlim=edges[[0, -1]])
-        ax.set_xticks(edges[6::8], [f"{tick:.3g}" for tick in edges[6::8]])
-        ax.minorticks_off()
-        entries = ax.get_legend_handles_labels()
+            ax.set_xlim(low, high)
+            entries = ax.get_legend_handles_labels()
     if entries:
-        fig.legend(*entries, loc="outside upper left", ncols=4, columnspacing=1.4)
+        fig.legend(*entries, loc="outside upper left", ncols=2)
     return fig
 
 
-@style.apply()
+@style.apply
 def slice_plot(slices: pd.DataFrame, most: int = 15, ax: Axes | None = None) -> Axes:
     """Draw by how much lower the mean IoU of a slice's images is than elsewhere, the costliest slices on top.
 
@@ -162,7 +150,6 @@ def slice_plot(slices: pd.DataFrame, most: int = 15, ax: Axes | None = None) -> 
     for name, claimed in (("more than chance", True), ("may be chance", False)):
         part, color = table[table["claimed"] == claimed], style.VERMILION if claimed else "white"
         ax.hlines(part.index, 100 * part["low"], 100 * part["high"], color=style.MUTED, linewidth=1.6)
-        ax.scatter(100 * part["difference"], part.index, color=color, label=name, **style.DOT)
+        style.dots(ax, 100 * part["difference"], part.index, color=color, label=name)
     style.beside(ax, [f"{r.images} ({r.failures})" for r in table.itertuples()], "images (failed)")
-    style.legend_above(ax)
-    return ax
+    return style.legend_above(ax)

@@ -1,21 +1,59 @@
-"""Figures of single samples: masks over images, augmented images, and the sheet of a failure."""
+"""Figures of images: as they are, in pairs, under their masks, augmented, and the sheet of a failure."""
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PIL import Image
 
 from seglib.data import IGNORE, ClassMap, error_map, fitting, overlay, present, top_confusions, wrong_pixels
 from seglib.plots import style
 
+Arrays = Sequence[np.ndarray]
 
-@style.apply()
+
+@style.apply
+def image_grid(
+    images: Arrays, titles: Sequence[object] = (), columns: int = 4, legend: Sequence[Patch] = ()
+) -> Figure:
+    """Show (H, W, 3) uint8 RGB images of any sizes in rows, each under its title, and a legend below."""
+    if not len(images):
+        return style.empty(None, "no images").figure
+    columns = min(columns, len(images))
+    rows, side = -(-len(images) // columns), max(2.6, 12.4 / max(columns, 4))
+    names = [style.text(title, 34) for title in titles]
+    aspect = float(np.median([image.shape[0] / image.shape[1] for image in images]))
+    lines = max((name.count("\n") + 1 for name in names), default=0)
+    height = rows * (side * aspect + 0.08 + 0.16 * lines)
+    fig, axs = style.sheet(rows, columns, max(columns * side, 5 if legend else 0), height, legend)
+    for ax, image, name in zip_longest(axs.flat, images, names):
+        ax.set_axis_off()
+        if image is not None:
+            _show(ax, image, name or "")
+    return fig
+
+
+def image_pairs(pairs: Sequence[Arrays], titles: Sequence[Sequence[object]] = ()) -> Figure:
+    """Show pairs of images and where they differ (white: not at all, black: by 32 grey levels or more).
+
+    Args:
+        pairs: (H, W, 3) uint8 RGB each; where sizes differ, the second is scaled to the first.
+        titles: of both images of each pair.
+    """
+    cells, names = [], []
+    for k, (first, second) in enumerate(pairs):
+        scaled = np.asarray(Image.fromarray(second).resize(first.shape[1::-1], Image.Resampling.BOX))
+        gap = np.abs(first.astype(np.int16) - scaled)
+        cells += [first, second, (255 - np.minimum(gap.max(axis=-1), 32) * (255 / 32)).astype(np.uint8)]
+        names += [*(titles[k] if titles else ("", "")), f"difference: mean {gap.mean():.1f} of 255"]
+    return image_grid(cells, names, 3)
+
+
 def overlay_grid(
-    images: Sequence[np.ndarray],
-    masks: Sequence[np.ndarray],
-    classes: ClassMap,
-    titles: Sequence[object] = (),
-    columns: int = 4,
+    images: Arrays, masks: Arrays, classes: ClassMap, titles: Sequence[object] = (), columns: int = 4
 ) -> Figure:
     """Show masks over their images, with a legend of the classes that occur.
 
@@ -23,22 +61,19 @@ def overlay_grid(
         images, masks: (H, W, 3) uint8 RGB and (H, W) uint8 ids, pair by pair; sizes may differ between pairs.
     """
     cells = [overlay(*fitting(i, m), classes, 0.55) for i, m in zip(images, masks, strict=True)]
-    return style.image_rows(cells, titles, columns, style.class_handles(present(*masks), classes))
+    return image_grid(cells, titles, columns, _handles(present(*masks), classes))
 
 
-@style.apply()
-def augmentation_grid(
-    images: Sequence[np.ndarray], masks: Sequence[np.ndarray], classes: ClassMap, columns: int = 4
-) -> Figure:
+def augmentation_grid(images: Arrays, masks: Arrays, classes: ClassMap, columns: int = 4) -> Figure:
     """Show what the model sees: each augmented image above itself with its mask; arrays as in `overlay_grid`."""
     cells = []
     for image, mask in zip(images, masks, strict=True):
         gap = np.full((max(2, image.shape[0] // 50), image.shape[1], 3), 255, np.uint8)
         cells.append(np.concatenate([image, gap, overlay(image, mask, classes, 0.55)]))
-    return style.image_rows(cells, (), columns, style.class_handles(present(*masks), classes))
+    return image_grid(cells, (), columns, _handles(present(*masks), classes))
 
 
-@style.apply()
+@style.apply
 def failure_sheet(
     image: np.ndarray,
     truth: np.ndarray,
@@ -57,10 +92,9 @@ def failure_sheet(
     height, width = image.shape[:2]
     # Four in a row unless the image is wide: then two by two, or nothing could be made out.
     rows, columns = (2, 2) if width > 1.7 * height else (1, 4)
-    handles = style.class_handles(present(truth, pred), classes)
-    costs = [f"{style.text(t)} → {style.text(p)} {s:.1%}" for t, p, s in top_confusions(truth, pred, classes)]
     inches = rows * (12.4 / columns * height / width + 0.25) + 0.5
-    fig, axs = style.sheet(rows, columns, 12.6, inches, handles)
+    fig, axs = style.sheet(rows, columns, 12.6, inches, _handles(present(truth, pred), classes))
+    costs = [f"{style.text(t)} → {style.text(p)} {s:.1%}" for t, p, s in top_confusions(truth, pred, classes)]
     wrong, valid = int(wrong_pixels(truth, pred).sum()), int((truth != IGNORE).sum())
     share = f"{wrong / valid:.1%} of valid pixels" if valid else "no valid pixel"
     region = np.zeros(truth.shape, bool) if region is None else region
@@ -73,7 +107,7 @@ def failure_sheet(
         f"errors in orange: {share}": error_map(image, truth, pred),
     }
     for ax, (name, panel) in zip(axs.flat, panels.items(), strict=True):
-        style.show_image(ax, panel, name)
+        _show(ax, panel, name)
     for ax in axs.flat[:2] if doubted else ():
         ax.contour(region, levels=[0.5], colors="black", linewidths=2.6)
         ax.contour(region, levels=[0.5], colors="white", linewidths=1.2)
@@ -82,3 +116,18 @@ def failure_sheet(
         what = "Costliest confusions (ground truth → prediction, share of the valid pixels):  "
         fig.legends[0].set_title(what + ";  ".join(costs), {"size": 8.5})
     return fig
+
+
+def _show(ax: Axes, image: np.ndarray, title: str) -> None:
+    """Show (H, W, 3) or (H, W) uint8 without ticks and frame, under a small title."""
+    ax.imshow(fitting(image)[0], cmap="gray", vmin=0, vmax=255)
+    ax.set_axis_off()
+    ax.set_title(title, fontsize=8.5, fontweight="normal", pad=3)
+
+
+def _handles(ids: Sequence[int], classes: ClassMap) -> list[Patch]:
+    """Make the legend entries of class ids; 255 is "ignored", hatched as in error maps."""
+    look = {"edgecolor": style.MUTED, "linewidth": 0.6}  # an edge, so that pale colours show
+    colors, names = classes.colors / 255, classes.names
+    handles = [Patch(facecolor=colors[c], label=style.text(names[c]), **look) for c in ids if c < len(names)]
+    return handles + [Patch(facecolor="black", hatch="///", label="ignored", **look)] * (IGNORE in ids)

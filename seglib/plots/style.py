@@ -1,10 +1,9 @@
 """The look that every figure shares, and the parts that many figures use."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
-from itertools import zip_longest
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -12,17 +11,18 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator
+from numpy.typing import ArrayLike
 
-from seglib.data import IGNORE, ClassMap, fitting
+from seglib.data import ClassMap
 from seglib.runs import atomic_path
 
-INK, MUTED, FAINT = "#222222", "#6b6b6b", "#e4e4e4"
+INK, MUTED, GREY, FAINT = "#222222", "#6b6b6b", "#b0b0b0", "#e4e4e4"
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 BLUE, VERMILION, GREEN, ORANGE, PINK, SKY = "#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9"
 COLORS = (BLUE, ORANGE, GREEN, PINK, SKY, VERMILION)
 MARKERS = "osD^vP"
-DOT = {"s": 36, "edgecolor": INK, "linewidth": 0.8, "clip_on": False, "zorder": 3}
+_DOT = {"s": 36, "edgecolor": INK, "linewidth": 0.8, "clip_on": False, "zorder": 3}
 
 _RC = {"font.size": 9, "text.color": INK, "grid.color": FAINT, "axes.edgecolor": MUTED}
 _RC |= {"axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlepad": 9}
@@ -31,10 +31,7 @@ _RC |= {"xtick.color": MUTED, "xtick.labelcolor": INK, "ytick.color": MUTED, "yt
 _RC |= {"xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "legend.fontsize": 8.5, "legend.frameon": False}
 _RC |= {"image.interpolation": "nearest"}  # interpolated class ids would show classes that are not there
 
-
-def apply() -> AbstractContextManager[None]:
-    """Apply the settings of every figure, as a context or a decorator; matplotlib's own return afterwards."""
-    return mpl.rc_context(_RC)
+apply = mpl.rc_context(_RC)  # decorates what draws; matplotlib's own settings return afterwards
 
 
 def axes(ax: Axes | None, width: float, height: float) -> Axes:
@@ -43,17 +40,40 @@ def axes(ax: Axes | None, width: float, height: float) -> Axes:
 
 
 def rows(
-    ax: Axes | None, names: Iterable[object], title: str, xlabel: str, step: float = 0.3, width: int = 28
+    ax: Axes | None, names: Iterable[object], title: str, xlabel: str, step: float = 0.3, **more: Any
 ) -> Axes:
-    """Make the axes of a horizontal chart: a row of `step` inches for each name, first on top."""
+    """Make the axes of a horizontal chart: a row of `step` inches for each name, first on top.
+
+    `more`: `width`, the letters after which a name is wrapped (28), and settings of the axes, such as `xlim`.
+    """
+    width = more.pop("width", 28)
     labels = [text(name, width) for name in names]
     ax = axes(ax, 7.4, 1.5 + step * max(2, len(labels)))
-    ax.set(title=title, xlabel=xlabel, ylim=(len(labels) - 0.4, -0.6))
+    ax.set(title=title, xlabel=xlabel, ylim=(len(labels) - 0.4, -0.6), **more)
     ax.set_yticks(range(len(labels)), labels)
-    ax.tick_params(axis="y", length=0)
+    ax.tick_params(axis="y", length=0, pad=8)
     ax.spines["left"].set_visible(False)
     ax.grid(axis="x")
     return ax
+
+
+def dots(ax: Axes, x: ArrayLike, y: ArrayLike, **look: Any) -> None:
+    """Scatter outlined marks."""
+    ax.scatter(x, y, **_DOT | look)
+
+
+def strips(ax: Axes, groups: Mapping[str, tuple[ArrayLike, str]], title: str, xlabel: str, log: bool) -> None:
+    """Draw values as dots, a row a group: name -> values and colour. On a logarithmic axis the least is 0.01."""
+    rows(ax, groups, title, xlabel)
+    jitter = np.random.default_rng(0)
+    for row, (values, color) in enumerate(groups.values()):
+        values = np.maximum(values, 0.01) if log else np.asarray(values)
+        look = {"color": color, "alpha": 0.6, "markersize": 5, "markeredgewidth": 0}
+        ax.plot(values, row + jitter.uniform(-0.3, 0.3, len(values)), "o", **look)
+    if log:
+        ax.set_xscale("log", subs=[])
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        ax.xaxis.set_major_formatter("{x:g}")
 
 
 def beside(ax: Axes, words: Iterable[str], header: str = "") -> None:
@@ -102,16 +122,6 @@ def rgb(names: Iterable[str], classes: ClassMap) -> np.ndarray:
     return classes.colors[[classes.names.index(name) for name in names]] / 255.0
 
 
-def class_handles(ids: Iterable[int], classes: ClassMap) -> list[Patch]:
-    """Make the legend entries of class ids; 255 is "ignored", hatched as in error maps."""
-    look = {"edgecolor": MUTED, "linewidth": 0.6}  # an edge, so that pale colours show
-    colors, names = classes.colors / 255.0, classes.names
-    handles = [Patch(facecolor=colors[c], label=text(names[c]), **look) for c in ids if c < len(names)]
-    if IGNORE in ids:
-        handles.append(Patch(facecolor="black", hatch="///", label="ignored", **look))
-    return handles
-
-
 def empty(ax: Axes | None, message: str) -> Axes:
     """Let axes say why there is nothing to draw."""
     ax = axes(ax, 6.4, 1.2)
@@ -120,35 +130,9 @@ def empty(ax: Axes | None, message: str) -> Axes:
     return ax
 
 
-def legend_above(ax: Axes, columns: int = 9) -> None:
-    """Put a legend between title and axes, where it covers no data."""
+def legend_above(ax: Axes, columns: int = 9) -> Axes:
+    """Put a legend between title and axes, where it covers no data, and return the axes."""
     place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.1, "borderpad": 0.2}
     entries = ax.legend(ncols=columns, handletextpad=0.5, columnspacing=1.4, **place).get_texts()
     ax.set_title(ax.get_title(loc="left"), pad=9 + 15 * -(-len(entries) // columns))
-
-
-def show_image(ax: Axes, image: np.ndarray, title: str = "") -> None:
-    """Show (H, W, 3) or (H, W) uint8 without ticks and frame, under a small title."""
-    ax.imshow(fitting(image)[0], cmap="gray", vmin=0, vmax=255)
-    ax.set_axis_off()
-    ax.set_title(title, fontsize=8.5, fontweight="normal", pad=3)
-
-
-def image_rows(
-    images: Sequence[np.ndarray], titles: Sequence[object], columns: int, handles: Sequence[Patch] = ()
-) -> Figure:
-    """Show images of any sizes in rows, each under its title, and a legend below."""
-    if not len(images):
-        return empty(None, "no images").figure
-    columns = max(1, min(columns, len(images)))
-    rows, side = -(-len(images) // columns), max(2.6, 12.4 / max(columns, 4))
-    names = [text(title, 34) for title in titles]
-    aspect = float(np.median([image.shape[0] / image.shape[1] for image in images]))
-    lines = max((name.count("\n") + 1 for name in names), default=0)
-    height = rows * (side * aspect + 0.08 + 0.16 * lines)
-    fig, axs = sheet(rows, columns, max(columns * side, 5 if handles else 0), height, handles)
-    for ax, image, name in zip_longest(axs.flat, images, names):
-        ax.set_axis_off()
-        if image is not None:
-            show_image(ax, image, name or "")
-    return fig
+    return ax

@@ -17,25 +17,26 @@ _PAUSE = 15.0  # seconds between two drawings: each takes a good part of one
 _LOSSES = {
     "train_loss": ("train", style.BLUE, "-", 1.8),
     "val_loss": ("val", style.VERMILION, "-", 1.8),
-    "train_ce": ("cross-entropy (train)", "#7d7d7d", "--", 1.0),
-    "train_dice": ("Dice (train)", "#7d7d7d", "-.", 1.0),
-    "train_focal": ("focal (train)", "#7d7d7d", ":", 1.2),
+    "train_ce": ("cross-entropy (train)", style.MUTED, "--", 1.0),
+    "train_dice": ("Dice (train)", style.MUTED, "-.", 1.0),
+    "train_focal": ("focal (train)", style.MUTED, ":", 1.2),
 }
 
 
-@style.apply()
+@style.apply
 def training_curves(history: pd.DataFrame, fig: Figure | None = None) -> Figure:
-    """Draw losses, validation mean IoU with the best epoch marked, and the learning rate, over epochs.
+    """Draw losses above the learning rate, and validation mean IoU with the best epoch marked, over epochs.
 
     Args:
         history: history.csv, one row an epoch; columns that are missing or all empty are left out.
         fig: a figure to draw into again, for live curves.
     """
     if fig is None:
-        fig = plt.figure(figsize=(11, 3.3), layout="constrained")
+        fig = plt.figure(figsize=(11, 4), layout="constrained")
         plt.close(fig)
     fig.clear()
-    losses, score, rate = fig.subplots(1, 3, width_ratios=[1.25, 1.25, 1])
+    axs = fig.subplot_mosaic([["losses", "score"], ["rate", "score"]], height_ratios=[4, 1])
+    losses, score, rate = axs.values()
     known, epochs = history.loc[:, history.notna().any()], history["epoch"]
     look = {"marker": "o" if len(epochs) < 2 else "", "markersize": 4}
     for column, (label, color, line, width) in _LOSSES.items():
@@ -49,18 +50,18 @@ def training_curves(history: pd.DataFrame, fig: Figure | None = None) -> Figure:
         best = known.loc[known["val_miou"].idxmax()]
         words = f"best {best['val_miou']:.3f}, epoch {int(best['epoch'])}"
         score.plot(epochs, known["val_miou"], color=style.GREEN, linewidth=1.8, **look)
-        star = {"s": 170, "marker": "*", "color": style.GREEN}
-        score.scatter(best["epoch"], best["val_miou"], **style.DOT | star)
+        style.dots(score, best["epoch"], best["val_miou"], s=170, marker="*", color=style.GREEN)
         # In the corner that the curve leaves free: at its end the words would cover it.
         y, align = (0.04, "bottom") if best["val_miou"] > 0.2 else (0.96, "top")
         score.text(0.98, y, words, transform=score.transAxes, ha="right", va=align)
     rate.yaxis.set_major_formatter("{x:g}")  # no power of ten above the axes: it would push the title up
     if "learning_rate" in known:
         rate.plot(epochs, known["learning_rate"], color=style.MUTED, linewidth=1.8, **look)
-    rate.set(title="Learning rate", ylabel="learning rate", ylim=(0, None))
+    rate.set(ylim=(0, None))
+    rate.set_title("Learning rate", fontsize=9, fontweight="normal", pad=3)
     last = max([2, *epochs])
     for ax in (losses, score, rate):
-        ax.set(xlabel="epoch", xlim=(1 - 0.03 * last, last + 0.03 * last))
+        ax.set(xlabel="" if ax is losses else "epoch", xlim=(1 - 0.03 * last, last + 0.03 * last))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         ax.grid(axis="y")
     return fig

@@ -36,9 +36,7 @@ def opened(
         try:
             page = chromium.new_page(**{"viewport": {"width": 1400, "height": 1100}} | options)
             page.set_default_timeout(WAIT)
-            page.on(
-                "console", lambda m: None if m.text.startswith("Canvas2D: Multiple") else said.append(m.text)
-            )
+            page.on("console", lambda m: m.text.startswith("Canvas2D: Multiple") or said.append(m.text))
             page.on("pageerror", lambda error: said.append(str(error)))
             page.on("request", lambda request: asked.append(request.url))
             page.goto(address)

@@ -53,10 +53,8 @@ def running_lab(folder: Path) -> Iterator[str]:
     token = secrets.token_hex(16)
     env = os.environ | {"JUPYTER_TOKEN": token, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     names = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
-    env |= {
-        name: str(folder / part)
-        for name, part in zip(names, ("config", "data", "runtime", "ipython"), strict=True)
-    }
+    for name, part in zip(names, ("config", "data", "runtime", "ipython"), strict=True):
+        env[name] = str(folder / part)
     env["JUPYTERLAB_SETTINGS_DIR"] = str(folder / "config" / "lab" / "user-settings")
     env["JUPYTERLAB_WORKSPACES_DIR"] = str(folder / "config" / "lab" / "workspaces")
     flags = ("--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import time
 import zlib
 from pathlib import Path
 
@@ -118,15 +117,7 @@ def test_what_the_front_end_lists_filters_and_sorts(folder):
     assert len(data["rules"]) == 1
 
 
-def test_what_an_older_folder_does_not_say_is_unknown():
-    facts = describe({"id": "a", "miou": 0.05, "severity": "guessing", "worst_class_iou": np.nan}, CLASSES)
-    unknown = ("cause unknown", "", "", "", [], [], None)
-    names = ("cause", "sureness", "evidence", "suggestion", "lost", "ious", "nearest")
-    assert tuple(facts[name] for name in names) == unknown
-    assert [value for _, value in facts["rows"]] == ["0.050, guessing", *["unknown"] * 7]
-
-
-def test_what_a_newer_folder_says():
+def test_what_a_folder_says():
     row = {
         "id": "a", "miou": 0.25, "severity": "clear", "worst_class": "car", "worst_class_iou": 0.0, "group": "night",
         "top_confusion": "car -> road", "top_confusion_share": 0.0421, "best_fix": "car -> road", "best_fix_gain": 0.113,
@@ -150,6 +141,11 @@ def test_what_a_newer_folder_says():
         "sequence": "night",
     }
     assert [facts[n] for n in ("cause", "sureness", "suggestion")] == ["label error", "confidence 0.80", "R."]
+    # What an older folder does not say is unknown.
+    facts = describe({"id": "a", "miou": 0.05, "severity": "guessing", "worst_class_iou": np.nan}, CLASSES)
+    names = ("cause", "sureness", "evidence", "suggestion", "lost", "ious", "nearest")
+    assert [facts[name] for name in names] == ["cause unknown", "", "", "", [], [], None]
+    assert [value for _, value in facts["rows"]] == ["0.050, guessing", *["unknown"] * 7]
 
 
 @pytest.mark.parametrize(("text", "ids"), [
@@ -272,29 +268,17 @@ def test_it_displays_itself_live_and_as_a_gallery_of_escaped_names(folder, monke
     assert live["text/plain"] == "FailureBrowser(12 failures)"
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
-    assert set(re.findall(r"<img [^>]*?(\w+)=", page)) == {
-        "alt"
-    }  # ours: nothing before their first attribute
+    # Ours: nothing before their first attribute.
+    assert set(re.findall(r"<img [^>]*?(\w+)=", page)) == {"alt"}
     assert page.count("<img ") == page.count("data:image/jpeg;base64,") == 4 * 12
     (folder / "failures.csv").write_text("id,miou\n")
     FailureBrowser(folder, CLASSES)._ipython_display_()
     assert "No failures" in shown[2]["text/html"]
 
 
-@pytest.mark.slow
-def test_ten_thousand_failures_open_in_a_moment(tmp_path, monkeypatch):
-    ids = [f"street_{k:05d}" for k in range(10_000)]
-    made.table(ids).to_csv(tmp_path / "failures.csv", index=False)
-    start = time.perf_counter()
-    page = Page(tmp_path, monkeypatch)
-    assert len(page.open()["rows"]) == 10_000
-    assert len(page.answer[1][0]) < 3_000_000  # bytes on the way to the page
-    assert time.perf_counter() - start < 10  # 1 second on an idle machine
-
-
 def test_the_front_end_makes_no_html_of_text_and_loads_nothing():
     code = str(browser.SCRIPT)
-    for way in (
+    ways = (
         "innerHTML",
         "outerHTML",
         "insertAdjacentHTML",
@@ -303,8 +287,8 @@ def test_the_front_end_makes_no_html_of_text_and_loads_nothing():
         "Function(",
         "import ",
         "http",
-    ):
-        assert way not in code, way
+    )
+    assert [way for way in ways if way in code] == []
     assert "http" not in browser.STYLE
     assert "url(" not in browser.STYLE
 

@@ -16,6 +16,7 @@ import pytest
 from chromium_page import menu, need_chromium, opened, pixel, settled, shot, shown
 from failures_folder import CLASSES, EVIL, POLE, names, write_folder
 
+from seglib.browser import report as report_file
 from seglib.browser import write_report
 from seglib.failures import VerdictBook
 
@@ -84,21 +85,14 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def test_hostile_text_stays_text(folder):
+def test_hostile_text_stays_text_and_nothing_of_it_runs(folder):
     page = Page(write(folder))
     assert len(page.all("script")) == 2
     assert len(page.all("style")) == len(page.all("main")) == 1
     assert not [a for _, a in page.tags if any(name.startswith("on") or name == "style" for name in a)]
     assert all(a["src"].startswith("data:image/") for a in page.all("img"))
     assert not page.all("link") + page.all("iframe") + page.all("object")
-    for text in (
-        EVIL,
-        BREAK,
-        "<script>evil()</script>",
-        "{{ 7 * 7 }}",
-        f"{POLE} -> building",
-        f"tiny {EVIL}",
-    ):
+    for text in (BREAK, "<script>evil()</script>", "{{ 7 * 7 }}", f"{POLE} -> building", f"tiny {EVIL}"):
         assert text in page.words
     assert not re.search(r"[<>&]", page.inside["application/json"])
     assert [row["id"] for row in page.data["rows"]] == IDS  # the order of the file
@@ -106,10 +100,7 @@ def test_hostile_text_stays_text(folder):
     nearest = page.data["nearest"]
     assert set(nearest) == {"train_0", EVIL, "../outside", "train_1"}
     assert nearest["../outside"] == ""  # sample names cannot leave the folder
-
-
-def test_nothing_but_its_own_script_and_style_may_run(folder):
-    page = Page(write(folder))
+    # Nothing but its own script and style may run.
     policy = next(a for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")["content"]
     assert policy.startswith("default-src 'none'; img-src data:; ")
     for name, inside in (("script", page.inside["module"]), ("style", page.inside["style"])):
@@ -147,19 +138,20 @@ def test_an_older_folder_and_missing_pictures_are_no_error(folder):
     assert {facts["cause"] for facts in page.data["facts"].values()} == {"cause unknown"}
     table.head(0).to_csv(folder / "failures.csv", index=False)
     page = Page(write(folder, images=9))
-    assert "None of 9 images fails: below a mean IoU of 0.5" in page.words
+    assert "0 of 9 images fail (0%): below a mean IoU of 0.5" in page.words
     assert EVIL in page.words  # the tables of the summary stay
     assert not page.all("main")
 
 
-def test_the_file_is_as_large_as_allowed_and_the_worst_come_with_pictures(folder):
+def test_the_file_is_as_large_as_allowed_and_the_worst_come_with_pictures(folder, monkeypatch):
     text = write(folder)
     whole = len(text.encode())
     pictures = sum(len(json.dumps(picture)) for picture in Page(text).data["pictures"].values())
     counts = []
     for left in (0, 2, 4, 6):
         limit = whole - left * pictures // 12
-        text = write(folder, limit=limit)
+        monkeypatch.setattr(report_file, "LIMIT", limit)
+        text = write(folder)
         data = Page(text).data
         assert len(text.encode()) <= limit
         counts.append(len(data["pictures"]))
@@ -170,8 +162,9 @@ def test_the_file_is_as_large_as_allowed_and_the_worst_come_with_pictures(folder
     assert 0 < counts[-1] < 7
 
 
-def test_rows_leave_room_for_pictures(folder):
-    count, page = multiply(folder, 80), Page(write(folder, limit=1_000_000))
+def test_rows_leave_room_for_pictures(folder, monkeypatch):
+    monkeypatch.setattr(report_file, "LIMIT", 1_000_000)
+    count, page = multiply(folder, 80), Page(write(folder))
     assert 100 < len(page.data["rows"]) < count
     assert len(page.data["pictures"]) >= 12
     assert f"The worst {len(page.data['rows'])} of {count} failures are listed here" in page.words
@@ -294,24 +287,3 @@ def test_it_prints_and_can_be_read_on_a_narrow_screen_and_without_scripts(report
     with report(java_script_enabled=False) as page:
         assert page.locator(".seg-gallery img:visible").count() == 4 * 12
         assert page.locator("noscript").inner_text().startswith("Scripts are off")
-
-
-@pytest.mark.browser
-@pytest.mark.slow
-def test_thousands_of_failures_are_filtered_in_a_moment_and_missing_pictures_named(folder, report):
-    count = multiply(folder, 500)
-    write(folder)
-    with report() as page:
-        settled(lambda: shown(page), IDS[0])
-        taken = page.evaluate(
-            """() => { const text = document.querySelector("[aria-label=text]"), start = performance.now();
-            text.value = "rare building 77"; text.form.oninput(); return performance.now() - start; }"""
-        )
-        print(f"{count} failures filtered in {taken:.0f} ms")
-        assert taken < 1000  # 30 ms on an idle machine
-        assert page.locator(".seg-row").count() < 40  # only those in sight
-        page.get_by_role("button", name="Reset").click()
-        page.locator(".seg-browser").focus()
-        page.keyboard.press("End")
-        settled(lambda: "_498.png is missing" in page.locator(".seg-problem").inner_text(), True)
-        assert "mean IoU" in page.locator(".seg-facts").inner_text()
