@@ -19,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from seglib.browser.layers import pack_layers, read_layers, thumbnail
 from seglib.browser.table import NO_VERDICT, UNKNOWN, describe, listing, read_failures
 from seglib.data import IGNORE, ClassMap, data_uri, error_map, overlay
-from seglib.failures import LABEL_SURE, VerdictBook
+from seglib.failures import VerdictBook, named
 from seglib.runs import read_table, write_text
 
 LIMIT = 20_000_000  # bytes of a report
@@ -145,9 +145,7 @@ def _summary(failures: pd.DataFrame, book: VerdictBook, suspects: pd.DataFrame) 
             counts = counted[name].replace("", UNKNOWN).value_counts().rename_axis(name)
             tables.append(_table(f"By {name}", counts.reset_index(name="images")))
     if {"id", "label_score"} <= set(suspects):
-        suspects = suspects.assign(label_score=pd.to_numeric(suspects["label_score"], errors="coerce"))
-        suspects = suspects[(suspects["label_score"] >= LABEL_SURE) & ~suspects["id"].isin(failures["id"])]
-        suspects = suspects.sort_values("label_score", ascending=False, kind="stable")
+        suspects = named(suspects[~suspects["id"].isin(failures["id"])])
         shown = suspects[[name for name in _SUSPECTS if name in suspects]]
         tables.append(_table("Suspected labels of images that did not fail", shown))
     return tables

@@ -25,14 +25,14 @@ SORTS += [["most confident", "confidence", True], ["least like training", "novel
 _LISTED = ["id", "miou", "group", "cause", "worst_class", "top_confusion", "best_fix", "suspect_kind"]
 _LISTED += ["evidence", "label_score", "best_fix_gain", "confidence", "novelty"]
 _NUMBERS = ["miou", "worst_class_iou", "top_confusion_share", "best_fix_gain", "confidence", "label_score"]
-_NUMBERS += ["degradation_z", "novelty", "cause_confidence", *(f"lost_{kind}" for kind in ERROR_KINDS)]
+_NUMBERS += ["degradation_z", "novelty", "cause_strength", *(f"lost_{kind}" for kind in ERROR_KINDS)]
 # What is said of a failure: name -> columns, each with the form of its value.
 _FACTS = {
     "mean IoU": {"miou": "{:.3f}", "severity": "{}"},
     "worst class": {"worst_class": "{}", "worst_class_iou": "IoU {:.3f}"},
     "top confusion": {"top_confusion": "{}", "top_confusion_share": "{:.1%} of the pixels"},
     "best fix": {"best_fix": "{}", "best_fix_gain": "{:+.3f} mean IoU"},
-    "label": {"label_score": "score {:.2f}", "suspect_kind": "{}", "suspect_given": "{} given"}
+    "label": {"label_score": "probability {:.2f}", "suspect_kind": "{}", "suspect_given": "{} given"}
     | {"suspect_suggested": "{} suggested"},
     "confidence": {"confidence": "{:.2f}, mean over the image"},
     "degradation": {"degradation": "{}", "degradation_z": "{:.1f} robust sd from training"},
@@ -136,7 +136,7 @@ def describe(row: Mapping, classes: ClassMap, ious: Mapping[str, float] | None =
     known = [(c, _finite(ious.get(name))) for c, name in enumerate(classes.names)] if ious is not None else []
     return {
         "cause": told("cause") or "cause unknown",
-        "sureness": told("cause_confidence", "confidence {:.2f}"),
+        "sureness": told("cause_strength", "strength of the evidence {:.2f}"),
         "evidence": told("evidence"),
         "suggestion": told("suggestion"),
         "lost": [] if any(points is None for _, points in lost) else lost,

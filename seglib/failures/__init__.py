@@ -13,16 +13,17 @@ from seglib.failures.find import (
     Threshold, class_view, conclusion, cutoff, describe, failing, failure_confusions, failure_curve,
     find_failures, read_threshold,
 )
-from seglib.failures.label_errors import SURE as LABEL_SURE
+from seglib.failures.label_errors import named
+from seglib.failures.planted import was_it_right
 from seglib.failures.propose import propose_actions, write_actions
 from seglib.failures.relabel import export_for_relabelling, import_corrections, to_relabel
 from seglib.failures.slices import find_slices
 from seglib.failures.verdicts import VERDICTS, VerdictBook
 
 __all__ = [
-    "CAUSES", "ERROR_KINDS", "LABEL_SURE", "VERDICTS", "Analysis", "EarlyWarning", "Threshold", "VerdictBook",
+    "CAUSES", "ERROR_KINDS", "VERDICTS", "Analysis", "EarlyWarning", "Threshold", "VerdictBook",
     "analyse", "beside_nearest", "class_view", "conclusion", "cutoff", "describe", "error_costs",
     "export_for_relabelling", "failing", "failure_confusions", "failure_curve", "find_failures", "find_slices",
-    "import_corrections", "propose_actions", "read_threshold", "summarise_causes", "suspect_region", "to_relabel",
-    "warning_sentence", "warnings_of", "write_actions",
+    "import_corrections", "named", "propose_actions", "read_threshold", "summarise_causes", "suspect_region", "to_relabel",
+    "warning_sentence", "warnings_of", "was_it_right", "write_actions",
 ]  # fmt: skip

@@ -17,9 +17,10 @@ from tqdm.auto import tqdm
 from seglib import checks, evaluate, metrics, runs, train
 from seglib.data import IGNORE, overlay, read_image
 from seglib.evaluate import Evaluation
-from seglib.failures import causes, label_errors
+from seglib.failures import causes
 from seglib.failures.confidence import EarlyWarning, class_confidence, early_warning
 from seglib.failures.error_types import lost_iou, pixel_price
+from seglib.failures.label_errors import SUSPECT, Findings, LabelCheck, grow_region
 from seglib.failures.novelty import novelty
 from seglib.params import Evaluate
 
@@ -30,7 +31,6 @@ _FOLDERS = ("images", "masks", "predictions", "overlays", "confidences", "suspec
 _FORMULA = (
     *"=+-@\t\r\n＝＋－＠'",
 )  # text that spreadsheets run begins with these, or hides behind an apostrophe
-_SUSPECT = ["label_score", "suspect_kind", "suspect_given", "suspect_suggested", "suspect_box", "pixels"]
 
 
 class Observed(NamedTuple):
@@ -62,6 +62,7 @@ class Analysis(NamedTuple):
     failures: pd.DataFrame  # failures.csv, worst first, with causes; `nearest` as lists
     images: pd.DataFrame  # what was measured of every image: id, group, miou, confidence, failed, ...
     suspects: pd.DataFrame  # suspects.csv, most suspicious first; empty without probabilities
+    labels: Findings  # what is known of the masks, and how well injected faults were found
     training: TrainingImages | None  # None for predictions of another tool
 
 
@@ -86,11 +87,11 @@ def analyse(evaluation: Evaluation, failures: pd.DataFrame, progress: bool = Fal
         bar = {"total": len(evaluation.per_image), "leave": False, "disable": not progress}
         seen = tqdm(observe(evaluation, scorer), f"looking at {split}", **bar)
         confidences = {sample: folder / "confidences" / f"{sample}.png" for sample in failures["id"]}
-        images = _measure(evaluation, seen, training, confidences)
-        table = _explain(failures, images)
-        suspects = images.loc[images["label_score"].notna(), ["id", *_SUSPECT, "failed"]]
+        images, labels = _measure(evaluation, seen, training, confidences)
+        table = explain_failures(evaluation, failures, images)
+        suspects = images.loc[images["label_score"].notna(), ["id", *SUSPECT[:-2], "failed"]]
         suspects = suspects.sort_values("label_score", ascending=False, kind="stable", ignore_index=True)
-        found = Analysis(evaluation, run.failures(split), table, images, suspects, training)
+        found = Analysis(evaluation, run.failures(split), table, images, suspects, labels, training)
         _write_pictures(found, folder)
         _write_tables(found, folder)
     return found
@@ -146,19 +147,20 @@ def _features(images: torch.Tensor, model: train.Segmenter, plan: train.DevicePl
 
 def _measure(
     evaluation: Evaluation, seen: Iterable[Observed], training: TrainingImages | None, confidences: dict
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, Findings]:
     """Measure every image of the split, and save the confidences of those that failed (id -> path)."""
     names, absent = evaluation.classes.names, evaluation.scores["absent"]
     images = evaluation.per_image[["id", "group", "miou", "confidence"]].reset_index(drop=True)
     images["unsure"] = (1 - images["confidence"]) / max((1 - images["confidence"]).median(), 1e-9)
     images["failed"] = images["id"].isin(confidences)
     reference = checks.Reference.of(training.qualities) if training else None
-    facts, features, looks = ([None] * len(images) for _ in range(3))
+    facts, features = ([None] * len(images) for _ in range(2))
+    labels = LabelCheck(evaluation.dataset, evaluation.split)
     for one in seen:
         facts[one.position] = _facts(one, reference, evaluation)
         if one.probabilities is not None:
             features[one.position] = one.features
-            looks[one.position] = label_errors.look(one.truth, one.probabilities, one.pred)
+            labels.look(one.position, one.image, one.truth, one.probabilities, one.pred)
             if one.id in confidences:
                 _save(confidences[one.id], np.round(255 * one.probabilities.max(0)))
     nearest = pd.DataFrame({"novelty": np.nan, "nearest": [[]] * len(images)})
@@ -166,7 +168,8 @@ def _measure(
         known = training.features, training.samples["id"], training.samples["group"]
         nearest = novelty(np.stack(features), images["id"], *known)
     lost = causes.class_losses(evaluation.confusions, names, training.pixels if training else None, absent)
-    return pd.concat([images, pd.DataFrame(facts), label_errors.judge(looks, names), nearest, lost], axis=1)
+    found = labels.judge()
+    return pd.concat([images, pd.DataFrame(facts), found.images, nearest, lost], axis=1), found
 
 
 def _facts(one: Observed, reference: checks.Reference | None, evaluation: Evaluation) -> dict:
@@ -185,17 +188,21 @@ def _facts(one: Observed, reference: checks.Reference | None, evaluation: Evalua
     return facts
 
 
-def _explain(failures: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
+def explain_failures(evaluation: Evaluation, failures: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     """Add to each failure what was measured of it, and its cause."""
     known = images.drop(columns=["group", "miou", "failed", "seed", "by_given"])
     table = failures.merge(known, on="id", how="left", validate="1:1")
+    position = pd.Series(images.index, images["id"])[table["id"]]
+    fixes = pd.Series(table["best_fix"].to_numpy(), position)
+    groups = images["group"].to_numpy(str)
+    table["recurs"] = causes.recurring(evaluation.confusions, groups, evaluation.classes.names, fixes)
     return pd.concat([table, causes.explain(table)], axis=1)
 
 
 def _write_pictures(found: Analysis, folder: Path) -> None:
     """Write the layers of every failure, the suspect regions, and small copies of the nearest training images."""
     images, dataset, classes = found.images, found.evaluation.dataset, found.evaluation.classes
-    for row in images[images["failed"] | (images["label_score"] >= label_errors.SURE)].itertuples():
+    for row in images[images["failed"] | images["suspect"]].itertuples():
         image, truth, pred = evaluate.read_layers(found.evaluation, row.id)
         if row.failed:
             _save(folder / "images" / f"{row.id}.png", image)
@@ -203,7 +210,7 @@ def _write_pictures(found: Analysis, folder: Path) -> None:
             evaluate.save_ids(folder / "masks" / f"{row.id}.png", truth, classes)
             evaluate.save_ids(folder / "predictions" / f"{row.id}.png", pred, classes)
         if row.pixels > 0:
-            region = label_errors.suspect_region(truth, pred, row.seed, row.by_given)
+            region = grow_region(truth, pred, row.seed, row.by_given)
             _save(folder / "suspects" / f"{row.id}.png", 255 * region)
     paths = dataset.samples.set_index("id")["image"]
     for name in {name for names in found.failures["nearest"] for name in names}:
@@ -221,6 +228,7 @@ def _write_tables(found: Analysis, folder: Path) -> None:
     flat = found.failures.assign(nearest=found.failures["nearest"].map(json.dumps))
     boxes = [[int(v) for v in box.split()] or None for box in found.failures["suspect_box"]]
     runs.write_csv(folder / "suspects.csv", found.suspects)
+    runs.write_csv(folder / "label_check.csv", found.labels.kinds)
     runs.write_json(folder / "failures.json", found.failures.assign(suspect_box=boxes).to_dict("records"))
     write_spreadsheet(folder / "failures_spreadsheet.csv", flat)
     runs.write_csv(folder / "failures.csv", flat)

@@ -1,4 +1,4 @@
-"""Why an image failed: one primary cause with evidence, a confidence and a suggestion, or "unexplained"."""
+"""Why an image failed: one primary cause with evidence, its strength and a suggestion, or "unexplained"."""
 
 from __future__ import annotations
 
@@ -9,31 +9,40 @@ import pandas as pd
 
 from seglib import metrics
 from seglib.checks import APART
-from seglib.failures.label_errors import SURE as LABEL_SURE
 
 ADVICE = {  # each cause and what it asks for
-    "label error": "Correct or exclude the mask before anything else: no training can make up for it.",
+    "label error": "Look at the mask, and correct it before anything else: no training can make up for it.",
     "degraded image": "Train with such an augmentation if these images are expected in use; else exclude them.",
     "unlike training": "Label more images like it and train with them.",
     "rare class": "Set class_weights='sqrt_inverse', crop closer, or add images that show the class.",
     "small objects": "Train and predict at a higher resolution (long_side, tile), or crop closer.",
+    "systematic confusion": "Add and label images like these: the model errs so wherever it sees them.",
     "class confusion": "Check that the labels of the two classes follow one rule; add images that show both.",
     "unexplained": "Look at image, mask and prediction; near the threshold, longer training may help.",
 }
 CAUSES = tuple(ADVICE)
-SURE = 0.5  # a cause with less confidence is not stated
+SURE = 0.5  # a cause with weaker evidence is not stated
 RARE = 0.01  # share of the training pixels below which a class is rare
-_NOVEL = 0.9  # share of the training images that have a nearer neighbour than the image has
+# Share of the training images that have a nearer neighbour in other sequences than the image has in all of them:
+# one in a hundred of the images of a new sequence like those of training is as far.
+_NOVEL = 0.99
 # Times the uncertainty of the typical image from which the model is lost in an image: at a novelty of
 # _STRANGE or more, and below it. Correct images of CamVid and the demo stay below 1.3.
 _UNSURE, _STRANGE = (1.25, 1.5), 0.5
-_NOT_FOUND, _HELD_BY = 0.05, 3  # a class of which less is found, in so many images, is never predicted
 
+_RECURS, _ALIKE = (
+    0.2,
+    3,
+)  # share of a class's pixels that an image confuses alike, and in how many others it does
+_OFTEN, _THIRD = (
+    0.3,
+    1 / 3,
+)  # share of the images that recur; share of the lost IoU that such a confusion must cost
 _NUMBERS = ["miou", "label_score", "degradation_z", "novelty", "unsure"]
 _NUMBERS += ["lost_rare", "lost_small", "best_fix_gain"]
-_TEXTS = ["suspect_kind", "suspect_given", "suspect_suggested", "never_predicted", "degradation"]
-_TEXTS += ["degradation_detail", "nearest", "rare_classes", "best_fix"]
-_Claim = tuple[str, float, str]  # a cause, the confidence in it (0-1), and a sentence of evidence
+_TEXTS = ["suspect", "suspect_kind", "suspect_given", "suspect_suggested", "suspect_detail", "degradation"]
+_TEXTS += ["degradation_detail", "nearest", "rare_classes", "best_fix", "recurs"]
+_Claim = tuple[str, float, str]  # a cause, the strength of its evidence (0-1), and a sentence of evidence
 _WHY = "neither label, image, training set nor class accounts for most of the lost IoU."
 
 
@@ -41,14 +50,17 @@ def explain(failures: pd.DataFrame) -> pd.DataFrame:
     """State the primary cause of each failed image.
 
     What lies outside of the model comes first: a wrong label, a degraded image, an image unlike training.
-    Next come causes that account for half of the lost IoU: rare classes, small objects, one confusion. Last
-    comes a model that is unsure all over the image. Within a rank the most confident cause is stated.
+    Next come causes that account for half of the lost IoU: rare classes, small objects, one confusion, of which
+    a third is enough where it recurs in other images. Last comes a model that is unsure all over the image.
+    Within a rank the cause with the strongest evidence is stated. Which label is wrong is not decided here: column
+    `suspect` says so (`label_errors`).
 
     Args:
         failures: the columns of failures.csv, as far as known: missing or NaN is no evidence.
 
     Returns:
-        cause, cause_confidence, evidence and suggestion, in the order of `failures`.
+        cause, cause_strength (0-1, a label error's is a probability), evidence and suggestion, in the order of
+        `failures`.
     """
     numbers = failures.reindex(columns=_NUMBERS).astype(float)
     # a training image, whose novelty is unknown, is never one that the model is lost in
@@ -59,29 +71,28 @@ def explain(failures: pd.DataFrame) -> pd.DataFrame:
     claims = []
     for row in known.itertuples():
         best = (max(rank, key=lambda claim: claim[1]) for rank in _ranks(row))
-        cause, confidence, told = next(
+        cause, strength, told = next(
             (claim for claim in best if claim[1] >= SURE), ("unexplained", 0.0, _WHY)
         )
-        claims.append((cause, confidence, told[:1].upper() + told[1:], ADVICE[cause]))
-    return pd.DataFrame(claims, failures.index, ["cause", "cause_confidence", "evidence", "suggestion"])
+        claims.append((cause, strength, told[:1].upper() + told[1:], ADVICE[cause]))
+    return pd.DataFrame(claims, failures.index, ["cause", "cause_strength", "evidence", "suggestion"])
 
 
 def _outside_the_model(row: Any) -> list[_Claim]:
     kind, given, suggested = row.suspect_kind, row.suspect_given, row.suspect_suggested
-    told = "the model disagrees with the mask confidently and over a large area."
+    told = (
+        row.suspect_detail or "what model and image say of it is what they say of masks with injected faults"
+    )
     if given and suggested:
-        told = f"the model is sure of {suggested!r} where the mask says {given!r}."
-    label = max(0.0, 1 - (1 - SURE) * (1 - row.label_score) / (1 - LABEL_SURE))
-    # a model that is lost in the image, or never predicts the mask's class, is no evidence against the mask
-    if row.is_lost or (given and given in row.never_predicted.split(", ")):
-        label = 0.0
+        told = f"the model is sure of {suggested!r} where the mask says {given!r}"
+    label = row.label_score if row.suspect else 0.0
     z, novel = row.degradation_z, row.novelty
     degraded = 1 - 0.5 * (APART / z) ** 2 if row.degradation and z >= APART else 0.0
     # distance alone is weaker evidence than a mask or an image that is visibly wrong
     unlike = SURE + 0.25 * (novel - _NOVEL) / (1 - _NOVEL) if novel >= _NOVEL else 0.0
     far = f"farther from its nearest training image than {novel:.0%} of training images are from theirs."
     return [
-        ("label error", label, f"{kind}: {told}" if kind else told),
+        ("label error", label, f"{kind}: {told}."),
         ("degraded image", degraded, row.degradation_detail),
         ("unlike training", unlike, far + row.nearest),
     ]
@@ -94,10 +105,12 @@ def _ranks(row: Any) -> list[list[_Claim]]:
     of = "of the lost IoU is due to"
     classes = f"classes with less than {RARE:.0%} of the training pixels: {row.rare_classes}."
     pair = f"one confusion, {row.best_fix}, costs {parts[2]:.2f} of the lost {lost:.2f}."
+    repeated = min(1.0, SURE * fix / _THIRD) if row.recurs else 0.0
     half_of_the_loss = [
         ("rare class", rare, f"{rare:.0%} {of} {classes}"),
         ("small objects", small, f"{small:.0%} {of} regions below 0.33 % of the image."),
         ("class confusion", fix, pair),
+        ("systematic confusion", repeated, f"{pair[:-1]}, and recurs {row.recurs}."),
     ]
     unsure = SURE + 0.1 * min(1.0, row.unsure / _UNSURE[0] - 1) if row.is_lost else 0.0
     told = f"the model is {row.unsure:.1f} times as unsure all over it as in the typical image of this split."
@@ -119,6 +132,42 @@ def summarise_causes(failures: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["cause", "failures", "share", "lost", "examples", "advice"])
 
 
+def recurring(
+    confusions: np.ndarray, groups: np.ndarray, names: tuple[str, ...], fixes: pd.Series
+) -> list[str]:
+    """Tell in which images the costliest confusion of each image recurs.
+
+    An image has a confusion when it takes at least a fifth of the class's pixels for the other. It recurs when
+    three others of the same sequence (of the split, for an image without one) have it, and three in ten of those
+    that show the class.
+
+    Args:
+        confusions: (N, C, C) pixel counts; rows are ground truth.
+        groups: (N,) names of the sequences, "" for none.
+        fixes: "road -> pavement" of some images, by position.
+
+    Returns:
+        Of each of `fixes`, such as "in 14 of the 30 images of this sequence that show 'road'"; "" where it does not.
+    """
+    shown = confusions.sum(2)
+    told = []
+    for position, fix in fixes.items():
+        words = fix.split(" -> ")
+        if len(words) != 2:
+            told.append("")
+            continue
+        t, p = map(names.index, words)
+        alike = groups == groups[position]
+        shows = alike & (shown[:, t] > 0)
+        has = shows & (confusions[:, t, p] >= _RECURS * np.maximum(shown[:, t], 1))
+        where = "sequence" if groups[position] else "split"
+        often = has.sum() - 1 >= _ALIKE and has.sum() >= _OFTEN * shows.sum()
+        told.append(
+            f"in {has.sum()} of the {shows.sum()} images of this {where} that show {words[0]!r}" * bool(often)
+        )
+    return told
+
+
 def class_losses(
     confusions: np.ndarray, names: tuple[str, ...], pixels: np.ndarray | None, absent: str
 ) -> pd.DataFrame:
@@ -130,14 +179,10 @@ def class_losses(
         absent: policy of `metrics.image_class_iou`.
 
     Returns:
-        N rows: lost_rare (points of mIoU), rare_classes (that lost any, the worst first), never_predicted
-        (classes that three images hold and of which the model finds less than 5 %, the same in all rows).
+        N rows: lost_rare (points of mIoU), rare_classes (that lost any, the worst first).
     """
     rare = np.zeros(len(names), bool) if pixels is None else pixels / max(1, pixels.sum()) < RARE
-    iou, truth = metrics.image_class_iou(confusions, absent), confusions.sum(2)  # (N, C)
+    iou = metrics.image_class_iou(confusions, absent)  # (N, C)
     lost = np.where(rare, np.nan_to_num(1 - iou), 0) / np.maximum(1, (~np.isnan(iou)).sum(1, keepdims=True))
-    found = np.diagonal(confusions, axis1=1, axis2=2).sum(0)
-    never = ((truth > 0).sum(0) >= _HELD_BY) & (found < _NOT_FOUND * truth.sum(0))
     worst = [", ".join(names[c] for c in np.argsort(-row, kind="stable") if row[c] > 0) for row in lost]
-    never = ", ".join(np.array(names)[never])
-    return pd.DataFrame({"lost_rare": lost.sum(1), "rare_classes": worst, "never_predicted": never})
+    return pd.DataFrame({"lost_rare": lost.sum(1), "rare_classes": worst})

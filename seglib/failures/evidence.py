@@ -27,6 +27,20 @@ _BAND = 2.5  # units on both sides of an outline in which disagreement may be a 
 _BESIDE = (3.0, 6.0)  # units from an outline: what its edge strength is compared with
 _COARSE, _REACH = 64, 0.15  # longer side of the grid on which shifts are tried; how far, as a share of it
 _FLAT = 0.05  # edge strength, as a share of the image's mean, below which an area is flat
+_COLUMNS = [
+    "given",
+    "suggested",
+    "by_given",
+    "pixels",
+    "y",
+    "x",
+    "box",
+    "size",
+    "contradicted",
+    "mass",
+    "own",
+]
+_COLUMNS += ["of_mask", "of_pred", "color", "edge", "edge_own", "edge_mask"]
 
 
 class View(NamedTuple):
@@ -123,9 +137,9 @@ def measure(seen: View, truth: np.ndarray) -> Evidence:
         half, most = np.percentile(away, [50, 90]) if len(away) else (0.0, 0.0)
         numbers |= {f"{name}_50": np.log1p(half), f"{name}_90": np.log1p(most)}
     confusion = metrics.confusion_matrix(truth, pred, len(seen.log_p))
-    table = pd.DataFrame(
-        [row for side in (True, False) for row in _regions(seen, truth, ratio, inner, lines, side)]
-    )
+    regions, weight = label_regions(truth), np.where(inner, ratio**2, 0)
+    found = (_regions(seen, truth, regions, ratio, weight, lines, side) for side in (True, False))
+    table = pd.DataFrame([row for rows in found for row in rows], columns=_COLUMNS)
     return Evidence({k: float(v) for k, v in numbers.items()}, confusion, table, (dx, dy))
 
 
@@ -145,7 +159,13 @@ def disagreement(truth: np.ndarray, pred: np.ndarray, by_given: bool) -> tuple[n
 
 
 def _regions(
-    seen: View, truth: np.ndarray, ratio: np.ndarray, inner: np.ndarray, lines: np.ndarray, by_given: bool
+    seen: View,
+    truth: np.ndarray,
+    regions: tuple,
+    ratio: np.ndarray,
+    weight: np.ndarray,
+    lines: np.ndarray,
+    by_given: bool,
 ) -> Iterator[dict]:
     """Yield what the regions with most evidence tell.
 
@@ -155,9 +175,8 @@ def _regions(
     own, and whether image and colours change where it ends.
     """
     labels, values, sizes = disagreement(truth, seen.pred, by_given)
-    (of_mask, _, mask_sizes), (of_pred, _, pred_sizes) = label_regions(truth), seen.regions
+    (of_mask, _, mask_sizes), (of_pred, _, pred_sizes) = regions, seen.regions
     other = seen.pred if by_given else truth
-    weight = np.where(inner, ratio**2, 0)
     mass = np.bincount(labels.ravel(), weight.ravel(), minlength=len(values))
     boxes = ndimage.find_objects(labels + 1)
     for k in np.argsort(-mass, kind="stable")[: min(REGIONS, np.count_nonzero(mass))]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from PIL import Image
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
@@ -32,13 +33,17 @@ KIND_NAMES = {
 }
 SUSPECT = ["label_score", "suspect", "suspect_kind", "suspect_given", "suspect_suggested", "suspect_detail"]
 SUSPECT += ["suspect_box", "pixels", "seed", "by_given"]
-FEWEST = 30  # images without which nothing is calibrated, and nothing named
+FEWEST = 30  # images, and faults, without which nothing is calibrated, and nothing named
 _FOLDS = 5
 _INJECTED = 200  # images that get faults
 _PRIOR = 0.05  # share of wrong masks that is expected before any is looked at
 SURE = 0.5  # probability from which a mask may be named
 _FALSE = 0.1  # expected share of sound masks among the named ones
 _LOCAL = ("swapped_classes", "missing_object")  # faults of one region
+_TIMES = {
+    "swapped_classes": 2,
+    "missing_object": 3,
+}  # faults an image, else one: there are many ways to be wrong
 _HIT = 0.5  # share of a region in the injected change from which it counts as found
 _NONE = -12.0  # log odds where there is no region
 _REGION = [
@@ -102,7 +107,7 @@ class LabelCheck:
             return
         if step not in self.faults:
             self.faults[step] = LabelFaults(self.dataset, self.samples, self.rng, step)
-        for kind in LABEL_FAULTS:
+        for kind in np.repeat(LABEL_FAULTS, [_TIMES.get(kind, 1) for kind in LABEL_FAULTS]):
             if fault := self.faults[step].make(kind, self.samples.iloc[position]):
                 self._add(position, kind, seen, truth, fault.mask)
 
@@ -129,12 +134,11 @@ class LabelCheck:
         count = len(self.samples)
         images = pd.DataFrame(dict.fromkeys(SUSPECT, ""), range(count))
         images = images.assign(label_score=np.nan, suspect=False, pixels=0, seed=-1, by_given=True)
-        if count < FEWEST:
-            told = (
-                f"{count} images are too few to learn from what a wrong mask looks like ({FEWEST} are needed)"
-            )
+        faults = sum(row["kind"] != "sound" for row in self.rows)
+        if min(count, faults) < FEWEST:
+            told = f"{count} images and {faults} faults that fit into their masks are too few to learn from what a"
             kinds = pd.DataFrame(columns=["kind", "injected", "found", "auroc"])
-            return Findings(images, kinds, f"{told}: no mask is named.")
+            return Findings(images, kinds, f"{told} wrong mask looks like: no mask is named.")
         rows, regions = pd.DataFrame(self.rows), pd.concat(self.regions, ignore_index=True)
         rows, regions = _recurrence(rows, np.stack(self.confusions), regions)
         wrong, kinds, best = _cross_fitted(rows, regions, _parts(self.samples))
@@ -209,9 +213,9 @@ def _recurrence(
 
 
 class _Model(NamedTuple):
-    """Two logistic regressions: of a region to lie in a wrong label, and of a mask to be of each kind."""
+    """Of a region to lie in a wrong label (boosted trees), and of a mask to be of each kind (logistic regression)."""
 
-    regions: Pipeline
+    regions: HistGradientBoostingClassifier | None  # where no fault of one region could be injected
     masks: Pipeline
 
 
@@ -220,17 +224,24 @@ def _learn(rows: pd.DataFrame, regions: pd.DataFrame) -> _Model:
     # of a fault of one region only the regions in it are known to be wrong, those that touch it are left out
     of_use = (kinds == "sound") | (np.isin(kinds, _LOCAL) & ~regions["hit"].between(0.2, _HIT, "neither"))
     used = regions[of_use]
-    by_region = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    by_region.fit(used[_REGION].astype(float), used["hit"] >= _HIT)
+    by_region, hit = None, used["hit"] >= _HIT
+    if hit.any():
+        by_region = HistGradientBoostingClassifier(max_iter=60, max_leaf_nodes=6, random_state=0)
+        by_region.fit(used[_REGION].astype(float), hit)
     kind = rows["kind"].map({name: k for k, name in enumerate(("sound", *LABEL_FAULTS))})
-    share = _PRIOR / (1 - _PRIOR) * (kind == 0).sum() / max(1, (kind > 0).sum())
+    counts = np.bincount(kind, minlength=len(LABEL_FAULTS) + 1)
+    each = _PRIOR / (1 - _PRIOR) * counts[0] / np.count_nonzero(counts[1:])  # weight of all faults of a kind
     by_mask = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     numbers = _numbers(rows, regions, _odds(by_region, regions))
-    by_mask.fit(numbers, kind, logisticregression__sample_weight=np.where(kind == 0, 1.0, share))
+    by_mask.fit(
+        numbers, kind, logisticregression__sample_weight=np.where(kind == 0, 1.0, each / counts[kind])
+    )
     return _Model(by_region, by_mask)
 
 
-def _odds(by_region: Pipeline, regions: pd.DataFrame) -> pd.Series:
+def _odds(by_region: HistGradientBoostingClassifier | None, regions: pd.DataFrame) -> pd.Series:
+    if by_region is None or regions.empty:
+        return pd.Series(_NONE, regions.index)
     return pd.Series(by_region.decision_function(regions[_REGION].astype(float)), regions.index)
 
 
@@ -308,7 +319,15 @@ def _reliability(rows: pd.DataFrame, wrong: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(table, columns=["kind", "injected", "found", "auroc"])
 
 
-def suspect_region(truth: np.ndarray, pred: np.ndarray, seed: int, by_given: bool) -> np.ndarray:
+def named(suspects: pd.DataFrame) -> pd.DataFrame:
+    """Keep the rows of suspects.csv, as it is or read as text, that name a wrong mask, most probable first."""
+    if "suspect" not in suspects:  # of an earlier version, whose scores were ranks
+        return suspects.iloc[:0]
+    kept = suspects[suspects["suspect"].astype(str) == "True"]
+    return kept.sort_values("label_score", ascending=False, kind="stable", key=pd.to_numeric)
+
+
+def grow_region(truth: np.ndarray, pred: np.ndarray, seed: int, by_given: bool) -> np.ndarray:
     """Grow a suspicious region, (H, W) bool, again from what `judge` told and the mask and prediction."""
     labels, _, _ = evidence.disagreement(truth, pred, by_given)
     return labels == labels.ravel()[seed]

@@ -9,12 +9,12 @@ import pandas as pd
 from seglib import actions
 from seglib.actions import TRAIN, Actions, Sample, Setting, Weights
 from seglib.failures.analyse import Analysis
-from seglib.failures.label_errors import SURE as LABEL_SURE
+from seglib.failures.label_errors import named
 from seglib.failures.verdicts import VerdictBook
 from seglib.params import Train
 from seglib.runs import read_json
 
-_SURE = 0.8  # confidence from which a cause is acted upon without a person's verdict
+_SURE = 0.8  # strength of the evidence from which a cause is acted upon without a person's verdict
 _SUPPORT = 0.1  # share of the failures, and at least two of them, that a change of the training needs
 _AUGMENT = {  # parameters of 02_train that a cause asks for, with their least values
     "degraded image: blur": {"blur": 0.3, "blur_radius": 3},
@@ -34,9 +34,9 @@ def write_actions(analysis: Analysis) -> tuple[Path, str]:
 def propose_actions(analysis: Analysis) -> Actions:
     """Propose what to change before the next training.
 
-    A verdict goes first: "label wrong" lists an image to be relabelled, "ignore" takes it out of training,
-    "model wrong" and "ambiguous" leave its label alone. Without one, a label is suspected from `LABEL_SURE`
-    on. Training samples are excluded until they are relabelled; those of other splits are only listed.
+    A verdict goes first: "label wrong" lists an image to be relabelled and takes it out of training until then,
+    "ignore" takes it out of training, "model wrong" and "ambiguous" leave its label alone. Without one, the masks
+    that the analysis names are listed under `relabel`: nothing is excluded that no person has judged.
 
     A change of the training needs two failures and a tenth of those whose labels are not in doubt, each by a
     cause that is sure or, after the verdict "model wrong", by any cause.
@@ -46,20 +46,23 @@ def propose_actions(analysis: Analysis) -> Actions:
     book = VerdictBook(analysis.folder / "verdicts.csv").rows
     verdicts = {sample: row.verdict for sample, row in book.items()}
     reasons = {i: f"verdict: {said}" for i, said in verdicts.items() if said in ("label wrong", "ignore")}
-    for row in analysis.suspects[analysis.suspects["label_score"] >= LABEL_SURE].itertuples():
+    for row in named(analysis.suspects).itertuples():
         if not verdicts.get(row.id):
             classes = f" ({row.suspect_given}, rather {row.suspect_suggested})" if row.suspect_given else ""
-            what = (row.suspect_kind or "unlike the prediction") + classes
-            reasons[row.id] = f"label suspected: {what}, score {row.label_score:.2f}"
+            what = ", ".join(filter(None, [row.suspect_kind + classes, row.suspect_detail]))
+            reasons[row.id] = f"label suspected: {what}; probability {row.label_score:.2f}"
     exclude, relabel = [], []
     for sample, reason in reasons.items():
-        split, ignored = splits.get(sample), verdicts.get(sample) == "ignore"
+        split, said = splits.get(sample), verdicts.get(sample)
         if split == TRAIN:
-            exclude.append(Sample(id=sample, reason=reason if ignored else f"until relabelled; {reason}"))
-            relabel += [] if ignored else [Sample(id=sample, reason=reason)]
+            if said:
+                exclude.append(
+                    Sample(id=sample, reason=reason if said == "ignore" else f"until relabelled; {reason}")
+                )
+            relabel += [] if said == "ignore" else [Sample(id=sample, reason=reason)]
         elif split:  # else a verdict on an image that is gone
             relabel.append(Sample(id=sample, reason=f"{split}: stays in the scores; {reason}"))
-    sure = (failures["id"].map(verdicts) == "model wrong") | (failures["cause_confidence"] >= _SURE)
+    sure = (failures["id"].map(verdicts) == "model wrong") | (failures["cause_strength"] >= _SURE)
     params, clean = read_json(analysis.evaluation.run.params, ["run"]), ~failures["id"].isin(reasons)
     changes = _training_changes(failures.assign(sure=sure)[clean], Train.read(params))
     return Actions(exclude=exclude, relabel=relabel, augment=changes[0], class_weights=changes[1])

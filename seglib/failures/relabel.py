@@ -21,7 +21,7 @@ from PIL import Image
 from seglib import data
 from seglib.data import IGNORE, ClassMap, Dataset, DatasetError
 from seglib.evaluate import Evaluation, saved_prediction
-from seglib.failures.label_errors import SURE as LABEL_SURE
+from seglib.failures.label_errors import named
 from seglib.failures.verdicts import VerdictBook
 from seglib.runs import atomic_path, brief, display_path, read_table
 
@@ -33,17 +33,13 @@ _Labels = dict[str, tuple[int, tuple[int, ...]]]  # label -> class id and colour
 def to_relabel(folder: Path) -> list[str]:
     """List the samples of a failures folder whose labels should be looked at again, most suspicious first.
 
-    The verdict "label wrong" comes first, then labels with a score from `LABEL_SURE` on (suspects.csv), and the
-    cause "label error". Images with the verdict "model wrong" or "ignore" are left out.
+    The verdict "label wrong" comes first, then the masks that suspects.csv names (`suspect`). Images with the
+    verdict "model wrong" or "ignore" are left out.
     """
     verdicts = {sample: row.verdict for sample, row in VerdictBook(folder / "verdicts.csv").rows.items()}
     ids = [sample for sample, verdict in verdicts.items() if verdict == "label wrong"]
     if (folder / "suspects.csv").is_file():
-        suspects = read_table(folder / "suspects.csv")  # most suspicious first
-        ids += suspects.loc[pd.to_numeric(suspects["label_score"]) >= LABEL_SURE, "id"].tolist()
-    if (folder / "failures.csv").is_file():
-        failures = read_table(folder / "failures.csv")
-        ids += failures.loc[failures["cause"] == "label error", "id"].tolist()
+        ids += named(read_table(folder / "suspects.csv"))["id"].tolist()
     return [i for i in dict.fromkeys(ids) if verdicts.get(i) not in ("model wrong", "ignore")]
 
 
