@@ -168,7 +168,7 @@ def _measure(
         known = training.features, training.samples["id"], training.samples["group"]
         nearest = novelty(np.stack(features), images["id"], *known)
     lost = causes.class_losses(evaluation.confusions, names, training.pixels if training else None, absent)
-    found = labels.judge()
+    found = labels.judge(causes.is_lost(images["unsure"], nearest["novelty"]))
     return pd.concat([images, pd.DataFrame(facts), found.images, nearest, lost], axis=1), found
 
 

@@ -63,10 +63,8 @@ def explain(failures: pd.DataFrame) -> pd.DataFrame:
         `failures`.
     """
     numbers = failures.reindex(columns=_NUMBERS).astype(float)
-    # a training image, whose novelty is unknown, is never one that the model is lost in
-    least = np.where(numbers["novelty"] < _STRANGE, _UNSURE[1], _UNSURE[0])
-    is_lost = (numbers["unsure"] >= least) & numbers["novelty"].notna()
-    known = failures.reindex(columns=_TEXTS, fill_value="").join(numbers.fillna(0.0)).assign(is_lost=is_lost)
+    lost = is_lost(numbers["unsure"], numbers["novelty"])
+    known = failures.reindex(columns=_TEXTS, fill_value="").join(numbers.fillna(0.0)).assign(is_lost=lost)
     known["nearest"] = [f" Nearest: {ids[0]}." if ids else "" for ids in known["nearest"]]
     claims = []
     for row in known.itertuples():
@@ -76,6 +74,15 @@ def explain(failures: pd.DataFrame) -> pd.DataFrame:
         )
         claims.append((cause, strength, told[:1].upper() + told[1:], ADVICE[cause]))
     return pd.DataFrame(claims, failures.index, ["cause", "cause_strength", "evidence", "suggestion"])
+
+
+def is_lost(unsure: pd.Series, novelty: pd.Series) -> np.ndarray:
+    """Tell of N images whether the model is lost in them: unsure all over, more so where they are unlike training.
+
+    A training image, whose novelty is unknown, is never one.
+    """
+    least = np.where(novelty < _STRANGE, _UNSURE[1], _UNSURE[0])
+    return ((unsure >= least) & novelty.notna()).to_numpy()
 
 
 def _outside_the_model(row: Any) -> list[_Claim]:

@@ -1,140 +1,171 @@
-"""Suspected label errors: hand-made cases in which the right order and the right words are known."""
+"""Which masks are called wrong: simulated splits in which it is known which ones are, and what the model does."""
 
 from __future__ import annotations
 
-from itertools import product
-
 import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
+from scipy import ndimage
 
-from seglib.failures import label_errors
-from seglib.failures.label_errors import Look, judge, suspect_region
+from seglib.data import IGNORE, ClassMap, Dataset, LabelFaults
+from seglib.failures import evidence
+from seglib.failures.label_errors import FEWEST, SUSPECT, Findings, LabelCheck, grow_region, named
 
-SIZE = (60, 80)
-NAMES = ("sky", "road", "car", "person")
-
-
-def scene(shift: int = 0) -> np.ndarray:
-    """Sky over road, a car and a person, a strip that is ignored."""
-    truth = np.zeros(SIZE, np.uint8)
-    truth[30:] = 1
-    truth[30:42, 10 + shift : 30 + shift] = 2
-    truth[20:40, 50 + shift : 58 + shift] = 3
-    truth[57:] = 255
-    return truth
+NAMES = ("sky", "road", "pavement", "car", "person")
+SIZE = (72, 96)
+COLORS = np.array([[150, 180, 220], [90, 90, 95], [160, 150, 140], [170, 40, 40], [40, 60, 120]], np.uint8)
 
 
-def believing(ids: np.ndarray, sure: float = 0.97, classes: int = 4) -> np.ndarray:
-    """Probabilities of a model that sees `ids`; what it does not see shares the rest evenly."""
-    seen, rest = np.where(ids == 255, 0, ids), (1 - sure) / max(classes - 1, 1)
-    return np.where(np.arange(classes)[:, None, None] == seen, sure, rest).astype(np.float32)
+def scene(rng: np.random.Generator) -> np.ndarray:
+    """A mask: sky over a road with a pavement, cars and persons, and a strip that is ignored."""
+    mask, horizon = np.zeros(SIZE, np.uint8), int(rng.integers(24, 36))
+    mask[horizon:], mask[horizon:, : int(rng.integers(20, 36))], mask[-3:] = 1, 2, IGNORE
+    for c, (height, width) in ((3, (12, 20)), (3, (10, 16)), (4, (20, 8)), (4, (18, 7))):
+        y, x = horizon + int(rng.integers(-6, 12)), int(rng.integers(0, SIZE[1] - width))
+        mask[y : y + height, x : x + width] = c
+    mask[-3:] = IGNORE
+    return mask
 
 
-def look(truth: np.ndarray, probabilities: np.ndarray) -> Look:
-    return label_errors.look(truth, probabilities, probabilities.argmax(0).astype(np.uint8))
+def shown(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """An image of the scene: (H, W, 3) uint8."""
+    noise = rng.normal(0, 6, (*SIZE, 3))
+    return np.clip(COLORS[np.where(mask == IGNORE, 1, mask)] + noise, 0, 255).astype(np.uint8)
 
 
-def sound(count: int = 12) -> list[Look]:
-    """Correct masks, and a model whose outlines wander by a pixel."""
-    seen = [np.where(scene(k) == 255, 1, scene(k)) for k in range(count)]
-    moved = [np.roll(one, np.random.default_rng(k).integers(-1, 2, 2), (0, 1)) for k, one in enumerate(seen)]
-    return [look(scene(k), believing(one)) for k, one in enumerate(moved)]
+def believed(mask: np.ndarray, rng: np.random.Generator, confuses: bool) -> np.ndarray:
+    """Probabilities (C, H, W) of a model that sees the scene a little off, and may take the pavement for road."""
+    seen = np.where(mask == IGNORE, 1, mask)
+    seen = np.where((seen == 2) & confuses, 1, seen)
+    p = np.stack([ndimage.gaussian_filter((seen == c).astype(np.float32), 1.5) for c in range(len(NAMES))])
+    p = np.roll(p, tuple(rng.integers(-1, 2, 2)), (1, 2)) + 0.01 + 0.04 * rng.random(p.shape, np.float32)
+    return (p / p.sum(0)).astype(np.float32)
 
 
-def spoiled(truth: np.ndarray, kind: str, dx: int = 0, dy: int = 0) -> np.ndarray:
-    rows, columns = (np.clip(np.arange(n) - d, 0, n - 1) for n, d in zip(SIZE, (dy, dx), strict=True))
-    masks = {
-        "swapped class": np.where(truth == 2, 3, truth),
-        "missing object": np.where(truth == 3, np.arange(len(truth))[:, None] >= 33, truth),
-        "shifted mask": truth[np.ix_(rows, columns)],
-        "mask of another image": np.kron(np.random.default_rng(0).integers(0, 4, (6, 8)), np.ones((10, 10))),
-    }
-    return masks[kind].astype(np.uint8)
+class Split:
+    """A split on disk, its images and what a model believes; some masks are spoiled before anybody looks."""
+
+    def __init__(self, root, count: int, spoiled: dict[int, str], seed: int, worthless: bool = False):
+        rng = np.random.default_rng(seed)
+        self.truths = [scene(rng) for _ in range(count)]
+        self.images = [shown(mask, rng) for mask in self.truths]
+        # every third image shows a pavement that the model takes for road: its error, not the masks'
+        self.beliefs = [believed(mask, rng, k % 3 == 0) for k, mask in enumerate(self.truths)]
+        if worthless:
+            self.beliefs = [believed(scene(rng), rng, False) for _ in range(count)]
+        for k, mask in enumerate(self.truths):
+            Image.fromarray(mask).save(root / f"{k}.png")
+        rows = [(str(k), "test", "", f"{k}.png", "", pd.NA) for k in range(count)]
+        samples = pd.DataFrame(rows, columns=["id", "split", "image", "mask", "group", "frame"])
+        self.dataset = Dataset(root, "street", ClassMap(NAMES, ignore_ids=(IGNORE,)), samples, pd.DataFrame())
+        faults = LabelFaults(self.dataset, samples, rng)
+        self.masks = list(self.truths)
+        for k, kind in spoiled.items():
+            self.masks[k] = faults.make(kind, samples.iloc[k]).mask
+        for k, mask in enumerate(self.masks):
+            Image.fromarray(mask).save(root / f"{k}.png")
+
+    def judged(self, lost: np.ndarray | None = None) -> Findings:
+        check, count = LabelCheck(self.dataset, "test"), len(self.masks)
+        for k, p in enumerate(self.beliefs):
+            check.look(k, self.images[k], self.masks[k], p, p.argmax(0).astype(np.uint8))
+        return check.judge(np.zeros(count, bool) if lost is None else lost)
 
 
-def test_correct_masks_and_their_outlines_are_no_evidence():
-    found = look(scene(), believing(scene()))
-    assert (found.agreement, found.pixels) == (1, 57 * 80)
-    assert found.doubt == pytest.approx(0.03, abs=1e-5)
-    assert all(one.regions.empty for one in (found, *sound()))
-    row = judge([found, *sound()], NAMES).iloc[0]
-    assert (row["label_score"], row["suspect_kind"], row["pixels"]) == (0, "", 0)
+@pytest.fixture
+def split(tmp_path):
+    return lambda count=50, spoiled=None, seed=0, **more: Split(tmp_path, count, spoiled or {}, seed, **more)
 
 
-@pytest.mark.parametrize(
-    ("kind", "classes", "shift"),
-    [
-        ("swapped class", ("person", "car"), ()), ("missing object", ("sky", "person"), ()),
-        *[("shifted mask", None, shift) for shift in ((7, 0), (-8, 4), (3, -6))], ("mask of another image", None, ()),
-    ],
-)  # fmt: skip
-def test_a_wrong_mask_is_found_named_and_outlined(kind, classes, shift):
-    truth = scene(5)
-    mask, pred = spoiled(truth, kind, *shift), np.where(truth == 255, 1, truth)
-    found = judge([look(mask, believing(pred)), *sound()], NAMES).iloc[0]
-    assert found["label_score"] > 0.9
-    assert found["suspect_kind"] == kind
-    assert not classes or (found["suspect_given"], found["suspect_suggested"]) == classes
-    region = suspect_region(mask, pred, found["seed"], found["by_given"])
-    assert region.sum() == found["pixels"]
-    assert (region <= ((mask != pred) & (mask != 255))).all()
-    y, x = np.nonzero(region)
-    assert found["suspect_box"] == f"{x.min()} {y.min()} {x.max() + 1} {y.max() + 1}"
+def test_sound_masks_are_not_named_though_the_model_errs_surely(split):
+    found = split(seed=1).judged()
+    assert found.images["suspect"].sum() == 0
+    assert len(found.images) == 50
+    assert found.images["label_score"].between(0, 1).all()
+    kinds = found.kinds.set_index("kind")
+    assert kinds.loc["sound", "found"] <= 0.02
+    assert kinds.loc[["shifted mask", "mask of another image"], "found"].min() >= 0.9
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_wrong_masks_are_named_with_their_kind(split, seed):
+    kinds = ["shifted_mask", "wrong_mask", "swapped_classes", "missing_object", "wrong_mask", "shifted_mask"]
+    spoiled = dict(zip(range(4, 50, 8), kinds, strict=True))
+    images = split(spoiled=spoiled, seed=seed).judged().images
+    chosen = images.index[images["suspect"]]
+    assert len(set(chosen) & set(spoiled)) >= 4
+    assert len(set(chosen) - set(spoiled)) <= 1
+    said = images[images["suspect_kind"] == "shifted mask"]
+    assert {4, 44} & set(said.index)
+    assert said["suspect_detail"].str.contains("px to the right").all()
+
+
+def test_a_worthless_model_names_nothing(split):
+    found = split(worthless=True, spoiled={5: "swapped_classes", 25: "missing_object"}).judged()
+    assert not found.images["suspect"].any()
+
+
+def test_where_the_model_is_lost_nothing_is_named(split):
+    made = split(spoiled={4: "wrong_mask", 14: "wrong_mask"}, seed=3)
+    assert made.judged().images["suspect"].any()
+    assert not made.judged(np.ones(50, bool)).images["suspect"].any()
+
+
+def test_too_few_images_give_no_names_and_say_so(split):
+    found = split(FEWEST - 1, {3: "wrong_mask"}).judged()
+    assert "too few" in found.told
+    assert found.kinds.empty
+    assert not found.images["suspect"].any()
+    assert found.images["label_score"].isna().all()
+
+
+def test_only_named_masks_are_kept_and_older_tables_name_none():
+    table = pd.DataFrame(
+        {"id": list("abc"), "label_score": ["0.5", "0.9", "0.95"], "suspect": ["True", "False", "True"]}
+    )
+    assert named(table)["id"].tolist() == ["c", "a"]
+    assert named(table.drop(columns="suspect")).empty
+    assert list(SUSPECT[:2]) == ["label_score", "suspect"]
+
+
+def measured(truth: np.ndarray, seen: np.ndarray, image: np.ndarray | None = None) -> evidence.Evidence:
+    p = np.where(np.arange(len(NAMES))[:, None, None] == seen, 0.96, 0.01).astype(np.float32)
+    image = COLORS[seen] if image is None else image
+    return evidence.measure(evidence.view(image, p, seen), truth)
+
+
+def test_a_missing_object_is_one_region_that_the_image_bounds():
+    seen = np.ones(SIZE, np.uint8)
+    seen[20:40, 30:50] = 3
+    row = measured(np.ones(SIZE, np.uint8), seen).regions.query("by_given").iloc[0]
+    assert (row["given"], row["suggested"], row["pixels"], row["box"]) == (1, 3, 400, (20, 30, 40, 50))
+    assert row["of_mask"] == pytest.approx(400 / np.prod(SIZE))
+    assert row["of_pred"] == 1
+    assert row["own"] > 0.9  # the contour is the prediction's alone
+    grown = grow_region(np.ones(SIZE, np.uint8), seen, int(row["y"] * SIZE[1] + row["x"]), True)
+    assert grown.sum() == 400
 
 
 def test_the_best_shift_is_that_of_trying_them_all():
-    truth = np.kron(np.random.default_rng(1).integers(0, 3, (6, 8)), np.ones((5, 5))).astype(np.uint8)
-    truth[:3, :3] = 255
-    pred = np.roll(np.where(truth == 255, 0, truth), (2, -3), (0, 1))
-    best = (0.0, 0, 0)
-    for dx, dy in product(range(-6, 7), repeat=2):
-        ys, xs = np.nonzero(truth != 255)
-        inside = (ys + dy >= 0) & (ys + dy < 30) & (xs + dx >= 0) & (xs + dx < 40)
-        ys, xs = ys[inside], xs[inside]
-        best = max(best, ((pred[ys + dy, xs + dx] == truth[ys, xs]).mean(), dx, dy))
-    still = (pred == truth)[truth != 255].mean()
-    dx, dy, gone = look(truth, believing(pred, classes=3)).shift
-    assert (dx, dy) == best[1:] == (-3, 2)
-    assert gone == pytest.approx((best[0] - still) / (1 - still), abs=1e-5)
+    rng = np.random.default_rng(0)
+    seen = np.where(scene(rng) == IGNORE, 1, scene(rng)).astype(np.uint8)
+    truth = np.roll(seen, (4, -6), (0, 1))
+    dx, dy = measured(truth, seen).shift
+    assert (dx, dy) == (6, -4)
 
 
-def test_usual_errors_excuse_and_an_image_never_excuses_itself():
-    # The model takes every person for a car. In one image a car is labelled as a person besides.
-    looks = [look(scene(k), believing(np.where(scene(k) == 3, 2, scene(k)))) for k in range(12)]
-    assert judge(looks, NAMES)["label_score"].max() < 0.5
-    looks[4] = look(spoiled(spoiled(scene(4), "swapped class"), "missing object"), believing(scene(4)))
-    assert judge(looks, NAMES)["label_score"].argmax() == 4
-    assert judge(looks[4:5], NAMES)["label_score"].item() < 0.5  # no other image to compare with
-    assert judge([], NAMES).empty
-    assert judge([None, None], NAMES)["label_score"].isna().all()
+def test_outlines_beside_the_edges_of_the_image_are_told_from_those_on_them():
+    seen = np.ones(SIZE, np.uint8)
+    seen[20:50, 30:70] = 3
+    on, off = measured(seen, seen), measured(np.roll(seen, 5, 1), seen)
+    assert on.numbers["contrast"] > off.numbers["contrast"] + 0.1
+    assert on.numbers["away_90"] == 0 < off.numbers["away_90"]
 
 
-def test_nothing_valid_and_odd_sizes():
-    ignored = np.full(SIZE, 255, np.uint8)
-    nothing = look(ignored, believing(ignored))
-    assert (nothing.pixels, nothing.regions.empty) == (0, True)
-    assert np.isnan(nothing.agreement)
-    assert judge([nothing, nothing], NAMES)["label_score"].tolist() == [0, 0]
-    assert judge([nothing, *sound()], NAMES)["label_score"][0] == 0
-    for size in ((1, 1), (1, 9), (7, 3), (33, 2)):
-        found = look(np.zeros(size, np.uint8), believing(np.ones(size, np.uint8)))
-        assert found.agreement == 0
-        judge([found, *sound()], NAMES)
-    wrong = spoiled(scene(), "swapped class")
-    wrong[scene() == 2] = 255  # ignored pixels are no evidence
-    assert look(wrong, believing(scene())).regions.empty
-
-
-@pytest.mark.parametrize(("inside", "around"), [(0, 1), (1, 0), (3, 0)])
-@pytest.mark.parametrize(("sure", "ratio"), [(0.97, 0.97 / 0.01), (1.0, 1e5)])  # the impossible: 1 in 100,000
-def test_evidence_by_hand(inside, around, sure, ratio):
-    """Of a rejected square of 20 x 20 pixels in an ignored rim, the 18 x 18 inner pixels count."""
-    truth = np.full(SIZE, around, np.uint8)
-    truth[10:50, 10:70] = 255
-    truth[20:40, 20:40] = inside
-    seen = look(truth, believing(np.where(truth == inside, 2, truth), sure))
-    np.testing.assert_allclose(seen.regions["mass"], 18 * 18 * np.log(ratio) ** 2, rtol=1e-5)
-    told = (inside, 2, 400, 1, "20 20 40 40", 20 * 80 + 20)
-    rows = seen.regions.drop(columns="mass").itertuples(index=False, name=None)
-    assert list(rows) == [(*told, True), (*told, False)]
-    assert seen.agreement == pytest.approx(1 - 400 / (60 * 80 - 40 * 60 + 400))
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (65, 3)])
+def test_nothing_valid_and_odd_sizes_are_finite(shape):
+    p = np.full((2, *shape), 0.5, np.float32)
+    seen = evidence.view(np.zeros((*shape, 3), np.uint8), p, np.zeros(shape, np.uint8))
+    for truth in (np.full(shape, IGNORE, np.uint8), np.ones(shape, np.uint8)):
+        assert np.isfinite(list(evidence.measure(seen, truth).numbers.values())).all()
