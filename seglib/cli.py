@@ -137,7 +137,7 @@ def check(folder: Path, *, config: Path | None) -> int:
         more = [f"... and {len(group) - 3} more"] if len(group) > 3 else []
         lines = [*group["detail"].head(3), *more, f"-> {group['suggestion'].iloc[0]}"]
         print(f"{severity:<7}  {kind} ({len(group)})\n         " + "\n         ".join(lines))
-    print(f"All findings: {display_path(out / 'findings.csv')}\n\n{dataset.name}: {checks.verdict(found)}")
+    print(f"All findings: {display_path(out / 'findings.csv')}\n\n{dataset.name}: {checks.conclusion(found)}")
     return int((found.findings["severity"] == "error").any())
 
 
@@ -145,21 +145,22 @@ def evaluate(
     *, predictions: Path, dataset: Path, config: Path | None, split: str, run: str, parameters: Sequence[str]
 ) -> None:
     """Score another tool's predictions: PNGs of class ids named by image."""
-    from seglib.evaluate import evaluate_predictions, interval_sentence
+    from seglib.evaluate import evaluate_predictions
 
     named = {"run": run or predictions.resolve().name, "split": split}
     params = Evaluate.check(named | read_parameters(parameters))
     found = evaluate_predictions(params.run, predictions, dataset, params, config or "", sys.stderr.isatty())
-    print(f"{len(found.per_image)} images of {found.split}: {interval_sentence(found.scores)}")
+    print(f"{len(found.per_image)} images of {found.split}: {found.summary()}")
     print(f"scores   {display_path(found.run.evaluation(found.split))}")
 
 
 def compare(first: str, second: str, *, split: str, threshold: float) -> None:
-    """Compare two runs on the same images; results go into the folder of the second."""
+    """Compare two runs on the same images, or repeated trainings of each side: a1,a2,a3 b1,b2,b3."""
     from seglib.evaluate import compare_runs, comparison_sentence, open_evaluation, write_comparison
     from seglib.plots import run_comparison, save_figure
 
-    found = compare_runs(open_evaluation(first, split), open_evaluation(second, split), threshold)
+    sides = ([open_evaluation(name, split) for name in side.split(",")] for side in (first, second))
+    found = compare_runs(*sides, threshold)
     print(found.per_class.round(3).to_string(index=False))
     folder = write_comparison(found)
     save_figure(folder / "images.png", run_comparison(found.per_image, first, second, threshold))

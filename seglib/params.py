@@ -135,7 +135,6 @@ class Evaluate(Params):
     tile: Natural = 0
     batch_size: Count = 14
     device: str = "auto"
-    seed: Natural = 0
 
     @property
     def scales(self) -> tuple[float, ...]:

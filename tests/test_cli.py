@@ -124,13 +124,15 @@ def test_check_tells_the_verdict_and_exits_by_it(root, capsys):
 
 @pytest.mark.slow
 def test_predictions_are_scored_and_runs_compared(root, capsys):
-    shutil.copytree(root / "data/tiny/val/masks", root / "better")
-    shutil.copytree(root / "data/tiny/val/masks", root / "worse")
-    for path in (root / "worse").iterdir():
-        Image.new("L", (56, 40)).save(path)
-    for name in ("worse", "better"):
+    corners = {"worse": (56, 40), "worst": (56, 30), "better": (0, 0), "best": (4, 4)}  # of zeros
+    for name, size in corners.items():
+        shutil.copytree(root / "data/tiny/val/masks", root / name)
+        for path in (root / name).iterdir():
+            mask = Image.open(path)
+            mask.paste(0, (0, 0, *size))
+            mask.save(path)
         assert main(f"evaluate --predictions {name} --dataset data/tiny --split val".split()) == 0
-        first, last = capsys.readouterr().out.splitlines()
+        first, *_, last = capsys.readouterr().out.splitlines()
         assert first.startswith("3 images of val: mean IoU ")
         assert last == f"scores   artifacts/runs/{name}/evaluation/val"
     assert json.loads((root / "artifacts/runs/better/params.json").read_text())["dataset"] == "data/tiny"
@@ -140,6 +142,10 @@ def test_predictions_are_scored_and_runs_compared(root, capsys):
     assert told[-1] == "Tables and figure: artifacts/runs/better/comparison/worse-val"
     written = {path.name for path in (root / "artifacts/runs/better/comparison/worse-val").iterdir()}
     assert written - {".writing"} == {"images.png", "per_class.csv", "per_image.csv", "summary.json"}
+    assert main(["compare", "worse,worst", "better,best", "--split", "val"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[-2].startswith("better, best against worse, worst on val: mean IoU 0.")
+    assert told[-1].endswith("comparison/worse-2x2-val")
 
 
 def test_init_writes_a_draft_that_check_understands_and_never_overwrites(root, capsys):

@@ -1,6 +1,6 @@
 """What is wrong with a dataset before anybody trains on it.
 
-check: the pass over all files; findings: names, severities, suggestions; report: the verdict and the files.
+check: the pass over all files; findings: names, severities, suggestions; report: the conclusion and the files.
 class_balance: shares, and the class weights of 02; image_quality: outliers, and the degradations of 04;
 masks: shifted and foreign masks; duplicates, sequences and splits: whether training has seen the test.
 """
@@ -9,11 +9,11 @@ from seglib.checks.check import CheckResult, check_dataset
 from seglib.checks.class_balance import class_weights, cooccurrence, weight_table
 from seglib.checks.image_quality import APART, KINDS, QUALITIES, QUALITY_OF, Reference, degradation, qualities
 from seglib.checks.masks import correlate_shifts
-from seglib.checks.report import apart, examples, require_sound, split_comparison, verdict, write
+from seglib.checks.report import apart, conclusion, examples, require_sound, split_comparison, write
 from seglib.checks.splits import suggest_split
 
 __all__ = [
     "APART", "KINDS", "QUALITIES", "QUALITY_OF", "CheckResult", "Reference", "apart", "check_dataset",
-    "class_weights", "cooccurrence", "correlate_shifts", "degradation", "examples", "qualities", "require_sound",
-    "split_comparison", "suggest_split", "verdict", "weight_table", "write",
+    "class_weights", "conclusion", "cooccurrence", "correlate_shifts", "degradation", "examples", "qualities",
+    "require_sound", "split_comparison", "suggest_split", "weight_table", "write",
 ]

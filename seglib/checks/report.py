@@ -1,4 +1,4 @@
-"""Read a data check: the verdict, what to look at, and the files that are written."""
+"""Read a data check: the conclusion, what to look at, and the files that are written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from seglib.checks.splits import balance
 from seglib.data import Dataset, DatasetError, explain
 
 
-def verdict(check: CheckResult) -> str:
+def conclusion(check: CheckResult) -> str:
     """Say in one sentence whether the data is sound, and what stands against it."""
     parts = []
     for severity in ("error", "warning"):
@@ -78,5 +78,5 @@ def write(check: CheckResult, folder: str | Path | None = None) -> Path:
             ids = check.samples.loc[check.suggested == split, "id"]
             runs.write_text(new / "suggested_split" / f"{split}.txt", "".join(f"{name}\n" for name in ids))
         runs.write_json(new / "data.json", check.files)
-        runs.write_json(new / "summary.json", check.summary | {"verdict": verdict(check)})
+        runs.write_json(new / "summary.json", check.summary | {"conclusion": conclusion(check)})
     return folder

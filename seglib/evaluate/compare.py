@@ -1,98 +1,137 @@
-"""Two runs on the same images: what changed, by how much, and whether it is more than luck."""
+"""Runs on the same images: what changed, by how much, and whether the change helps or two models merely differ."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from seglib import metrics, runs
-from seglib.evaluate.evaluation import Evaluation, units_of
+from seglib.evaluate.evaluation import Evaluation, recorded_digests, units_of
 
 CHANGES = ("fixed", "regressed", "failing in both", "fine in both", "unscored")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A second run beside a first one, on one split; differences are second minus first.
+    """Runs after a change beside runs before it, on one split; differences are second minus first.
 
     Args:
-        first, second: their evaluations.
-        summary: what `comparison_sentence` words, and the share of the draws that the second run won.
-        per_image: id, group, miou_first, miou_second, difference, change (one of `CHANGES`).
+        first, second: their evaluations; repeated trainings where there are several.
+        summary: what `comparison_sentence` words.
+        per_image: id, group, miou_first, miou_second (means over runs), difference, change (one of `CHANGES`).
         per_class: class, iou_first, iou_second, difference, low, high, images. Both: largest moves first.
     """
 
-    first: Evaluation
-    second: Evaluation
+    first: list[Evaluation]
+    second: list[Evaluation]
     summary: dict
     per_image: pd.DataFrame
     per_class: pd.DataFrame
 
 
-def compare_runs(first: Evaluation, second: Evaluation, threshold: float = 0.5) -> Comparison:
-    """Compare two runs that 03 has evaluated on the same split.
+def compare_runs(
+    first: Evaluation | Sequence[Evaluation],
+    second: Evaluation | Sequence[Evaluation],
+    threshold: float = 0.5,
+) -> Comparison:
+    """Compare runs that 03 has evaluated on the same split: one a side, or repeated trainings of each side.
 
-    The bootstrap is paired: both are scored on the same draws, so that what is hard for both cancels out. An
-    image whose mIoU is below `threshold` fails. Other images, masks, classes or policies are a ValueError.
+    One run a side: a paired jackknife over the images, which speaks of these two models. Two or more: Welch's t
+    on their mean IoUs, which speaks of the change. An image whose mIoU is below `threshold` fails.
+
+    Raises:
+        ValueError: other images, masks, classes or policies; a run that stands twice, or copies another.
     """
-    _check_same(first, second)
-    samples = second.dataset.split(second.split).set_index("id").reindex(second.per_image["id"])
-    units, basis = units_of(samples.fillna({"group": ""}))
-    parts = np.stack([metrics.iou_parts(e.confusions) for e in (first, second)], axis=1)  # (N, 2 runs, 2, C)
-    draws, count = metrics.draw_sums(parts, units), len(pd.unique(units))
-    means, mean_draws = metrics.mean_iou_of(parts.sum(0)), metrics.mean_iou_of(draws)
-    gain = metrics.interval(means[1] - means[0], mean_draws[:, 1] - mean_draws[:, 0], count)
-    iou, iou_draws = metrics.iou_of(parts.sum(0)), metrics.iou_of(draws)  # (2, C), (R, 2, C)
-    difference, class_draws = iou[1] - iou[0], iou_draws[:, 1] - iou_draws[:, 0]
-    moves = [metrics.interval(d, class_draws[:, c], count) for c, d in enumerate(difference)]
-    per_class = pd.DataFrame({"class": second.classes.names, "iou_first": iou[0], "iou_second": iou[1]})
-    per_class["difference"] = difference
-    per_class[["low", "high"]] = [(move.low, move.high) for move in moves]
-    per_class["images"] = (second.confusions.sum(-1) > 0).sum(0)
-    per_image = _compare_images(first, second, threshold)
-    changes, names = per_image["change"].value_counts(), {"first": first.run.name, "second": second.run.name}
-    scores = {"mean_iou_first": float(means[0]), "mean_iou_second": float(means[1]), "difference": gain.value}
-    interval = {"low": gain.low, "high": gain.high, "level": 0.95, "share_above": gain.share_above}
-    summary = names | {"split": second.split, "images": len(per_image)} | scores | interval
-    summary |= {"basis": basis, "policy": second.scores["absent"], "threshold": threshold}
+    sides = [[side] if isinstance(side, Evaluation) else list(side) for side in (first, second)]
+    _check_same(*sides)
+    repeated, last = min(map(len, sides)) > 1, sides[1][0]
+    before, after = (np.stack([_ious(e) for e in side]) for side in sides)  # (runs, 1 + C)
+    per_image = _compare_images(sides, threshold)
+    basis, changes = f"{len(before)} and {len(after)} trainings", per_image["change"].value_counts()
+    found = np.stack([after.mean(0) - before.mean(0), *np.full((2, after.shape[1]), np.nan)])
+    if repeated:
+        found = welch(before, after)
+    elif len(before) == len(after):
+        samples = last.dataset.split(last.split).set_index("id").reindex(last.per_image["id"])
+        moves = last.per_image["miou"] - sides[0][0].per_image["miou"]
+        units, basis = units_of(samples.fillna({"group": ""}), moves)
+        found = metrics.jackknife(last.confusions, units, minus=sides[0][0].confusions)
+    per_class = pd.DataFrame({"class": last.classes.names})
+    per_class["iou_first"], per_class["iou_second"] = before.mean(0)[1:], after.mean(0)[1:]
+    per_class[["difference", "low", "high"]] = found[:, 1:].T
+    per_class["images"] = (last.confusions.sum(-1) > 0).sum(0)
+    named = [", ".join(e.run.name for e in side) for side in sides]
+    summary = {"first": named[0], "second": named[1], "split": last.split, "images": len(per_image)}
+    summary |= {"mean_iou_first": before[:, 0].mean(), "mean_iou_second": after[:, 0].mean()}
+    summary |= dict(zip(("difference", "low", "high"), map(float, found[:, 0]), strict=True))
+    summary |= {"level": 0.95, "basis": basis, "repeated": repeated}
+    summary |= {"policy": last.scores["absent"], "threshold": threshold}
     summary["changes"] = {change: int(changes.get(change, 0)) for change in CHANGES}
-    return Comparison(first, second, summary, per_image, _largest_first(per_class))
+    return Comparison(*sides, summary, per_image, _largest_first(per_class))
 
 
-def _check_same(first: Evaluation, second: Evaluation) -> None:
-    """Raise ValueError where the counts of two evaluations cannot be compared."""
-    (one, other), runs_named = map(_facts, (first, second)), f"{first.run.name!r} and {second.run.name!r}"
-    for what in one:
-        names = sorted(one[what].keys() | other[what].keys())
-        if names := [name for name in names if one[what].get(name) != other[what].get(name)]:
-            differing = f"{len(names)} differing: {', '.join(names[:3])}"
-            told = f"runs {runs_named} were scored on different {what} ({differing})"
-            raise ValueError(f"{told}. Evaluate both again on split {second.split!r}.")
+def welch(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Take the differences of the means of (n, K) and (m, K) values, with Welch's 95 % interval: (3, K)."""
+    parts = [np.var(side, axis=0, ddof=1) / len(side) for side in (first, second)]
+    rest = parts[0] ** 2 / (len(first) - 1) + parts[1] ** 2 / (len(second) - 1)
+    spread = stats.t.ppf(0.975, metrics.ratio(sum(parts) ** 2, rest)) * np.sqrt(sum(parts))
+    difference = second.mean(0) - first.mean(0)
+    return np.stack([difference, difference - spread, difference + spread])
+
+
+def _ious(evaluation: Evaluation) -> np.ndarray:
+    """(1 + C): the mean IoU and the IoU of each class."""
+    iou = metrics.iou_per_class(evaluation.confusions.sum(0))
+    return np.append(metrics.nanmean(iou), iou)
+
+
+def _check_same(first: Sequence[Evaluation], second: Sequence[Evaluation]) -> None:
+    """Raise ValueError where evaluations cannot be compared, or where repeated trainings are none."""
+    every = [*first, *second]
+    names = [evaluation.run.name for evaluation in every]
+    if len(every) > 2 and len(set(names)) < len(names):
+        raise ValueError(f"a run stands twice: {', '.join(names)}. Name each training once.")
+    facts = [_facts(evaluation) for evaluation in every]
+    for one, other in combinations(range(len(every)), 2):
+        for what in [what for what in facts[one] if what in facts[other]]:
+            before, after = facts[one][what], facts[other][what]
+            if odd := [k for k in before | after if before.get(k) != after.get(k)]:
+                told = f"runs {names[one]!r} and {names[other]!r} were scored on different {what}"
+                told += f" ({len(odd)} differing: {', '.join(odd[:3])}). Run 03_evaluate for both"
+                raise ValueError(f"{told} on the same files, split {every[one].split!r}.")
+    for one, other in (pair for side in (first, second) for pair in combinations(side, 2)):
+        if np.array_equal(one.confusions, other.confusions):
+            told = f"runs {one.run.name!r} and {other.run.name!r} predict the same in every image"
+            raise ValueError(f"{told}: no repeated training. Train one again with another seed.")
 
 
 def _facts(evaluation: Evaluation) -> dict[str, dict]:
-    """What must be alike, by name: positions of classes and images, policy, pixels of each mask."""
-    ids, masks = evaluation.per_image["id"], evaluation.confusions.sum(-1).tolist()
-    classes = {name: k for k, name in enumerate(evaluation.classes.names)}
-    images = {name: k for k, name in enumerate(ids)}
-    policy = {"absent": evaluation.scores["absent"]}
-    return {
-        "classes": classes,
-        "images": images,
-        "policies": policy,
-        "masks": dict(zip(ids, masks, strict=True)),
+    """What must be alike, by name: positions of classes and images, policy, files and pixels of each image."""
+    images, files = evaluation.per_image, recorded_digests(evaluation)
+    ids, pixels = images["id"].tolist(), map(tuple, evaluation.confusions.sum(-1).tolist())
+    facts = {
+        "classes": {name: k for k, name in enumerate(evaluation.classes.names)},
+        "policies": {"absent": evaluation.scores["absent"]},
+        "images": {name: k for k, name in enumerate(ids)},
+        "masks": dict(zip(ids, pixels, strict=True)),
     }
+    for kind in ("image", "mask") if files else ():
+        facts[f"{kind} files"] = {i: files.get(path, "") for i, path in zip(ids, images[kind], strict=True)}
+    return facts
 
 
-def _compare_images(first: Evaluation, second: Evaluation, threshold: float) -> pd.DataFrame:
-    before, after = (evaluation.per_image["miou"].to_numpy(float) for evaluation in (first, second))
+def _compare_images(sides: Sequence[Sequence[Evaluation]], threshold: float) -> pd.DataFrame:
+    before, after = (np.mean([e.per_image["miou"] for e in side], axis=0).astype(float) for side in sides)
     failed, fails, unscored = before < threshold, after < threshold, np.isnan(before + after)
     cases = [unscored, failed & ~fails, ~failed & fails, failed & fails]
     change = np.select(cases, ["unscored", "fixed", "regressed", "failing in both"], "fine in both")
-    table = second.per_image[["id", "group"]].assign(miou_first=before, miou_second=after)
+    table = sides[1][0].per_image[["id", "group"]].assign(miou_first=before, miou_second=after)
     return _largest_first(table.assign(difference=after - before, change=change))
 
 
@@ -102,34 +141,34 @@ def _largest_first(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def comparison_sentence(comparison: Comparison) -> str:
-    """Word what the comparison comes to, and what it stands on."""
+    """Word what the comparison comes to, and what it stands on; that a change helps, of repeated trainings only."""
     found, changes = comparison.summary, comparison.summary["changes"]
     gain, low, high = (100 * found[name] for name in ("difference", "low", "high"))
-    limits = f"(95 % interval {low:+.1f} to {high:+.1f})"
+    words = ["these two models differ", "these two models cannot be told apart", "these two models differ"]
+    if found["repeated"]:
+        words = ["the change hurts", "the spread of the trainings may explain it", "the change helps"]
+    told = words[1 + (low > 0) - (high < 0)]
+    told += f" (95 % interval {low:+.1f} to {high:+.1f} over {found['basis']})"
     if np.isnan(low):
-        verdict = "too few images to say whether that is more than luck"
-    elif gain == low == high == 0:
-        verdict = "no difference in any draw"
-    elif low > 0 or high < 0:
-        verdict = f"{'better' if low > 0 else 'worse'} by more than luck {limits}"
-    else:
-        verdict = f"which may be luck {limits}"
+        told = f"no interval: too little is independent ({found['basis']})"
+    if not found["repeated"]:
+        told += ". One training a side cannot tell the change from the seed: repeat both with other seeds"
     moved, most = comparison.per_class.iloc[0], ""
     if moved["difference"] and not np.isnan(moved["difference"]):
         most = f"; the class moved most is {moved['class']} ({100 * moved['difference']:+.1f})"
     means = f"mean IoU {found['mean_iou_first']:.3f} -> {found['mean_iou_second']:.3f} ({gain:+.1f} points)"
     fixed = f"{changes['fixed']} image{'' if changes['fixed'] == 1 else 's'} fixed"
     return (
-        f"{found['second']} against {found['first']} on {found['split']}: {means}, {verdict}; {fixed}, "
-        f"{changes['regressed']} regressed at threshold {found['threshold']:g}{most}. "
-        f"Drawn: {found['basis']}."
+        f"{found['second']} against {found['first']} on {found['split']}: {means}; {told}. {fixed}, "
+        f"{changes['regressed']} regressed at threshold {found['threshold']:g}{most}."
     )
 
 
 def write_comparison(comparison: Comparison) -> Path:
     """Write summary.json and both tables to `comparison/<first>-<split>/` of the second run; return it."""
-    name = f"{comparison.first.run.name}-{comparison.second.split}"
-    folder = comparison.second.run.path / "comparison" / name
+    first, second = comparison.first, comparison.second
+    counts = f"-{len(first)}x{len(second)}" if len(first) + len(second) > 2 else ""
+    folder = second[0].run.path / "comparison" / f"{first[0].run.name}{counts}-{second[0].split}"
     with runs.replace_folder(folder, (), last="summary.json") as new:
         runs.write_csv(new / "per_image.csv", comparison.per_image)
         runs.write_csv(new / "per_class.csv", comparison.per_class)

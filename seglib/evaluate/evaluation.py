@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from seglib import actions, data, metrics, runs
 from seglib.data import ClassMap, Dataset, DatasetError, compare_digests, digests
+from seglib.evaluate.baselines import learn_baselines, score_baselines, stretch
 from seglib.params import Evaluate, Train
 from seglib.runs import Run, display_path
 
@@ -27,14 +28,16 @@ _HEADLINE = {
     "mean_iou_class_worst_5": ("mean IoU, worst 5 % of each class", "the worst images of every class"),
     "mean_boundary_iou": ("boundary IoU", "the outlines alone"),
     "pixel_accuracy": ("pixel accuracy", "share of pixels that are right"),
-    "mean_precision": ("precision", "share of predicted pixels that are right"),
+    "mean_precision": ("precision", "share of predicted pixels that are right (none predicted: 0)"),
     "mean_recall": ("recall", "share of true pixels that are found"),
     "frequency_weighted_iou": ("frequency-weighted IoU", "large classes count more"),
     "ece": ("calibration error (ECE)", "confidence against accuracy; 0 is best"),
 }
 # Tables and their columns of text: "0042", "null" and "" are names there, not numbers or missing values.
 _TEXT = {"per_image": ["id", "image", "mask", "group", "worst_class"], "per_image_class_iou": ["id"]}
-_TEXT |= {"per_class": ["class"], "calibration": [], "region_sizes": ["class", "size"]}
+_OPTIONAL = {"calibration": [], "region_sizes": ["class", "size"], "baselines": ["predictor"]}
+_TEXT |= {"per_class": ["class"]} | _OPTIONAL
+_LOST = 1 / 3  # an IoU below it is an F1 below 0.5: more than two pixels are wrong for each right one
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Evaluation:
         confusions: (N, C, C) counts, in the order of `per_image`.
         calibration: see `metrics.reliability_table`; None where the predictions have no confidence.
         region_sizes: see `metrics.region_table`.
+        baselines: scores of those that never look at the image; None without a training split.
     """
 
     run: Run
@@ -60,17 +64,46 @@ class Evaluation:
     confusions: np.ndarray
     calibration: pd.DataFrame | None = None
     region_sizes: pd.DataFrame | None = None
+    baselines: pd.DataFrame | None = None
 
-    @property
-    def classes(self) -> ClassMap:
-        """Return the classes of the dataset."""
-        return self.dataset.classes
+    classes = property(lambda self: self.dataset.classes)
 
     def headline(self) -> pd.DataFrame:
         """Tabulate the scores to look at first, each with its value and what it stands for."""
         rows = {name: (self.scores.get(key), what) for key, (name, what) in _HEADLINE.items()}
         table = pd.DataFrame.from_dict(rows, "index", columns=[self.split, "stands for"])
         return table.astype({self.split: float}).rename_axis("score")
+
+    def compare_with_baselines(self) -> pd.DataFrame:
+        """Tabulate the baselines beside the model: predictor, and four scores; the best last."""
+        if self.baselines is None:
+            told = "no baselines were scored: there is no split 'train', or the evaluation is of an older version"
+            raise ValueError(f"{told}. Run 03_evaluate again where there is one.")
+        model = pd.DataFrame([{"predictor": "this model"} | self.scores])[[*self.baselines]]
+        return pd.concat([self.baselines, model]).sort_values("mean_iou", kind="stable", ignore_index=True)
+
+    def summary(self) -> str:
+        """Word the mean IoU, its interval, over what it is taken, and the classes that the mean hides."""
+        found, mean = self.scores["mean_iou_interval"], self.scores["mean_iou"]
+        told = f"mean IoU {np.nan if mean is None else mean:.3f}, "
+        if found["low"] is None:
+            told += f"no interval: too little is independent ({found['basis']})"
+        else:
+            told += f"95 % interval {found['low']:.3f} to {found['high']:.3f} over {found['basis']}"
+        return "\n".join(filter(None, [told, self.lost_classes()]))
+
+    def lost_classes(self) -> str:
+        """Warn of the classes of the ground truth that are nearly lost; "" if none is.
+
+        Nearly lost: an IoU below 1/3, which is an F1 below 0.5. Then more than two pixels of the class, missed or
+        false positives, are wrong for each that is right, however high the mean over all classes.
+        """
+        total, names = self.confusions.sum(0), self.classes.names
+        iou, images = metrics.iou_per_class(total), (self.confusions.sum(2) > 0).sum(0)
+        lost = [c for c in np.argsort(iou, kind="stable") if images[c] and iou[c] < _LOST]
+        told = ", ".join(f"{names[c]} {iou[c]:.2f} ({images[c]} images)" for c in lost)
+        what = f"{len(lost)} of {len(names)} classes nearly lost, which the mean hides"
+        return f"{what} (IoU below 1/3: over two pixels wrong for each right one): {told}" if lost else ""
 
     def worst_images(self, count: int = 10) -> pd.DataFrame:
         """Return the rows of `per_image` with the lowest mIoU, worst first; unscored images are left out."""
@@ -87,15 +120,22 @@ def write_evaluation(
     """
     split, samples, classes = params.split, dataset.split(params.split), dataset.classes
     files, ids, rows = digests(dataset, split), samples["id"].tolist(), [{}] * len(samples)
-    started, replaced = time.perf_counter(), ("predictions", "calibration.csv")
+    guess = learn_baselines(dataset)
+    started, replaced = time.perf_counter(), ("predictions", *(f"{name}.csv" for name in _OPTIONAL))
     with runs.replace_folder(run.evaluation(split), replaced, last="metrics.json") as new:
         bar = tqdm(predictions, f"scoring {split}", len(ids), leave=False, unit="image", disable=not progress)
         for i, truth, pred, confidence in bar:
             rows[i] = _count(truth, pred, confidence, len(classes), params.boundary_ratio)
+            if guess:
+                guessed = stretch(guess[1], truth.shape)
+                rows[i]["mean_mask"] = metrics.confusion_matrix(truth, guessed, len(classes))
             save_ids(new / "predictions" / f"{ids[i]}.png", pred, classes)
         speed = len(ids) / (time.perf_counter() - started)
         counts = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         tables = _tables(samples, counts, classes.names, params.absent)
+        if guess:
+            beside = counts["mean_mask"], guess[0], classes.names, params.absent
+            tables["baselines"], tables["per_image"]["baseline_miou"] = score_baselines(*beside)
         for name, table in tables.items():
             runs.write_csv(new / f"{name}.csv", table)
         kept = {name: counts[name] for name in ("confusions", "boundary", "calibration")}
@@ -140,9 +180,9 @@ def _tables(samples: pd.DataFrame, counts: dict, names: tuple[str, ...], absent:
     )
     per_class = metrics.per_class_table(confusions, names, absent)
     per_class["boundary_iou"] = metrics.boundary_iou(counts["boundary"].sum(0))
-    of_images, sizes = pd.concat([per_image["id"], class_iou], axis=1), counts["regions"].sum(0)
+    of_images = pd.concat([per_image["id"], class_iou], axis=1)
     tables = {"per_image": per_image, "per_class": per_class, "per_image_class_iou": of_images}
-    tables["region_sizes"] = metrics.region_table(sizes, names)
+    tables["region_sizes"] = metrics.region_table(counts["regions"].sum(0), names)
     if calibration.any():
         tables["calibration"] = metrics.reliability_table(calibration.sum(0))
     return tables
@@ -150,8 +190,9 @@ def _tables(samples: pd.DataFrame, counts: dict, names: tuple[str, ...], absent:
 
 def _scores(samples: pd.DataFrame, counts: dict, tables: dict, params: Evaluate) -> dict:
     per_image, per_class, ratio = tables["per_image"], tables["per_class"], params.boundary_ratio
-    units, basis = units_of(samples)
-    interval = metrics.mean_iou_interval(counts["confusions"], units, seed=params.seed)
+    units, basis = units_of(samples, per_image["miou"])
+    _, low, high = metrics.jackknife(counts["confusions"], units)[:, 0]
+    lost = (per_class["pixels"] > 0) & (counts["confusions"].sum((0, 1)) == 0)
     sizes, width = np.unique(counts["size"], axis=0), "max(1, round(ratio x diagonal)) pixels"
     widths = [metrics.boundary_width(size, ratio) for size in sizes] if ratio else [None]
     boundary = {"ratio": ratio, "width": width if ratio else "off"}
@@ -159,7 +200,7 @@ def _scores(samples: pd.DataFrame, counts: dict, tables: dict, params: Evaluate)
     return {
         "absent": params.absent,
         **metrics.scores(counts["confusions"], params.absent),
-        "mean_iou_interval": {"low": interval.low, "high": interval.high, "level": 0.95, "basis": basis},
+        "mean_iou_interval": {"low": low, "high": high, "level": 0.95, "basis": basis},
         "mean_boundary_iou": metrics.nanmean(per_class["boundary_iou"]),
         "mean_boundary_iou_image": metrics.nanmean(per_image["boundary_iou"]),
         "boundary": boundary | {"narrowest": min(widths), "widest": max(widths)},
@@ -168,23 +209,15 @@ def _scores(samples: pd.DataFrame, counts: dict, tables: dict, params: Evaluate)
         "region_iou": dict(zip(metrics.SIZES, by_size.tolist(), strict=True)),
         "region_edges": metrics.EDGES,
         "classes_absent": per_class.loc[per_class["pixels"] == 0, "class"].tolist(),
+        "classes_never_predicted": per_class.loc[lost, "class"].tolist(),  # whose precision counts as 0
         "images_unscored": per_image.loc[per_image["valid_pixels"] == 0, "id"].tolist(),
     }
 
 
-def units_of(samples: pd.DataFrame) -> tuple[np.ndarray, str]:
-    """Return what of these images is independent (N,), and that in words: see `metrics.independent_units`."""
+def units_of(samples: pd.DataFrame, scores: pd.Series) -> tuple[np.ndarray, str]:
+    """Call `metrics.independent_units` for rows of the samples table and the scores of the images."""
     frames = samples["frame"].to_numpy(float, na_value=np.nan)
-    return metrics.independent_units(samples["group"].to_numpy(str), frames)
-
-
-def interval_sentence(scores: Mapping) -> str:
-    """Word the mean IoU of metrics.json with its interval, and what was resampled for it."""
-    found, mean = scores["mean_iou_interval"], scores["mean_iou"] or np.nan
-    low, high, basis = (found[name] for name in ("low", "high", "basis"))
-    if low is None or np.isnan(low):
-        return f"mean IoU {mean:.3f}; too little is independent for an interval: {basis}"
-    return f"mean IoU {mean:.3f}, {found['level']:.0%} interval {low:.3f} to {high:.3f}; resampled: {basis}"
+    return metrics.independent_units(samples["group"].to_numpy(str), frames, scores.to_numpy(float))
 
 
 def open_evaluation(run: Run | str, split: str, dataset: Dataset | None = None) -> Evaluation:
@@ -215,7 +248,7 @@ def open_evaluation(run: Run | str, split: str, dataset: Dataset | None = None) 
 
 def _read_table(path: Path) -> pd.DataFrame | None:
     text = _TEXT[path.stem]
-    if path.stem in ("calibration", "region_sizes") and not path.is_file():
+    if path.stem in _OPTIONAL and not path.is_file():
         return None
     blank = {name: [""] for name in runs.read_table(path, nrows=0).columns if name not in text}
     table = runs.read_table(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=blank)
@@ -263,12 +296,16 @@ def changed_since_training(run: Run, dataset: Dataset) -> str:
 
 def check_as_scored(evaluation: Evaluation) -> None:
     """Raise DatasetError where files of the split changed, were added or are gone since 03 scored it."""
-    run, split = evaluation.run, evaluation.split
-    path = run.evaluation(split) / "data.json"
-    before = runs.read_json(path).get(split) if path.is_file() else None
+    split, before = evaluation.split, recorded_digests(evaluation)
     if before and (changes := compare_digests(before, digests(evaluation.dataset, split))):
-        told = f"split {split!r} changed since run {run.name!r} was evaluated on it: {changes}."
+        told = f"split {split!r} changed since run {evaluation.run.name!r} was evaluated on it: {changes}."
         raise DatasetError(told, "changed-since", "Run 03_evaluate again, then 04.")
+
+
+def recorded_digests(evaluation: Evaluation) -> dict[str, str]:
+    """Read the digests that 03 took of the split's files, by path; none in runs of an older version."""
+    path = evaluation.run.evaluation(evaluation.split) / "data.json"
+    return runs.read_json(path).get(evaluation.split, {}) if path.is_file() else {}
 
 
 def save_ids(path: Path, ids: np.ndarray, classes: ClassMap) -> None:
@@ -290,8 +327,7 @@ def read_ids(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
 
 def saved_prediction(evaluation: Evaluation, sample: str, size: tuple[int, int]) -> np.ndarray:
     """Read the (H, W) uint8 class ids that 03 saved for one image; another size is a DatasetError."""
-    folder = evaluation.run.evaluation(evaluation.split) / "predictions"
-    return read_ids(folder / f"{sample}.png", size)
+    return read_ids(evaluation.run.evaluation(evaluation.split) / "predictions" / f"{sample}.png", size)
 
 
 def read_layers(evaluation: Evaluation, sample: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

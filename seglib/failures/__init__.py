@@ -1,13 +1,13 @@
 """Which images fail, why, and what to do about it.
 
 Files: find (thresholds, the failures), error_types (where IoU was lost), analyse (one look at every image of a
-split, and the failures folder), causes, label_errors, novelty, slices, confidence (does it warn?), propose
-(actions.yaml), verdicts and relabel (what people decide).
+split, and the failures folder), causes, label_errors, novelty, slices (means by sequence), confidence (does it
+warn?), propose (actions.yaml), verdicts and relabel (what people decide).
 """
 
-from seglib.failures.analyse import Analysis, analyse, beside_nearest, suspect_region, warnings_of
+from seglib.failures.analyse import Analysis, analyse, beside_nearest, suspect_region
 from seglib.failures.causes import CAUSES, summarise_causes
-from seglib.failures.confidence import EarlyWarning, warning_sentence
+from seglib.failures.confidence import EarlyWarning, warning_sentence, warnings_of
 from seglib.failures.error_types import ERROR_KINDS, error_costs
 from seglib.failures.find import (
     Threshold, class_view, conclusion, cutoff, describe, failing, failure_confusions, failure_curve,
@@ -17,13 +17,14 @@ from seglib.failures.label_errors import named
 from seglib.failures.planted import was_it_right
 from seglib.failures.propose import propose_actions, write_actions
 from seglib.failures.relabel import export_for_relabelling, import_corrections, to_relabel
-from seglib.failures.slices import find_slices
+from seglib.failures.slices import sequence_means
 from seglib.failures.verdicts import VERDICTS, VerdictBook
 
 __all__ = [
     "CAUSES", "ERROR_KINDS", "VERDICTS", "Analysis", "EarlyWarning", "Threshold", "VerdictBook",
     "analyse", "beside_nearest", "class_view", "conclusion", "cutoff", "describe", "error_costs",
-    "export_for_relabelling", "failing", "failure_confusions", "failure_curve", "find_failures", "find_slices",
-    "import_corrections", "named", "propose_actions", "read_threshold", "summarise_causes", "suspect_region", "to_relabel",
+    "export_for_relabelling", "failing", "failure_confusions", "failure_curve", "find_failures",
+    "import_corrections", "named", "propose_actions", "read_threshold", "sequence_means",
+    "summarise_causes", "suspect_region", "to_relabel",
     "warning_sentence", "warnings_of", "was_it_right", "write_actions",
 ]  # fmt: skip

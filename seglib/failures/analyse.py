@@ -18,7 +18,6 @@ from seglib import checks, evaluate, metrics, runs, train
 from seglib.data import IGNORE, overlay, read_image
 from seglib.evaluate import Evaluation
 from seglib.failures import causes
-from seglib.failures.confidence import EarlyWarning, class_confidence, early_warning
 from seglib.failures.error_types import lost_iou, pixel_price
 from seglib.failures.label_errors import SUSPECT, Findings, LabelCheck, grow_region
 from seglib.failures.novelty import novelty
@@ -188,6 +187,17 @@ def _facts(one: Observed, reference: checks.Reference | None, evaluation: Evalua
     return facts
 
 
+def class_confidence(pred: np.ndarray, confidence: np.ndarray, counted: np.ndarray) -> float:
+    """Average the mean confidence of each predicted class: as the mIoU, it does not forget small classes.
+
+    Args:
+        pred, confidence, counted: (H, W) uint8 ids, confidences in [0, 1], and bool: the pixels that count.
+    """
+    pixels = np.bincount(pred[counted], minlength=256)
+    total, there = np.bincount(pred[counted], confidence[counted], minlength=256), pixels > 0
+    return float((total[there] / pixels[there]).mean()) if there.any() else float("nan")
+
+
 def explain_failures(evaluation: Evaluation, failures: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     """Add to each failure what was measured of it, and its cause."""
     known = images.drop(columns=["group", "miou", "failed", "seed", "by_given"])
@@ -260,17 +270,3 @@ def beside_nearest(analysis: Analysis, failures: pd.DataFrame, count: int = 4) -
         images += [read_image(dataset.root / paths[name]) for name in (row.id, *near)]
         titles += [f"{row.id}: novelty {row.novelty:.0%}", *(f"train: {name}" for name in near)]
     return images, titles
-
-
-def warnings_of(analysis: Analysis) -> dict[str, EarlyWarning]:
-    """Judge how well the mean confidence over pixels, and over classes, warns of failures."""
-    failed, units = analysis.images["failed"].to_numpy(), independent_parts(analysis.evaluation)
-    pairs = ("confidence", "confidence"), ("confidence by class", "class_confidence")
-    return {name: early_warning(analysis.images[column], failed, units, name) for name, column in pairs}
-
-
-def independent_parts(evaluation: Evaluation) -> np.ndarray:
-    """Label what of the split is independent, (N,), see `metrics.independent_units`."""
-    samples = evaluation.dataset.split(evaluation.split)
-    frames = samples["frame"].to_numpy(float, na_value=np.nan)
-    return metrics.independent_units(samples["group"].to_numpy(str), frames)[0]

@@ -1,4 +1,4 @@
-"""How well a signal that needs no label, such as the model's confidence, tells which images fail."""
+"""How well the model's own confidence, which needs no label, tells which images fail."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
-from seglib.metrics import Interval, draw_counts, interval
+from seglib.evaluate import units_of
+from seglib.failures.analyse import Analysis
+
+FEWEST = 10  # failed images, and sound ones, below which nothing is said
+LEVEL = 0.025  # chance of a claim where there is nothing to claim: 5 % for the two signals together
 
 
 @dataclass(frozen=True)
@@ -18,84 +23,66 @@ class EarlyWarning:
         signal: its name.
         images, failures: those that have the signal.
         auroc: the probability that a failed image has the lower signal than another, ties counting half; 0.5:
-            chance. NaN where nothing or everything fails.
-        aurc_random: of a signal that knows nothing: the failure rate.
-        curve: for each value of the signal: `coverage` (share of the images with at least that), `risk`
-            (share of those that failed), `signal`.
+            chance. NaN below ten failed or ten sound images, as `p`.
+        p: the chance of an AUROC as high where the signal knows nothing.
     """
 
     signal: str
     images: int
     failures: int
-    auroc: Interval
-    aurc_random: float
-    curve: pd.DataFrame
+    auroc: float = float("nan")
+    p: float = float("nan")
 
 
-def class_confidence(pred: np.ndarray, confidence: np.ndarray, counted: np.ndarray) -> float:
-    """Average the mean confidence of each predicted class: as the mIoU, it does not forget small classes.
-
-    Args:
-        pred, confidence, counted: (H, W) uint8 ids, confidences in [0, 1], and bool: the pixels that count.
-    """
-    pixels = np.bincount(pred[counted], minlength=256)
-    total, there = np.bincount(pred[counted], confidence[counted], minlength=256), pixels > 0
-    return float((total[there] / pixels[there]).mean()) if there.any() else float("nan")
+def warnings_of(analysis: Analysis) -> dict[str, EarlyWarning]:
+    """Judge how well the mean confidence over pixels, and over classes, warns of failures."""
+    images, evaluation = analysis.images, analysis.evaluation
+    units, _ = units_of(evaluation.dataset.split(evaluation.split), images["miou"])
+    pairs = ("confidence", "confidence"), ("confidence by class", "class_confidence")
+    failed = images["failed"].to_numpy()
+    return {
+        name: early_warning(images[column].to_numpy(float), failed, units, name) for name, column in pairs
+    }
 
 
 def early_warning(
-    signal: np.ndarray, failed: np.ndarray, units: np.ndarray | None = None, name: str = "confidence"
+    signal: np.ndarray, failed: np.ndarray, units: np.ndarray, name: str = "confidence", draws: int = 1000
 ) -> EarlyWarning:
-    """Judge a signal that should be low where the model fails.
+    """Test a signal that should be low where the model fails, by permutations of whole units.
 
     Args:
         signal: (N,) of each image, such as its mean confidence; an image where it is NaN is left out.
         failed: (N,) bool.
-        units: (N,) labels of what is independent (see `metrics.independent_units`); every image by default.
+        units: (N,) labels of what is independent (see `evaluate.units_of`). In each draw every unit gets the
+            signals of another one, in their order, repeated where that one is shorter.
 
-    Sources: Geifman and El-Yaniv, Selective Classification for Deep Neural Networks, NeurIPS 2017; AUROC as
-    the Mann-Whitney statistic: Hanley and McNeil, Radiology 1982. Interval: bootstrap over the units.
+    Source of the AUROC as the Mann-Whitney statistic: Hanley and McNeil, Radiology 1982.
     """
     known = np.isfinite(signal)
-    units = np.arange(len(signal))[known] if units is None else np.asarray(units)[known]
-    signal, failed, (codes, found) = signal[known], failed[known], pd.factorize(units)
-    auroc, draws = np.full(1, np.nan), [np.empty(0)]
-    if failed.any():
-        auroc = _auroc(signal, failed, np.ones((1, len(signal))))
-        draws = [_auroc(signal, failed, d[:, codes]) for d in draw_counts(len(found), images=len(signal))]
-    values, place, times = np.unique(-signal, return_inverse=True, return_counts=True)
-    lost, kept = np.bincount(place, failed, minlength=len(values)), np.cumsum(times)
-    curve = {"coverage": kept / max(1, len(signal)), "risk": np.cumsum(lost) / kept, "signal": -values}
-    return EarlyWarning(
-        signal=name,
-        images=len(signal),
-        failures=int(failed.sum()),
-        auroc=interval(auroc[0], np.concatenate(draws), len(found)),
-        aurc_random=float(failed.mean()) if len(failed) else float("nan"),
-        curve=pd.DataFrame(curve),
-    )
-
-
-def _auroc(signal: np.ndarray, failed: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(R,) AUROC with image i counted weights[r, i] times; NaN where no failed or no other image counts."""
-    order = np.argsort(signal, kind="stable")
-    starts = np.flatnonzero(np.diff(signal[order], prepend=-np.inf))
-    bad, good = (np.add.reduceat((weights * of)[:, order], starts, axis=1) for of in (failed, ~failed))
-    above = good.sum(1, keepdims=True) - np.cumsum(good, axis=1)  # other images of higher signal
-    pairs, won = bad.sum(1) * good.sum(1), (bad * (above + good / 2)).sum(1)
-    return np.divide(won, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
+    signal, failed, (codes, names) = signal[known], failed[known], pd.factorize(np.asarray(units)[known])
+    bad, good = int(failed.sum()), int((~failed).sum())
+    if min(bad, good) < FEWEST:
+        return EarlyWarning(name, len(signal), bad)
+    order = np.argsort(codes, kind="stable")  # unit by unit
+    ranks, failed, codes = rankdata(signal)[order], failed[order], codes[order]
+    sizes = np.bincount(codes)
+    starts = np.cumsum(sizes) - sizes
+    place, weights = np.arange(len(codes)) - starts[codes], np.where(failed, -1 / bad, 1 / good)
+    random, found, as_high = np.random.default_rng(0), ranks @ weights, 1
+    for _ in range(draws):
+        source = random.permutation(len(names))[codes]
+        shift = random.integers(len(codes), size=len(names))[codes]
+        drawn = ranks[starts[source] + (place + shift) % sizes[source]]
+        as_high += drawn @ weights >= found - 1e-9
+    return EarlyWarning(name, len(signal), bad, float(found / len(signal) + 0.5), as_high / (draws + 1))
 
 
 def warning_sentence(found: EarlyWarning) -> str:
     """Word what it comes to, for a reader."""
-    if not found.images:
-        return f"No image has a {found.signal}: nothing can be said about how well it warns."
-    if found.failures in (0, found.images):
-        what = "Every image" if found.failures else "No image"
-        return f"{what} of {found.images} failed: there is nothing for the {found.signal} to tell apart."
-    told = f"AUROC of the {found.signal} for failure {found.auroc.value:.2f}"
-    low, high = found.auroc.low, found.auroc.high
-    if np.isnan(low):
-        return f"{told}: too few independent images to say how sure that is."
-    what = "warns of failures" if low > 0.5 else "may be no better than chance"
-    return f"{told} (95 % interval {low:.2f} to {high:.2f}): {what}."
+    if np.isnan(found.p):
+        few = f"{found.failures} failed and {found.images - found.failures} sound images"
+        return f"{few} have a {found.signal}: at least {FEWEST} of each are needed to say whether it warns."
+    what = "warns of failures" if found.p <= LEVEL else "may be no better than chance"
+    return (
+        f"AUROC of the {found.signal} for failure {found.auroc:.2f} (permutation p {found.p:.3f}): it {what}."
+    )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from IPython.display import Markdown
 
 MODES = ("absolute", "percentile", "per_class")
-_GUESSING, _NEAR = 0.1, 0.1  # scores below are no better than guessed; within this of the limit: a near miss
+_NEAR = 0.1  # within this of the limit: a near miss
 _SEVERITIES = {"near-threshold": "near-threshold", "clear": "clear", "guessing": "no better than guessing"}
 _ENTRY = re.compile(r"(.+?)[\s:=]+(\d*\.?\d+)")  # "person 0.5", "person: 0.5"
 
@@ -127,9 +127,10 @@ def find_failures(evaluation: Evaluation, threshold: float | Threshold = 0.5) ->
     """Find the images below the threshold, worst first; an image without a valid pixel cannot fail.
 
     Returns:
-        id, miou, severity (guessing: below 0.1; near-threshold: within 0.1 of it; clear: between; of the
-        score that makes the image fail), worst_class, worst_class_iou, top_confusion ("pole -> building"),
-        top_confusion_share (of the valid pixels), group, best_fix and best_fix_gain (of `best_repairs`).
+        id, miou, severity (guessing: not above what the better baseline scores in the image; near-threshold:
+        the score that makes it fail is within 0.1 of the limit; clear: the others), worst_class,
+        worst_class_iou, top_confusion ("pole -> building"), top_confusion_share (of the valid pixels), group,
+        best_fix and best_fix_gain (of `best_repairs`).
     """
     threshold = threshold if isinstance(threshold, Threshold) else Threshold(threshold)
     names, failed = evaluation.classes.names, failing(evaluation, threshold)
@@ -139,8 +140,9 @@ def find_failures(evaluation: Evaluation, threshold: float | Threshold = 0.5) ->
     wrong = wrong_counts(counts).reshape(-1, len(names) ** 2)
     pairs = np.array([f"{t} -> {p}" for t in names for p in names], object)
     near = np.where(score >= limit - _NEAR, "near-threshold", "clear")
+    guess = images.get("baseline_miou", np.nan)  # unknown in older runs
     table = images[["id", "miou"]].assign(
-        severity=np.where(score < _GUESSING, "guessing", near),
+        severity=np.where(images["miou"] <= guess, "guessing", near),
         worst_class=images["worst_class"],
         worst_class_iou=iou.min(axis=1).to_numpy(float),
         top_confusion=np.where(wrong.any(1), pairs[wrong.argmax(1)], ""),
@@ -189,7 +191,8 @@ def conclusion(evaluation: Evaluation, failures: pd.DataFrame, threshold: Thresh
     if np.isnan(lowest):
         return Markdown(f"**None of {total} images has a valid pixel.** Look at the masks in 01_data_check.")
     if failed == 0:
-        return Markdown(f"**No image of {total} is {below}**: the lowest has mIoU {lowest:.2f}.")
+        told = f"**No image of {total} is {below}**: the lowest has mIoU {lowest:.2f}."
+        return Markdown("\n\n".join(filter(None, [told, evaluation.lost_classes()])))
     counts = failures["severity"].value_counts()
     told = ", ".join(f"{counts[name]} {words}" for name, words in _SEVERITIES.items() if name in counts)
     lines = [f"**{failed} of {total} images ({failed / total:.0%}) are {below}: {told}.**", ""]
@@ -197,4 +200,6 @@ def conclusion(evaluation: Evaluation, failures: pd.DataFrame, threshold: Thresh
         share = f"{row.lost / lost:.0%} of the IoU that failures lost"
         cause = f"{row.cause.capitalize()}: {row.failures} of {failed}, {share} ({row.examples})"
         lines.append(f"- {cause}. {row.advice}")
+    if hidden := evaluation.lost_classes():
+        lines += ["", hidden]
     return Markdown("\n".join(lines))

@@ -49,23 +49,19 @@ def scores(confusions: np.ndarray, absent: str = "truth") -> dict[str, float]:
     `mean_iou` is mIoU^D: equal to torchmetrics' multiclass Jaccard index, macro over the classes present.
     """
     total = confusions.sum(0)
-    hit, true, predicted = _margins(total)
-    iou, per_image_class = iou_per_class(total), image_class_iou(confusions, absent)
-    per_image = nanmean(per_image_class, axis=1)
+    of_classes, per_image_class = _of_classes(total), image_class_iou(confusions, absent)
+    true, per_image = total.sum(1), nanmean(per_image_class, axis=1)
 
     def worst_classes(q: float) -> np.ndarray:
         return nanmean([worst_mean(column, q) for column in per_image_class.T])
 
     result = {
-        "mean_iou": nanmean(iou),
+        **{f"mean_{name}": nanmean(values) for name, values in of_classes.items()},
         "mean_iou_image": nanmean(per_image),
         "mean_iou_class": nanmean(nanmean(per_image_class, axis=0)),
-        "pixel_accuracy": ratio(hit.sum(), total.sum()),
-        "mean_class_accuracy": nanmean(ratio(hit, true)),
-        "frequency_weighted_iou": ratio(np.nansum(true * np.nan_to_num(iou)), true.sum()),
-        "mean_precision": nanmean(ratio(hit, predicted)),
-        "mean_recall": nanmean(ratio(hit, true)),
-        "mean_f1": nanmean(ratio(2 * hit, true + predicted)),
+        "pixel_accuracy": ratio(total.trace(), total.sum()),
+        "mean_class_accuracy": nanmean(of_classes["recall"]),
+        "frequency_weighted_iou": ratio(np.nansum(true * of_classes["iou"]), true.sum()),
     }
     for q in (1, 5, 10):  # percent
         result[f"mean_iou_image_worst_{q}"] = worst_mean(per_image, q)
@@ -85,21 +81,17 @@ def per_class_table(confusions: np.ndarray, names: tuple[str, ...], absent: str 
     """Score each class, a row each.
 
     `images` and `pixels` count the ground truth; `miou_c` is the mean over the images in which the class
-    counts; `absent_false_positives` counts pixels of the class in images whose ground truth lacks it.
+    counts; `absent_false_positives` counts pixels of the class in images whose ground truth lacks it. A class
+    that is never predicted has precision 0.
     """
-    total = confusions.sum(0)
-    hit, true, predicted = _margins(total)
-    in_truth = confusions.sum(-1) > 0
+    total, in_truth = confusions.sum(0), confusions.sum(-1) > 0
     columns = {
         "class_id": range(len(names)),
         "class": names,
-        "iou": iou_per_class(total),
-        "precision": ratio(hit, predicted),
-        "recall": ratio(hit, true),
-        "f1": ratio(2 * hit, true + predicted),
+        **_of_classes(total),
         "images": in_truth.sum(0),
-        "pixels": true,
-        "pixel_share": ratio(true, true.sum()),
+        "pixels": total.sum(1),
+        "pixel_share": ratio(total.sum(1), total.sum()),
         "miou_c": nanmean(image_class_iou(confusions, absent), axis=0),
         "absent_false_positives": (confusions.sum(-2) * ~in_truth).sum(0),
     }
@@ -110,6 +102,14 @@ def nanmean(values: np.ndarray, axis: int | None = None) -> np.ndarray:
     """Average as `np.nanmean` without its warning: NaN where there is nothing to average."""
     values = np.asarray(values, np.float64)
     return ratio(np.nansum(values, axis=axis), (~np.isnan(values)).sum(axis=axis))
+
+
+def _of_classes(total: np.ndarray) -> dict[str, np.ndarray]:
+    """(C,) each. Precision: 0 for a class that is never predicted, as torchmetrics' zero_division=0."""
+    hit, true, predicted = _margins(total)
+    precision = ratio(hit, np.where(true > 0, np.maximum(predicted, 1), predicted))
+    f1 = ratio(2 * hit, true + predicted)
+    return {"iou": iou_per_class(total), "precision": precision, "recall": ratio(hit, true), "f1": f1}
 
 
 def _margins(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from seglib.plots.data import class_shares, image_properties, sequence_timeline,
 from seglib.plots.evaluation import (
     class_ious, iou_distribution, per_class_image_iou, region_ious, reliability, run_comparison,
 )
-from seglib.plots.failures import costly_confusions, degradation_sheet, lost_iou, slice_plot, threshold_curve
+from seglib.plots.failures import costly_confusions, degradation_sheet, lost_iou, threshold_curve
 from seglib.plots.samples import augmentation_grid, failure_sheet, image_grid, image_pairs, overlay_grid
 from seglib.plots.style import save_figure
 from seglib.plots.training import LiveCurves, in_full, show_small, training_curves
@@ -18,5 +18,5 @@ __all__ = [
     "cooccurrence", "costly_confusions", "degradation_sheet", "failure_sheet", "image_grid", "image_pairs",
     "image_properties", "in_full", "iou_distribution", "lost_iou", "overlay_grid", "per_class_image_iou",
     "region_ious", "reliability", "run_comparison", "save_figure", "sequence_timeline",
-    "show_small", "slice_plot", "split_shifts", "threshold_curve", "training_curves",
+    "show_small", "split_shifts", "threshold_curve", "training_curves",
 ]

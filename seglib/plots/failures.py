@@ -1,4 +1,4 @@
-"""Figures of a failure analysis: where IoU was lost, confusions, thresholds, degraded images, slices."""
+"""Figures of a failure analysis: where IoU was lost, confusions, thresholds, degraded images."""
 
 from math import floor
 
@@ -130,26 +130,3 @@ def degradation_sheet(training: pd.DataFrame, images: pd.DataFrame, failed: np.n
     if entries:
         fig.legend(*entries, loc="outside upper left", ncols=2)
     return fig
-
-
-@style.apply
-def slice_plot(slices: pd.DataFrame, most: int = 15, ax: Axes | None = None) -> Axes:
-    """Draw by how much lower the mean IoU of a slice's images is than elsewhere, the costliest slices on top.
-
-    Args:
-        slices: of `failures.find_slices`.
-        most: how many are drawn.
-
-    Filled: claimed after correction for all slices looked at; hollow: may be chance. Lines: 95 % intervals.
-    """
-    table, xlabel = slices.head(most).reset_index(), "mean IoU less that of all other images, points"
-    if table.empty:
-        return style.empty(ax, "no slice holds enough images")
-    ax = style.rows(ax, table["slice"], "Slices, the costliest on top", xlabel, width=58)
-    ax.axvline(0, color=style.INK, linewidth=0.9)
-    for name, claimed in (("more than chance", True), ("may be chance", False)):
-        part, color = table[table["claimed"] == claimed], style.VERMILION if claimed else "white"
-        ax.hlines(part.index, 100 * part["low"], 100 * part["high"], color=style.MUTED, linewidth=1.6)
-        style.dots(ax, 100 * part["difference"], part.index, color=color, label=name)
-    style.beside(ax, [f"{r.images} ({r.failures})" for r in table.itertuples()], "images (failed)")
-    return style.legend_above(ax)

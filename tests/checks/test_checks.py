@@ -61,7 +61,7 @@ def check(root):
 def test_sound_data_has_no_findings(root, capsys):
     result = check(root)
     assert result.findings.empty
-    assert checks.verdict(result) == "sound: 21 pairs, no errors, no warnings."
+    assert checks.conclusion(result) == "sound: 21 pairs, no errors, no warnings."
     checks.require_sound(result)
     checks.check_dataset(load_dataset(root), progress=True)
     assert "21/21" in capsys.readouterr().err
@@ -128,7 +128,7 @@ def test_each_fault_of_a_pair_is_found_and_alone(root, found, severity, argument
     assert (row["sample"], row["split"]) == ("b3", "val")
     assert ("'b3'" if severity == "info" else "'b3' (val/") in row["detail"]
     if severity == "error":
-        told = checks.verdict(result)
+        told = checks.conclusion(result)
         assert told.startswith(f"not sound: {len(result.samples)} pairs, 1 error (1 {found})")
         with pytest.raises(DatasetError, match="'b3'") as error:
             checks.require_sound(result)
@@ -217,7 +217,7 @@ def test_written_files_read_back(root, monkeypatch):
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["findings"] == {"error": 1, "warning": 0, "info": 0}
     assert summary["splits"] == {"train": 10, "val": 10}
-    assert summary["verdict"] == checks.verdict(result)
+    assert summary["conclusion"] == checks.conclusion(result)
 
 
 def test_a_written_suggestion_is_loaded(root):

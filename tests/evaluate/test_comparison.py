@@ -1,54 +1,99 @@
-"""Two runs beside each other: hand-made counts, the plain bootstrap as reference, and what cannot be compared."""
+"""Runs beside each other: hand-made counts, SciPy as reference, simulated trainings, and what cannot be compared."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
+from scipy import stats
 
 from seglib import metrics
 from seglib.data import ClassMap, load_dataset, read_mask
 from seglib.evaluate import Evaluation, compare_runs, comparison_sentence, open_evaluation, write_comparison
-from seglib.evaluate.compare import CHANGES
+from seglib.evaluate.compare import CHANGES, welch
 from seglib.evaluate.evaluation import write_evaluation
 from seglib.params import Evaluate
 from seglib.runs import Run, read_json, write_json
 
+PLAIN = np.tile(np.array([[60, 5], [20, 80]]), (12, 1, 1))
+BETTER = PLAIN + np.arange(1, 13)[:, None, None] % 3 * np.array([[1, -1], [-1, 1]])  # in most images
 
-def made(counts: np.ndarray, group: str = "") -> Evaluation:
+
+def made(counts: np.ndarray, name: str = "made") -> Evaluation:
     """An evaluation of these counts alone."""
     ids = [f"i{k}" for k in range(len(counts))]
-    names = tuple(f"c{k}" for k in range(counts.shape[1]))
     iou = metrics.image_class_iou(counts)
-    images = pd.DataFrame({"id": ids, "group": group, "miou": metrics.nanmean(iou, axis=1)})
+    images = pd.DataFrame({"id": ids, "group": "", "miou": metrics.nanmean(iou, axis=1)})
     samples = images.assign(frame=np.nan)
-    dataset = SimpleNamespace(classes=ClassMap(names), split=lambda name: samples)
-    run = SimpleNamespace(name="made")
+    classes = ClassMap(tuple(f"c{k}" for k in range(counts.shape[1])))
+    dataset = SimpleNamespace(classes=classes, split=lambda name: samples)
+    run = SimpleNamespace(name=name, evaluation=lambda split: Path("nowhere"))
     return Evaluation(run, dataset, "test", {"absent": "truth"}, images, None, None, counts)
 
 
-def mean_iou(counts: np.ndarray) -> float:
-    return float(metrics.nanmean(metrics.iou_per_class(counts.sum(0))))
+def noisy(random: np.random.Generator, counts: np.ndarray) -> np.ndarray:
+    """Counts of another training: some pixels of the first class more or less are right in all images."""
+    moved = np.clip(np.round(random.normal(0, 4)) + random.integers(-2, 3, len(counts)), -20, 5)
+    return counts + moved[:, None, None].astype(int) * np.array([[1, -1], [0, 0]])
 
 
-def test_the_interval_is_that_of_the_plain_paired_bootstrap():
-    first = np.random.default_rng(0).poisson(3, (23, 5, 5)) + 60 * np.eye(5, dtype=np.int64)
-    first[:, 3] = first[:, :, 3] = 0  # absent everywhere
-    second = first.copy()
-    second[:, 0, 0] += first[:, 0, 1]
-    second[:, 0, 1] = 0
-    second[:9, 2] = first[:9, 2, [0, 2, 1, 3, 4]]
-    found = compare_runs(made(first), made(second)).summary
-    random, draws = np.random.default_rng(0), []
-    for _ in range(1000):
-        rows = random.integers(23, size=23)
-        draws.append(mean_iou(second[rows]) - mean_iou(first[rows]))
-    assert [found["low"], found["high"]] == pytest.approx(np.percentile(draws, [2.5, 97.5]).tolist())
-    assert found["difference"] == pytest.approx(mean_iou(second) - mean_iou(first))
-    assert found["share_above"] == np.mean(np.array(draws) > 0)
+def told(first, second) -> str:
+    return comparison_sentence(compare_runs(first, second))
+
+
+def test_two_runs_are_compared_by_the_paired_jackknife():
+    found = compare_runs(made(PLAIN), made(BETTER))
+    expected = metrics.jackknife(BETTER, np.arange(12), minus=PLAIN)
+    summary = found.summary
+    np.testing.assert_allclose([summary[name] for name in ("difference", "low", "high")], expected[:, 0])
+    per_class = found.per_class.sort_values("class")[["difference", "low", "high"]]
+    np.testing.assert_allclose(per_class.to_numpy().T, expected[:, 1:])
+    seed = "One training a side cannot tell the change from the seed: repeat both with other seeds"
+    assert f"these two models differ (95 % interval {100 * summary['low']:+.1f} to " in told(
+        made(PLAIN), made(BETTER)
+    )
+    assert "these two models differ (95 % interval -" in told(made(BETTER), made(PLAIN))
+    mixed = PLAIN + np.array([[[2, -2], [0, 0]], [[-2, 2], [0, 0]]])[np.arange(12) % 2]
+    assert "these two models cannot be told apart (95 % interval -" in told(made(PLAIN), made(mixed))
+    same = told(made(PLAIN), made(PLAIN))
+    assert "cannot be told apart (95 % interval +0.0 to +0.0 over 12 images" in same
+    assert seed in same
+    assert "moved most" not in same
+    assert "no interval: too little is independent (4 images" in told(made(PLAIN[:4]), made(BETTER[:4]))
+
+
+def test_repeated_trainings_are_compared_by_welch():
+    random = np.random.default_rng(0)
+    sides = [[made(noisy(random, PLAIN), f"{s}{k}") for k in range(n)] for s, n in (("a", 3), ("b", 4))]
+    means = [[metrics.scores(e.confusions)["mean_iou"] for e in side] for side in sides]
+    found = compare_runs(*sides).summary
+    expected = stats.ttest_ind(*means[::-1], equal_var=False).confidence_interval()
+    assert [found["low"], found["high"]] == pytest.approx([*expected])
+    assert found["difference"] == pytest.approx(np.mean(means[1]) - np.mean(means[0]))
+    assert "b0, b1, b2, b3 against a0, a1, a2 on test" in told(*sides)
+    assert "over 3 and 4 trainings" in told(*sides)
+    helped = [made(noisy(random, BETTER), f"c{k}") for k in range(3)]
+    better = [made(noisy(random, PLAIN + np.array([[5, -5], [-19, 19]])), f"d{k}") for k in range(3)]
+    assert "the change helps (95 % interval +" in told(helped, better)
+    assert "the change hurts (95 % interval -" in told(better, helped)
+    assert "no interval: too little is independent (1 and 3 trainings). One training a side" in told(
+        sides[0][0], better
+    )
+    assert np.isnan(welch(np.ones((2, 1)), np.ones((3, 1)))[1:]).all()
+
+
+@pytest.mark.parametrize("runs", [2, 3, 5])
+def test_other_seeds_alone_are_seldom_called_a_change(runs):
+    """Of 4,000 pairs of sides that differ by their seeds alone 2.5 % are said to help, as many to hurt."""
+    random = np.random.default_rng(0)
+    _, low, high = welch(*random.normal(0.6, 0.01, (2, runs, 4000)))
+    assert (low > 0).mean() <= 0.03
+    assert (high < 0).mean() <= 0.03
 
 
 def evaluated(name: str, wrong: dict[str, float]) -> Evaluation:
@@ -80,49 +125,44 @@ def test_what_was_fixed_and_what_broke(tiny_root):
     per_class = second.per_class.set_index("class")["iou"] - first.per_class.set_index("class")["iou"]
     got = found.per_class.set_index("class")["difference"]
     pd.testing.assert_series_equal(got.sort_index(), per_class.sort_index(), check_names=False)
-    told = comparison_sentence(found)
-    assert told.startswith("second against first on test: mean IoU ")
-    assert "1 image fixed, 1 regressed at threshold 0.5" in told
-    assert told.endswith("Drawn: 4 images, taken as independent: the dataset names no sequences.")
+    words = comparison_sentence(found)
+    assert words.startswith("second against first on test: mean IoU ")
+    assert "1 image fixed, 1 regressed at threshold 0.5" in words
     folder = write_comparison(found)
     assert folder == second.run.path / "comparison" / "first-test"
     assert {path.name for path in folder.glob("[!.]*")} == {"summary.json", "per_image.csv", "per_class.csv"}
-    assert read_json(folder / "summary.json")["sentence"] == told
-
-
-def test_what_is_more_than_luck():
-    counts = np.tile(np.array([[60, 5], [20, 80]]), (12, 1, 1))
-    better = counts + np.array([[4, -4], [-3, 3]])  # in every image
-    mixed = counts + np.array([[[2, -2], [0, 0]], [[-2, 2], [0, 0]]])[np.arange(12) % 2]
-
-    def told(first, second):
-        return comparison_sentence(compare_runs(made(first), made(second)))
-
-    assert "better by more than luck (95 % interval +" in told(counts, better)
-    assert "worse by more than luck" in told(better, counts)
-    assert "which may be luck (95 % interval -" in told(counts, mixed)
-    same = told(counts, counts)
-    assert "no difference in any draw" in same
-    assert "moved most" not in same
-    assert "too few images to say" in told(counts[:1], better[:1])
+    assert read_json(folder / "summary.json")["sentence"] == words
+    third = evaluated("third", {"0041": 0.3})
+    assert write_comparison(compare_runs([first, third], [second])).name == "first-2x1-test"
+    for folder in ("images", "masks"):  # one image and another's mask are not what they were
+        path = second.dataset.root / "test" / folder / ("0042.png" if folder == "masks" else "null.png")
+        Image.fromarray(np.array(Image.open(path))[::-1].copy()).save(path)
+    again = evaluated("again", {})
+    for sides, what in (((first, again), "image"), ((first, [second, again]), "image")):
+        with pytest.raises(
+            ValueError, match=rf"different {what} files \(1 differing: null\)\. Run 03_evaluate for both"
+        ):
+            compare_runs(*sides)
 
 
 def test_an_image_without_a_score_is_neither_fixed_nor_broken():
-    counts = np.tile(np.array([[60, 5], [20, 80]]), (3, 1, 1))
+    counts = PLAIN[:3].copy()
     counts[1] = 0
     changes = compare_runs(made(counts), made(counts)).per_image.set_index("id")["change"]
     assert changes.to_dict() == {"i0": "fine in both", "i1": "unscored", "i2": "fine in both"}
 
 
-def test_what_differs_is_named():
-    counts = np.tile(np.array([[60, 5], [20, 80]]), (3, 1, 1))
+def test_what_cannot_be_compared_is_named():
+    counts = PLAIN[:3]
     first, changed = made(counts), counts + np.array([0, 1, 0])[:, None, None]
-    for second, told in (
+    for second, words in (
         (replace(first, scores={"absent": "union"}), r"different policies \(1 differing: absent\)"),
-        (made(changed), r"different masks \(1 differing: i1\)\. Evaluate both again"),
+        (made(changed), r"different masks \(1 differing: i1\)\. Run 03_evaluate for both on the same files"),
         (made(counts[:2]), r"different images \(1 differing: i2\)"),
         (replace(first, per_image=first.per_image[::-1]), r"different images \(2 differing: i0, i2\)"),
         (made(np.pad(counts, ((0, 0), (0, 1), (0, 1)))), r"different classes \(1 differing: c2\)"),
+        ([first, made(PLAIN[:3])], "a run stands twice: made, made, made"),
+        ([made(counts, "b"), made(counts, "c")], "'b' and 'c' predict the same in every image: no repeated"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=words):
             compare_runs(first, second)

@@ -21,9 +21,10 @@ from seglib.train import load_checkpoint, make_plan
 CLASSES = ClassMap(("sky", "road", "car"))
 TEST_IDS = ["0041", "0042", "1e5", "null"]
 FILES = {"metrics.json", "per_image.csv", "per_class.csv", "per_image_class_iou.csv", "confusions.npz"}
-FILES |= {"calibration.csv", "region_sizes.csv", "data.json", "predictions"}
+FILES |= {"calibration.csv", "region_sizes.csv", "data.json", "predictions", "baselines.csv"}
 PER_IMAGE = (
     "id image mask group height width miou pixel_accuracy worst_class valid_pixels boundary_iou confidence"
+    " baseline_miou"
 )
 PER_CLASS = "class_id class iou precision recall f1 images pixels pixel_share miou_c absent_false_positives boundary_iou"
 
@@ -207,6 +208,25 @@ def test_the_same_predictions_get_the_same_scores(run):
     assert {name: theirs.scores[name] for name in same} == {name: own.scores[name] for name in same}
     with pytest.raises(FileExistsError, match="'tiny' exists and holds a trained model"):
         score(run.evaluation("test") / "predictions", "tiny")
+
+
+def test_a_lost_class_is_named_however_good_the_mean(external):
+    assert score(external).lost_classes() == ""
+    for path in external.iterdir():
+        mask = np.array(Image.open(path))
+        Image.fromarray(np.where(mask == 2, 1, mask).astype(np.uint8)).save(path)
+    evaluation = score(external)
+    first, second = evaluation.summary().splitlines()
+    assert first.startswith("mean IoU 0.")
+    assert first.endswith("no interval: too little is independent (4 images, taken as independent: the dataset "
+                          "names no sequences)")  # fmt: skip
+    assert second.startswith(
+        "1 of 3 classes nearly lost, which the mean hides (IoU below 1/3: over two pixels wrong"
+    )
+    assert second.endswith("car 0.00 (4 images)")
+    assert evaluation.scores["classes_never_predicted"] == ["car"]
+    assert evaluation.per_class.set_index("class").loc["car", ["precision", "f1"]].tolist() == [0, 0]
+    assert evaluation.scores["mean_precision"] == pytest.approx(evaluation.per_class["precision"].mean())
 
 
 def test_faults_of_predictions_are_named_and_counted(external):

@@ -97,7 +97,9 @@ def test_predictions_of_another_tool(run):
             np.testing.assert_array_equal(copied, stored)
         assert read_image(found.folder / "overlays" / f"{name}.png").shape == (40, 56, 3)
     assert failures.beside_nearest(found, found.failures) == ([], [])
-    assert failures.find_slices(found).empty
+    means = failures.sequence_means(found)
+    assert means[["sequence", "images", "failures"]].to_numpy().tolist() == [["", 4, 4]]
+    assert means["miou"].item() == pytest.approx(evaluation.per_image["miou"].mean())
     assert {warning.images for warning in failures.warnings_of(found).values()} == {0}
 
 

@@ -1,67 +1,65 @@
-"""How well a signal warns of failures: against scikit-learn, brute force and by hand."""
+"""How well a signal warns of failures: AUROC against scikit-learn, p against all permutations and on noise."""
 
 from __future__ import annotations
+
+from itertools import permutations
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from seglib.failures import warning_sentence
-from seglib.failures.confidence import class_confidence, early_warning
+from seglib.failures.analyse import class_confidence
+from seglib.failures.confidence import LEVEL, early_warning
 
 
-def case(seed: int, ties: bool, images: int = 60):
-    random = np.random.default_rng(seed)
-    failed = random.random(images) < 0.3
-    signal = random.random(images) - 0.3 * failed
-    return (np.round(signal, 1) if ties else signal), failed
+def case(seed: int, units: int = 12, size: int = 6, knows: float = 0.0):
+    """A signal and failures that both go with the sequence, and with each other as far as the signal `knows`."""
+    random, codes = np.random.default_rng(seed), np.repeat(np.arange(units), size)
+    hard = random.standard_normal(units)[codes] + random.standard_normal(len(codes))
+    signal = random.standard_normal(units)[codes] + random.standard_normal(len(codes)) - knows * hard
+    return np.round(signal, 1), hard > np.quantile(hard, 0.6), codes
 
 
-def test_auroc_and_its_interval_are_those_of_drawing_and_scoring_again():
-    signal, failed = case(0, ties=True)
-    units = np.repeat(np.arange(20), 3)
-    found = early_warning(signal, failed, units).auroc
-    assert found.value == pytest.approx(roc_auc_score(failed, -signal), abs=1e-12)
-    random, draws = np.random.default_rng(0), []
-    for _ in range(1000):
-        rows = np.concatenate([np.flatnonzero(units == u) for u in random.integers(20, size=20)])
-        draws.append(roc_auc_score(failed[rows], -signal[rows]))
-    assert [found.low, found.high] == pytest.approx(np.percentile(draws, [2.5, 97.5]).tolist())
+def test_auroc_is_scikit_learns_and_p_that_of_all_permutations():
+    signal, failed, units = case(1, units=5, size=9, knows=0.3)
+    found = early_warning(signal, failed, units, draws=2000)
+    assert found.auroc == pytest.approx(roc_auc_score(failed, -signal), abs=1e-12)
+    parts = np.array(np.split(signal, 5))
+    drawn = [roc_auc_score(failed, -np.concatenate(parts[list(order)])) for order in permutations(range(5))]
+    # Inside a unit the order starts anywhere: compared with all orders of units it is the same on average.
+    assert found.p == pytest.approx(np.mean(np.array(drawn) >= found.auroc), abs=0.05)
 
 
-def test_curve_by_hand():
-    signal, failed = np.array([0.9, 0.8, 0.8, 0.5, 0.2]), np.array([False, False, True, False, True])
-    found = early_warning(signal, failed)
-    assert found.curve["coverage"].tolist() == pytest.approx([0.2, 0.6, 0.8, 1.0])
-    assert found.curve["risk"].tolist() == pytest.approx([0, 1 / 3, 1 / 4, 2 / 5])
-    assert found.curve["signal"].tolist() == [0.9, 0.8, 0.5, 0.2]
+@pytest.mark.parametrize("sizes", ["images", "sequences"])
+def test_noise_is_seldom_claimed(sizes):
+    """A claim in 5 % of 200 cases would be 10; 11 or more of a rate of 2.5 % happen once in 100 times."""
+    shape = {"units": 60, "size": 1} if sizes == "images" else {"units": 10, "size": 7}
+    claimed = sum(early_warning(*case(seed, **shape), draws=99).p <= LEVEL for seed in range(200))
+    assert claimed <= 10
 
 
 def test_a_signal_that_knows_everything_or_nothing():
-    signal, failed = case(2, ties=False)
-    found = early_warning(signal, failed)
-    knowing, blind = early_warning(-failed.astype(float), failed), early_warning(np.ones(60), failed)
-    assert found.aurc_random == pytest.approx(failed.mean())
-    assert knowing.auroc.value == 1
-    assert blind.auroc.value == 0.5
-    assert "warns of failures" in warning_sentence(knowing)
-    assert "0.50 (95 % interval 0.50 to 0.50): may be no better than chance" in warning_sentence(blind)
+    _, failed, units = case(2)
+    knowing, blind = (early_warning(s, failed, units) for s in (-failed.astype(float), np.ones(len(failed))))
+    assert (knowing.auroc, blind.auroc, blind.p) == (1, 0.5, 1)
+    assert warning_sentence(knowing).endswith("1.00 (permutation p 0.001): it warns of failures.")
+    assert "0.50 (permutation p 1.000): it may be no better than chance" in warning_sentence(blind)
 
 
-def test_nothing_or_everything_fails_or_is_unknown():
-    for failed in (np.zeros(8, bool), np.ones(8, bool)):
-        found = early_warning(np.linspace(0, 1, 8), failed)
-        assert np.isnan(found.auroc.value)
-        assert "nothing for the confidence to tell apart" in warning_sentence(found)
-    none = early_warning(np.full(3, np.nan), np.array([True, False, True]))
-    assert (none.images, np.isnan(none.auroc.value)) == (0, True)
-    assert "nothing can be said" in warning_sentence(none)
-    signal, failed = case(3, ties=False)
-    more = early_warning(np.append(signal, [np.nan, np.nan]), np.append(failed, [True, False]))
-    assert (more.images, more.auroc.value) == (60, early_warning(signal, failed).auroc.value)
-    one_unit = early_warning(signal, failed, np.zeros(60))
-    assert np.isnan(one_unit.auroc.low)
-    assert "too few independent images" in warning_sentence(one_unit)
+def test_nothing_is_said_of_fewer_than_ten():
+    signal, failed, units = np.arange(30.0), np.arange(30) < 9, np.arange(30)
+    for some in (failed, ~failed):
+        found = early_warning(signal, some, units)
+        assert np.isnan([found.auroc, found.p]).all()
+        assert "failed and" in warning_sentence(found)
+        assert "at least 10 of each are needed" in warning_sentence(found)
+    failed[9] = True
+    assert early_warning(signal, failed, units).auroc == 1
+    signal[9] = np.nan  # is left out
+    assert warning_sentence(early_warning(signal, failed, units)).startswith(
+        "9 failed and 20 sound images have"
+    )
 
 
 def test_class_confidence_by_hand():

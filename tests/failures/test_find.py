@@ -131,7 +131,6 @@ def test_failures_come_worst_first_with_their_confusions():
     evaluation = made([GOOD, CLEAR, GUESS, BLANK, NEAR, GUESS])
     found = find_failures(evaluation, 0.5)
     assert found["id"].tolist() == ["i2", "i5", "i1"]  # equal ones by name
-    assert found["severity"].tolist() == ["guessing", "guessing", "clear"]
     assert found["miou"].tolist() == pytest.approx([0, 0, 0.25])
     assert found["worst_class"].tolist() == ["sky", "sky", "sky"]
     assert found["worst_class_iou"].tolist() == pytest.approx([0, 0, 0.25])
@@ -142,10 +141,15 @@ def test_failures_come_worst_first_with_their_confusions():
     assert find_failures(made([CLEAR]), 0.25).empty
 
 
-def test_severity():
-    mious = {0.099: "guessing", 0.1: "clear", 0.399: "clear", 0.4: "near-threshold"}
-    for miou, expected in mious.items():
-        assert find_failures(of_ious([[miou] * 3]))["severity"].tolist() == [expected]
+@pytest.mark.parametrize("baseline", [0.1, 0.45, None])
+def test_severity(baseline):
+    for miou in (0.09, 0.399, 0.4, 0.45, 0.46):
+        evaluation = of_ious([[miou] * 3])
+        expected = "near-threshold" if miou >= 0.4 else "clear"
+        if baseline:  # a model is no better than what never looks at the image
+            evaluation.per_image["baseline_miou"] = baseline
+            expected = "guessing" if miou <= baseline else expected
+        assert find_failures(evaluation)["severity"].tolist() == [expected]
 
 
 def test_fixes_follow_the_policy_of_the_evaluation():
@@ -177,8 +181,9 @@ def test_class_view_by_hand():
 
 
 def test_the_closing_words():
-    def said(confusions, mode="absolute", **columns):
-        evaluation, threshold = made(confusions), Threshold(0.5, mode)
+    def said(confusions, mode="absolute", limit=0.5, **columns):
+        evaluation, threshold = made(confusions), Threshold(limit, mode)
+        evaluation.per_image["baseline_miou"] = 0.1
         found = find_failures(evaluation, threshold)
         columns = columns or dict(causes.explain(found).items())
         return failures.conclusion(evaluation, found.assign(**columns), threshold).data.splitlines()
@@ -187,7 +192,11 @@ def test_the_closing_words():
     assert "None of 2 images has a valid pixel" in said([BLANK, BLANK])[0]
     words = said([GOOD, NEAR], "percentile")
     assert words[0].startswith("**1 of 2 images (50%) are below a mean IoU of 0.788, the lowest 50%: ")
-    assert len(words) == 3
+    lost = "1 of 3 classes nearly lost, which the mean hides (IoU below 1/3: over two pixels wrong for each right "
+    assert words[3:] == ["", f"{lost}one): level 2 0.25 (2 images)"]
+    words = said([GOOD, GOOD, NEAR, NEAR], limit=0.4)
+    assert words == ["**No image of 4 is below a mean IoU of 0.4**: the lowest has mIoU 0.58.", *words[1:]]
+    assert words[-1].startswith(lost)
     words = said([GOOD, GUESS, CLEAR, CLEAR], cause=["label error", "unexplained", "unexplained"])
     told = "3 of 4 images (75%) are below a mean IoU of 0.5: 2 clear, 1 no better than guessing."
     assert words[0] == f"**{told}**"

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
+from torchmetrics import classification as theirs
 
 from seglib import metrics
 from seglib.metrics.scores import worst_mean
@@ -98,16 +98,21 @@ def test_torchmetrics(case):
     classes, truth, pred = case
     counts = count(*case)
     options = {"num_classes": classes, "ignore_index": IGNORE}
-    matrix = MulticlassConfusionMatrix(**options)(*tensors(truth, pred))
+    matrix = theirs.MulticlassConfusionMatrix(**options)(*tensors(truth, pred))
     np.testing.assert_array_equal(counts.sum(0), matrix)
     if not (truth != IGNORE).any():
         return
     scores, table = metrics.scores(counts), metrics.per_class_table(counts, tuple("abcdef"[:classes]))
-    accuracy = MulticlassAccuracy(average="micro", **options)(*tensors(truth, pred)).item()
-    close(scores["mean_iou"], MulticlassJaccardIndex(**options)(*tensors(truth, pred)).item(), 1e-6)
+    accuracy = theirs.MulticlassAccuracy(average="micro", **options)(*tensors(truth, pred)).item()
+    close(scores["mean_iou"], theirs.MulticlassJaccardIndex(**options)(*tensors(truth, pred)).item(), 1e-6)
     close(scores["pixel_accuracy"], accuracy, 1e-6)
-    each = MulticlassJaccardIndex(average="none", **options)(*tensors(truth, pred))
+    each = theirs.MulticlassJaccardIndex(average="none", **options)(*tensors(truth, pred))
     close(table["iou"].fillna(0).tolist(), each.tolist(), 1e-6)  # there, a class in neither is 0
+    there = table["pixels"] > 0
+    for name, other in (("precision", "Precision"), ("recall", "Recall"), ("f1", "F1Score")):
+        score = getattr(theirs, f"Multiclass{other}")(average="none", zero_division=0, **options)
+        expected = score(*tensors(truth, pred)).numpy()
+        np.testing.assert_allclose(table.loc[there, name], expected[there], atol=1e-6)
 
 
 @cases
@@ -131,8 +136,7 @@ def test_smp(case):
         np.testing.assert_allclose(metrics.image_class_iou(counts, policy), expected, atol=1e-6)
         close(metrics.image_miou(counts, policy).tolist(), [mean(row) for row in expected], 1e-6)
     table = metrics.per_class_table(counts, tuple("abcdef"[:classes]))
-    names = {"iou": "iou_score", "f1": "f1_score", "precision": "precision", "recall": "recall"}
-    for column, name in names.items():
+    for column, name in (("iou", "iou_score"), ("f1", "f1_score"), ("recall", "recall")):
         expected = score(getattr(smp.metrics, name), total=True)[0]
         np.testing.assert_allclose(table[column], expected, atol=1e-6)
     np.testing.assert_allclose(table["miou_c"], [mean(column) for column in in_truth.T], atol=1e-6)

@@ -265,14 +265,3 @@ def test_qualities_show_the_limit_and_which_images_failed():
     assert [t.get_text() for t in alone.axes[0].get_yticklabels()] == ["training", "fine (2)", "failed (1)"]
     drawn(plots.degradation_sheet(few.assign(highlights=255.0, noise=0.0), few, failed))
     drawn(plots.degradation_sheet(qualities(30), qualities(0), failed[:0]))
-
-
-def test_slices_are_named_and_counted():
-    table = pd.DataFrame({"slice": ["with $pole$", "dark"], "images": [20, 9], "failures": [5, 1]})
-    table = table.assign(claimed=[True, False], difference=[-0.2, -0.1], low=[-0.3, -0.2], high=[-0.1, 0.1])
-    ax = drawn(plots.slice_plot(table))
-    assert ax.get_yticklabels()[0].get_text() == r"with \$pole\$"
-    assert [t.get_text() for t in ax.texts] == ["20 (5)", "9 (1)", "images (failed)"]
-    assert told(ax) == ["more than chance", "may be chance"]
-    assert len(plots.slice_plot(table, most=1).get_yticks()) == 1
-    assert "no slice" in plots.slice_plot(table.head(0)).texts[0].get_text()
