@@ -127,12 +127,12 @@ def one_seed(
 
 
 def stated(record: Run, split: str, faults: AbstractContextManager) -> pd.DataFrame:
-    """By id of every scored image: its mIoU (`after`), cause, cause_confidence and evidence."""
+    """By id of every scored image: its mIoU (`after`), cause, cause_strength and evidence."""
     with faults:
         evaluation = evaluate_run(Evaluate(run=record.name, split=split))
         found = analyse(evaluation, find_failures(evaluation, 2.0)).failures
     found = found.rename(columns={"miou": "after"}).set_index("id")
-    return found[["after", "cause", "cause_confidence", "evidence"]]
+    return found[["after", "cause", "cause_strength", "evidence"]]
 
 
 def painted(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -282,7 +282,7 @@ def told(table: pd.DataFrame, threshold: float) -> dict:
     print(f"\nright {right.mean():.1%}, unexplained {(~right & ~wrong).mean():.1%}, wrong {wrong.mean():.1%}")
     if wrong.any():
         shown = made[wrong][
-            ["sample", "kind", "seed", "before", "after", "cause", "cause_confidence", "evidence"]
+            ["sample", "kind", "seed", "before", "after", "cause", "cause_strength", "evidence"]
         ]
         print(shown.round(2).to_string(index=False))
     return {

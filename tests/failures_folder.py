@@ -80,7 +80,7 @@ def table(ids: list[str]) -> pd.DataFrame:
         "novelty": random.uniform(0, 1, count).round(3),
         "nearest": [json.dumps(["train_0", EVIL, "../outside", "train_1"])] * count,
         "cause": cause,
-        "cause_confidence": random.uniform(0.3, 1, count).round(2),
+        "cause_strength": random.uniform(0.3, 1, count).round(2),
         "evidence": [f"{c}: the model is sure of {EVIL} where the mask says building." for c in cause],
         "suggestion": "Look at the mask; relabel or exclude it.",
     }

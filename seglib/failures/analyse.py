@@ -88,8 +88,11 @@ def analyse(evaluation: Evaluation, failures: pd.DataFrame, progress: bool = Fal
         confidences = {sample: folder / "confidences" / f"{sample}.png" for sample in failures["id"]}
         images, labels = _measure(evaluation, seen, training, confidences)
         table = explain_failures(evaluation, failures, images)
-        suspects = images.loc[images["label_score"].notna(), ["id", *SUSPECT[:-2], "failed"]]
-        suspects = suspects.sort_values("label_score", ascending=False, kind="stable", ignore_index=True)
+        suspects = images.loc[
+            images["label_quality"].notna(), ["id", *SUSPECT[:-2], "label_quality", "failed"]
+        ]
+        worst_first = {"by": ["label_score", "label_quality"], "ascending": [False, True]}
+        suspects = suspects.sort_values(**worst_first, kind="stable", ignore_index=True)
         found = Analysis(evaluation, run.failures(split), table, images, suspects, labels, training)
         _write_pictures(found, folder)
         _write_tables(found, folder)

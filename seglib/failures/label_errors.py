@@ -69,7 +69,8 @@ class Findings(NamedTuple):
     """What is known of the masks of a split.
 
     images: a row an image with `SUSPECT`: label_score, the probability that the mask is wrong (NaN where
-    nothing could be calibrated); suspect, whether it is named; the words for it.
+    nothing could be calibrated); suspect, whether it is named; the words for it; label_quality, how far the model
+    agrees with the pixels that it agrees with least, 0-1 (NaN without probabilities): a rank, no probability.
     kinds: of each kind of injected fault, and of all: injected, found (share named), auroc; of "sound" masks
     the share named. Empty where nothing could be calibrated; `told` says so.
     """
@@ -141,6 +142,8 @@ class LabelCheck:
         count = len(self.samples)
         images = pd.DataFrame(dict.fromkeys(SUSPECT, ""), range(count))
         images = images.assign(label_score=np.nan, suspect=False, pixels=0, seed=-1, by_given=True)
+        quality = {row["position"]: row["softmin"] for row in self.rows if row["kind"] == "sound"}
+        images["label_quality"] = pd.Series(quality, dtype=float).reindex(images.index)
         faults = sum(row["kind"] != "sound" for row in self.rows)
         if min(count, faults) < FEWEST:
             told = f"{count} images and {faults} faults that fit into their masks are too few to learn from what a"
@@ -150,7 +153,7 @@ class LabelCheck:
         rows, regions = _recurrence(rows, np.stack(self.confusions), regions)
         parts, wrong = _parts(self.samples), np.zeros(len(rows))
         for prior in _PRIORS:
-            as_sound = pd.Series(1 - wrong, rows.index)
+            as_sound = (1 - pd.Series(wrong)).where(rows["kind"] == "sound", 1.0)
             wrong, kinds, best = _cross_fitted(rows, regions, parts, as_sound, prior)
         sound = np.flatnonzero(rows["kind"] == "sound")
         images.loc[rows["position"][sound], "label_score"] = wrong[sound]
@@ -339,7 +342,8 @@ def named(suspects: pd.DataFrame) -> pd.DataFrame:
     if "suspect" not in suspects:  # of an earlier version, whose scores were ranks
         return suspects.iloc[:0]
     kept = suspects[suspects["suspect"].astype(str) == "True"]
-    return kept.sort_values("label_score", ascending=False, kind="stable", key=pd.to_numeric)
+    kept = kept.assign(label_score=kept["label_score"].astype(float))
+    return kept.sort_values("label_score", ascending=False, kind="stable")
 
 
 def grow_region(truth: np.ndarray, pred: np.ndarray, seed: int, by_given: bool) -> np.ndarray:

@@ -123,7 +123,7 @@ def test_what_a_folder_says():
         "top_confusion": "car -> road", "top_confusion_share": 0.0421, "best_fix": "car -> road", "best_fix_gain": 0.113,
         **{f"lost_{kind}": k / 10 for k, kind in enumerate(ERROR_KINDS)}, "confidence": 0.9, "label_score": 0.97,
         "suspect_kind": "swapped class", "suspect_given": "car", "suspect_suggested": "road", "degradation": "",
-        "degradation_z": 1.0, "novelty": 0.5, "nearest": "[]", "cause": "label error", "cause_confidence": 0.8,
+        "degradation_z": 1.0, "novelty": 0.5, "nearest": "[]", "cause": "label error", "cause_strength": 0.8,
         "evidence": "E.", "suggestion": "R.",
     }  # fmt: skip
     facts = describe(row, CLASSES, {"sky": 0.9, "car": 0.0, "road": np.nan})
@@ -134,7 +134,7 @@ def test_what_a_folder_says():
         "worst class": "car, IoU 0.000",
         "top confusion": "car -> road, 4.2% of the pixels",
         "best fix": "car -> road, +0.113 mean IoU",
-        "label": "score 0.97, swapped class, car given, road suggested",
+        "label": "probability 0.97, swapped class, car given, road suggested",
         "confidence": "0.90, mean over the image",
         "degradation": "none found, 1.0 robust sd from training",
         "novelty": "0.50 (1: like no training image)",

@@ -32,7 +32,9 @@ def folder(tmp_path: Path) -> Path:
     table.loc[0, ["evidence", "group"]] = [BREAK, EVIL]
     table.loc[1, "evidence"] = "{{ 7 * 7 }}"
     table.to_csv(folder / "failures.csv", index=False)
-    suspects = pd.DataFrame({"id": [IDS[0], "fine_1", "fine_2"], "label_score": [0.95, 0.9, 0.1]})
+    suspects = pd.DataFrame(
+        {"id": [IDS[0], "fine_1", "fine_2"], "label_score": [0.95, 0.9, 0.1], "suspect": [True, True, False]}
+    )
     suspects.assign(suspect_kind=[EVIL, BREAK, ""]).to_csv(folder / "suspects.csv", index=False)
     VerdictBook(folder / "verdicts.csv").set("0042", "label wrong", "<script>evil()</script>")
     return folder

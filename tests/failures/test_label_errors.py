@@ -158,7 +158,7 @@ def test_the_best_shift_is_that_of_trying_them_all():
 def test_outlines_beside_the_edges_of_the_image_are_told_from_those_on_them():
     seen = np.ones(SIZE, np.uint8)
     seen[20:50, 30:70] = 3
-    on, off = measured(seen, seen), measured(np.roll(seen, 5, 1), seen)
+    on, off = measured(seen, seen), measured(np.roll(seen, (7, 7), (0, 1)), seen)
     assert on.numbers["contrast"] > off.numbers["contrast"] + 0.1
     assert on.numbers["away_90"] == 0 < off.numbers["away_90"]
 

@@ -17,7 +17,7 @@ from seglib.failures import Analysis, VerdictBook, propose_actions, write_action
 from seglib.params import Train
 
 SPLITS = {"train": ["t0", "t1", "0042", "t3"], "val": ["v0", "v1"], "test": ["x0", "x1", "x2", "x3"]}
-SUSPECT = ("suspect_kind", "suspect_given", "suspect_suggested")
+SUSPECT = ("suspect", "suspect_kind", "suspect_given", "suspect_suggested", "suspect_detail")
 
 
 @pytest.fixture
@@ -37,12 +37,12 @@ def analysis(dataset, tmp_path):
         for sample, verdict in (verdicts or {}).items():
             book.set(sample, verdict)
         failed = {"id": [f"x{k}" for k in range(len(causes))], "cause": causes}
-        failed |= {"cause_confidence": confidence, "degradation": degradations or [""] * len(causes)}
-        rows = [(i, *found, *[""] * (4 - len(found))) for i, found in (suspects or {}).items()]
+        failed |= {"cause_strength": confidence, "degradation": degradations or [""] * len(causes)}
+        rows = [(i, *found, *[""] * (6 - len(found))) for i, found in (suspects or {}).items()]
         evaluation = SimpleNamespace(run=SimpleNamespace(params=tmp_path / "params.json"), dataset=dataset)
         table = pd.DataFrame(rows, columns=["id", "label_score", *SUSPECT])
         failed = pd.DataFrame(failed).astype({"cause": object})
-        return Analysis(evaluation, tmp_path, failed, None, table, None)
+        return Analysis(evaluation, tmp_path, failed, None, table, None, None)
 
     return made
 
@@ -50,16 +50,17 @@ def analysis(dataset, tmp_path):
 def test_verdicts_go_before_suspicions(analysis, dataset):
     verdicts = dict.fromkeys(["t0", "x0", "gone"], "label wrong") | dict.fromkeys(["t1", "x1"], "ignore")
     verdicts |= {"0042": "model wrong", "x2": "ambiguous"}
-    scores = {"0042": [0.99], "x2": [0.98], "t3": [0.95], "v0": [0.5]}
-    scores["x3"] = [0.9, "swapped class", "car", "truck"]
+    shift = [0.95, True, "shifted mask", "", "", "it fits moved by +8 px"]
+    scores = {"0042": [0.99, True], "x2": [0.98, True], "t3": shift, "v0": [0.97, False]}
+    scores["x3"] = [0.9, True, "swapped class", "car", "truck"]
     given = {"verdicts": verdicts, "suspects": scores}
     found = propose_actions(analysis(["unexplained"] * 2, **given))
-    assert [entry.id for entry in found.exclude] == ["t0", "t1", "t3"]
+    assert [entry.id for entry in found.exclude] == ["t0", "t1"]  # nothing that no person has judged
     reasons = {entry.id: entry.reason for entry in found.relabel}
     assert list(reasons) == ["t0", "x0", "x1", "t3", "x3"]
     assert reasons["x0"] == "test: stays in the scores; verdict: label wrong"
-    assert reasons["t3"] == "label suspected: unlike the prediction, score 0.95"
-    assert reasons["x3"].endswith("label suspected: swapped class (car, rather truck), score 0.90")
+    assert reasons["t3"] == "label suspected: shifted mask, it fits moved by +8 px; probability 0.95"
+    assert reasons["x3"].endswith("label suspected: swapped class (car, rather truck); probability 0.90")
     assert found.exclude[0].reason == "until relabelled; verdict: label wrong"
     assert found.exclude[1].reason == "verdict: ignore"
     actions.check(found, dataset)

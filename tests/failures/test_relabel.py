@@ -118,15 +118,16 @@ def test_what_to_relabel(plain, tmp_path):
     assert to_relabel(folder) == []
     with pytest.raises(DatasetError, match="nothing to export"):
         export_for_relabelling(evaluation_of(plain, tmp_path), tmp_path / "x.zip")
-    suspects = {"id": ["b", "a", "c", "NA"], "label_score": [0.95, 0.9, 0.2, ""]}
+    suspects = {
+        "id": ["a", "b", "c", "NA"],
+        "label_score": [0.9, 0.95, 0.2, ""],
+        "suspect": [True, True, False, False],
+    }
     pd.DataFrame(suspects).to_csv(folder / "suspects.csv", index=False)
-    failed = {"id": ["NA", "c"], "miou": 0.2, "cause": ["label error", "rare class"]}
-    pd.DataFrame(failed).to_csv(folder / "failures.csv", index=False)
-    assert to_relabel(folder) == ["b", "a", "NA"]
+    assert to_relabel(folder) == ["b", "a"]
     (folder / "verdicts.csv").write_text("id,verdict,note,time\nval 1,label wrong,,\nb,model wrong,,\n")
-    assert to_relabel(folder) == ["val 1", "a", "NA"]
+    assert to_relabel(folder) == ["val 1", "a"]
     (folder / "suspects.csv").unlink()
-    (folder / "failures.csv").unlink()
     out = export_for_relabelling(evaluation_of(plain, tmp_path), tmp_path / "x.zip")
     with zipfile.ZipFile(out) as archive:
         assert archive.read("ImageSets/Segmentation/default.txt") == b"val 1\n"
