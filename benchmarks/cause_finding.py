@@ -25,17 +25,17 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from failure_finding import probabilities, run_dataset, sound
 from PIL import Image
 from scipy import ndimage
 
-from seglib import metrics, runs
+from seglib import metrics, runs, train
 from seglib.data import (
     FAULT_KINDS,
     IGNORE,
@@ -47,7 +47,7 @@ from seglib.data import (
     read_pair,
 )
 from seglib.data.inject import DEGRADATIONS
-from seglib.evaluate import evaluate_run
+from seglib.evaluate import evaluate_run, predict
 from seglib.failures import analyse, find_failures
 from seglib.metrics import EDGES
 from seglib.params import Evaluate
@@ -74,6 +74,33 @@ SAME = {
 NEVER, TORN = 12.0, 0.5  # logits: below all others; between the class that is said and the one that is there
 
 Change = Callable[[torch.Tensor], torch.Tensor]
+
+
+def run_dataset(run: Run) -> Dataset:
+    """The dataset that a run was trained on."""
+    stored = runs.read_json(run.params)
+    return load_dataset(stored["dataset"], stored["config"])
+
+
+@torch.inference_mode()
+def probabilities(run: Run, dataset: Dataset, split: str) -> Iterator[tuple[int, np.ndarray]]:
+    """Position and (C, H, W) float32 probabilities of every image of a split, one at a time, at the mask's size."""
+    model, _ = train.load_checkpoint(run.best_checkpoint, dataset.classes)
+    plan = train.make_plan()
+    plan.place(model)
+    packed = train.build_cache(dataset, split, model.spec.long_side, original_masks=True)
+    for index, images, masks in train.scoring_batches(packed, 1):
+        logits = predict(model, images, masks.shape[1:], plan)
+        yield int(index[0]), logits[0].float().softmax(0).cpu().numpy()
+
+
+def sound(dataset: Dataset) -> Dataset:
+    """The dataset with the sound masks of what its planted.csv records as label faults."""
+    clean = [f"clean_masks/{name}.png" for name in dataset.samples["id"]]
+    masks = [
+        c if (dataset.root / c).is_file() else m for c, m in zip(clean, dataset.samples["mask"], strict=True)
+    ]
+    return replace(dataset, samples=dataset.samples.assign(mask=masks))
 
 
 def moved(run: Run, dataset: Path) -> Run:

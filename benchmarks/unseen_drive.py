@@ -1,0 +1,180 @@
+"""Is a label called wrong rightly, on a drive that training never saw? `python benchmarks/unseen_drive.py` prints tables, writes JSON.
+
+CamVid's training part holds three drives. A model is trained on two of them, and 04 looks at the third:
+
+- as it is: how many masks are named, and which causes are stated of the images below a threshold;
+- with a tenth of its masks replaced by faulty ones, of each of six kinds in turn, in several draws: AUROC of the score beside cleanlab's
+  softmin (Lad and Mueller 2023, by its definition), the disagreement, the image's IoU and the model's doubt; how many of the faulty masks
+  are named, and how many of the named ones are faulty; how far the probability is off (ECE in ten bins).
+
+The first trainings take minutes to hours (see --epochs, --long-side); the runs stay in artifacts/runs/unseen_<drive> and are used again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+from sklearn.metrics import roc_auc_score
+
+from seglib import evaluate, failures, metrics, runs, train
+from seglib.data import LABEL_FAULTS
+from seglib.failures.analyse import observe, open_scorer
+from seglib.failures.label_errors import LabelCheck
+from seglib.params import Evaluate, Train
+from seglib.runs import Run
+
+DRIVES = ("0001TP", "0006R0", "0016E5")
+SHARE = 0.1
+
+
+def config_without(drive: str, root: Path, base: Path) -> Path:
+    """Write a dataset.yaml whose test split is one drive, and whose val is the last eighth of each other one."""
+    values = yaml.safe_load(base.read_text(encoding="utf-8"))
+    names = [path.stem for path in (root / "train").glob("*.png")]
+    frames = {name: (name.split("_")[0], int(re.sub(r"\D", "", name.split("_")[1]))) for name in names}
+    splits: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for own in DRIVES:
+        ordered = sorted((name for name in names if frames[name][0] == own), key=frames.__getitem__)
+        cut = round(0.88 * len(ordered))
+        splits["test" if own == drive else "train"] += ordered if own == drive else ordered[:cut]
+        splits["val"] += [] if own == drive else ordered[cut:]
+    files = {"images": "train/*.png", "masks": "trainannot/*.png"}
+    values |= {"name": f"unseen_{drive}", "splits": {s: {"ids": ids} for s, ids in splits.items()}}
+    values["splits"]["train"] |= files
+    path = runs.resolve_path(f"artifacts/unseen_drive/{drive}.yaml")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return runs.write_text(path, yaml.safe_dump(values, sort_keys=False))
+
+
+def trained(drive: str, given: argparse.Namespace) -> evaluate.Evaluation:
+    """Train on the other drives, unless that is done, and predict this one."""
+    name = f"unseen_{drive}"
+    if not Run(Run.folder(name)).best_checkpoint.exists():
+        config = config_without(drive, runs.resolve_path(given.dataset), runs.resolve_path(given.config))
+        side = given.long_side
+        how = {"epochs": given.epochs, "batch_size": 7, "encoder_lr_factor": 0.5, "ema_decay": 0.99}
+        how |= {
+            "class_weights": "sqrt_inverse",
+            "crop_height": side * 2 // 3 // 32 * 32,
+            "crop_width": side * 9 // 10 // 32 * 32,
+        }
+        params = Train(run=name, dataset=given.dataset, config=str(config), long_side=side, **how)
+        params, dataset = train.open_dataset(params)
+        run, model = train.start_run(params), train.build_model(params, dataset.classes)
+        cached = train.build_cache(dataset, "train", side)
+        val = train.build_cache(dataset, "val", side, original_masks=True)
+        train.fit(run, model, cached, val, params, train.plan_training(params, model, cached, val))
+    return evaluate.evaluate_run(Evaluate(run=name, split="test"), progress=True)
+
+
+def looked_at(evaluation: evaluate.Evaluation) -> LabelCheck:
+    """Measure the masks of a split as they are and with faults: as 04 does."""
+    check = LabelCheck(evaluation.dataset, evaluation.split)
+    for one in observe(evaluation, open_scorer(evaluation)):
+        check.look(one.position, one.image, one.truth, one.probabilities, one.pred)
+    return check
+
+
+def with_faults(check: LabelCheck, seed: int) -> tuple[LabelCheck, dict[int, str]]:
+    """Let a tenth of the masks be faulty ones, as if the dataset had come so; return whose they are, and of which kind."""
+    rng, rows = np.random.default_rng(seed), pd.DataFrame(check.rows)
+    count = len(check.samples)
+    kinds = {
+        p: LABEL_FAULTS[(k + seed) % len(LABEL_FAULTS)]
+        for k, p in enumerate(rng.choice(count, round(SHARE * count), False))
+    }
+    copy = LabelCheck(check.dataset, "test")
+    copy.small, copy.sizes, planted = check.small, check.sizes, {}
+    for position, mine in rows.groupby("position"):
+        of_kind = mine.index[mine["kind"] == kinds.get(position)]
+        kept = [int(rng.choice(of_kind))] if len(of_kind) else list(mine.index)
+        if len(of_kind):
+            planted[position] = kinds[position]
+        for k in kept:
+            row = check.rows[k] | ({"kind": "sound"} if len(of_kind) else {})
+            regions = check.regions[k].assign(row=len(copy.rows))
+            copy.regions.append(regions.assign(hit=0.0) if len(of_kind) else regions)
+            copy.rows.append(row)
+            copy.confusions.append(check.confusions[k])
+    return copy, planted
+
+
+def draws(check: LabelCheck, seeds: range) -> pd.DataFrame:
+    """A row an image and draw: its fault ("" for none), the score, whether it is named, and the baselines."""
+    tables = []
+    for seed in seeds:
+        copy, planted = with_faults(check, seed)
+        found = copy.judge(np.zeros(len(check.samples), bool)).images
+        own = pd.DataFrame([row for row in copy.rows if row["kind"] == "sound"]).set_index("position")
+        counts = [c for row, c in zip(copy.rows, copy.confusions, strict=True) if row["kind"] == "sound"]
+        table = found[["label_score", "suspect"]].assign(
+            seed=seed, fault=pd.Series(planted).reindex(found.index).fillna("")
+        )
+        table["softmin"], table["disagreement"], table["doubt"] = -own["softmin"], own["apart"], own["doubt"]
+        table["1 - IoU"] = pd.Series(1 - metrics.image_miou(np.stack(counts)), own.index)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def summary(table: pd.DataFrame) -> dict:
+    """AUROC of each score by kind, and what is named."""
+    bad, scores = table["fault"] != "", ["label_score", "softmin", "disagreement", "1 - IoU", "doubt"]
+    auroc = {}
+    for kind in ("all", *LABEL_FAULTS):
+        part = table[~bad | (table["fault"] == kind) | (kind == "all")]
+        auroc[kind] = {name: round(roc_auc_score(part["fault"] != "", part[name]), 3) for name in scores}
+        auroc[kind]["named"] = round(
+            float(table.loc[bad & ((table["fault"] == kind) | (kind == "all")), "suspect"].mean()), 3
+        )
+    bins = table.groupby((10 * table["label_score"]).clip(upper=9).astype(int))
+    off = sum(len(b) * abs(b["label_score"].mean() - (b["fault"] != "").mean()) for _, b in bins) / len(table)
+    named = table[table["suspect"]]
+    precision = float((named["fault"] != "").mean()) if len(named) else float("nan")
+    return {
+        "auroc": auroc,
+        "named": len(named),
+        "precision": precision,
+        "sound masks named": float(table.loc[~bad, "suspect"].mean()),
+        "calibration error": float(off),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dataset", default="data/camvid")
+    parser.add_argument("--config", default="data/configs/camvid.yaml")
+    parser.add_argument("--drives", default=",".join(DRIVES), help="those left out, one after the other")
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--long-side", type=int, default=480)
+    parser.add_argument("--draws", type=int, default=6)
+    parser.add_argument("--threshold", type=float, default=0.4, help="an image below it fails")
+    parser.add_argument("--out", default="benchmarks/unseen_drive.json", help="the JSON file")
+    given = parser.parse_args()
+    result: dict = {"environment": runs.environment(), "epochs": given.epochs, "long_side": given.long_side}
+    for drive in given.drives.split(","):
+        evaluation = trained(drive, given)
+        analysis = failures.analyse(evaluation, failures.find_failures(evaluation, given.threshold))
+        sound = {"mean IoU": evaluation.scores["mean_iou"], "images": len(analysis.images)}
+        sound |= {
+            "named": failures.named(analysis.suspects)["id"].tolist(),
+            "failures": len(analysis.failures),
+        }
+        sound["causes"] = analysis.failures["cause"].value_counts().to_dict()
+        found = summary(draws(looked_at(evaluation), range(given.draws)))
+        print(
+            f"\n{drive}, as it is: {sound}\nwith faults in a tenth: { ({k: v for k, v in found.items() if k != 'auroc'}) }"
+        )
+        print(pd.DataFrame(found["auroc"]).T.to_string(), flush=True)
+        result[drive] = {"sound": sound, "faulty": found}
+    runs.write_json(Path(given.out).resolve(), result)
+
+
+if __name__ == "__main__":
+    main()
