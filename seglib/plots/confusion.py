@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -118,20 +119,18 @@ def _matrix(ax: Axes | None, values: pd.DataFrame, percent: np.ndarray, scale: t
     # Rather too wide than too high: matplotlib cuts titles off where a square axes is short of width.
     ax = style.axes(ax, 1.06 * side + label_width + 1.75, side + 0.8 * label_width + 0.8)
     colors = mpl.colormaps[cmap].with_extremes(bad="#eeeeee")
-    mesh = ax.pcolormesh(cells, cmap=colors, norm=norm, edgecolors="white" if few else "face", linewidth=0.6)
-    ax.set(aspect="equal", ylim=(size, 0), **words | {"title": style.text(words["title"], 80)})
-    ax.spines[:].set_visible(False)
+    noted = abs(percent) >= 0.5 if few else (abs(percent) >= 10) & ~np.eye(size, dtype=bool)
+    told = np.vectorize(write, otypes=[object])(np.nan_to_num(cells))
+    bar = {"shrink": 0.6, "aspect": 22, "pad": 0.02, "ticks": MaxNLocator(5, integer=True), "label": label}
+    look = {"linewidths": 0.6 if few else 0, "annot_kws": {"fontsize": small - 1}, "square": True}
+    look |= {"annot": np.where(noted, told, ""), "fmt": "", "xticklabels": True, "yticklabels": True}
+    sns.heatmap(
+        values, cmap=colors, norm=norm, ax=ax, cbar_kws=bar | {"format": lambda v, _: write(v)}, **look
+    )
+    ax.set(**words | {"title": style.text(words["title"], 80)})
     for line in () if few else (ax.hlines, ax.vlines):  # every five classes, to follow a row to its name
         line(np.arange(5, size, 5), 0, size, color="#cfd4da", linewidth=0.7)
-    noted = abs(percent) >= 0.5 if few else (abs(percent) >= 10) & ~np.eye(size, dtype=bool)
-    for r, c in np.argwhere(noted):
-        dark = np.dot(colors(norm(cells[r, c]))[:3], (0.299, 0.587, 0.114)) < 0.55
-        look = {"fontsize": small - 1, "color": "white" if dark else style.INK}
-        ax.text(c + 0.5, r + 0.5, write(cells[r, c]), ha="center", va="center", **look)
-    ax.set_yticks(np.arange(size) + 0.5, values.index, fontsize=small)
-    ax.set_xticks(np.arange(size) + 0.5, values.columns, fontsize=small, rotation=90)
-    ax.tick_params(length=0)
-    place = {"shrink": 0.6, "aspect": 22, "pad": 0.02, "ticks": MaxNLocator(5, integer=True)}
-    bar = ax.figure.colorbar(mesh, ax=ax, format=lambda value, _: write(value), label=label, **place)
-    bar.outline.set_visible(False)
+    ax.tick_params(length=0, labelsize=small)
+    ax.tick_params(axis="y", rotation=0)
+    ax.tick_params(axis="x", rotation=90)
     return ax

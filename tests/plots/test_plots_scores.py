@@ -56,13 +56,13 @@ def test_classes_stand_worst_first_in_their_colours_and_absent_ones_last():
 def test_confusion_rows_are_shares_and_small_numbers_are_left_out():
     counts = np.array([[996, 4, 0], [50, 150, 0], [0, 0, 0]])
     ax = plots.confusion_matrix(counts, CLASSES)
-    assert [t.get_text() for t in ax.texts] == ["100", "25", "75"]
+    assert [t.get_text() for t in ax.texts if t.get_text()] == ["100", "25", "75"]
     rows = [t.get_text() for t in ax.get_yticklabels()]
     assert rows == ["sky  83.3%", r"road \$x_  16.7%", "pole  absent"]
     values = ax.collections[0].get_array().filled(np.nan)
     np.testing.assert_allclose(values, [[99.6, 0.4, 0], [25, 75, 0], [np.nan] * 3])
     thousands = plots.confusion_matrix(counts * 1000, CLASSES, normalize=False)
-    assert [t.get_text() for t in thousands.texts] == ["996k", "50k", "150k"]
+    assert [t.get_text() for t in thousands.texts if t.get_text()] == ["996k", "50k", "150k"]
     drawn(plots.confusion_matrix(np.zeros((3, 3)), CLASSES))
 
 
@@ -71,9 +71,9 @@ def test_many_classes_number_only_the_confusions_that_stand_out():
     counts = 100 * np.eye(21, dtype=int)
     counts[3, :2] = 12, 5
     ax = drawn(plots.confusion_matrix(counts, many(21)))
-    assert [(t.get_text(), t.get_position()) for t in ax.texts] == [("10", (0.5, 3.5))]
+    assert [(t.get_text(), t.get_position()) for t in ax.texts if t.get_text()] == [("10", (0.5, 3.5))]
     ax = plots.confusion_difference(counts, 100 * np.eye(21), many(21))
-    assert [t.get_text() for t in ax.texts] == ["+10"]
+    assert [t.get_text() for t in ax.texts if t.get_text()] == ["+10"]
 
 
 def test_the_difference_of_confusions_is_in_points_and_signed():
