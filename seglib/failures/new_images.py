@@ -19,9 +19,15 @@ from tqdm.auto import tqdm
 from seglib import checks, data, evaluate, runs
 from seglib.data import ClassMap, DatasetError
 from seglib.evaluate import predict_image
-from seglib.failures.analyse import Scorer, TrainingImages, image_features, load_scorer, observe_training
+from seglib.failures.analyse import (
+    Scorer,
+    TrainingImages,
+    class_confidence,
+    image_features,
+    load_scorer,
+    observe_training,
+)
 from seglib.failures.causes import NOVEL
-from seglib.failures.confidence import class_confidence
 from seglib.failures.novelty import novelty
 from seglib.runs import Run, display_path
 
