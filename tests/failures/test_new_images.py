@@ -74,8 +74,6 @@ def test_an_image_beyond_the_limit_is_refused_with_the_remedy(run, folder, tmp_p
     table = failures.predict_folder(run, folder, tmp_path / "out").table
     assert table["error"].str.contains("more pixels than is safe to open").all()
     assert table["error"].str.endswith("Cut it into tiles.").all()
-    with pytest.raises(DatasetError, match=r"no image in .*expected files that end in \.png"):
-        failures.predict_folder(run, tmp_path / "out", tmp_path / "other")
 
 
 def test_it_goes_on_where_it_was_and_refuses_what_differs(run, folder, tmp_path, monkeypatch):
@@ -112,14 +110,10 @@ def test_it_goes_on_where_it_was_and_refuses_what_differs(run, folder, tmp_path,
         failures.predict_folder(run, folder, folder / "out")
 
 
-@pytest.mark.parametrize(
-    ("names", "told"),
-    [
-        (["a/b.png", "a-b.png"], "would have one id"),
-        (["A.png", "a.jpg"], "would have one id"),
-        (["x\x07.png"], "control character"),
-    ],
-)
+CLASHES = [(["a/b.png", "a-b.png"], "one id"), (["A.png", "a.jpg"], "one id"), (["x\x07.png"], "control")]
+
+
+@pytest.mark.parametrize(("names", "told"), [*CLASHES, (["notes.txt"], r"no image in .*expected .*\.png")])
 def test_names_that_cannot_be_told_apart_are_refused(tmp_path, names, told):
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -148,9 +142,7 @@ def test_warnings_and_disagreement(run, folder, tmp_path, trained_root):
         failures.predict_folder(run, folder, tmp_path / "new", Run(other))
 
 
-def test_without_the_dataset_it_predicts_and_says_what_stays_unknown(
-    run, folder, tmp_path, capsys, trained_root
-):
+def test_without_the_dataset_it_says_what_stays_unknown(run, folder, tmp_path, capsys, trained_root):
     (trained_root / "data/tiny").rename(trained_root / "data/moved")
     table = failures.predict_folder(run, folder, tmp_path / "out").table
     assert table["novelty"].isna().all()
@@ -164,7 +156,7 @@ def test_the_georeference_of_a_tiff_is_kept(run, tmp_path):
     values = {
         33550: (0.5, 0.5, 0.0),
         33922: (0.0, 0.0, 0.0, 600000.0, 5400000.0, 0.0),
-        34737: "WGS 84 / UTM zone 32N|",
+        34737: "UTM zone 32N|",
     }
     for tag, value in values.items():
         info[tag], info.tagtype[tag] = value, 2 if isinstance(value, str) else 12
@@ -200,9 +192,7 @@ def test_a_large_image_is_tiled_and_rows_resized_in_parts_are_those_of_the_whole
     object.__setattr__(model.spec, "long_side", 0)
     monkeypatch.setattr(module, "_TILE", 64)  # 150 x 210 is more than twice that
     asked, predict = [], module.predict
-    monkeypatch.setattr(
-        module, "predict", lambda *args, **how: asked.append(how["tile"]) or predict(*args, **how)
-    )
+    monkeypatch.setattr(module, "predict", lambda *a, **how: asked.append(how["tile"]) or predict(*a, **how))
     ids, confidence = module.predict_image(model, image, plan)
     assert asked == [64]
     assert ids.shape == confidence.shape == (150, 210)
