@@ -24,15 +24,20 @@ from seglib.pipeline import run_chain
 from seglib.runs import Run
 
 
-def faulty_demo(share: float, seed: int) -> Path:
-    """data/demo_faulty: the demo with sound masks but for the faults planted in train, which its planted.csv tells."""
-    data = runs.project_root() / "data"
-    sound, faulty = data / "demo_sound", data / "demo_faulty"
+def sound_demo() -> Path:
+    """data/demo_sound: the demo with sound masks."""
+    sound = runs.project_root() / "data" / "demo_sound"
     if not sound.exists():
-        shutil.copytree(data / "demo", sound)
+        shutil.copytree(sound.with_name("demo"), sound)
         for mask in (sound / "clean_masks").glob("*.png"):
             (place,) = sound.glob(f"*/masks/{mask.name}")
             shutil.copyfile(mask, place)
+    return sound
+
+
+def faulty_demo(share: float, seed: int) -> Path:
+    """data/demo_faulty: the demo with sound masks but for the faults planted in train, which its planted.csv tells."""
+    sound, faulty = sound_demo(), runs.project_root() / "data" / "demo_faulty"
     if faulty.exists():
         shutil.rmtree(faulty)
     inject_faults(load_dataset(sound), faulty, LABEL_FAULTS, share, ("train",), seed)

@@ -28,14 +28,17 @@ def _new(path: str) -> Path:
 _ABOUT = "Four notebooks that train a segmentation model, find the images on which it fails, and say why."
 _NAMES = {"parameters": "-p", "start": "--from", "stop": "--to", "source": "--from", "target": "--to"}
 _OPTIONS: dict[str, dict[str, Any]] = {  # what argparse is told of each
+    "against": {"default": "", "help": "a second run: where do the two disagree?"},
     "broken": {"action": "store_true", "help": "the demo's broken twin: 01 finds its faults and stops"},
     "config": {"type": _there, "help": "a dataset.yaml that lies elsewhere"},
+    "count": {"default": 20, "type": int, "help": "images at most (default: 20)"},
     "dataset": {"required": True, "type": _there, "help": "folder of the dataset"},
     "folder": {"type": _there, "help": "folder of the dataset"},
     "ids": {"default": "", "help": "images, separated by commas; labels in doubt by default"},
+    "images": {"required": True, "type": _there, "help": "folder of new images"},
     "kinds": {"default": "", "help": "kinds of faults, separated by commas; all by default"},
     "masks": {"default": "present", "choices": ["present", "predictions"], "help": "masks to begin with"},
-    "out": {"required": True, "type": _new, "help": "what to write: a new folder, or a zip"},
+    "out": {"required": True, "type": _new, "help": "what to write: a new folder, a zip, or a model file"},
     "parameters": {"action": "append", "default": [], "metavar": "NAME=VALUE", "help": "may be repeated"},
     "params": {"required": True, "type": _there, "help": "YAML or JSON file of lines `parameter: value`"},
     "predictions": {"required": True, "type": _there, "help": "folder of <image id>.png"},
@@ -49,6 +52,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {  # what argparse is told of each
     "stop": {"default": "4", "help": "last notebook"},
     "target": {"type": _new, "help": "a new folder; data/NAME by default"},
     "threshold": {"default": 0.5, "type": float, "help": "an image below it fails (default: 0.5)"},
+    "to": {
+        "default": "cvat",
+        "choices": ["cvat", "onnx", "safetensors"],
+        "help": "a zip of masks for CVAT, or a model file",
+    },
 }
 
 
@@ -74,9 +82,26 @@ def parse(argv: Sequence[str]) -> tuple[Callable[..., int | None], dict[str, Any
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--version", action="version", version=f"seglib {__version__}")
     known = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (demo, run, check, evaluate, compare, plant, export, import_, init, fetch, lab):
+    commands = (
+        demo,
+        run,
+        check,
+        evaluate,
+        compare,
+        plant,
+        predict,
+        label_next,
+        export,
+        import_,
+        init,
+        fetch,
+        lab,
+    )
+    for command in commands:
         text = command.__doc__
-        one = known.add_parser(command.__name__.strip("_"), help=text, description=text, allow_abbrev=False)
+        one = known.add_parser(
+            command.__name__.strip("_").replace("_", "-"), help=text, description=text, allow_abbrev=False
+        )
         one.set_defaults(command=command)
         for name, argument in inspect.signature(command).parameters.items():
             if argument.kind is argument.KEYWORD_ONLY:
@@ -177,11 +202,46 @@ def plant(*, dataset: Path, out: Path, kinds: str, share: float, splits: str, se
     print(f"{len(table)} faults in {display_path(out)}; which and where: {display_path(out / 'planted.csv')}")
 
 
-def export(*, out: Path, run: str, split: str, masks: str, ids: str) -> None:
-    """Write doubtful masks into a zip for an annotation tool."""
-    from seglib.evaluate import open_evaluation
+def predict(*, run: str, images: Path, out: Path, against: str) -> int:
+    """Predict a folder of new images, and say which predictions to distrust; goes on where it was interrupted."""
+    from seglib.failures import predict_folder
+
+    other = Run.open(against) if against else None
+    table = predict_folder(Run.open(run or "demo"), images, out, other, sys.stderr.isatty()).table
+    bad = table.loc[table["error"] != "", "error"]
+    for told in bad.head(3):
+        print(told)
+    distrusted = f"{(table['warnings'] != '').sum()} with a warning, {len(bad)} could not be predicted"
+    print(f"{len(table)} images: {distrusted}. Table: {display_path(out / 'predictions.csv')}")
+    return int(len(bad) == len(table))
+
+
+def label_next(*, run: str, images: Path, out: Path, split: str, count: int) -> None:
+    """Choose the unlabelled images that would teach most, and write them for an annotation tool."""
+    from seglib import evaluate, failures
+    from seglib.plots import label_sheet, save_figure
+
+    evaluation = evaluate.open_evaluation(run or "demo", split)
+    chosen = failures.label_next(evaluation, images, out, count, sys.stderr.isatty())
+    save_figure(out / "label_next.png", label_sheet(out, chosen))
+    print(chosen[["rank", "id", "expected_miou", "novelty", "rarest_class"]].round(3).to_string(index=False))
+    found = runs.read_json(out / "label_next.json")
+    off = f"off by {found['error']:.3f} on images left out (the mean of all by {found['error_of_mean']:.3f})"
+    print(
+        f"{len(chosen)} of {found['images']} images. Expected mIoU, learnt from {found['calibrated_on']} of {split}: {off}."
+    )
+    print(f"Sheet, table and zip for CVAT: {display_path(out / 'label_next')}.png, .csv, .zip")
+
+
+def export(*, out: Path, run: str, split: str, to: str, masks: str, ids: str) -> None:
+    """Write doubtful masks into a zip for an annotation tool, or the model into a file for other programs."""
+    from seglib.evaluate import export_model, open_evaluation
     from seglib.failures import export_for_relabelling, to_relabel
 
+    if to != "cvat":
+        told = export_model(Run.open(run or "demo"), out, to)
+        print(f"{display_path(out)}: {told}. How to use it: docs/deployment.md")
+        return
     evaluation = open_evaluation(run or "demo", split)
     samples = ids.split(",") if ids else to_relabel(evaluation.run.failures(split))
     if not samples:

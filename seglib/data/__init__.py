@@ -12,7 +12,7 @@ from seglib.data.dataset import (
 )
 from seglib.data.draft import draft_dataset
 from seglib.data.image_io import (
-    DatasetError, encode_mask, read_image, read_mask, read_mask_and_mode, read_picture, read_stored,
+    DatasetError, encode_mask, find_images, georeference, read_image, read_mask, read_mask_and_mode, read_picture, read_stored,
 )
 from seglib.data.inject import FAULT_KINDS, LABEL_FAULTS, LabelFaults, inject_faults, planted
 from seglib.data.known import download, ensure_demo, make_broken
@@ -25,7 +25,7 @@ __all__ = [
     "FAULT_KINDS", "FINDING_COLUMNS", "IGNORE", "LABEL_FAULTS", "ClassMap", "Dataset", "DatasetConfig",
     "DatasetError", "LabelFaults",
     "check_sizes", "compare_digests", "data_uri", "default_colors", "digests", "download", "draft_dataset",
-    "encode_mask", "ensure_demo", "error_map", "explain", "fitting", "inject_faults", "label_regions",
+    "encode_mask", "ensure_demo", "error_map", "explain", "find_images", "fitting", "georeference", "inject_faults", "label_regions",
     "load_dataset", "make_broken", "map_ahead", "overlay", "planted", "present", "read_image", "read_mask",
     "read_mask_and_mode", "read_pair", "read_picture", "read_stored", "some", "top_confusions", "wrong_pixels",
 ]

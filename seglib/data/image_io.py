@@ -1,17 +1,22 @@
 """Read image and mask files of every stored form, and write masks back: RGB bytes, class ids, or a `DatasetError`."""
 
+import contextlib
 import io
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from seglib.data.classes import IGNORE, ClassError, ClassMap
+from seglib.runs import display_path, is_plain
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # the only decoders that files reach, under any file name
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+_ORIENTATION = 274
+# tags: ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory, GeoDoubleParams, GeoAsciiParams
+_GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737)
 EXCLUDE = "or list the id under exclude in dataset.yaml"
 
 
@@ -27,6 +32,41 @@ class DatasetError(ValueError):
     def __init__(self, detail: str, check: str = "", suggestion: str = "") -> None:
         super().__init__(f"{detail} {suggestion}".rstrip())
         self.detail, self.check, self.suggestion = detail, check, suggestion
+
+
+def find_images(folder: Path) -> dict[str, str]:
+    """Name the image files in a folder and the folders in it: id -> path relative to `folder`, by name.
+
+    An id is the path without the ending, with "-" for "/". A DatasetError says that there is no image, that two
+    have one id, or that a name cannot stand in a table.
+    """
+    found = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    paths = [path for path in found if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
+    if not paths:
+        told = f"no image in {display_path(folder)}: expected files that end in {', '.join(SUFFIXES)}"
+        raise DatasetError(f"{told}; there are {len(found)} others.")
+    if odd := [str(path) for path in paths if not is_plain(str(path))]:
+        raise DatasetError(
+            f"{odd[0]!a} holds a control character or is no UTF-8 ({len(odd)} such). Rename it."
+        )
+    ids = ["-".join(path.with_suffix("").parts) for path in paths]
+    times = Counter(map(str.casefold, ids))  # one file on Windows and macOS
+    if twice := [str(path) for i, path in zip(ids, paths, strict=True) if times[i.casefold()] > 1]:
+        raise DatasetError(f"{' and '.join(twice[:2])} would have one id. Rename one, or move it elsewhere.")
+    return {i: path.as_posix() for i, path in zip(ids, paths, strict=True)}
+
+
+def georeference(path: Path) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
+    """Read the tags of a TIFF that say where on the ground it lies (OGC GeoTIFF 1.1), to be written with its mask.
+
+    None: there are none, or Pillow does not know the file, or it is to be turned, so that they are of other pixels.
+    """
+    with contextlib.suppress(UnidentifiedImageError), Image.open(path, formats=("TIFF",)) as image:
+        kept, tags = TiffImagePlugin.ImageFileDirectory_v2(), image.tag_v2
+        for tag in (tag for tag in _GEOREFERENCE if tag in tags and tags.get(_ORIENTATION, 1) == 1):
+            kept[tag], kept.tagtype[tag] = tags[tag], tags.tagtype[tag]
+        return kept if len(kept) else None
+    return None
 
 
 def read_image(path: str | Path, label: str = "") -> np.ndarray:
@@ -130,7 +170,7 @@ def _read_stored(path: Path, label: str) -> tuple[np.ndarray, str]:
     return stored, mode
 
 
-@contextmanager
+@contextlib.contextmanager
 def _decoded(path: Path, label: str) -> Iterator[tuple[Image.Image, str]]:
     """The file's first picture, upright, and the mode in which it is stored; what decoders raise is a DatasetError."""
     try:

@@ -13,15 +13,15 @@ ERROR = (255, 122, 0)  # lighter than any dimmed pixel, so that errors stand out
 _MOST = 2048  # pixels of a longer side: more than a figure or a screen shows
 
 
-def fitting(image: np.ndarray, *masks: np.ndarray) -> list[np.ndarray]:
-    """Shrink an image (H, W, 3) and its masks (H, W) to 2048 pixels of the longer side; smaller ones stay as they are.
+def fitting(image: np.ndarray, *masks: np.ndarray, most: int = _MOST) -> list[np.ndarray]:
+    """Shrink an image (H, W, 3) and its masks (H, W) to `most` pixels of the longer side; smaller ones stay as they are.
 
     The image is averaged, masks take the nearest neighbour: averaged ids would be other classes.
     """
-    scale = _MOST / max(1, *image.shape[:2])
-    if scale >= 1:
+    longest = max(1, *image.shape[:2])
+    if longest <= most:
         return [image, *masks]
-    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    height, width = (max(1, round(side * most / longest)) for side in image.shape[:2])
     sizes = [(image, Image.Resampling.BOX), *((mask, Image.Resampling.NEAREST) for mask in masks)]
     return [np.asarray(Image.fromarray(array).resize((width, height), how)) for array, how in sizes]
 

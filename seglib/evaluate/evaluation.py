@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -308,12 +309,12 @@ def recorded_digests(evaluation: Evaluation) -> dict[str, str]:
     return runs.read_json(path).get(evaluation.split, {}) if path.is_file() else {}
 
 
-def save_ids(path: Path, ids: np.ndarray, classes: ClassMap) -> None:
-    """Write (H, W) uint8 class ids as a palette PNG: the index is the class id, the palette its colour."""
+def save_ids(path: Path, ids: np.ndarray, classes: ClassMap, **how: Any) -> None:
+    """Write (H, W) uint8 class ids as a palette PNG, or as Pillow's options say: the index is the class id."""
     picture = Image.fromarray(ids)
     picture.putpalette(classes.palette().tobytes())
     with runs.atomic_path(path) as temporary:
-        picture.save(temporary, format="PNG")
+        picture.save(temporary, **how or {"format": "PNG"})
 
 
 def read_ids(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:

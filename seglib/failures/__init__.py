@@ -2,7 +2,8 @@
 
 Files: find (thresholds, the failures), error_types (where IoU was lost), analyse (one look at every image of a
 split, and the failures folder), causes, label_errors, novelty, slices (means by sequence), confidence (does it
-warn?), propose (actions.yaml), verdicts and relabel (what people decide).
+warn?), propose (actions.yaml), verdicts and relabel (what people decide), new_images (a folder predicted),
+label_next (what to label).
 """
 
 from seglib.failures.analyse import Analysis, analyse, beside_nearest, suspect_region
@@ -14,6 +15,8 @@ from seglib.failures.find import (
     find_failures, read_threshold,
 )
 from seglib.failures.label_errors import named
+from seglib.failures.label_next import label_next
+from seglib.failures.new_images import predict_folder
 from seglib.failures.planted import was_it_right
 from seglib.failures.propose import propose_actions, write_actions
 from seglib.failures.relabel import export_for_relabelling, import_corrections, to_relabel
@@ -24,7 +27,7 @@ __all__ = [
     "CAUSES", "ERROR_KINDS", "VERDICTS", "Analysis", "EarlyWarning", "Threshold", "VerdictBook",
     "analyse", "beside_nearest", "class_view", "conclusion", "cutoff", "describe", "error_costs",
     "export_for_relabelling", "failing", "failure_confusions", "failure_curve", "find_failures",
-    "import_corrections", "named", "propose_actions", "read_threshold", "sequence_means",
+    "import_corrections", "label_next", "named", "predict_folder", "propose_actions", "read_threshold", "sequence_means",
     "summarise_causes", "suspect_region", "to_relabel",
     "warning_sentence", "warnings_of", "was_it_right", "write_actions",
 ]  # fmt: skip

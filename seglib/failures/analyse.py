@@ -15,13 +15,14 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from seglib import checks, evaluate, metrics, runs, train
-from seglib.data import IGNORE, overlay, read_image
+from seglib.data import IGNORE, ClassMap, Dataset, overlay, read_image
 from seglib.evaluate import Evaluation
 from seglib.failures import causes
 from seglib.failures.error_types import lost_iou, pixel_price
 from seglib.failures.label_errors import SUSPECT, Findings, LabelCheck, grow_region
 from seglib.failures.novelty import novelty
 from seglib.params import Evaluate
+from seglib.runs import Run
 
 Scorer = tuple[train.Segmenter, train.DevicePlan]  # a model and the plan that it runs by
 _BATCH = 8  # images that are predicted together
@@ -82,7 +83,7 @@ def analyse(evaluation: Evaluation, failures: pd.DataFrame, progress: bool = Fal
         tqdm.write(changed)
     with runs.replace_folder(run.failures(split), _FOLDERS, last="failures.csv") as folder:
         scorer = open_scorer(evaluation)
-        training = observe_training(evaluation, scorer, progress) if scorer else None
+        training = observe_training(run, evaluation.dataset, scorer, progress) if scorer else None
         bar = {"total": len(evaluation.per_image), "leave": False, "disable": not progress}
         seen = tqdm(observe(evaluation, scorer), f"looking at {split}", **bar)
         confidences = {sample: folder / "confidences" / f"{sample}.png" for sample in failures["id"]}
@@ -101,10 +102,13 @@ def analyse(evaluation: Evaluation, failures: pd.DataFrame, progress: bool = Fal
 
 def open_scorer(evaluation: Evaluation) -> Scorer | None:
     """Load the best model of the run onto its device; None for predictions of another tool."""
-    if evaluation.run.external:
-        return None
-    model, _ = train.load_checkpoint(evaluation.run.best_checkpoint, evaluation.classes)
-    plan = evaluate.scoring_plan(evaluation.run)
+    return None if evaluation.run.external else load_scorer(evaluation.run, evaluation.classes)
+
+
+def load_scorer(run: Run, classes: ClassMap | None = None) -> Scorer:
+    """Load the best model of a run onto its device; a ModelError if it is of other classes than `classes`."""
+    model, _ = train.load_checkpoint(run.best_checkpoint, classes)
+    plan = evaluate.scoring_plan(run)
     plan.place(model)
     return model, plan
 
@@ -120,7 +124,8 @@ def observe(evaluation: Evaluation, scorer: Scorer | None) -> Iterator[Observed]
     how, side = (plan, params.flip_tta, params.tile, params.scales), model.spec.long_side
     cached = train.build_cache(evaluation.dataset, evaluation.split, side, original_masks=True)
     for index, images, masks in train.scoring_batches(cached, _BATCH):
-        logits, features = evaluate.predict(model, images, masks.shape[1:], *how), _features(images, *scorer)
+        logits = evaluate.predict(model, images, masks.shape[1:], *how)
+        features = image_features(images, *scorer)
         for k, position in enumerate(map(int, index)):
             sample, image = cached.ids[position], cached.pair(position)[0]
             pred = evaluate.saved_prediction(evaluation, sample, masks[k].shape)
@@ -128,21 +133,22 @@ def observe(evaluation: Evaluation, scorer: Scorer | None) -> Iterator[Observed]
             yield Observed(position, sample, image, masks[k], pred, probabilities, features[k])
 
 
-def observe_training(evaluation: Evaluation, scorer: Scorer, progress: bool = False) -> TrainingImages:
+def observe_training(run: Run, dataset: Dataset, scorer: Scorer, progress: bool = False) -> TrainingImages:
     """Measure the images that the run was trained on, as its encoder sees them."""
-    dataset = evaluate.trained_on(evaluation.run, evaluation.dataset)
+    dataset = evaluate.trained_on(run, dataset)
     cached, order, features = train.build_cache(dataset, "train", scorer[0].spec.long_side), [], []
     batches = train.scoring_batches(cached, _BATCH)
     for index, images, _ in tqdm(batches, "looking at train", leave=False, disable=not progress):
         order.extend(index)
-        features.extend(_features(images, *scorer))
+        features.extend(image_features(images, *scorer))
     qualities = pd.DataFrame([checks.qualities(cached.pair(k)[0]) for k in range(len(cached))])
     samples, pixels = dataset.split("train")[["id", "group"]], cached.pixel_counts.sum(0)
     return TrainingImages(samples, np.stack(features)[np.argsort(order)], qualities, pixels)
 
 
 @torch.inference_mode()
-def _features(images: torch.Tensor, model: train.Segmenter, plan: train.DevicePlan) -> np.ndarray:
+def image_features(images: torch.Tensor, model: train.Segmenter, plan: train.DevicePlan) -> np.ndarray:
+    """Compute the encoder's features (B, D) float32 of images (B, 3, H, W) uint8."""
     with plan.autocast():  # whose half precision may overflow
         return model.features(images.to(plan.device)).nan_to_num(0.0, 0.0, 0.0).cpu().numpy()
 

@@ -25,7 +25,7 @@ SURE = 0.5  # a cause with weaker evidence is not stated
 RARE = 0.01  # share of the training pixels below which a class is rare
 # Share of the training images that have a nearer neighbour in other sequences than the image has in all of them:
 # one in a hundred of the images of a new sequence like those of training is as far.
-_NOVEL = 0.99
+NOVEL = 0.99
 # Times the uncertainty of the typical image from which the model is lost in an image: at a novelty of
 # _STRANGE or more, and below it. Correct images of CamVid and the demo stay below 1.3.
 _UNSURE, _STRANGE = (1.25, 1.5), 0.5
@@ -96,7 +96,7 @@ def _outside_the_model(row: Any) -> list[_Claim]:
     z, novel = row.degradation_z, row.novelty
     degraded = 1 - 0.5 * (APART / z) ** 2 if row.degradation and z >= APART else 0.0
     # distance alone is weaker evidence than a mask or an image that is visibly wrong
-    unlike = SURE + 0.25 * (novel - _NOVEL) / (1 - _NOVEL) if novel >= _NOVEL else 0.0
+    unlike = SURE + 0.25 * (novel - NOVEL) / (1 - NOVEL) if novel >= NOVEL else 0.0
     far = f"farther from its nearest training image than {novel:.0%} of training images are from theirs."
     return [
         ("label error", label, f"{kind}: {told}."),

@@ -10,7 +10,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -66,7 +66,7 @@ def export_for_relabelling(
         samples: ids; those of `to_relabel` by default.
         masks: to begin with: "present" or "predictions".
     """
-    dataset, classes = evaluation.dataset, evaluation.classes
+    dataset = evaluation.dataset
     if samples is None:
         samples = to_relabel(evaluation.run.failures(evaluation.split))
     ids, rows = list(dict.fromkeys(samples)), dataset.samples.set_index("id", drop=False)
@@ -75,6 +75,21 @@ def export_for_relabelling(
     if unknown := [i for i in ids if i not in rows.index]:
         told = f"{len(unknown)} of {len(ids)} samples to export are not in dataset {dataset.name!r}"
         raise DatasetError(f"{told}: {', '.join(map(repr, unknown[:3]))}.")
+
+    def read(sample: str) -> tuple[np.ndarray, np.ndarray]:
+        image, mask = data.read_pair(dataset, rows.loc[sample])
+        return image, saved_prediction(evaluation, sample, mask.shape) if masks == "predictions" else mask
+
+    return write_annotations(out, evaluation.classes, ids, read)
+
+
+def write_annotations(
+    out: str | Path,
+    classes: ClassMap,
+    ids: Sequence[str],
+    read: Callable[[str], tuple[np.ndarray, np.ndarray]],
+) -> Path:
+    """Write the zip of `export_for_relabelling`; `read` gives image (H, W, 3) and mask (H, W) of an id."""
     odd = [name for name in (*classes.names, *ids) if name != name.strip() or not name.isprintable()]
     if odd := odd or [name for name in classes.names if ":" in name or name.startswith("#")]:
         told = f"CVAT's lists cannot hold the name {odd[0]!r}"
@@ -84,9 +99,7 @@ def export_for_relabelling(
         table[c] = color
     with atomic_path(out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for sample in ids:
-            image, mask = data.read_pair(dataset, rows.loc[sample])
-            if masks == "predictions":
-                mask = saved_prediction(evaluation, sample, mask.shape)
+            image, mask = read(sample)
             # objects too: CVAT takes the background for one, of a label that no task has, where there are none
             kinds = ("JPEGImages", "SegmentationClass", "SegmentationObject")
             for kind, picture in zip(kinds, (image, table[mask], table[mask]), strict=True):

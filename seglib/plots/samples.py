@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from itertools import zip_longest
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
+from seglib import data
 from seglib.data import IGNORE, ClassMap, error_map, fitting, overlay, present, top_confusions, wrong_pixels
 from seglib.plots import style
 
@@ -116,6 +119,18 @@ def failure_sheet(
         what = "Costliest confusions (ground truth → prediction, share of the valid pixels):  "
         fig.legends[0].set_title(what + ";  ".join(costs), {"size": 8.5})
     return fig
+
+
+def label_sheet(folder: str | Path, chosen: pd.DataFrame) -> Figure:
+    """Show the images that `failures.label_next` chose, with their predictions, the first to be labelled first.
+
+    Args:
+        folder: where it wrote them; the overlays in it are read.
+        chosen: label_next.csv.
+    """
+    pictures = (data.read_image(Path(folder) / "overlays" / f"{name}.png") for name in chosen["id"])
+    titles = [f"{row.rank}. {row.id}: mIoU {row.expected_miou:.2f}?" for row in chosen.itertuples()]
+    return image_grid([fitting(picture, most=480)[0] for picture in pictures], titles, 4)
 
 
 def _show(ax: Axes, image: np.ndarray, title: str) -> None:

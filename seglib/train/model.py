@@ -53,6 +53,11 @@ class Segmenter(nn.Module):
         self.register_buffer("mean", 255 * torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
 
+    @property
+    def stride(self) -> int:
+        """Return what the sides of an image must be multiples of, in pixels."""
+        return max(STRIDE, getattr(self.net.encoder, "output_stride", STRIDE))
+
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits (B, C, H, W) of RGB images (B, 3, H, W) in 0-255 whose sides fit the stride."""
         return self.net((images - self.mean) / self.std)
@@ -78,8 +83,7 @@ class Segmenter(nn.Module):
     def _padded(self, images: Tensor) -> Tensor:
         """The images with sides that the encoder's stride divides."""
         height, width = images.shape[-2:]
-        stride = max(STRIDE, getattr(self.net.encoder, "output_stride", STRIDE))
-        pad = (0, -width % stride, 0, -height % stride)
+        pad = (0, -width % self.stride, 0, -height % self.stride)
         return F.pad(images.float(), pad, mode="replicate") if any(pad) else images
 
 

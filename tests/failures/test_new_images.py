@@ -1,0 +1,199 @@
+"""A folder of new images: what is predicted, written, warned of, refused and gone on with."""
+
+import importlib
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image, TiffImagePlugin
+
+from seglib import data, evaluate, failures
+from seglib.data import DatasetError
+from seglib.failures import new_images
+from seglib.params import Evaluate
+from seglib.runs import Run, read_table
+from seglib.train import ModelError, load_checkpoint, make_plan
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def run(trained_root) -> Run:
+    return Run.open("tiny")
+
+
+@pytest.fixture
+def folder(trained_root):
+    """The four test images of the tiny dataset, elsewhere."""
+    return shutil.copytree(trained_root / "data/tiny/test/images", trained_root / "new")
+
+
+def test_masks_are_those_of_03_and_the_table_says_what_they_hold(run, folder, tmp_path):
+    evaluate.evaluate_run(Evaluate(run="tiny"))
+    found = failures.predict_folder(run, folder, tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out/predictions.csv", dtype={"id": str}, keep_default_na=False)
+    assert table["id"].tolist() == ["0041", "0042", "1e5", "null"] == found.table["id"].tolist()
+    scored = evaluate.open_evaluation(run, "test").per_image
+    for row, name in zip(table.itertuples(), table["id"], strict=True):
+        ids = evaluate.read_ids(tmp_path / "out/masks" / f"{name}.png")
+        saved = evaluate.read_ids(run.evaluation("test") / "predictions" / f"{name}.png")
+        np.testing.assert_array_equal(ids, saved)
+        shares = [(ids == c).mean() for c in range(3)]
+        np.testing.assert_allclose([row.share_sky, row.share_road, row.share_car], shares)
+        assert data.read_image(tmp_path / "out/overlays" / f"{name}.png").shape == (40, 56, 3)
+    # the last row of the masks is ignored by 03, so its confidence is of fewer pixels
+    np.testing.assert_allclose(table["confidence"], scored["confidence"], atol=0.02)
+    assert table["error"].eq("").all()
+    np.testing.assert_allclose(np.linalg.norm(found.features, axis=1), 1, atol=1e-3)
+
+
+def test_every_form_of_image_and_bad_files_are_listed(run, tmp_path):
+    folder, random = tmp_path / "in", np.random.default_rng(0)
+    (folder / "deep").mkdir(parents=True)
+    deep = random.integers(0, 65536, (21, 33), dtype=np.uint16)
+    Image.fromarray(deep).save(folder / "sixteen.tif")
+    Image.fromarray((deep >> 8).astype(np.uint8)).save(folder / "eight.png")
+    Image.fromarray(np.full((1, 1, 3), 9, np.uint8)).save(folder / "deep" / "one.jpg")
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nxx")
+    (folder / "notes.txt").write_text("no image")
+    (folder / ".hidden.png").write_text("")
+    table = failures.predict_folder(run, folder, tmp_path / "out").table.set_index("id")
+    assert table.index.tolist() == ["broken", "deep-one", "eight", "sixteen"]
+    assert (table.loc["deep-one", "height"], table.loc["sixteen", "width"]) == (1, 33)
+    assert table.loc["broken", "error"].startswith("image 'broken.png' cannot be read")
+    assert table.loc["broken", ["height", "confidence", "novelty", "share_sky"]].isna().all()
+    a, b = (evaluate.read_ids(tmp_path / "out/masks" / f"{name}.png") for name in ("sixteen", "eight"))
+    np.testing.assert_array_equal(a, b)
+    assert not list((tmp_path / "out").rglob("broken*"))
+
+
+def test_an_image_beyond_the_limit_is_refused_with_the_remedy(run, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # the images have 2,240
+    table = failures.predict_folder(run, folder, tmp_path / "out").table
+    assert table["error"].str.contains("more pixels than is safe to open").all()
+    assert table["error"].str.endswith("Cut it into tiles.").all()
+
+
+def test_it_goes_on_where_it_was_and_refuses_what_differs(run, folder, tmp_path, monkeypatch):
+    out, whole = tmp_path / "out", failures.predict_folder(run, folder, tmp_path / "whole").table
+    seen, predict_image = [], new_images.predict_image
+
+    def two_then_killed(model, image, plan):
+        seen.append(image)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return predict_image(model, image, plan)
+
+    monkeypatch.setattr(new_images, "predict_image", two_then_killed)
+    with pytest.raises(KeyboardInterrupt):
+        failures.predict_folder(run, folder, out)
+    assert not (out / "predictions.csv").exists()
+    with (out / "images.jsonl").open("a") as file:
+        file.write('{"id": "1e5", "ima')  # a line cut off in the middle
+    pd.testing.assert_frame_equal(failures.predict_folder(run, folder, out).table, whole)
+    assert len(seen) == 3 + 2, "the two that were done are not predicted again"
+    failures.predict_folder(run, folder, out)
+    assert len(seen) == 5
+    with pytest.raises(ValueError, match=r"holds other results .*images was"):
+        failures.predict_folder(run, shutil.copytree(folder, tmp_path / "same"), out)
+    Image.new("RGB", (9, 9)).save(folder / "0041.png")
+    with pytest.raises(ValueError, match=r"1 file changed \(0041.png\)\). Choose a new folder"):
+        failures.predict_folder(run, folder, out)
+    run.best_checkpoint.write_bytes(run.best_checkpoint.read_bytes() + b" ")
+    with pytest.raises(ValueError, match="run was 'tiny "):
+        failures.predict_folder(run, folder, out)
+    with pytest.raises(ValueError, match="files of something else"):
+        failures.predict_folder(run, folder, tmp_path / "same")
+    with pytest.raises(ValueError, match="lies in the folder of the images"):
+        failures.predict_folder(run, folder, folder / "out")
+
+
+CLASHES = [(["a/b.png", "a-b.png"], "one id"), (["A.png", "a.jpg"], "one id"), (["x\x07.png"], "control")]
+
+
+@pytest.mark.parametrize(("names", "told"), [*CLASHES, (["notes.txt"], r"no image in .*expected .*\.png")])
+def test_names_that_cannot_be_told_apart_are_refused(tmp_path, names, told):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(DatasetError, match=told):
+        data.find_images(tmp_path)
+
+
+def test_warnings_and_disagreement(run, folder, tmp_path, trained_root):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "noise.png")
+    other = shutil.copytree(run.path, run.path.with_name("other"))
+    model = torch.load(other / "checkpoints/best.pth", weights_only=True)
+    model["model"] = {k: v + 0.2 if "segmentation_head" in k else v for k, v in model["model"].items()}
+    model["model"]["net.segmentation_head.0.bias"] += torch.tensor([9.0, 0, 0])  # the sky everywhere
+    torch.save(model, other / "checkpoints/best.pth")
+    failures.predict_folder(run, folder, tmp_path / "out", Run(other))
+    table = read_table(tmp_path / "out/predictions.csv")
+    shares = table["disagreement"].astype(float)
+    np.testing.assert_allclose(shares, 1 - table["share_sky"].astype(float), atol=1e-9)
+    assert shares.is_monotonic_decreasing
+    assert table.set_index("id").loc["noise", "warnings"].startswith("unlike training: 100% of the")
+    model["spec"]["classes"]["names"] = ["a", "b", "c"]
+    torch.save(model, other / "checkpoints/best.pth")
+    with pytest.raises(ModelError, match="was trained for 3 "):
+        failures.predict_folder(run, folder, tmp_path / "new", Run(other))
+
+
+def test_without_the_dataset_it_says_what_stays_unknown(run, folder, tmp_path, capsys, trained_root):
+    (trained_root / "data/tiny").rename(trained_root / "data/moved")
+    table = failures.predict_folder(run, folder, tmp_path / "out").table
+    assert table["novelty"].isna().all()
+    assert table["confidence"].notna().all()
+    assert "Distance from the training images and degradation stay unknown" in capsys.readouterr().out
+
+
+def test_the_georeference_of_a_tiff_is_kept(run, tmp_path):
+    (tmp_path / "in").mkdir()
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    values = {
+        33550: (0.5, 0.5, 0.0),
+        33922: (0.0, 0.0, 0.0, 600000.0, 5400000.0, 0.0),
+        34737: "UTM zone 32N|",
+    }
+    for tag, value in values.items():
+        info[tag], info.tagtype[tag] = value, 2 if isinstance(value, str) else 12
+    info[34735], info.tagtype[34735] = (1, 1, 0, 1, 3072, 0, 1, 32632), 3
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "in/geo.tif", tiffinfo=info)
+    Image.fromarray(pixels).save(tmp_path / "in/plain.tif")
+    info[274] = 6  # turned by readers: its place would be that of other pixels
+    Image.fromarray(pixels).save(tmp_path / "in/turned.tif", tiffinfo=info)
+    failures.predict_folder(run, tmp_path / "in", tmp_path / "out")
+    assert [path.stem for path in (tmp_path / "out/masks").glob("*.tif")] == ["geo"]
+    with Image.open(tmp_path / "out/masks/geo.tif") as picture:
+        tags = {tag: picture.tag_v2[tag] for tag in (*values, 34735)}
+        np.testing.assert_array_equal(picture, evaluate.read_ids(tmp_path / "out/masks/geo.png"))
+        assert picture.mode == "P"
+    assert tags == values | {34735: (1, 1, 0, 1, 3072, 0, 1, 32632)}
+
+
+def test_a_large_image_is_tiled_and_rows_resized_in_parts_are_those_of_the_whole(run, monkeypatch):
+    model, _ = load_checkpoint(run.best_checkpoint)
+    module = importlib.import_module("seglib.evaluate.predict_image")
+    image = np.random.default_rng(0).integers(0, 256, (150, 210, 3), dtype=np.uint8)
+    image[:, 70:] //= 4
+    small, plan = data.fitting(image, most=64)[0], make_plan("cpu", "fp32")
+    object.__setattr__(model.spec, "long_side", 64)
+    views = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        whole = model.logits(views, (150, 210))[0].softmax(0)
+    monkeypatch.setattr(module, "_SCORES", 3 * 210 * 7)  # seven rows at a time
+    ids, confidence = module.predict_image(model, image, plan)
+    np.testing.assert_allclose(confidence, whole.max(0).values, atol=1e-5)
+    assert (ids == whole.argmax(0).numpy()).mean() > 0.999
+    object.__setattr__(model.spec, "long_side", 0)
+    monkeypatch.setattr(module, "_TILE", 64)  # 150 x 210 is more than twice that
+    asked, predict = [], module.predict
+    monkeypatch.setattr(module, "predict", lambda *a, **how: asked.append(how["tile"]) or predict(*a, **how))
+    ids, confidence = module.predict_image(model, image, plan)
+    assert asked == [64]
+    assert ids.shape == confidence.shape == (150, 210)
+    assert np.isfinite(confidence).all()
