@@ -166,7 +166,7 @@ def test_nothing_in_the_sources_runs_what_it_reads_or_needs_one_system(path):
         if called == "yaml.load":
             assert (path.name, given["Loader"]) == ("runs.py", "Loader"), where
         if called == "Image.open":
-            assert "formats" in given or path.name == "demo.py", where
+            assert "formats" in given or path.name == "known.py", where
 
 
 def test_nothing_in_the_pages_makes_markup_of_text():

@@ -140,7 +140,11 @@ def test_what_a_folder_says():
         "novelty": "0.50 (1: like no training image)",
         "sequence": "night",
     }
-    assert [facts[n] for n in ("cause", "sureness", "suggestion")] == ["label error", "confidence 0.80", "R."]
+    assert [facts[n] for n in ("cause", "sureness", "suggestion")] == [
+        "label error",
+        "strength of the evidence 0.80",
+        "R.",
+    ]
     # What an older folder does not say is unknown.
     facts = describe({"id": "a", "miou": 0.05, "severity": "guessing", "worst_class_iou": np.nan}, CLASSES)
     names = ("cause", "sureness", "evidence", "suggestion", "lost", "ious", "nearest")

@@ -76,7 +76,10 @@ def test_cooccurrence_is_measured_against_all_images():
     expected = np.array([[held[held[:, r] > 0, c].mean() - chance[c] for c in range(4)] for r in range(3)])
     np.testing.assert_allclose(values[:3], np.where(np.eye(3, 4), np.nan, 100 * expected))
     assert np.isnan(values[3]).all()
-    assert [t.get_text() for t in ax.texts if t.get_text()] == ["+25", "+50"]  # what every image holds says nothing
+    assert [t.get_text() for t in ax.texts if t.get_text()] == [
+        "+25",
+        "+50",
+    ]  # what every image holds says nothing
     assert "one  25.0%" in words(ax)
     labels = [f"class {k}" for k in range(40)]
     drawn(plots.cooccurrence(pd.DataFrame(np.full((40, 40), 2), labels, labels), 9))
