@@ -67,7 +67,7 @@ def draft_dataset(folder: str | Path, images: str = "", masks: str = "") -> str:
             masks first; "illegal-ids", masks of too many values.
     """
     root = Path(folder)
-    files, others = _walk(root)
+    files, others = walk(root)
     pairs = _told(root, images, masks) if images or masks else _find_pairs(files)
     if not pairs:
         raise _no_layout(root, others)
@@ -90,7 +90,7 @@ def draft_dataset(folder: str | Path, images: str = "", masks: str = "") -> str:
     )
 
 
-def _walk(root: Path) -> tuple[_Files, list[Path]]:
+def walk(root: Path) -> tuple[_Files, list[Path]]:
     """Image files, those of a testing folder beside this one included, and other files."""
     files, others, tests = {}, [], _SPLITS["test"].split("|")
     beside = [] if any((root / name).exists() for name in tests) else [root.parent / name for name in tests]
@@ -109,7 +109,7 @@ def _walk(root: Path) -> tuple[_Files, list[Path]]:
     return files, others
 
 
-def _meaning(name: str) -> tuple[str, str]:
+def meaning(name: str) -> tuple[str, str]:
     """The split, and "image", "mask" or "other", that a folder's name or a word of a file's tells; "" if none."""
     joined = re.fullmatch(rf"({'|'.join(_SPLIT_OF)})({_IMAGE}|{_MASK})", name.lower())
     words = joined.groups() if joined else re.split(_GAP, name.lower())
@@ -125,11 +125,11 @@ def _find_pairs(files: _Files) -> list[_Pair]:
     drawn: dict[tuple, bool] = {}
 
     def of_folders(parts: tuple[str, ...]) -> set[str]:
-        return {_meaning(part)[1] for part in parts[:-1]}
+        return {meaning(part)[1] for part in parts[:-1]}
 
     def of_files(parts: tuple[str, ...]) -> set[str]:
         words = re.split(_EDGE, files[parts].stem)
-        return {_meaning(word)[1] for word in (words[-1], "".join(words[-2:]), words[0])} * (len(words) > 1)
+        return {meaning(word)[1] for word in (words[-1], "".join(words[-2:]), words[0])} * (len(words) > 1)
 
     def of_contents(parts: tuple[str, ...]) -> set[str]:
         kind = parts[:-1], files[parts].suffix, re.split(_EDGE, files[parts].stem)[-1].strip("0123456789")
@@ -141,7 +141,7 @@ def _find_pairs(files: _Files) -> list[_Pair]:
     for roles in (of_folders, of_files, of_contents):
         groups: dict[tuple, _Files] = defaultdict(dict)
         for parts, file in files.items():
-            said = [_meaning(part) for part in parts[:-1]]
+            said = [meaning(part) for part in parts[:-1]]
             length = 1 + max((k for k, meaning in enumerate(said) if any(meaning)), default=-1)
             shape = tuple(
                 p if any(m) or p == ".." else "*" for p, m in zip(parts[:length], said, strict=False)
@@ -172,7 +172,7 @@ def _fit(split: str, images: tuple[tuple, _Files], masks: tuple[tuple, _Files]) 
             kinds.update(_around(stem[len(before) : len(stem) - len(after)], inside[place]))
         least = max(len(sample) * min(1, len(b) / len(a)) / 4, 0.9 * max(kinds.values(), default=1))
         if best := [kind for kind, count in kinds.items() if count >= least]:
-            clear = [kind for kind in best if not any(_meaning(word)[1] == "other" for word in kind)]
+            clear = [kind for kind in best if not any(meaning(word)[1] == "other" for word in kind)]
             ids = [kind for kind in best if kind[1].lower().endswith("labeltrainids")]
             one = _side(a_base, a, (before, after))
             return [_Pair(split, one, _side(b_base, b, kind)) for kind in ids or clear or best]
