@@ -36,14 +36,10 @@ def read_table(path: Path) -> list[Named]:
     """Read names, ids and colours of classes: JSON, or a class a line; a DatasetError says that it is no list."""
     try:
         text = path.read_text("utf-8-sig")
-        rows = _from_json(json.loads(text)) if path.suffix.lower() == ".json" else _from_lines(text)
-        if rows and all(isinstance(row.name, str) and row.name for row in rows):
-            return rows
-        reason = "a class has no name"
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = str(error)
-    detail = f"{path} is no list of classes ({reason}); expected a name a line, or JSON of names."
-    raise DatasetError(detail, "classes", "Correct it, or rename it if it is another thing.")
+        return _from_json(json.loads(text)) if path.suffix.lower() == ".json" else _from_lines(text)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        detail = f"{path} is no list of classes ({error}); expected a name a line, or JSON of names."
+        raise DatasetError(detail, "classes", "Correct it, or rename it if it is another thing.") from None
 
 
 def _from_json(found: dict | list) -> list[Named]:
@@ -51,12 +47,10 @@ def _from_json(found: dict | list) -> list[Named]:
         found = next((found[key] for key in ("classes", "names", "categories") if key in found), found)
     if isinstance(found, dict):  # {"road": 0} or {"0": "road"}
         return [Named(k, v) if isinstance(v, int) else Named(v, int(k)) for k, v in found.items()]
-    rows = []
-    for row in ({"name": row} if isinstance(row, str) else row for row in found):
-        color = row.get("color")
-        color = tuple(bytes.fromhex(color.lstrip("#"))) if isinstance(color, str) else color and tuple(color)
-        rows.append(Named(row.get("name") or row["title"], row.get("id"), color))
-    return rows
+    rows = [{"name": row} if isinstance(row, str) else row for row in found]
+    colors = [row.get("color") or None for row in rows]
+    colors = [(*bytes.fromhex(c[1:]),) if isinstance(c, str) else c and (*c,) for c in colors]
+    return [Named(r.get("name") or r["title"], r.get("id"), c) for r, c in zip(rows, colors, strict=True)]
 
 
 def _from_lines(text: str) -> list[Named]:
@@ -65,14 +59,14 @@ def _from_lines(text: str) -> list[Named]:
     rows = []
     for first, name, *color, last in (m.groups() for m in (re.fullmatch(_ROW, line) for line in lines) if m):
         stored, name = first or last, name.split("\t")[-1].strip(' "')
-        rows.append(Named(name, stored and int(stored), tuple(map(int, color)) if color[0] else None))
-    rows = rows[any(rows[0][1:]) < any(map(any, (row[1:] for row in rows))) :]  # without a heading
+        rows.append(Named(name, stored and int(stored), (*map(int, color),) if color[0] else None))
+    rows = rows[any(rows[0][1:]) < any(any(row[1:]) for row in rows) :]  # without a heading
     whole = all(row.color for row in rows) or len({row.stored for row in rows}) == len(rows)
     return rows if whole else [Named(line) for line in lines]
 
 
 def draft_classes(files: list[Path], named: list[Named], source: str, glob: str) -> list[str]:
-    """Draft the lines from `classes` to `colors` or `id_map`, with the share of each class in the masks.
+    """Draft the lines from `classes` to `colors`, `id_map` or `snap`, with the share of each class in the masks.
 
     Without names the classes are class_0, class_1, ... by stored ids, or by how much the colours cover.
 
@@ -81,22 +75,25 @@ def draft_classes(files: list[Path], named: list[Named], source: str, glob: str)
         named: the classes that the file `source` names; [] where none does.
         glob: the masks' glob: "labelIds" and "labelTrainIds" are Cityscapes' ids.
     """
-    pixels, colored, palette = _count(files)
-    city, notes, id_map = re.search("label(train)?ids", glob, re.IGNORECASE), [], {IGNORE: IGNORE}
+    pixels, colored, palette, notes = _count(files)
+    city, id_map = re.search("label(train)?ids", glob, re.IGNORECASE), {IGNORE: IGNORE}
     if colored:
         if not all(row.color for row in named):
             notes, named = [f"# {source} names no colours: write its names in place of class_0, ..."], []
         found = [(value >> 16, value >> 8 & 255, value & 255) for value, _ in pixels.most_common()]
-        known = {row.color for row in named}
-        rows = [*named, *(Named("", None, color) for color in found if color not in known)]
+        rows = named + [Named("", None, rgb) for rgb in found if rgb not in {row.color for row in named}]
         rows = [row._replace(stored=int(bytes(row.color).hex(), 16)) for row in rows]
     elif city and not named:
         fields = [row.strip().rsplit(" ", 4) for row in _CITYSCAPES.split(",")]
         rows = [Named(f[0], c if city[1] else int(f[1]), (*map(int, f[2:]),)) for c, f in enumerate(fields)]
         source, id_map = "Cityscapes", dict.fromkeys([*range(34), IGNORE], IGNORE)
     else:
-        rows, ignored, notes = _by_id(pixels, named, source)
-        id_map |= ignored
+        rows = _by_id(pixels, named)
+        if 0 in pixels and all(row.stored for row in rows):
+            id_map[0] = IGNORE
+            notes.append(
+                f"# 0 is not in {source} and is ignored. If it is a class (background), add it to both."
+            )
         rows = [row._replace(color=row.color or palette.get(row.stored)) for row in rows]
     id_map |= {row.stored: c for c, row in enumerate(rows)}
     lines = [f"classes:{f'  # of {source}' * bool(rows[0].name)}"]
@@ -111,47 +108,39 @@ def draft_classes(files: list[Path], named: list[Named], source: str, glob: str)
     return [*lines, *notes]
 
 
-def _by_id(pixels: Counter, named: list[Named], source: str) -> tuple[list[Named], dict, list[str]]:
-    """The classes of masks of ids, which ids are ignored besides 255, and what is to be said of them."""
+def _by_id(pixels: Counter, named: list[Named]) -> list[Named]:
+    """The classes of masks of ids: those that are named, then those that are only found."""
     found, binary = sorted({*pixels} - {IGNORE}) or [0], {*pixels} == {0, IGNORE}
     if not named:
         nearly_all = found[0] == 0 and max(found) < 2 * len(found)  # the others may be rare
-        order = [0, IGNORE] if binary else range(max(found) + 1) if nearly_all else found
-        return [Named("", stored) for stored in order], {}, []
-    start = int(max(found) == len(named)) if all(row.stored is None for row in named) else 0
+        return [
+            Named("", k) for k in ([0, IGNORE] if binary else range(max(found) + 1) if nearly_all else found)
+        ]
+    start = max(found) == len(named)  # the list leaves out 0
     order = [0, IGNORE] if binary and len(named) == 2 else range(start, start + len(named))
     rows = [Named(n, k if s is None else s, rgb) for (n, s, rgb), k in zip(named, order, strict=True)]
-    rows += [Named("", k) for k in found if k not in {row.stored for row in rows} and k >= start]
-    notes = [
-        f"# {source} has {len(named)} names, the masks ids up to {len(named)}: read as 1 and up, and 0 as"
-    ]
-    notes.append(
-        "# ignored. If 0 is a class that the list leaves out (background), add it to classes and id_map."
-    )
-    return (rows, {0: IGNORE}, notes) if start and 0 in found else (rows, {}, [])
+    return rows + [Named("", k) for k in found if k and k not in {row.stored for row in rows}]
 
 
-def _count(files: list[Path]) -> tuple[Counter, bool, dict[int, tuple[int, ...]]]:
-    """Pixels by stored id, or by the 24 bits of a colour; whether they are colours; the colours of a palette."""
+def _count(files: list[Path]) -> tuple[Counter, bool, dict[int, tuple[int, ...]], list[str]]:
+    """Pixels by stored id, or by the 24 bits of a colour; whether they are colours; a palette; a line if smeared."""
     pixels: Counter = Counter()
     for file in files:
         stored = read_stored(file).astype(np.int64)
         color = stored.ndim == 3
         values, counts = np.unique(stored @ [65536, 256, 1] if color else stored, return_counts=True)
         pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-        between = [value for value in pixels if 8 <= value < 248]
-        share = sum(pixels[value] for value in between) / pixels.total()
-        smeared = not color and len(between) > 8 and 128 <= max(pixels) <= 255 and share < 0.4
-        if smeared and max(between) >= 128:
-            detail = f"the masks hold {len(pixels)} values, {1 - share:.0%} of the pixels near 0 or 255: black and white"
-            detail += f" smeared by JPEG, resizing or soft edges ({file.name} among them)."
-            suggestion = "`seglib convert FOLDER --kind binary` writes clean ones: 128 and more is class 1."
-            raise DatasetError(detail, "illegal-ids", suggestion)
-        if len(pixels) > IGNORE:
+        if len(pixels) > IGNORE + 1:
             detail = f"the masks hold more than {IGNORE} different values, {file.name} among them."
             suggestion = "Are they photographs, or smoothed by JPEG or by resizing? Export class ids as PNG."
             raise DatasetError(detail, "illegal-ids", suggestion)
+    between = [value for value in pixels if 8 <= value < 248]
+    if not color and len(between) > 8 and max(between) >= 128 and max(pixels) <= IGNORE:
+        if sum(pixels[value] for value in between) < 0.4 * pixels.total():
+            told = f"snap: true  # {len(pixels)} values, most pixels near 0 or 255: smeared by JPEG, resizing or soft edges"
+            white = sum(count for value, count in pixels.items() if value >= 128)
+            return Counter({0: pixels.total() - white, IGNORE: white}), False, {}, [told]
     with Image.open(file) as image:
         table = image.getpalette("RGB") if image.mode == "P" else []
     colors = [tuple(table[k : k + 3]) for k in range(0, len(table), 3)]
-    return pixels, color, dict(enumerate(colors)) if any(len({*rgb}) > 1 for rgb in colors) else {}
+    return pixels, color, dict(enumerate(colors)) if any(len({*rgb}) > 1 for rgb in colors) else {}, []

@@ -51,10 +51,8 @@ class Dataset:
         if name not in self.splits:
             there = ", ".join(self.splits) or "none"
             detail = f"no split {name!r} in dataset {self.name!r}: expected one that has samples ({there})."
-            propose = "`seglib init FOLDER --split 0.7 0.15 0.15` proposes a split of whole sequences"
-            raise DatasetError(
-                detail, "no-split", f"Choose one of them, or add it to {FILE_NAME}: {propose}."
-            )
+            suggestion = f"Choose one of them, or add it to {FILE_NAME}: `seglib init FOLDER --split` can."
+            raise DatasetError(detail, "no-split", suggestion)
         return self.samples[self.samples["split"] == name].reset_index(drop=True)
 
 

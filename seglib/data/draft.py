@@ -81,13 +81,10 @@ def draft_dataset(folder: str | Path, images: str = "", masks: str = "") -> str:
     left = sorted({"/".join(parts[:-1]) or "." for parts, file in files.items() if file not in used})
     notes = [f"# not read: images in {some(left, 5)}"] if left else []
     tail = r"(?:_(?:jpe?g|png))?\.rf\..+" * any(".rf." in text for text in pairs[0].images.files)
-    notes.append(
-        f"# group: '(?P<group>.+)_(?P<frame>[0-9]+){tail}$'  # file-name pattern of sequences, if there are any"
-    )
+    notes.append(f"# group: '(?P<group>.+)_(?P<frame>[0-9]+){tail}$'  # names of sequences, if there are any")
     head = "# A draft: name the classes, compare the counts with what you expect, then run 01_data_check."
-    return "\n".join(
-        [head, f"name: {dataset_name(root)}", *classes, *_splits(root, pairs, others), *notes, ""]
-    )
+    lines = [head, f"name: {dataset_name(root)}", *classes, *_splits(root, pairs, others), *notes]
+    return "\n".join([*lines, ""])
 
 
 def walk(root: Path) -> tuple[_Files, list[Path]]:
@@ -122,32 +119,24 @@ def meaning(name: str) -> tuple[str, str]:
 
 def _find_pairs(files: _Files) -> list[_Pair]:
     """Tell masks from images by folders' names, else by files', else by their contents, and pair what fits together."""
-    drawn: dict[tuple, bool] = {}
-
-    def of_folders(parts: tuple[str, ...]) -> set[str]:
-        return {meaning(part)[1] for part in parts[:-1]}
-
-    def of_files(parts: tuple[str, ...]) -> set[str]:
-        words = re.split(_EDGE, files[parts].stem)
-        return {meaning(word)[1] for word in (words[-1], "".join(words[-2:]), words[0])} * (len(words) > 1)
-
-    def of_contents(parts: tuple[str, ...]) -> set[str]:
-        kind = parts[:-1], files[parts].suffix, re.split(_EDGE, files[parts].stem)[-1].strip("0123456789")
-        if kind not in drawn:  # masks: nearly all neighbouring pixels are equal
-            stored = read_stored(files[parts])
-            drawn[kind] = (stored[:, 1:] == stored[:, :-1]).mean() > 0.75
-        return {"mask" if drawn[kind] else "image"}
-
-    for roles in (of_folders, of_files, of_contents):
+    flat: dict[tuple, float] = {}
+    for stage in ("folders", "files", "contents"):
         groups: dict[tuple, _Files] = defaultdict(dict)
         for parts, file in files.items():
-            said = [meaning(part) for part in parts[:-1]]
-            length = 1 + max((k for k, meaning in enumerate(said) if any(meaning)), default=-1)
-            shape = tuple(
-                p if any(m) or p == ".." else "*" for p, m in zip(parts[:length], said, strict=False)
-            )
-            role = next((role for role in ("other", "mask", "image") if role in roles(parts)), "")
-            groups["".join([split for split, _ in said if split][-1:]), role, shape][parts] = file
+            said, words = [meaning(part) for part in parts[:-1]], re.split(_EDGE, file.stem)
+            length = 1 + max((k for k, told in enumerate(said) if any(told)), default=-1)
+            split, roles = next((split for split, _ in said[::-1] if split), ""), {role for _, role in said}
+            if stage == "files" and len(words) > 1:
+                roles = {meaning(word)[1] for word in (words[-1], "".join(words[-2:]), words[0])}
+            kind = parts[:-1], file.suffix, words[-1].strip("0123456789")
+            if stage == "contents":
+                if kind not in flat:  # masks: nearly all neighbouring pixels are equal
+                    stored = read_stored(file)
+                    flat[kind] = (stored[:, 1:] == stored[:, :-1]).mean()
+                roles = {"mask" if flat[kind] > 0.75 else "image"}
+            role = next((role for role in ("other", "mask", "image") if role in roles), "")
+            shape = tuple(p if p == ".." or any(meaning(p)) else "*" for p in parts[:length])
+            groups[split, role, shape][parts] = file
         pairs = []
         for (split, _, shape), group in ((key, group) for key, group in groups.items() if key[1] == "mask"):
             for wanted in ("image", ""):  # what no word calls images may be them: train, trainannot
@@ -229,9 +218,8 @@ def _around(core: str, stems: Iterable[str]) -> Iterator[tuple[str, str]]:
 def _told(root: Path, *globs: str) -> list[_Pair]:
     """The pairs that two globs name, a split for each word that "{split}" can stand for."""
     if not all(globs) or len({"{split}" in glob for glob in globs}) > 1:
-        raise DatasetError(
-            "images and masks are told together, with {split} in both or in none.", "no-layout", _TELL
-        )
+        detail = "images and masks are told together, with {split} in both or in none."
+        raise DatasetError(detail, "no-layout", f"For example: {_TELL}.")
     pairs = []
     for word, split in _SPLIT_OF.items() if "{split}" in globs[0] else [("", "")]:
         named = [glob.replace("{split}", word) for glob in globs]
@@ -267,10 +255,10 @@ def _splits(root: Path, pairs: list[_Pair], others: list[Path]) -> list[str]:
         if names and {*names} <= known:
             lines.setdefault(split, (pairs[0], f", ids: {_quoted(path.as_posix())}", f"{len(names)} ids"))
     if "train" not in lines:
-        counts = [
-            f"{len(p.images.files)} images, {len(p.masks.files)} masks, {len(p.both)} pairs" for p in pairs
-        ]
-        lines = {pair.split: (pair, "", count) for pair, count in zip(pairs, counts, strict=True)}
+        lines = {}
+        for pair in pairs:
+            count = f"{len(pair.images.files)} images, {len(pair.masks.files)} masks, {len(pair.both)} pairs"
+            lines[pair.split] = pair, "", count
     text = ["splits:"]
     for split, (pair, ids, count) in lines.items():
         globs = f"images: {_quoted(pair.images.glob)}, masks: {_quoted(pair.masks.glob)}{ids}"
@@ -285,9 +273,7 @@ def _quoted(text: str) -> str:
 
 def _no_layout(root: Path, others: list[Path]) -> DatasetError:
     """Say that no masks are found, or that there are polygons, which are no masks yet."""
-    texts = {
-        path: (root / path).read_text("utf-8", "replace")[:200] for path in others if path.suffix == ".txt"
-    }
+    texts = {p: (root / p).read_text("utf-8", "replace")[:200] for p in others if p.suffix == ".txt"}
     found = [path.as_posix() for path, text in texts.items() if re.match(r"\d+( [\d.e-]+){6,}\s", text)]
     found += [p.as_posix() for p in others if p.suffix == ".json" and p.name.lower() not in TABLES]
     if found:

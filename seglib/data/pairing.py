@@ -9,7 +9,6 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from unicodedata import normalize
 
-import numpy as np
 import pandas as pd
 
 from seglib.data.classes import some
@@ -70,14 +69,11 @@ def pair_files(root: Path, config: DatasetConfig) -> tuple[pd.DataFrame, pd.Data
     rows.sort(key=lambda row: (order.index(row[1]), row[0] if chosen else ""))
     samples = pd.DataFrame(rows, columns=SAMPLE_COLUMNS).astype({"frame": "Int64"})
     if config.limit:
-        parts = [part for _, part in samples.groupby("split", sort=False)]
-        every = [np.linspace(0, len(part) - 1, min(len(part), config.limit)).astype(int) for part in parts]
-        few = pd.concat(
-            [samples[:0], *(part.iloc[k] for part, k in zip(parts, every, strict=True))], ignore_index=True
-        )
-        detail = f"limit: {config.limit} in {FILE_NAME}: {len(few)} of {len(samples)} samples, evenly spread, are used."
+        many = len(samples)
+        parts = [part for _, part in samples.groupby("split", sort=False)] or [samples]
+        samples = pd.concat([p.iloc[:: -(-len(p) // config.limit)] for p in parts], ignore_index=True)
+        detail = f"limit: {config.limit} in {FILE_NAME}: {len(samples)} of {many} samples, evenly spread, are used."
         problems.append(("info", "limit", "", "", detail, "A quick try; remove the line to use all."))
-        samples = few
     return samples, pd.DataFrame(problems, columns=FINDING_COLUMNS)
 
 
@@ -164,9 +160,7 @@ def _chosen(root: Path, splits: dict[str, Split], known: set[str]) -> dict[str, 
     for split, ids in ((split, value.ids) for split, value in splits.items() if value.ids):
         if isinstance(ids, str) and _leads_outside(root, ids):
             detail = f"ids of split {split!r}: {ids} is a link that leads out of the dataset's folder."
-            raise DatasetError(
-                detail, "split-ids", f"Put the list itself there, or allow its folder by {LINKS}."
-            )
+            raise DatasetError(detail, "split-ids", f"Put the list there, or allow its folder by {LINKS}.")
         try:
             names = listed_ids(root / ids if isinstance(ids, str) else ids, known)
         except (OSError, UnicodeDecodeError):
@@ -187,11 +181,9 @@ def listed_ids(names: Path | list[str], known: set[str]) -> list[str]:
     """Read a list of ids, or a file with one a line, which may name the images' files ("train/images/a.jpg b.png")."""
     lines = read_written(names).splitlines() if isinstance(names, Path) else names
     ids = [normalize("NFC", line.strip()) for line in lines if line.strip()]
-    forms = ((name, *(PurePosixPath(path) for path in (name, name.split()[0]))) for name in ids)
-    return [
-        next((i for i in (n, whole.name, whole.stem, one.name, one.stem) if i in known), n)
-        for n, whole, one in forms
-    ]
+    paths = [(PurePosixPath(name), PurePosixPath(name.split()[0])) for name in ids]
+    forms = [(a.as_posix(), a.name, a.stem, b.name, b.stem) for a, b in paths]
+    return [next((form for form in forms_of if form in known), forms_of[0]) for forms_of in forms]
 
 
 def _group(pattern: str, text: str) -> tuple[str, int | None]:
