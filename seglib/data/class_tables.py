@@ -135,11 +135,13 @@ def _count(files: list[Path]) -> tuple[Counter, bool, dict[int, tuple[int, ...]]
             suggestion = "Are they photographs, or smoothed by JPEG or by resizing? Export class ids as PNG."
             raise DatasetError(detail, "illegal-ids", suggestion)
     between = [value for value in pixels if 8 <= value < 248]
-    if not color and len(between) > 8 and max(between) >= 128 and max(pixels) <= IGNORE:
-        if sum(pixels[value] for value in between) < 0.4 * pixels.total():
-            told = f"snap: true  # {len(pixels)} values, most pixels near 0 or 255: smeared by JPEG, resizing or soft edges"
-            white = sum(count for value, count in pixels.items() if value >= 128)
-            return Counter({0: pixels.total() - white, IGNORE: white}), False, {}, [told]
+    grey = not color and len(between) > 8 and max(between) >= 128 and max(pixels) <= IGNORE
+    if grey and sum(pixels[value] for value in between) < 0.4 * pixels.total():
+        told = (
+            f"snap: true  # {len(pixels)} values, most near 0 or 255: smeared by JPEG, resizing or soft edges"
+        )
+        white = sum(count for value, count in pixels.items() if value >= 128)
+        return Counter({0: pixels.total() - white, IGNORE: white}), False, {}, [told]
     with Image.open(file) as image:
         table = image.getpalette("RGB") if image.mode == "P" else []
     colors = [tuple(table[k : k + 3]) for k in range(0, len(table), 3)]
