@@ -51,7 +51,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {  # what argparse is told of each
     "shares": {
         "nargs": "+",
         "type": float,
-        "help": "shares of train, val and test, into which train is divided",
+        "help": "divide train by whole sequences: shares, as 0.7 0.15 0.15",
     },
     "share": {"default": 0.2, "type": float, "help": "share of the samples (default: 0.2)"},
     "source": {"required": True, "type": _there, "help": "CVAT's zip, or a folder of <image id>.png"},

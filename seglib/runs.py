@@ -48,7 +48,9 @@ def project_root() -> Path:
         if (folder / "notebooks").is_dir() and (folder / "data").is_dir():
             return folder
     expected = f"expected a folder with notebooks/ and data/ at or above {Path.cwd()}"
-    raise FileNotFoundError(f"no project root: {expected}. Make one with `seglib new FOLDER` and work in it, or set SEGLIB_ROOT.")
+    raise FileNotFoundError(
+        f"no project root: {expected}. Make one with `seglib new FOLDER` and work in it, or set SEGLIB_ROOT."
+    )
 
 
 def resolve_path(path: str | Path) -> Path:
