@@ -37,7 +37,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {  # what argparse is told of each
     "folder": {"type": _there, "help": "folder of the dataset"},
     "ids": {"default": "", "help": "images, separated by commas; labels in doubt by default"},
     "images": {"required": True, "type": _there, "help": "folder of new images"},
-    "images_glob": {"default": "", "help": "glob of the images, where it must be told; {split} may stand in it"},
+    "images_glob": {"default": "", "help": "where images lie, if it must be told; {split} may stand in it"},
     "kind": {"default": "polygons", "help": "polygons (COCO, labelme, YOLO), classes or instances: folders"},
     "kinds": {"default": "", "help": "kinds of faults, separated by commas; all by default"},
     "masks": {"default": "present", "choices": ["present", "predictions"], "help": "masks to begin with"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from scipy.sparse.csgraph import connected_components
 from seglib import checks, data
 from seglib.runs import atomic_folder, write_text
 
-_PARTS = ("notebooks", "params", "data/README.md", "data/configs", "data/demo")
+PARTS = ("notebooks", "params", "data/README.md", "data/configs", "data/demo")
+_LEFT = shutil.ignore_patterns(".*", "__pycache__")
 
 
 def new_project(folder: str | Path) -> Path:
@@ -26,8 +28,8 @@ def new_project(folder: str | Path) -> Path:
         files = (file for file in metadata.files("seglib") or () if file.name == "01_data_check.ipynb")
         source = Path(next(files).locate()).resolve().parent.parent
     with atomic_folder(folder) as new:
-        for part in _PARTS:
-            copy = shutil.copytree if (source / part).is_dir() else shutil.copyfile
+        for part in PARTS:
+            copy = partial(shutil.copytree, ignore=_LEFT) if (source / part).is_dir() else shutil.copyfile
             (new / part).parent.mkdir(exist_ok=True)
             copy(source / part, new / part)
     return Path(folder)
