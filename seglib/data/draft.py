@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -34,6 +35,7 @@ _KNOWN = rf"{'|'.join(_SPLIT_OF)}|{_IMAGE}|{_MASK}|{_OTHER}|dir|ground"
 _GAP = r"[_\-. ]+"
 _EDGE = rf"{_GAP}|(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])"
 _Files = dict[tuple[str, ...], Path]  # by the parts of their paths below the dataset's folder
+_quoted = partial(json.dumps, ensure_ascii=False)
 _TELL = '--images "photos/*.jpg" --masks "truth/*.png" ({split} may stand in both for train, val, ...)'
 
 
@@ -265,10 +267,6 @@ def _splits(root: Path, pairs: list[_Pair], others: list[Path]) -> list[str]:
         text.append(f"  {split}: {{{globs}}}  # {count}")
     no_val = "  # no val split, which training needs; `seglib init FOLDER --split 0.7 0.15 0.15` proposes one"
     return text + [no_val] * ("val" not in lines)
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
 
 
 def _no_layout(root: Path, others: list[Path]) -> DatasetError:

@@ -92,7 +92,10 @@ def _look(root: Path, name: str, split: Split, problems: list[tuple]) -> tuple[_
                 problems.append(("error", "file-name", "", name, detail, "Rename it."))
             elif not file.path.lower().endswith(SUFFIXES):
                 detail = f"{file.path} is matched by {side.glob}; expected {', '.join(SUFFIXES)}."
-                suggestion = f"Move it out of the folder, or narrow the glob in {FILE_NAME}."
+                polygons = " Polygons become masks by `seglib convert`." * file.path.endswith(
+                    (".json", ".txt")
+                )
+                suggestion = f"Move it out of the folder, or narrow the glob in {FILE_NAME}.{polygons}"
                 problems.append(("error", "not-an-image", "", name, detail, suggestion))
             else:
                 side.found.setdefault(file.text.casefold(), []).append(file)
