@@ -104,7 +104,7 @@ def draft_classes(files: list[Path], named: list[Named], source: str, glob: str)
     if all(row.color for row in rows):
         lines.append(f"colors: {[[*row.color] for row in rows]}")
     if not colored and [*id_map] != [IGNORE, *range(len(rows))]:
-        lines.append(f"id_map: {id_map}  # {IGNORE}: ignored")
+        lines.append(f"id_map: {id_map}{f'  # {IGNORE}: ignored' * (id_map[IGNORE] == IGNORE)}")
     return [*lines, *notes]
 
 

@@ -71,36 +71,44 @@ def convert(
 
 def _polygons(root: Path, others: list[Path], names: list[str]) -> Iterator[_Drawn]:
     """What COCO's and labelme's JSON and YOLO's text files draw; names that have an order go to `names`."""
-    tables = {
-        path.name: (root / path).read_text("utf-8")
-        for path in others
-        if path.name in ("data.yaml", "classes.txt")
-    }
-    listed = (
-        load_yaml(tables["data.yaml"])["names"]
-        if "data.yaml" in tables
-        else tables.get("classes.txt", "").split("\n")
-    )
+    tables = {path.name: root / path for path in others if path.name in ("data.yaml", "classes.txt")}
+    listed = tables["classes.txt"].read_text("utf-8").split("\n") if "classes.txt" in tables else []
+    listed = load_yaml(tables["data.yaml"].read_text("utf-8"))["names"] if "data.yaml" in tables else listed
     listed = dict(listed if isinstance(listed, dict) else enumerate(listed))
     for path in (path for path in others if path.suffix in (".json", ".txt") and path.name not in tables):
         text = (root / path).read_text("utf-8", "replace")
-        found = json.loads(text) if path.suffix == ".json" else None
-        if isinstance(found, dict) and "annotations" in found:
-            categories = {one["id"]: one["name"] for one in found["categories"]}
-            names += [name for _, name in sorted(categories.items()) if name not in names]
-            shapes = defaultdict(list)
-            for one in sorted(found["annotations"], key=lambda one: -one.get("area", 0)):
-                shapes[one["image_id"]].append((categories[one["category_id"]], one["segmentation"]))
-            yield from ((path.stem + "/" + one["file_name"], shapes[one["id"]]) for one in found["images"])
-        elif isinstance(found, dict) and "shapes" in found:
-            yield path.as_posix(), [(one["label"], [np.ravel(one["points"])]) for one in found["shapes"]]
-        elif found is None and re.fullmatch(r"(\d+([ \t][\d.e-]+){6,}\s*)*", text):
-            names += [name for name in listed.values() if name and name not in names]
-            rows = [line.split() for line in text.splitlines() if line.strip()]
-            yield (
-                path.as_posix(),
-                [(listed.get(int(c), f"class_{c}"), [np.array(xy, float)]) for c, *xy in rows],
-            )
+        try:
+            if path.suffix == ".json":
+                yield from _from_json(json.loads(text), path, names)
+            elif re.fullmatch(r"(\d+([ \t][\d.e-]+){6,}\s*)*", text):
+                names += [name for name in listed.values() if name and name not in names]
+                rows = [line.split() for line in text.splitlines() if line.strip()]
+                shapes = [(listed.get(int(c), f"class_{c}"), [np.array(xy, float)]) for c, *xy in rows]
+                yield path.as_posix(), shapes
+        except (ValueError, KeyError, TypeError) as error:
+            detail = f"{path} is no annotation of polygons or run lengths ({type(error).__name__}: {error})."
+            raise DatasetError(
+                detail, "no-annotations", "Export it with segmentation, or move it away."
+            ) from error
+
+
+def _from_json(found: Any, path: Path, names: list[str]) -> Iterator[_Drawn]:
+    if isinstance(found, dict) and "annotations" in found:
+        categories, shapes = {one["id"]: one["name"] for one in found["categories"]}, defaultdict(list)
+        names += [name for _, name in sorted(categories.items()) if name not in names]
+        for one in sorted(found["annotations"], key=lambda one: -one.get("area", 0)):
+            shapes[one["image_id"]].append((categories[one["category_id"]], one["segmentation"]))
+        yield from [(path.stem + "/" + one["file_name"], shapes[one["id"]]) for one in found["images"]]
+    elif isinstance(found, dict) and "shapes" in found:
+        shapes = []
+        for one in found["shapes"]:
+            points, kind = np.array(one["points"], float), one.get("shape_type", "polygon")
+            if kind == "rectangle":
+                points = np.c_[points[[0, 1, 1, 0], 0], points[[0, 0, 1, 1], 1]]
+            elif kind != "polygon":
+                raise ValueError(f"{one['label']!r} is a {kind}, not a polygon")
+            shapes.append((one["label"], [points.ravel()]))
+        yield path.as_posix(), shapes
 
 
 def _masks(root: Path, masks: list[tuple[str, ...]], kind: str) -> Iterator[_Drawn]:
@@ -118,14 +126,10 @@ def _image(name: PurePosixPath, images: list[str]) -> str:
     alike = [sum(part in str(name.parent) for part in image.parent.parts) for image in same]
     best = [str(image) for image, score in zip(same, alike, strict=True) if score == max(alike)]
     if len(best) != 1:
-        check, told = (
-            ("duplicate-stem", f"{len(best)} images ({some(best)}) have")
-            if best
-            else ("missing-image", "no image has")
-        )
-        raise DatasetError(
-            f"{told} the stem of annotation {name}; expected one.", check, "Rename it, or move it away."
-        )
+        told = f"{len(best)} images ({some(best)}) have" if best else "no image has"
+        check = "duplicate-stem" if best else "missing-image"
+        detail = f"{told} the stem of annotation {name}; expected one."
+        raise DatasetError(detail, check, "Rename the annotation, or move it away.")
     return best[0]
 
 

@@ -86,7 +86,7 @@ def test_coco(root, form):
 
 
 def test_labelme(root):
-    shapes = [{"label": "leaf", "points": np.reshape(CORNERS, (-1, 2)).tolist()}]
+    shapes = [{"label": "leaf", "points": [[18, 14], [6, 4]], "shape_type": "rectangle"}]
     shapes += [{"label": "hole", "points": np.reshape(INNER_CORNERS, (-1, 2)).tolist()}]
     for place in ("train/a", "val/a"):
         write(root / f"images/{place}.json", {"shapes": shapes, "imagePath": "a.png"})
@@ -129,6 +129,17 @@ def test_masks_of_single_classes_and_instances(root):
         ("c.json", {"shapes": []}, "no image has the stem of annotation c.json"),
         ("a.json", {"shapes": []}, "2 images .* have the stem of annotation a.json"),
         ("train/b.json", {"version": 1}, "0 annotated images of 1 classes"),
+        ("train/b.json", "{", "train/b.json is no annotation .*JSONDecodeError"),
+        (
+            "b.json",
+            {"annotations": [{"image_id": 1, "category_id": 1}], "categories": [{"id": 1, "name": "a"}]},
+            "KeyError: 'segmentation'",
+        ),
+        (
+            "b.json",
+            {"shapes": [{"label": "a", "points": [[1, 1], [2, 2]], "shape_type": "circle"}]},
+            "'a' is a circle",
+        ),
     ],
 )
 def test_what_fits_no_image_is_an_error(root, path, content, told):
