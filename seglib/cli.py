@@ -27,6 +27,7 @@ def _new(path: str) -> Path:
 
 _ABOUT = "Four notebooks that train a segmentation model, find the images on which it fails, and say why."
 _NAMES = {"parameters": "-p", "start": "--from", "stop": "--to", "source": "--from", "target": "--to"}
+_NAMES |= {"images_glob": "--images", "masks_glob": "--masks", "shares": "--split"}
 _OPTIONS: dict[str, dict[str, Any]] = {  # what argparse is told of each
     "against": {"default": "", "help": "a second run: where do the two disagree?"},
     "broken": {"action": "store_true", "help": "the demo's broken twin: 01 finds its faults and stops"},
@@ -36,14 +37,22 @@ _OPTIONS: dict[str, dict[str, Any]] = {  # what argparse is told of each
     "folder": {"type": _there, "help": "folder of the dataset"},
     "ids": {"default": "", "help": "images, separated by commas; labels in doubt by default"},
     "images": {"required": True, "type": _there, "help": "folder of new images"},
+    "images_glob": {"default": "", "help": "where images lie, if it must be told; {split} may stand in it"},
+    "kind": {"default": "polygons", "help": "polygons (COCO, labelme, YOLO), classes or instances: folders"},
     "kinds": {"default": "", "help": "kinds of faults, separated by commas; all by default"},
     "masks": {"default": "present", "choices": ["present", "predictions"], "help": "masks to begin with"},
+    "masks_glob": {"default": "", "help": "glob of the masks"},
     "out": {"required": True, "type": _new, "help": "what to write: a new folder, a zip, or a model file"},
     "parameters": {"action": "append", "default": [], "metavar": "NAME=VALUE", "help": "may be repeated"},
     "params": {"required": True, "type": _there, "help": "YAML or JSON file of lines `parameter: value`"},
     "predictions": {"required": True, "type": _there, "help": "folder of <image id>.png"},
     "run": {"default": "", "help": "name of the run"},
     "seed": {"default": 0, "type": int, "help": "the same seed, the same faults (default: 0)"},
+    "shares": {
+        "nargs": "+",
+        "type": float,
+        "help": "divide train by whole sequences: shares, as 0.7 0.15 0.15",
+    },
     "share": {"default": 0.2, "type": float, "help": "share of the samples (default: 0.2)"},
     "source": {"required": True, "type": _there, "help": "CVAT's zip, or a folder of <image id>.png"},
     "split": {"default": "test", "help": "which split (default: test)"},
@@ -94,6 +103,8 @@ def parse(argv: Sequence[str]) -> tuple[Callable[..., int | None], dict[str, Any
         export,
         import_,
         init,
+        convert,
+        new,
         fetch,
         lab,
     )
@@ -162,8 +173,11 @@ def check(folder: Path, *, config: Path | None) -> int:
         more = [f"... and {len(group) - 3} more"] if len(group) > 3 else []
         lines = [*group["detail"].head(3), *more, f"-> {group['suggestion'].iloc[0]}"]
         print(f"{severity:<7}  {kind} ({len(group)})\n         " + "\n         ".join(lines))
+    if lacking := [name for name in ("train", "val") if name not in dataset.splits]:
+        print(f"error    no-split\n         no samples in {' and '.join(lacking)}, which training needs.")
+        print(f"         -> seglib init {folder} --split 0.7 0.15 0.15 makes val and test of whole sequences")
     print(f"All findings: {display_path(out / 'findings.csv')}\n\n{dataset.name}: {checks.conclusion(found)}")
-    return int((found.findings["severity"] == "error").any())
+    return int((found.findings["severity"] == "error").any() or len(lacking) > 0)
 
 
 def evaluate(
@@ -261,16 +275,36 @@ def import_(*, source: Path, dataset: Path, out: Path) -> None:
     print(f"{table.round(4).to_string(index=False)}\n{changed} of {len(table)} masks changed{where}")
 
 
-def init(folder: Path) -> None:
-    """Write a draft dataset.yaml from what a folder holds."""
-    from seglib.data import draft_dataset
+def init(folder: Path, *, images_glob: str, masks_glob: str, shares: Sequence[float] | None) -> None:
+    """Write a draft dataset.yaml from what a folder holds, or divide its train by whole sequences."""
+    from seglib import data, start
 
     path = folder / "dataset.yaml"
-    print(draft := draft_dataset(folder), end="")
-    if path.exists():
-        raise FileExistsError(f"{path} stays as it is; above is what would be drafted now.")
-    runs.write_text(path, draft)
+    if not (shares and path.exists()):
+        print(draft := data.draft_dataset(folder, images_glob, masks_glob), end="")
+        if path.exists():
+            raise FileExistsError(f"{path} stays as it is; above is what would be drafted now.")
+        runs.write_text(path, draft)
+    if shares:
+        print(
+            f"Images of each split, by {folder / 'split'}:\n{start.propose_split(folder, shares).to_string()}"
+        )
     print(f"Written to {path}. Look it over, then: seglib check {folder}", file=sys.stderr)
+
+
+def convert(folder: Path, *, kind: str, target: Path | None) -> None:
+    """Draw masks of class ids from COCO, labelme or YOLO polygons, masks of single classes, or instances."""
+    from seglib import data
+
+    out, names, count = data.convert(folder, kind, target or "")
+    print(f"{count} masks of {', '.join(names)} in {out}. Next: seglib init {folder}")
+
+
+def new(target: Path) -> None:
+    """Make a project of its own: notebooks, parameters and the demo dataset."""
+    from seglib import start
+
+    print(f"In {start.new_project(target)}. Next: cd {target} && seglib demo")
 
 
 def fetch(name: str, *, target: Path | None) -> None:

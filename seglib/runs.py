@@ -39,14 +39,18 @@ class UnreadableError(ValueError):
 
 
 def project_root() -> Path:
-    """Find the folder with data/ and notebooks/: SEGLIB_ROOT, else the checkout, else at or above the cwd."""
+    """Find the project: SEGLIB_ROOT, else one of `seglib new` at or above the cwd, the checkout, or notebooks/ and data/."""
     if os.environ.get("SEGLIB_ROOT"):
         return Path(os.environ["SEGLIB_ROOT"]).resolve()
-    for folder in (Path(__file__).resolve().parent.parent, Path.cwd(), *Path.cwd().parents):
+    above = (Path.cwd(), *Path.cwd().parents)
+    own = [folder for folder in above if (folder / "notebooks" / "01_data_check.ipynb").is_file()]
+    for folder in (*own, Path(__file__).resolve().parent.parent, *above):
         if (folder / "notebooks").is_dir() and (folder / "data").is_dir():
             return folder
     expected = f"expected a folder with notebooks/ and data/ at or above {Path.cwd()}"
-    raise FileNotFoundError(f"no project root: {expected}. Work in the checkout, or set SEGLIB_ROOT to it.")
+    raise FileNotFoundError(
+        f"no project root: {expected}. Make one with `seglib new FOLDER` and work in it, or set SEGLIB_ROOT."
+    )
 
 
 def resolve_path(path: str | Path) -> Path:

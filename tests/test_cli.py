@@ -14,7 +14,7 @@ from seglib.params import check_chain
 from seglib.pipeline import ChainError
 from seglib.runs import Run, write_json, write_text
 
-COMMANDS = "demo run check evaluate compare plant predict label-next export import init fetch lab"
+COMMANDS = "demo run check evaluate compare plant predict label-next export import init convert new fetch lab"
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import yaml
 
 from seglib.cli import parse
 from seglib.params import check_chain, read_file
+from seglib.start import PARTS
 
 ROOT = Path(__file__).parent.parent
 TOML = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -67,6 +68,17 @@ def test_every_requirement_has_a_lower_bound_and_every_file_is_packaged():
         patterns = TOML["tool"]["setuptools"]["package-data"].get(f"seglib.{folder.name}", [])
         assert (folder / "__init__.py").exists()
         assert file.suffix == ".py" or any(file.match(pattern) for pattern in patterns), file
+
+
+def test_the_wheel_carries_what_a_new_project_copies():
+    patterns = [
+        pattern for patterns in TOML["tool"]["setuptools"]["data-files"].values() for pattern in patterns
+    ]
+    packed = {path for pattern in patterns for path in ROOT.glob(pattern)}
+    parts = [ROOT / part for part in PARTS]
+    files = {p for part in parts for p in ([part] if part.is_file() else part.rglob("*")) if p.is_file()}
+    hidden = {path for path in files if any(name[0] in "._" for name in path.relative_to(ROOT).parts)}
+    assert files - hidden <= packed, "pyproject.toml has no pattern for them"
 
 
 # documents

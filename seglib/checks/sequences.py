@@ -11,7 +11,7 @@ from seglib.checks.duplicates import hamming
 from seglib.checks.findings import Finding, finding
 from seglib.data import some
 
-PATTERN = r"(?P<group>.*?)(?:[_. -]+[A-Za-z]?)?(?P<frame>\d{1,15})$"
+PATTERN = r"(?P<group>.*?)(?:[_. -]+[A-Za-z]?)?(?P<frame>\d{1,15})(?:(?:_jpe?g|_png)?\.rf\.\w+)?$"  # Roboflow's tail
 NEAR_FRAMES = 30  # one second of video
 SMALL_SPLIT = 10  # a score on fewer images than this says little
 _ALIKE = 0.6  # of the distance of any two images, below which neighbours look like neighbours

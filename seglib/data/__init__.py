@@ -1,12 +1,14 @@
 """dataset.yaml -> samples, images and masks.
 
 classes (names, ids, colours), config (dataset.yaml), pairing and dataset (the table of samples, digests of its
-files), image_io (files), overlay (drawn images, regions), known (the demo, downloads), draft (a first dataset.yaml),
+files), image_io (files), overlay (drawn images, regions), known (the demo, downloads), draft and class_tables (a first dataset.yaml),
+convert (polygons -> masks),
 inject (recorded faults).
 """
 
 from seglib.data.classes import IGNORE, ClassMap, default_colors, some
 from seglib.data.config import DatasetConfig
+from seglib.data.convert import convert
 from seglib.data.dataset import (
     Dataset, check_sizes, compare_digests, digests, explain, load_dataset, map_ahead, read_pair,
 )
@@ -24,7 +26,8 @@ from seglib.data.pairing import FINDING_COLUMNS
 __all__ = [
     "FAULT_KINDS", "FINDING_COLUMNS", "IGNORE", "LABEL_FAULTS", "ClassMap", "Dataset", "DatasetConfig",
     "DatasetError", "LabelFaults",
-    "check_sizes", "compare_digests", "data_uri", "default_colors", "digests", "download", "draft_dataset",
+    "check_sizes", "compare_digests", "convert",
+    "data_uri", "default_colors", "digests", "download", "draft_dataset",
     "encode_mask", "ensure_demo", "error_map", "explain", "find_images", "fitting", "georeference", "inject_faults", "label_regions",
     "load_dataset", "make_broken", "map_ahead", "overlay", "planted", "present", "read_image", "read_mask",
     "read_mask_and_mode", "read_pair", "read_picture", "read_stored", "some", "top_confusions", "wrong_pixels",

@@ -1,8 +1,11 @@
 """dataset.yaml: where a dataset's images and masks lie and what its classes are, validated key by key."""
 
 import difflib
+import hashlib
+import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, Self
@@ -16,6 +19,7 @@ from seglib.data.image_io import DatasetError
 from seglib.runs import UnreadableError, brief, check_name, display_path, is_plain, load_yaml, read_written
 
 FILE_NAME = "dataset.yaml"
+_GENERAL = "images?|imgs|data|datasets?|train(ing)?|masks|labels|export|new"
 _Byte = Annotated[StrictInt, Field(ge=0, le=255)]
 _Stored = Annotated[StrictInt, Field(ge=0, le=65535)]  # what a mask file can hold
 
@@ -72,6 +76,7 @@ class DatasetConfig(BaseModel):
     splits: dict[str, Split] = Field(min_length=1)
     group: str = ""
     exclude: list[str] = []
+    limit: Annotated[StrictInt, Field(ge=0)] = 0
 
     @field_validator("classes")
     @classmethod
@@ -106,6 +111,20 @@ class DatasetConfig(BaseModel):
         """The classes and how mask files write them."""
         colors = np.array(self.colors, np.uint8).reshape(-1, 3)
         return ClassMap(tuple(self.classes), colors, tuple(self.ignore_ids), self.id_map)
+
+
+def dataset_name(root: Path) -> str:
+    """Derive a name for folders of results from a dataset's folder, and from its parent's too where it says little.
+
+    What a name cannot have becomes "-"; where that loses letters, digits of a digest tell such names apart.
+    """
+    folder = root.resolve()
+    text = f"{folder.parent.name}-{folder.name}" if re.fullmatch(_GENERAL, folder.name, re.I) else folder.name
+    name = re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-._")[:70].rstrip("-._")
+    with suppress(ValueError):
+        if text.isascii() and len(text) <= 70:
+            return check_name(name)
+    return f"dataset-{name}-{hashlib.sha256(os.fsencode(text)).hexdigest()[:4]}".replace("--", "-")
 
 
 def meant(name: str, known: Iterable[str]) -> str:

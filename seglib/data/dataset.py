@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from seglib.data.classes import ClassMap, some
-from seglib.data.config import FILE_NAME, read_config
+from seglib.data.config import FILE_NAME, dataset_name, read_config
 from seglib.data.image_io import EXCLUDE, DatasetError, read_image, read_mask
 from seglib.data.pairing import pair_files
 from seglib.runs import resolve_path
@@ -51,7 +51,8 @@ class Dataset:
         if name not in self.splits:
             there = ", ".join(self.splits) or "none"
             detail = f"no split {name!r} in dataset {self.name!r}: expected one that has samples ({there})."
-            raise DatasetError(detail, "no-split", f"Choose one of them, or add it to {FILE_NAME}.")
+            suggestion = f"Choose one of them, or add it to {FILE_NAME}: `seglib init FOLDER --split` can."
+            raise DatasetError(detail, "no-split", suggestion)
         return self.samples[self.samples["split"] == name].reset_index(drop=True)
 
 
@@ -72,7 +73,8 @@ def load_dataset(folder: str | Path, config: str | Path = "", strict: bool = Tru
         raise DatasetError(f"no {path.name} at {path}.", "no-config", suggestion)
     settings = read_config(path)
     samples, problems = pair_files(root, settings)
-    dataset = Dataset(root, settings.name or root.name, settings.class_map, samples, problems)
+    name = (settings.name or dataset_name(root)) + f"-limit{settings.limit}" * (settings.limit > 0)
+    dataset = Dataset(root, name, settings.class_map, samples, problems)
     errors = problems[problems["severity"] == "error"]
     if strict and len(errors):
         detail = f"dataset {dataset.name!r}: {explain(errors)}"

@@ -2,76 +2,280 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
-
-from seglib.data.classes import IGNORE
+from seglib.data.class_tables import TABLES, draft_classes, read_table
+from seglib.data.classes import some
+from seglib.data.config import dataset_name
 from seglib.data.image_io import SUFFIXES, DatasetError, read_stored
+from seglib.data.pairing import LITTER, find_files, listed_ids
 
 LAYOUTS = """\
   train/images  train/masks   val/images  val/masks   [test/... or ../testing/...]
+  images/train  masks/train   images/val  masks/val   [images/test  masks/test]
   train         trainannot    val         valannot    [test  testannot]
-  images/train  masks/train   images/val  masks/val   [images/test  masks/test]"""
-_SPLITS = {"train": ["train", "training"], "val": ["val"], "test": ["test", "testing", "../testing"]}
-_MASKS = ("masks", "annotations", "labels")
+  images        masks         or one folder of x.jpg + x_mask.png, or of image_1.jpg + mask_1.png"""
+_SPLITS = {"train": "train|training", "val": "val|valid|validation", "test": "test|testing"}
+_SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words.split("|")}
+_IMAGE = "images?|imgs?|jpegimages|leftimg8bit|rgb|photos"
+_SURE = "masks?|annot|gt|gtfine|label(?:train)?ids|manual1?|groundtruth"  # also beside words that say nothing
+_MASK = rf"{_SURE}|labels?|annotations?|ann|segmentationclass(?:png)?|segmentations?|seg|truth"
+_OTHER = (
+    "colou?r|overlay|vis|viz|.*visualization|segmentationobject|instances?|instance(?:train)?ids|polygons"
+)
+_KNOWN = rf"{'|'.join(_SPLIT_OF)}|{_IMAGE}|{_MASK}|{_OTHER}|dir|ground"
+_GAP = r"[_\-. ]+"
+_EDGE = rf"{_GAP}|(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])"
+_Files = dict[tuple[str, ...], Path]  # by the parts of their paths below the dataset's folder
+_quoted = partial(json.dumps, ensure_ascii=False)
+_TELL = '--images "photos/*.jpg" --masks "truth/*.png" ({split} may stand in both for train, val, ...)'
 
 
-def draft_dataset(folder: str | Path) -> str:
-    """Draft the text of a dataset.yaml: the layout, and the ids or colours in up to 200 masks with their shares.
+class _Side(NamedTuple):
+    glob: str
+    files: dict[str, Path]  # by what the glob's wildcards match ("aachen/0001")
 
-    Classes are called class_0, class_1, ... in the order of the stored ids (of the colours, by how much they cover);
-    255 beside other ids than 0 is ignored. A DatasetError says that no layout is known, or too many values are found.
+
+class _Pair(NamedTuple):
+    split: str  # "" if no name tells it
+    images: _Side
+    masks: _Side
+
+    @property
+    def both(self) -> list[str]:
+        return [text for text in self.images.files if text in self.masks.files]
+
+
+def draft_dataset(folder: str | Path, images: str = "", masks: str = "") -> str:
+    """Draft the text of a dataset.yaml: splits, names of classes from a file, and what up to 200 masks hold.
+
+    Names of folders ("images", "trainannot") or files ("x_mask.png") tell images from masks, else their contents do.
+    They are paired by names that are equal but for a beginning and an ending that all of them have.
+
+    Args:
+        folder: the dataset's folder.
+        images, masks: globs relative to it, where it must be told. "{split}" stands for train, val, validation, ...
+
+    Raises:
+        DatasetError: check "no-layout"; "two-readings", with the globs that choose each; "polygons", to be drawn as
+            masks first; "illegal-ids", masks of too many values.
     """
-    root, splits, masks = Path(folder), [], []
-    for split, names in _SPLITS.items():
-        sides = [(f"{name}/images", f"{name}/{mask}") for name in names for mask in _MASKS]
-        sides += [(f"images/{name}", f"{mask}/{name}") for name in names for mask in _MASKS]
-        sides += [(name, f"{name}annot") for name in names]
-        found = ((pair, *(_pictures(root / side) for side in pair)) for pair in sides)
-        for (images, truth), *files in (some for some in found if some[1] and some[2]):
-            counts = f"{len(files[0])} images, {len(files[1])} masks"
-            splits.append(f'  {split}: {{images: "{images}/**/*.*", masks: "{truth}/**/*.*"}}  # {counts}')
-            masks += files[1]
-            break
-    if not splits:
-        suggestion = "Move the files so, or write dataset.yaml by hand: data/README.md shows the form."
-        raise DatasetError(f"{root} has none of the known layouts:\n{LAYOUTS}\n", "no-layout", suggestion)
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", root.resolve().name).strip("-._") or "dataset"
+    root = Path(folder)
+    files, others = walk(root)
+    pairs = _told(root, images, masks) if images or masks else _find_pairs(files)
+    if not pairs:
+        raise _no_layout(root, others)
+    pairs = _one_a_split(pairs)
+    truth = [pair.masks.files[text] for pair in pairs for text in pair.both]
+    tables = [(len(p.parts), TABLES.index(p.name.lower()), p) for p in others if p.name.lower() in TABLES]
+    table = min(tables)[2].as_posix() if tables else ""
+    named = read_table(root / table) if table else []
+    classes = draft_classes(truth[:: -(-len(truth) // 200)], named, table, pairs[0].masks.glob)
+    used = {file for pair in pairs for side in pair[1:] for file in side.files.values()}
+    left = sorted({"/".join(parts[:-1]) or "." for parts, file in files.items() if file not in used})
+    notes = [f"# not read: images in {some(left, 5)}"] if left else []
+    tail = r"(?:_(?:jpe?g|png))?\.rf\..+" * any(".rf." in text for text in pairs[0].images.files)
+    notes.append(f"# group: '(?P<group>.+)_(?P<frame>[0-9]+){tail}$'  # names of sequences, if there are any")
     head = "# A draft: name the classes, compare the counts with what you expect, then run 01_data_check."
-    group = '# group: "(?P<group>.+)_(?P<frame>[0-9]+)$"  # file-name pattern of sequences, if there are any'
-    classes = _classes(masks[:: -(-len(masks) // 200)])
-    return "\n".join([head, f"name: {name}", *classes, "splits:", *splits, group, ""])
+    lines = [head, f"name: {dataset_name(root)}", *classes, *_splits(root, pairs, others), *notes]
+    return "\n".join([*lines, ""])
 
 
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+def walk(root: Path) -> tuple[_Files, list[Path]]:
+    """Image files, those of a testing folder beside this one included, and other files."""
+    files, others, tests = {}, [], _SPLITS["test"].split("|")
+    beside = [] if any((root / name).exists() for name in tests) else [root.parent / name for name in tests]
+    for start in (root, *beside):
+        up, seen = ("..", start.name) * (start != root), set()
+        for place, folders, names in os.walk(start, followlinks=True):
+            real = os.path.realpath(place)
+            folders[:] = [] if real in seen else sorted(name for name in folders if name[0] != ".")
+            for name in () if real in seen else sorted(name for name in names if name[0] != "."):
+                path = Path(place, name)
+                if name.lower().endswith(SUFFIXES):
+                    files[(*up, *path.relative_to(start).parts)] = path
+                elif name.lower() not in LITTER and not up:
+                    others.append(path.relative_to(root))
+            seen.add(real)
+    return files, others
 
 
-def _classes(files: list[Path]) -> list[str]:
-    """The lines of dataset.yaml from `classes` to `colors` or `id_map`."""
-    pixels: Counter = Counter()  # by id, or by the 24 bits of a colour
-    for file in files:
-        stored = read_stored(file).astype(np.int64)
-        color = stored.ndim == 3
-        values, counts = np.unique(stored @ [65536, 256, 1] if color else stored, return_counts=True)
-        pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-        if len(pixels) > IGNORE:
-            detail = f"the masks hold more than {IGNORE} different values, {file.name} among them."
-            suggestion = "Are they photographs, or smoothed by JPEG or by resizing? Export class ids as PNG."
-            raise DatasetError(detail, "illegal-ids", suggestion)
-    order, tail = [value for value in sorted(pixels) if value != IGNORE] or [0], []
-    if color:
-        order = [value for value, _ in pixels.most_common()]
-        tail = [f"colors: {[[value >> 16, value >> 8 & 255, value & 255] for value in order]}"]
-    elif max(order) < 2 * len(order) and set(pixels) != {0, IGNORE}:
-        order = range(max(order) + 1)  # nearly all ids up to the highest: the others may be rare
-    else:
-        order = [0, IGNORE] if set(pixels) == {0, IGNORE} else order
-        tail = [f"id_map: { {IGNORE: IGNORE} | {value: c for c, value in enumerate(order)} }  # 255: ignored"]
-    shares = [f"{pixels[value] / pixels.total():.1%} of the pixels" for value in order]
-    stored = [f"stored as {f'#{value:06x}' if color else value}" for value in order]
-    lines = [f"  - class_{c}  # {stored[c]}: {share}" for c, share in enumerate(shares)]
-    return ["classes:", *lines, *tail]
+def meaning(name: str) -> tuple[str, str]:
+    """The split, and "image", "mask" or "other", that a folder's name or a word of a file's tells; "" if none."""
+    joined = re.fullmatch(rf"({'|'.join(_SPLIT_OF)})({_IMAGE}|{_MASK})", name.lower())
+    words = joined.groups() if joined else re.split(_GAP, name.lower())
+    if not all(re.fullmatch(_KNOWN, word) for word in words):  # "leaf_masks", but not "segmentation of cars"
+        words = [word for word in words if re.fullmatch(f"{_SURE}|{_OTHER}|images", word)]
+    roles = (("other", _OTHER), ("mask", _MASK), ("image", _IMAGE))
+    role = next((role for role, known in roles if any(re.fullmatch(known, word) for word in words)), "")
+    return next((_SPLIT_OF[word] for word in words if word in _SPLIT_OF), ""), role
+
+
+def _find_pairs(files: _Files) -> list[_Pair]:
+    """Tell masks from images by folders' names, else by files', else by their contents, and pair what fits together."""
+    flat: dict[tuple, float] = {}
+    for stage in ("folders", "files", "contents"):
+        groups: dict[tuple, _Files] = defaultdict(dict)
+        for parts, file in files.items():
+            said, words = [meaning(part) for part in parts[:-1]], re.split(_EDGE, file.stem)
+            length = 1 + max((k for k, told in enumerate(said) if any(told)), default=-1)
+            split, roles = next((split for split, _ in said[::-1] if split), ""), {role for _, role in said}
+            if stage == "files" and len(words) > 1:
+                roles = {meaning(word)[1] for word in (words[-1], "".join(words[-2:]), words[0])}
+            kind = parts[:-1], file.suffix, words[-1].strip("0123456789")
+            if stage == "contents":
+                if kind not in flat:  # masks: nearly all neighbouring pixels are equal
+                    stored = read_stored(file)
+                    flat[kind] = (stored[:, 1:] == stored[:, :-1]).mean()
+                roles = {"mask" if flat[kind] > 0.75 else "image"}
+            role = next((role for role in ("other", "mask", "image") if role in roles), "")
+            shape = tuple(p if p == ".." or any(meaning(p)) else "*" for p in parts[:length])
+            groups[split, role, shape][parts] = file
+        pairs = []
+        for (split, _, shape), group in ((key, group) for key, group in groups.items() if key[1] == "mask"):
+            for wanted in ("image", ""):  # what no word calls images may be them: train, trainannot
+                mates = [(key[2], mate) for key, mate in groups.items() if key[:2] == (split, wanted)]
+                if found := [pair for mate in mates for pair in _fit(split, mate, (shape, group))]:
+                    pairs += found
+                    break
+        if pairs:
+            return pairs
+    return []
+
+
+def _fit(split: str, images: tuple[tuple, _Files], masks: tuple[tuple, _Files]) -> list[_Pair]:
+    """Pair two groups whose names are equal less what all begin and end with: a pair for every kind of mask."""
+    (a_base, a), (b_base, b) = _texts(*images), _texts(*masks)
+    inside, sample = defaultdict(list), [text.rpartition("/")[::2] for text in a][:: -(-len(a) // 30)]
+    for place, _, stem in (text.rpartition("/") for text in b):
+        inside[place].append(stem)
+    for before, after in _cuts([text.rpartition("/")[2] for text in a]):
+        kinds: Counter = Counter()
+        for place, stem in sample:
+            kinds.update(_around(stem[len(before) : len(stem) - len(after)], inside[place]))
+        least = max(len(sample) * min(1, len(b) / len(a)) / 4, 0.9 * max(kinds.values(), default=1))
+        if best := [kind for kind, count in kinds.items() if count >= least]:
+            clear = [kind for kind in best if not any(meaning(word)[1] == "other" for word in kind)]
+            ids = [kind for kind in best if kind[1].lower().endswith("labeltrainids")]
+            one = _side(a_base, a, (before, after))
+            return [_Pair(split, one, _side(b_base, b, kind)) for kind in ids or clear or best]
+    return []
+
+
+def _texts(shape: tuple, group: _Files) -> tuple[str, dict[str, Path]]:
+    """The folders of a glob, and the files by what its wildcards match; folders that all share are named."""
+    first = next(iter(group))
+    fixed = [p if any(parts[k] != first[k] for parts in group) else first[k] for k, p in enumerate(shape)]
+    free, shared = [parts[len(shape) : -1] for parts in group], 0
+    while all(len(f) > shared and f[shared] == free[0][shared] for f in free):
+        shared += 1
+    texts = {}
+    for (parts, file), below in zip(group.items(), free, strict=True):
+        wild = [part for part, name in zip(parts, fixed, strict=False) if name == "*"]
+        texts["/".join([*wild, *below[shared:], file.stem])] = file
+    base = "".join(f"{part}/" for part in (*fixed, *free[0][:shared]))
+    return base + "**/" * any(len(below) > shared for below in free), texts
+
+
+def _side(base: str, texts: dict[str, Path], ends: tuple[str, str]) -> _Side:
+    """The files whose names begin and end so, by the rest of the name, and their glob."""
+    files, (before, after) = {}, ends
+    for text, file in texts.items():
+        place, slash, stem = text.rpartition("/")
+        if stem.startswith(before) and stem.endswith(after) and len(stem) > len(before + after):
+            files[place + slash + stem[len(before) : len(stem) - len(after)]] = file
+    endings = {file.suffix.lower() for file in files.values()}
+    return _Side(f"{base}{before}*{after}{endings.pop() if len(endings) == 1 else '.*'}", files)
+
+
+def _cuts(stems: list[str]) -> Iterator[tuple[str, str]]:
+    """What all stems begin and end with, from nothing to everything, cut between words and at numbers."""
+    edges = [*re.finditer(_EDGE, stems[0])]
+    befores = ["", *(stems[0][: edge.end()] for edge in edges)]
+    afters = ["", *(stems[0][edge.start() :] for edge in edges)]
+    befores = [before for before in befores if all(stem.startswith(before) for stem in stems)]
+    afters = [after for after in afters if all(stem.endswith(after) for stem in stems)]
+    for both in sorted(product(befores, afters), key=lambda both: len("".join(both))):
+        if len("".join(both)) < min(map(len, stems)):
+            yield both
+
+
+def _around(core: str, stems: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """What stands before and after `core` in the names that hold it as whole words."""
+    for before, found, after in (stem.partition(core) for stem in stems):
+        starts = not before[-1:].isalnum() or (before[-1].isalpha() and core[0].isdigit())
+        ends = not after[:1].isalnum() or (after[0].isalpha() and core[-1].isdigit())
+        if found and starts and ends:
+            yield before, after
+
+
+def _told(root: Path, *globs: str) -> list[_Pair]:
+    """The pairs that two globs name, a split for each word that "{split}" can stand for."""
+    if not all(globs) or len({"{split}" in glob for glob in globs}) > 1:
+        detail = "images and masks are told together, with {split} in both or in none."
+        raise DatasetError(detail, "no-layout", f"For example: {_TELL}.")
+    pairs = []
+    for word, split in _SPLIT_OF.items() if "{split}" in globs[0] else [("", "")]:
+        named = [glob.replace("{split}", word) for glob in globs]
+        sides = [_Side(glob, {f.text: root / f.path for f in find_files(root, glob)}) for glob in named]
+        pairs += [_Pair(split, *sides)] * any(text in sides[1].files for text in sides[0].files)
+    return pairs
+
+
+def _one_a_split(pairs: list[_Pair]) -> list[_Pair]:
+    """The pairs in the order of splits; what no name tells is train. Two of a split are two readings: an error."""
+    named = defaultdict(list)
+    for pair in pairs:
+        named[pair.split or "train"].append(pair)
+    for split, readings in ((split, found) for split, found in named.items() if len(found) > 1):
+        detail = f"{split} can be read in {len(readings)} ways:"
+        for pair in readings:
+            word = rf"(?<![A-Za-z])({_SPLITS[split]})(?![a-z])"
+            images, masks = (re.sub(word, "{split}", side.glob, count=1) for side in pair[1:])
+            mask = pair.masks.files[pair.both[0]]
+            values = some([*map(str, sorted({*read_stored(mask).ravel().tolist()}))], 6)
+            detail += f'\n  --images "{images}" --masks "{masks}"  # {len(pair.both)} pairs; {mask.name} holds {values}'
+        suggestion = "\nRun `seglib init FOLDER` with the line whose masks hold a value for each class."
+        raise DatasetError(detail, "two-readings", suggestion)
+    return [named[split][0]._replace(split=split) for split in _SPLITS if split in named]
+
+
+def _splits(root: Path, pairs: list[_Pair], others: list[Path]) -> list[str]:
+    """The lines of the splits, by lists such as ImageSets/Segmentation/val.txt where no folder tells them."""
+    lines, known = {}, {text.rpartition("/")[2] for text in pairs[0].both}
+    for path in (path for path in others if len(pairs) == 1 and path.suffix == ".txt"):
+        split = _SPLIT_OF.get(path.stem.lower(), "")
+        names = listed_ids(root / path, known) if split else []
+        if names and {*names} <= known:
+            lines.setdefault(split, (pairs[0], f", ids: {_quoted(path.as_posix())}", f"{len(names)} ids"))
+    if "train" not in lines:
+        lines = {}
+        for pair in pairs:
+            count = f"{len(pair.images.files)} images, {len(pair.masks.files)} masks, {len(pair.both)} pairs"
+            lines[pair.split] = pair, "", count
+    text = ["splits:"]
+    for split, (pair, ids, count) in lines.items():
+        globs = f"images: {_quoted(pair.images.glob)}, masks: {_quoted(pair.masks.glob)}{ids}"
+        text.append(f"  {split}: {{{globs}}}  # {count}")
+    no_val = "  # no val split, which training needs; `seglib init FOLDER --split 0.7 0.15 0.15` proposes one"
+    return text + [no_val] * ("val" not in lines)
+
+
+def _no_layout(root: Path, others: list[Path]) -> DatasetError:
+    """Say that no masks are found, or that there are polygons, which are no masks yet."""
+    texts = {p: (root / p).read_text("utf-8", "replace")[:200] for p in others if p.suffix == ".txt"}
+    found = [path.as_posix() for path, text in texts.items() if re.match(r"\d+( [\d.e-]+){6,}\s", text)]
+    found += [p.as_posix() for p in others if p.suffix == ".json" and p.name.lower() not in TABLES]
+    if found:
+        detail = f"{root} has no masks, but {len(found)} annotation files ({some(found)})."
+        return DatasetError(detail, "polygons", f"Polygons are drawn as masks first: seglib convert '{root}'")
+    suggestion = f"Move the files so, or say where they are: seglib init FOLDER {_TELL}"
+    return DatasetError(f"{root} has none of the known layouts:\n{LAYOUTS}\n", "no-layout", suggestion)

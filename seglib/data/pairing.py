@@ -20,7 +20,7 @@ FINDING_COLUMNS = ["severity", "check", "sample", "split", "detail", "suggestion
 SAMPLE_COLUMNS = ["id", "split", "image", "mask", "group", "frame"]
 LINKS = "SEGLIB_LINKS"
 _WILD = re.compile(r"(\*\*/|\*\*?|\?|\[[^\]]+\])")
-_LITTER = ("thumbs.db", "desktop.ini")  # written by file managers; hidden files are passed over as well
+LITTER = ("thumbs.db", "desktop.ini")  # written by file managers; hidden files are passed over as well
 _UNSAFE = re.compile(r'[<>:"|?*\\\x00-\x1f]')  # not allowed in file names everywhere
 
 
@@ -68,13 +68,19 @@ def pair_files(root: Path, config: DatasetConfig) -> tuple[pd.DataFrame, pd.Data
     order = list(config.splits)
     rows.sort(key=lambda row: (order.index(row[1]), row[0] if chosen else ""))
     samples = pd.DataFrame(rows, columns=SAMPLE_COLUMNS).astype({"frame": "Int64"})
+    if config.limit:
+        many = len(samples)
+        parts = [part for _, part in samples.groupby("split", sort=False)] or [samples]
+        samples = pd.concat([p.iloc[:: -(-len(p) // config.limit)] for p in parts], ignore_index=True)
+        detail = f"limit: {config.limit} in {FILE_NAME}: {len(samples)} of {many} samples, evenly spread, are used."
+        problems.append(("info", "limit", "", "", detail, "A quick try; remove the line to use all."))
     return samples, pd.DataFrame(problems, columns=FINDING_COLUMNS)
 
 
 def _look(root: Path, name: str, split: Split, problems: list[tuple]) -> tuple[_Side, _Side]:
     """The images and the masks of one split; files that cannot be used go to `problems`."""
     sides = _Side("image", split.images, {}), _Side("mask", split.masks, {})
-    files = [[*_walk(root, side.glob)] for side in sides]
+    files = [[*find_files(root, side.glob)] for side in sides]
     # both in one folder, as in *.png and *_mask.png: a file that both globs match is of the narrower one
     both = {file.path for file in files[0]} & {file.path for file in files[1]}
     wide = max(files, key=len)
@@ -86,7 +92,10 @@ def _look(root: Path, name: str, split: Split, problems: list[tuple]) -> tuple[_
                 problems.append(("error", "file-name", "", name, detail, "Rename it."))
             elif not file.path.lower().endswith(SUFFIXES):
                 detail = f"{file.path} is matched by {side.glob}; expected {', '.join(SUFFIXES)}."
-                suggestion = f"Move it out of the folder, or narrow the glob in {FILE_NAME}."
+                polygons = " Polygons become masks by `seglib convert`." * file.path.endswith(
+                    (".json", ".txt")
+                )
+                suggestion = f"Move it out of the folder, or narrow the glob in {FILE_NAME}.{polygons}"
                 problems.append(("error", "not-an-image", "", name, detail, suggestion))
             else:
                 side.found.setdefault(file.text.casefold(), []).append(file)
@@ -97,8 +106,8 @@ def _look(root: Path, name: str, split: Split, problems: list[tuple]) -> tuple[_
     return sides
 
 
-def _walk(root: Path, glob: str) -> Iterator[_File]:
-    """The visible files that a glob matches, in order. Links to folders are followed, but not round in circles."""
+def find_files(root: Path, glob: str) -> Iterator[_File]:
+    """Yield the visible files that a glob matches, in order. Links to folders are followed, but not round in circles."""
     parts = [*PurePosixPath(glob).parts]
     parts += ["*"] * (parts[-1] == "**")  # it stands for every file below
     fixed = [*takewhile(lambda part: not _WILD.search(part), parts[:-1])]
@@ -112,7 +121,7 @@ def _walk(root: Path, glob: str) -> Iterator[_File]:
         folders[:] = [] if real in seen else sorted(f for f in folders if not f.startswith("."))
         for name in [] if real in seen else sorted(names):
             match = pattern.fullmatch((inner / name).as_posix())
-            if match and not name.startswith(".") and name.lower() not in _LITTER:
+            if match and not name.startswith(".") and name.lower() not in LITTER:
                 # macOS writes letters and accents apart (NFD), others together (NFC)
                 text = normalize("NFC", "/".join(g.strip("/") for g in match.groups() if g.strip("/")))
                 yield _File(PurePosixPath(*fixed, inner, name).as_posix(), match.groups(), text)
@@ -152,12 +161,14 @@ def _chosen(root: Path, splits: dict[str, Split], known: set[str]) -> dict[str, 
     """Sample id -> the split whose `ids` name it; every id must be known and named once."""
     chosen: dict[str, str] = {}
     for split, ids in ((split, value.ids) for split, value in splits.items() if value.ids):
+        if isinstance(ids, str) and _leads_outside(root, ids):
+            detail = f"ids of split {split!r}: {ids} is a link that leads out of the dataset's folder."
+            raise DatasetError(detail, "split-ids", f"Put the list there, or allow its folder by {LINKS}.")
         try:
-            names = read_written(root / ids).splitlines() if isinstance(ids, str) else ids
+            names = listed_ids(root / ids if isinstance(ids, str) else ids, known)
         except (OSError, UnicodeDecodeError):
             detail = f"ids of split {split!r}: {ids} cannot be read; expected UTF-8 text with one id a line."
             raise DatasetError(detail, "split-ids", "Correct ids, or put the file there.") from None
-        names = [normalize("NFC", name.strip()) for name in names if name.strip()]
         twice = [name for name, count in Counter([*chosen, *names]).items() if count > 1]
         unknown = [name for name in names if name not in known]
         for wrong, what in ((unknown, "there is no such sample"), (twice, "it is named more than once")):
@@ -167,6 +178,15 @@ def _chosen(root: Path, splits: dict[str, Split], known: set[str]) -> dict[str, 
                 raise DatasetError(detail, "split-ids", "Correct the list; samples.csv of 01 has all ids.")
         chosen |= dict.fromkeys(names, split)
     return chosen
+
+
+def listed_ids(names: Path | list[str], known: set[str]) -> list[str]:
+    """Read a list of ids, or a file with one a line, which may name the images' files ("train/images/a.jpg b.png")."""
+    lines = read_written(names).splitlines() if isinstance(names, Path) else names
+    ids = [normalize("NFC", line.strip()) for line in lines if line.strip()]
+    paths = [(PurePosixPath(name), PurePosixPath(name.split()[0])) for name in ids]
+    forms = [(a.as_posix(), a.name, a.stem, b.name, b.stem) for a, b in paths]
+    return [next((form for form in forms_of if form in known), forms_of[0]) for forms_of in forms]
 
 
 def _group(pattern: str, text: str) -> tuple[str, int | None]:

@@ -120,7 +120,9 @@ def named(form, groups=4, frames=8):
     return pd.DataFrame({"id": names, "split": ["train", "val"] * (len(names) // 2), "_bits": [*hashes]})
 
 
-@pytest.mark.parametrize("form", ["drive{}_{:04d}", "drive{}_f{:05d}", "drive{}-{}", "drive{}{}"])
+@pytest.mark.parametrize(
+    "form", ["drive{}_{:04d}", "drive{}_f{:05d}", "drive{}-{}", "drive{}{}", "drive{}_{:04d}_jpg.rf.9fab"]
+)
 def test_sequences_are_guessed_where_pictures_bear_the_names_out(form):
     samples = named(form)
     group, frame, detail = guess_sequences(samples)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -182,6 +183,49 @@ def test_what_no_list_names_does_not_count(root):
     with pytest.raises(DatasetError, match="no mask for image 'p_0'") as error:
         load(root, ", ids: [p_0, p_4]")
     assert error.value.check == "missing-mask"
+
+
+def test_lists_may_name_files(root):
+    (root / "held.txt").write_text("train/images/p_0.png train/masks/p_0.png\np_1.png\n")
+    assert load(root, extra="  held: {ids: held.txt}\n").split("held")["id"].tolist() == ["p_0", "p_1"]
+
+
+def test_a_list_is_no_link_out_of_the_folder(root, monkeypatch):
+    (root.parent / "lists").mkdir()
+    (root.parent / "lists/held.txt").write_text("p_0\n")
+    (root / "link.txt").symlink_to(root.parent / "lists/held.txt")
+    with pytest.raises(DatasetError, match=r"link.txt is a link that leads out"):
+        load(root, extra="  held: {ids: link.txt}\n")
+    monkeypatch.setenv("SEGLIB_LINKS", str(root.parent / "lists"))
+    assert len(load(root, extra="  held: {ids: link.txt}\n").split("held")) == 1
+
+
+def test_a_limit_is_spread_evenly_and_said(root):
+    (root / "dataset.yaml").write_text("limit: 2\n" + YAML)
+    dataset = load_dataset(root)
+    assert dataset.name.endswith("-limit2")
+    assert dataset.samples.groupby("split").size().max() == 2
+    assert dataset.problems[["severity", "check"]].to_numpy().tolist() == [["info", "limit"]]
+    assert "limit: 2 in dataset.yaml: 4 of" in dataset.problems["detail"][0]
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("Bilder 2024 (neu)", "Bilder-2024-neu"),
+        ("crack-v1.5 copy", "crack-v1.5-copy"),
+        ("日本", "dataset-[0-9a-f]{4}"),
+        ("größe", "dataset-gr-e-[0-9a-f]{4}"),
+        ("a/images", "a-images"),
+        ("b c/images", "b-c-images"),
+        ("CON", "dataset-CON-[0-9a-f]{4}"),
+        ("x" * 90, "dataset-x{70}-[0-9a-f]{4}"),
+    ],
+)
+def test_a_name_follows_from_any_folder(tmp_path, folder, name):
+    (tmp_path / folder).mkdir(parents=True)
+    make(tmp_path / folder)
+    assert re.fullmatch(name, load_dataset(tmp_path / folder).name)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """A drafted dataset.yaml loads, in every layout and with every kind of stored values."""
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from seglib.data import DatasetError, draft_dataset, load_dataset, read_pair
+from seglib.data import DatasetError, draft_dataset, load_dataset, read_mask, read_pair
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 8, 3), np.uint8)
@@ -23,6 +25,7 @@ def save(path, array):
         ("train/{side}", "../testing/{side}"),
         ("{side}/train", "{side}/test"),
         ("train{annot}", "test{annot}"),
+        ("dataset/train/{side}", "testing/{side}"),
     ],
 )
 def test_draft_of_every_layout_loads(tmp_path, layout, third):
@@ -74,6 +77,187 @@ def test_draft_of_colour_masks(tmp_path):
     assert dataset.samples["id"].tolist() == ["q_000", "q_100"]
     mask = read_pair(dataset, dataset.samples.iloc[1])[1]
     np.testing.assert_array_equal(dataset.classes.colors[mask], colors[IDS])
+
+
+def drafted(root, **told):
+    """The dataset of the draft that is written into `root`."""
+    (root / "dataset.yaml").write_text(draft_dataset(root, **told), encoding="utf-8")
+    return load_dataset(root)
+
+
+# {k} is the number of a sample, {s} its split
+@pytest.mark.parametrize(
+    ("image", "mask", "splits"),
+    [
+        ("images/s{k}.jpg", "masks/s{k}.png", 1),
+        ("imgs/s{k}.jpg", "gt/s{k}.png", 1),
+        ("img_dir/{s}/s{k}.jpg", "ann_dir/{s}/s{k}.png", 3),
+        ("{s}/image/s{k}.jpg", "{s}/label/s{k}.png", 3),
+        ("images/s{k}.jpg", "annotations/trimaps/s{k}.png", 1),
+        ("a/images/s{k}.jpg", "b/masks/s{k}.png", 1),
+        ("site{k}/images/s.jpg", "site{k}/masks/s.png", 1),
+        ("{s}/images/image_{k}.png", "{s}/masks/mask_{k}.png", 3),
+        ("images/ISIC_{k}.jpg", "masks/ISIC_{k}_segmentation.png", 1),
+        ("images/{k}_training.png", "1st_manual/{k}_manual1.png", 1),
+        ("s{k}.jpg", "s{k}_mask.png", 1),
+        ("s{k}.jpg", "s{k}.png", 1),
+        ("s{k}.png", "s{k}_foo.png", 1),
+        ("image_{k}.png", "mask_{k}.png", 1),
+        ("photos of {k}/a.png", "photos of {k}/a_gt.png", 1),
+        ("A/s{k}.png", "B/s{k}.png", 1),  # their contents tell
+        ("leftImg8bit/{s}/c{k}/c_{k}_leftImg8bit.png", "gtFine/{s}/c{k}/c_{k}_gtFine_labels.png", 3),
+        ("{s}/f_{k}_jpg.rf.{k}ab9.jpg", "{s}/f_{k}_jpg.rf.{k}ab9_mask.png", 3),
+    ],
+)
+def test_images_and_masks_are_paired_by_what_their_names_have_in_common(tmp_path, image, mask, splits):
+    masks = {}
+    for k in range(9, 15):  # of one and two digits
+        split = ("train", "train", "valid", "valid", "test", "test")[k - 9]
+        masks[str(k)] = np.roll(np.kron(IDS, np.ones((4, 4), np.uint8)), k)
+        noise = RNG.integers(0, 256, (24, 32, 3), np.uint8)
+        save(tmp_path / image.format(k=k, s=split), noise)
+        save(tmp_path / mask.format(k=k, s=split), masks[str(k)])
+    dataset = drafted(tmp_path)
+    assert dataset.splits == ["train", "val", "test"][:splits]
+    assert len(dataset.samples) == 6
+    assert ("no val split" in draft_dataset(tmp_path)) == (splits == 1)
+    for row in dataset.samples.itertuples():
+        number = re.search(
+            r"\d+(?=\D*$)", row.mask.replace(".rf", "").replace("ab9", "").replace("manual1", "")
+        )[0]
+        assert number in row.image
+        np.testing.assert_array_equal(read_pair(dataset, row)[1], masks[number])
+
+
+def test_two_readings_are_a_question_that_globs_answer(tmp_path):
+    for split in ("train", "val"):
+        save(tmp_path / split / "images/a.png", RGB)
+        save(tmp_path / split / "masks/a.png", IDS)
+        save(tmp_path / split / "gt/a.png", IDS * 80)
+        save(tmp_path / split / "masks_color/a.png", RGB)  # no class ids by its name
+    with pytest.raises(DatasetError, match="train can be read in 2 ways") as error:
+        draft_dataset(tmp_path)
+    assert error.value.check == "two-readings"
+    told = re.search(
+        '--images "(.*)" --masks "(.*masks.*)"  # 1 pairs; a.png holds 0, 1, 2', str(error.value)
+    )
+    dataset = drafted(tmp_path, images=told[1], masks=told[2])
+    assert dataset.samples["mask"].tolist() == ["train/masks/a.png", "val/masks/a.png"]
+    with pytest.raises(DatasetError, match="told together"):
+        draft_dataset(tmp_path, images="*")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "names", "order"),
+    [
+        ("classes.txt", "road\ntraffic light\nlane 2\n", ["road", "traffic light", "lane 2"], [0, 1, 2]),
+        ("codes.txt", "a\nb\nc", "abc", [0, 1, 2]),
+        ("train/_classes.csv", "Pixel Value, Class\n0, sky\n1, road\n2, car\n", ["sky", "road", "car"], [0, 1, 2]),
+        ("classes.txt", "2 c\n0 a\n1 b\n", "cab", [1, 2, 0]),
+        ("classes.json", '{"a": 1, "b": 0, "c": 2}', "abc", [1, 0, 2]),
+        ("classes.json", '{"0": "a", "1": "b", "2": "c"}', "abc", [0, 1, 2]),
+        ("classes.json", '[{"name": "a", "id": 2}, {"name": "b", "id": 1}, {"name": "c", "id": 0}]', "abc", [2, 1, 0]),
+        ("class_names.txt", "a\nb\n", "ab", [255, 0, 1]),  # 0 is not named
+        ("objectInfo150.txt", "Idx\tRatio\tName\n1\t0.3\tbuilding, edifice\n2\t0.1\tsky\n", ["building, edifice", "sky"], [255, 0, 1]),
+        ("labels.txt", "a\n", ["a", "class_1", "class_2"], [0, 1, 2]),
+    ],
+)  # fmt: skip
+def test_names_of_ids_come_from_a_file(tmp_path, file, text, names, order):
+    save(tmp_path / "images/a.png", RGB)
+    save(tmp_path / "masks/a.png", IDS)
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(text)
+    dataset = drafted(tmp_path)
+    assert dataset.classes.names == tuple(names)
+    mask = read_mask(tmp_path / "masks/a.png", dataset.classes)
+    np.testing.assert_array_equal(mask, np.array(order)[IDS])
+    assert ("0 is not in" in draft_dataset(tmp_path)) == (255 in order)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("labelmap.txt", "# label:color_rgb:parts:actions\nsky:0,0,0::\nroad:9,9,200::\ncar:200,0,0::\n"),
+        ("class_dict.csv", "name,r,g,b\nsky,0,0,0\nroad,9,9,200\ncar,200,0,0\n"),
+        ("classes.json", '{"classes": [{"title": "sky", "color": "#000000"}, {"title": "road", "color": "#0909c8"},'
+         ' {"title": "car", "color": [200, 0, 0]}]}'),
+    ],
+)  # fmt: skip
+def test_names_of_colours_come_from_a_file(tmp_path, file, text):
+    colors = np.array([[0, 0, 0], [9, 9, 200], [200, 0, 0], [1, 2, 3]], np.uint8)
+    save(tmp_path / "JPEGImages/a.jpg", RGB)
+    save(
+        tmp_path / "SegmentationClass/a.png", colors[np.where(IDS == 2, 3, IDS)]
+    )  # one has no name, one no pixels
+    save(tmp_path / "SegmentationObject/a.png", RGB)
+    (tmp_path / file).write_text(text)
+    classes = drafted(tmp_path).classes
+    assert classes.names == ("sky", "road", "car", "class_3")
+    np.testing.assert_array_equal(classes.colors, colors)
+
+
+def test_a_palette_gives_colours_and_a_broken_table_is_an_error(tmp_path):
+    save(tmp_path / "images/a.png", RGB)
+    mask = Image.fromarray(IDS)
+    mask.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0])
+    (tmp_path / "masks").mkdir()
+    mask.save(tmp_path / "masks/a.png")
+    assert drafted(tmp_path).classes.colors.tolist() == [[0, 0, 0], [200, 0, 0], [0, 200, 0]]
+    (tmp_path / "classes.json").write_text("{")
+    with pytest.raises(DatasetError, match=r"classes.json is no list of classes \(Expecting"):
+        draft_dataset(tmp_path)
+
+
+def test_cityscapes_and_lists_of_a_split(tmp_path):
+    for split, k in (("train", 0), ("val", 1)):
+        base = f"{split}/aachen/aachen_00000{k}_000019"
+        save(tmp_path / f"leftImg8bit/{base}_leftImg8bit.png", RGB)
+        for kind, array in (
+            ("labelIds", np.array([7, 26, 0], np.uint8)[IDS]),
+            ("color", RGB),
+            ("instanceIds", IDS),
+        ):
+            save(tmp_path / f"gtFine/{base}_gtFine_{kind}.png", array)
+        (tmp_path / f"gtFine/{base}_gtFine_polygons.json").write_text("{}")
+    dataset = drafted(tmp_path)
+    assert (dataset.splits, len(dataset.classes), dataset.classes.names[13]) == (["train", "val"], 19, "car")
+    np.testing.assert_array_equal(read_pair(dataset, dataset.samples.iloc[0])[1], np.array([0, 13, 255])[IDS])
+
+
+def test_lists_make_the_splits_of_voc(tmp_path):
+    for name in "abcd":
+        save(tmp_path / f"JPEGImages/{name}.jpg", RGB)
+        if name != "d":
+            save(tmp_path / f"SegmentationClass/{name}.png", IDS)
+    for path, text in (
+        ("Segmentation/train", "a\nb\n"),
+        ("Segmentation/val", "c\n"),
+        ("Main/train", "a\nd\n"),
+    ):
+        (tmp_path / "ImageSets" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "ImageSets" / f"{path}.txt").write_text(text)
+    dataset = drafted(tmp_path)  # d has no mask, and is in no list of those that have
+    assert dict(zip(dataset.samples["id"], dataset.samples["split"], strict=True)) == {
+        "a": "train",
+        "b": "train",
+        "c": "val",
+    }
+
+
+def test_smeared_masks_and_polygons_are_told(tmp_path):
+    smeared = np.kron(IDS % 2 * 255, np.ones((11, 13), np.uint8)).astype(np.uint8)
+    save(tmp_path / "images/a.png", RGB)
+    save(tmp_path / "masks/a.jpg", smeared)
+    text = draft_dataset(tmp_path)
+    assert "id_map: {255: 1, 0: 0}" in text
+    assert "snap: true" in text
+    (tmp_path / "masks/a.jpg").unlink()
+    (tmp_path / "masks/a.json").write_text('{"shapes": []}')
+    with pytest.raises(
+        DatasetError, match=r"1 annotation files \(masks/a.json\). .*: seglib convert"
+    ) as error:
+        draft_dataset(tmp_path)
+    assert error.value.check == "polygons"
 
 
 def test_draft_refuses_what_it_does_not_know(tmp_path):

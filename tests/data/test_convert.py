@@ -1,0 +1,149 @@
+"""Annotations of other forms become masks that a drafted dataset.yaml reads."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from seglib.data import DatasetError, convert, draft_dataset, load_dataset, read_pair
+
+SIZE = (20, 30)
+SQUARE, INNER = np.zeros(SIZE, bool), np.zeros(SIZE, bool)
+SQUARE[4:15, 6:19] = True  # corners included
+INNER[8:11, 9:13] = True
+CORNERS = [6, 4, 18, 4, 18, 14, 6, 14]
+INNER_CORNERS = [9, 8, 12, 8, 12, 10, 9, 10]
+
+
+def save(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+
+
+@pytest.fixture
+def root(tmp_path):
+    for split, name in (("train", "a"), ("train", "b"), ("val", "a")):  # one name in two splits
+        save(
+            tmp_path / f"images/{split}/{name}.png",
+            np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8),
+        )
+    return tmp_path
+
+
+def result(root, expected, names, **how):
+    """Convert, draft, and compare the mask of train/a; return the masks by their paths."""
+    out, told, count = convert(root, **how)
+    assert told == names
+    (root / "dataset.yaml").write_text(draft_dataset(root), encoding="utf-8")
+    dataset = load_dataset(root, strict=False)
+    assert dataset.classes.names[: len(names)] == tuple(names)
+    masks = {row.mask: read_pair(dataset, row)[1] for row in dataset.samples.itertuples()}
+    assert len(masks) == count
+    np.testing.assert_array_equal(masks[f"{out.name}/images/train/a.png"], expected)
+    return masks
+
+
+def compressed(mask):
+    """COCO's run-length code as cocoapi's rleToString writes it."""
+    flat = np.r_[False, mask.T.ravel(), False]
+    counts = np.diff(np.r_[0, np.flatnonzero(np.diff(flat.astype(int))), mask.size]).tolist()
+    text = ""
+    for k, count in enumerate(counts):
+        x, more = count - (counts[k - 2] if k > 2 else 0), True
+        while more:
+            bits, x = x & 31, x >> 5
+            more = not ((x == 0 and not bits & 16) or (x == -1 and bits & 16))
+            text += chr((bits | 32 * more) + 48)
+    return text, counts
+
+
+@pytest.mark.parametrize("form", ["polygon", "compressed", "counts"])
+def test_coco(root, form):
+    text, counts = compressed(INNER)
+    rle = {"size": [*SIZE], "counts": text if form == "compressed" else counts}
+    small = [INNER_CORNERS] if form == "polygon" else rle
+    boxes = [(7, 1, 12, small), (3, 1, 143, [CORNERS])]  # the large one comes second, and lies below
+    categories = [{"id": 7, "name": "wheel"}, {"id": 3, "name": "car"}, {"id": 9, "name": "never"}]
+    for split, names in (("train", "ab"), ("val", "a")):
+        images = [
+            {"id": k, "file_name": f"{n}.png", "height": 20, "width": 30} for k, n in enumerate(names, 1)
+        ]
+        objects = [
+            dict(zip(("category_id", "image_id", "area", "segmentation"), box, strict=True)) for box in boxes
+        ]
+        write(
+            root / f"annotations/instances_{split}.json",
+            {"images": images, "annotations": objects, "categories": categories},
+        )
+    masks = result(root, SQUARE + INNER.astype(int), ["background", "car", "wheel", "never"])
+    assert not masks["masks/images/train/b.png"].any()  # it is in the list, and shows nothing
+
+
+def test_labelme(root):
+    shapes = [{"label": "leaf", "points": [[18, 14], [6, 4]], "shape_type": "rectangle"}]
+    shapes += [{"label": "hole", "points": np.reshape(INNER_CORNERS, (-1, 2)).tolist()}]
+    for place in ("train/a", "val/a"):
+        write(root / f"images/{place}.json", {"shapes": shapes, "imagePath": "a.png"})
+    result(root, SQUARE + INNER.astype(int), ["background", "leaf", "hole"])
+
+
+def test_yolo(root):
+    rows = [
+        f"{c} " + " ".join(f"{v / (30, 20)[k % 2]:.6f}" for k, v in enumerate(xy))
+        for c, xy in ((1, CORNERS), (0, INNER_CORNERS))
+    ]
+    write(root / "data.yaml", "names: {0: hole, 1: leaf}\nnc: 2\n")
+    for place, text in (("train/a", "\n".join(rows) + "\n"), ("train/b", ""), ("val/a", rows[0])):
+        write(root / f"labels/{place}.txt", text)
+    result(root, 2 * SQUARE - INNER.astype(int), ["background", "hole", "leaf"])
+
+
+def test_masks_of_single_classes_and_instances(root):
+    for split in ("train", "val"):
+        save(root / f"masks/{split}/car/a.png", SQUARE * np.uint8(255))
+        save(root / f"masks/{split}/wheel/a.png", INNER * np.uint8(1))
+    with pytest.raises(DatasetError, match="masks exists"):
+        convert(root, "classes")
+    out, names, count = convert(root, "classes", root.parent / "ids")
+    assert (names, count) == (["background", "car", "wheel"], 2)
+    mask = np.array(Image.open(out / "images/train/a.png"))
+    np.testing.assert_array_equal(mask, SQUARE + INNER.astype(int))
+    assert (out / "classes.txt").read_text() == "background\ncar\nwheel\n"
+    save(root / "inst/instances/train/b.png", (SQUARE * np.uint16(1000)))
+    for path in (root / "masks").rglob("*.png"):
+        path.unlink()
+    out, names, count = convert(root, "instances", root.parent / "one")
+    assert (names, count) == (["background", "object"], 1)
+    np.testing.assert_array_equal(np.array(Image.open(out / "images/train/b.png")), SQUARE)
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "told"),
+    [
+        ("c.json", {"shapes": []}, "no image has the stem of annotation c.json"),
+        ("a.json", {"shapes": []}, "2 images .* have the stem of annotation a.json"),
+        ("train/b.json", {"version": 1}, "0 annotated images of 1 classes"),
+        ("train/b.json", "{", "train/b.json is no annotation .*JSONDecodeError"),
+        (
+            "b.json",
+            {"annotations": [{"image_id": 1, "category_id": 1}], "categories": [{"id": 1, "name": "a"}]},
+            "KeyError: 'segmentation'",
+        ),
+        (
+            "b.json",
+            {"shapes": [{"label": "a", "points": [[1, 1], [2, 2]], "shape_type": "circle"}]},
+            "'a' is a circle",
+        ),
+    ],
+)
+def test_what_fits_no_image_is_an_error(root, path, content, told):
+    write(root / path, content)
+    with pytest.raises(DatasetError, match=told):
+        convert(root)
+    assert not (root / "masks").exists()
