@@ -1,8 +1,8 @@
 """One turn of the loop: does what 04 asks for make the next training better? `python benchmarks/closing_the_loop.py`.
 
 The demo with sound masks everywhere gets label faults planted in its training split. A first run learns from that. 04 looks
-through the training images, its proposal goes to actions.yaml as it is, without a person, and a second run follows it. Both
-are scored on the sound test split. The runs stay in artifacts/runs (loop_before, loop_after), so that 04 shows the two side by
+through the training images and names masks; a person looks at these, and says of each truly whether its label is wrong (planted.csv
+knows); what actions.yaml then asks for, a second run follows. Both are scored on the sound test split. The runs stay in artifacts/runs (loop_before, loop_after), so that 04 shows the two side by
 side: `papermill notebooks/04_failure_analysis.ipynb after.ipynb -p run loop_after -p before loop_before`.
 """
 
@@ -20,6 +20,7 @@ from seglib import actions, runs
 from seglib.data import inject_faults, load_dataset, planted
 from seglib.data.inject import LABEL_FAULTS
 from seglib.evaluate import compare_runs, comparison_sentence, open_evaluation
+from seglib.failures import VerdictBook, named
 from seglib.pipeline import run_chain
 from seglib.runs import Run
 
@@ -69,6 +70,12 @@ def main() -> None:
     seconds = {"before": turn("loop_before", "2", "3", split="test", **settings)}
     seconds["audit"] = turn("loop_before", "3", "4", split="train")
     before = Run.open("loop_before")
+    faults = set(planted(faulty)["sample"])
+    suspects = named(runs.read_table(before.failures("train") / "suspects.csv"))["id"]
+    book = VerdictBook(before.failures("train") / "verdicts.csv")
+    for sample in suspects:
+        book.set(sample, "label wrong" if sample in faults else "model wrong")
+    turn("loop_before", "4", "4", split="train")
     path = before.failures("train") / "actions.yaml"
     asked = actions.read(path)
     seconds["after"] = turn(
@@ -82,14 +89,13 @@ def main() -> None:
     )
     found = compare_runs(open_evaluation(before, "test"), open_evaluation("loop_after", "test"))
 
-    faults = set(planted(faulty)["sample"])
     suspects = pd.read_csv(before.failures("train") / "suspects.csv", dtype={"id": str})
     excluded = {sample.id for sample in asked.exclude}
     wrong = suspects["id"].isin(faults)
     facts = {
         "training images": len(suspects),
         "planted": len(faults),
-        "excluded": len(excluded),
+        "named": int(suspects["suspect"].sum()),
         "of them planted": len(excluded & faults),
         "AUROC of the label score": float(roc_auc_score(wrong, suspects["label_score"])),
         "changes": asked.changes,
