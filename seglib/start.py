@@ -52,12 +52,14 @@ def propose_split(folder: str | Path, shares: Sequence[float]) -> pd.Series:
     """
     path, wanted = Path(folder) / "dataset.yaml", dict(zip(("train", "val", "test"), shares, strict=False))
     dataset = data.load_dataset(folder)
+    if "limit" in set(dataset.problems["check"]) or len(shares) not in (2, 3):
+        detail = f"{len(shares)} shares of {dataset.name}: expected two or three, and no limit in {path}."
+        raise data.DatasetError(detail, "splits", "Remove limit, and give shares such as 0.7 0.15 0.15.")
     there = [name for name in dataset.splits if name != "train" and wanted.get(name)]
     if there or "train" not in dataset.splits or not all(0 <= share < 1 for share in shares):
-        detail = f"shares {wanted} are for splits that are made of train; there are {', '.join(dataset.splits)} already."
-        raise data.DatasetError(
-            detail, "splits", f"Remove them from {path}, or give no share (0) to those that are there."
-        )
+        detail = f"shares {wanted} are for splits that are made of train; {', '.join(dataset.splits)} are there already."
+        suggestion = f"Remove them from {path}, or give no share (0) to those that are there."
+        raise data.DatasetError(detail, "splits", suggestion)
     found = checks.check_dataset(dataset)
     inside = found.train
     samples = found.samples[inside].reset_index(drop=True)

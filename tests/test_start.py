@@ -45,10 +45,12 @@ def test_a_split_keeps_sequences_and_copies_together(root, capsys):
 def test_a_split_that_is_there_stays(root):
     with pytest.raises(DatasetError, match="share"):
         propose_split(root, [0.5, -0.5])
+    with pytest.raises(DatasetError, match="1 shares of"):
+        propose_split(root, [0.5])
     propose_split(root, [0.8, 0, 0.2])
     test = set(load_dataset(root).split("test")["id"])
     text = (root / "dataset.yaml").read_text()
-    with pytest.raises(DatasetError, match="train, test already"):
+    with pytest.raises(DatasetError, match="train, test are there already"):
         propose_split(root, [0.6, 0.2, 0.2])
     assert (root / "dataset.yaml").read_text() == text
     counts = propose_split(root, [0.7, 0.3])
@@ -66,6 +68,9 @@ def test_a_dataset_yaml_that_cannot_be_changed_stays(root):
     with pytest.raises(DatasetError, match=r"stays as it was. Write under splits:\n  val: "):
         propose_split(root, [0.7, 0.3])
     assert path.read_text() == text
+    path.write_text("limit: 3\n" + text)
+    with pytest.raises(DatasetError, match="and no limit"):
+        propose_split(root, [0.7, 0.3])
 
 
 def test_a_new_project_is_the_root_of_what_is_done_in_it(tmp_path, monkeypatch):

@@ -68,20 +68,13 @@ def test_coco(root, form):
     text, counts = compressed(INNER)
     rle = {"size": [*SIZE], "counts": text if form == "compressed" else counts}
     small = [INNER_CORNERS] if form == "polygon" else rle
-    boxes = [(7, 1, 12, small), (3, 1, 143, [CORNERS])]  # the large one comes second, and lies below
-    categories = [{"id": 7, "name": "wheel"}, {"id": 3, "name": "car"}, {"id": 9, "name": "never"}]
+    boxes = [(7, 12, small), (3, 143, [CORNERS])]  # the large one comes second, and lies below
+    objects = [{"category_id": c, "image_id": 1, "area": a, "segmentation": s} for c, a, s in boxes]
+    found = {"annotations": objects, "categories": [{"id": 7, "name": "wheel"}, {"id": 3, "name": "car"}]}
     for split, names in (("train", "ab"), ("val", "a")):
-        images = [
-            {"id": k, "file_name": f"{n}.png", "height": 20, "width": 30} for k, n in enumerate(names, 1)
-        ]
-        objects = [
-            dict(zip(("category_id", "image_id", "area", "segmentation"), box, strict=True)) for box in boxes
-        ]
-        write(
-            root / f"annotations/instances_{split}.json",
-            {"images": images, "annotations": objects, "categories": categories},
-        )
-    masks = result(root, SQUARE + INNER.astype(int), ["background", "car", "wheel", "never"])
+        found["images"] = [{"id": k, "file_name": f"{name}.png"} for k, name in enumerate(names, 1)]
+        write(root / f"annotations/instances_{split}.json", found)
+    masks = result(root, SQUARE + INNER.astype(int), ["background", "car", "wheel"])
     assert not masks["masks/images/train/b.png"].any()  # it is in the list, and shows nothing
 
 
@@ -94,10 +87,8 @@ def test_labelme(root):
 
 
 def test_yolo(root):
-    rows = [
-        f"{c} " + " ".join(f"{v / (30, 20)[k % 2]:.6f}" for k, v in enumerate(xy))
-        for c, xy in ((1, CORNERS), (0, INNER_CORNERS))
-    ]
+    shares = [np.divide(corners, [30, 20] * 4).round(6).astype(str) for corners in (CORNERS, INNER_CORNERS)]
+    rows = [f"{c} {' '.join(xy)}" for c, xy in zip((1, 0), shares, strict=True)]
     write(root / "data.yaml", "names: {0: hole, 1: leaf}\nnc: 2\n")
     for place, text in (("train/a", "\n".join(rows) + "\n"), ("train/b", ""), ("val/a", rows[0])):
         write(root / f"labels/{place}.txt", text)

@@ -212,11 +212,8 @@ def test_cityscapes_and_lists_of_a_split(tmp_path):
     for split, k in (("train", 0), ("val", 1)):
         base = f"{split}/aachen/aachen_00000{k}_000019"
         save(tmp_path / f"leftImg8bit/{base}_leftImg8bit.png", RGB)
-        for kind, array in (
-            ("labelIds", np.array([7, 26, 0], np.uint8)[IDS]),
-            ("color", RGB),
-            ("instanceIds", IDS),
-        ):
+        kinds = {"labelIds": np.array([7, 26, 0], np.uint8)[IDS], "color": RGB, "instanceIds": IDS}
+        for kind, array in kinds.items():
             save(tmp_path / f"gtFine/{base}_gtFine_{kind}.png", array)
         (tmp_path / f"gtFine/{base}_gtFine_polygons.json").write_text("{}")
     dataset = drafted(tmp_path)
@@ -229,19 +226,16 @@ def test_lists_make_the_splits_of_voc(tmp_path):
         save(tmp_path / f"JPEGImages/{name}.jpg", RGB)
         if name != "d":
             save(tmp_path / f"SegmentationClass/{name}.png", IDS)
-    for path, text in (
-        ("Segmentation/train", "a\nb\n"),
-        ("Segmentation/val", "c\n"),
-        ("Main/train", "a\nd\n"),
-    ):
+    lists = {"Segmentation/train": "a\nb\n", "Segmentation/val": "c\n", "Main/train": "a\nd\n"}
+    for path, text in lists.items():
         (tmp_path / "ImageSets" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "ImageSets" / f"{path}.txt").write_text(text)
     dataset = drafted(tmp_path)  # d has no mask, and is in no list of those that have
-    assert dict(zip(dataset.samples["id"], dataset.samples["split"], strict=True)) == {
-        "a": "train",
-        "b": "train",
-        "c": "val",
-    }
+    assert dataset.samples[["id", "split"]].to_numpy().tolist() == [
+        ["a", "train"],
+        ["b", "train"],
+        ["c", "val"],
+    ]
 
 
 def test_smeared_masks_and_polygons_are_told(tmp_path):
