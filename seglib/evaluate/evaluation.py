@@ -275,6 +275,11 @@ def run_dataset(run: Run) -> Dataset:
     stored = runs.read_json(run.params, ["dataset"])
     config = stored.get("config", stored.get("recipe", ""))  # older runs call it recipe
     params = Train.check({"dataset": stored["dataset"], "config": config})
+    if not (folder := runs.resolve_path(params.dataset)).is_dir():
+        told = f"{folder} is not there, on which run {run.name!r} was trained. If it was moved, start the chain at 03 with"
+        raise DatasetError(
+            f"{told} dataset=..., or correct dataset in {display_path(run.params)}.", "no-folder"
+        )
     return data.load_dataset(params.dataset, params.config)
 
 
@@ -319,6 +324,8 @@ def save_ids(path: Path, ids: np.ndarray, classes: ClassMap, **how: Any) -> None
 
 def read_ids(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     """Read the (H, W) uint8 ids that `save_ids` wrote; a damaged file or another `size`: DatasetError."""
+    if not path.is_file():
+        raise DatasetError(f"no prediction at {display_path(path)}: it was deleted. Run 03_evaluate again.")
     ids = data.read_stored(path, f"prediction {path.name!r}")
     if ids.ndim != 2 or ids.dtype != np.uint8 or ids.shape != (size or ids.shape):
         told = f"{display_path(path)} is {ids.shape} {ids.dtype}, expected class ids of 8 bits"
