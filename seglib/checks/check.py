@@ -160,9 +160,7 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
             findings.append(finding("single-class", row.id, row.split, detail))
     if picture is not None and stored is not None:
         attempt(data.check_sizes, row, grey.size[::-1], mask.shape)
-        facts["_undecided"] = stored[1].orientation == 1 and reading.undecided(
-            picture[1].orientation, mask.shape
-        )
+        facts["_undecided"] = reading.undecided(picture[1], stored[1], mask.shape)
         if grey.size[::-1] == mask.shape and (shift := masks.edge_shift(small, mask)):
             facts["shift_x"], facts["shift_y"], facts["edge_fit"] = shift
     return facts | {"findings": findings}

@@ -45,8 +45,9 @@ def numbered(values: np.ndarray) -> float:
     return float(own[-1]) if len(np.unique(own)) == own[-1] >= len(own) / 1.1 else 0.0
 
 
-def undecided(orientation: int, size: tuple[int, int]) -> bool:
-    """Tell whether an image and its turned self have one size, so that it does not say how the mask lies."""
+def undecided(image: data.Stored, mask: data.Stored, size: tuple[int, int]) -> bool:
+    """Tell whether an image is turned by EXIF, its mask is not, and their sizes do not say how the mask lies."""
+    orientation = image.orientation if mask.orientation == 1 else 1
     return orientation in (2, 3, 4) or (orientation > 4 and size[0] == size[1])
 
 

@@ -37,7 +37,7 @@ def suggest(stored: np.ndarray, classes: ClassMap) -> str:
     if found == list(range(1, last + 2)) or (not classes.id_map and found and found[-1] == last + 1):
         known = lines(list(range(1, last + 2)), [0] if ids[0] == 0 else [])
         return f"If ids begin at 1, write {known} into dataset.yaml ({IGNORE}: ignored)."
-    if found == list(range(1, len(found) + 1)):
+    if len(found) > last + 1 and found == list(range(1, len(found) + 1)):
         return "Are they instance numbers? Export class ids; or, if all are of one class, id_map: {0: 0, 1: 1, 2: 1, ...}."
     if not classes.id_map and len(ids) <= len(classes):
         return f"If they are the classes in this order, write {lines(ids)} into dataset.yaml."

@@ -277,9 +277,7 @@ def run_dataset(run: Run) -> Dataset:
     params = Train.check({"dataset": stored["dataset"], "config": config})
     if not (folder := runs.resolve_path(params.dataset)).is_dir():
         told = f"{folder} is not there, on which run {run.name!r} was trained. If it was moved, start the chain at 03 with"
-        raise DatasetError(
-            f"{told} dataset=..., or correct dataset in {display_path(run.params)}.", "no-folder"
-        )
+        raise DatasetError(f"{told} dataset=..., or correct {display_path(run.params)}.", "no-folder")
     return data.load_dataset(params.dataset, params.config)
 
 
@@ -296,8 +294,9 @@ def changed_since_training(run: Run, dataset: Dataset) -> str:
     for split, before in (runs.read_json(run.data) if run.data.is_file() else {}).items():
         if found := compare_digests(before, digests(dataset, split) if split in dataset.splits else {}):
             changes.append(f"{split}: {found}")
-    told = f"The data changed since run {run.name!r} was trained on it ({'; '.join(changes)})."
-    return told if changes else ""
+    return f"The data changed since run {run.name!r} was trained on it ({'; '.join(changes)})." * bool(
+        changes
+    )
 
 
 def check_as_scored(evaluation: Evaluation) -> None:

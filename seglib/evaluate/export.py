@@ -49,12 +49,8 @@ def _card(run: Run, model: Segmenter) -> dict[str, Any]:
     spec, metrics = model.spec, sorted(run.path.glob("evaluation/*/metrics.json"))
     digest = hashlib.sha256(run.data.read_bytes()).hexdigest() if run.data.is_file() else ""
     about = {"seglib": __version__, "run": run.name, "data_sha256": digest}
-    about |= {
-        "architecture": spec.architecture,
-        "encoder": spec.encoder,
-        "long_side": spec.long_side,
-        "images": spec.images,
-    }
+    about |= {"architecture": spec.architecture, "encoder": spec.encoder, "long_side": spec.long_side}
+    about |= {"images": spec.images}
     about |= {"input": "RGB, 0-255; mean and std are shares of 255", "mean": spec.mean, "std": spec.std}
     about |= {"classes": spec.classes.names, "colors": spec.classes.colors.tolist()}
     return about | {"scores": {path.parent.name: runs.read_json(path) for path in metrics}}
