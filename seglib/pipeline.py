@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from seglib.params import NOTEBOOKS, OTHERS, ParameterError, Train, check_chain
-from seglib.runs import Run, display_path, lock, project_root, read_json, write_json, write_text
+from seglib.runs import (
+    Run,
+    display_path,
+    lock,
+    project_root,
+    read_json,
+    resolve_path,
+    stored_path,
+    write_json,
+    write_text,
+)
 
 STEPS = tuple(NOTEBOOKS)
 _WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -47,7 +57,7 @@ def run_chain(values: Mapping[str, Any], start: str = STEPS[0], stop: str = STEP
     if "02_train" in steps and training.run != training.replace:  # told at once, not after 01; 02 asks again
         Run.create(training.run, training.resume)
     elif first > STEPS.index("02_train"):
-        Run.open(training.run)
+        _follow_dataset(Run.open(training.run), values.get("dataset", ""))
     with lock(folder.notebooks / ".chain", "running notebooks"):
         files = (folder.params, folder.path / "status.json")
         before, status = (read_json(path) if path.is_file() else {} for path in files)
@@ -58,6 +68,21 @@ def run_chain(values: Mapping[str, Any], start: str = STEPS[0], stop: str = STEP
         done = [_execute(name, given[name], folder, status) for name in steps]
     print(f"\nNotebooks, pages, figures and tables: {display_path(folder.path)}")
     return done
+
+
+def _follow_dataset(run: Run, named: str) -> None:
+    """Let params.json of a trained run name another folder, if it holds the files that the run was trained on."""
+    stored = read_json(run.params) if run.params.is_file() else {}
+    if not named or resolve_path(named) == resolve_path(stored.get("dataset", named)):
+        return
+    from seglib.data import load_dataset
+    from seglib.evaluate import changed_since_training
+
+    if changed := changed_since_training(run, load_dataset(named, stored.get("config", ""))):
+        raise ParameterError(
+            f"dataset={named} is another one than {stored['dataset']}. {changed} Leave it out."
+        )
+    write_json(run.params, stored | {"dataset": stored_path(named)})
 
 
 def _execute(notebook: str, given: Mapping[str, Any], run: Run, status: dict[str, dict[str, Any]]) -> Path:

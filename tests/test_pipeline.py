@@ -11,8 +11,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from PIL import Image
 
 from seglib import pipeline
+from seglib.data import digests, load_dataset
 from seglib.params import NOTEBOOKS, ParameterError, check_chain
 from seglib.pipeline import ChainError, export_page, run_chain
 from seglib.runs import InUseError, Run, lock, read_json, write_json, write_text
@@ -133,6 +135,24 @@ def test_what_needs_a_trained_run_or_would_lose_one_is_refused_before_anything_s
     with lock(Run.open("mine").notebooks / ".chain", "running notebooks"):  # noqa: SIM117
         with pytest.raises(InUseError, match="runs/mine/notebooks is in use"):
             run_chain({"run": "mine"}, stop="1")
+
+
+def test_a_moved_dataset_is_followed_and_another_one_refused(root, no_kernel):
+    for name, shade in (("here", 1), ("moved", 1), ("other", 2)):
+        for side in ("images", "masks"):
+            path = root / name / "train" / side / "a.png"
+            path.parent.mkdir(parents=True)
+            Image.new("L", (8, 8), shade if side == "images" else 0).save(path)
+        text = 'classes: [a, b]\nsplits: {train: {images: "train/images/*", masks: "train/masks/*"}}\n'
+        write_text(root / name / "dataset.yaml", text)
+    run = Run(Run.folder("mine"))
+    train("mine")
+    write_json(run.params, {"dataset": "here"})
+    write_json(run.data, {"train": digests(load_dataset("here"), "train")})
+    with pytest.raises(ParameterError, match=r"another one than here.*changed"):
+        run_chain({"run": "mine", "dataset": "other"}, "3", "3")
+    run_chain({"run": "mine", "dataset": "moved"}, "3", "3")
+    assert read_json(run.params)["dataset"] == "moved"
 
 
 def test_a_trained_run_may_be_resumed_checked_or_replaced_by_name(root, no_kernel):

@@ -16,13 +16,14 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from seglib import data
-from seglib.checks import class_balance, duplicates, image_quality, masks, sequences, splits
+from seglib.checks import class_balance, duplicates, image_quality, masks, reading, sequences, splits
 from seglib.checks.findings import SEVERITIES, Finding, finding
 from seglib.data import IGNORE, Dataset, some
 from seglib.runs import check_name, project_root
 
 FEW_IMAGES = 5  # a class in fewer train images than this is learnt by heart, if at all
-_HIDDEN = ["_bits", "_thumb", "_mask"]  # hash, thumbnail and digest: pairs are compared by them
+# Hash, thumbnail, digest and coarse mask, by which pairs are compared; how files are stored; see `reading`.
+_HIDDEN = ["_bits", "_thumb", "_mask", "_cells", "_image", "_stored", "_soft", "_numbers", "_undecided"]
 _TEXTS = ["id", "split", "group", "mode", "mask_mode"]
 _NUMBERS = dict.fromkeys(["frame", "height", "width"], "Int64")
 _NUMBERS |= dict.fromkeys(image_quality.LOOKS, float)
@@ -85,6 +86,7 @@ def check_dataset(
     counts = np.array([fact.pop("counts") for fact in facts], np.int64).reshape(len(rows), len(names))
     found = [*dataset.problems.itertuples(index=False)]
     found += [one for fact in facts for one in fact.pop("findings")]
+    found = reading.propose_range(dataset, found)
     samples = pd.DataFrame(facts, columns=[*_TEXTS, *_NUMBERS, *_HIDDEN]).astype(_NUMBERS)
     if (samples["group"] == "").all() and (guess := sequences.guess_sequences(samples)):
         samples["group"], samples["frame"], detail = guess
@@ -94,6 +96,7 @@ def check_dataset(
     pictures = duplicates.joined(len(rows), *shows.index.to_numpy()[places])
     sequence_table = sequences.sequence_table(samples, near_frames)
     shift, limits = class_balance.shifts(names, samples, counts), image_quality.limits(shows)
+    found += reading.judge_reading(dataset, samples, counts)
     found += _judge_splits(dataset, samples, counts)
     found += sequences.judge_sequences(sequence_table, samples, near_frames)
     found += duplicates.judge_duplicates(samples, pictures)
@@ -127,10 +130,11 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
             findings.append(("error", error.check, row.id, row.split, error.detail, error.suggestion))
 
     image, label = f"{row.id!r} ({row.image})", f"{row.id!r} ({row.mask})"
-    picture = attempt(data.read_picture, dataset.root / row.image, image)
+    picture = attempt(data.read_picture, dataset.root / row.image, image, dataset.form)
     stored = attempt(data.read_mask_and_mode, dataset.root / row.mask, dataset.classes, label)
     if picture is not None:
-        rgb, facts["mode"] = picture
+        rgb, facts["_image"] = picture
+        facts["mode"] = picture[1].mode
         grey = rgb.convert("L")  # luma of ITU-R BT.601
         facts["width"], facts["height"] = grey.size
         facts |= image_quality.look(rgb, grey)
@@ -139,12 +143,15 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
         if facts["contrast"] < image_quality.FLAT:
             findings.append(finding("blank-image", row.id, row.split, f"image {image} is one flat colour."))
     if stored is not None:
-        mask, facts["mask_mode"] = stored
+        mask, facts["_stored"] = stored
+        facts["mask_mode"] = stored[1].mode
         values, sizes = masks.region_sizes(mask)
         count = np.bincount(values, sizes, minlength=256).astype(np.int64)
         facts["counts"], facts["regions"] = count[: len(names)], np.stack([values, sizes]).astype(np.int32)
         facts["classes_present"] = (facts["counts"] > 0).sum()
         facts["ignore_share"] = count[IGNORE] / max(1, mask.size)
+        facts["_soft"], facts["_numbers"] = reading.soft_share(mask), reading.numbered(values)
+        facts["_cells"] = duplicates.coarse_mask(mask)
         facts["_mask"] = mask.shape, hashlib.sha256(np.ascontiguousarray(mask)).digest()
         if facts["ignore_share"] == 1:
             findings.append(finding("all-ignored", row.id, row.split, f"mask {label} has no valid pixel."))
@@ -153,6 +160,7 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
             findings.append(finding("single-class", row.id, row.split, detail))
     if picture is not None and stored is not None:
         attempt(data.check_sizes, row, grey.size[::-1], mask.shape)
+        facts["_undecided"] = reading.undecided(picture[1], stored[1], mask.shape)
         if grey.size[::-1] == mask.shape and (shift := masks.edge_shift(small, mask)):
             facts["shift_x"], facts["shift_y"], facts["edge_fit"] = shift
     return facts | {"findings": findings}

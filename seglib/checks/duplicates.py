@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from seglib.checks.findings import Finding, finding
-from seglib.data import some
+from seglib.data import IGNORE, some
 
 RADIUS = 6  # bits of 64; a JPEG of quality 40, half the size or noise of 5 grey values change no more
 THUMBNAIL = (32, 24)  # width and height in cells
@@ -19,6 +19,8 @@ _LARGEST = 16.0  # grey values by which a cell of a copy may differ, once a chan
 _MEAN = 0.08  # of the cells' standard deviation, by which they may differ in the mean
 _GAINS = (0.5, 2.0)  # beyond, it is no change of light
 _CROWD = 16  # images with which one is compared, nearest hashes first: a fixed camera gives many
+_DISAGREE = 0.05  # share of cells, from which masks of one image contradict each other
+_ALIKE = 0.6  # correlation of the steps between cells, which two scenes do not reach
 _BITS = np.array([n.bit_count() for n in range(1 << 16)], np.uint8)
 
 
@@ -31,6 +33,14 @@ def difference_hash(grey: Image.Image) -> np.uint64:
 def thumbnail(grey: Image.Image) -> np.ndarray:
     """Average a grey picture over 32 x 24 cells: (24, 32) uint8."""
     return np.asarray(grey.resize(THUMBNAIL, Image.Resampling.BOX))
+
+
+def coarse_mask(mask: np.ndarray) -> np.ndarray:
+    """Take the class id in the middle of each of 32 x 24 cells: (24, 32) uint8."""
+    rows, columns = (
+        (2 * np.arange(n) + 1) * side // (2 * n) for n, side in zip(THUMBNAIL[::-1], mask.shape, strict=True)
+    )
+    return mask[np.ix_(rows, columns)] if mask.size else np.full(THUMBNAIL[::-1], IGNORE, np.uint8)
 
 
 def hamming(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -48,6 +58,14 @@ def same_picture(one: np.ndarray, others: np.ndarray) -> np.ndarray:
     gain = (a * b).sum(axis=1, keepdims=True) / np.maximum((b * b).sum(axis=1, keepdims=True), 1e-6)
     spread, apart = a.std(), np.abs(a - np.clip(gain, *_GAINS) * b)
     return (spread > 0) & (apart.max(axis=1) <= _LARGEST) & (apart.mean(axis=1) <= _MEAN * spread)
+
+
+def alike(thumbs: list[np.ndarray]) -> bool:
+    """Tell whether thumbnails may be copies of one scene in other light, colours, noise or sharpness."""
+    cells = np.array(
+        [np.concatenate([np.diff(t.astype(np.float32), axis=k).ravel() for k in (0, 1)]) for t in thumbs]
+    )
+    return len(cells) < 2 or bool(np.abs(np.corrcoef(cells)[0]).min() >= _ALIKE)
 
 
 def near_duplicates(samples: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
@@ -101,4 +119,15 @@ def judge_duplicates(samples: pd.DataFrame, pictures: np.ndarray) -> Iterator[Fi
         splits, names = same["split"].unique(), (same["split"] + "/" + same["id"]).tolist()
         check = "near-duplicate" + "-across-splits" * (len(splits) > 1)
         detail = f"(almost) the same image {len(names)} times: {some(names)}."
+        first, *others = same["_cells"].dropna().tolist() or [None]
+        apart = max((_differ(first, other) for other in others), default=0.0)
+        if apart > _DISAGREE:
+            told = f"{detail} Their masks differ in {apart:.0%} of the area."
+            yield finding("duplicate-masks-differ", same["id"].iloc[-1], splits[-1], told)
         yield finding(check, same["id"].iloc[-1], splits[-1], detail)
+
+
+def _differ(one: np.ndarray, other: np.ndarray) -> float:
+    """Share of the cells, ignored in neither of two coarse masks, in which they differ."""
+    valid = (one != IGNORE) & (other != IGNORE)
+    return float((one != other)[valid].mean()) if valid.any() else 0.0

@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image
 from scipy import fft
 
-from seglib.checks.duplicates import joined, repeated
+from seglib.checks.duplicates import alike, joined, repeated
 from seglib.checks.findings import Finding, finding
 from seglib.data import IGNORE, some
 
@@ -22,6 +22,10 @@ _FEWEST_EDGES = 20  # outline pixels without which nothing is said
 # Of the edges that it meets elsewhere, a sound mask of the demo or of CamVid meets more than 0.73 where it
 # lies; one shifted by 7 pixels or more in 128, less than 0.4.
 _BESIDE = 0.65
+_FEW, _MOST = (
+    2,
+    0.1,
+)  # masks beside the edges, and their share, beyond which it is the edges that are elsewhere
 
 
 def reduction(shape: tuple[int, int]) -> int:
@@ -97,7 +101,13 @@ def region_sizes(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def judge_masks(samples: pd.DataFrame, masks: np.ndarray, pictures: np.ndarray) -> Iterator[Finding]:
     """Report masks beside their image's edges, and of another: (N,) equal numbers where both are the same."""
-    for row in samples[samples["edge_fit"] < _BESIDE].itertuples():
+    fits = samples["edge_fit"]
+    beside = fits < _BESIDE
+    if beside.sum() > max(_FEW, _MOST * fits.notna().sum()):
+        detail = f"{beside.sum()} of {fits.notna().sum()} masks meet edges of their images better elsewhere"
+        yield finding("edges-elsewhere", "", "", f"{detail}: edges say little here, or all masks are moved.")
+        beside &= False
+    for row in samples[beside].itertuples():
         detail = (
             f"mask {row.id!r} meets the image's edges better moved by {row.shift_x:+.0f} px to the right and "
         )
@@ -105,8 +115,8 @@ def judge_masks(samples: pd.DataFrame, masks: np.ndarray, pictures: np.ndarray) 
         yield finding("mask-beside-edges", row.id, row.split, detail)
     several = np.flatnonzero(samples["classes_present"] > 1)  # an empty scene is like any other
     for places in (several[places] for places in repeated(masks[several])):
-        if len(set(pictures[places])) > 1:
-            same = samples.iloc[places]
+        same = samples.iloc[places]
+        if len(set(pictures[places])) > 1 and not alike(same["_thumb"].dropna().tolist()):
             worst, named = same.loc[same["edge_fit"].fillna(1.0).idxmin()], same["split"] + "/" + same["id"]
             detail = f"{len(same)} images share one mask: {some(named.tolist())}. It meets the edges of "
             detail += f"{worst['id']!r} least."

@@ -9,6 +9,7 @@ import numpy as np
 
 IGNORE = 255  # the id of ignored pixels everywhere inside seglib
 
+APART = 16  # grey values between named ids, where others are read as the nearest: JPEG's noise is below half of it
 # Okabe and Ito's colour-blind-safe palette, then Paul Tol's "muted" scheme.
 _SAFE_COLORS = (
     (0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66),
@@ -44,12 +45,14 @@ class ClassMap:
         colors: (C, 3) uint8 RGB; `default_colors` when empty.
         ignore_ids: stored values of ignored pixels; they become `IGNORE` (255).
         id_map: stored value, or (r, g, b), -> class id (255: ignored). Empty: stored values are class ids.
+        snap: read other values as the nearest named one, for masks that went through JPEG or have soft edges.
     """
 
     names: tuple[str, ...]
     colors: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.uint8), repr=False)
     ignore_ids: tuple[int, ...] = ()
     id_map: Mapping[int | tuple[int, int, int], int] = field(default_factory=dict, repr=False)
+    snap: bool = False
     colors_named: bool = field(init=False, default=True, repr=False)  # False: seglib chose the colours
 
     def __post_init__(self) -> None:
@@ -68,6 +71,10 @@ class ClassMap:
         if wrong := sorted({*self.id_map.values()} - {*range(count), IGNORE}):
             known = f"there are {count} classes (0-{count - 1}) and {IGNORE} for ignored pixels"
             raise ClassError(f"id_map leads to ids {wrong}; {known}.")
+        near = np.diff(sorted(self.stored_values(color=False))).min(initial=APART)
+        if self.snap and not self.by_color and near < APART:
+            told = f"snap needs stored values at least {APART} apart; two of these differ by {near}"
+            raise ClassError(f"{told}. Name them all, as in id_map: {{0: 0, 255: 1}}.")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -105,22 +112,23 @@ class ClassMap:
             values = {r << 16 | g << 8 | b: c for (r, g, b), c in values.items()}
             red, green, blue = (stored[..., c].astype(np.int64) for c in range(3))
             stored = red << 16 | green << 8 | blue  # (H, W, 3) -> (H, W)
-        table = np.full(max(*values, 255) + 2, -1, np.int16)  # the last entry is for every value outside
-        table[list(values)] = list(values.values())
-        if stored.dtype == np.uint8:  # the usual case, several times faster as bytes
-            raw, lut = stored.tobytes(), table[:256].astype(np.uint8).tobytes()
+        keys = np.array(sorted(values))
+        if self.snap:
+            stored = _nearest(stored, keys, color)
+        elif stored.dtype == np.uint8:  # the usual case, several times faster as bytes
+            raw, lut = stored.tobytes(), bytes(values.get(v, 0) for v in range(256))
             if not raw.translate(None, bytes(v for v in values if 0 <= v < 256)):  # no unknown value is left
                 return np.frombuffer(bytearray(raw.translate(lut)), np.uint8).reshape(stored.shape)
-        ids = table[stored.astype(np.int64).clip(-1, len(table) - 1)]
-        if (ids < 0).any():
-            unknown = [f"#{v:06x}" if color else str(v) for v in np.unique(stored[ids < 0]).tolist()]
+        place = np.searchsorted(keys, stored).clip(max=len(keys) - 1)
+        if (wrong := keys[place] != stored).any():
+            unknown = [f"#{v:06x}" if color else str(v) for v in np.unique(stored[wrong]).tolist()]
             if color:
                 hint = "Name them under id_map or colors, or export the mask without interpolation."
                 raise ClassError(f"is an RGB image with unknown colours ({some(unknown, 8)}). {hint}")
             classes = f"{len(self)} classes (0-{len(self) - 1})"
             named = f"{len(self.id_map)} stored values in id_map" if self.id_map else classes
             raise ClassError(f"holds ids {{{some(unknown, 8)}}}; dataset.yaml names {named}.")
-        return ids.astype(np.uint8)
+        return np.array([values[key] for key in keys.tolist()], np.uint8)[place]
 
     def colorize(self, mask: np.ndarray) -> np.ndarray:
         """Colour (..., H, W) class ids: (..., H, W, 3) uint8 RGB; ignored pixels are black."""
@@ -136,11 +144,21 @@ class ClassMap:
         """Turn it into plain data for checkpoints and JSON; `from_dict` reads it back."""
         id_map = [[list(k) if isinstance(k, tuple) else int(k), int(v)] for k, v in self.id_map.items()]
         colors, ignored = self.colors.tolist(), list(self.ignore_ids)
-        return {"names": list(self.names), "colors": colors, "ignore_ids": ignored, "id_map": id_map}
+        data = {"names": list(self.names), "colors": colors, "ignore_ids": ignored, "id_map": id_map}
+        return data | ({"snap": True} if self.snap else {})
 
     @classmethod
     def from_dict(cls, data: Mapping) -> Self:
         """Invert `to_dict`."""
         id_map = {tuple(k) if isinstance(k, Sequence) else int(k): int(v) for k, v in data.get("id_map", [])}
         colors, ignored = np.array(data["colors"], np.uint8), tuple(data.get("ignore_ids", ()))
-        return cls(tuple(data["names"]), colors, ignored, id_map)
+        return cls(tuple(data["names"]), colors, ignored, id_map, bool(data.get("snap")))
+
+
+def _nearest(stored: np.ndarray, keys: np.ndarray, color: bool) -> np.ndarray:
+    """Replace every value by the nearest key; colours, as 24 bits, by the one that differs least in RGB."""
+    if not color:
+        return keys[np.searchsorted((keys[1:] + keys[:-1]) / 2, stored)]
+    values, where = np.unique(stored, return_inverse=True)
+    rgb, named = (np.stack([v >> 16, v >> 8 & 255, v & 255], -1) for v in (values, keys))
+    return keys[((rgb[:, None] - named) ** 2).sum(-1).argmin(1)][where].reshape(stored.shape)

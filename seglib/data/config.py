@@ -15,13 +15,14 @@ import pydantic
 from pydantic import AfterValidator, BaseModel, Field, StrictInt, field_validator
 
 from seglib.data.classes import ClassError, ClassMap
-from seglib.data.image_io import DatasetError
+from seglib.data.image_io import DatasetError, ImageForm
 from seglib.runs import UnreadableError, brief, check_name, display_path, is_plain, load_yaml, read_written
 
 FILE_NAME = "dataset.yaml"
 _GENERAL = "images?|imgs|data|datasets?|train(ing)?|masks|labels|export|new"
 _Byte = Annotated[StrictInt, Field(ge=0, le=255)]
-_Stored = Annotated[StrictInt, Field(ge=0, le=65535)]  # what a mask file can hold
+_Band = Annotated[StrictInt, Field(ge=1)]  # counted from 1, as GIS tools do
+_Stored = Annotated[StrictInt, Field(ge=-(2**31), lt=2**32)]  # what a mask file can hold
 
 
 class Split(BaseModel):
@@ -77,6 +78,10 @@ class DatasetConfig(BaseModel):
     group: str = ""
     exclude: list[str] = []
     limit: Annotated[StrictInt, Field(ge=0)] = 0
+    channels: tuple[_Band, _Band, _Band] | None = None
+    range: tuple[float, float] | None = None
+    exif: bool | None = None
+    snap: bool = False
 
     @field_validator("classes")
     @classmethod
@@ -95,6 +100,13 @@ class DatasetConfig(BaseModel):
             raise ValueError("expected images and masks for at least one split: ids alone find no files")
         return {check_name(name, "split"): split for name, split in value.items()}
 
+    @field_validator("range")
+    @classmethod
+    def _rises(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value and not -np.inf < value[0] < value[1] < np.inf:
+            raise ValueError("expected [lowest, highest]: the values that become 0 and 255")
+        return value
+
     @field_validator("group")
     @classmethod
     def _is_a_pattern(cls, value: str) -> str:
@@ -110,7 +122,12 @@ class DatasetConfig(BaseModel):
     def class_map(self) -> ClassMap:
         """The classes and how mask files write them."""
         colors = np.array(self.colors, np.uint8).reshape(-1, 3)
-        return ClassMap(tuple(self.classes), colors, tuple(self.ignore_ids), self.id_map)
+        return ClassMap(tuple(self.classes), colors, tuple(self.ignore_ids), self.id_map, self.snap)
+
+    @property
+    def form(self) -> ImageForm:
+        """How image files are read."""
+        return ImageForm(self.channels, self.range, self.exif)
 
 
 def dataset_name(root: Path) -> str:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +17,7 @@ import pandas as pd
 
 from seglib.data.classes import ClassMap, some
 from seglib.data.config import FILE_NAME, dataset_name, read_config
-from seglib.data.image_io import EXCLUDE, DatasetError, read_image, read_mask
+from seglib.data.image_io import EXCLUDE, PLAIN, DatasetError, ImageForm, read_image, read_mask
 from seglib.data.pairing import pair_files
 from seglib.runs import resolve_path
 
@@ -33,6 +33,7 @@ class Dataset:
         samples: complete pairs in the order of dataset.yaml's splits, then by name: `id` (unique, usable as a file
             name), `split`, `image` and `mask` (POSIX paths relative to `root`), `group` ("" if none), `frame` (Int64).
         problems: findings: `severity` ("error", "warning", "info"), `check`, `sample`, `split`, `detail`, `suggestion`.
+        form: how dataset.yaml says that images are read, for `read_image`.
     """
 
     root: Path
@@ -40,6 +41,7 @@ class Dataset:
     classes: ClassMap
     samples: pd.DataFrame
     problems: pd.DataFrame
+    form: ImageForm = PLAIN
 
     @property
     def splits(self) -> list[str]:
@@ -67,14 +69,19 @@ def load_dataset(folder: str | Path, config: str | Path = "", strict: bool = Tru
     root, path = resolve_path(folder), resolve_path(config or Path(folder) / FILE_NAME)
     if not root.is_dir():
         detail = f"dataset folder {root} is not there; expected a folder of images and masks."
-        raise DatasetError(detail, "no-folder", "Check the path; a relative one starts at the project root.")
+        suggestion = "Check the path; a relative one starts at the project root."
+        if (here := Path(folder).absolute()).is_dir():
+            suggestion = (
+                f"There is {here}; a relative path starts at the project root, so write that one in full."
+            )
+        raise DatasetError(detail, "no-folder", suggestion)
     if not path.is_file():
         suggestion = f"Draft one with `seglib init {folder}`, or name one elsewhere as config."
         raise DatasetError(f"no {path.name} at {path}.", "no-config", suggestion)
     settings = read_config(path)
     samples, problems = pair_files(root, settings)
     name = (settings.name or dataset_name(root)) + f"-limit{settings.limit}" * (settings.limit > 0)
-    dataset = Dataset(root, name, settings.class_map, samples, problems)
+    dataset = Dataset(root, name, settings.class_map, samples, problems, settings.form)
     errors = problems[problems["severity"] == "error"]
     if strict and len(errors):
         detail = f"dataset {dataset.name!r}: {explain(errors)}"
@@ -90,7 +97,7 @@ def read_pair(dataset: Dataset, row: Any) -> tuple[np.ndarray, np.ndarray]:
     """
     if isinstance(row, pd.Series):
         row = SimpleNamespace(**row)  # Series.mask is a method
-    image = read_image(dataset.root / row.image, f"{row.id!r} ({row.image})")
+    image = read_image(dataset.root / row.image, f"{row.id!r} ({row.image})", dataset.form)
     mask = read_mask(dataset.root / row.mask, dataset.classes, f"{row.id!r} ({row.mask})")
     check_sizes(row, image.shape[:2], mask.shape)
     return image, mask
@@ -103,6 +110,11 @@ def check_sizes(row: Any, image: tuple[int, int], mask: tuple[int, int]) -> None
         turned = " One is the other turned." * (mask == image[::-1])
         detail = f"mask {row.id!r} ({row.mask}) is {sizes}; expected equal sizes.{turned}"
         suggestion = f"Export the mask at the image's size (nearest neighbour), {EXCLUDE}."
+        if turned:
+            suggestion = (
+                f"If the image is, by its EXIF orientation, write exif: false into {FILE_NAME}. Else e"
+                + suggestion[1:]
+            )
         raise DatasetError(detail, "size-mismatch", suggestion)
 
 
@@ -139,7 +151,8 @@ def digests(dataset: Dataset, split: str) -> dict[str, str]:
             return hashlib.sha256((dataset.root / path).read_bytes()).hexdigest()[:16]
         return ""
 
-    classes = json.dumps(dataset.classes.to_dict(), sort_keys=True).encode()
+    form = {} if dataset.form == PLAIN else {"images": asdict(dataset.form)}
+    classes = json.dumps(dataset.classes.to_dict() | form, sort_keys=True).encode()
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         own = {CLASSES_FILE: hashlib.sha256(classes).hexdigest()[:16]}
         return own | dict(zip(paths, pool.map(digest, paths), strict=True))

@@ -21,7 +21,7 @@ from scipy import ndimage
 from seglib.data.classes import IGNORE
 from seglib.data.config import FILE_NAME
 from seglib.data.dataset import Dataset, read_pair
-from seglib.data.image_io import DatasetError, read_mask
+from seglib.data.image_io import DatasetError, ImageForm, read_mask
 from seglib.data.overlay import label_regions
 from seglib.runs import atomic_folder, display_path, read_table, resolve_path, write_csv, write_text
 
@@ -104,8 +104,12 @@ def _write_sample(dataset: Dataset, row: Any, fault: Fault | None, folder: Path,
     target = folder / row.split / "images" / f"{place}{Path(row.image).suffix}"
     target.parent.mkdir(parents=True, exist_ok=True)
     masks = {folder / row.split / "masks" / f"{place}.png": mask}
-    if fault is None or fault.mask is not None:
+    if (fault is None or fault.mask is not None) and dataset.form == ImageForm():
         shutil.copyfile(dataset.root / row.image, target)
+    elif (
+        fault is None or fault.mask is not None
+    ):  # as it was read: the copy's dataset.yaml says nothing of it
+        Image.fromarray(image).save(target.with_suffix(".png"))
     else:
         rng = np.random.default_rng([seed, zlib.crc32(row.id.encode())])
         grain = rng.standard_normal(image.shape, dtype=np.float32)

@@ -99,11 +99,21 @@ def _look(root: Path, name: str, split: Split, problems: list[tuple]) -> tuple[_
                 problems.append(("error", "not-an-image", "", name, detail, suggestion))
             else:
                 side.found.setdefault(file.text.casefold(), []).append(file)
+    if files[0] and not files[1] and (kinds := _annotations(root, split.masks)):
+        detail = f"{split.masks} matches no file; beside it lie {' and '.join(kinds)} files."
+        problems.append(("error", "no-masks", "", name, detail, "Polygons become masks by `seglib convert`."))
     if not any(files) and not split.optional:
         detail = f"split {name!r} has no files: expected images at {split.images} and masks at {split.masks}."
         suggestion = f"Add them, correct the globs, or remove the split from {FILE_NAME}."
         problems.append(("error", "empty-split", "", name, detail, suggestion))
     return sides
+
+
+def _annotations(root: Path, glob: str) -> list[str]:
+    """List the endings of annotations other than masks in the folder where a glob looks."""
+    fixed = takewhile(lambda part: not _WILD.search(part), PurePosixPath(glob).parts[:-1])
+    endings = {file.suffix.lower() for file in root.joinpath(*fixed).rglob("*")}
+    return sorted(endings & {".json", ".xml", ".txt", ".csv"})
 
 
 def find_files(root: Path, glob: str) -> Iterator[_File]:

@@ -275,6 +275,9 @@ def run_dataset(run: Run) -> Dataset:
     stored = runs.read_json(run.params, ["dataset"])
     config = stored.get("config", stored.get("recipe", ""))  # older runs call it recipe
     params = Train.check({"dataset": stored["dataset"], "config": config})
+    if not (folder := runs.resolve_path(params.dataset)).is_dir():
+        told = f"{folder} is not there, on which run {run.name!r} was trained. If it was moved, start the chain at 03 with"
+        raise DatasetError(f"{told} dataset=..., or correct {display_path(run.params)}.", "no-folder")
     return data.load_dataset(params.dataset, params.config)
 
 
@@ -291,8 +294,9 @@ def changed_since_training(run: Run, dataset: Dataset) -> str:
     for split, before in (runs.read_json(run.data) if run.data.is_file() else {}).items():
         if found := compare_digests(before, digests(dataset, split) if split in dataset.splits else {}):
             changes.append(f"{split}: {found}")
-    told = f"The data changed since run {run.name!r} was trained on it ({'; '.join(changes)})."
-    return told if changes else ""
+    return f"The data changed since run {run.name!r} was trained on it ({'; '.join(changes)})." * bool(
+        changes
+    )
 
 
 def check_as_scored(evaluation: Evaluation) -> None:
@@ -319,6 +323,8 @@ def save_ids(path: Path, ids: np.ndarray, classes: ClassMap, **how: Any) -> None
 
 def read_ids(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     """Read the (H, W) uint8 ids that `save_ids` wrote; a damaged file or another `size`: DatasetError."""
+    if not path.is_file():
+        raise DatasetError(f"no prediction at {display_path(path)}: it was deleted. Run 03_evaluate again.")
     ids = data.read_stored(path, f"prediction {path.name!r}")
     if ids.ndim != 2 or ids.dtype != np.uint8 or ids.shape != (size or ids.shape):
         told = f"{display_path(path)} is {ids.shape} {ids.dtype}, expected class ids of 8 bits"

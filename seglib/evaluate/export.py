@@ -50,6 +50,7 @@ def _card(run: Run, model: Segmenter) -> dict[str, Any]:
     digest = hashlib.sha256(run.data.read_bytes()).hexdigest() if run.data.is_file() else ""
     about = {"seglib": __version__, "run": run.name, "data_sha256": digest}
     about |= {"architecture": spec.architecture, "encoder": spec.encoder, "long_side": spec.long_side}
+    about |= {"images": spec.images}
     about |= {"input": "RGB, 0-255; mean and std are shares of 255", "mean": spec.mean, "std": spec.std}
     about |= {"classes": spec.classes.names, "colors": spec.classes.colors.tolist()}
     return about | {"scores": {path.parent.name: runs.read_json(path) for path in metrics}}
@@ -108,7 +109,9 @@ def _exported(deployed: nn.Module, image: np.ndarray, sizes: dict | None) -> Any
 def _real_images(run: Run, long_side: int) -> list[np.ndarray]:
     """Three images of the run's dataset (H, W, 3) as the model gets them, and a part of one: another size."""
     dataset = run_dataset(run)
-    images = [data.read_image(dataset.root / path) for path in dataset.samples["image"].iloc[-3:]]
+    images = [
+        data.read_image(dataset.root / path, form=dataset.form) for path in dataset.samples["image"].iloc[-3:]
+    ]
     images = [np.array(data.fitting(image, most=long_side or max(image.shape))[0]) for image in images]
     return [*images, images[0][: images[0].shape[0] // 3 + 1, : images[0].shape[1] // 2 + 1].copy()]
 

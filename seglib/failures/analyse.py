@@ -233,7 +233,7 @@ def _write_pictures(found: Analysis, folder: Path) -> None:
             _save(folder / "suspects" / f"{row.id}.png", 255 * region)
     paths = dataset.samples.set_index("id")["image"]
     for name in {name for names in found.failures["nearest"] for name in names}:
-        image = Image.fromarray(read_image(dataset.root / paths[name]))
+        image = Image.fromarray(read_image(dataset.root / paths[name], form=dataset.form))
         image.thumbnail((_THUMBNAIL, _THUMBNAIL))
         _save(folder / "nearest" / f"{name}.png", np.asarray(image))
 
@@ -276,6 +276,6 @@ def beside_nearest(analysis: Analysis, failures: pd.DataFrame, count: int = 4) -
     paths, images, titles = dataset.samples.set_index("id")["image"], [], []
     for row in failures[failures["nearest"].map(bool)].itertuples():
         near = row.nearest[:count]
-        images += [read_image(dataset.root / paths[name]) for name in (row.id, *near)]
+        images += [read_image(dataset.root / paths[name], form=dataset.form) for name in (row.id, *near)]
         titles += [f"{row.id}: novelty {row.novelty:.0%}", *(f"train: {name}" for name in near)]
     return images, titles

@@ -67,9 +67,8 @@ def label_next(
     paths = dict(zip(chosen["id"], chosen["image"], strict=True))
 
     def read(name: str) -> tuple[np.ndarray, np.ndarray]:
-        return data.read_image(runs.resolve_path(images) / paths[name]), evaluate.read_ids(
-            out / "masks" / f"{name}.png"
-        )
+        image = data.read_image(runs.resolve_path(images) / paths[name], form=evaluation.dataset.form)
+        return image, evaluate.read_ids(out / "masks" / f"{name}.png")
 
     write_annotations(out / "label_next.zip", evaluation.classes, list(paths), read)
     runs.write_json(out / "label_next.json", {"split": evaluation.split, "images": len(table)} | sure)
@@ -84,7 +83,7 @@ def _calibrate(evaluation: Evaluation, new: NewImages, progress: bool) -> tuple[
     """
     samples, rows, vectors = evaluation.dataset.split(evaluation.split), [], []
     for row in tqdm(samples.itertuples(), "calibrating", len(samples), leave=False, disable=not progress):
-        image = data.read_image(evaluation.dataset.root / row.image)
+        image = data.read_image(evaluation.dataset.root / row.image, form=evaluation.dataset.form)
         facts, vector = measure(image, *predict_image(new.scorer[0], image, new.scorer[1]), new.scorer)
         rows.append(facts)
         vectors.append(vector)

@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from seglib import checks, data, evaluate, runs
-from seglib.data import ClassMap, DatasetError
+from seglib.data import ClassMap, DatasetError, ImageForm
 from seglib.evaluate import predict_image
 from seglib.failures.analyse import (
     Scorer,
@@ -73,6 +73,7 @@ def predict_folder(
     if out.resolve().is_relative_to(images.resolve()):
         raise ValueError(f"{display_path(out)} lies in the folder of the images. Choose a folder beside it.")
     scorer = load_scorer(run)
+    form = ImageForm(**scorer[0].spec.images)
     other = load_scorer(against, scorer[0].spec.classes) if against else None
     with runs.lock(out / ".writing", "predicting"):
         _claim(images, out, files, {"run": _digest(run), "against": _digest(against)})
@@ -81,7 +82,7 @@ def predict_folder(
         bar = {"total": len(files), "initial": len(done), "unit": "image", "disable": not progress}
         with (out / "images.jsonl").open("a", encoding="utf-8") as lines, ThreadPoolExecutor(2) as pool:
             lines.write("\n")  # what a killed process left of a line stays a line of its own
-            read = data.map_ahead(pool, lambda name: (name, _read(images / files[name])), todo, ahead=2)
+            read = data.map_ahead(pool, lambda name: (name, _read(images / files[name], form)), todo, ahead=2)
             for name, image in tqdm(read, "predicting", **bar):
                 row = {"id": name, "image": files[name], "error": image if isinstance(image, str) else ""}
                 if not row["error"]:
@@ -130,10 +131,10 @@ def _measured(out: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def _read(path: Path) -> np.ndarray | str:
+def _read(path: Path, form: ImageForm) -> np.ndarray | str:
     """Read an image, or say what is wrong with it."""
     try:
-        return data.read_image(path)
+        return data.read_image(path, form=form)
     except DatasetError as error:  # its own advice may be about dataset.yaml
         advice = "Cut it into tiles." if error.check == "too-large" else "Save it again, or leave it out."
         return f"{error.detail} {advice}"

@@ -126,6 +126,10 @@ def fit(
 
 def _begin(run: Run, train: CachedSplit, val: CachedSplit, params: Train, plan: DevicePlan) -> bool:
     """Write down data and plan; return whether the training goes on from a checkpoint."""
+    held = train.pixel_counts.sum(axis=0) > 0
+    if held.sum() < min(2, len(held)):
+        told = "the training masks hold one class alone, or none: there is nothing to tell apart. Run 01_data_check"
+        raise DatasetError(f"{told}; masks of 0 and 255 need id_map: {{0: 0, 255: 1}} in dataset.yaml.")
     resuming, data = run.last_checkpoint.exists(), {"train": train.files, "val": val.files}
     if resuming and not params.resume:
         told = f"run {run.name!r} has trained some epochs already, which would be lost"

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +25,7 @@ from seglib.train.augment import ColorJitter, CropParams, adjust_colors, draw_cr
 from seglib.train.device import DevicePlan
 from seglib.train.model import STRIDE
 
-_VERSION = 5
+_VERSION = 6
 _SPARE_DISK = 2 << 30  # bytes that cache="auto" leaves free for checkpoints, predictions and everybody else
 _LARGEST_CROP = 512  # pixels a side, where the crop is chosen from the images' size
 _LOGITS = 1 << 26  # numbers that score a batch, at most, where it has several images: 270 MB
@@ -42,6 +42,7 @@ class CachedSplit:
     data: np.ndarray | None  # flat uint8, memory-mapped or in RAM; None: `read` decodes what is asked for
     read: Callable[[int], tuple[np.ndarray, np.ndarray]]  # position -> image and mask
     files: dict[str, str] = field(default_factory=dict, repr=False)  # digests of what it was made from
+    form: dict = field(default_factory=dict, repr=False)  # how the images were read: `data.ImageForm`
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -96,12 +97,13 @@ def build_cache(
         seen = read_json(artifacts / "data_check" / dataset.name / "data.json")[split]
         if changes := compare_digests(seen, files):
             tqdm.write(f"Split {split!r} changed since 01_data_check saw it: {changes}. Run it again.")
-    settings = [_VERSION, dataset.classes.to_dict(), long_side, original_masks]
+    form = asdict(dataset.form)
+    settings = [_VERSION, dataset.classes.to_dict(), form, long_side, original_masks]
     content = [(sample.id, files[sample.image], files[sample.mask]) for sample in samples]
     key = hashlib.sha256(json.dumps([settings, content]).encode()).hexdigest()[:16]
     folder = artifacts / "cache" / f"{dataset.name}-{split}-{key}"
     read = partial(_read, dataset, samples, long_side, original_masks)
-    known = partial(CachedSplit, ids=[sample.id for sample in samples], read=read, files=files)
+    known = partial(CachedSplit, ids=[sample.id for sample in samples], read=read, files=files, form=form)
     with lock(folder.with_name(f".{folder.name}.lock"), "decoding", wait=3600):
         if (found := _open(folder, known, cache)) is not None:
             return found
@@ -110,7 +112,7 @@ def build_cache(
             index = _decode(new, read, len(samples), len(dataset.classes), cache, progress)
             if digests(dataset, split) != files:
                 raise DatasetError(f"files of {split!r} changed while they were read. Wait, then run again.")
-            write_json(new / "index.json", {"root": str(dataset.root), "files": files, **index})
+            write_json(new / "index.json", {"root": str(dataset.root), "files": files, "form": form, **index})
         for other in folder.parent.glob(f"{dataset.name}-{split}-*"):
             with contextlib.suppress(OSError, ValueError, KeyError):  # one that cannot be read stays
                 index = read_json(other / "index.json")

@@ -7,7 +7,7 @@ import re
 import tarfile
 import warnings
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class ModelSpec:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of the encoder's training images, as shares of 255, RGB
     std: tuple[float, ...] = (0.229, 0.224, 0.225)  # these are ImageNet's
     long_side: int = 0  # images are shrunk so that no side has more pixels; 0: never
+    images: dict = field(default_factory=dict)  # how files are read: the arguments of `data.ImageForm`
 
 
 class Segmenter(nn.Module):

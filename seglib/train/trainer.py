@@ -4,6 +4,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ class Trainer:
     def __init__(
         self, model: Segmenter, train: CachedSplit, val: CachedSplit, params: Train, plan: DevicePlan
     ) -> None:
+        model.spec = replace(model.spec, images=train.form)  # new images are read as those of the training
         self.train, self.val, self.params, self.plan = train, val, params, plan
         self.context = context = DistributedContext.current()
         if context.size > 1 and plan.kind == "cuda":

@@ -6,13 +6,14 @@ import zlib
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from PIL import Image, ImageFilter
 from scipy import ndimage
 
 from seglib import checks
 from seglib.checks.class_balance import class_weights, cliffs_delta
 from seglib.checks.masks import edge_shift, reduction, region_sizes
-from seglib.data import DatasetError, load_dataset
+from seglib.data import DatasetError, load_dataset, read_pair
 
 NAMES = ["road", "car", "person"]
 H, W = 12, 16
@@ -361,3 +362,124 @@ def test_a_copy_is_found_next_to_files_that_cannot_be_read(photographs):
     found = check(photographs).findings.set_index("check")["detail"]
     assert set(found.index) == {"unreadable", "near-duplicate-across-splits"}
     assert "train/train-11x, val/val-02x" in found["near-duplicate-across-splits"]
+
+
+# ---- masks and images that are not what they seem
+
+
+def rewrite(root, *lines, masks=None, images=None):
+    """Append lines to dataset.yaml, and write every mask and image again as a function of the old one."""
+    path = root / "dataset.yaml"
+    path.write_text(
+        "".join(f"{line}\n" for line in lines) + path.read_text().replace("ignore_ids: [9]\n", "")
+    )
+    for side, change in (("masks", masks), ("images", images)):
+        for file in sorted(root.glob(f"*/{side}/*.png")) if change else ():
+            array = change(np.array(Image.open(file)))
+            Image.fromarray(array).save(file)
+    return check(root)
+
+
+def numbered(mask):
+    count = 3 + int(mask.sum()) % 4
+    found = np.zeros_like(mask)
+    for k in range(count):
+        found[2:8, 2 * k : 2 * k + 2] = k + 1
+    return found
+
+
+def smooth(mask):
+    return np.tile(np.array([0] * 6 + [1, 3] + [4] * 8, np.uint8), (H, 1))
+
+
+@pytest.mark.parametrize(
+    ("found", "classes", "masks", "line"),
+    [
+        ("all-255", "[road, car]", lambda m: (m > 0) * np.uint8(255), "id_map: {0: 0, 255: 1}"),
+        ("ids-from-1", "[road, car, person, sky]", lambda m: m + np.uint8(1), "id_map: {1: 0, 2: 1, 3: 2}"),
+        ("instance-numbers", "[a, b, c, d, e, f, g]", numbered, "id_map"),
+        ("soft-edges", "[a, b, c, d, e]", smooth, "nearest neighbour"),
+    ],
+)
+def test_masks_that_were_misread_are_errors_with_the_line_to_write(root, found, classes, masks, line):
+    text = (root / "dataset.yaml").read_text().replace("[road, car, person]", classes)
+    (root / "dataset.yaml").write_text(text)
+    findings = rewrite(root, masks=masks).findings
+    errors = findings[findings["severity"] == "error"]
+    assert errors["check"].tolist() == [found], findings[["check", "detail"]].to_string()
+    assert line in errors["suggestion"].iloc[0]
+    if found in ("all-255", "ids-from-1"):  # the line that is named mends it
+        told = text.replace(", sky]", "]") + line + "\n"
+        (root / "dataset.yaml").write_text(told.replace("ignore_ids: [9]\n", ""))
+        assert "error" not in set(check(root).findings["severity"])
+
+
+def test_sixteen_bits_ask_for_a_range_and_tell_which_was_taken(root):
+    findings = rewrite(root, images=lambda image: image[..., 0].astype(np.uint16) * 2 + 5000).findings
+    assert findings["check"].tolist() == ["range"]
+    line = findings["suggestion"].iloc[0].split(" into ")[0].removeprefix("Write ")
+    low, high = json.loads(line.removeprefix("range: "))
+    assert 5000 <= low < 5010
+    assert 5500 < high <= 5510
+    taken = rewrite(root, line).findings
+    assert taken[["severity", "check"]].values.tolist() == [["info", "range-taken"]]
+    text = (root / "dataset.yaml").read_text().replace(line, "range: [0, 65535]")
+    (root / "dataset.yaml").write_text(text)
+    assert "are 2 grey levels" in check(root).findings.set_index("check").loc["range-too-wide", "detail"]
+
+
+def test_orientation_is_asked_for_where_sizes_do_not_tell(root):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for file in root.glob("*/images/*.png"):
+        Image.open(file).save(file, exif=exif)
+    found = check(root).findings
+    assert found[["severity", "check"]].values.tolist() == [["error", "exif-orientation"]]
+    pixels = {}
+    for rule in ("true", "false"):
+        text = (root / "dataset.yaml").read_text().split("exif: true\n")[-1]
+        (root / "dataset.yaml").write_text(f"exif: {rule}\n{text}")
+        assert check(root).findings["check"].tolist() == ["exif-turned"]
+        dataset = load_dataset(root)
+        pixels[rule] = read_pair(dataset, dataset.samples.iloc[0])[0]
+    np.testing.assert_array_equal(pixels["true"], pixels["false"][::-1, ::-1])
+    exif[0x0112] = 6
+    for file in root.glob("*/images/*.png"):
+        Image.open(file).save(file, exif=exif)
+    assert check(root).findings["check"].iloc[0] == "exif-turned"  # exif: false
+    (root / "dataset.yaml").write_text(text)
+    first = check(root).findings.iloc[0]
+    assert first["check"] == "size-mismatch"
+    assert "exif: false" in first["suggestion"]
+
+
+def test_what_is_not_read_is_told(root):
+    put(root, "train", "a1", image=np.dstack([picture(1), picture(1)[..., 0]]))
+    (root / "val/masks/b1.png").unlink()
+    tifffile.imwrite(root / "val/masks/b1.tif", ids(8), photometric="miniswhite")
+    found = check(root).findings.set_index("check")
+    assert set(found.index) == {"alpha-dropped", "white-is-zero"}
+    assert set(found["severity"]) == {"info"}
+
+
+def test_copies_in_other_light_share_a_mask_rightly_and_copies_with_another_mask_are_told(photographs):
+    image, mask = photograph(7)
+    for k, other in enumerate((image // 2, 255 - image // 3, image[..., ::-1])):
+        put(photographs, "train", f"train-{k:02d}x", other, mask)
+    put(photographs, "train", "train-20x", image, np.roll(mask, 30, 1))
+    found = check(photographs).findings
+    assert "mask-of-another-image" not in set(found["check"])
+    differ = found[found["check"] == "duplicate-masks-differ"]
+    assert differ["severity"].tolist() == ["warning"]
+    assert "train-20x" in differ["detail"].iloc[0]
+    put(photographs, "train", "train-21x", photograph(21)[0], photograph(22)[1])
+    assert "mask-of-another-image" in set(check(photographs).findings["check"])
+
+
+def test_masks_that_nearly_all_lie_beside_edges_are_no_warnings(photographs):
+    for k in range(8):
+        image, mask = photograph(k)
+        put(photographs, "train", f"train-{k:02d}x", image, np.roll(mask, (4, -5), (0, 1)))
+    found = check(photographs).findings
+    assert "mask-beside-edges" not in set(found["check"])
+    assert "8 of 42 masks" in found.set_index("check").loc["edges-elsewhere", "detail"]

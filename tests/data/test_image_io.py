@@ -7,12 +7,13 @@ import zlib
 
 import numpy as np
 import pytest
+import tifffile
 from fuzzing import cases, damaged
 from hypothesis import given
 from PIL import Image
 
 from seglib import data
-from seglib.data import IGNORE, ClassMap, DatasetError, read_image, read_mask
+from seglib.data import IGNORE, ClassMap, DatasetError, ImageForm, read_image, read_mask
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 8, 3), np.uint8)
@@ -35,7 +36,7 @@ def png16(array):
 
     h, w, c = array.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
-    header = struct.pack(">IIBBBBB", w, h, 16, {1: 0, 3: 2, 4: 6}[c], 0, 0, 0)
+    header = struct.pack(">IIBBBBB", w, h, 16, {1: 0, 2: 4, 3: 2, 4: 6}[c], 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 
@@ -59,14 +60,156 @@ def test_palette_gives_its_colours(tmp_path, transparency):
     np.testing.assert_array_equal(read_mask(tmp_path / "a.png", ABC), IDS)
 
 
-def test_16_bits_become_8_by_the_upper_byte(tmp_path):
+TOP = ImageForm(range=(0, 65535))
+
+
+def test_more_than_8_bits_are_scaled_by_the_range_and_refused_without(tmp_path):
     deep = RNG.integers(0, 65536, (6, 8, 4), np.uint16)
-    grey = np.repeat((deep[..., :1] >> 8).astype(np.uint8), 3, axis=2)
-    for channels, expected in ((1, grey), (3, (deep[..., :3] >> 8)), (4, (deep[..., :3] >> 8))):
-        path = tmp_path / f"{channels}.png"
-        path.write_bytes(png16(deep[..., :channels]))
-        np.testing.assert_array_equal(read_image(path), expected)
-    np.testing.assert_array_equal(read_image(save(tmp_path / "grey.tif", deep[..., 0])), grey)
+    files = {f"{c}.png": png16(deep[..., :c]) for c in (1, 2, 3, 4)}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    for name, array in {
+        "1.tif": deep[..., 0],
+        "3.tif": deep[..., :3],
+        "f.tif": deep[..., 0] - np.float32(100),
+    }.items():
+        tifffile.imwrite(tmp_path / name, array)
+    low, high = 1000, 50000
+    expected = np.rint(np.clip((deep.astype(float) - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    for path in sorted(tmp_path.iterdir()):
+        with pytest.raises(DatasetError, match=r"(16|32)-bit.* values.*range: ") as error:
+            read_image(path)
+        assert error.value.check == "range"
+        shift = 100 * (path.name == "f.tif")
+        image = read_image(path, form=ImageForm(range=(low - shift, high - shift)))
+        channels = slice(3) if path.name[0] in "34" else slice(1)
+        np.testing.assert_array_equal(image, np.broadcast_to(expected[..., channels], image.shape))
+    np.testing.assert_array_equal(read_image(save(tmp_path / "8.png", RGB), form=TOP), RGB)  # 8 bits stay
+    holes = np.array([[np.nan, np.inf], [-np.inf, 1]], np.float32)
+    tifffile.imwrite(tmp_path / "n.tif", holes)
+    assert read_image(tmp_path / "n.tif", form=ImageForm(range=(0, 2)))[..., 0].tolist() == [
+        [0, 255],
+        [0, 128],
+    ]
+
+
+@pytest.mark.parametrize("bands", [2, 4, 5])
+def test_bands_are_named_and_never_dropped(tmp_path, bands):
+    array = RNG.integers(0, 256, (6, 8, bands), np.uint8)
+    for planar in ("contig", "separate"):
+        path = tmp_path / f"{planar}.tif"
+        tifffile.imwrite(
+            path,
+            np.moveaxis(array, -1, 0) if planar == "separate" else array,
+            photometric="minisblack",
+            planarconfig=planar,
+        )
+        with pytest.raises(DatasetError, match=rf"{bands} bands.*channels: \["):
+            read_image(path)
+        named = (2, 1, 1) if bands == 2 else (4, 3, 1)
+        image = read_image(path, form=ImageForm(channels=named))
+        np.testing.assert_array_equal(image, array[..., [c - 1 for c in named]])
+        with pytest.raises(DatasetError, match=rf"has {bands} bands.*names \[9, 1, 1\]"):
+            read_image(path, form=ImageForm(channels=(9, 1, 1)))
+    assert (read_image(save(tmp_path / "rgb.png", RGB), form=ImageForm((3, 2, 1))) == RGB[..., ::-1]).all()
+
+
+def test_tiffs_that_pillow_alone_misreads(tmp_path):
+    masks = {
+        "f64": IDS.astype(float),
+        "i64": IDS.astype(np.int64),
+        "u32": IDS.astype(np.uint32),
+        "i8": IDS.astype(np.int8),
+    }
+    for name, array in masks.items():
+        tifffile.imwrite(tmp_path / f"{name}.tif", array)
+        np.testing.assert_array_equal(read_mask(tmp_path / f"{name}.tif", ABC), IDS)
+    for array in (IDS, IDS > 0):  # ids are as stored, pictures as they look
+        tifffile.imwrite(tmp_path / "w.tif", array, photometric="miniswhite")
+        mask, stored = data.read_mask_and_mode(tmp_path / "w.tif", ABC)
+        np.testing.assert_array_equal(mask, array)
+        assert stored.white_is_zero
+        light = 255 - array if array.dtype == np.uint8 else ~array * np.uint8(255)
+        np.testing.assert_array_equal(read_image(tmp_path / "w.tif")[..., 0], light)
+    nodata = IDS.astype(np.int32)
+    nodata[0, :2] = -1, -9999
+    tifffile.imwrite(tmp_path / "n.tif", nodata)
+    with pytest.raises(DatasetError, match=r"holds ids \{-9999, -1\}.*ignore_ids: \[-9999, -1\]"):
+        read_mask(tmp_path / "n.tif", ABC)
+    ignoring = ClassMap(("a", "b", "c"), ignore_ids=(-1, -9999))
+    np.testing.assert_array_equal(
+        read_mask(tmp_path / "n.tif", ignoring), np.where(nodata < 0, IGNORE, nodata)
+    )
+    overview = [IDS, IDS[::2, ::2]]
+    with tifffile.TiffWriter(tmp_path / "o.tif") as out:
+        for k, page in enumerate(overview):
+            out.write(page, subfiletype=k)
+    np.testing.assert_array_equal(read_mask(tmp_path / "o.tif", ABC), IDS)
+
+
+def test_what_is_no_single_picture_is_named(tmp_path):
+    frames = {"save_all": True, "append_images": [Image.fromarray(RGB[::-1].copy())]}
+    tifffile.imwrite(tmp_path / "stack.tif", np.stack([IDS] * 3), photometric="minisblack")
+    tifffile.imwrite(tmp_path / "imagej.tif", np.stack([IDS] * 4), imagej=True)
+    save(tmp_path / "apng.png", RGB, **frames)
+    save(tmp_path / "gif.png", Image.fromarray(RGB), format="GIF")
+    label = np.dstack([RGB[..., :3] * 0, IDS])
+    save(tmp_path / "alpha.png", label)
+    tifffile.imwrite(tmp_path / "shares.tif", IDS / np.float32(2))
+    (tmp_path / "rle.png").write_text('{"counts": []}')
+    (tmp_path / "lfs.png").write_text("version https://git-lfs.github.com/spec/v1")
+    tifffile.imwrite(tmp_path / "cut.tif", IDS)
+    (tmp_path / "cut.tif").write_bytes((tmp_path / "cut.tif").read_bytes()[:-9])
+    told = {
+        "stack.tif": "3 pages",
+        "imagej.tif": "4 pages",
+        "apng.png": "2 frames",
+        "gif.png": "is a GIF.*Save it as PNG",
+    }
+    told |= {"alpha.png": "its alpha, 0 to 2.*getchannel", "shares.tif": "fractions", "rle.png": "is JSON"}
+    told |= {"lfs.png": "Git LFS pointer", "cut.tif": "ends before its pixels"}
+    for name, words in told.items():
+        with pytest.raises(DatasetError, match=words):
+            read_mask(tmp_path / name, ABC)
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "line"),
+    [
+        ([1, 2, 3], ABC, r"id_map: \{1: 0, 2: 1, 3: 2\}"),
+        ([0, 1, 2, 3], ABC, r"id_map: \{0: 255, 1: 0, 2: 1, 3: 2\}"),
+        ([0, 128, 255], ABC, r"id_map: \{0: 0, 128: 1, 255: 2\}"),
+        ([0, 26001, 26002, 7000], ABC, "instance numbers.*labelIds"),
+        ([*range(12)], ABC, "instance numbers.*id_map"),
+        ([0, 77, 78, 200, 201], ABC, "Correct the mask"),
+    ],
+)
+def test_masks_that_are_not_what_they_seem_come_with_the_line_to_write(tmp_path, values, classes, line):
+    stored = np.resize(np.array(values, np.uint16), (12, 12))
+    with pytest.raises(DatasetError, match=line):
+        read_mask(save(tmp_path / "m.png", stored), classes)
+
+
+def test_smeared_masks_are_refused_or_snapped_to_the_nearest_value(tmp_path):
+    large = np.zeros((64, 64), np.uint8)
+    large[20:50, 10:40] = 255
+    path = save(tmp_path / "m.jpg", large, quality=60)
+    names, id_map = ("a", "b"), {0: 0, 255: 1}
+    with pytest.raises(DatasetError, match=r"smeared.*snap: true and id_map: \{0: 0, 255: 1\}"):
+        read_mask(path, ClassMap(names))
+    with pytest.raises(DatasetError, match="snap: true into"):
+        read_mask(path, ClassMap(names, id_map=id_map))
+    snapping = ClassMap(names, id_map=id_map, snap=True)
+    np.testing.assert_array_equal(read_mask(path, snapping), large // 255)
+    assert ClassMap.from_dict(snapping.to_dict()) == snapping
+    colors = ClassMap(names, colors=[[10, 0, 0], [250, 240, 0]], snap=True)
+    noisy = colors.colors[large // 255].astype(int) + RNG.integers(-9, 10, (64, 64, 3))
+    mask = read_mask(save(tmp_path / "c.png", noisy.clip(0, 255).astype(np.uint8)), colors)
+    np.testing.assert_array_equal(
+        np.where(mask == IGNORE, 0, mask), large // 255
+    )  # black beside (10, 0, 0) is ignored
+    with pytest.raises(ValueError, match=r"at least 16 apart; two of these differ by 1.*id_map"):
+        ClassMap(names, snap=True)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -90,10 +233,10 @@ def test_ids_in_every_stored_form(tmp_path, form):
     array |= {"rgb": three, "webp": three, "rgba": np.dstack([three, alpha])}
     path = tmp_path / {"tif16": "m.tif", "webp": "m.webp"}.get(form, "m.png")
     save(path, array.get(form, IDS), **({"lossless": True} if form == "webp" else {}))
-    mask, mode = data.read_mask_and_mode(path, ABC)
+    mask, stored = data.read_mask_and_mode(path, ABC)
     np.testing.assert_array_equal(mask, IDS)
     assert mask.dtype == np.uint8
-    assert mode == data.read_picture(path)[1]
+    assert stored == data.read_picture(path, form=TOP)[1]
 
 
 def test_binary_masks(tmp_path):
@@ -127,8 +270,6 @@ def test_wide_integers_and_floats_are_refused(tmp_path):
         read_mask(path, ABC)
     with pytest.raises(DatasetError, match="32-bit"):
         read_image(path)
-    with pytest.raises(DatasetError, match="stored as 'F'"):
-        read_mask(save(tmp_path / "f.tif", np.zeros((4, 4), np.float32)), ABC)
 
 
 # masks are written in the form in which they were stored
@@ -227,15 +368,20 @@ def test_sound_pictures_are_read_as_pillow_reads_them(tmp_path, number):
     file = tmp_path / "x.png"
     file.write_bytes(FILES[number])
     with Image.open(file) as picture:
+        several = getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO"
+        fourth = picture.format == "TIFF" and picture.tag_v2.get(338) == (0,)  # a band that is not alpha
         form, mode, reference = picture.format, picture.mode, np.asarray(picture.convert("RGB"))
     if form not in ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "MPO"):
-        with pytest.raises(DatasetError, match=r"cannot be read .*expected PNG"):
+        with pytest.raises(DatasetError, match=r"(cannot be read|is a GIF).*expected PNG"):
             read_image(file)
     elif mode in ("F", "La") or (mode == "LAB" and form == "TIFF"):
         with contextlib.suppress(DatasetError):
             read_image(file)
     elif mode.startswith("I"):
-        assert not read_image(file).any()  # the upper byte of ids 0-2
+        assert not read_image(file, form=TOP).any()  # ids 0-2 of 65535
+    elif several or fourth:
+        with pytest.raises(DatasetError, match=r"2 (frames|pages)|4 bands .*channels: \["):
+            read_image(file)
     elif mode not in ("LA", "PA", "RGBA"):
         image = read_image(file)
         np.testing.assert_array_equal(image, reference)

@@ -1,0 +1,135 @@
+"""Whether masks and images mean what they were read as: ids that are shifted, smeared or numbers; ranges; EXIF."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from seglib import data
+from seglib.checks.findings import Finding, finding
+from seglib.data import IGNORE, Dataset
+
+_FEWEST = 10  # masks from which an absent first class is no chance
+_SOFT = 0.15  # of the steps between ids two or more apart; sharp masks: below 0.05
+_STEPS, _CROWDED = (
+    20,
+    0.2,
+)  # such steps without which a mask says nothing, and a share of the pixels that is noise
+_NUMBERS = 5  # instances in one image at most, below which ids may be classes
+_SAMPLED = 50  # images from which a range is proposed
+_LEVELS = 64  # of 256 that a range should leave
+
+
+def soft_share(mask: np.ndarray) -> float:
+    """Share of the steps between ids two or more apart that pass through an id between them; NaN if there are few, or only such."""
+    far = between = 0
+    for ids in (mask, mask.T):
+        a, b, c = ids[:, :-2], ids[:, 1:-1], ids[:, 2:]
+        low, high = np.minimum(a, c), np.maximum(a, c)
+        steps = (high - low >= 2) & (high != IGNORE)
+        far += np.count_nonzero(steps)
+        between += np.count_nonzero(steps & (low < b) & (b < high))
+    return between / far if _STEPS <= far <= _CROWDED * mask.size else float("nan")
+
+
+def numbered(values: np.ndarray) -> float:
+    """Highest id of a mask whose ids number its regions, 1, 2, 3, ...; 0 if they do not, NaN if it is empty.
+
+    values: (R,) id of each connected region.
+    """
+    own = np.sort(values[(values != 0) & (values != IGNORE)])
+    if not len(own):
+        return float("nan")
+    return float(own[-1]) if len(np.unique(own)) == own[-1] >= len(own) / 1.1 else 0.0
+
+
+def undecided(image: data.Stored, mask: data.Stored, size: tuple[int, int]) -> bool:
+    """Tell whether an image is turned by EXIF, its mask is not, and their sizes do not say how the mask lies."""
+    orientation = image.orientation if mask.orientation == 1 else 1
+    return orientation in (2, 3, 4) or (orientation > 4 and size[0] == size[1])
+
+
+def propose_range(dataset: Dataset, found: list[Finding]) -> list[Finding]:
+    """Put all images without a range into one finding, with the line of dataset.yaml that gives them one."""
+    lacking = [one for one in found if one[1] == "range"]
+    if not lacking:
+        return found
+    low, high = _robust_range(dataset)
+    detail = f"{len(lacking)} images have more than 8 bits a channel and dataset.yaml has no range: {lacking[0][4]}"
+    told = f"Write range: [{low:.6g}, {high:.6g}] into dataset.yaml: between them lie 99.8 % of the training pixels."
+    return [one for one in found if one[1] != "range"] + [finding("range", lacking[0][2], "", detail, told)]
+
+
+def _robust_range(dataset: Dataset) -> tuple[float, float]:
+    """The 0.1st and 99.9th percentile of the training images' values, of those of more than 8 bits."""
+    train = dataset.samples["split"] == "train"
+    samples = dataset.samples[train if train.any() else ~train]
+    values = []
+    for row in samples.iloc[:: -(-len(samples) // _SAMPLED)].itertuples():
+        try:
+            pixels = data.read_values(dataset.root / row.image, form=dataset.form)
+        except data.DatasetError:
+            continue  # a finding already
+        if pixels.dtype not in (bool, np.uint8):
+            values.append(pixels.ravel()[:: max(1, pixels.size // 20_000)])
+    known = np.concatenate(values or [np.array([0, 65535])]).astype(float)
+    low, high = np.percentile(known[np.isfinite(known)], [0.1, 99.9])
+    return float(low), float(max(high, low + 1e-6 * abs(low) or 1.0))
+
+
+def judge_reading(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -> Iterator[Finding]:
+    """Report what whole datasets show: masks that were misread, and by what rule images were read."""
+    yield from _judge_images(dataset, samples)
+    classes, some_mask = dataset.classes, samples["ignore_share"].notna().to_numpy()
+    if classes.id_map or classes.by_color:
+        return
+    total, whole = counts.sum(axis=0), some_mask & (samples["mask_mode"] != "1").to_numpy()
+    if whole.any() and IGNORE not in classes.ignore_ids and not counts[whole, 1:].any():
+        share = samples.loc[whole, "ignore_share"].mean()
+        if share > 0:
+            detail = f"{whole.sum()} masks hold 0 and 255 alone: 255 is ignored, {share:.1%} of their pixels."
+            told = "Write id_map: {0: 0, 255: 1} into dataset.yaml if 255 is a class, ignore_ids: [255] if it is not."
+            yield finding("all-255", "", "", detail, told)
+    absent = len(total) > 1 and not total[0] and total[1:].all() and 0 not in classes.ignore_ids
+    if absent and some_mask.sum() >= _FEWEST:
+        line = ", ".join(f"{c}: {c - 1}" for c in range(1, len(total)))
+        detail = f"no mask holds id 0 ({classes.names[0]}), all hold 1 to {len(total) - 1}: ids seem to begin at 1."
+        told = f"Remove {classes.names[0]!r} from classes and write id_map: {{{line}}} into dataset.yaml; if the class is "
+        same = ", ".join(f"{c}: {c}" for c in range(len(total)))
+        yield finding("ids-from-1", "", "", detail, f"{told}only absent, id_map: {{{same}}}.")
+    soft = samples["_soft"].dropna().astype(float)
+    if len(soft) and soft.median() > _SOFT:
+        detail = f"between classes lie pixels of ids between theirs, at {soft.median():.0%} of such outlines: masks were "
+        yield finding("soft-edges", samples.loc[soft.idxmax(), "id"], "", f"{detail}resized or smoothed.")
+    numbers = samples["_numbers"].dropna().astype(float)
+    if len(numbers) and (numbers > 0).mean() >= 0.9 and numbers.max() >= _NUMBERS and numbers.nunique() > 1:
+        detail = f"ids number the regions of each mask, 1 to {numbers.max():.0f}: they look like instances, not classes."
+        yield finding("instance-numbers", samples.loc[numbers.idxmax(), "id"], "", detail)
+
+
+def _judge_images(dataset: Dataset, samples: pd.DataFrame) -> Iterator[Finding]:
+    images, masks = samples["_image"].dropna(), samples["_stored"].dropna()
+    if alpha := sum(stored.alpha for stored in images):
+        yield finding("alpha-dropped", "", "", f"{alpha} images have an alpha channel, which is not read.")
+    if white := sum(stored.white_is_zero for stored in masks):
+        detail = f"{white} masks are TIFFs with white as zero (PhotometricInterpretation 0); ids are read as stored."
+        yield finding("white-is-zero", "", "", detail)
+    if turned := sum(stored.orientation != 1 for stored in images):
+        rule, which = dataset.form.exif, samples["_undecided"].eq(True)
+        detail = f"{turned} images have an EXIF orientation and are {'not ' * (rule is False)}turned by it."
+        if rule is None and which.any():
+            first = samples.loc[which.idxmax(), "id"]
+            detail += f" Of {which.sum()} of them ({first}, ...) sizes do not tell how their masks lie."
+            yield finding("exif-orientation", first, "", detail)
+        else:
+            yield finding("exif-turned", "", "", detail)
+    deep = sum(stored.deep for stored in images)
+    if deep and dataset.form.range:
+        low, high = dataset.form.range
+        first, last = _robust_range(dataset)
+        levels = max(0, 256 * (min(high, last) - max(low, first)) / (high - low))
+        detail = f"{deep} images of more than 8 bits: {low:g} to {high:g} become 0-255. 99.8 % of the training pixels "
+        detail += f"lie in {first:.6g} to {last:.6g}, which are {levels:.0f} grey levels."
+        yield finding("range-taken" if levels >= _LEVELS else "range-too-wide", "", "", detail)
