@@ -13,6 +13,8 @@ from scipy import stats
 
 from seglib import metrics, runs
 from seglib.evaluate.evaluation import Evaluation, recorded_digests, units_of
+from seglib.params import Train
+from seglib.runs import Run
 
 CHANGES = ("fixed", "regressed", "failing in both", "fine in both", "unscored")
 
@@ -175,3 +177,39 @@ def write_comparison(comparison: Comparison) -> Path:
         summary = comparison.summary | {"sentence": comparison_sentence(comparison)}
         runs.write_json(new / "summary.json", summary)
     return folder
+
+
+def list_runs() -> pd.DataFrame:
+    """Tabulate the runs below artifacts/runs, the newest first.
+
+    Returns:
+        run, date, model, data, val (best mean IoU of the training), test and worst_5 (mean IoU of split test, and of
+        its worst 5 % of images), minutes (of training), differs (parameters that are not alike in all runs and not
+        the default). What a run lacks is NaN or "".
+    """
+    rows = []
+    for path in runs.project_root().glob("artifacts/runs/*/params.json"):
+        run, row = Run(path.parent), {"run": path.parent.name, "date": "", "differs": runs.read_json(path)}
+        given, environment = row["differs"], run.path / "environment.json"
+        row["model"] = " ".join(given[n] for n in ("architecture", "encoder") if n in given) or "predictions"
+        row["data"] = given.get("dataset", "")
+        if environment.is_file():
+            row["date"] = runs.read_json(environment)["time"][:16].replace("T", " ")
+        if run.history.is_file():
+            history = runs.read_table(run.history, index_col=False)
+            row |= {"val": history["val_miou"].max(), "minutes": history["seconds"].sum() / 60}
+        if (scores := run.evaluation("test") / "metrics.json").is_file():
+            found = runs.read_json(scores, ["mean_iou"])
+            row |= {"test": found["mean_iou"], "worst_5": found.get("mean_iou_image_worst_5")}
+        rows.append(row)
+    columns = ["run", "date", "model", "data", "val", "test", "worst_5", "minutes", "differs"]
+    usual, trained = Train().model_dump(), [row["differs"] for row in rows if row["model"] != "predictions"]
+    told = set(usual) - {"run", "dataset", "architecture", "encoder", "resume", "replace"}
+    told = [n for n in usual if n in told and len({str(given.get(n, usual[n])) for given in trained}) > 1]
+    for row in rows:
+        values = {name: row["differs"].get(name, usual[name]) for name in told}
+        row["differs"] = ", ".join(f"{n}={v}" for n, v in values.items() if v != usual[n])
+    table = pd.DataFrame(rows, columns=columns).sort_values(
+        ["date", "run"], ascending=False, ignore_index=True
+    )
+    return table.astype(dict.fromkeys(columns[4:8], float))

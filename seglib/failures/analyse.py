@@ -77,13 +77,13 @@ def analyse(evaluation: Evaluation, failures: pd.DataFrame, progress: bool = Fal
         failures.csv, also for spreadsheets and as JSON. What an earlier analysis left is replaced when all of
         it is written; verdicts stay.
     """
-    run, split = evaluation.run, evaluation.split
+    run, split, name = evaluation.run, evaluation.split, evaluation.name
     evaluate.check_as_scored(evaluation)
-    if changed := evaluate.changed_since_training(run, evaluation.dataset):
+    if changed := evaluate.changed_since_training(run, evaluation.training_dataset):
         tqdm.write(changed)
-    with runs.replace_folder(run.failures(split), _FOLDERS, last="failures.csv") as folder:
+    with runs.replace_folder(run.failures(name), _FOLDERS, last="failures.csv") as folder:
         scorer = open_scorer(evaluation)
-        training = observe_training(run, evaluation.dataset, scorer, progress) if scorer else None
+        training = observe_training(run, evaluation.training_dataset, scorer, progress) if scorer else None
         bar = {"total": len(evaluation.per_image), "leave": False, "disable": not progress}
         seen = tqdm(observe(evaluation, scorer), f"looking at {split}", **bar)
         confidences = {sample: folder / "confidences" / f"{sample}.png" for sample in failures["id"]}
@@ -94,7 +94,7 @@ def analyse(evaluation: Evaluation, failures: pd.DataFrame, progress: bool = Fal
         ]
         worst_first = {"by": ["label_score", "label_quality"], "ascending": [False, True]}
         suspects = suspects.sort_values(**worst_first, kind="stable", ignore_index=True)
-        found = Analysis(evaluation, run.failures(split), table, images, suspects, labels, training)
+        found = Analysis(evaluation, run.failures(name), table, images, suspects, labels, training)
         _write_pictures(found, folder)
         _write_tables(found, folder)
     return found
@@ -266,7 +266,7 @@ def write_spreadsheet(path: str | Path, table: pd.DataFrame) -> Path:
 
 def suspect_region(evaluation: Evaluation, sample: str) -> np.ndarray | None:
     """Read where the label of an image is in doubt, (H, W) bool; None where nowhere."""
-    path = evaluation.run.failures(evaluation.split) / "suspects" / f"{sample}.png"
+    path = evaluation.run.failures(evaluation.name) / "suspects" / f"{sample}.png"
     return evaluate.read_ids(path) > 0 if path.is_file() else None
 
 

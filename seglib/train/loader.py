@@ -241,7 +241,7 @@ def training_batches(
         yield from map_ahead(pool, lambda share: _cut(*share), shares(), ahead=ahead)
 
 
-def rare_pixel(cached: CachedSplit, i: int, random: np.random.Generator) -> tuple[float, float] | None:
+def rare_pixel(cached: CachedSplit, i: int, random: np.random.Generator) -> tuple | None:
     """Draw a class of a sample, the fewer pixels it has in the split the likelier; then one of its pixels.
 
     Returns (row, column) in the image, or None where the sample has no valid pixel.
@@ -252,10 +252,7 @@ def rare_pixel(cached: CachedSplit, i: int, random: np.random.Generator) -> tupl
     rarity = 1 / cached.pixel_counts.sum(0)[here]
     mask = cached.pair(i)[1]
     at = random.choice(np.flatnonzero(mask == random.choice(here, p=rarity / rarity.sum())))
-    return tuple(
-        (p + 0.5) * n / m - 0.5
-        for p, n, m in zip(np.unravel_index(at, mask.shape), cached.image_sizes[i], mask.shape, strict=True)
-    )
+    return np.unravel_index(at, mask.shape)
 
 
 def _cut(cached: CachedSplit, index: np.ndarray, crops: list, jitters: list, pinned: bool) -> Batch:

@@ -142,8 +142,8 @@ class Trainer:
                 self.scaler.scale(terms.total * (weight * processes)).backward()
             sums += weight * torch.stack([term.detach() for term in terms])
             valid += weight
-        if parts > 1 and valid > 0:
-            sums /= valid
+        if parts > 1:
+            sums /= (valid := valid.clamp_min(1e-9))
             torch._foreach_div_([p.grad for p in self.model.parameters() if p.grad is not None], valid)
         return sums
 
