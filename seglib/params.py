@@ -77,6 +77,8 @@ def explain(fault: Mapping[str, Any]) -> str:
 def _unknown(name: str, known: Collection[str]) -> str:
     if name in RENAMED:
         return f"{name!r} (is called {RENAMED[name]!r} now)"
+    if of := [n for n, model in NOTEBOOKS.items() if name in model.model_fields]:
+        return f"{name!r} (of {', '.join(of)})"
     return brief(name) + "".join(f" (did you mean {n!r}?)" for n in difflib.get_close_matches(name, known, 1))
 
 
