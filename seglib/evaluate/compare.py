@@ -187,28 +187,35 @@ def list_runs() -> pd.DataFrame:
         its worst 5 % of images), minutes (of training), differs (parameters that are not alike in all runs and not
         the default). What a run lacks is NaN or "".
     """
+    known = [Run(path.parent) for path in runs.project_root().glob("artifacts/runs/*/params.json")]
+    given, usual = {run: runs.read_json(run.params) for run in known}, Train().model_dump()
+    shown = {"run", "dataset", "architecture", "encoder", "resume", "replace"}
+    several = [
+        n for n in usual if len({str(g.get(n, usual[n])) for r, g in given.items() if not r.external}) > 1
+    ]
     rows = []
-    for path in runs.project_root().glob("artifacts/runs/*/params.json"):
-        run, row = Run(path.parent), {"run": path.parent.name, "date": "", "differs": runs.read_json(path)}
-        given, environment = row["differs"], run.path / "environment.json"
-        row["model"] = " ".join(given[n] for n in ("architecture", "encoder") if n in given) or "predictions"
-        row["data"] = given.get("dataset", "")
-        if environment.is_file():
-            row["date"] = runs.read_json(environment)["time"][:16].replace("T", " ")
-        if run.history.is_file():
-            history = runs.read_table(run.history, index_col=False)
-            row |= {"val": history["val_miou"].max(), "minutes": history["seconds"].sum() / 60}
-        if (scores := run.evaluation("test") / "metrics.json").is_file():
-            found = runs.read_json(scores, ["mean_iou"])
-            row |= {"test": found["mean_iou"], "worst_5": found.get("mean_iou_image_worst_5")}
-        rows.append(row)
+    for run, values in given.items():
+        environment, scores = run.path / "environment.json", run.evaluation("test") / "metrics.json"
+        time = runs.read_json(environment)["time"] if environment.is_file() else ""
+        found = runs.read_json(scores, ["mean_iou"]) if scores.is_file() else {}
+        history = pd.DataFrame(columns=["val_miou", "seconds"], dtype=float)
+        history = runs.read_table(run.history, index_col=False) if run.history.is_file() else history
+        model = "predictions" if run.external else f"{values.get('architecture')} {values.get('encoder')}"
+        row = [
+            run.name,
+            time[:16].replace("T", " "),
+            model,
+            values.get("dataset", ""),
+            history["val_miou"].max(),
+        ]
+        row += [
+            found.get("mean_iou"),
+            found.get("mean_iou_image_worst_5"),
+            history["seconds"].sum() / 60 or None,
+        ]
+        told = {name: values.get(name, usual[name]) for name in several if name not in shown}
+        rows.append([*row, ", ".join(f"{name}={v}" for name, v in told.items() if v != usual[name])])
     columns = ["run", "date", "model", "data", "val", "test", "worst_5", "minutes", "differs"]
-    usual, trained = Train().model_dump(), [row["differs"] for row in rows if row["model"] != "predictions"]
-    told = set(usual) - {"run", "dataset", "architecture", "encoder", "resume", "replace"}
-    told = [n for n in usual if n in told and len({str(given.get(n, usual[n])) for given in trained}) > 1]
-    for row in rows:
-        values = {name: row["differs"].get(name, usual[name]) for name in told}
-        row["differs"] = ", ".join(f"{n}={v}" for n, v in values.items() if v != usual[n])
     table = pd.DataFrame(rows, columns=columns).sort_values(
         ["date", "run"], ascending=False, ignore_index=True
     )

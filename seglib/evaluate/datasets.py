@@ -22,9 +22,14 @@ def run_dataset(run: Run) -> Dataset:
 
 def evaluation_name(run: Run, split: str, dataset: str, config: str = "") -> str:
     """Name the folder of an evaluation: its split, or "<folder>-<split>" of another dataset than the run's own."""
-    own = runs.read_json(run.params, ["dataset"]) if dataset else {}
-    pairs = (dataset, own.get("dataset", "")), (config, own.get("config", own.get("recipe", "")))
-    if not any(given and runs.stored_path(given) != runs.stored_path(known or ".") for given, known in pairs):
+    if not dataset and not config:
+        return split
+    own = runs.read_json(run.params, ["dataset"])
+    if not dataset or runs.stored_path(dataset) == runs.stored_path(own["dataset"]):
+        known = own.get("config", own.get("recipe", ""))
+        if config and runs.stored_path(config) != runs.stored_path(known or "."):
+            told = f"config = {config!r}, but run {run.name!r} was trained with {known!r}"
+            raise ValueError(f"{told}. Leave it empty, or name the other dataset that it is of.")
         return split
     stored = runs.stored_path(dataset)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{Path(stored).name}-{split}").lstrip("._-")

@@ -78,18 +78,14 @@ def class_curves(history: pd.DataFrame) -> Figure:
         return style.empty(None, "no IoU by class").figure
     order, across = columns.ffill().iloc[-1].sort_values(kind="stable"), min(6, columns.shape[1])
     rows = -(-len(order) // across)
-    fig, axs = plt.subplots(
-        rows, across, figsize=(12.6, 1.5 * rows + 0.4), sharex=True, sharey=True, squeeze=False
-    )
-    plt.close(fig)
+    fig, axs = style.sheet(rows, across, 12.6, 1.5 * rows + 0.4)
     for ax in axs.flat[len(order) :]:
         ax.set_axis_off()
     for ax, (name, last) in zip(axs.flat, order.items(), strict=False):
         ax.plot(history["epoch"], columns[name], color=style.GREEN, marker="o" if len(history) < 2 else "")
-        ax.set(title=f"{style.text(name.removeprefix('val_iou_'), 20)} {last:.2f}", ylim=(0, 1))
-        ax.grid(axis="y")
-    axs[0, 0].set(ylabel="IoU")
-    fig.supxlabel("epoch", fontsize=9)
+        title = f"{style.text(name.removeprefix('val_iou_'), 20)} {last:.2f}"
+        ax.set(title=title, ylim=(0, 1), xlabel="epoch", ylabel="IoU")
+        ax.label_outer()
     return fig
 
 

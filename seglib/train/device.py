@@ -106,7 +106,7 @@ class DevicePlan:
 
     def table(self) -> pd.DataFrame:
         """Return one row a choice: choice, by its parameter's name; value; why (of weights: which, normalised how)."""
-        rows = [(name, str(getattr(self, name, "loaded")), why) for name, why in self.reasons.items()]
+        rows = [(name, str(getattr(self, name, "")), why) for name, why in self.reasons.items()]
         table = pd.DataFrame(rows, columns=["choice", "value", "why"])
         return table.replace({"value": {"True": "on", "False": "off"}})
 

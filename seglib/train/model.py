@@ -142,12 +142,10 @@ def check_model(params: Train, classes: ClassMap | None = None) -> tuple[ModelSp
     """
     names, encoder = [cls.__name__ for cls in smp.MODEL_ARCHITECTURES_MAPPING.values()], params.encoder
     architecture = _check_name("architecture", params.architecture, names)
-    if not (
-        encoder.startswith("tu-") and (":" in encoder or timm.is_model(encoder[3:]))
-    ):  # tu-hf-hub:timm/...
-        encoder = _check_name(
-            "encoder", encoder, [*smp_encoders, *(f"tu-{name}" for name in timm.list_models())]
-        )
+    own_hub = ":" in encoder  # as in tu-hf-hub:timm/resnet18
+    if not (encoder.startswith("tu-") and (own_hub or timm.is_model(encoder[3:]))):
+        known = [*smp_encoders, *(f"tu-{name}" for name in timm.list_models())]
+        encoder = _check_name("encoder", encoder, known)
     weights, path = params.encoder_weights, None
     if weights == "imagenet":
         path = _packaged_weights(encoder)
@@ -191,25 +189,22 @@ def _build_net(spec: ModelSpec, from_hub: bool = False) -> tuple[nn.Module, int,
     raise ModelError(f"{found.rstrip('.')}. docs/architectures.md lists pairs that work.")
 
 
-@torch.inference_mode()
+@torch.no_grad()  # a network may keep what it computes here, such as the mask of its attention
 def _sizes(net: nn.Module) -> tuple[int, int]:
     """Find out which images a network takes: (what must divide their sides, their least side), in pixels.
 
     Tried on blank images, small ones first; then on multiples of the size that the encoder was pretrained for.
     """
-    config, errors = getattr(getattr(net.encoder, "model", None), "pretrained_cfg", None) or {}, []
+    config = getattr(getattr(net.encoder, "model", None), "pretrained_cfg", None) or {}
     own = config.get("input_size", (3, STRIDE, STRIDE))[-1]
     net.eval()
-    for unit, least in ((STRIDE, STRIDE), (STRIDE, 4 * STRIDE), (STRIDE, 8 * STRIDE), (own, own)):
-        size = (least + unit * (least == unit), least + unit * (1 + (least == unit)))
-        try:
+    for unit, least in (*((STRIDE, times * STRIDE) for times in (1, 2, 4, 8)), (own, own)):
+        size = (least, least + unit)
+        with contextlib.suppress(RuntimeError, AssertionError, ValueError):
             if net(torch.zeros(1, 3, *size)).shape[-2:] == size:
                 net.train()
                 return unit, least
-            errors.append(f"its result is not of the size {size}")
-        except (RuntimeError, AssertionError, ValueError) as error:
-            errors.append(" ".join(str(error).split())[:200])
-    raise ModelError(f"it takes images of one size only ({errors[0]}), and images are of any size")
+    raise ModelError("it takes images of one size only, and those of a dataset have any")
 
 
 def _check_name(what: str, name: str, known: Collection[str]) -> str:

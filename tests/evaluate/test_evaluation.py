@@ -159,6 +159,8 @@ def test_a_run_is_scored_on_another_dataset(run, trained_root):
         assert (again.name, again.split, again.dataset.root) == ("night-val", "val", night)
     with pytest.raises(FileNotFoundError, match=r"no evaluation of split 'val' \(evaluated: night-val\)"):
         open_evaluation("tiny", "val", "data/tiny")
+    with pytest.raises(ValueError, match="config = 'other.yaml', but run 'tiny' was trained with ''"):
+        evaluate_run(Evaluate(run="tiny", config="other.yaml"))
     mine = evaluate_run(Evaluate(run="tiny", dataset=str(own), split="val"))
     assert (mine.name, mine.training_dataset) == ("val", mine.dataset)
     assert mine.scores["mean_iou"] == other.scores["mean_iou"]

@@ -82,7 +82,7 @@ def test_names_are_known_whatever_their_case_before_anything_is_built():
     spec, path = check_model(Train(architecture="UNET", encoder="ResNet18", encoder_weights="None"))
     assert (spec.architecture, spec.encoder, path) == ("Unet", "resnet18", None)
     with pytest.raises(
-        ModelError, match="encoder_weights = 'noisy-student': no file .*or 'imagenet' or 'none'"
+        ModelError, match=r"encoder_weights = 'noisy-student': no file .*or 'imagenet' or 'none'"
     ):
         check_model(Train(encoder_weights="noisy-student"))
 
