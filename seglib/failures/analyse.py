@@ -220,7 +220,7 @@ def explain_failures(evaluation: Evaluation, failures: pd.DataFrame, images: pd.
 
 def _write_pictures(found: Analysis, folder: Path) -> None:
     """Write the layers of every failure, the suspect regions, and small copies of the nearest training images."""
-    images, dataset, classes = found.images, found.evaluation.dataset, found.evaluation.classes
+    images, classes, training = found.images, found.evaluation.classes, found.evaluation.training_dataset
     for row in images[images["failed"] | images["suspect"]].itertuples():
         image, truth, pred = evaluate.read_layers(found.evaluation, row.id)
         if row.failed:
@@ -231,9 +231,9 @@ def _write_pictures(found: Analysis, folder: Path) -> None:
         if row.pixels > 0:
             region = grow_region(truth, pred, row.seed, row.by_given)
             _save(folder / "suspects" / f"{row.id}.png", 255 * region)
-    paths = dataset.samples.set_index("id")["image"]
+    paths = training.samples.set_index("id")["image"]
     for name in {name for names in found.failures["nearest"] for name in names}:
-        image = Image.fromarray(read_image(dataset.root / paths[name]))
+        image = Image.fromarray(read_image(training.root / paths[name]))
         image.thumbnail((_THUMBNAIL, _THUMBNAIL))
         _save(folder / "nearest" / f"{name}.png", np.asarray(image))
 
@@ -272,10 +272,12 @@ def suspect_region(evaluation: Evaluation, sample: str) -> np.ndarray | None:
 
 def beside_nearest(analysis: Analysis, failures: pd.DataFrame, count: int = 4) -> tuple[list, list[str]]:
     """Read images and titles, row by row: a failure, then the `count` training images nearest to it."""
-    dataset = analysis.evaluation.dataset
-    paths, images, titles = dataset.samples.set_index("id")["image"], [], []
+    scored, training = analysis.evaluation.dataset, analysis.evaluation.training_dataset
+    own, paths = (dataset.samples.set_index("id")["image"] for dataset in (scored, training))
+    images, titles = [], []
     for row in failures[failures["nearest"].map(bool)].itertuples():
         near = row.nearest[:count]
-        images += [read_image(dataset.root / paths[name]) for name in (row.id, *near)]
+        places = [scored.root / own[row.id], *(training.root / paths[name] for name in near)]
+        images += [read_image(place) for place in places]
         titles += [f"{row.id}: novelty {row.novelty:.0%}", *(f"train: {name}" for name in near)]
     return images, titles

@@ -159,7 +159,7 @@ def test_a_run_is_scored_on_another_dataset(run, trained_root):
         assert (again.name, again.split, again.dataset.root) == ("night-val", "val", night)
     with pytest.raises(FileNotFoundError, match=r"no evaluation of split 'val' \(evaluated: night-val\)"):
         open_evaluation("tiny", "val", "data/tiny")
-    with pytest.raises(ValueError, match="config = 'other.yaml', but run 'tiny' was trained with ''"):
+    with pytest.raises(ValueError, match=r"config = 'other.yaml', but run 'tiny' was trained with ''"):
         evaluate_run(Evaluate(run="tiny", config="other.yaml"))
     mine = evaluate_run(Evaluate(run="tiny", dataset=str(own), split="val"))
     assert (mine.name, mine.training_dataset) == ("val", mine.dataset)
@@ -167,6 +167,8 @@ def test_a_run_is_scored_on_another_dataset(run, trained_root):
     analysis = failures.analyse(other, failures.find_failures(other, 1.0))
     assert analysis.folder == run.failures("night-val")
     assert not failures.propose_actions(analysis).relabel
+    images, titles = failures.beside_nearest(analysis, analysis.failures.head(1))
+    assert len(images) == len(titles) == 5
     shutil.copytree(night, trained_root / "data" / "more" / "night")
     with pytest.raises(
         FileExistsError, match=r"night-val is an evaluation of data/night, not of data/more/night"
