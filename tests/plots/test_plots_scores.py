@@ -273,6 +273,6 @@ def test_class_curves_put_the_lowest_class_first():
     )
     fig = plots.class_curves(history)
     shown = [ax for ax in fig.axes if ax.axison]
-    assert [ax.get_title() for ax in shown] == ["<car> 0.20", "sky 0.90"]
+    assert [ax.get_title("left") for ax in shown] == ["<car> 0.20", "sky 0.90"]
     assert shown[1].lines[0].get_ydata().tolist() == [0.1, 0.9]
     assert not plots.class_curves(history[["epoch"]]).axes[0].lines

@@ -152,7 +152,7 @@ def test_ignored_pixels_get_no_gradient_whatever_the_model_says_there(value, smo
     logits, ignored = logits.to(dtype), target == IGNORE
     values, gradient = ours(logits, target, label_smoothing=smoothing)
     assert not gradient.permute(1, 0, 2, 3)[:, ignored].any()
-    other = torch.where(ignored[:, None], torch.full_like(logits, value), logits)
+    other = torch.where(ignored[:, None], logits.new_tensor(value, dtype=torch.float64).to(dtype), logits)
     again, gradient_again = ours(other, target, label_smoothing=smoothing)
     assert again == values
     assert torch.equal(gradient_again, gradient)
