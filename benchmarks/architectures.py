@@ -62,8 +62,8 @@ def attempt(architecture: str, encoder: str, plan: train.DevicePlan) -> tuple[st
             assert logits.shape == (1, 3, *size), f"{architecture} {encoder}: {tuple(logits.shape)} at {size}"
             assert logits.isfinite().all()
     odd = (
-        model.unit
-        if model.unit > train.STRIDE
+        model.stride
+        if model.stride > train.STRIDE
         else f"≥ {model.least}"
         if model.least > train.STRIDE
         else "yes"

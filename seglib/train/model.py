@@ -54,9 +54,9 @@ class ModelSpec:
 class Segmenter(nn.Module):
     """An SMP network that takes images as they are, uint8 RGB of any size, and normalises them as its spec says."""
 
-    def __init__(self, net: nn.Module, spec: ModelSpec, unit: int = STRIDE, least: int = 0) -> None:
+    def __init__(self, net: nn.Module, spec: ModelSpec, stride: int = STRIDE, least: int = 0) -> None:
         super().__init__()
-        self.net, self.spec, self.unit, self.least = net, spec, unit, least  # pixels, see `_sizes`
+        self.net, self.spec, self.stride, self.least = net, spec, stride, least  # pixels, see `_sizes`
         self.origin = "random"  # where the weights come from
         self.register_buffer("mean", 255 * torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
@@ -84,9 +84,11 @@ class Segmenter(nn.Module):
         return found.float().flatten(2).mean(2)
 
     def _padded(self, images: Tensor) -> Tensor:
-        """The images with sides of at least `least` pixels that `unit` divides."""
+        """The images with sides of at least `least` pixels that `stride` divides."""
         height, width = images.shape[-2:]
-        right, below = (max(self.least, -(-side // self.unit) * self.unit) - side for side in (width, height))
+        right, below = (
+            max(self.least, -(-side // self.stride) * self.stride) - side for side in (width, height)
+        )
         return F.pad(images.float(), (0, right, 0, below), mode="replicate") if right or below else images
 
 

@@ -108,7 +108,7 @@ def test_a_pair_trains_and_predicts_at_any_size_or_is_refused_in_words(pair, mon
 
 
 def test_small_images_are_padded_to_what_the_network_needs():
-    model = Segmenter(torch.nn.Identity(), SPEC, unit=224, least=448)
+    model = Segmenter(torch.nn.Identity(), SPEC, stride=224, least=448)
     assert model._padded(torch.zeros(1, 3, 40, 500)).shape == (1, 3, 448, 672)
     assert model(torch.zeros(1, 3, 40, 500)).shape == (1, 3, 40, 500)
 
