@@ -149,7 +149,7 @@ def _nothing_valid(folder: Path) -> None:
 @pytest.mark.parametrize("change", [_one_class, _one_image, _nothing_valid])
 def test_02_to_04_pass_over_datasets_with_next_to_nothing_in_them(change, tiny_root, tiny_params):
     change(tiny_root / "data" / "tiny")
-    given = tiny_params(run="little", epochs=1).model_dump()
+    given = tiny_params(run="little", epochs=1, crop_height=64, crop_width=64).model_dump()
     for name in list(NOTEBOOKS)[1:]:
         names = {"display": lambda *_: None}
         for cell in nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells:

@@ -101,7 +101,7 @@ def enough_images(spec: ModelSpec, images: Tensor) -> Iterator[None]:
         if len(images) > 1 or "more than 1 value per channel" not in str(error):
             raise
         told = f"{spec.architecture} cannot normalise the single value left of one image"
-        raise ModelError(f"{told}. Raise batch_size or micro_batch to 2 or more, or choose Unet.") from error
+        raise ModelError(f"{told}. Enlarge the crops, raise batch_size or micro_batch to 2 or more, or choose Unet.") from error
 
 
 def build_model(params: Train, classes: ClassMap) -> Segmenter:
