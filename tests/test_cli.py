@@ -15,7 +15,9 @@ from seglib.params import check_chain
 from seglib.pipeline import ChainError
 from seglib.runs import Run, read_json, write_json, write_text
 
-COMMANDS = "demo run runs check evaluate compare plant predict label-next export import init convert new fetch lab"
+COMMANDS = (
+    "demo run runs check evaluate compare plant predict label-next export import init convert new fetch lab"
+)
 
 
 @pytest.fixture
