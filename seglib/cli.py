@@ -11,7 +11,7 @@ from typing import Any
 
 from seglib import __version__, runs
 from seglib.params import Evaluate, read_file, read_parameters
-from seglib.pipeline import run_chain
+from seglib.pipeline import check_asked, run_chain
 from seglib.runs import Run, display_path, resolve_path
 
 
@@ -94,6 +94,7 @@ def parse(argv: Sequence[str]) -> tuple[Callable[..., int | None], dict[str, Any
     commands = (
         demo,
         run,
+        runs_,
         check,
         evaluate,
         compare,
@@ -132,17 +133,26 @@ def parse(argv: Sequence[str]) -> tuple[Callable[..., int | None], dict[str, Any
 def demo(*, broken: bool, parameters: Sequence[str]) -> None:
     """Run the four notebooks on the demo dataset."""
     name = "demo_broken" if broken else "demo"
-    values = {"dataset": f"data/{name}", "run": name} | read_parameters(parameters)
-    run_chain(values, "1", "1" if broken else "4")
+    changed, stop = read_parameters(parameters), "1" if broken else "4"
+    check_asked(changed, "1", stop)
+    run_chain({"dataset": f"data/{name}", "run": name} | changed, "1", stop)
 
 
 def run(*, params: Path, run: str, start: str, stop: str, parameters: Sequence[str]) -> None:
     """Run the notebooks with one parameter file."""
     values, changed = read_file(params), read_parameters(parameters)
+    check_asked(changed, start, stop)
     name = run or changed.get("run") or values.get("run", params.stem)
     if (params.parent / "environment.json").is_file() and name != values.get("run"):
         values = _repeat(params.parent, values)
     run_chain(values | changed | {"run": name}, start, stop)
+
+
+def runs_() -> None:
+    """List all runs: data, model, scores, and which parameters differ between them."""
+    from seglib.evaluate import list_runs
+
+    print(list_runs().to_string(index=False, float_format="{:.3f}".format, na_rep="", justify="left"))
 
 
 def _repeat(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,7 +200,7 @@ def evaluate(
     params = Evaluate.check(named | read_parameters(parameters))
     found = evaluate_predictions(params.run, predictions, dataset, params, config or "", sys.stderr.isatty())
     print(f"{len(found.per_image)} images of {found.split}: {found.summary()}")
-    print(f"scores   {display_path(found.run.evaluation(found.split))}")
+    print(f"scores   {display_path(found.run.evaluation(found.name))}")
 
 
 def compare(first: str, second: str, *, split: str, threshold: float) -> None:
@@ -257,7 +267,7 @@ def export(*, out: Path, run: str, split: str, to: str, masks: str, ids: str) ->
         print(f"{display_path(out)}: {told}. How to use it: docs/deployment.md")
         return
     evaluation = open_evaluation(run or "demo", split)
-    samples = ids.split(",") if ids else to_relabel(evaluation.run.failures(split))
+    samples = ids.split(",") if ids else to_relabel(evaluation.run.failures(evaluation.name))
     if not samples:
         raise ValueError(f"no label or verdict of split {split!r} is in doubt. Name images with --ids.")
     path = export_for_relabelling(evaluation, out, samples, masks)

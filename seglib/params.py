@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from seglib.runs import UnreadableError, brief, check_name, display_path, load_yaml, read_written
 
@@ -15,6 +15,9 @@ Count = Annotated[int, Field(ge=1, lt=2**31)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+# Python's None and YAML's null for "none"; "ImageNet"
+Weights = Annotated[str, BeforeValidator(lambda v: _NAMED.get(str(v).lower(), v))]
+_NAMED = {"none": "none", "null": "none", "imagenet": "imagenet"}
 RunName = Annotated[str, AfterValidator(check_name)]
 _SCALES = r"^((0?\.[1-9]\d*|[1-3](\.\d+)?|4)([, ]+|$))*$"  # numbers from 0.1 to 4: "0.75, 1.25"
 _LINES = "lines `parameter: value`, as in params/camvid.yaml"
@@ -32,8 +35,24 @@ class Params(BaseModel):
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:
-        """Check a notebook's namespace (`globals()`) right after its parameters cell; other names are ignored."""
-        return cls.check({name: values[name] for name in (*cls.model_fields, *RENAMED) if name in values})
+        """Check a notebook's namespace (`globals()`) right after its parameters cell.
+
+        Other names are ignored, but for plain values under the name of another notebook's parameter or one that is
+        nearly a parameter's, such as papermill gives: a ParameterError.
+        """
+        known = cls.model_fields
+        plain = (n for n, v in values.items() if n[:1] != "_" and isinstance(v, str | int | float | None))
+        odd = [
+            n
+            for n in plain
+            if n not in known and (n in _KNOWN or difflib.get_close_matches(n, known, 1, 0.8))
+        ]
+        return cls.check({name: values[name] for name in (*known, *RENAMED, *odd) if name in values})
+
+    @classmethod
+    def pick(cls, values: Mapping[str, Any]) -> Self:
+        """Check this notebook's share of a mapping that holds parameters of others too."""
+        return cls.check({name: values[name] for name in cls.model_fields if name in values})
 
     @classmethod
     def check(cls, values: Mapping[str, Any]) -> Self:
@@ -49,12 +68,17 @@ class Params(BaseModel):
 
 def explain(fault: Mapping[str, Any]) -> str:
     """Word one of pydantic's errors: the place, the value there, and what was expected."""
-    return f"{'.'.join(map(str, fault['loc']))} = {brief(fault['input'])}: {fault['msg']}"
+    name, quote = ".".join(map(str, fault["loc"])), ""
+    if fault["type"] == "string_type" and isinstance(fault["input"], int | float):
+        quote = f'; quote it: {name}: "{fault["input"]}" (papermill: -r {name} {fault["input"]})'
+    return f"{name} = {brief(fault['input'])}: {fault['msg']}{quote}"
 
 
 def _unknown(name: str, known: Collection[str]) -> str:
     if name in RENAMED:
         return f"{name!r} (is called {RENAMED[name]!r} now)"
+    if of := [n for n, model in NOTEBOOKS.items() if name in model.model_fields]:
+        return f"{name!r} (of {', '.join(of)})"
     return brief(name) + "".join(f" (did you mean {n!r}?)" for n in difflib.get_close_matches(name, known, 1))
 
 
@@ -79,7 +103,7 @@ class Train(Params):
     resume: bool = False
     architecture: str = "Unet"
     encoder: str = "timm-tf_efficientnet_lite0"
-    encoder_weights: str = "imagenet"
+    encoder_weights: Weights = "imagenet"
     epochs: Count = 30
     batch_size: Count = 14
     learning_rate: Positive = 1e-3
@@ -99,6 +123,7 @@ class Train(Params):
     crop_height: Natural = 0
     crop_width: Natural = 0
     flip: Share = 0.5
+    rare_crops: Share = 0.0
     scale_min: float = Field(0.75, gt=0, le=8)
     scale_max: float = Field(1.5, gt=0, le=8)
     rotation: float = Field(5.0, ge=0, le=180)
@@ -128,6 +153,8 @@ class Evaluate(Params):
 
     run: RunName = "demo"
     split: str = "test"
+    dataset: str = ""
+    config: str = ""
     absent: Literal["truth", "union"] = "truth"
     boundary_ratio: float = Field(0.02, ge=0, le=0.5)
     flip_tta: bool = False
@@ -147,6 +174,7 @@ class Failures(Params):
 
     run: RunName = "demo"
     split: str = "test"
+    dataset: str = ""
     threshold: Share = 0.5
     threshold_mode: Literal["absolute", "percentile", "per_class"] = "absolute"
     class_thresholds: str = ""
@@ -194,4 +222,4 @@ def check_chain(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     if unknown := sorted(set(values) - set(_KNOWN)):
         named = ", ".join(_unknown(name, _KNOWN) for name in unknown)
         raise ParameterError(f"unknown parameters: {named}. Known: {', '.join(sorted(_KNOWN))}.")
-    return {name: model.read(values).model_dump(exclude_unset=True) for name, model in NOTEBOOKS.items()}
+    return {name: model.pick(values).model_dump(exclude_unset=True) for name, model in NOTEBOOKS.items()}

@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from seglib.runs import (
 )
 
 STEPS = tuple(NOTEBOOKS)
+_MODEL = ("architecture", "encoder", "encoder_weights")
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _SCRIPTS = ("html_head_js", "jupyter_widgets", "html_head_js_mathjax", "html_head_js_mermaidjs")
 # nbconvert's page without scripts from other servers
@@ -42,6 +43,15 @@ def _index(name: str) -> int:
     raise ParameterError(f"no notebook {name!r}: expected 1-{len(STEPS)} or one of {', '.join(STEPS)}.")
 
 
+def check_asked(names: Collection[str], start: str, stop: str) -> None:
+    """Refuse parameters that none of the notebooks from `start` to `stop` takes (ParameterError)."""
+    steps = STEPS[_index(start) : _index(stop) + 1]
+    taken = {"run"}.union(*(NOTEBOOKS[name].model_fields for name in steps))
+    others = {name: [n for n, model in NOTEBOOKS.items() if name in model.model_fields] for name in names}
+    if idle := [f"{n} (of {', '.join(of)})" for n, of in others.items() if of and n not in taken]:
+        raise ParameterError(f"{', '.join(idle)}: no parameter of {', '.join(steps)}. Run its notebook too.")
+
+
 def run_chain(values: Mapping[str, Any], start: str = STEPS[0], stop: str = STEPS[-1]) -> list[Path]:
     """Execute the notebooks `start` to `stop`; return where they lie in the run folder, beside their HTML pages.
 
@@ -52,7 +62,11 @@ def run_chain(values: Mapping[str, Any], start: str = STEPS[0], stop: str = STEP
     if last < first:
         raise ParameterError(f"the chain would end before it begins: from {STEPS[first]} to {STEPS[last]}.")
     steps = STEPS[first : last + 1]
-    given, training = check_chain(values), Train.read(values)
+    given, training = check_chain(values), Train.pick(values)
+    if "02_train" in steps and any(getattr(training, n) != Train.model_fields[n].default for n in _MODEL):
+        from seglib.train import check_model
+
+        check_model(training)
     folder = Run(Run.folder(training.run))
     if "02_train" in steps and training.run != training.replace:  # told at once, not after 01; 02 asks again
         Run.create(training.run, training.resume)

@@ -1,6 +1,7 @@
 """The command line: what it prints, where that goes, and the exit codes."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,9 +13,11 @@ from seglib import cli
 from seglib.cli import main
 from seglib.params import check_chain
 from seglib.pipeline import ChainError
-from seglib.runs import Run, write_json, write_text
+from seglib.runs import Run, read_json, write_json, write_text
 
-COMMANDS = "demo run check evaluate compare plant predict label-next export import init convert new fetch lab"
+COMMANDS = (
+    "demo run runs check evaluate compare plant predict label-next export import init convert new fetch lab"
+)
 
 
 @pytest.fixture
@@ -79,7 +82,7 @@ def test_run_gives_file_and_options_to_the_chain(root, calls):
 @pytest.mark.parametrize(
     ("text", "options", "run"),
     [("epochs: 1", "", "street"), ("run: night", "", "night"), ("run: night", "--run day", "day"), ("run: a", "-p run=b", "b"),
-     ("epoch: 3", "", None), ("epochs: x", "", None), ("run: ../a", "", None), ("", "-p flip=2", None), ("run: a", "-p flip", None)],
+     ("run: a", "-p epochs=3 --from 3", None), ("run: a\nepochs: 3", "--from 3", "a"), ("epoch: 3", "", None), ("epochs: x", "", None), ("run: ../a", "", None), ("", "-p flip=2", None), ("run: a", "-p flip", None)],
 )  # fmt: skip
 def test_the_run_is_named_and_a_wrong_parameter_starts_nothing(root, calls, capsys, text, options, run):
     write_text(root / "params/street.yaml", text)
@@ -100,6 +103,32 @@ def test_a_run_is_repeated(root, calls, capsys):
     assert calls.pop()[0]["02_train"] == values | kept
     assert main(["run", "--params", str(run.params), "--from", "3"]) == 0, "the run itself goes on"
     assert calls.pop()[0]["02_train"] == values
+
+
+def test_runs_lists_them_and_what_differs(trained_root, capsys):
+    first = Run.open("tiny")
+    second = Run.create("second")
+    write_json(second.params, read_json(first.params) | {"run": "second", "epochs": 5, "seed": 1})
+    write_json(second.path / "environment.json", {"time": "2030-01-02T03:04:05+00:00"})
+    metrics = {"mean_iou": 0.5, "mean_iou_image_worst_5": None}
+    write_json(second.evaluation("test") / "metrics.json", metrics)
+    write_json(Run.create("other_tool").params, {"run": "other_tool", "dataset": "d", "predictions": "p"})
+    assert main(["runs"]) == 0
+    head, top, old, tool = capsys.readouterr().out.splitlines()
+    assert head.split() == ["run", "date", "model", "data", "val", "test", "worst_5", "minutes", "differs"]
+    assert top.split() == [
+        "second",
+        "2030-01-02",
+        "03:04",
+        "Linknet",
+        "tu-mobilenetv3_small_050",
+        "data/tiny",
+        "0.500",
+        "epochs=5,",
+        "seed=1",
+    ]
+    assert re.search(r"^ *tiny .* data/tiny +0\.\d{3} +\d+\.\d{3} +epochs=3", old)
+    assert tool.split() == ["other_tool", "predictions", "d"]
 
 
 # the other commands

@@ -7,9 +7,11 @@ import typing
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 from papermill import inspect_notebook
+from PIL import Image
 
 from seglib import data, evaluate, train
 from seglib.params import NOTEBOOKS, Evaluate
@@ -122,3 +124,38 @@ def test_04_pairs_the_dataset_once_and_loads_the_model_once(trained_root, monkey
         names |= {"run": "tiny"} if "parameters" in tags(cell) else {}
     assert opened == ["load_dataset", "load_checkpoint"]
     assert (trained_root / "artifacts/runs/tiny/failures/test/report.html").exists()
+
+
+def _one_class(folder: Path) -> None:
+    path = folder / "dataset.yaml"
+    path.write_text(path.read_text().replace("[sky, road, car]", "[all]"))
+    for mask in folder.glob("*/masks/*.png"):
+        Image.fromarray(np.asarray(Image.open(mask)) // 255 * np.uint8(255)).save(mask)
+
+
+def _one_image(folder: Path) -> None:
+    for path in folder.glob("*/*/*.png"):
+        if path.stem not in ("t00", "v0", "0041"):
+            path.unlink()
+
+
+def _nothing_valid(folder: Path) -> None:
+    for split in ("val", "test"):
+        for mask in (folder / split / "masks").glob("*.png"):
+            Image.fromarray(np.full((40, 56), 255, np.uint8)).save(mask)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [_one_class, _one_image, _nothing_valid])
+def test_02_to_04_pass_over_datasets_with_next_to_nothing_in_them(change, tiny_root, tiny_params):
+    change(tiny_root / "data" / "tiny")
+    given = tiny_params(run="little", epochs=1, crop_height=64, crop_width=64).model_dump()
+    for name in list(NOTEBOOKS)[1:]:
+        names = {"display": lambda *_: None}
+        for cell in nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells:
+            if cell.cell_type == "code":
+                exec(cell.source, names)
+                own = NOTEBOOKS[name].model_fields if "parameters" in tags(cell) else ()
+                names |= {n: given[n] for n in own if n in given and n != "batch_size"}
+    evaluation = evaluate.open_evaluation("little", "test")
+    assert np.isnan(evaluation.per_image["miou"]).all() == (change is _nothing_valid)

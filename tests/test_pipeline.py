@@ -131,6 +131,13 @@ def test_what_needs_a_trained_run_or_would_lose_one_is_refused_before_anything_s
     for stop, told in ("02", "from 03_evaluate to 02"), ("tra", "expected 1-4 or one of 01_data_check"):
         with pytest.raises(ParameterError, match=told):
             run_chain({"run": "mine"}, start="evaluate", stop=stop)
+    for name, told in {
+        "architecture": "Did you mean",
+        "encoder": "Did you mean",
+        "encoder_weights": "no file",
+    }.items():
+        with pytest.raises(ValueError, match=f"{name}.*'rsnet'.*{told}"):
+            run_chain({"run": "new", name: "rsnet"})
     assert not (root / "artifacts/runs/mine/notebooks").exists()
     with lock(Run.open("mine").notebooks / ".chain", "running notebooks"):  # noqa: SIM117
         with pytest.raises(InUseError, match="runs/mine/notebooks is in use"):

@@ -13,6 +13,8 @@ from scipy import stats
 
 from seglib import metrics, runs
 from seglib.evaluate.evaluation import Evaluation, recorded_digests, units_of
+from seglib.params import Train
+from seglib.runs import Run
 
 CHANGES = ("fixed", "regressed", "failing in both", "fine in both", "unscored")
 
@@ -175,3 +177,46 @@ def write_comparison(comparison: Comparison) -> Path:
         summary = comparison.summary | {"sentence": comparison_sentence(comparison)}
         runs.write_json(new / "summary.json", summary)
     return folder
+
+
+def list_runs() -> pd.DataFrame:
+    """Tabulate the runs below artifacts/runs, the newest first.
+
+    Returns:
+        run, date, model, data, val (best mean IoU of the training), test and worst_5 (mean IoU of split test, and of
+        its worst 5 % of images), minutes (of training), differs (parameters that are not alike in all runs and not
+        the default). What a run lacks is NaN or "".
+    """
+    known = [Run(path.parent) for path in runs.project_root().glob("artifacts/runs/*/params.json")]
+    given, usual = {run: runs.read_json(run.params) for run in known}, Train().model_dump()
+    shown = {"run", "dataset", "architecture", "encoder", "resume", "replace"}
+    several = [
+        n for n in usual if len({str(g.get(n, usual[n])) for r, g in given.items() if not r.external}) > 1
+    ]
+    rows = []
+    for run, values in given.items():
+        environment, scores = run.path / "environment.json", run.evaluation("test") / "metrics.json"
+        time = runs.read_json(environment)["time"] if environment.is_file() else ""
+        found = runs.read_json(scores, ["mean_iou"]) if scores.is_file() else {}
+        history = pd.DataFrame(columns=["val_miou", "seconds"], dtype=float)
+        history = runs.read_table(run.history, index_col=False) if run.history.is_file() else history
+        model = "predictions" if run.external else f"{values.get('architecture')} {values.get('encoder')}"
+        row = [
+            run.name,
+            time[:16].replace("T", " "),
+            model,
+            values.get("dataset", ""),
+            history["val_miou"].max(),
+        ]
+        row += [
+            found.get("mean_iou"),
+            found.get("mean_iou_image_worst_5"),
+            history["seconds"].sum() / 60 or None,
+        ]
+        told = {name: values.get(name, usual[name]) for name in several if name not in shown}
+        rows.append([*row, ", ".join(f"{name}={v}" for name, v in told.items() if v != usual[name])])
+    columns = ["run", "date", "model", "data", "val", "test", "worst_5", "minutes", "differs"]
+    table = pd.DataFrame(rows, columns=columns).sort_values(
+        ["date", "run"], ascending=False, ignore_index=True
+    )
+    return table.astype(dict.fromkeys(columns[4:8], float))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import pandas as pd
 from PIL import Image
 from tqdm.auto import tqdm
 
-from seglib import actions, data, metrics, runs
+from seglib import data, metrics, runs
 from seglib.data import ClassMap, Dataset, DatasetError, compare_digests, digests
 from seglib.evaluate.baselines import learn_baselines, score_baselines, stretch
-from seglib.params import Evaluate, Train
+from seglib.evaluate.datasets import evaluation_name, run_dataset
+from seglib.params import Evaluate
 from seglib.runs import Run, display_path
 
 # position in the split, ground truth and prediction (H, W) uint8, confidence (H, W) in [0, 1] or None
@@ -68,6 +70,13 @@ class Evaluation:
     baselines: pd.DataFrame | None = None
 
     classes = property(lambda self: self.dataset.classes)
+    # The folder of this evaluation, see `evaluation_name`.
+    name = property(lambda self: self.scores.get("evaluation", self.split))
+
+    @cached_property
+    def training_dataset(self) -> Dataset:
+        """Return the dataset of the run, which may be another than the one that was scored."""
+        return self.dataset if self.name == self.split else run_dataset(self.run)
 
     def headline(self) -> pd.DataFrame:
         """Tabulate the scores to look at first, each with its value and what it stands for."""
@@ -120,10 +129,11 @@ def write_evaluation(
     in memory at a time. An earlier evaluation stays until the new one is complete.
     """
     split, samples, classes = params.split, dataset.split(params.split), dataset.classes
+    name = about.get("evaluation", split)
     files, ids, rows = digests(dataset, split), samples["id"].tolist(), [{}] * len(samples)
-    guess = learn_baselines(dataset)
-    started, replaced = time.perf_counter(), ("predictions", *(f"{name}.csv" for name in _OPTIONAL))
-    with runs.replace_folder(run.evaluation(split), replaced, last="metrics.json") as new:
+    guess = learn_baselines(dataset if name == split else run_dataset(run))
+    started, replaced = time.perf_counter(), ("predictions", *(f"{what}.csv" for what in _OPTIONAL))
+    with runs.replace_folder(run.evaluation(name), replaced, last="metrics.json") as new:
         bar = tqdm(predictions, f"scoring {split}", len(ids), leave=False, unit="image", disable=not progress)
         for i, truth, pred, confidence in bar:
             rows[i] = _count(truth, pred, confidence, len(classes), params.boundary_ratio)
@@ -137,8 +147,8 @@ def write_evaluation(
         if guess:
             beside = counts["mean_mask"], guess[0], classes.names, params.absent
             tables["baselines"], tables["per_image"]["baseline_miou"] = score_baselines(*beside)
-        for name, table in tables.items():
-            runs.write_csv(new / f"{name}.csv", table)
+        for what, table in tables.items():
+            runs.write_csv(new / f"{what}.csv", table)
         kept = {name: counts[name] for name in ("confusions", "boundary", "calibration")}
         with runs.atomic_path(new / "confusions.npz") as temporary:
             np.savez_compressed(temporary, ids=np.array(ids), classes=np.array(classes.names), **kept)
@@ -146,7 +156,7 @@ def write_evaluation(
         scores = head | _scores(samples, counts, tables, params) | {"images_per_second": speed}
         runs.write_json(new / "metrics.json", scores)
         runs.write_json(new / "data.json", {split: files})
-    return open_evaluation(run, split, dataset)
+    return open_evaluation(run, name, dataset)
 
 
 def _count(
@@ -221,21 +231,25 @@ def units_of(samples: pd.DataFrame, scores: pd.Series) -> tuple[np.ndarray, str]
     return metrics.independent_units(samples["group"].to_numpy(str), frames, scores.to_numpy(float))
 
 
-def open_evaluation(run: Run | str, split: str, dataset: Dataset | None = None) -> Evaluation:
-    """Read what 03 wrote about a split; `dataset` is that of the run, where it is open already.
+def open_evaluation(run: Run | str, split: str, dataset: Dataset | str | None = None) -> Evaluation:
+    """Read what 03 wrote about a split; `dataset` is opened already, or the folder of another than the run's own.
 
     Raises:
         FileNotFoundError: the split has not been evaluated; says which have.
         ValueError: a file is missing or damaged, or the tables are not those of the counts.
     """
     run = Run.open(run) if isinstance(run, str) else run
+    split = evaluation_name(run, split, dataset) if isinstance(dataset, str) else split
     folder = run.evaluation(split)
     if not (folder / "metrics.json").is_file():
         there = ", ".join(sorted(p.parent.name for p in folder.parent.glob("*/metrics.json"))) or "none"
         told = f"run {run.name!r} has no evaluation of split {split!r} (evaluated: {there})"
         raise FileNotFoundError(f"{told}. Run 03_evaluate with run={run.name!r}, split={split!r} first.")
     scores = runs.read_json(folder / "metrics.json", ["absent", "mean_iou"])
-    dataset = dataset or run_dataset(run)
+    if not isinstance(dataset, Dataset):
+        other = "dataset_path" in scores
+        dataset = data.load_dataset(scores["dataset_path"], scores["config"]) if other else run_dataset(run)
+    split = scores.get("split", split)
     try:
         tables = {name: _read_table(folder / f"{name}.csv") for name in _TEXT}
         with (folder / "confusions.npz").open("rb") as file, np.load(file) as stored:
@@ -270,35 +284,6 @@ def _check_whole(found: Evaluation) -> None:
         raise ValueError("its scores are not those of its counts")
 
 
-def run_dataset(run: Run) -> Dataset:
-    """Open the dataset that a run was trained on."""
-    stored = runs.read_json(run.params, ["dataset"])
-    config = stored.get("config", stored.get("recipe", ""))  # older runs call it recipe
-    params = Train.check({"dataset": stored["dataset"], "config": config})
-    if not (folder := runs.resolve_path(params.dataset)).is_dir():
-        told = f"{folder} is not there, on which run {run.name!r} was trained. If it was moved, start the chain at 03 with"
-        raise DatasetError(f"{told} dataset=..., or correct {display_path(run.params)}.", "no-folder")
-    return data.load_dataset(params.dataset, params.config)
-
-
-def trained_on(run: Run, dataset: Dataset) -> Dataset:
-    """Return the dataset without the samples that the run's actions left out of its training."""
-    kept = run.path / "actions.yaml"
-    left_out = [sample.id for sample in actions.read(kept).exclude] if kept.is_file() else []
-    return replace(dataset, samples=dataset.samples[~dataset.samples["id"].isin(left_out)])
-
-
-def changed_since_training(run: Run, dataset: Dataset) -> str:
-    """Word which files changed since the run was trained on them; "" if none did or none are known."""
-    dataset, changes = trained_on(run, dataset), []
-    for split, before in (runs.read_json(run.data) if run.data.is_file() else {}).items():
-        if found := compare_digests(before, digests(dataset, split) if split in dataset.splits else {}):
-            changes.append(f"{split}: {found}")
-    return f"The data changed since run {run.name!r} was trained on it ({'; '.join(changes)})." * bool(
-        changes
-    )
-
-
 def check_as_scored(evaluation: Evaluation) -> None:
     """Raise DatasetError where files of the split changed, were added or are gone since 03 scored it."""
     split, before = evaluation.split, recorded_digests(evaluation)
@@ -309,7 +294,7 @@ def check_as_scored(evaluation: Evaluation) -> None:
 
 def recorded_digests(evaluation: Evaluation) -> dict[str, str]:
     """Read the digests that 03 took of the split's files, by path; none in runs of an older version."""
-    path = evaluation.run.evaluation(evaluation.split) / "data.json"
+    path = evaluation.run.evaluation(evaluation.name) / "data.json"
     return runs.read_json(path).get(evaluation.split, {}) if path.is_file() else {}
 
 
@@ -334,7 +319,7 @@ def read_ids(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
 
 def saved_prediction(evaluation: Evaluation, sample: str, size: tuple[int, int]) -> np.ndarray:
     """Read the (H, W) uint8 class ids that 03 saved for one image; another size is a DatasetError."""
-    return read_ids(evaluation.run.evaluation(evaluation.split) / "predictions" / f"{sample}.png", size)
+    return read_ids(evaluation.run.evaluation(evaluation.name) / "predictions" / f"{sample}.png", size)
 
 
 def read_layers(evaluation: Evaluation, sample: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from seglib import __version__, data, runs, train
-from seglib.evaluate.evaluation import run_dataset
+from seglib.evaluate.datasets import run_dataset
 from seglib.runs import Run
 from seglib.train import ModelError, Segmenter
 
@@ -59,14 +59,16 @@ def _card(run: Run, model: Segmenter) -> dict[str, Any]:
 class _Deployed(nn.Module):  # (B, H, W, 3) uint8 -> ids (B, H, W) uint8, probabilities (B, C, H, W)
     def __init__(self, model: Segmenter) -> None:
         super().__init__()
-        self.model, self.stride = model, model.stride
+        self.net, self.mean, self.std = model.net, model.mean, model.std
+        self.stride, self.least = model.stride, model.least
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         pixels, (height, width) = images.permute(0, 3, 1, 2).float(), images.shape[1:3]
         for axis, side in ((2, height), (3, width)):  # F.pad's "replicate" in a form that sizes may vary in
             padded = (side + self.stride - 1) // self.stride * self.stride
+            padded = torch.sym_max(padded, self.least) if self.least > self.stride else padded
             pixels = pixels.index_select(axis, torch.arange(padded).clamp(max=side - 1))
-        probabilities = self.model(pixels)[..., :height, :width].softmax(1)
+        probabilities = self.net((pixels - self.mean) / self.std)[..., :height, :width].softmax(1)
         return probabilities.argmax(1).to(torch.uint8), probabilities
 
 

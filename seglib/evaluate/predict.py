@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 
 from seglib import data, runs, train
 from seglib.data import IGNORE, Dataset, DatasetError
-from seglib.evaluate.evaluation import Evaluation, changed_since_training, run_dataset, write_evaluation
+from seglib.evaluate.datasets import changed_since_training, evaluation_name, run_dataset
+from seglib.evaluate.evaluation import Evaluation, write_evaluation
 from seglib.params import Evaluate, Train
 from seglib.runs import Run, display_path
 from seglib.train import STRIDE, CachedSplit, DevicePlan, Segmenter
@@ -109,9 +110,14 @@ def _ramp(start: int, size: int, tile: int) -> Tensor:
 
 
 def evaluate_run(params: Evaluate, progress: bool = False) -> Evaluation:
-    """Predict a split with the best model of `params.run`, score it, and write `evaluation/<split>/`."""
+    """Predict a split with the best model of `params.run`, score it, and write `evaluation/<split>/`.
+
+    Where `params.dataset` is another dataset than the run's own (of the same classes), `evaluation/<its folder>-<split>/`.
+    """
     run = Run.open(params.run)
-    dataset = run_dataset(run)
+    name = evaluation_name(run, params.split, params.dataset, params.config)
+    own = name == params.split
+    dataset = run_dataset(run) if own else data.load_dataset(params.dataset, params.config)
     dataset.split(params.split)  # names a missing split before anything is loaded
     model, facts = train.load_checkpoint(run.best_checkpoint, dataset.classes)
     form = asdict(dataset.form)
@@ -123,9 +129,11 @@ def evaluate_run(params: Evaluate, progress: bool = False) -> Evaluation:
     plan.place(model)
     long_side = model.spec.long_side
     cached = train.build_cache(dataset, params.split, long_side, original_masks=True, progress=progress)
-    if changed := changed_since_training(run, dataset):
+    if changed := changed_since_training(run, dataset) if own else "":
         tqdm.write(changed)
-    about = {"data_changed": changed, "epoch": facts["epoch"]}
+    other = {"evaluation": name, "dataset_path": runs.stored_path(params.dataset), "config": params.config}
+    about = {} if own else other
+    about |= {"data_changed": changed, "epoch": facts["epoch"]}
     about |= {name: getattr(params, name) for name in ("flip_tta", "scale_tta", "tile")}
     about |= {"precision": plan.precision, "device": plan.kind}
     about["latency_ms"] = _latency(model, cached, params, plan)
@@ -156,13 +164,15 @@ def _latency(model: Segmenter, cached: CachedSplit, params: Evaluate, plan: Devi
 
 
 def scoring_plan(run: Run, device: str = "auto") -> DevicePlan:
-    """Choose device and precision for a run's model: as it was trained, where the device can do it."""
+    """Choose device, precision and memory format for a run's model: as it was trained, where the device can do it."""
     asked, record = runs.read_json(run.params, ["precision"])["precision"], run.path / "environment.json"
-    if asked == "auto" and record.is_file():  # what the training chose
-        asked = runs.read_json(record).get("plan", {}).get("precision", asked)
+    trained = runs.read_json(record).get("plan", {}) if record.is_file() else {}
+    if asked == "auto":
+        asked = trained.get("precision", asked)  # what the training chose
     precision, plan = Train.check({"precision": asked}).precision, train.make_plan(device)
     off_gpu = precision in ("fp16", "tf32") and not plan.device.startswith("cuda")  # those need a CUDA GPU
-    return plan if off_gpu else train.make_plan(device, precision)
+    plan = plan if off_gpu else train.make_plan(device, precision)
+    return replace(plan, memory_format=trained.get("memory_format", plan.memory_format))
 
 
 def evaluate_predictions(

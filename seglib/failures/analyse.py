@@ -77,13 +77,13 @@ def analyse(evaluation: Evaluation, failures: pd.DataFrame, progress: bool = Fal
         failures.csv, also for spreadsheets and as JSON. What an earlier analysis left is replaced when all of
         it is written; verdicts stay.
     """
-    run, split = evaluation.run, evaluation.split
+    run, split, name = evaluation.run, evaluation.split, evaluation.name
     evaluate.check_as_scored(evaluation)
-    if changed := evaluate.changed_since_training(run, evaluation.dataset):
+    if changed := evaluate.changed_since_training(run, evaluation.training_dataset):
         tqdm.write(changed)
-    with runs.replace_folder(run.failures(split), _FOLDERS, last="failures.csv") as folder:
+    with runs.replace_folder(run.failures(name), _FOLDERS, last="failures.csv") as folder:
         scorer = open_scorer(evaluation)
-        training = observe_training(run, evaluation.dataset, scorer, progress) if scorer else None
+        training = observe_training(run, evaluation.training_dataset, scorer, progress) if scorer else None
         bar = {"total": len(evaluation.per_image), "leave": False, "disable": not progress}
         seen = tqdm(observe(evaluation, scorer), f"looking at {split}", **bar)
         confidences = {sample: folder / "confidences" / f"{sample}.png" for sample in failures["id"]}
@@ -94,7 +94,7 @@ def analyse(evaluation: Evaluation, failures: pd.DataFrame, progress: bool = Fal
         ]
         worst_first = {"by": ["label_score", "label_quality"], "ascending": [False, True]}
         suspects = suspects.sort_values(**worst_first, kind="stable", ignore_index=True)
-        found = Analysis(evaluation, run.failures(split), table, images, suspects, labels, training)
+        found = Analysis(evaluation, run.failures(name), table, images, suspects, labels, training)
         _write_pictures(found, folder)
         _write_tables(found, folder)
     return found
@@ -220,7 +220,7 @@ def explain_failures(evaluation: Evaluation, failures: pd.DataFrame, images: pd.
 
 def _write_pictures(found: Analysis, folder: Path) -> None:
     """Write the layers of every failure, the suspect regions, and small copies of the nearest training images."""
-    images, dataset, classes = found.images, found.evaluation.dataset, found.evaluation.classes
+    images, classes, training = found.images, found.evaluation.classes, found.evaluation.training_dataset
     for row in images[images["failed"] | images["suspect"]].itertuples():
         image, truth, pred = evaluate.read_layers(found.evaluation, row.id)
         if row.failed:
@@ -231,9 +231,9 @@ def _write_pictures(found: Analysis, folder: Path) -> None:
         if row.pixels > 0:
             region = grow_region(truth, pred, row.seed, row.by_given)
             _save(folder / "suspects" / f"{row.id}.png", 255 * region)
-    paths = dataset.samples.set_index("id")["image"]
+    paths = training.samples.set_index("id")["image"]
     for name in {name for names in found.failures["nearest"] for name in names}:
-        image = Image.fromarray(read_image(dataset.root / paths[name], form=dataset.form))
+        image = Image.fromarray(read_image(training.root / paths[name], form=training.form))
         image.thumbnail((_THUMBNAIL, _THUMBNAIL))
         _save(folder / "nearest" / f"{name}.png", np.asarray(image))
 
@@ -266,16 +266,18 @@ def write_spreadsheet(path: str | Path, table: pd.DataFrame) -> Path:
 
 def suspect_region(evaluation: Evaluation, sample: str) -> np.ndarray | None:
     """Read where the label of an image is in doubt, (H, W) bool; None where nowhere."""
-    path = evaluation.run.failures(evaluation.split) / "suspects" / f"{sample}.png"
+    path = evaluation.run.failures(evaluation.name) / "suspects" / f"{sample}.png"
     return evaluate.read_ids(path) > 0 if path.is_file() else None
 
 
 def beside_nearest(analysis: Analysis, failures: pd.DataFrame, count: int = 4) -> tuple[list, list[str]]:
     """Read images and titles, row by row: a failure, then the `count` training images nearest to it."""
-    dataset = analysis.evaluation.dataset
-    paths, images, titles = dataset.samples.set_index("id")["image"], [], []
+    scored, training = analysis.evaluation.dataset, analysis.evaluation.training_dataset
+    own, paths = (dataset.samples.set_index("id")["image"] for dataset in (scored, training))
+    images, titles = [], []
     for row in failures[failures["nearest"].map(bool)].itertuples():
         near = row.nearest[:count]
-        images += [read_image(dataset.root / paths[name], form=dataset.form) for name in (row.id, *near)]
+        images.append(read_image(scored.root / own[row.id], form=scored.form))
+        images += [read_image(training.root / paths[name], form=training.form) for name in near]
         titles += [f"{row.id}: novelty {row.novelty:.0%}", *(f"train: {name}" for name in near)]
     return images, titles

@@ -42,7 +42,8 @@ def propose_actions(analysis: Analysis) -> Actions:
     cause that is sure or, after the verdict "model wrong", by any cause.
     """
     dataset, failures = analysis.evaluation.dataset, analysis.failures
-    splits = dict(zip(dataset.samples["id"], dataset.samples["split"], strict=True))
+    own = analysis.evaluation.name == analysis.evaluation.split  # 02 knows no samples of another dataset
+    splits = dict(zip(dataset.samples["id"], dataset.samples["split"], strict=True)) if own else {}
     book = VerdictBook(analysis.folder / "verdicts.csv").rows
     verdicts = {sample: row.verdict for sample, row in book.items()}
     reasons = {i: f"verdict: {said}" for i, said in verdicts.items() if said in ("label wrong", "ignore")}
@@ -64,7 +65,7 @@ def propose_actions(analysis: Analysis) -> Actions:
             relabel.append(Sample(id=sample, reason=f"{split}: stays in the scores; {reason}"))
     sure = (failures["id"].map(verdicts) == "model wrong") | (failures["cause_strength"] >= _SURE)
     params, clean = read_json(analysis.evaluation.run.params, ["run"]), ~failures["id"].isin(reasons)
-    changes = _training_changes(failures.assign(sure=sure)[clean], Train.read(params))
+    changes = _training_changes(failures.assign(sure=sure)[clean], Train.pick(params))
     return Actions(exclude=exclude, relabel=relabel, augment=changes[0], class_weights=changes[1])
 
 

@@ -68,7 +68,7 @@ def export_for_relabelling(
     """
     dataset = evaluation.dataset
     if samples is None:
-        samples = to_relabel(evaluation.run.failures(evaluation.split))
+        samples = to_relabel(evaluation.run.failures(evaluation.name))
     ids, rows = list(dict.fromkeys(samples)), dataset.samples.set_index("id", drop=False)
     if not ids:
         raise DatasetError("no label is in doubt, and no verdict says so: nothing to export. Name images.")

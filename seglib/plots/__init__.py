@@ -13,10 +13,10 @@ from seglib.plots.samples import (
     augmentation_grid, failure_sheet, image_grid, image_pairs, label_sheet, overlay_grid,
 )
 from seglib.plots.style import save_figure
-from seglib.plots.training import LiveCurves, in_full, show_small, training_curves
+from seglib.plots.training import LiveCurves, class_curves, in_full, show_small, training_curves
 
 __all__ = [
-    "LiveCurves", "augmentation_grid", "class_ious", "class_shares", "confusion_difference", "confusion_matrix",
+    "LiveCurves", "augmentation_grid", "class_curves", "class_ious", "class_shares", "confusion_difference", "confusion_matrix",
     "cooccurrence", "costly_confusions", "degradation_sheet", "failure_sheet", "image_grid", "image_pairs",
     "image_properties", "in_full", "iou_distribution", "label_sheet", "lost_iou", "overlay_grid", "per_class_image_iou",
     "region_ious", "reliability", "run_comparison", "save_figure", "sequence_timeline",

@@ -113,19 +113,20 @@ def region_ious(region_sizes: pd.DataFrame, classes: ClassMap, ax: Axes | None =
 
 
 @style.apply
-def reliability(calibration: pd.DataFrame, ece: float = float("nan"), ax: Axes | None = None) -> Axes:
+def reliability(calibration: pd.DataFrame | None, ece: float = float("nan"), ax: Axes | None = None) -> Axes:
     """Draw a reliability diagram: how often the model is right at each confidence.
 
     Args:
-        calibration: a row a bin: confidence_from, confidence_to, pixels, share, confidence, accuracy (0-1).
+        calibration: a row a bin: confidence_from, confidence_to, pixels, share, confidence, accuracy (0-1);
+            None where no pixel has a confidence.
         ece: expected calibration error, for the title.
 
     Bars: accuracy; the hatched part is what the confidence promises beyond it, the dark part what it leaves out. A
     number in each bar is its share of the pixels; bars of fewer than 1 % are pale and without either.
     """
-    table = calibration[calibration["pixels"] > 0]
-    if not len(table):
+    if calibration is None or not calibration["pixels"].any():
         return style.empty(ax, "no pixel has a confidence")
+    table = calibration[calibration["pixels"] > 0]
     ax = style.axes(ax, 4.6, 5.5)
     left, width = table["confidence_from"], table["confidence_to"] - table["confidence_from"]
     accuracy, few = table["accuracy"], table["share"] < _FEW_PIXELS

@@ -67,6 +67,28 @@ def training_curves(history: pd.DataFrame, fig: Figure | None = None) -> Figure:
     return fig
 
 
+@style.apply
+def class_curves(history: pd.DataFrame) -> Figure:
+    """Draw the validation IoU of each class over epochs, one small panel a class, the lowest at the end first.
+
+    `history` is history.csv, of whose columns val_iou_<class> are read; those of older runs have none.
+    """
+    columns = history.filter(regex="^val_iou_").dropna(axis=1, how="all")
+    if columns.empty:
+        return style.empty(None, "no IoU by class").figure
+    order, across = columns.ffill().iloc[-1].sort_values(kind="stable"), min(6, columns.shape[1])
+    rows = -(-len(order) // across)
+    fig, axs = style.sheet(rows, across, 12.6, 1.5 * rows + 0.4)
+    for ax in axs.flat[len(order) :]:
+        ax.set_axis_off()
+    for ax, (name, last) in zip(axs.flat, order.items(), strict=False):
+        ax.plot(history["epoch"], columns[name], color=style.GREEN, marker="o" if len(history) < 2 else "")
+        title = f"{style.text(name.removeprefix('val_iou_'), 20)} {last:.2f}"
+        ax.set(title=title, ylim=(0, 1), xlabel="epoch", ylabel="IoU")
+        ax.label_outer()
+    return fig
+
+
 class LiveCurves:
     """Draw the history again while it grows, in one place: `fit(..., on_epoch=LiveCurves())`."""
 

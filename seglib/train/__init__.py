@@ -10,13 +10,13 @@ from seglib.train.confusion import ConfusionCounts
 from seglib.train.cpu import accelerate
 from seglib.train.device import DevicePlan, make_plan
 from seglib.train.distributed import DistributedContext
-from seglib.train.fitting import fit, open_dataset, start_run
+from seglib.train.fitting import fit, open_dataset, predicted_examples, start_run
 from seglib.train.loader import CachedSplit, augmented_examples, build_cache, scoring_batches
 from seglib.train.loss import HybridLoss
-from seglib.train.model import STRIDE, ModelError, ModelSpec, Segmenter, build_model, load_checkpoint
+from seglib.train.model import STRIDE, ModelError, ModelSpec, Segmenter, build_model, check_model, load_checkpoint
 
 __all__ = [
     "STRIDE", "CachedSplit", "ConfusionCounts", "DevicePlan", "DistributedContext", "HybridLoss", "ModelError",
-    "ModelSpec", "Segmenter", "accelerate", "augmented_examples", "build_cache", "build_model", "fit",
-    "load_checkpoint", "make_plan", "open_dataset", "plan_training", "scoring_batches", "start_run",
+    "ModelSpec", "Segmenter", "accelerate", "augmented_examples", "build_cache", "build_model", "check_model", "fit",
+    "load_checkpoint", "make_plan", "open_dataset", "plan_training", "predicted_examples", "scoring_batches", "start_run",
 ]

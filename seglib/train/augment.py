@@ -23,16 +23,22 @@ class CropParams(NamedTuple):
     size = property(lambda self: tuple(side.stop - side.start for side in self[:2]))
 
 
-def draw_crop(random: np.random.Generator, params: Train, crop: tuple, size: tuple) -> CropParams:
+def draw_crop(
+    random: np.random.Generator, params: Train, crop: tuple, size: tuple, center: tuple | None = None
+) -> CropParams:
     """Draw how an image is flipped, scaled (log-uniformly), rotated and cropped.
 
     `crop` and `size` are (height, width) of the crop and of the image. Crops reach beyond smaller images only.
+    `center` is a pixel (row, column) of the image to crop around, as nearly as that allows; None: anywhere.
     """
     zoom = math.exp(random.uniform(math.log(params.scale_min), math.log(params.scale_max)))
     angle = math.radians(random.uniform(-params.rotation, params.rotation))
     mirror = -1.0 if random.random() < params.flip else 1.0
     reach = [side / zoom / 2 for side in crop]
-    y, x = (random.uniform(*sorted((r, n - r))) - 0.5 for r, n in zip(reach, size, strict=True))
+    ranges = [sorted((r, n - r)) for r, n in zip(reach, size, strict=True)]
+    y, x = (random.uniform(*ends) - 0.5 for ends in ranges)
+    if center is not None:
+        y, x = (np.clip(at, ends[0] - 0.5, ends[1] - 0.5) for at, ends in zip(center, ranges, strict=True))
     cos, sin = math.cos(angle) / zoom, math.sin(angle) / zoom
     a, b, d, e = cos * mirror, -sin, sin * mirror, cos
     # Pixel centres stand at whole numbers: the middle, which shows (x, y), is at ((w - 1) / 2, (h - 1) / 2).

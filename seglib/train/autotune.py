@@ -54,7 +54,8 @@ def plan_training(
     why = "asked for" if params.micro_batch else why
     if parts > 1:
         why += f"; {parts} make a step, and normalization and Dice see one at a time"
-    return replace(plan, micro_batch=math.ceil(share / parts), reasons=plan.reasons | {"micro_batch": why})
+    reasons = {"encoder_weights": model.origin} | plan.reasons | {"micro_batch": why}
+    return replace(plan, micro_batch=math.ceil(share / parts), reasons=reasons)
 
 
 def measure(plans: list[DevicePlan], model: Segmenter, crop: tuple[int, int], images: int) -> np.ndarray:

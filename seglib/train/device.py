@@ -105,8 +105,8 @@ class DevicePlan:
             yield
 
     def table(self) -> pd.DataFrame:
-        """Return one row a choice: choice, by its parameter's name; value; why."""
-        rows = [(name, str(getattr(self, name)), why) for name, why in self.reasons.items()]
+        """Return one row a choice: choice, by its parameter's name; value; why (of weights: which, normalised how)."""
+        rows = [(name, str(getattr(self, name, "")), why) for name, why in self.reasons.items()]
         table = pd.DataFrame(rows, columns=["choice", "value", "why"])
         return table.replace({"value": {"True": "on", "False": "off"}})
 

@@ -11,7 +11,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import torch
+from PIL import Image
 from tqdm.auto import tqdm
 
 from seglib import actions, runs
@@ -181,3 +184,20 @@ def _launch(run: Run, plan: DevicePlan, on_epoch: Callable[[pd.DataFrame], None]
         kept = "The last finished epoch is kept: resume=True goes on from there"
         raise RuntimeError(f"{told}. {kept}. What the processes said last:\n{''.join(lines[-60:])}")
     return runs.read_table(run.history, index_col=False)
+
+
+@torch.inference_mode()
+def predicted_examples(model: Segmenter, cached: CachedSplit, plan: DevicePlan, count: int = 4) -> tuple:
+    """Predict up to `count` images, evenly spread over a split.
+
+    Returns:
+        images (H, W, 3), ground truths and predictions (H, W) in lists, all uint8; masks have their images' sizes.
+    """
+    model, found = plan.place(copy.deepcopy(model)).eval(), []
+    for i in np.unique(np.linspace(0, len(cached) - 1, count).round().astype(int)):
+        image, truth = (np.array(array) for array in cached.pair(i))
+        with plan.autocast():
+            logits = model.logits(torch.from_numpy(image).permute(2, 0, 1)[None].to(plan.device))
+        small = Image.fromarray(truth).resize(image.shape[1::-1], Image.Resampling.NEAREST)
+        found.append((image, np.asarray(small), logits.argmax(1)[0].to(torch.uint8).cpu().numpy()))
+    return tuple(map(list, zip(*found, strict=True)))

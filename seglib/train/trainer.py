@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from seglib import metrics
 from seglib.checks import class_weights
+from seglib.data import IGNORE
 from seglib.params import Train
 from seglib.runs import Run, write_csv
 from seglib.train import loader
@@ -121,26 +122,31 @@ class Trainer:
         return torch.cat([terms, norm[None]])
 
     def _accumulate(self, batch: Batch, size: int) -> Tensor:
-        """Add up the gradients of the micro-batches of a step; return its terms."""
+        """Add up the gradients of the micro-batches of a step, each by its valid pixels; return the step's terms."""
         processes = self.context.size
         shares = np.diff(loader.portions(size, processes))
         # Some networks normalize averages over whole images and cannot be trained on one: a rest of one joins the others.
         most = shares.min() if self.micro_batch == 1 else max(1, shares.min() // 2)
         parts = min(math.ceil(shares.max() / self.micro_batch), most)
-        # The share of each micro-batch in the step, over all processes.
-        weights = sum(np.diff(loader.portions(share, parts)) for share in shares) / size
         self.optimizer.zero_grad()
-        sums = torch.zeros(len(_TERMS), device=self.plan.device)
-        for k, (part, weight) in enumerate(zip(batch.split(parts), weights.tolist(), strict=True)):
+        sums, valid = torch.zeros(len(_TERMS), device=self.plan.device), 0.0
+        for k, part in enumerate(batch.split(parts)):
             images, masks = loader.augmented(part, self.crop, self.plan)
             waits = processes > 1 and k < parts - 1  # gradients are exchanged once a step
             with self.wrapped.no_sync() if waits else contextlib.nullcontext():
                 with self.plan.autocast(), enough_images(self.model.spec, images):
                     logits = self.wrapped(images)
                 terms = self.loss(logits, masks)
+                # Its share of the step's pixels, over all processes; how many of those are valid is known at the end.
+                weight = self.context.all_reduce((masks != IGNORE).sum(dtype=torch.float32))
+                weight = weight / (size * math.prod(self.crop)) if parts > 1 else 1.0
                 # Every process knows the loss of the whole batch; their gradients are to be added, not averaged.
                 self.scaler.scale(terms.total * (weight * processes)).backward()
             sums += weight * torch.stack([term.detach() for term in terms])
+            valid += weight
+        if parts > 1:
+            sums /= (valid := valid.clamp_min(1e-9))
+            torch._foreach_div_([p.grad for p in self.model.parameters() if p.grad is not None], valid)
         return sums
 
     def _check_finite(self, values: Tensor, samples: list[np.ndarray], epoch: int) -> None:
@@ -157,7 +163,7 @@ class Trainer:
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
-        """Return val_loss, val_miou and val_pixel_accuracy at the masks' original size."""
+        """Return val_loss, val_miou, val_pixel_accuracy and val_iou_<class> at the masks' original size."""
         torch.backends.cudnn.benchmark = False  # images may have any size
         model, context, device = self.scored_model.eval(), self.context, self.plan.device
         context.share_buffers(model)
@@ -174,8 +180,10 @@ class Trainer:
             [*counts.ravel(), loss], dtype=torch.float64
         )  # on the CPU: some GPUs lack float64
         *pixels, loss = context.all_reduce(totals).tolist()
-        scores = metrics.scores(np.array(pixels, np.int64).reshape(1, classes, classes))
-        names = {"val_miou": scores["mean_iou"], "val_pixel_accuracy": scores["pixel_accuracy"]}
+        totals = np.array(pixels, np.int64).reshape(1, classes, classes)
+        scores, ious = metrics.scores(totals), metrics.iou_per_class(totals[0]).tolist()
+        names = {f"val_iou_{name}": iou for name, iou in zip(model.spec.classes.names, ious, strict=True)}
+        names |= {"val_miou": scores["mean_iou"], "val_pixel_accuracy": scores["pixel_accuracy"]}
         return {"val_loss": loss / len(self.val)} | names
 
     def save(self, run: Run, history: list[dict[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassJaccardIndex
 
-from seglib import evaluate, metrics
+from seglib import evaluate, failures, metrics
 from seglib.data import ClassMap, DatasetError
 from seglib.evaluate import evaluate_predictions, evaluate_run, open_evaluation, predicted_pairs
 from seglib.params import Evaluate
@@ -141,6 +142,38 @@ def test_images_of_different_sizes_and_without_a_label(run, trained_root, monkey
     assert evaluation.scores["mean_boundary_iou"] is None
     assert evaluation.scores["boundary"]["width"] == "off"
     check_against_torchmetrics(evaluation)
+
+
+@pytest.mark.slow
+def test_a_run_is_scored_on_another_dataset(run, trained_root):
+    """Under a name of its own, from which 04 opens it; the run's own dataset, named, is as if it were not."""
+    night, own = trained_root / "data" / "night", trained_root / "data" / "tiny"
+    shutil.copytree(own, night)
+    shutil.rmtree(night / "train")
+    (night / "dataset.yaml").write_text((own / "dataset.yaml").read_text().replace("  train:", "  # train:"))
+    other = evaluate_run(Evaluate(run="tiny", dataset="data/night", split="val"))
+    assert (other.name, other.split, other.dataset.root) == ("night-val", "val", night)
+    assert other.training_dataset.root == own
+    for split, dataset in (("val", "data/night"), ("night-val", ""), ("night-val", None)):
+        again = open_evaluation("tiny", split, dataset)
+        assert (again.name, again.split, again.dataset.root) == ("night-val", "val", night)
+    with pytest.raises(FileNotFoundError, match=r"no evaluation of split 'val' \(evaluated: night-val\)"):
+        open_evaluation("tiny", "val", "data/tiny")
+    with pytest.raises(ValueError, match=r"config = 'other.yaml', but run 'tiny' was trained with ''"):
+        evaluate_run(Evaluate(run="tiny", config="other.yaml"))
+    mine = evaluate_run(Evaluate(run="tiny", dataset=str(own), split="val"))
+    assert (mine.name, mine.training_dataset) == ("val", mine.dataset)
+    assert mine.scores["mean_iou"] == other.scores["mean_iou"]
+    analysis = failures.analyse(other, failures.find_failures(other, 1.0))
+    assert analysis.folder == run.failures("night-val")
+    assert not failures.propose_actions(analysis).relabel
+    images, titles = failures.beside_nearest(analysis, analysis.failures.head(1))
+    assert len(images) == len(titles) == 5
+    shutil.copytree(night, trained_root / "data" / "more" / "night")
+    with pytest.raises(
+        FileExistsError, match=r"night-val is an evaluation of data/night, not of data/more/night"
+    ):
+        evaluate_run(Evaluate(run="tiny", dataset="data/more/night", split="val"))
 
 
 @pytest.mark.slow

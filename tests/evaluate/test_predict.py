@@ -116,3 +116,6 @@ def test_a_run_is_scored_in_the_precision_of_its_training(trained_root):
     usual = make_plan("cpu").precision
     assert trained_in("tf32", "tf32") == trained_in("fp16", "fp16") == trained_in("auto", "tf32") == usual
     assert trained_in("auto", None) == usual
+    for layout in ("contiguous", "channels_last"):
+        write_json(run.path / "environment.json", {"plan": {"precision": "fp32", "memory_format": layout}})
+        assert scoring_plan(run, "cpu").memory_format == layout

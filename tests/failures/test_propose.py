@@ -39,7 +39,8 @@ def analysis(dataset, tmp_path):
         failed = {"id": [f"x{k}" for k in range(len(causes))], "cause": causes}
         failed |= {"cause_strength": confidence, "degradation": degradations or [""] * len(causes)}
         rows = [(i, *found, *[""] * (6 - len(found))) for i, found in (suspects or {}).items()]
-        evaluation = SimpleNamespace(run=SimpleNamespace(params=tmp_path / "params.json"), dataset=dataset)
+        run, own = SimpleNamespace(params=tmp_path / "params.json"), {"name": "test", "split": "test"}
+        evaluation = SimpleNamespace(run=run, dataset=dataset, **own)
         table = pd.DataFrame(rows, columns=["id", "label_score", *SUSPECT])
         failed = pd.DataFrame(failed).astype({"cause": object})
         return Analysis(evaluation, tmp_path, failed, None, table, None, None)

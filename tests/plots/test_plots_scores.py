@@ -265,3 +265,14 @@ def test_qualities_show_the_limit_and_which_images_failed():
     assert [t.get_text() for t in alone.axes[0].get_yticklabels()] == ["training", "fine (2)", "failed (1)"]
     drawn(plots.degradation_sheet(few.assign(highlights=255.0, noise=0.0), few, failed))
     drawn(plots.degradation_sheet(qualities(30), qualities(0), failed[:0]))
+
+
+def test_class_curves_put_the_lowest_class_first():
+    history = pd.DataFrame(
+        {"epoch": [1, 2], "val_iou_sky": [0.1, 0.9], "val_iou_<car>": [0.5, 0.2], "val_iou_gone": np.nan}
+    )
+    fig = plots.class_curves(history)
+    shown = [ax for ax in fig.axes if ax.axison]
+    assert [ax.get_title("left") for ax in shown] == ["<car> 0.20", "sky 0.90"]
+    assert shown[1].lines[0].get_ydata().tolist() == [0.1, 0.9]
+    assert not plots.class_curves(history[["epoch"]]).axes[0].lines

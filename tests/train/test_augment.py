@@ -148,3 +148,11 @@ def test_brightness_contrast_and_noise_do_what_they_say():
     assert hazy.mean().item() == pytest.approx(image.mean().item(), rel=1e-4)
     noisy = adjust_colors(torch.full((1, 3, 80, 80), 128.0), [ColorJitter(noise=8.0, seed=3)])
     assert noisy.std().item() == pytest.approx(8, rel=0.03)
+
+
+def test_a_crop_may_be_drawn_around_a_pixel():
+    """As nearly as the image allows: a crop does not reach beyond an image that is larger."""
+    for center, middle in (((100, 90), (100, 90)), ((0, 0), (15.5, 23.5)), ((199, 179), (183.5, 155.5))):
+        crop = draw_crop(np.random.default_rng(0), Train(**STILL), (32, 48), (200, 180), center)
+        found = [(part.start + part.stop - 1) / 2 for part in (crop.rows, crop.columns)]
+        assert np.allclose(found, middle, atol=1)

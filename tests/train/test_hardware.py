@@ -75,7 +75,7 @@ def test_auto_follows_what_the_device_can_do_and_says_why(
     for plan in (make_plan(machine=machine), planned(model, machine)):
         assert (plan.device, plan.precision, plan.memory_format) == (device, precision, layout)
     table = plan.table().set_index("choice")
-    names = "device precision memory_format compile accelerate processes threads micro_batch cache workers"
+    names = "encoder_weights device precision memory_format compile accelerate processes threads micro_batch cache workers"
     assert table.index.sort_values().tolist() == sorted(names.split())
     assert (table["why"].str.len() > 5).all(), table
     assert table["value"][["memory_format", "compile"]].tolist() == [layout, "off"]

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +17,7 @@ from seglib.data import DatasetError, digests, load_dataset, read_pair
 from seglib.params import ParameterError, Train
 from seglib.runs import write_json
 from seglib.train import CachedSplit, DevicePlan, augmented_examples, build_cache, loader, scoring_batches
-from seglib.train.loader import augmented, batch_edges, crop_size, training_batches
+from seglib.train.loader import augmented, batch_edges, crop_size, rare_pixel, training_batches
 
 SIZES = [(6, 8), (8, 6), (6, 8), (5, 12), (6, 8), (8, 6), (9, 9)]
 YAML = 'classes: [a, b, c]\nsplits:\n  train: {images: "images/*.png", masks: "masks/*.png"}\n'
@@ -257,3 +258,25 @@ def test_large_images_of_many_classes_are_scored_fewer_at_a_time(cached, monkeyp
     batches = [index for index, _, _ in scoring_batches(cached, 7)]
     assert sorted(map(len, batches)) == expected
     assert sorted(np.concatenate(batches)) == list(range(7))
+
+
+def test_rare_crops_show_the_rare_class_more_often(tiny_root, tiny_params):
+    """A class is drawn the likelier the fewer pixels it has, then one of its pixels; 0 leaves the training as it was."""
+    cached, random = build_cache(load_dataset("data/tiny"), "train"), np.random.default_rng(0)
+    drawn = [cached.pair(i)[1][rare_pixel(cached, i, random)] for i in range(6) for _ in range(50)]
+    counts, share = cached.pixel_counts.sum(0), 1 / cached.pixel_counts.sum(0)
+    np.testing.assert_allclose(np.bincount(drawn, minlength=3) / 300, share / share.sum(), atol=0.1)
+    assert np.bincount(drawn).argmax() == counts.argmin()
+    plan, size = DevicePlan(), {"crop_height": 32, "crop_width": 32, "batch_size": 6}
+
+    def of_rare(share):
+        epochs = range(20)
+        params = tiny_params(rare_crops=share, **size)
+        batches = [b for epoch in epochs for b in training_batches(cached, params, plan, epoch)]
+        return np.mean(
+            [(augmented(b, (32, 32), plan)[1] == counts.argmin()).double().mean() for b in batches]
+        )
+
+    assert of_rare(1.0) > 1.1 * of_rare(0.0)
+    empty = replace(cached, pixel_counts=np.zeros_like(cached.pixel_counts))
+    assert rare_pixel(empty, 0, random) is None

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import socket
 import tarfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from seglib.data import ClassMap
 from seglib.params import Train
-from seglib.train import ModelError, ModelSpec, Segmenter, build_model, load_checkpoint
+from seglib.runs import display_path
+from seglib.train import (
+    DevicePlan,
+    ModelError,
+    ModelSpec,
+    Segmenter,
+    build_model,
+    check_model,
+    load_checkpoint,
+)
 from seglib.train import model as models
 from seglib.train.model import save_checkpoint
 
@@ -53,7 +65,7 @@ def test_architectures_are_built_by_name(architecture):
 
 
 UNKNOWN = [
-    ({"architecture": "UNet"}, r"architecture 'UNet' is not one of the \d+ known\. Did you mean 'Unet' or"),
+    ({"architecture": "UNets"}, r"architecture 'UNets' is not one of the \d+ known\. Did you mean 'Unet' or"),
     ({"architecture": "Xyzzyq"}, "architecture 'Xyzzyq' .*Did you mean 'Un"),
     ({"encoder": "resnet43"}, "encoder 'resnet43' .*Did you mean 'resnet34'"),
     ({"encoder": "tu-resnet43"}, "encoder 'tu-resnet43' .*Did you mean 'tu-resnet34'"),
@@ -65,6 +77,39 @@ UNKNOWN = [
 def test_unknown_names_come_with_near_ones(changed, message, weights):
     with pytest.raises(ModelError, match=message):
         build(weights, **changed)
+
+
+def test_names_are_known_whatever_their_case_before_anything_is_built():
+    spec, path = check_model(Train(architecture="UNET", encoder="ResNet18", encoder_weights="None"))
+    assert (spec.architecture, spec.encoder, path) == ("Unet", "resnet18", None)
+    with pytest.raises(
+        ModelError, match=r"encoder_weights = 'noisy-student': no file .*or 'imagenet' or 'none'"
+    ):
+        check_model(Train(encoder_weights="noisy-student"))
+
+
+PAIRS = {
+    "Unet:tu-convnext_atto": "yes",  # its first skip has no channels
+    "PAN:resnet18": "≥ 128",
+    "DPT:tu-vit_tiny_patch16_224": "yes",
+    "UnetPlusPlus:mit_b0": "UnetPlusPlus is not support",
+    "Unet:tu-gcvit_xxtiny": "it takes images of one size only",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_pair_trains_and_predicts_at_any_size_or_is_refused_in_words(pair, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    plan = DevicePlan(memory_format="channels_last", accelerate=True)
+    sizes, refusal = importlib.import_module("architectures").attempt(*pair.split(":"), plan)
+    assert (PAIRS[pair] in refusal) if refusal else (sizes == PAIRS[pair])
+
+
+def test_small_images_are_padded_to_what_the_network_needs():
+    model = Segmenter(torch.nn.Identity(), SPEC, stride=224, least=448)
+    assert model._padded(torch.zeros(1, 3, 40, 500)).shape == (1, 3, 448, 672)
+    assert model(torch.zeros(1, 3, 40, 500)).shape == (1, 3, 40, 500)
 
 
 @pytest.mark.parametrize("encoder", ["timm-tf_efficientnet_lite0", "tu-tf_efficientnet_lite0"])
@@ -93,7 +138,7 @@ def test_weights_that_cannot_be_had_name_both_ways_out(encoder, monkeypatch):
 
 
 def test_hub_weights_bring_their_own_normalisation(monkeypatch):
-    monkeypatch.setattr(models, "_build_net", lambda *_: torch.nn.Identity())
+    monkeypatch.setattr(models, "_build_net", lambda *_: (torch.nn.Identity(), 32, 32))
     built = build("imagenet", encoder="tu-vit_base_patch16_224.augreg_in21k")
     assert (built.spec.mean, built.spec.std) == ((0.5,) * 3, (0.5,) * 3)
 
@@ -111,9 +156,33 @@ def _by_order(model, path):
 
 
 HALVES = replace(SPEC, mean=(0.5,) * 3, std=(0.25,) * 3)
+
+
+def _timm(model, path):
+    """As timm's pages hold it: named as in timm's own model, sorted, with its classifier."""
+    state = {n.removeprefix("model."): v for n, v in model.net.encoder.state_dict().items()}
+    whole = {n.replace("blocks_", "blocks."): v.clone() for n, v in sorted(state.items())}
+    save_file(whole | {"classifier.bias": torch.zeros(7)}, path.with_suffix(".safetensors"))
+
+
+def _lightning(model, path):
+    state = {f"model.{name}": value for name, value in model.net.state_dict().items()}
+    torch.save(
+        {"epoch": 3, "state_dict": {"std": torch.ones(1, 3, 1, 1)} | state, "hyper_parameters": {}}, path
+    )
+
+
+def _before_2018(model, path):
+    state = model.net.encoder.state_dict().items()
+    torch.save({name: value for name, value in state if "num_batches_tracked" not in name}, path)
+
+
 SOURCES = {
     "its state dict": lambda model, path: torch.save(model.net.encoder.state_dict(), path),
     "foreign names, taken by order": _by_order,
+    "timm's safetensors": _timm,
+    "SMP's Lightning example": _lightning,
+    "without counters": _before_2018,
     "a checkpoint": lambda model, path: save_checkpoint(path, Segmenter(model.net, HALVES)),
 }
 
@@ -123,10 +192,36 @@ def test_weights_of_a_file(model, tmp_path, monkeypatch, source):
     """Relative to the project root; of a checkpoint with its normalisation, whatever its classes were."""
     monkeypatch.setenv("SEGLIB_ROOT", str(tmp_path))
     SOURCES[source](model, tmp_path / "weights.pth")
-    built = build("weights.pth", ClassMap(("a", "b")))
+    built = build(next(tmp_path.glob("weights.*")).name, ClassMap(("a", "b")))
     assert equal(built.net.encoder, model.net.encoder)
+    assert "encoder 206 of 206 tensors" in built.origin
+    assert f"images normalised by mean {', '.join(f'{x:g}' for x in built.spec.mean)} and std" in built.origin
     known = HALVES if source == "a checkpoint" else SPEC
     assert (built.spec.mean, built.spec.std) == (known.mean, known.std)
+
+
+def test_another_run_s_model_brings_what_fits_of_decoder_and_head(model, tmp_path):
+    save_checkpoint(tmp_path / "best.pth", model)
+    parts = "encoder 206 of 206 tensors, decoder {0} of {0} tensors, head {1} of 2 tensors; images"
+    whole = build(tmp_path / "best.pth")
+    decoder = len([n for n in whole.net.decoder.state_dict() if "num_batches" not in n])
+    assert equal(whole, model)
+    assert whole.origin.startswith(f"{display_path(tmp_path / 'best.pth')}: {parts.format(decoder, 2)}")
+    other = build(tmp_path / "best.pth", ClassMap(("a", "b", "c")))  # as many, but other classes
+    assert equal(other.net.decoder, model.net.decoder)
+    assert not equal(other.net.segmentation_head, model.net.segmentation_head)
+    assert parts.format(decoder, 0) in other.origin
+    assert "decoder 0 of" in build(tmp_path / "best.pth", architecture="FPN").origin
+
+
+def test_a_timm_encoder_s_file_is_normalised_by_timm_s_figures(tmp_path):
+    encoder = build(architecture="DPT", encoder="tu-vit_tiny_patch16_224").net.encoder
+    save_file(
+        {n.removeprefix("model."): v for n, v in encoder.state_dict().items()}, tmp_path / "vit.safetensors"
+    )
+    built = build(tmp_path / "vit.safetensors", architecture="DPT", encoder="tu-vit_tiny_patch16_224", seed=3)
+    assert (built.spec.mean, built.spec.std) == ((0.5,) * 3, (0.5,) * 3)  # of augreg's ViTs
+    assert equal(built.net.encoder, encoder)
 
 
 class _Bomb:

@@ -30,6 +30,7 @@ from seglib.train.trainer import make_optimizer, moving_average, rate
 HISTORY = {
     "epoch", "train_loss", "train_ce", "train_dice", "train_focal", "val_loss", "val_miou", "val_pixel_accuracy",
     "grad_norm", "learning_rate", "skipped_steps", "micro_batch", "images_per_second", "seconds", "seconds_left", "best",
+    "val_iou_sky", "val_iou_road", "val_iou_car",
 }  # fmt: skip
 STEPS = ["epoch", "step", "loss", "ce", "dice", "focal", "grad_norm", "learning_rate", "images_per_second"]
 TIMES = ["seconds", "seconds_left", "images_per_second"]
@@ -146,6 +147,8 @@ def test_fit_writes_history_and_checkpoints(trained_root):
     assert history["best"].tolist() == [True, *(history["val_miou"].cummax().diff().iloc[1:] > 0)]
     best = train.load_checkpoint(run.best_checkpoint)[1]
     assert best["epoch"] == history["epoch"][history["val_miou"].idxmax()]
+    of_classes = history[["val_iou_sky", "val_iou_road", "val_iou_car"]].mean(axis=1)
+    np.testing.assert_allclose(of_classes, history["val_miou"])
     assert best["val_miou"] == pytest.approx(history["val_miou"].max(), rel=1e-12)
     assert train.load_checkpoint(run.last_checkpoint)[1]["epoch"] == 3
     assert read_json(run.path / "environment.json")["plan"]["device"] == "cpu"
@@ -329,8 +332,10 @@ def test_training_stops_when_nothing_gets_better(tiny_root, tiny_params):
 
 
 def test_micro_batches_give_the_gradient_of_the_batch(tiny_root, tiny_params):
-    """With normalization in eval mode and cross-entropy alone, where the parts' sum is exact."""
-    gradients = []
+    """With normalization in eval mode and without Dice, where the parts' sum is exact, however few of their pixels are valid."""
+    gradients, folder = [], tiny_root / "data" / "tiny" / "train" / "masks"
+    for name in ("t00", "t03"):
+        Image.fromarray(np.full((40, 56), 255, np.uint8)).save(folder / f"{name}.png")
     for micro_batch in (6, 3, 2):
         params = tiny_params(batch_size=6, micro_batch=micro_batch, dice_weight=0.0, **PLAIN)
         splits, model = open_splits(params), new_model(params)
