@@ -79,7 +79,7 @@ def propose_split(folder: str | Path, shares: Sequence[float]) -> pd.Series:
             path.parent / "split" / f"{name}.txt", "".join(f"{i}\n" for i in samples["id"][split == name])
         )
         lines += f"  {name}: {{ids: split/{name}.txt}}\n"
-    text = path.read_text("utf-8")
+    text = path.read_text(encoding="utf-8")
     new, changed = re.subn(r"(?m)^( +)train:.*\n(?:\1 .*\n)*", lambda match: match[0] + lines, text, count=1)
     try:
         write_text(path, new)

@@ -35,7 +35,7 @@ class Named(NamedTuple):
 def read_table(path: Path) -> list[Named]:
     """Read names, ids and colours of classes: JSON, or a class a line; a DatasetError says that it is no list."""
     try:
-        text = path.read_text("utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
         return _from_json(json.loads(text)) if path.suffix.lower() == ".json" else _from_lines(text)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         detail = f"{path} is no list of classes ({error}); expected a name a line, or JSON of names."
@@ -142,7 +142,7 @@ def _count(files: list[Path]) -> tuple[Counter, bool, dict[int, tuple[int, ...]]
         )
         white = sum(count for value, count in pixels.items() if value >= 128)
         return Counter({0: pixels.total() - white, IGNORE: white}), False, {}, [told]
-    with Image.open(file) as image:
+    with Image.open(file, formats=["PNG", "TIFF", "BMP"]) as image:
         table = image.getpalette("RGB") if image.mode == "P" else []
     colors = [tuple(table[k : k + 3]) for k in range(0, len(table), 3)]
     return pixels, color, dict(enumerate(colors)) if any(len({*rgb}) > 1 for rgb in colors) else {}, []

@@ -195,7 +195,8 @@ def read_mask_and_mode(path: str | Path, classes: ClassMap, label: str = "") -> 
         return classes.encode(values), stored
     except ClassError as error:
         check = "illegal-ids" if values.ndim == 2 else "rgb-mask"
-        raise DatasetError(f"{label} {error}", check, suggest(values, classes)) from None
+        smeared = " JPEG smears ids: export masks as PNG." * (Path(path).suffix.lower() in (".jpg", ".jpeg"))
+        raise DatasetError(f"{label} {error}", check, suggest(values, classes) + smeared) from None
 
 
 def read_stored(path: str | Path, label: str = "") -> np.ndarray:

@@ -39,6 +39,6 @@ def suggest(stored: np.ndarray, classes: ClassMap) -> str:
         return f"If ids begin at 1, write {known} into dataset.yaml ({IGNORE}: ignored)."
     if len(found) > last + 1 and found == list(range(1, len(found) + 1)):
         return "Are they instance numbers? Export class ids; or, if all are of one class, id_map: {0: 0, 1: 1, 2: 1, ...}."
-    if not classes.id_map and len(ids) <= len(classes):
+    if not classes.id_map and 1 < len(ids) <= len(classes):
         return f"If they are the classes in this order, write {lines(ids)} into dataset.yaml."
     return "Correct the mask, or dataset.yaml."

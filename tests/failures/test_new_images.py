@@ -61,11 +61,10 @@ def test_every_form_of_image_and_bad_files_are_listed(run, tmp_path):
     (folder / ".hidden.png").write_text("")
     table = failures.predict_folder(run, folder, tmp_path / "out").table.set_index("id")
     assert table.index.tolist() == ["broken", "deep-one", "eight", "sixteen"]
-    assert (table.loc["deep-one", "height"], table.loc["sixteen", "width"]) == (1, 33)
+    assert (table.loc["deep-one", "height"], table.loc["eight", "width"]) == (1, 33)
     assert table.loc["broken", "error"].startswith("image 'broken.png' cannot be read")
     assert table.loc["broken", ["height", "confidence", "novelty", "share_sky"]].isna().all()
-    a, b = (evaluate.read_ids(tmp_path / "out/masks" / f"{name}.png") for name in ("sixteen", "eight"))
-    np.testing.assert_array_equal(a, b)
+    assert "range" in table.loc["sixteen", "error"]  # the model learned from 8 bits: which of 16 are meant?
     assert not list((tmp_path / "out").rglob("broken*"))
 
 
