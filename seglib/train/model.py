@@ -128,7 +128,7 @@ def build_model(params: Train, classes: ClassMap) -> Segmenter:
         known = smp.encoders.get_preprocessing_params(spec.encoder)
     if path is not None:
         stored = _read_tensors(path)
-        origin = f"{display_path(path)}: {_load_weights(net, stored, path, classes)}"
+        origin = f"{path.name}: {_load_weights(net, stored, path, classes)}"
         known = stored.get("spec", known)  # a seglib checkpoint's encoder knows images normalised like this
     model = Segmenter(net, replace(spec, mean=tuple(known["mean"]), std=tuple(known["std"])), *sizes)
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (model.spec.mean, model.spec.std))
