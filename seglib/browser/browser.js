@@ -7,6 +7,7 @@ const HELP = "Keys, once you have clicked in here: ← → or j k: step · a i t
 const LOST = ["#9fd0f0", "#0b3c6f", "#a6405f", "#e69f00", "#999999"];  // by kind of error, as the plots draw them
 const STEPS = { ArrowDown: 1, ArrowUp: -1, PageDown: 8, PageUp: -8, Home: -Infinity, End: Infinity };
 const CONFIDENT = `linear-gradient(90deg, ${CIVIDIS.map((color) => `rgb(${color})`).join()})`;
+const LOST_KERNEL = "not saved: run this cell again", SLOW = 5000;  // milliseconds until an answer counts as lost
 const WRONG = "#ff7a00", HATCHED = "repeating-linear-gradient(135deg, #606060 0 2px, #000 2px 6px)";
 
 function swatch(parent, background, text) {
@@ -28,6 +29,7 @@ class Browser {
   build(data) {
     const { colors, names, rows } = data;
     Object.assign(this, { data, colors, names, chosen: rows, editable: !this.source.readOnly });
+    this.unsaved = new Unsaved(`seglib ${data.folder}`);
     this.filters = new Filters(this.root, data, () => this.refill());
     const page = make(this.root, "div", "seg-page");
     const [left, main, verdict] = ["seg-left", "seg-main", "seg-verdicts"].map((name) => make(page, "div", name));
@@ -55,6 +57,7 @@ class Browser {
     this.observer.observe(this.filters.bar);  // its size does not depend on the picture's
     this.read(null);
     this.refill();
+    this.resend();
   }
 
   close() { this.keep(); this.source.close?.(); this.observer.disconnect(); }
@@ -117,8 +120,9 @@ class Browser {
     if (waits(this.asked)) return;
     this.keep();
     const row = this.chosen[this.at], asked = this.asked = performance.now();
-    const shown = await (this.ahead?.row === row ? this.ahead.shown : this.source.show(row.id));
-    if (asked !== this.asked) return;  // it came so late that it was asked for again
+    setTimeout(() => { if (asked === this.asked) this.problems.textContent = "No answer: run this cell again."; }, SLOW);
+    const shown = await (this.ahead?.row === row ? this.ahead.shown : this.source.show(row.id).catch(() => null));
+    if (asked !== this.asked || !shown) return;  // it came so late that it was asked for again, or it never comes
     this.asked = 0;
     if (this.chosen[this.at] !== row) { this.go(this.at); return; }
     if (await this.picture.load({ ...shown, id: row.id })) this.show(row);
@@ -130,7 +134,7 @@ class Browser {
     const { at } = this, by = at - (this.shownAt ?? -1), next = this.chosen[at + by], of = this.data.rows.length;
     [this.row, this.shownAt] = [row, at];
     // One step further in the same direction, the next picture is expected.
-    this.ahead = Math.abs(by) === 1 && next ? { row: next, shown: this.source.show(next.id) } : null;
+    this.ahead = Math.abs(by) === 1 && next ? { row: next, shown: this.source.show(next.id).catch(() => null) } : null;
     const rest = this.chosen.length === of ? "failures" : `chosen (${of} failures in all)`;
     this.count.textContent = `${at + 1} of ${this.chosen.length} ${rest}`;
     [this.previous.disabled, this.next.disabled] = [at === 0, at === this.chosen.length - 1];
@@ -155,20 +159,47 @@ class Browser {
     this.save();
   }
 
-  // Until the last of several changes is answered, what is on the buttons is newer than the answers.
-  async save() {
-    const { row } = this, saving = row.saving = {};
+  save() {
     this.typed = false;
-    row.note = this.text.value;
-    this.say("saving …");
-    const waiting = () => this.row === row && row.saving === saving;
-    setTimeout(() => { if (waiting()) this.say("not saved yet: the kernel does not answer", true); }, 5000);
-    const { verdict, time, error } = await this.source.judge(row.id, row.verdict, row.note);
-    if (row.saving !== saving) return;
-    Object.assign(row, { verdict, time, error, saving: null });
+    this.row.note = this.text.value;
+    this.send(this.row);
+  }
+
+  // Until the last of several changes is answered, what is on the buttons is newer than the answers. What no kernel
+  // answers is released and kept for the next one; an answer that comes late counts all the same.
+  async send(row) {
+    const { verdict, note } = row, saving = row.saving = {};
+    this.unsaved.put(row.id, [verdict, note]);
+    if (this.row === row) this.say("saving …");
+    const lost = () => {
+      if (row.saving === saving) this.saved(row, { verdict: row.given ?? "", time: row.time, error: LOST_KERNEL });
+    };
+    setTimeout(lost, SLOW);
+    const answer = await this.source.judge(row.id, verdict, note).catch(lost);
+    if (row.saving !== saving || !answer) return;
+    row.saving = null;
+    this.unsaved.put(row.id);
+    this.saved(row, answer);
+    if (!answer.error) this.resend();
+  }
+
+  saved(row, { verdict, time, error }) {
+    Object.assign(row, { verdict, time, error });
+    if (error !== LOST_KERNEL) row.given = verdict;
     this.list.changed(row);
     this.warn();
     if (this.row === row) this.say(error || (time ? "saved" : "verdict removed"), Boolean(error));
+  }
+
+  // Send what an earlier kernel did not save, now that one answers.
+  resend() {
+    for (const row of this.data.rows) {
+      row.given ??= row.verdict;
+      const kept = this.unsaved.kept[row.id];
+      if (!kept || row.saving) continue;
+      [row.verdict, row.note] = kept;
+      this.send(row);
+    }
   }
 
   say(text, problem = false) {

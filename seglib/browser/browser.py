@@ -83,6 +83,7 @@ class FailureBrowser:
     def _open(self, _: dict[str, Any]) -> _Answer:
         self.book.reload()
         data = listing(self.failures, self.classes, self.book, self._ious)
+        data["folder"] = str(self.folder.resolve())
         return {}, [zlib.compress(json.dumps(data).encode(), 1)]  # 10,000 failures: a tenth of some megabytes
 
     def _show(self, message: dict[str, Any]) -> _Answer:

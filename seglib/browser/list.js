@@ -31,7 +31,7 @@ class Thumbs {
     for (let image; (image = this.root.querySelector(".seg-wanted"));) {  // not those scrolled out of sight
       const key = JSON.stringify(image.wanted);
       this.asked = performance.now();
-      if (!this.kept.has(key)) this.kept.set(key, await this.source.thumb(...image.wanted));
+      if (!this.kept.has(key)) this.kept.set(key, await this.source.thumb(...image.wanted).catch(() => ""));
       const address = this.kept.get(key);
       Object.assign(image, address ? { src: address, className: "" } : { className: "seg-missing" });
     }

@@ -3,6 +3,7 @@
 //   show(id, sharp) -> facts, width, height, step, finer, problems, layers: {name: Uint8Array}
 //   thumb(kind, id) -> the address of a small picture, "" where there is none
 //   judge(id, verdict, note) -> verdict, note, time, error; nobody saves what a `readOnly` source is told
+// A kernel that is gone answers no more: a promise is then refused, or waits for ever.
 
 const inflate = async (bytes) => {
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
@@ -23,7 +24,10 @@ class Kernel {
 
   ask(message) {
     const ask = `${this.token} ${this.asked++}`;  // two views of one widget hear each other's answers
-    return new Promise((answer) => { this.waiting.set(ask, answer); this.model.send({ ...message, ask }); });
+    return new Promise((answer) => {  // sending throws, or nothing comes back, once the kernel is gone
+      this.waiting.set(ask, answer);
+      this.model.send({ ...message, ask });
+    });
   }
 
   async open() {
@@ -42,6 +46,16 @@ class Kernel {
   }
 
   async judge(id, verdict, note) { return (await this.ask({ type: "judge", id, verdict, note }))[0]; }
+}
+
+// Verdicts that no kernel has saved yet, id -> [verdict, note]: the page keeps them, also over a reload.
+class Unsaved {
+  constructor(key) { Object.assign(this, { key, kept: JSON.parse(sessionStorage.getItem(key) ?? "{}") }); }
+
+  put(id, given) {
+    if (given) this.kept[id] = given; else delete this.kept[id];
+    sessionStorage.setItem(this.key, JSON.stringify(this.kept));
+  }
 }
 
 class Embedded {
