@@ -2,6 +2,8 @@
 //   open() -> names, colors, verdicts, rules, sorts, rows, problem
 //   show(id, sharp) -> facts, width, height, step, finer, problems, layers: {name: Uint8Array}
 //   thumb(kind, id) -> the address of a small picture, "" where there is none
+//   write() -> text of what was written; keep(views): the filters that a person named
+//   filters: the filters as one string, kept over a reload
 //   judge(id, verdict, note) -> verdict, note, time, error; nobody saves what a `readOnly` source is told
 // A kernel that is gone answers no more: a promise is then refused, or waits for ever.
 
@@ -18,6 +20,13 @@ class Kernel {
       this.waiting.delete(message.ask);
     };
     model.on("msg:custom", this.hear);
+  }
+
+  get filters() { return this.model.get("filters"); }
+
+  set filters(text) {
+    this.model.set("filters", text);
+    this.model.save_changes();
   }
 
   close() { this.model.off("msg:custom", this.hear); }
@@ -46,6 +55,10 @@ class Kernel {
   }
 
   async judge(id, verdict, note) { return (await this.ask({ type: "judge", id, verdict, note }))[0]; }
+
+  async write() { return (await this.ask({ type: "write" }))[0].text; }
+
+  keep(views) { this.ask({ type: "keep", views }); }
 }
 
 // Verdicts that no kernel has saved yet, id -> [verdict, note]: the page keeps them, also over a reload.
@@ -60,6 +73,10 @@ class Unsaved {
 
 class Embedded {
   constructor(data) { Object.assign(this, { data, readOnly: true }); }
+
+  get filters() { return location.hash.slice(1); }
+
+  set filters(text) { history.replaceState(null, "", `#${text}`); }
 
   async open() { return this.data; }
 

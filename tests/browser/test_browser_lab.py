@@ -161,6 +161,7 @@ def test_browse_filter_judge_and_find_it_again(lab) -> None:
         first = shown(page)
 
         # Judge by key, note by typing; the note stays with its image although one steps on at once.
+        browser.get_by_label("step on").uncheck()
         browser.focus()
         page.keyboard.press("2")
         settled(saved.exists, True)
@@ -226,6 +227,7 @@ def test_a_verdict_that_no_kernel_takes_is_kept_until_one_does(lab) -> None:
         browser = run_all(page)
         status = browser.locator(".seg-status")
         page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+        browser.get_by_label("step on").uncheck()
         browser.focus()
         page.keyboard.press("3")
         settled(lambda: status.inner_text(), "not saved: run this cell again")

@@ -113,7 +113,7 @@ def test_what_the_front_end_lists_filters_and_sorts(folder):
     json.dumps(data, allow_nan=False)
     # Only what an older folder knows can be sorted by.
     data = listing(read_failures(folder)[OLD], CLASSES, book)
-    assert [column for _, column, _ in data["sorts"]] == ["miou", "miou", "id", "worst_class"]
+    assert [column for _, column, _ in data["sorts"]] == ["miou", "miou", "id", "worst_class", "time"]
     assert len(data["rules"]) == 1
 
 
@@ -225,8 +225,9 @@ def test_pictures_that_are_missing_or_broken_are_named_and_the_others_shown(fold
 def test_it_answers_with_failures_and_pictures(page):
     assert [row["id"] for row in page.open()["rows"]] == IDS
     shown, buffers = page.ask("show", id=IDS[2], sharp=False)
-    assert shown["names"] == ["image", "truth", "prediction", "confidence", "suspect"]
-    assert len(buffers) == 5
+    assert shown["names"] == ["image", "truth", "prediction", "confidence"]  # its label is not the suspect
+    assert len(buffers) == 4
+    assert "suspect" in page.ask("show", id=IDS[0], sharp=False)[0]["names"]  # its cause is a label error
     assert shown["facts"]["nearest"] == ["train_0", EVIL, "../outside", "train_1"]
     assert len(shown["facts"]["ious"]) > 3
     with Image.open(io.BytesIO(page.ask("thumb", kind="images", id=IDS[0])[1][0])) as small:
@@ -308,5 +309,5 @@ def test_it_can_be_read_in_every_theme():
     theirs = {name for name, value in re.findall(r"(--seg-\w+):\s*([^;]+);", css) if "--jp-" in value}
     assert theirs == {"--seg-line", "--seg-muted", "--seg-ink", "--seg-accent"}
     grounds = set(re.findall(r"background(?:-color)?:\s*([^;}]+)", css))
-    assert grounds == {"none", "var(--seg-raised)", "var(--seg-deep)", "#fff"}
+    assert grounds == {"none", "var(--seg-raised)", "var(--seg-deep)", "var(--seg-accent)", "#fff"}
     assert "option {color: #222; background: #fff;}" in css
