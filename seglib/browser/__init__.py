@@ -8,6 +8,6 @@ data.
 
 from seglib.browser.browser import FailureBrowser
 from seglib.browser.details import Details
-from seglib.browser.report import write_report
+from seglib.browser.report import write_findings, write_report
 
-__all__ = ["Details", "FailureBrowser", "write_report"]
+__all__ = ["Details", "FailureBrowser", "write_findings", "write_report"]

@@ -13,7 +13,7 @@ from IPython.display import display
 from seglib import runs
 from seglib.browser.details import Details
 from seglib.browser.layers import LARGEST, QUICK, thumbnail
-from seglib.browser.report import SCRIPT, STYLE, gallery
+from seglib.browser.report import SCRIPT, STYLE, gallery, write_findings
 from seglib.browser.table import VIEWS, describe, listing, pack_row, read_failures, read_views
 from seglib.data import ClassMap
 from seglib.failures import VerdictBook
@@ -122,7 +122,7 @@ class FailureBrowser:
 
     def _write(self, _: dict[str, Any]) -> _Answer:
         try:
-            return {"text": self.details.write()}, []
+            return {"text": write_findings(self.details)}, []
         except (OSError, ValueError) as failure:
             return {"text": f"not written: {failure}"}, []
 

@@ -4,7 +4,6 @@ import datetime
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -13,7 +12,6 @@ from PIL import Image
 
 from seglib import evaluate, failures, runs
 from seglib.browser.layers import pack_arrays, pack_problem, shrink
-from seglib.browser.report import write_report
 from seglib.data import Dataset, read_image, read_pair
 from seglib.evaluate import Evaluation
 from seglib.failures import Analysis, Threshold
@@ -160,14 +158,3 @@ class Details:
             "mean IoU": f"{scores['mean_iou']:.3f}", "a failure is": failures.describe(evaluation, self.threshold),
         }  # fmt: skip
         return told | ({"compared with": self.before.run.name} if self.before else {})
-
-    def write(self) -> str:
-        """Write actions.yaml and report.html into the failures folder, and return what to do as text."""
-        analysis, evaluation = self.analysis, self.analysis.evaluation
-        path, text = failures.write_actions(analysis)
-        tables = {"By sequence": failures.sequence_means(analysis)}
-        tables["Costliest confusions"] = failures.error_costs(evaluation)
-        title = f"{evaluation.run.name}, {evaluation.split}"
-        told = failures.describe(evaluation, self.threshold), len(evaluation.per_image)
-        report = write_report(analysis.folder, evaluation.classes, title, *told, tables, self)
-        return f"{text}\nWritten: {runs.display_path(path)}, {runs.display_path(Path(report))}"

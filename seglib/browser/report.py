@@ -10,20 +10,19 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from seglib import failures as found
+from seglib.browser.details import Details
 from seglib.browser.layers import read_layers, thumbnail
 from seglib.browser.table import NO_VERDICT, UNKNOWN, describe, listing, pack_row, read_failures, read_views
 from seglib.data import IGNORE, ClassMap, data_uri, error_map, overlay
 from seglib.failures import VerdictBook, named
-from seglib.runs import read_table, write_text
-
-if TYPE_CHECKING:
-    from seglib.browser.details import Details
+from seglib.runs import display_path, read_table, write_text
 
 LIMIT = 20_000_000  # bytes of a report
 PIXELS = 640 * 480  # of a picture in it, at most
@@ -48,7 +47,7 @@ def write_report(
     below: str = "",
     images: int | None = None,
     tables: Mapping[str, pd.DataFrame] | None = None,
-    details: "Details | None" = None,
+    details: Details | None = None,
 ) -> Path:
     """Write `report.html` into a failures folder.
 
@@ -88,6 +87,21 @@ def write_report(
     _fit(data, folder, shown, classes, LIMIT - len(page_alone.encode()), details)
     text = template.render(page, data=_block(data), listed=len(data["rows"]), total=len(shown))
     return write_text(folder / "report.html", text)
+
+
+def write_findings(details: Details) -> str:
+    """Write actions.yaml and report.html into the failures folder, and return what to do as text."""
+    analysis, evaluation = details.analysis, details.analysis.evaluation
+    path, text = found.write_actions(analysis)
+    tables = {
+        "By sequence": found.sequence_means(analysis),
+        "Costliest confusions": found.error_costs(evaluation),
+    }
+    told = found.describe(evaluation, details.threshold), len(evaluation.per_image), tables, details
+    report = write_report(
+        analysis.folder, evaluation.classes, f"{evaluation.run.name}, {evaluation.name}", *told
+    )
+    return f"{text}\nWritten: {display_path(path)}, {display_path(report)}"
 
 
 def _fit(data: dict, folder: Path, table: pd.DataFrame, classes: ClassMap, room: int, details: Any) -> None:

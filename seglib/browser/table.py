@@ -4,18 +4,16 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from seglib.browser.details import Details
 from seglib.browser.layers import QUICK, pack_layers
 from seglib.data import ClassMap
 from seglib.failures import ERROR_KINDS, VERDICTS, VerdictBook
 from seglib.runs import display_path, read_table
-
-if TYPE_CHECKING:
-    from seglib.browser.details import Details
 
 LOW_IOU = 0.5  # the IoU of a class below it counts as low
 UNKNOWN = "unknown"
@@ -77,7 +75,7 @@ def read_failures(folder: Path) -> pd.DataFrame:
 
 
 def pack_row(
-    folder: Path, row: Mapping, details: "Details | None" = None, most: int = QUICK, compact: bool = False
+    folder: Path, row: Mapping, details: Details | None = None, most: int = QUICK, compact: bool = False
 ) -> dict[str, Any]:
     """Pack the layers of one image as `pack_layers` does; the suspect region only where the label is doubted."""
     if details and not details.failed(row["id"]):
@@ -105,7 +103,7 @@ def read_views(folder: Path) -> dict[str, str]:
 
 def listing(
     failures: pd.DataFrame, classes: ClassMap, book: VerdictBook, class_ious: pd.DataFrame | None = None,
-    details: "Details | None" = None,
+    details: Details | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """List the failures as the front end shows, filters and sorts them.
 
