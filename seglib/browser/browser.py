@@ -78,7 +78,7 @@ class FailureBrowser:
         return f"FailureBrowser({len(self.failures)} failures)"
 
     def _ipython_display_(self) -> None:
-        if self._table.empty:
+        if self.failures.empty and (self.details is None or self.details.browse != "all"):
             display({"text/html": _NONE, "text/plain": repr(self)}, raw=True)
             return
         # Two outputs: JupyterLab shows no other form of an output whose widget has lost its kernel.

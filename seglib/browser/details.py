@@ -55,7 +55,9 @@ class Details:
         worst = self.analysis.evaluation.per_image["worst_class"].to_numpy()
         passing = images.assign(worst_class=worst, nearest=images["nearest"].map(json.dumps))
         passing = passing[~images["failed"]].sort_values(["miou", "id"]).reindex(columns=failed.columns)
-        table = pd.concat([failed, passing.astype(failed.dtypes)], ignore_index=True)
+        table = (
+            passing if failed.empty else pd.concat([failed, passing.astype(failed.dtypes)], ignore_index=True)
+        )
         text = table.select_dtypes(exclude="number").columns
         return table.assign(**table[text].fillna(""))
 
@@ -155,6 +157,6 @@ class Details:
             "run": run.name, "date": f"{datetime.date.today():%Y-%m-%d}, of this report",
             "model": ", ".join(model) or "predictions of another tool",
             "dataset": evaluation.dataset.name, "split": f"{evaluation.split}, {len(evaluation.per_image):,} images",
-            "mean IoU": f"{scores['mean_iou']:.3f}", "a failure is": failures.describe(evaluation, self.threshold),
+            "mean IoU": f"{scores['mean_iou'] or np.nan:.3f}", "a failure is": failures.describe(evaluation, self.threshold),
         }  # fmt: skip
         return told | ({"compared with": self.before.run.name} if self.before else {})
