@@ -26,7 +26,7 @@ class Browser extends Facts {
   build(data) {
     const { colors, names, rows } = data;
     Object.assign(this, { data, colors, names, chosen: [], editable: !this.source.readOnly });
-    this.unsaved = new Unsaved(`seglib ${data.folder}`);
+    this.unsaved = this.editable ? new Unsaved(`seglib ${data.folder}`) : { kept: {} };  // a frame may have no storage
     this.filters = new Filters(this.root, data, (top) => this.refill(top));
     this.filters.saved(this.editable && ((views) => this.source.keep(views)));
     const bar = make(this.root, "div", "seg-bar"), views = make(this.root, "div", "seg-charts");

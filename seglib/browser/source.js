@@ -76,7 +76,9 @@ class Embedded {
 
   get filters() { return location.hash.slice(1); }
 
-  set filters(text) { history.replaceState(null, "", `#${text}`); }
+  set filters(text) {
+    try { history.replaceState(null, "", `#${text}`); } catch { /* a frame in a page has no address of its own */ }
+  }
 
   async open() { return this.data; }
 
