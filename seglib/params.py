@@ -179,6 +179,7 @@ class Failures(Params):
     threshold_mode: Literal["absolute", "percentile", "per_class"] = "absolute"
     class_thresholds: str = ""
     before: str = ""
+    browse: Literal["failures", "all"] = "failures"
     images: str = ""
     sheets: int = Field(3, ge=1, le=50)
 

@@ -1,11 +1,13 @@
 """Look at failed images: live in Jupyter (`FailureBrowser`) and as one HTML file (`write_report`).
 
-`table` reads, lists and describes failures, `layers` packs their pictures, `browser` answers the front end in
+`table` reads, lists and describes failures, `layers` packs their pictures, `details` adds what the analysis
+knows beyond the folder, `browser` answers the front end in
 Jupyter, `report` writes the static forms. The .js files are one front end, fed by a kernel or by embedded
 data.
 """
 
 from seglib.browser.browser import FailureBrowser
-from seglib.browser.report import write_report
+from seglib.browser.details import Details
+from seglib.browser.report import write_findings, write_report
 
-__all__ = ["FailureBrowser", "write_report"]
+__all__ = ["Details", "FailureBrowser", "write_findings", "write_report"]

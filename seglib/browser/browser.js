@@ -1,60 +1,77 @@
-// The browser around filters, list and picture: its controls, what is known about the failure, and the verdict on it.
+// The browser around charts, filters, list and picture: what they do together, controls and keys.
 
 const LAYERS = [["all", "all four", "a"], ["image", "image", "i"], ["truth", "ground truth", "t"],
-  ["prediction", "prediction", "p"], ["errors", "errors", "e"], ["confidence", "confidence", "c"]];
-const HELP = "Keys, once you have clicked in here: ← → or j k: step · a i t p e c: layer · s: suspect region · "
-  + "[ ]: opacity · + − f, wheel: zoom · drag: move";
-const LOST = ["#9fd0f0", "#0b3c6f", "#a6405f", "#e69f00", "#999999"];  // by kind of error, as the plots draw them
+  ["prediction", "prediction", "p"], ["errors", "errors", "e"], ["confidence", "confidence", "c"],
+  ["before", "before", "b"]];
+const HELP = "Once you have clicked in here: ← → or j k: step · ?: all keys · w: fill the window · wheel: zoom · drag: "
+  + "move. Right click, Create New View for Cell Output: JupyterLab gives it a tab of its own, at full width.";
 const STEPS = { ArrowDown: 1, ArrowUp: -1, PageDown: 8, PageUp: -8, Home: -Infinity, End: Infinity };
 const CONFIDENT = `linear-gradient(90deg, ${CIVIDIS.map((color) => `rgb(${color})`).join()})`;
 const WRONG = "#ff7a00", HATCHED = "repeating-linear-gradient(135deg, #606060 0 2px, #000 2px 6px)";
 
-function swatch(parent, background, text) {
-  const key = make(parent, "span", "seg-key");
-  make(key, "i").style.background = background;
-  make(key, "span", "", text);
-}
-
-class Browser {
+class Browser extends Facts {
   constructor(source, root) {
+    super();
     Object.assign(this, { source, root, at: 0, row: null, asked: 0, typed: false, ahead: null, keys: {} });
+    Object.assign(this, { named: [], past: [] });  // [keys, what they do]; what undo takes back
     Object.assign(root, { className: "seg-browser", tabIndex: 0 });
     root.dataset.lmSuppressShortcuts = "true";  // JupyterLab would take j, k and the arrows for itself
     // Also when a hidden notebook comes back.
-    this.observer = new ResizeObserver(() => { if (this.row) { this.list.select(this.at); this.picture.draw(); } });
+    this.observer = new ResizeObserver(() => {
+      if (this.row) { this.list.select(this.at); this.picture.draw(); this.map?.draw(); }
+    });
     source.open().then((data) => this.build(data));
   }
 
   build(data) {
     const { colors, names, rows } = data;
-    Object.assign(this, { data, colors, names, chosen: rows, editable: !this.source.readOnly });
-    this.filters = new Filters(this.root, data, () => this.refill());
+    Object.assign(this, { data, colors, names, chosen: [], editable: !this.source.readOnly });
+    this.unsaved = this.editable ? new Unsaved(`seglib ${data.folder}`) : { kept: {} };  // a frame may have no storage
+    this.filters = new Filters(this.root, data, (top) => this.refill(top));
+    this.filters.saved(this.editable && ((views) => this.source.keep(views)));
+    const bar = make(this.root, "div", "seg-bar"), views = make(this.root, "div", "seg-charts");
+    this.charts = new Charts(views, data, this.filters);
     const page = make(this.root, "div", "seg-page");
     const [left, main, verdict] = ["seg-left", "seg-main", "seg-verdicts"].map((name) => make(page, "div", name));
     this.facts = make(page, "div", "seg-facts");
     this.count = make(left, "div", "seg-count");
     this.thumbs = new Thumbs(this.source, this.root);
-    this.list = new List(left, this.thumbs, (index) => { this.root.focus({ preventScroll: true }); this.go(index); });
+    this.list = new List(left, this.thumbs, (index, several) => {
+      this.root.focus({ preventScroll: true });
+      const [from, to] = [index, this.at].sort((a, b) => a - b);
+      this.list.marked = new Set(several ? this.chosen.slice(from, to + 1) : []);
+      this.list.draw();
+      if (several) this.count.textContent = `${to - from + 1} marked: a verdict is given to all of them`;
+      else this.go(index);
+    });
     const steps = make(left, "div", "seg-bar");
     const step = (by) => () => this.go(this.at + by);
     this.previous = this.button(steps, "‹ Previous", "the failure before", ["ArrowLeft", "k"], step(-1));
     this.next = this.button(steps, "Next ›", "the failure after", ["ArrowRight", "j"], step(1));
     for (const [key, by] of Object.entries(STEPS)) this.keys[key] = step(by);
+    Object.assign(this, { main });
     this.controls(make(main, "div", "seg-bar"));
     this.picture = new Picture(make(main, "div", "seg-picture"), colors, {
       read: (at) => this.read(at),
       focused: () => this.root.contains(this.root.getRootNode().activeElement),
       sharpen: async (sample) => this.picture.sharper(sample, await this.source.show(sample.id, true)),
     });
-    [this.readout, this.legend, this.problems, this.near] =
-      ["seg-readout", "seg-legend", "seg-problem", "seg-near"].map((name) => make(main, "div", name));
+    [this.readout, this.legend, this.problems] =
+      ["seg-readout", "seg-legend", "seg-problem"].map((name) => make(main, "div", name));
+    this.strip = new Strip(main, (id) => this.open(id));
+    [this.near, this.alike] = ["seg-near", "seg-near"].map((name) => make(main, "div", name));
+    this.failed = new Set(rows.filter((row) => row.failed).map(({ id }) => id));
+    this.panels(bar, views);
     this.problems.role = "alert";
     this.judging(verdict);
-    make(page, "div", "seg-help", HELP + (this.editable ? " · 1 2 3 4: verdict · n: note, Escape: back" : ""));
+    make(page, "div", "seg-help", HELP);
+    this.overlay();
     this.root.addEventListener("keydown", (event) => this.key(event));
     this.observer.observe(this.filters.bar);  // its size does not depend on the picture's
     this.read(null);
+    this.filters.text = this.source.filters;
     this.refill();
+    this.resend();
   }
 
   close() { this.keep(); this.source.close?.(); this.observer.disconnect(); }
@@ -63,7 +80,56 @@ class Browser {
   button(host, text, title, keys, answer) {
     const element = button(host, text, `${title} (${keys.join(", ")})`, answer);
     for (const key of keys) this.keys[key] = () => element.click();
+    this.named.push([keys.join(" "), text.startsWith(title) ? title : `${text.replace(/^\d /, "")}: ${title}`]);
     return element;
+  }
+
+  // What can be shown above the list, and the button that ends a review.
+  panels(bar, views) {
+    const toggle = (name, key, box, shown) => {
+      const press = this.button(bar, name, "show or hide", [key], () => {
+        box.hidden = !box.hidden;
+        press.ariaPressed = String(!box.hidden);
+        this.redraw();
+      });
+      Object.assign(press, { ariaPressed: String(shown) });
+      box.hidden = !shown;
+    };
+    toggle("charts", "v", views, true);
+    if (this.data.rows.some((row) => row.x != null)) {
+      const host = make(this.root, "div", "seg-mapped");
+      views.after(host);
+      this.map = new Embedding(host, this.data, {
+        lasso: (text) => { this.filters.set("map", text); this.refill(); },
+        open: (id, training) => this.open(id, training),
+        thumb: (kind, id) => this.source.thumb(kind, id),
+      });
+      toggle("map", "m", host, false);
+    }
+    if (!this.editable || !this.data.training) return;
+    const text = make(this.root, "pre", "seg-written");
+    bar.after(text);
+    button(bar, "Write actions and report", "actions.yaml and report.html, of the verdicts so far", async () => {
+      text.textContent = "writing …";
+      text.textContent = await this.source.write().catch(() => "not written: run this cell again");
+    });
+  }
+
+  redraw() {
+    this.charts.draw();
+    this.map?.draw(this.chosen);
+  }
+
+  // All keys, by "?".
+  overlay() {
+    const box = make(this.root, "dialog", "seg-all"), table = make(box, "table");
+    const more = [["[ ]", "opacity"], [Object.keys(STEPS).join(" "), "step"], ["n", "note"], ["Escape", "leave it"]];
+    for (const [keys, text] of [...this.named, ...more, ["?", "close"]]) {
+      const row = make(table, "tr");
+      make(row, "th", "", keys);
+      make(row, "td", "", text);
+    }
+    this.keys["?"] = () => (box.open ? box.close() : box.showModal());
   }
 
   controls(bar) {
@@ -76,31 +142,38 @@ class Browser {
     Object.assign(this.opacity, { type: "range", min: 0, max: 100, oninput: () => blend(this.opacity.value / 100) });
     const more = (by) => () => blend(this.picture.opacity + by);
     Object.assign(this.keys, { "[": more(-0.1), "]": more(0.1) });
+    for (const name of ["brightness", "contrast"]) {
+      const slider = make(make(bar, "label", "seg-opacity", name), "input");
+      Object.assign(slider, { type: "range", min: 50, max: 400, value: 100, ariaLabel: name });
+      slider.oninput = () => this.look({ [name]: slider.value / 100 });
+      slider.ondblclick = () => { slider.value = 100; slider.oninput(); };
+    }
     const zoom = make(bar, "span", "seg-zoom");
     this.button(zoom, "−", "zoom out", ["-"], () => this.picture.zoomBy(1 / 1.5));
     this.button(zoom, "+", "zoom in", ["+", "="], () => this.picture.zoomBy(1.5));
     this.button(zoom, "fit", "the whole picture, as a double click", ["f"], () => this.picture.fit());
+    this.button(zoom, "window", "fill the window", ["w"], () => this.fill());
   }
 
-  judging(host) {
-    make(host, "div", "seg-label", this.editable ? "your verdict" : "verdict");
-    this.choices = (this.editable ? this.data.verdicts : []).map((name, k) =>
-      [name, this.button(host, `${k + 1} ${name}`, "press again to remove it", [k + 1], () => this.judge(name))]);
-    const settings = { rows: 2, placeholder: "a note (n), saved as you type", ariaLabel: "note" };
-    this.text = Object.assign(make(host, "textarea"), settings, { hidden: !this.editable });
-    this.text.oninput = () => {
-      clearTimeout(this.timer);
-      this.typed = true;
-      this.timer = setTimeout(() => this.keep(), 500);
-    };
-    this.keys.n = () => this.text.focus();
-    this.status = Object.assign(make(host, "div", "seg-status"), { ariaLive: "polite" });
+  // The picture fills the window, or is put back.
+  fill() {
+    const { main, picture } = this;
+    picture.full = !picture.full;
+    main.style.background = picture.full ? ground(this.root) : "";
+    main.popover = picture.full ? "manual" : null;
+    if (picture.full) main.showPopover();
+    picture.draw();
   }
 
-  // The filters changed: stay with the failure on show if it passes them.
-  refill() {
-    const current = this.chosen[this.at], of = this.data.rows.length;
+  // The filters changed: stay with the failure on show if it passes them, or go to the first.
+  refill(top = false) {
+    const current = top ? null : this.chosen[this.at], of = this.failed.size;
     this.chosen = this.filters.choose(this.data.rows);
+    this.source.filters = this.filters.text;
+    this.filters.draw();
+    clearTimeout(this.drawing);
+    this.drawing = setTimeout(() => this.redraw());  // the list first: with 10,000 images the charts take a while
+    this.list.marked.clear();
     this.list.fill(this.chosen);
     this.root.classList.toggle("seg-none", !this.chosen.length);
     if (this.chosen.length) { this.go(Math.max(0, this.chosen.indexOf(current))); return; }
@@ -117,65 +190,51 @@ class Browser {
     if (waits(this.asked)) return;
     this.keep();
     const row = this.chosen[this.at], asked = this.asked = performance.now();
-    const shown = await (this.ahead?.row === row ? this.ahead.shown : this.source.show(row.id));
-    if (asked !== this.asked) return;  // it came so late that it was asked for again
+    const late = () => { if (asked === this.asked) this.problems.textContent = "No answer: run this cell again."; };
+    setTimeout(late, SLOW);
+    const shown = await (this.ahead?.row === row ? this.ahead.shown : this.source.show(row.id).catch(() => null));
+    if (asked !== this.asked || !shown) return;  // it came so late that it was asked for again, or it never comes
     this.asked = 0;
     if (this.chosen[this.at] !== row) { this.go(this.at); return; }
     if (await this.picture.load({ ...shown, id: row.id })) this.show(row);
   }
 
+  // Go to an image wherever it is: in the list, left out by the filters, or a training image.
+  async open(id, training = false) {
+    const index = training ? -1 : this.chosen.findIndex((row) => row.id === id);
+    if (index >= 0) { this.go(index); return; }
+    const guest = { id, verdict: "", note: "", training };
+    const row = (!training && this.data.rows.find((other) => other.id === id)) || guest;
+    if (row === guest && !this.editable) return;  // a file holds no other images
+    this.keep();
+    if (!(await this.picture.load({ ...await this.source.show(id), id }))) return;
+    this.row = row;
+    this.count.textContent = training ? "a training image: step to go back" : "not in the list: step to go back";
+    this.tell(row);
+  }
+
   show(row) {
     if (this.chosen[this.at] !== row) return;  // the filters changed meanwhile
     this.keep();
-    const { at } = this, by = at - (this.shownAt ?? -1), next = this.chosen[at + by], of = this.data.rows.length;
+    const { at } = this, by = at - (this.shownAt ?? -1), next = this.chosen[at + by], of = this.failed.size;
     [this.row, this.shownAt] = [row, at];
     // One step further in the same direction, the next picture is expected.
-    this.ahead = Math.abs(by) === 1 && next ? { row: next, shown: this.source.show(next.id) } : null;
-    const rest = this.chosen.length === of ? "failures" : `chosen (${of} failures in all)`;
+    this.ahead = Math.abs(by) === 1 && next ? { row: next, shown: this.source.show(next.id).catch(() => null) } : null;
+    const all = of === this.chosen.length ? "failures" : "images";
+    const rest = this.filters.text ? `chosen (${of} failures in all)` : all;
     this.count.textContent = `${at + 1} of ${this.chosen.length} ${rest}`;
     [this.previous.disabled, this.next.disabled] = [at === 0, at === this.chosen.length - 1];
+    this.tell(row);
+  }
+
+  tell(row) {
     this.describe(row, this.picture.sample.facts);
     this.warn();
     this.text.value = row.note;
     this.say(row.time && `given ${new Date(row.time).toLocaleString()}`);
     this.look({});
+    this.strip.draw(this.data.sequences?.[row.group], row.id, this.failed);
     this.root.dataset.shown = row.id;
-  }
-
-  // Save a note that was typed but not yet sent: always before another failure is shown.
-  keep() {
-    clearTimeout(this.timer);
-    if (this.typed && this.row) this.save();
-    this.typed = false;
-  }
-
-  judge(name) {
-    if (!this.row) return;
-    this.row.verdict = this.row.verdict === name ? "" : name;
-    this.save();
-  }
-
-  // Until the last of several changes is answered, what is on the buttons is newer than the answers.
-  async save() {
-    const { row } = this, saving = row.saving = {};
-    this.typed = false;
-    row.note = this.text.value;
-    this.say("saving …");
-    const waiting = () => this.row === row && row.saving === saving;
-    setTimeout(() => { if (waiting()) this.say("not saved yet: the kernel does not answer", true); }, 5000);
-    const { verdict, time, error } = await this.source.judge(row.id, row.verdict, row.note);
-    if (row.saving !== saving) return;
-    Object.assign(row, { verdict, time, error, saving: null });
-    this.list.changed(row);
-    this.warn();
-    if (this.row === row) this.say(error || (time ? "saved" : "verdict removed"), Boolean(error));
-  }
-
-  say(text, problem = false) {
-    const { verdict, note } = this.row, given = this.editable ? [] : [verdict || this.data.none, note];
-    this.status.textContent = [...given, text].filter(Boolean).join("\n");
-    this.status.classList.toggle("seg-problem", problem);
-    for (const [name, choice] of this.choices) choice.ariaPressed = String(name === verdict);
   }
 
   // What is wrong with this failure's files, and every verdict that could not be saved since.
@@ -190,6 +249,7 @@ class Browser {
     const { view, present } = this.picture;
     const press = (choice, on, known) => Object.assign(choice, { ariaPressed: String(on), disabled: !known });
     for (const [name, choice] of this.layers) press(choice, name === view, this.picture.has(name));
+    this.layers.at(-1)[1].hidden = !this.data.before;
     press(this.region, this.picture.suspect, this.picture.has("suspect"));
     this.picture.draw();
     this.legend.replaceChildren();
@@ -208,44 +268,11 @@ class Browser {
     this.readout.textContent = at ? `x ${at.x}, y ${at.y} · ${said} · confidence ${confidence}` : "Point at the picture.";
   }
 
-  describe({ id }, { cause, sureness, evidence, suggestion, lost, rows, ious, nearest }) {
-    const host = this.facts;
-    host.replaceChildren();
-    make(host, "h4", "", id).title = id;
-    const head = make(host, "div", "seg-cause");
-    make(head, "b", "", cause);
-    make(head, "span", "seg-muted", sureness);
-    make(host, "p", "", evidence);
-    make(host, "p", "", suggestion && `→ ${suggestion}`);
-    if (lost.length) make(host, "div", "seg-label", "IoU lost to (the whole bar is 1)");
-    const bar = make(host, "div", "seg-stack"), keys = make(host, "div", "seg-keys");
-    lost.forEach(([name, share], k) => {
-      Object.assign(make(bar, "i").style, { background: LOST[k], flexGrow: String(Math.max(0, share)) });
-      swatch(keys, LOST[k], `${name.replace("_", " ")} ${share.toFixed(2)}`);
-    });
-    const table = make(host, "table");
-    for (const [name, value] of rows) {
-      const row = make(table, "tr");
-      make(row, "th", "", name);
-      make(row, "td", value === "unknown" ? "seg-muted" : "", value);
-    }
-    if (ious.length) make(host, "div", "seg-label", "IoU of the classes here");
-    const scores = make(host, "div", "seg-keys");
-    for (const [c, iou] of ious) swatch(scores, this.colors[c], `${this.names[c]} ${iou.toFixed(2)}`);
-    this.near.replaceChildren();
-    const known = nearest?.length ? "" : nearest ? ": none" : ": unknown";
-    make(this.near, "div", "seg-label", `nearest training images${known}`);
-    for (const other of nearest ?? []) {
-      const figure = Object.assign(make(this.near, "figure"), { title: other });
-      this.thumbs.put(make(figure, "img"), "nearest", other);
-      make(figure, "figcaption", "", other);
-    }
-  }
-
   key(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const { key, target } = event, typing = target === this.text || target.form;
-    let answer = typing || (target === this.opacity && key.startsWith("Arrow")) ? null : this.keys[key];
+    let answer = typing || (target.type === "range" && key.startsWith("Arrow")) ? null : this.keys[key];
+    if (!typing && key === "Escape" && this.picture.full) answer = () => this.fill();
     if (typing && key === "Escape") answer = () => this.root.focus({ preventScroll: true });
     if (answer) { answer(); event.preventDefault(); }
     // VS Code would take other keys for its own: a mistyped x cuts the cell, d d deletes it.

@@ -7,11 +7,14 @@ from typing import Any
 
 import anywidget
 import pandas as pd
+import traitlets
 from IPython.display import display
 
-from seglib.browser.layers import LARGEST, QUICK, pack_layers, thumbnail
-from seglib.browser.report import SCRIPT, STYLE, gallery
-from seglib.browser.table import describe, listing, read_failures
+from seglib import runs
+from seglib.browser.details import Details
+from seglib.browser.layers import LARGEST, QUICK, thumbnail
+from seglib.browser.report import SCRIPT, STYLE, gallery, write_findings
+from seglib.browser.table import VIEWS, describe, listing, pack_row, read_failures, read_views
 from seglib.data import ClassMap
 from seglib.failures import VerdictBook
 
@@ -30,6 +33,9 @@ class Front(anywidget.AnyWidget):
 
     _esm = SCRIPT
     _css = STYLE
+    filters = traitlets.Unicode("").tag(
+        sync=True
+    )  # what is listed, as one string: "cause=label+error&class=car"
 
 
 class FailureBrowser:
@@ -42,6 +48,8 @@ class FailureBrowser:
         folder: failures/<split> of a run. What an older folder lacks is shown as unknown.
         classes: of the dataset.
         class_ious: per_image_class_iou.csv, ids as text; without it class IoUs are not shown.
+        details: what the analysis knows beyond the folder: passing images, confusions of pixels, sequences,
+            similar and training images, the map, an earlier run.
 
     Attributes:
         widget: the live widget.
@@ -53,12 +61,16 @@ class FailureBrowser:
         ValueError: failures.csv has no ids or scores.
     """
 
-    def __init__(self, folder: str | Path, classes: ClassMap, class_ious: pd.DataFrame | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, classes: ClassMap, class_ious: pd.DataFrame | None = None,
+        details: Details | None = None,
+    ) -> None:  # fmt: skip
         self.folder, self.classes = Path(folder), classes
-        self.failures = read_failures(self.folder)
+        self.failures, self.details = read_failures(self.folder), details
         self.book = VerdictBook(self.folder / "verdicts.csv")
         self._ious = None if class_ious is None else class_ious.drop_duplicates("id").set_index("id")
-        self._rows = {row["id"]: row for row in self.failures.to_dict("records")}
+        self._table = details.add_passing(self.failures) if details else self.failures
+        self._rows = {row["id"]: row for row in self._table.to_dict("records")}
         self.widget = Front()
         self.widget.on_msg(self._answer)
 
@@ -66,7 +78,7 @@ class FailureBrowser:
         return f"FailureBrowser({len(self.failures)} failures)"
 
     def _ipython_display_(self) -> None:
-        if self.failures.empty:
+        if self.failures.empty and (self.details is None or self.details.browse != "all"):
             display({"text/html": _NONE, "text/plain": repr(self)}, raw=True)
             return
         # Two outputs: JupyterLab shows no other form of an output whose widget has lost its kernel.
@@ -77,24 +89,42 @@ class FailureBrowser:
 
     def _answer(self, widget: Front, message: dict[str, Any], _: object) -> None:
         answers = {"open": self._open, "show": self._show, "thumb": self._thumb, "judge": self._judge}
+        answers |= {"keep": self._keep, "write": self._write}
         content, buffers = answers[message["type"]](message)
         widget.send(content | {"ask": message["ask"]}, buffers)
 
     def _open(self, _: dict[str, Any]) -> _Answer:
         self.book.reload()
-        data = listing(self.failures, self.classes, self.book, self._ious)
+        data = listing(self._table, self.classes, self.book, self._ious, self.details)
+        data |= {"folder": str(self.folder.resolve()), "views": read_views(self.folder)}
         return {}, [zlib.compress(json.dumps(data).encode(), 1)]  # 10,000 failures: a tenth of some megabytes
 
     def _show(self, message: dict[str, Any]) -> _Answer:
         sample = message["id"]
         known = self._ious is not None and sample in self._ious.index
-        facts = describe(self._rows[sample], self.classes, self._ious.loc[sample] if known else None)
-        packed = pack_layers(self.folder, sample, LARGEST if message["sharp"] else QUICK)
+        row = self._rows.get(sample, {"id": sample, "cause": "a training image", "nearest": "[]"})
+        facts = describe(row, self.classes, self._ious.loc[sample] if known else None)
+        facts |= {} if sample in self._rows else {"rows": []}
+        most = LARGEST if message["sharp"] else QUICK
+        packed = pack_row(self.folder, row, self.details, most)
+        if self.details:
+            facts["similar"] = self.details.similar(sample)
         layers = packed.pop("layers")
         return packed | {"facts": facts, "names": list(layers)}, list(layers.values())
 
     def _thumb(self, message: dict[str, Any]) -> _Answer:
-        return {}, [thumbnail(self.folder, message["kind"], message["id"])]
+        small = thumbnail(self.folder, message["kind"], message["id"])
+        return {}, [small or (self.details.thumbnail(message["id"]) if self.details else b"")]
+
+    def _keep(self, message: dict[str, Any]) -> _Answer:
+        runs.write_json(self.folder / VIEWS, message["views"])
+        return {}, []
+
+    def _write(self, _: dict[str, Any]) -> _Answer:
+        try:
+            return {"text": write_findings(self.details)}, []
+        except (OSError, ValueError) as failure:
+            return {"text": f"not written: {failure}"}, []
 
     def _judge(self, message: dict[str, Any]) -> _Answer:
         error = ""

@@ -1,8 +1,10 @@
-// The filters above the browser, and the order of the list.
+// The filters above the browser, and the order of the list. All of them are one string, such as "cause=rare+class".
 
 const OFFERED = 100;  // values of a menu: the rarer ones are found by their words
 const SEARCHED = "id group worst_class top_confusion best_fix suspect_kind cause evidence note".split(" ");
+const BINS = 20;  // of the IoU
 const collator = new Intl.Collator(undefined, { numeric: true });
+const tagsOf = (row) => (row.note ?? "").match(/#[\p{L}\d_-]+/gu) ?? [];
 
 // Unknown values come last, whatever the direction.
 function compare(one, other, down) {
@@ -11,30 +13,81 @@ function compare(one, other, down) {
   return (down ? -1 : 1) * (typeof a === "string" ? collator.compare(a, b) : a - b);
 }
 
-// [value, text] of the values that occur, the most frequent first.
-function counted(rows, values) {
+// [value, how many rows have it], the most frequent first.
+function tally(rows, values) {
   const counts = new Map();
   for (const row of rows) for (const value of values(row)) if (value) counts.set(value, (counts.get(value) ?? 0) + 1);
-  const known = [...counts].sort((a, b) => b[1] - a[1] || collator.compare(a[0], b[0])).slice(0, OFFERED);
-  return known.map(([value, count]) => [value, `${value} (${count})`]);
+  return [...counts].sort((a, b) => b[1] - a[1] || collator.compare(a[0], b[0]));
+}
+
+const counted = (...all) => tally(...all).slice(0, OFFERED).map(([value, count]) => [value, `${value} (${count})`]);
+
+// The bin of an IoU: from its lower edge to below its upper one; 1 is in the last.
+function binOf(miou) {
+  const k = Math.min(BINS - 1, Math.floor(miou * BINS + 1e-9));
+  return miou === null ? "" : [k, k + 1].map((edge) => (edge / BINS).toFixed(2)).join(" to ");
+}
+
+// Whether (x, y) lies in the polygon "x,y x,y ...".
+function within(text) {
+  const corners = text.split(" ").map((pair) => pair.split(",").map(Number));
+  return (x, y) => corners.reduce((inside, [x1, y1], k) => {
+    const [x0, y0] = corners.at(k - 1);
+    return (y0 > y) !== (y1 > y) && x < x0 + ((y - y0) / (y1 - y0)) * (x1 - x0) ? !inside : inside;
+  }, false);
 }
 
 class Filters {
-  constructor(host, { rows, names, verdicts, none, rules, sorts }, change) {
-    Object.assign(this, { names, none, sorts, inputs: {}, bar: make(host, "form", "seg-filters") });
+  constructor(host, data, change) {
+    const { rows, names, verdicts, none, rules, sorts, browse, before, views } = data, C = names.length;
+    Object.assign(this, { names, none, sorts, change, views: views ?? {}, inputs: {} });
+    this.bar = make(host, "form", "seg-filters");
+    this.chips = make(host, "div", "seg-bar");
     const twice = (values) => values.map((value) => [value, value]);
+    this.pairs = new Map(names.flatMap((truth, t) => names.map((pred, p) => [`${truth} -> ${pred}`, t * C + p])));
+    const pairs = [...this.pairs.keys()], wrong = (_, k, all) => k % 2 === 0 && all[k] % (C + 1);
+    const confused = ({ pixels, top_confusion, best_fix }) =>
+      (pixels ? pixels.filter(wrong).map((code) => pairs[code]) : [top_confusion, best_fix]);
+    this.menu("images", rows.every((row) => row.failed) ? [] : twice(["failures", "passing", "all"]), false);
+    this.inputs.images.value = browse;
     this.menu("cause", counted(rows, (row) => [row.cause]));
     this.menu("class", twice(names));
     this.menu("which", twice(rules), false);
-    this.menu("confusion", counted(rows, (row) => [row.top_confusion, row.best_fix]));
+    this.menu("confusion", counted(rows, confused));
     this.menu("sequence", counted(rows, (row) => [row.group]));
     this.menu("verdict", twice([none, ...verdicts]));
+    this.menu("change", before ? counted(rows, (row) => [row.change]) : []);
+    this.menu("tag", counted(rows, tagsOf));
     this.field("mean IoU from", { type: "number", min: 0, max: 1, step: 0.05, placeholder: "0" });
     this.field("to", { type: "number", min: 0, max: 1, step: 0.05, placeholder: "1" });
     this.field("text", { type: "search", placeholder: "words" });
-    this.menu("sort by", sorts.map(([name], k) => [String(k), name]), false);
-    button(this.bar, "Reset", "show all failures again", () => { this.bar.reset(); change(); });
-    Object.assign(this.bar, { oninput: change, onsubmit: (event) => event.preventDefault() });
+    this.menu("sort by", sorts.map(([name]) => [name, name]), false);
+    for (const hidden of ["IoU", "map"]) this.field(hidden, { type: "hidden" }).hidden = true;
+    this.initial = this.values();
+    button(this.bar, "Reset", "show all failures again", () => { this.text = ""; change(); });
+    this.bar.oninput = (event) => { if (event.target !== this.name) change(); };
+    this.bar.onsubmit = (event) => event.preventDefault();
+  }
+
+  // Filters by a name of one's own, kept by `keep(views)`; without it they can only be chosen.
+  saved(keep) {
+    const label = make(this.bar, "label", "seg-filter", "saved filters"), menu = make(label, "select");
+    const offer = () => {
+      menu.replaceChildren();
+      for (const name of ["", ...Object.keys(this.views)]) make(menu, "option", "", name);
+      label.hidden = menu.options.length === 1;
+    };
+    menu.oninput = (event) => { event.stopPropagation(); this.text = this.views[menu.value] ?? ""; this.change(); };
+    menu.ariaLabel = "saved filters";
+    offer();
+    if (!keep) return;
+    const name = this.name = make(make(this.bar, "label", "seg-filter", "save filters as"), "input");
+    Object.assign(name, { placeholder: "a name, Enter", ariaLabel: "save filters as" }).onkeydown = ({ key }) => {
+      if (key !== "Enter" || !name.value) return;
+      keep(Object.assign(this.views, { [name.value]: this.text }));
+      name.value = "";
+      offer();
+    };
   }
 
   field(name, settings, tag = "input") {
@@ -51,27 +104,68 @@ class Filters {
     label.hidden = !options.length;  // an older folder does not say, or there are no sequences
   }
 
-  // The rows that pass, in the order of the list.
-  choose(rows) {
-    const value = Object.fromEntries(Object.entries(this.inputs).map(([name, input]) => [name, input.value]));
+  values() { return Object.fromEntries(Object.entries(this.inputs).map(([name, input]) => [name, input.value])); }
+
+  set(name, value) {
+    const input = this.inputs[name];
+    if (!input) return;
+    input.value = value;
+    if (input.value !== value) make(input, "option", "", value).selected = true;  // too rare to be offered
+  }
+
+  get text() {
+    const set = Object.entries(this.values()).filter(([name, value]) => value !== this.initial[name]);
+    return new URLSearchParams(set).toString();
+  }
+
+  set text(text) {
+    for (const [name, value] of [...Object.entries(this.initial), ...new URLSearchParams(text)]) this.set(name, value);
+  }
+
+  // What is filtered by, each with a cross.
+  draw() {
+    this.chips.replaceChildren();
+    for (const [name, value] of new URLSearchParams(this.text)) {
+      if (["sort by", "which"].includes(name)) continue;
+      const largest = name === "confusion" && this.code !== undefined ? ", most pixels first" : "";
+      const rule = name === "class" ? ` ${this.inputs.which.value}` : "";
+      const text = `${name}: ${name === "map" ? "lasso" : value}${rule}${largest} ×`;
+      button(this.chips, text, "take this filter away", () => { this.set(name, this.initial[name]); this.change(); });
+    }
+  }
+
+  // The rows that pass, in the order of the list; in no order `without` one of the filters.
+  choose(rows, without = "") {
+    const value = { ...this.values(), [without]: this.initial[without] };
     const [low, high] = [value["mean IoU from"] || 0, value.to || 1].map(Number);
     const words = value.text.toLowerCase().split(/\s+/).filter(Boolean), c = this.names.indexOf(value.class);
-    const lowest = this.inputs.which.selectedIndex > 0;
+    const lowest = this.inputs.which.selectedIndex > 0, inside = value.map && within(value.map);
     this.inputs.which.disabled = !value.class;
+    this.code = rows[0]?.pixels && this.pairs.get(value.confusion);
+    const has = ({ pixels }) => pixels.reduce((n, v, k) => (k % 2 && pixels[k - 1] === this.code ? v : n), 0);
     const tests = [
+      value.images !== "all" && !value.change && ((row) => row.failed === (value.images !== "passing")),
       value.cause && ((row) => row.cause === value.cause),
       value.sequence && ((row) => row.group === value.sequence),
-      value.confusion && ((row) => [row.top_confusion, row.best_fix].includes(value.confusion)),
+      value.confusion && ((row) => (this.code === undefined
+        ? [row.top_confusion, row.best_fix].includes(value.confusion) : (row.confused = has(row)) > 0)),
       value.verdict && ((row) => (row.verdict || this.none) === value.verdict),
+      value.change && ((row) => row.change === value.change),
+      value.tag && ((row) => tagsOf(row).includes(value.tag)),
       value.class && ((row) => (lowest ? row.low.includes(c) : row.worst_class === value.class)),
+      value.IoU && ((row) => binOf(row.miou) === value.IoU),
+      inside && ((row) => inside(row.u, row.v)),
       (low > 0 || high < 1) && (({ miou }) => miou === null || (miou >= low - 1e-9 && miou <= high + 1e-9)),
       words.length && ((row) => {
         const text = SEARCHED.map((name) => row[name] ?? "").join("\n").toLowerCase();
         return words.every((word) => text.includes(word));
       }),
     ].filter(Boolean);
-    const [, column, down] = this.sorts[Number(value["sort by"])];
+    const sorted = this.sorts.find(([name]) => name === value["sort by"]) ?? this.sorts[0];
+    const largest = this.code !== undefined && sorted === this.sorts[0];
+    const [, column, down] = largest ? ["", "confused", true] : sorted;
     const order = (a, b) => compare(a[column], b[column], down) || compare(a.miou, b.miou, false);
-    return rows.filter((row) => tests.every((test) => test(row))).sort(order);
+    const passing = rows.filter((row) => tests.every((test) => test(row)));
+    return without ? passing : passing.sort(order);
   }
 }

@@ -6,6 +6,7 @@ Ids name the files of a failures folder and come from outside: no id and no link
 import io
 import math
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,13 @@ def read_layers(folder: Path, sample: str) -> tuple[np.ndarray, np.ndarray, np.n
     return np.asarray(image.convert("RGB")), *(_plane(folder, kind, sample, image.size) for kind in _NEEDED)
 
 
-def pack_layers(folder: Path, sample: str, most: int = QUICK, compact: bool = False) -> dict[str, Any]:
+def pack_layers(
+    folder: Path,
+    sample: str,
+    most: int = QUICK,
+    compact: bool = False,
+    more: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, Any]:
     """Pack everything to look at of one failure, as the front end takes it.
 
     Class ids, confidences and the suspect region are one deflated byte a pixel: no colour management comes
@@ -41,43 +48,62 @@ def pack_layers(folder: Path, sample: str, most: int = QUICK, compact: bool = Fa
         sample: id of the failure.
         most: pixels of a layer, at most.
         compact: for a file that holds many failures: the image as a JPEG, confidences in steps of 1/15.
+        more: layers besides those of the folder, (H, W) uint8 as the image.
 
     Returns:
         width, height and step (how many pixels of the file one of them stands for), finer (whether a larger
         `most` gives more), layers (name -> bytes: image, truth, prediction, confidence, suspect) and problems
         (sentences).
     """
-    layers, problems = {}, []
+    planes, problems = dict(more or {}), []
     try:
         image = _open(folder, "images", sample)
-    except OSError as error:  # without the image, nothing has a size
-        return {"width": 0, "height": 0, "step": 1, "finer": False, "layers": {}, "problems": [str(error)]}
-    step = _step(image.size, most)
-    if step == 1 and not compact:
-        layers["image"] = (Path(folder) / "images" / f"{sample}.png").read_bytes()
-    else:
-        layers["image"] = _jpeg(image.convert("RGB").reduce(step))
+    except OSError as error:
+        return pack_problem(error)
     for name, kind in _PLANES.items():
         try:
-            plane = _plane(folder, kind, sample, image.size)[::step, ::step]
+            planes[name] = _plane(folder, kind, sample, image.size)
         except (OSError, ValueError) as error:
             if kind in _NEEDED or not isinstance(error, FileNotFoundError):
                 problems.append(str(error))
-            continue
+    packed = pack_arrays(image, planes, most, compact)
+    if packed["step"] == 1 and not compact:
+        packed["layers"]["image"] = (Path(folder) / "images" / f"{sample}.png").read_bytes()
+    return packed | {"problems": problems}
+
+
+def pack_arrays(
+    image: Image.Image, planes: Mapping[str, np.ndarray], most: int = QUICK, compact: bool = False
+) -> dict[str, Any]:
+    """Pack an image and its planes, name -> (H, W) uint8, as `pack_layers` does."""
+    step = _step(image.size, most)
+    layers = {"image": _jpeg(image.convert("RGB").reduce(step), 80 if compact or step > 1 else 95)}
+    for name, plane in planes.items():
+        coarse = plane[::step, ::step]
         if compact and name == "confidence":
-            plane = (plane >> 4) * 17
-        layers[name] = zlib.compress(np.ascontiguousarray(plane), 6 if compact else 1)
+            coarse = (coarse >> 4) * 17
+        layers[name] = zlib.compress(np.ascontiguousarray(coarse), 6 if compact else 1)
     width, height = (math.ceil(side / step) for side in image.size)
     shown = {"width": width, "height": height, "step": step, "finer": step > _step(image.size, LARGEST)}
-    return shown | {"layers": layers, "problems": problems}
+    return shown | {"layers": layers, "problems": []}
+
+
+def pack_problem(error: Exception) -> dict[str, Any]:
+    """Pack an image that cannot be read: without it, nothing has a size."""
+    return {"width": 0, "height": 0, "step": 1, "finer": False, "layers": {}, "problems": [str(error)]}
 
 
 def thumbnail(folder: Path, kind: str, sample: str) -> bytes:
     """Make a small JPEG of `kind/<sample>.png` (images, nearest); empty if there is no such picture."""
     try:
-        small = _open(folder, kind, sample).convert("RGB")
+        return shrink(_open(folder, kind, sample))
     except OSError:  # `pack_layers` says why when a person opens it
         return b""
+
+
+def shrink(picture: Image.Image) -> bytes:
+    """Make a small JPEG."""
+    small = picture.convert("RGB")
     small.thumbnail((156, 117), Image.Resampling.BILINEAR, reducing_gap=2.0)
     return _jpeg(small)
 
@@ -117,7 +143,7 @@ def _step(size: tuple[int, int], most: int) -> int:
     return max(1, math.ceil(math.sqrt(size[0] * size[1] / most)))
 
 
-def _jpeg(picture: Image.Image) -> bytes:
+def _jpeg(picture: Image.Image, quality: int = 80) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=80)
+    picture.save(stream, "JPEG", quality=quality)
     return stream.getvalue()

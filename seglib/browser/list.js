@@ -31,7 +31,7 @@ class Thumbs {
     for (let image; (image = this.root.querySelector(".seg-wanted"));) {  // not those scrolled out of sight
       const key = JSON.stringify(image.wanted);
       this.asked = performance.now();
-      if (!this.kept.has(key)) this.kept.set(key, await this.source.thumb(...image.wanted));
+      if (!this.kept.has(key)) this.kept.set(key, await this.source.thumb(...image.wanted).catch(() => ""));
       const address = this.kept.get(key);
       Object.assign(image, address ? { src: address, className: "" } : { className: "seg-missing" });
     }
@@ -42,7 +42,7 @@ class Thumbs {
 // A list of any length: only the rows in sight exist.
 class List {
   constructor(host, thumbs, pick) {
-    Object.assign(this, { thumbs, pick, rows: [], index: 0, elements: new Map() });
+    Object.assign(this, { thumbs, pick, rows: [], index: 0, elements: new Map(), marked: new Set() });
     this.box = make(host, "div", "seg-list");
     Object.assign(this.box, { role: "listbox", onscroll: () => requestAnimationFrame(() => this.draw()) });
     this.inner = make(this.box, "div", "seg-rows");
@@ -77,18 +77,21 @@ class List {
     [...this.elements.values()].forEach((element, k) => {
       element.style.top = `${(first + k) * ROW}px`;
       element.ariaSelected = String(first + k === this.index);
+      element.classList.toggle("seg-marked", this.marked.has(this.rows[first + k]));
       if (this.inner.children[k] !== element) this.inner.insertBefore(element, this.inner.children[k]);
     });
   }
 
   element(row) {
-    const { id, miou, cause, top_confusion, worst_class, verdict } = row;
+    const { id, miou, cause, top_confusion, worst_class, verdict, before, change } = row;
     const words = [cause, top_confusion || worst_class].filter(Boolean).join(" · ");
     const element = make(this.inner, "div", "seg-row"), image = make(element, "img");
-    const pick = () => this.pick(this.rows.indexOf(row));
+    const pick = (event) => this.pick(this.rows.indexOf(row), event.shiftKey);
+    const iou = (value) => (value === null ? "–" : value.toFixed(3));
     Object.assign(element, { title: `${id}\n${words}`, role: "option", onclick: pick });
     const text = make(element, "div", "seg-words"), head = make(text, "div", "seg-head");
-    make(head, "b", "", miou === null ? "–" : miou.toFixed(3));
+    make(head, "b", "", before === undefined ? iou(miou) : `${iou(before)} → ${iou(miou)}`);
+    if (change) make(head, "span", "seg-muted", change);
     make(head, "span", "seg-given", verdict && `✓ ${verdict}`);
     make(text, "div", "seg-name", id);
     make(text, "div", "seg-why", words);

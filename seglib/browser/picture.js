@@ -3,7 +3,7 @@
 
 const ALL = ["image", "truth", "prediction", "errors"];
 const CAPTIONS = { truth: "ground truth", errors: "errors in orange" };
-const IGNORE = 255, GAP = 8, CAPTION = 19, HIGHEST = 620, DEEPEST = 64;
+const IGNORE = 255, GAP = 8, CAPTION = 19, DEEPEST = 64;
 const CIVIDIS = [[0, 34, 78], [65, 77, 107], [124, 123, 120], [188, 175, 111], [254, 232, 56]];
 
 const rgba = (r, g, b) => ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;  // as canvases store it, little endian
@@ -39,6 +39,7 @@ class Picture {
   // read(values under the pointer, or null), focused() -> whether the wheel zooms, sharpen(sample): send more pixels.
   constructor(host, colors, { read, focused, sharpen }) {
     Object.assign(this, { host, read, focused, sharpen, view: "all", opacity: 0.6, suspect: true, ticket: 0 });
+    Object.assign(this, { full: false, brightness: 1, contrast: 1 });
     Object.assign(this, { sample: null, arrays: {}, image: null, present: [], pointer: null, panels: [] });
     this.canvas = host.appendChild(document.createElement("canvas"));
     this.palette = new Uint32Array(256).fill(rgba(0, 0, 0));
@@ -79,7 +80,7 @@ class Picture {
     this.image?.close();
     Object.assign(this, { image: picture, arrays: Object.fromEntries(arrays), over: {} });
     const seen = new Uint8Array(256);
-    for (const plane of ALL) for (const id of this.arrays[plane] ?? []) seen[id] = 1;
+    for (const plane of [...ALL, "before"]) for (const id of this.arrays[plane] ?? []) seen[id] = 1;
     this.present = [...seen.keys()].filter((id) => seen[id]);
     return true;
   }
@@ -98,11 +99,12 @@ class Picture {
   }
 
   layout() {
-    const names = this.view === "all" ? (this.has("all") ? ALL : ["image"]) : [this.view];
+    const names = this.view === "all" ? ALL.filter((name) => name === "image" || this.has(name)) : [this.view];
     const { width: w, height: h } = this.sample, room = Math.max(120, this.host.clientWidth);
+    const highest = this.full ? innerHeight - 130 : Math.max(620, 0.6 * innerHeight);
     const scale = (columns) => {
       const rows = Math.ceil(names.length / columns);
-      return Math.min((room - (columns - 1) * GAP) / columns / w, (HIGHEST / rows - CAPTION) / h);
+      return Math.min((room - (columns - 1) * GAP) / columns / w, (highest / rows - CAPTION) / h);
     };
     const columns = names.length === 1 ? 1 : [1, 2, 4].reduce((best, n) => (scale(n) > scale(best) ? n : best));
     const fit = scale(columns), zoomed = fit * this.zoom, width = w * fit, height = h * fit;
@@ -146,7 +148,9 @@ class Picture {
   paint(context, name, zoom, dpr) {
     const { width, height } = this.sample;
     context.imageSmoothingEnabled = zoom < 1;
+    context.filter = `brightness(${this.brightness}) contrast(${this.contrast})`;
     if (this.image) context.drawImage(this.image, 0, 0, width, height);
+    context.filter = "none";
     context.imageSmoothingEnabled = false;  // a blend of two class colours would be a third class's
     if (name === "errors") {  // dimmed and without colours, as seglib.data.overlay.error_map draws it
       for (const [mode, color] of [["saturation", "#000"], ["source-over", "rgba(0, 0, 0, 0.5)"]]) {

@@ -16,11 +16,13 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from seglib.browser.layers import pack_layers, read_layers, thumbnail
-from seglib.browser.table import NO_VERDICT, UNKNOWN, describe, listing, read_failures
+from seglib import failures as found
+from seglib.browser.details import Details
+from seglib.browser.layers import read_layers, thumbnail
+from seglib.browser.table import NO_VERDICT, UNKNOWN, describe, listing, pack_row, read_failures, read_views
 from seglib.data import IGNORE, ClassMap, data_uri, error_map, overlay
 from seglib.failures import VerdictBook, named
-from seglib.runs import read_table, write_text
+from seglib.runs import display_path, read_table, write_text
 
 LIMIT = 20_000_000  # bytes of a report
 PIXELS = 640 * 480  # of a picture in it, at most
@@ -32,9 +34,9 @@ _LAYERS = ("image", "ground truth", "prediction", "errors")
 _SUSPECTS = ("id", "label_score", "suspect_kind", "suspect_given", "suspect_suggested")
 _HERE = Path(__file__).parent
 _PAGES = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined)
-_FRONT = ("picture.js", "list.js", "filters.js", "source.js", "browser.js")
+_FRONT = ("picture", "list", "filters", "charts", "map", "source", "verdicts", "facts", "browser")
 # One module: neither a widget nor a page on the disk can import the files beside it.
-SCRIPT = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in _FRONT)
+SCRIPT = "\n".join((_HERE / f"{name}.js").read_text(encoding="utf-8") for name in _FRONT)
 STYLE = (_HERE / "browser.css").read_text(encoding="utf-8")
 
 
@@ -45,6 +47,7 @@ def write_report(
     below: str = "",
     images: int | None = None,
     tables: Mapping[str, pd.DataFrame] | None = None,
+    details: Details | None = None,
 ) -> Path:
     """Write `report.html` into a failures folder.
 
@@ -58,6 +61,7 @@ def write_report(
         below: what an image fails by, such as "below a mean IoU of 0.5".
         images: how many were evaluated; None if unknown.
         tables: more of the summary, title -> table; the first 10 rows are shown.
+        details: what the analysis knows beyond the folder: run, confusions, passing images, an earlier run.
 
     Raises:
         FileNotFoundError, ValueError: there is no failures.csv, or it has no ids or scores.
@@ -69,33 +73,51 @@ def write_report(
     script, style = SCRIPT + "\nopenReport();\n", STYLE + (_HERE / "report.css").read_text(encoding="utf-8")
     page = _worst(folder, failures, classes, book) | {
         "title": title,
+        "about": details.about() if details else {},
         "headline": f"{len(failures):,}{of} images fail{share}" + (f": {below}." if below else "."),
         "tables": [*_summary(failures, book, suspects), *(_table(n, t) for n, t in (tables or {}).items())],
         "script": script,
         "style": style,
         "hashes": {"script": _hash(script), "style": _hash(style)},
     }
-    template, data = _PAGES.get_template("report_template.html"), listing(failures, classes, book)
-    page_alone = template.render(page, data=_block(data | {"rows": []}), listed=0)
-    _fit(data, folder, failures, classes, LIMIT - len(page_alone.encode()))
-    text = template.render(page, data=_block(data), listed=len(data["rows"]))
+    shown = details.add_passing(failures) if details and details.browse == "all" else failures
+    data = listing(shown, classes, book, details=details) | {"views": read_views(folder)}
+    template = _PAGES.get_template("report_template.html")
+    page_alone = template.render(page, data=_block(data | {"rows": []}), listed=0, total=len(shown))
+    _fit(data, folder, shown, classes, LIMIT - len(page_alone.encode()), details)
+    text = template.render(page, data=_block(data), listed=len(data["rows"]), total=len(shown))
     return write_text(folder / "report.html", text)
 
 
-def _fit(data: dict[str, Any], folder: Path, failures: pd.DataFrame, classes: ClassMap, room: int) -> None:
+def write_findings(details: Details) -> str:
+    """Write actions.yaml and report.html into the failures folder, and return what to do as text."""
+    analysis, evaluation = details.analysis, details.analysis.evaluation
+    path, text = found.write_actions(analysis)
+    tables = {
+        "By sequence": found.sequence_means(analysis),
+        "Costliest confusions": found.error_costs(evaluation),
+    }
+    told = found.describe(evaluation, details.threshold), len(evaluation.per_image), tables, details
+    report = write_report(
+        analysis.folder, evaluation.classes, f"{evaluation.run.name}, {evaluation.name}", *told
+    )
+    return f"{text}\nWritten: {display_path(path)}, {display_path(report)}"
+
+
+def _fit(data: dict, folder: Path, table: pd.DataFrame, classes: ClassMap, room: int, details: Any) -> None:
     """Leave the rows that fit into `room` bytes in `data`, the worst first, and add facts and pictures."""
     rows, data["rows"] = data["rows"], []
     data |= {"facts": {}, "pictures": {}, "nearest": {}}
     spent = len('"facts":{},"pictures":{},"nearest":{},')
-    for row, record in zip(rows, failures.to_dict("records"), strict=True):
+    for row, record in zip(rows, records := table.to_dict("records"), strict=True):
         facts = {row["id"]: describe(record, classes)}
         spent += len(_block([row, facts]))
         if spent > room * _ROWS_SHARE:
             break
         data["rows"].append(row)
         data["facts"] |= facts
-    for sample, facts in data["facts"].items():
-        picture = pack_layers(folder, sample, PIXELS, compact=True) | {"finer": False}
+    for record, (sample, facts) in zip(records, data["facts"].items(), strict=False):
+        picture = pack_row(folder, record, details, PIXELS, compact=True) | {"finer": False}
         picture["layers"] = {name: _base64(layer) for name, layer in picture["layers"].items()}
         new = [name for name in facts["nearest"] or [] if name not in data["nearest"]]
         nearest = {name: _base64(thumbnail(folder, "nearest", name)) for name in new}

@@ -2,7 +2,10 @@
 //   open() -> names, colors, verdicts, rules, sorts, rows, problem
 //   show(id, sharp) -> facts, width, height, step, finer, problems, layers: {name: Uint8Array}
 //   thumb(kind, id) -> the address of a small picture, "" where there is none
+//   write() -> text of what was written; keep(views): the filters that a person named
+//   filters: the filters as one string, kept over a reload
 //   judge(id, verdict, note) -> verdict, note, time, error; nobody saves what a `readOnly` source is told
+// A kernel that is gone answers no more: a promise is then refused, or waits for ever.
 
 const inflate = async (bytes) => {
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
@@ -19,11 +22,21 @@ class Kernel {
     model.on("msg:custom", this.hear);
   }
 
+  get filters() { return this.model.get("filters"); }
+
+  set filters(text) {
+    this.model.set("filters", text);
+    this.model.save_changes();
+  }
+
   close() { this.model.off("msg:custom", this.hear); }
 
   ask(message) {
     const ask = `${this.token} ${this.asked++}`;  // two views of one widget hear each other's answers
-    return new Promise((answer) => { this.waiting.set(ask, answer); this.model.send({ ...message, ask }); });
+    return new Promise((answer) => {  // sending throws, or nothing comes back, once the kernel is gone
+      this.waiting.set(ask, answer);
+      this.model.send({ ...message, ask });
+    });
   }
 
   async open() {
@@ -42,10 +55,30 @@ class Kernel {
   }
 
   async judge(id, verdict, note) { return (await this.ask({ type: "judge", id, verdict, note }))[0]; }
+
+  async write() { return (await this.ask({ type: "write" }))[0].text; }
+
+  keep(views) { this.ask({ type: "keep", views }); }
+}
+
+// Verdicts that no kernel has saved yet, id -> [verdict, note]: the page keeps them, also over a reload.
+class Unsaved {
+  constructor(key) { Object.assign(this, { key, kept: JSON.parse(sessionStorage.getItem(key) ?? "{}") }); }
+
+  put(id, given) {
+    if (given) this.kept[id] = given; else delete this.kept[id];
+    sessionStorage.setItem(this.key, JSON.stringify(this.kept));
+  }
 }
 
 class Embedded {
   constructor(data) { Object.assign(this, { data, readOnly: true }); }
+
+  get filters() { return location.hash.slice(1); }
+
+  set filters(text) {
+    try { history.replaceState(null, "", `#${text}`); } catch { /* a frame in a page has no address of its own */ }
+  }
 
   async open() { return this.data; }
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from seglib.browser.details import Details
+from seglib.browser.layers import QUICK, pack_layers
 from seglib.data import ClassMap
 from seglib.failures import ERROR_KINDS, VERDICTS, VerdictBook
 from seglib.runs import display_path, read_table
@@ -16,12 +18,14 @@ from seglib.runs import display_path, read_table
 LOW_IOU = 0.5  # the IoU of a class below it counts as low
 UNKNOWN = "unknown"
 NO_VERDICT = "none yet"
+VIEWS = "views.json"
 NEAREST = 5  # nearest training images shown
 # What the list can be sorted by: words, column, and whether the largest comes first.
 SORTS = [["IoU, worst first", "miou", False], ["IoU, best first", "miou", True], ["id", "id", False]]
 SORTS += [["cause", "cause", False], ["worst class", "worst_class", False]]
 SORTS += [["most suspicious label", "label_score", True], ["largest gain by one fix", "best_fix_gain", True]]
 SORTS += [["most confident", "confidence", True], ["least like training", "novelty", True]]
+SORTS += [["last verdict first", "time", True], ["gained most", "gain", True], ["lost most", "gain", False]]
 _LISTED = ["id", "miou", "group", "cause", "worst_class", "top_confusion", "best_fix", "suspect_kind"]
 _LISTED += ["evidence", "label_score", "best_fix_gain", "confidence", "novelty"]
 _NUMBERS = ["miou", "worst_class_iou", "top_confusion_share", "best_fix_gain", "confidence", "label_score"]
@@ -70,9 +74,37 @@ def read_failures(folder: Path) -> pd.DataFrame:
     return table
 
 
-def listing(
-    failures: pd.DataFrame, classes: ClassMap, book: VerdictBook, class_ious: pd.DataFrame | None = None
+def pack_row(
+    folder: Path, row: Mapping, details: Details | None = None, most: int = QUICK, compact: bool = False
 ) -> dict[str, Any]:
+    """Pack the layers of one image as `pack_layers` does; the suspect region only where the label is doubted."""
+    if details and not details.failed(row["id"]):
+        return details.pack(row["id"], most, compact)
+    more, problems = {}, []
+    try:
+        more = details.earlier(row["id"]) if details else {}
+    except (OSError, ValueError) as error:
+        problems = [str(error)]
+    packed = pack_layers(folder, row["id"], most, compact, more)
+    if str(row.get("suspect")).lower() != "true" and row.get("cause") != "label error":
+        packed["layers"].pop("suspect", None)
+    return packed | {"problems": packed["problems"] + problems}
+
+
+def read_views(folder: Path) -> dict[str, str]:
+    """Read the filters that a person named and saved: name -> filters; none where the file is not readable."""
+    try:
+        stored = json.loads((Path(folder) / VIEWS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    named = stored.items() if isinstance(stored, dict) else ()
+    return {name: text for name, text in named if isinstance(text, str)}
+
+
+def listing(
+    failures: pd.DataFrame, classes: ClassMap, book: VerdictBook, class_ious: pd.DataFrame | None = None,
+    details: Details | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """List the failures as the front end shows, filters and sorts them.
 
     Args:
@@ -80,11 +112,13 @@ def listing(
         classes: of the dataset.
         book: the verdicts given so far.
         class_ious: IoU by image (index: ids) and class; None where it is not known.
+        details: what is known of the images beyond the failures folder.
 
     Returns:
         names and colors of the classes, verdicts and none (the word for no verdict), rules (what may be asked
-        of a class), sorts (name, column, whether the largest comes first), problem (of verdicts.csv) and
-        rows: one mapping a failure, unknown numbers as None, `low` the ids of its classes with a low IoU.
+        of a class), sorts (name, column, whether the largest comes first), problem (of verdicts.csv), the facts
+        of `Details`, and rows: one mapping an image with the columns of `Details`, unknown numbers as None,
+        `low` the ids of its classes with a low IoU.
     """
     low = np.zeros((len(failures), len(classes)), bool)
     if class_ious is not None:
@@ -93,18 +127,22 @@ def listing(
     columns = [name for name in _LISTED if name in failures]
     plain = failures[columns].astype(object)
     rows = plain.where(plain.notna(), None).to_dict("records")
+    more = details.columns.to_dict("index") if details else {}
     for row, under in zip(rows, low, strict=True):
         given = book.get(row["id"])
         row |= {"verdict": given.verdict, "note": given.note, "time": given.time}
         row["low"] = np.flatnonzero(under).tolist()
+        row |= more.get(row["id"], {"failed": True})
+    known = set(columns) | {"time"} | ({"gain"} if details and details.before else set())
     return {
         "names": list(classes.names),
         "colors": ["#{:02x}{:02x}{:02x}".format(*color) for color in classes.colors],
         "verdicts": list(VERDICTS),
         "none": NO_VERDICT,
         "rules": ["is the worst class", *([f"has IoU below {LOW_IOU:g}"] if class_ious is not None else [])],
-        "sorts": [sort for sort in SORTS if sort[1] in columns],
+        "sorts": [sort for sort in SORTS if sort[1] in known],
         "problem": book.problem,
+        **(details.facts if details else {"browse": "failures"}),
         "rows": rows,
     }
 

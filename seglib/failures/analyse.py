@@ -64,6 +64,7 @@ class Analysis(NamedTuple):
     suspects: pd.DataFrame  # suspects.csv, most suspicious first; empty without probabilities
     labels: Findings  # what is known of the masks, and how well injected faults were found
     training: TrainingImages | None  # None for predictions of another tool
+    features: np.ndarray | None = None  # (N, D) float32 of the images; None without a model
 
 
 def analyse(evaluation: Evaluation, failures: pd.DataFrame, progress: bool = False) -> Analysis:
@@ -87,14 +88,14 @@ def analyse(evaluation: Evaluation, failures: pd.DataFrame, progress: bool = Fal
         bar = {"total": len(evaluation.per_image), "leave": False, "disable": not progress}
         seen = tqdm(observe(evaluation, scorer), f"looking at {split}", **bar)
         confidences = {sample: folder / "confidences" / f"{sample}.png" for sample in failures["id"]}
-        images, labels = _measure(evaluation, seen, training, confidences)
+        images, labels, features = _measure(evaluation, seen, training, confidences)
         table = explain_failures(evaluation, failures, images)
         suspects = images.loc[
             images["label_quality"].notna(), ["id", *SUSPECT[:-2], "label_quality", "failed"]
         ]
         worst_first = {"by": ["label_score", "label_quality"], "ascending": [False, True]}
         suspects = suspects.sort_values(**worst_first, kind="stable", ignore_index=True)
-        found = Analysis(evaluation, run.failures(name), table, images, suspects, labels, training)
+        found = Analysis(evaluation, run.failures(name), table, images, suspects, labels, training, features)
         _write_pictures(found, folder)
         _write_tables(found, folder)
     return found
@@ -155,7 +156,7 @@ def image_features(images: torch.Tensor, model: train.Segmenter, plan: train.Dev
 
 def _measure(
     evaluation: Evaluation, seen: Iterable[Observed], training: TrainingImages | None, confidences: dict
-) -> tuple[pd.DataFrame, Findings]:
+) -> tuple[pd.DataFrame, Findings, np.ndarray | None]:
     """Measure every image of the split, and save the confidences of those that failed (id -> path)."""
     names, absent = evaluation.classes.names, evaluation.scores["absent"]
     images = evaluation.per_image[["id", "group", "miou", "confidence"]].reset_index(drop=True)
@@ -174,10 +175,11 @@ def _measure(
     nearest = pd.DataFrame({"novelty": np.nan, "nearest": [[]] * len(images)})
     if training:
         known = training.features, training.samples["id"], training.samples["group"]
-        nearest = novelty(np.stack(features), images["id"], *known)
+        nearest = novelty(features := np.stack(features), images["id"], *known)
     lost = causes.class_losses(evaluation.confusions, names, training.pixels if training else None, absent)
     found = labels.judge(causes.is_lost(images["unsure"], nearest["novelty"]))
-    return pd.concat([images, pd.DataFrame(facts), found.images, nearest, lost], axis=1), found
+    table = pd.concat([images, pd.DataFrame(facts), found.images, nearest, lost], axis=1)
+    return table, found, features if training else None
 
 
 def _facts(one: Observed, reference: checks.Reference | None, evaluation: Evaluation) -> dict:

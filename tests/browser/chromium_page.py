@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import shutil
 import time
@@ -76,3 +78,46 @@ def shot(page, name: str, **options) -> None:
     """Keep a picture of the page where the environment variable SEGLIB_SHOTS names a folder."""
     if "SEGLIB_SHOTS" in os.environ:
         page.screenshot(path=Path(os.environ["SEGLIB_SHOTS"]) / f"{name}.png", **options)
+
+
+PAGE = """<!DOCTYPE html><meta charset="utf-8"><style>%s</style><main id="host"></main><script type="module">%s
+const hears = new Set();
+const model = {
+  text: "", on: (_, hear) => hears.add(hear), off: (_, hear) => hears.delete(hear), get: () => model.text,
+  set: (_, text) => { model.text = text; }, save_changes: () => {},
+  send: async (message) => {
+    const [content, buffers] = await window.kernel(message);
+    const bytes = (text) => new DataView(Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer);
+    for (const hear of hears) hear(content, buffers.map(bytes));
+  },
+};
+window.model = model;
+new Browser(new Kernel(model), document.getElementById("host"));
+</script>"""
+
+
+@contextmanager
+def live(folder: Path, browser, monkeypatch, **options) -> Iterator:
+    """The front end of a FailureBrowser in a page whose kernel is this process; much faster than JupyterLab."""
+    from seglib.browser.report import SCRIPT, STYLE
+
+    answers: list = []
+    monkeypatch.setattr(browser.widget, "send", lambda *answer: answers.append(answer))
+
+    def kernel(message: dict) -> list:
+        browser._answer(browser.widget, message, [])
+        content, buffers = answers.pop()
+        return [
+            json.loads(json.dumps(content, allow_nan=False)),
+            [base64.b64encode(b).decode() for b in buffers],
+        ]
+
+    around = (Path(__file__).parents[2] / "seglib" / "browser" / "report.css").read_text()
+    (folder / "live.html").write_text(PAGE % (STYLE + around, SCRIPT), encoding="utf-8")
+    said: list[str] = []
+    with opened("about:blank", said, **options) as page:
+        page.expose_function("kernel", kernel)
+        page.goto((folder / "live.html").as_uri())
+        page.locator(".seg-browser[data-shown]").wait_for()
+        yield page
+    assert not said

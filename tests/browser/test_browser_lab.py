@@ -161,6 +161,7 @@ def test_browse_filter_judge_and_find_it_again(lab) -> None:
         first = shown(page)
 
         # Judge by key, note by typing; the note stays with its image although one steps on at once.
+        browser.get_by_label("step on").uncheck()
         browser.focus()
         page.keyboard.press("2")
         settled(saved.exists, True)
@@ -216,3 +217,25 @@ def test_a_held_key_does_not_queue_up_and_the_saved_notebook_shows_a_gallery(lab
         assert page.locator(".seg-gallery img").count() == 4 * 12
         settled(lambda: "model not found" in page.locator(".jp-OutputArea").inner_text(), False)
         shot(page, "lab_5_without_kernel")
+
+
+def test_a_verdict_that_no_kernel_takes_is_kept_until_one_does(lab) -> None:
+    folder, address = lab
+    saved = folder / "failures" / "verdicts.csv"
+    saved.unlink(missing_ok=True)
+    with opened(address) as page:
+        browser = run_all(page)
+        status = browser.locator(".seg-status")
+        page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+        browser.get_by_label("step on").uncheck()
+        browser.focus()
+        page.keyboard.press("3")
+        settled(lambda: status.inner_text(), "not saved: run this cell again")
+        assert browser.locator(".seg-verdicts [aria-pressed=true]").count() == 0
+        assert not saved.exists()
+        page.reload()  # what was not saved stays with the page
+        browser = run_all(page)
+        settled(saved.exists, True)
+        settled(lambda: browser.locator(".seg-verdicts [aria-pressed=true]").inner_text(), "3 ambiguous")
+        settled(lambda: page.evaluate("() => Object.values(sessionStorage).includes('{}')"), True)
+    assert pd.read_csv(saved)[["id", "verdict"]].to_numpy().tolist() == [[IDS[0], "ambiguous"]]

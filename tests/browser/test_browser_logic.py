@@ -15,11 +15,13 @@ import pytest
 from failures_folder import CLASSES, EVIL, POLE
 from PIL import Image
 
-from seglib.browser import FailureBrowser, browser, layers
+from seglib.browser import Details, FailureBrowser, browser, layers
 from seglib.browser.layers import pack_layers, read_layers, thumbnail
 from seglib.browser.table import describe, listing, read_failures
 from seglib.data import ClassMap
-from seglib.failures import ERROR_KINDS, VERDICTS, VerdictBook
+from seglib.evaluate import evaluate_run
+from seglib.failures import ERROR_KINDS, VERDICTS, Threshold, VerdictBook, analyse, find_failures
+from seglib.params import Evaluate
 
 IDS = made.names(12)
 OLD = [
@@ -43,8 +45,10 @@ def folder(tmp_path: Path) -> Path:
 class Page:
     """A browser whose front end is this test: `ask` gives the answer's content and buffers."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.browser = FailureBrowser(folder, CLASSES, made.class_ious(IDS))
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, browser: FailureBrowser | None = None
+    ) -> None:
+        self.browser = browser or FailureBrowser(folder, CLASSES, made.class_ious(IDS))
         monkeypatch.setattr(self.browser.widget, "send", lambda *answer: setattr(self, "answer", answer))
 
     def ask(self, asked: str, **message) -> tuple[dict, list[bytes]]:
@@ -113,7 +117,7 @@ def test_what_the_front_end_lists_filters_and_sorts(folder):
     json.dumps(data, allow_nan=False)
     # Only what an older folder knows can be sorted by.
     data = listing(read_failures(folder)[OLD], CLASSES, book)
-    assert [column for _, column, _ in data["sorts"]] == ["miou", "miou", "id", "worst_class"]
+    assert [column for _, column, _ in data["sorts"]] == ["miou", "miou", "id", "worst_class", "time"]
     assert len(data["rules"]) == 1
 
 
@@ -225,8 +229,9 @@ def test_pictures_that_are_missing_or_broken_are_named_and_the_others_shown(fold
 def test_it_answers_with_failures_and_pictures(page):
     assert [row["id"] for row in page.open()["rows"]] == IDS
     shown, buffers = page.ask("show", id=IDS[2], sharp=False)
-    assert shown["names"] == ["image", "truth", "prediction", "confidence", "suspect"]
-    assert len(buffers) == 5
+    assert shown["names"] == ["image", "truth", "prediction", "confidence"]  # its label is not the suspect
+    assert len(buffers) == 4
+    assert "suspect" in page.ask("show", id=IDS[0], sharp=False)[0]["names"]  # its cause is a label error
     assert shown["facts"]["nearest"] == ["train_0", EVIL, "../outside", "train_1"]
     assert len(shown["facts"]["ious"]) > 3
     with Image.open(io.BytesIO(page.ask("thumb", kind="images", id=IDS[0])[1][0])) as small:
@@ -308,5 +313,36 @@ def test_it_can_be_read_in_every_theme():
     theirs = {name for name, value in re.findall(r"(--seg-\w+):\s*([^;]+);", css) if "--jp-" in value}
     assert theirs == {"--seg-line", "--seg-muted", "--seg-ink", "--seg-accent"}
     grounds = set(re.findall(r"background(?:-color)?:\s*([^;}]+)", css))
-    assert grounds == {"none", "var(--seg-raised)", "var(--seg-deep)", "#fff"}
+    assert grounds == {"none", "var(--seg-raised)", "var(--seg-deep)", "var(--seg-accent)", "#fff"}
     assert "option {color: #222; background: #fff;}" in css
+
+
+@pytest.mark.slow
+def test_what_an_analysis_knows_beyond_its_folder(trained_root, monkeypatch):
+    evaluation = evaluate_run(Evaluate(run="tiny"))
+    miou = evaluation.per_image.set_index("id")["miou"]
+    threshold = Threshold(float(miou.median()))
+    analysis = analyse(evaluation, find_failures(evaluation, threshold))
+    details = Details.open(analysis, threshold, before="tiny", browse="all")
+    browser = FailureBrowser(analysis.folder, evaluation.classes, evaluation.per_image_class_iou, details)
+    page = Page(analysis.folder, monkeypatch, browser)
+    data = page.open()
+    rows = {row["id"]: row for row in data["rows"]}
+    assert [row["failed"] for row in data["rows"]] == [True, True, False, False]
+    assert (data["browse"], data["before"], len(data["training"])) == ("all", "tiny", 6)
+    for k, sample in enumerate(miou.index):
+        counts = dict(zip(rows[sample]["pixels"][::2], rows[sample]["pixels"][1::2], strict=True))
+        flat = evaluation.confusions[k].ravel()
+        assert counts == {int(pair): int(flat[pair]) for pair in np.flatnonzero(flat)}
+        assert rows[sample]["before"] == rows[sample]["miou"]
+        assert (rows[sample]["change"], rows[sample]["gain"]) == ("", 0)
+    passing = data["rows"][-1]["id"]
+    shown, _ = page.ask("show", id=passing, sharp=False)
+    assert shown["names"] == ["image", "truth", "prediction", "before"]
+    assert set(shown["facts"]["similar"]) == set(miou.index) - {passing}
+    training, _ = page.ask("show", id=data["training"][0][0], sharp=False)
+    assert (training["names"], training["facts"]["cause"]) == (["image", "truth"], "a training image")
+    assert page.ask("thumb", kind="nearest", id=data["training"][0][0])[1][0][:2] == b"\xff\xd8"
+    text = page.ask("write")[0]["text"]
+    assert "actions.yaml" in text.splitlines()[-1]
+    assert (analysis.folder / "report.html").stat().st_size > 50_000

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from chromium_page import menu, need_chromium, opened, pixel, settled, shot, shown
 from failures_folder import CLASSES, EVIL, POLE, names, write_folder
+from made_split import write_split
 
 from seglib.browser import report as report_file
 from seglib.browser import write_report
@@ -169,7 +170,7 @@ def test_rows_leave_room_for_pictures(folder, monkeypatch):
     count, page = multiply(folder, 80), Page(write(folder))
     assert 100 < len(page.data["rows"]) < count
     assert len(page.data["pictures"]) >= 12
-    assert f"The worst {len(page.data['rows'])} of {count} failures are listed here" in page.words
+    assert f"The worst {len(page.data['rows'])} of {count} images are listed here" in page.words
 
 
 @pytest.fixture
@@ -247,7 +248,7 @@ def test_layers_opacity_zoom_and_the_class_under_the_pointer(report):
         plain = pixel(page, 0.6, 0.85)
         page.keyboard.press("t")
         half = pixel(page, 0.6, 0.85)
-        page.locator(".seg-opacity input").fill("100")
+        page.locator(".seg-opacity input").first.fill("100")
         full = pixel(page, 0.6, 0.85)
         assert full[:3] == CLASSES.colors[2].tolist()
         assert sum(np.abs(np.subtract(plain, full))) > sum(np.abs(np.subtract(half, full))) > 0
@@ -276,7 +277,7 @@ def test_layers_opacity_zoom_and_the_class_under_the_pointer(report):
 
 @pytest.mark.browser
 def test_it_prints_and_can_be_read_on_a_narrow_screen_and_without_scripts(report):
-    with report(viewport={"width": 420, "height": 800}, color_scheme="dark") as page:
+    with report(viewport={"width": 400, "height": 800}, color_scheme="dark") as page:
         settled(lambda: shown(page), IDS[0])
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(21, 23, 26)"
@@ -289,3 +290,30 @@ def test_it_prints_and_can_be_read_on_a_narrow_screen_and_without_scripts(report
     with report(java_script_enabled=False) as page:
         assert page.locator(".seg-gallery img:visible").count() == 4 * 12
         assert page.locator("noscript").inner_text().startswith("Scripts are off")
+
+
+@pytest.mark.browser
+def test_charts_are_linked_without_a_kernel_on_a_phone(tmp_path):
+    need_chromium()
+    details, said = write_split(tmp_path, browse="all", before=True), []
+    path = write_report(details.analysis.folder, CLASSES, "now, test", "below 0.7", 60, details=details)
+    words = Page(path.read_text(encoding="utf-8")).words
+    for told in (
+        "run now",
+        "model Unet, resnet18",
+        "dataset made",
+        "split test, 60 images",
+        "mean IoU 0.500",
+        "Glossary",
+    ):
+        assert told in words
+    with opened(path.as_uri(), said, viewport={"width": 400, "height": 800}) as page:
+        settled(lambda: page.locator(".seg-count").inner_text().endswith("of 60 images"), True)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        shot(page, "phone", full_page=True)
+        bar = page.locator(".seg-matrix button:enabled").first
+        images = bar.get_attribute("aria-label").split(" in ")[1].split()[0]
+        bar.click()
+        settled(lambda: page.locator(".seg-count").inner_text().split(" of ")[1].split()[0], images)
+        assert page.evaluate("location.hash").startswith("#confusion=")
+    assert not said

@@ -1,0 +1,113 @@
+// Charts that are filters: a click leaves exactly the images that a bar or a cell counts. Each shows what passes the
+// other filters.
+
+const MATRIX = 12;  // classes of the matrix at most: those with the most pixels confused
+
+class Charts {
+  constructor(host, data, filters) {
+    Object.assign(this, { host, data, filters });
+    const panel = (title, name) => {
+      const box = make(host, "div", "seg-chart");
+      make(box, "div", "seg-label", title);
+      return make(box, "div", name);
+    };
+    [this.causes, this.classes] = ["cause", "worst class"].map((title) => panel(title));
+    this.bins = panel("mean IoU of an image", "seg-columns");
+    if (data.rows[0]?.pixels) this.matrix = panel("confused pixels: ground truth is taken for", "seg-matrix");
+  }
+
+  // A button that sets a filter, or takes it away again.
+  part(host, name, value, title) {
+    const pressed = this.filters.inputs[name].value === value;
+    const pick = () => {
+      if (name === "class") this.filters.inputs.which.selectedIndex = 0;
+      this.filters.set(name, pressed ? "" : value);
+      this.filters.change(true);
+    };
+    return Object.assign(button(host, "", title, pick), { ariaPressed: String(pressed), ariaLabel: title });
+  }
+
+  bars(host, name, counts) {
+    host.replaceChildren();
+    for (const [value, count] of counts) {
+      const bar = this.part(host, name, value, `${value}: ${count} images`);
+      make(bar, "span", "", value);
+      make(bar, "i").style.width = `${(35 * count) / counts[0][1]}%`;
+      make(bar, "span", "seg-muted", String(count));
+    }
+  }
+
+  draw() {
+    const { rows } = this.data, { filters } = this;
+    this.bars(this.causes, "cause", tally(filters.choose(rows, "cause"), (row) => [row.cause]));
+    const classes = tally(filters.choose(rows, "class"), (row) => [row.worst_class]);
+    this.bars(this.classes, "class", classes.slice(0, MATRIX));
+    const counts = new Map(tally(filters.choose(rows, "IoU"), (row) => [binOf(row.miou)]));
+    const most = Math.max(1, ...counts.values());
+    this.bins.replaceChildren();
+    for (let k = 0; k < BINS; k++) {
+      const bin = binOf(k / BINS), count = counts.get(bin) ?? 0;
+      const column = this.part(this.bins, "IoU", bin, `mean IoU ${bin}: ${count} images`);
+      make(column, "i").style.height = `${(100 * count) / most}%`;
+    }
+    if (this.matrix) this.confusions(filters.choose(rows, "confusion"));
+    filters.choose(rows);  // its sizes of the confusion, if any
+  }
+
+  confusions(rows) {
+    const { names, colors } = this.data, C = names.length;
+    const pixels = new Float64Array(C * C), images = new Uint32Array(C * C);
+    for (const row of rows) {
+      for (let k = 0; k < row.pixels.length; k += 2) {
+        pixels[row.pixels[k]] += row.pixels[k + 1];
+        images[row.pixels[k]] += 1;
+      }
+    }
+    const all = names.map((_, c) => c), sum = (values) => values.reduce((a, b) => a + b, 0);
+    const wrong = all.map((c) => sum(all.map((d) => (c === d ? 0 : pixels[c * C + d] + pixels[d * C + c]))));
+    const shown = [...all].sort((a, b) => wrong[b] - wrong[a]).slice(0, MATRIX).sort((a, b) => a - b);
+    this.matrix.replaceChildren();
+    this.matrix.style.gridTemplateColumns = `minmax(0, 90px) repeat(${shown.length}, minmax(0, 22px))`;
+    make(this.matrix, "span");
+    const head = (c) => Object.assign(make(this.matrix, "i"), { title: names[c] }).style.background = colors[c];
+    shown.forEach(head);
+    for (const t of shown) {
+      make(this.matrix, "span", "", names[t]).title = names[t];
+      const total = sum(all.map((p) => pixels[t * C + p])) || 1;
+      for (const p of shown) {
+        const code = t * C + p, share = pixels[code] / total;
+        const pair = `${names[t]} -> ${names[p]}`, part = `${(100 * share).toFixed(1)}% of ${names[t]}`;
+        const told = `${pair}: ${pixels[code].toLocaleString()} pixels (${part}) in ${images[code]} images`;
+        const cell = this.part(this.matrix, "confusion", pair, told), strength = Math.round(100 * Math.sqrt(share));
+        cell.disabled = t === p || !images[code];
+        cell.style.background = t === p ? "#8884" : `color-mix(in srgb, ${WRONG} ${strength}%, transparent)`;
+      }
+    }
+  }
+}
+
+// The IoU along the frames of a sequence; a click goes to a frame.
+class Strip {
+  constructor(host, open) {
+    const canvas = this.canvas = make(host, "canvas", "seg-strip"), at = ({ offsetX }) =>
+      this.frames[clamp(Math.floor((offsetX / canvas.clientWidth) * this.frames.length), 0, this.frames.length - 1)];
+    canvas.onclick = (event) => open(at(event)[0]);
+    canvas.onpointermove = (event) => { canvas.title = at(event).join(": "); };
+  }
+
+  draw(frames, id, failed) {
+    this.frames = frames ?? [];
+    this.canvas.hidden = this.frames.length < 2;
+    if (this.canvas.hidden) return;
+    const width = 2 * this.canvas.clientWidth, high = 80, step = width / this.frames.length;
+    Object.assign(this.canvas, { width, height: high });
+    const context = this.canvas.getContext("2d");
+    this.frames.forEach(([name, miou], k) => {
+      const tall = Math.max(3, (miou ?? 0) * high);
+      context.fillStyle = failed.has(name) ? WRONG : "#888";
+      context.fillRect(k * step, high - tall, Math.max(1, step - 1), tall);
+      context.fillStyle = "#1565c0";
+      if (name === id) context.fillRect(k * step - 2, 0, Math.max(5, step + 2), 8);
+    });
+  }
+}

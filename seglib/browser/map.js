@@ -1,0 +1,98 @@
+// The map: images as points where their features lie, near each other where the model sees them alike.
+
+const HUES = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442", "#999999"];
+const COLORED = { IoU: (row) => `${(Math.floor(row.miou * 5) / 5).toFixed(1)} and more`, cause: (row) => row.cause,
+  split: (row) => (row.failed ? "fails" : "passes"), sequence: (row) => row.group };
+
+class Embedding {
+  // lasso(text of the polygon, "" for none), open(id, whether it is a training image), thumb(kind, id)
+  constructor(host, { rows, training }, { lasso, open, thumb }) {
+    Object.assign(this, { thumb, mode: "IoU", path: null, under: null });
+    this.training = training.map(([id, x, y]) => ({ id, x, y, training: true }));
+    this.points = [...this.training, ...rows.filter((row) => row.x != null)];
+    for (const [from, to] of [["x", "u"], ["y", "v"]]) {  // to shares of width and height
+      const sorted = this.points.map((point) => point[from]).sort((a, b) => a - b), low = sorted[0];
+      for (const point of this.points) point[to] = (point[from] - low) / (sorted.at(-1) - low || 1);
+    }
+    const bar = make(host, "div", "seg-bar");
+    make(bar, "span", "seg-muted", "near: alike to the model · drag: lasso · click: open · colour by");
+    const menu = Object.assign(make(bar, "select"), { ariaLabel: "colour by" });
+    menu.oninput = () => { this.mode = menu.value; this.draw(); };
+    for (const name of Object.keys(COLORED)) make(menu, "option", "", name);
+    this.keys = make(bar, "span", "seg-keys");
+    const canvas = this.canvas = make(make(host, "div", "seg-map"), "canvas");
+    this.tip = Object.assign(make(canvas.parentElement, "figure", "seg-tip"), { hidden: true });
+    [this.image, this.words] = [make(this.tip, "img"), make(this.tip, "figcaption")];
+    canvas.onpointerdown = (event) => { this.path = [this.share(event)]; canvas.setPointerCapture(event.pointerId); };
+    canvas.onpointermove = (event) => {
+      if (!this.path) { this.point(event); return; }
+      this.path.push(this.share(event));
+      requestAnimationFrame(() => this.draw());
+    };
+    canvas.onpointerup = () => {
+      const path = this.path ?? [], text = path.map((at) => at.map((v) => v.toFixed(3)).join(",")).join(" ");
+      this.path = null;
+      if (path.length > 5) lasso(text);
+      else if (this.under) open(this.under.id, Boolean(this.under.training));
+      else lasso("");
+    };
+    canvas.onpointerleave = () => { this.tip.hidden = true; };
+  }
+
+  share({ offsetX, offsetY }) {
+    const { clientWidth, clientHeight } = this.canvas;
+    return [(offsetX - 8) / (clientWidth - 16), (offsetY - 8) / (clientHeight - 16)];
+  }
+
+  // The small picture of the nearest point, within 8 pixels.
+  async point(event) {
+    const [x, y] = this.share(event), w = this.canvas.clientWidth, h = this.canvas.clientHeight;
+    let [under, nearest] = [null, 64];
+    for (const point of this.points) {
+      const far = ((point.u - x) * w) ** 2 + ((point.v - y) * h) ** 2;
+      if (far < nearest) [under, nearest] = [point, far];
+    }
+    if (under === this.under) return;
+    Object.assign(this, { under });
+    this.tip.hidden = !under;
+    if (!under) return;
+    this.words.textContent = `${under.id}${under.training ? ", training" : `: ${under.miou?.toFixed(3) ?? "–"}`}`;
+    const left = clamp(event.offsetX + 12, 0, w - 180);
+    Object.assign(this.tip.style, { left: `${left}px`, top: `${event.offsetY + 12}px` });
+    this.image.removeAttribute("src");
+    const address = await this.thumb(under.training ? "nearest" : "images", under.id);
+    if (this.under === under && address) this.image.src = address;
+  }
+
+  draw(chosen = this.chosen) {
+    this.chosen = chosen;
+    const { canvas, mode } = this, dpr = window.devicePixelRatio || 1, width = this.canvas.parentElement.clientWidth;
+    if (!width) return;
+    Object.assign(canvas, { width: width * dpr, height: 300 * dpr });
+    Object.assign(canvas.style, { width: `${width}px`, height: "300px" });
+    const context = canvas.getContext("2d"), high = 300 - 16, wide = width - 16;
+    context.scale(dpr, dpr);
+    const dots = (points, color, size) => {
+      context.fillStyle = color;
+      for (const { u, v } of points) context.fillRect(8 + u * wide - size / 2, 8 + v * high - size / 2, size, size);
+    };
+    dots(this.points, "#8883", 3);
+    const groups = Map.groupBy(chosen.filter((row) => row.u !== undefined), COLORED[mode]);
+    const most = (a, b) => groups.get(b).length - groups.get(a).length, bins = mode === "IoU";
+    const largest = [...groups.keys()].sort(bins ? collator.compare : most);
+    this.keys.replaceChildren();
+    swatch(this.keys, "#8886", "training, or filtered out");
+    largest.forEach((value, k) => {
+      const bin = Math.min(4, Math.floor(5 * parseFloat(value) + 0.1)) || 0;
+      const color = bins ? `rgb(${CIVIDIS[bin]})` : HUES[k] ?? HUES.at(-1);
+      dots(groups.get(value), color, 5);
+      if (k < HUES.length) swatch(this.keys, color, value || "none");
+    });
+    if (!this.path) return;
+    Object.assign(context, { strokeStyle: "#1565c0", lineWidth: 2 });
+    context.beginPath();
+    for (const [x, y] of this.path) context.lineTo(8 + x * wide, 8 + y * high);
+    context.closePath();
+    context.stroke();
+  }
+}
