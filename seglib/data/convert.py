@@ -73,7 +73,11 @@ def _polygons(root: Path, others: list[Path], names: list[str]) -> Iterator[_Dra
     """What COCO's and labelme's JSON and YOLO's text files draw; names that have an order go to `names`."""
     tables = {path.name: root / path for path in others if path.name in ("data.yaml", "classes.txt")}
     listed = tables["classes.txt"].read_text(encoding="utf-8").split("\n") if "classes.txt" in tables else []
-    listed = load_yaml(tables["data.yaml"].read_text(encoding="utf-8"))["names"] if "data.yaml" in tables else listed
+    listed = (
+        load_yaml(tables["data.yaml"].read_text(encoding="utf-8"))["names"]
+        if "data.yaml" in tables
+        else listed
+    )
     listed = dict(listed if isinstance(listed, dict) else enumerate(listed))
     for path in (path for path in others if path.suffix in (".json", ".txt") and path.name not in tables):
         text = (root / path).read_text(encoding="utf-8", errors="replace")

@@ -271,7 +271,11 @@ def _splits(root: Path, pairs: list[_Pair], others: list[Path]) -> list[str]:
 
 def _no_layout(root: Path, others: list[Path]) -> DatasetError:
     """Say that no masks are found, or that there are polygons, which are no masks yet."""
-    texts = {p: (root / p).read_text(encoding="utf-8", errors="replace")[:200] for p in others if p.suffix == ".txt"}
+    texts = {
+        p: (root / p).read_text(encoding="utf-8", errors="replace")[:200]
+        for p in others
+        if p.suffix == ".txt"
+    }
     found = [path.as_posix() for path, text in texts.items() if re.match(r"\d+( [\d.e-]+){6,}\s", text)]
     found += [p.as_posix() for p in others if p.suffix == ".json" and p.name.lower() not in TABLES]
     if found:
