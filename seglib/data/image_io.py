@@ -319,8 +319,8 @@ def _decode(path: Path, label: str, exif: bool = True) -> tuple[Image.Image | np
             raise DatasetError(detail, "unreadable", f"Save it as PNG, {EXCLUDE}.") from None
         reason = " ".join(str(error).replace(str(path), path.name).split())[:300] or type(error).__name__
         detail = f"{label} cannot be read ({reason}); expected PNG, JPEG, TIFF, BMP or WebP."
-        remedy = "Save it in another form" if head[:4] in MAGIC else "Copy it again"
-        raise DatasetError(detail, "unreadable", f"{remedy}, {EXCLUDE}.") from None
+        advice = "Save it in another form" if head[:4] in MAGIC else "Copy it again"
+        raise DatasetError(detail, "unreadable", f"{advice}, {EXCLUDE}.") from None
 
 
 def _sixteen_bits(file: BinaryIO, image: Image.Image, raw: str) -> np.ndarray:

@@ -49,19 +49,8 @@ _TIMES = {
 _FOUND = 0.05  # recall of a class below which the model is no witness against it
 _HIT = 0.5  # share of a region in the injected change from which it counts as found
 _NONE = -12.0  # log odds where there is no region
-_REGION = [
-    "size",
-    "contradicted",
-    "mass",
-    "own",
-    "of_mask",
-    "of_pred",
-    "color",
-    "edge",
-    "edge_own",
-    "edge_mask",
-]
-_REGION += ["rate", "images", "recall", "given_recall", "by_given"]
+_REGION = ["size", "contradicted", "mass", "own", "of_mask", "of_pred", "color", "edge", "edge_own"]
+_REGION += ["edge_mask", "rate", "images", "recall", "given_recall", "by_given"]
 _THUMBNAIL = 32  # columns and rows in which a mask is compared with all predictions
 
 
