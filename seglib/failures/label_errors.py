@@ -19,6 +19,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from seglib.data import IGNORE, LABEL_FAULTS, Dataset, LabelFaults
 from seglib.failures import evidence
@@ -141,9 +142,12 @@ class LabelCheck:
         rows, regions = pd.DataFrame(self.rows), pd.concat(self.regions, ignore_index=True)
         rows, regions = _recurrence(rows, np.stack(self.confusions), regions)
         parts, wrong = _parts(self.samples), np.zeros(len(rows))
-        for prior in _PRIORS:
-            as_sound = (1 - pd.Series(wrong)).where(rows["kind"] == "sound", 1.0)
-            wrong, kinds, best = _cross_fitted(rows, regions, parts, as_sound, prior)
+        with threadpool_limits(
+            1
+        ):  # so little data is learned from faster by one thread, much so on a busy machine
+            for prior in _PRIORS:
+                as_sound = (1 - pd.Series(wrong)).where(rows["kind"] == "sound", 1.0)
+                wrong, kinds, best = _cross_fitted(rows, regions, parts, as_sound, prior)
         sound = np.flatnonzero(rows["kind"] == "sound")
         images.loc[rows["position"][sound], "label_score"] = wrong[sound]
         for row in sound[_name(wrong[sound])]:
