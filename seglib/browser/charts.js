@@ -12,7 +12,7 @@ class Charts {
       return make(box, "div", name);
     };
     [this.causes, this.classes] = ["cause", "worst class"].map((title) => panel(title));
-    this.bins = panel("mean IoU of an image", "seg-columns");
+    this.bins = panel("mean IoU of an image, from 0 to 1", "seg-columns");
     if (data.rows[0]?.pixels) this.matrix = panel("confused pixels: ground truth is taken for", "seg-matrix");
   }
 

@@ -51,4 +51,4 @@ def was_it_right(analysis: Analysis, threshold: float = 0.65) -> pd.DataFrame | 
     table["stated"] = named.agg(
         lambda causes: ", ".join(f"{name} {n}" for name, n in causes.value_counts().items())
     )
-    return table.fillna({"stated": ""}).rename_axis("fault").reset_index()
+    return table.fillna({"stated": ""}).rename_axis("fault").rename_axis(columns=None).reset_index()
