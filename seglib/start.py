@@ -1,7 +1,5 @@
 """The first steps: a project of one's own, and a split that is proposed."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Sequence

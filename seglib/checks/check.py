@@ -1,7 +1,5 @@
 """Check a dataset in one pass over every file: findings, facts of every sample, class statistics."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Measure how much of each class there is, how far splits differ, and what to weigh classes with."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy as np

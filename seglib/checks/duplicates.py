@@ -1,7 +1,5 @@
 """Find images that show the same image, exactly or nearly."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The checks of a dataset, besides errors of reading and pairing: how bad each is, and what to do."""
 
-from __future__ import annotations
-
 _LOOK = "Look at it; keep it if such images occur in use."
 _SUGGESTIONS = {
     "error": {

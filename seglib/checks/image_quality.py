@@ -1,9 +1,8 @@
 """Measure how images look: which lie apart from their dataset (01), and which are degraded (04)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -158,7 +157,7 @@ class Reference:
     images: int
 
     @classmethod
-    def of(cls, training: pd.DataFrame) -> Reference:
+    def of(cls, training: pd.DataFrame) -> Self:
         """Learn from a table of `qualities`, a row a training image; a few degraded ones change nothing."""
         rows = dict.fromkeys(KINDS, (np.nan,) * 4)
         for kind, (quality, sign, factor, invisible, _) in _KINDS.items():

@@ -1,7 +1,5 @@
 """Find faults of masks that show without a model: beside the edges, or of another image."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Whether masks and images mean what they were read as: ids that are shifted, smeared or numbers; ranges; EXIF."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Read a data check: the conclusion, what to look at, and the files that are written."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

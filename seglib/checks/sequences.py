@@ -1,7 +1,5 @@
 """Find sequences of neighbouring frames, and how far val and test stand apart from what train has seen."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

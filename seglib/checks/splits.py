@@ -1,7 +1,5 @@
 """Suggest a better split: whole sequences, every class in every split in about the same share."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

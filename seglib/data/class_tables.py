@@ -1,7 +1,5 @@
 """The classes of a draft: what the masks hold, with the names and colours that a file beside them gives."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

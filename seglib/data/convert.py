@@ -3,8 +3,6 @@
 By hand with Pillow: datumaro reads neither labelme's JSON nor folders of classes, and replaces pandas and Pillow.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections import defaultdict

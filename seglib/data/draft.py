@@ -1,7 +1,5 @@
 """A draft dataset.yaml from what a folder holds, for a person to complete."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -4,8 +4,6 @@
 - **mean mask**: at each place the class that is most often there.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from PIL import Image

@@ -1,7 +1,5 @@
 """Runs on the same images: what changed, by how much, and whether the change helps or two models merely differ."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations

@@ -1,7 +1,5 @@
 """Which dataset a run was trained on, and which one it is scored on."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from pathlib import Path

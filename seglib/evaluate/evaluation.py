@@ -1,7 +1,5 @@
 """Predictions beside their ground truth -> every score of a split, written to `evaluation/<split>/`."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

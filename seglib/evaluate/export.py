@@ -1,7 +1,5 @@
 """A trained model for other programs: ONNX with everything inside, or safetensors with a card."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import warnings

@@ -1,7 +1,5 @@
 """From a model, or another tool's files, to the predictions of a split at the masks' original resolution."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import suppress

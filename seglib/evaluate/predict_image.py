@@ -1,7 +1,5 @@
 """Predict one image of any size at its original size, without all its class scores in memory at that size."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

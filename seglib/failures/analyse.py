@@ -1,7 +1,5 @@
 """Look at an evaluated split once more, state the cause of every failure, and write the failures folder."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """Why an image failed: one primary cause with evidence, its strength and a suggestion, or "unexplained"."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """How well the model's own confidence, which needs no label, tells which images fail."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -13,8 +13,6 @@ The idea is TIDE's, for boxes: Bolya et al., TIDE: A General Toolbox for Identif
 ECCV 2020. Here regions of pixels take the place of boxes, and the split is exact.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

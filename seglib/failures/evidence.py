@@ -4,8 +4,6 @@
 dozen numbers of a mask, and of each larger region in which it contradicts the prediction.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple
 

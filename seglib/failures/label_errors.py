@@ -6,8 +6,6 @@ what the model always confuses counts for little, and a weak model names nothing
 of each kind would be found. One function, `_name`, decides which masks are named: column `suspect`.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Which unlabelled images to label next: where the model should fail, unlike training and each other."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

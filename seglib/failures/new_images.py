@@ -1,7 +1,5 @@
 """Predict a folder of new images: masks, overlays, and a table with what warns of each prediction."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

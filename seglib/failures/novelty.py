@@ -1,7 +1,5 @@
 """How unlike the training images an image is: the distance of its features to the nearest of theirs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Was it right? What the analysis says of faults that somebody planted in the dataset and recorded."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from seglib.data import LABEL_FAULTS, planted

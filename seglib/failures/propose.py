@@ -1,7 +1,5 @@
 """What the findings of 04 ask for: verdicts, suspected labels and causes become actions.yaml."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

@@ -4,8 +4,6 @@ What comes back is another person's file: no name in it becomes a path, and noth
 than the mask it stands for.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import re

@@ -1,7 +1,5 @@
 """How the sequences of a split fare: a table of means, no claim about other sequences."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from seglib.failures.analyse import Analysis

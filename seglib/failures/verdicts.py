@@ -1,7 +1,5 @@
 """A person's verdicts on failed images: `verdicts.csv`, saved at every change and never lost."""
 
-from __future__ import annotations
-
 import codecs
 import csv
 import io

@@ -3,8 +3,6 @@
 Source: Cheng et al., Boundary IoU: Improving Object-Centric Image Segmentation Evaluation, CVPR 2021.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

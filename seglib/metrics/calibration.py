@@ -3,8 +3,6 @@
 Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

@@ -1,7 +1,5 @@
 """Count the pixels of every pair of classes: the counts that all scores come from."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from seglib.data import IGNORE

@@ -1,7 +1,5 @@
 """Say how far a mean IoU may be trusted: the delete-one jackknife over what is independent."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from scipy import special, stats

@@ -1,7 +1,5 @@
 """Score regions by their size: a class may be fine on large regions and lost on small ones."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

@@ -1,7 +1,5 @@
 """Turn per-image confusion counts (N, C, C) into every score."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 
