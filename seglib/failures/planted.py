@@ -20,8 +20,9 @@ def was_it_right(analysis: Analysis, threshold: float = 0.65) -> pd.DataFrame | 
 
     Returns:
         A row a kind of fault of this split, and one of the images without a fault: planted (images), found (by
-        the right cause; without a fault, a cause that lies in the model), passed (above the threshold, so nothing is stated), unexplained, blamed_wrongly, and
-        stated, the causes with their numbers. None where the dataset has no planted.csv.
+        the right cause; without a fault, a cause that lies in the model), passed (above the threshold, so nothing
+        is stated), unexplained, blamed_wrongly, and stated, the causes with their numbers. None where the dataset
+        has no planted.csv.
     """
     dataset = analysis.evaluation.dataset
     if not (dataset.root / "planted.csv").is_file():
