@@ -16,29 +16,15 @@ from seglib.checks import correlate_shifts
 from seglib.data import IGNORE, label_regions
 
 LONG = 512  # pixels of the longer side at which masks are compared
-REGIONS = (
-    12  # kept of each image, connected by their given or by their suggested class: those with most evidence
-)
+REGIONS = 12  # kept of each image, by given and by suggested class: those with most evidence
 _FLOOR = 1e-5  # probabilities below it count as equally impossible
 _UNIT = 480  # distances are measured in 1/480 of the longer side: pixels of CamVid
 _BAND = 2.5  # units on both sides of an outline in which disagreement may be a matter of drawing
 _BESIDE = (3.0, 6.0)  # units from an outline: what its edge strength is compared with
 _COARSE, _REACH = 64, 0.15  # longer side of the grid on which shifts are tried; how far, as a share of it
 _FLAT = 0.05  # edge strength, as a share of the image's mean, below which an area is flat
-_COLUMNS = [
-    "given",
-    "suggested",
-    "by_given",
-    "pixels",
-    "y",
-    "x",
-    "box",
-    "size",
-    "contradicted",
-    "mass",
-    "own",
-]
-_COLUMNS += ["of_mask", "of_pred", "color", "edge", "edge_own", "edge_mask"]
+_COLUMNS = ["given", "suggested", "by_given", "pixels", "y", "x", "box", "size", "contradicted", "mass"]
+_COLUMNS += ["own", "of_mask", "of_pred", "color", "edge", "edge_own", "edge_mask"]
 
 
 class View(NamedTuple):
@@ -76,10 +62,8 @@ def view(image: np.ndarray, probabilities: np.ndarray, pred: np.ndarray) -> View
     edges = np.sqrt(np.hypot(*slopes).max(2))  # so that a few strong edges do not outvote the rest
     log_p = np.log(np.maximum(probabilities, _FLOOR), dtype=np.float32)
     log_top = np.take_along_axis(log_p, pred[None].astype(np.intp), 0)[0]
-    lines = outlines(pred)
-    return View(
-        pred, log_p, log_top, edges / max(edges.mean(), 1e-6), smooth, lines, _far(lines), label_regions(pred)
-    )
+    edges, lines = edges / max(edges.mean(), 1e-6), outlines(pred)
+    return View(pred, log_p, log_top, edges, smooth, lines, _far(lines), label_regions(pred))
 
 
 def outlines(ids: np.ndarray) -> np.ndarray:
@@ -111,9 +95,8 @@ def measure(seen: View, truth: np.ndarray) -> Evidence:
     inner = apart & ~band
     doubt, given = 1 - np.exp(seen.log_top[valid]).sum() / pixels, np.exp(log_mask[valid])
     low = np.exp(-given / 0.1)
-    (contrast, on), (other, on_other) = (
-        _contrast(seen.edges, *of) for of in ((lines, distance), (seen.outline, seen.distance))
-    )
+    contrast, on = _contrast(seen.edges, lines, distance)
+    other, on_other = _contrast(seen.edges, seen.outline, seen.distance)
     dx, dy, gone = _best_shift(truth, pred)
     numbers = {
         # Lad and Mueller, Estimating label quality and errors in semantic segmentation data, 2023

@@ -41,10 +41,7 @@ _PRIORS = (0.2, 0.1)
 SURE = 0.5  # probability from which a mask may be named
 _FALSE = 0.1  # expected share of sound masks among the named ones
 _LOCAL = ("swapped_classes", "missing_object")  # faults of one region
-_TIMES = {
-    "swapped_classes": 2,
-    "missing_object": 3,
-}  # faults an image, else one: there are many ways to be wrong
+_TIMES = {"swapped_classes": 2, "missing_object": 3}  # faults an image, else one: many ways to be wrong
 _FOUND = 0.05  # recall of a class below which the model is no witness against it
 _HIT = 0.5  # share of a region in the injected change from which it counts as found
 _NONE = -12.0  # log odds where there is no region
@@ -93,7 +90,8 @@ class LabelCheck:
         truth, pred, probabilities = truth[part], pred[part], probabilities[part]
         grid = [np.linspace(0, n - 1, _THUMBNAIL).round().astype(int) for n in truth.shape]
         self.small[position] = truth[np.ix_(*grid)], pred[np.ix_(*grid)]
-        seen = evidence.view(_resized(image, truth.shape), probabilities, pred)
+        small = Image.fromarray(image).resize(truth.shape[::-1], Image.Resampling.BILINEAR)
+        seen = evidence.view(np.asarray(small), probabilities, pred)
         self._add(position, "sound", seen, truth, truth)
         if position not in self.injected or len(self.samples) < FEWEST:
             return
@@ -116,8 +114,7 @@ class LabelCheck:
                 hits.append((truth != mask)[inside].mean())
             regions["hit"] = np.array(hits, float)
         dx, dy = found.shift
-        facts = {"position": position, "kind": kind, "dx": dx, "dy": dy}
-        self.rows.append(facts | found.numbers)
+        self.rows.append({"position": position, "kind": kind, "dx": dx, "dy": dy} | found.numbers)
         self.confusions.append(found.confusion)
         self.regions.append(regions)
 
@@ -140,9 +137,7 @@ class LabelCheck:
         rows, regions = pd.DataFrame(self.rows), pd.concat(self.regions, ignore_index=True)
         rows, regions = _recurrence(rows, np.stack(self.confusions), regions)
         parts, wrong = _parts(self.samples), np.zeros(len(rows))
-        with threadpool_limits(
-            1
-        ):  # so little data is learned from faster by one thread, much so on a busy machine
+        with threadpool_limits(1):  # faster for so little data, much so on a busy machine
             for prior in _PRIORS:
                 as_sound = (1 - pd.Series(wrong)).where(rows["kind"] == "sound", 1.0)
                 wrong, kinds, best = _cross_fitted(rows, regions, parts, as_sound, prior)
@@ -182,12 +177,6 @@ class LabelCheck:
         return f"it fits the image {self.samples['id'][best]!r}"
 
 
-def _resized(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    if image.shape[:2] == shape:
-        return image
-    return np.asarray(Image.fromarray(image).resize(shape[::-1], Image.Resampling.BILINEAR))
-
-
 def _recurrence(
     rows: pd.DataFrame, confusions: np.ndarray, regions: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -217,15 +206,13 @@ def _recurrence(
     return rows.assign(unusual=np.log(np.maximum(unusual, 0) + 1e-3)), regions.assign(**facts)
 
 
-class _Model(NamedTuple):
-    """Of a region to lie in a wrong label (boosted trees), and of a mask to be of each kind (logistic regression)."""
+def _learn(
+    rows: pd.DataFrame, regions: pd.DataFrame, sound: pd.Series, prior: float
+) -> tuple[HistGradientBoostingClassifier | None, Pipeline]:
+    """Learn which regions lie in a wrong label (None: none was injected), and of which kind a mask is.
 
-    regions: HistGradientBoostingClassifier | None  # where no fault of one region could be injected
-    masks: Pipeline
-
-
-def _learn(rows: pd.DataFrame, regions: pd.DataFrame, sound: pd.Series, prior: float) -> _Model:
-    """Learn from rows and their regions; `sound`: by row, how much it counts as a sound mask."""
+    `sound` tells of each row how much it counts as a sound mask.
+    """
     kinds = rows["kind"].reindex(regions["row"]).to_numpy()
     # of a fault of one region only the regions in it are known to be wrong, those that touch it are left out
     of_use = (kinds == "sound") | (np.isin(kinds, _LOCAL) & ~regions["hit"].between(0.2, _HIT, "neither"))
@@ -240,12 +227,11 @@ def _learn(rows: pd.DataFrame, regions: pd.DataFrame, sound: pd.Series, prior: f
     as_sound = sound.reindex(rows.index).to_numpy()
     # the weight of all faults of a kind
     each = prior / (1 - prior) * as_sound[kind == 0].sum() / np.count_nonzero(counts[1:])
+    weights = np.where(kind == 0, as_sound, each / counts[kind])
     by_mask = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     numbers = _numbers(rows, regions, _odds(by_region, regions))
-    by_mask.fit(
-        numbers, kind, logisticregression__sample_weight=np.where(kind == 0, as_sound, each / counts[kind])
-    )
-    return _Model(by_region, by_mask)
+    by_mask.fit(numbers, kind, logisticregression__sample_weight=weights)
+    return by_region, by_mask
 
 
 def _odds(by_region: HistGradientBoostingClassifier | None, regions: pd.DataFrame) -> pd.Series:
@@ -260,9 +246,8 @@ def _numbers(rows: pd.DataFrame, regions: pd.DataFrame, odds: pd.Series) -> pd.D
     first, second = (ranked.nth(k) for k in (0, 1))
     table = rows.drop(columns=["position", "kind", "dx", "dy"])
     for name, found in (("region", first), ("region_2", second)):
-        table[name] = (
-            pd.Series(found.to_numpy(), regions.loc[found.index, "row"]).reindex(rows.index).fillna(_NONE)
-        )
+        by_row = pd.Series(found.to_numpy(), regions.loc[found.index, "row"])
+        table[name] = by_row.reindex(rows.index).fillna(_NONE)
     return table
 
 
@@ -278,12 +263,12 @@ def _cross_fitted(
     position = rows["position"].to_numpy()
     wrong, kinds, best = np.zeros(len(rows)), np.zeros(len(rows), int), {}
     for learn, test in GroupKFold(_FOLDS).split(position, groups=parts[position]):
-        model = _learn(*_of(rows, regions, learn), sound, prior)
+        by_region, by_mask = _learn(*_of(rows, regions, learn), sound, prior)
         own_rows, own_regions = _of(rows, regions, test)
-        odds = _odds(model.regions, own_regions)
-        chances = model.masks.predict_proba(_numbers(own_rows, own_regions, odds))
+        odds = _odds(by_region, own_regions)
+        chances = by_mask.predict_proba(_numbers(own_rows, own_regions, odds))
         found = np.zeros((len(test), len(LABEL_FAULTS) + 1))
-        found[:, model.masks[-1].classes_] = chances
+        found[:, by_mask[-1].classes_] = chances
         wrong[test], kinds[test] = 1 - found[:, 0], found[:, 1:].argmax(1)
         best |= odds.groupby(own_regions["row"]).idxmax().to_dict()
     return wrong, kinds, best
