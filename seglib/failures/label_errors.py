@@ -6,11 +6,13 @@ what the model always confuses counts for little, and a weak model names nothing
 of each kind would be found. One function, `_name`, decides which masks are named: column `suspect`.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy.sparse import csr_array, vstack
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -75,7 +77,7 @@ class LabelCheck:
         self.injected = set(np.linspace(0, count - 1, min(count, _INJECTED)).round().astype(int).tolist())
         self.faults: dict[int, LabelFaults] = {}  # by step
         self.rows: list[dict] = []
-        self.confusions: list[np.ndarray] = []
+        self.confusions: list[csr_array] = []  # (1, C * C), most of them empty
         self.regions: list[pd.DataFrame] = []
         self.sizes: dict[int, tuple[int, int, int]] = {}  # step, height, width
         self.small: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # mask and prediction as thumbnails
@@ -115,7 +117,7 @@ class LabelCheck:
             regions["hit"] = np.array(hits, float)
         dx, dy = found.shift
         self.rows.append({"position": position, "kind": kind, "dx": dx, "dy": dy} | found.numbers)
-        self.confusions.append(found.confusion)
+        self.confusions.append(csr_array(found.confusion.reshape(1, -1)))
         self.regions.append(regions)
 
     def judge(self, lost: np.ndarray) -> Findings:
@@ -135,7 +137,7 @@ class LabelCheck:
             kinds = pd.DataFrame(columns=["kind", "injected", "found", "auroc"])
             return Findings(images, kinds, f"{told} wrong mask looks like: no mask is named.")
         rows, regions = pd.DataFrame(self.rows), pd.concat(self.regions, ignore_index=True)
-        rows, regions = _recurrence(rows, np.stack(self.confusions), regions)
+        rows, regions = _recurrence(rows, self.confusions, regions)
         parts, wrong = _parts(self.samples), np.zeros(len(rows))
         with threadpool_limits(1):  # faster for so little data, much so on a busy machine
             for prior in _PRIORS:
@@ -178,7 +180,7 @@ class LabelCheck:
 
 
 def _recurrence(
-    rows: pd.DataFrame, confusions: np.ndarray, regions: pd.DataFrame
+    rows: pd.DataFrame, confusions: list[csr_array], regions: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Add how usual the confusions of each mask are in the other images of the split, as they are.
 
@@ -186,23 +188,33 @@ def _recurrence(
     divergence of their confusions from those of the others; regions get the rate of their confusion, the share
     of the images with their given class that have it, and the recall of the two classes.
     """
-    sound, position = rows["kind"].to_numpy() == "sound", rows["position"].to_numpy()
-    classes = confusions.shape[1]
-    own = np.zeros((position.max() + 1, classes, classes))
-    own[position[sound]] = confusions[sound]
-    have = own.sum(2, keepdims=True)
-    often = own > 0.1 * np.maximum(have, 1)
-    usual = 0.9 * np.eye(classes) + 0.1 / classes  # what is expected of a class that no other image has
-    others = own.sum(0) - own
-    rates = (others + 20 * usual) / (others.sum(2, keepdims=True) + 20)
-    spread = (often.sum(0) - often + 0.5) / ((have > 0).sum(0) - (have > 0) + 1)
-    unusual = []
-    for k, one in zip(position, confusions, strict=True):
-        share = one / np.maximum(one.sum(1, keepdims=True), 1)
-        unusual.append((one * np.log(np.maximum(share, 1e-9) / rates[k])).sum() / max(1, one.sum()))
-    at = regions["position"].to_numpy(int), regions["given"].to_numpy(int), regions["suggested"].to_numpy(int)
-    facts = {"rate": np.log(rates[at] + 1e-4), "images": np.log(spread[at])}
-    facts |= {"recall": rates[at[0], at[2], at[2]], "given_recall": rates[at[0], at[1], at[1]]}
+    counts, sound = vstack(confusions, format="csr"), (rows["kind"] == "sound").to_numpy()  # (R, C * C)
+    classes = math.isqrt(counts.shape[1])
+    of_class = csr_array(np.kron(np.eye(classes), np.ones((classes, 1))))  # sums over what is predicted
+    own, have, image = counts[sound], (counts[sound] @ of_class).toarray(), pd.Index(rows["position"][sound])
+    often = own.copy()
+    images, pairs = own.nonzero()
+    often.data = (own.data > 0.1 * have[images, pairs // classes]).astype(float)
+    total, times = own.sum(0), often.sum(0)
+
+    def rate(images: np.ndarray, given: np.ndarray, suggested: np.ndarray) -> np.ndarray:
+        """Compute the share of a class that the other images confuse so; none has it: a tenth, over all classes."""
+        pairs = given * classes + suggested
+        others = total[pairs] - own[images, pairs] + 20 * (0.9 * (given == suggested) + 0.1 / classes)
+        return others / (have.sum(0)[given] - have[images, given] + 20)
+
+    row, pair = counts.nonzero()
+    share = counts.data / (counts @ of_class).toarray()[row, pair // classes]
+    own_image = image.get_indexer(rows["position"])[row]
+    unusual = counts.data * np.log(share / rate(own_image, pair // classes, pair % classes))
+    unusual = np.bincount(row, unusual, len(rows)) / np.maximum(counts.sum(1), 1)
+    given, suggested = (regions[name].to_numpy(int) for name in ("given", "suggested"))
+    images = image.get_indexer(regions["position"])
+    pairs, shown = given * classes + suggested, have > 0
+    spread = times[pairs] - often[images, pairs] + 0.5
+    spread = spread / (shown.sum(0)[given] - shown[images, given] + 1)
+    facts = {"rate": np.log(rate(images, given, suggested) + 1e-4), "images": np.log(spread)}
+    facts |= {"recall": rate(images, suggested, suggested), "given_recall": rate(images, given, given)}
     return rows.assign(unusual=np.log(np.maximum(unusual, 0) + 1e-3)), regions.assign(**facts)
 
 
