@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 from scipy.sparse import csr_array, vstack
-from sklearn.ensemble import HistGradientBoostingClassifier
+from scipy.special import logit
+from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
@@ -32,10 +33,12 @@ KIND_NAMES = {
     "crude_outline": "crude outlines",
     "swollen_outline": "swollen outlines",
 }
+_NUMBER_OF = {kind: k for k, kind in enumerate(("sound", *LABEL_FAULTS))}
 SUSPECT = ["label_score", "suspect", "suspect_kind", "suspect_given", "suspect_suggested", "suspect_detail"]
 SUSPECT += ["suspect_box", "pixels", "seed", "by_given"]
 FEWEST = 30  # images, and faults, without which nothing is calibrated, and nothing named
 _FOLDS = 5
+_TREES = 100
 _INJECTED = 200  # images that get faults
 # Share of wrong masks that is expected: at first more, for those that are there are learned from as if they were
 # sound; then what is left once each mask counts as sound by its chance to be so. Chosen on two drives of CamVid.
@@ -48,7 +51,7 @@ _FOUND = 0.05  # recall of a class below which the model is no witness against i
 _HIT = 0.5  # share of a region in the injected change from which it counts as found
 _NONE = -12.0  # log odds where there is no region
 _REGION = ["size", "contradicted", "mass", "own", "of_mask", "of_pred", "color", "edge", "edge_own"]
-_REGION += ["edge_mask", "rate", "images", "recall", "given_recall", "by_given"]
+_REGION += ["edge_mask", "rate", "images", "recall", "given_recall", "by_given", "given", "suggested"]
 _THUMBNAIL = 32  # columns and rows in which a mask is compared with all predictions
 
 
@@ -218,38 +221,47 @@ def _recurrence(
     return rows.assign(unusual=np.log(np.maximum(unusual, 0) + 1e-3)), regions.assign(**facts)
 
 
-def _learn(
-    rows: pd.DataFrame, regions: pd.DataFrame, sound: pd.Series, prior: float
-) -> tuple[HistGradientBoostingClassifier | None, Pipeline]:
-    """Learn which regions lie in a wrong label (None: none was injected), and of which kind a mask is.
+def _cross_fitted(
+    rows: pd.DataFrame, regions: pd.DataFrame, parts: np.ndarray, sound: pd.Series, prior: float
+) -> tuple[np.ndarray, np.ndarray, dict[int, int]]:
+    """Learn from the images of other parts which regions lie in a wrong label and which masks are wrong.
 
     `sound` tells of each row how much it counts as a sound mask.
+
+    Returns:
+        (R,) probability of each row to be wrong, (R,) its most probable kind as index of `LABEL_FAULTS`, and of
+        each row with regions the index of the most suspicious one.
     """
-    kinds = rows["kind"].reindex(regions["row"]).to_numpy()
-    # of a fault of one region only the regions in it are known to be wrong, those that touch it are left out
-    of_use = (kinds == "sound") | (np.isin(kinds, _LOCAL) & ~regions["hit"].between(0.2, _HIT, "neither"))
-    used = regions[of_use]
-    by_region, hit = None, used["hit"] >= _HIT
-    if hit.any():
-        by_region = HistGradientBoostingClassifier(max_iter=60, max_leaf_nodes=6, random_state=0)
-        weights = np.where(hit, 1.0, sound.reindex(used["row"]))
-        by_region.fit(used[_REGION].astype(float), hit, sample_weight=weights)
-    kind = rows["kind"].map({name: k for k, name in enumerate(("sound", *LABEL_FAULTS))})
-    counts = np.bincount(kind, minlength=len(LABEL_FAULTS) + 1)
-    as_sound = sound.reindex(rows.index).to_numpy()
-    # the weight of all faults of a kind
-    each = prior / (1 - prior) * as_sound[kind == 0].sum() / np.count_nonzero(counts[1:])
-    weights = np.where(kind == 0, as_sound, each / counts[kind])
-    by_mask = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    numbers = _numbers(rows, regions, _odds(by_region, regions))
-    by_mask.fit(numbers, kind, logisticregression__sample_weight=weights)
-    return by_region, by_mask
+    position, kind = rows["position"].to_numpy(), rows["kind"].map(_NUMBER_OF).to_numpy()
+    folds = np.zeros(len(rows), int)
+    for k, (_, test) in enumerate(GroupKFold(_FOLDS).split(position, groups=parts[position])):
+        folds[test] = k
+    odds = _region_odds(rows, regions, folds, sound)
+    numbers, counts = _numbers(rows, regions, odds), np.bincount(kind, minlength=len(_NUMBER_OF))
+    of_fault = prior / (1 - prior) * sound[kind == 0].sum() / np.count_nonzero(counts[1:])  # weight of a kind
+    weights = np.where(kind == 0, sound, of_fault / counts[kind])
+    chances = np.zeros((len(rows), len(_NUMBER_OF)))
+    for k in range(_FOLDS):
+        learn, model = folds != k, make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        model.fit(numbers[learn], kind[learn], logisticregression__sample_weight=weights[learn])
+        chances[np.ix_(folds == k, model.classes_)] = model.predict_proba(numbers[folds == k])
+    best = odds.groupby(regions["row"]).idxmax().to_dict()
+    return 1 - chances[:, 0], chances[:, 1:].argmax(1), best
 
 
-def _odds(by_region: HistGradientBoostingClassifier | None, regions: pd.DataFrame) -> pd.Series:
-    if by_region is None or regions.empty:
-        return pd.Series(_NONE, regions.index)
-    return pd.Series(by_region.decision_function(regions[_REGION].astype(float)), regions.index)
+def _region_odds(rows: pd.DataFrame, regions: pd.DataFrame, folds: np.ndarray, sound: pd.Series) -> pd.Series:
+    """Compute the log odds of each region to lie in a wrong label, by trees that learned from other folds."""
+    row, hit = regions["row"].to_numpy(), regions["hit"].to_numpy() >= _HIT
+    # of a faulty mask only the regions in the fault are known to be wrong, and no other is known to be sound
+    of_use, features = hit | (rows["kind"].to_numpy()[row] == "sound"), regions[_REGION].astype(float)
+    weights, odds = np.where(hit, 1.0, sound.to_numpy()[row]), pd.Series(_NONE, regions.index)
+    for k in range(_FOLDS):
+        learn, test = of_use & (folds[row] != k), folds[row] == k
+        if hit[learn].any() and test.any():
+            trees = ExtraTreesClassifier(_TREES, min_samples_leaf=3, random_state=0)
+            trees.fit(features[learn], hit[learn], sample_weight=weights[learn])
+            odds[test] = logit(trees.predict_proba(features[test])[:, 1].clip(1e-5, 1 - 1e-5))
+    return odds
 
 
 def _numbers(rows: pd.DataFrame, regions: pd.DataFrame, odds: pd.Series) -> pd.DataFrame:
@@ -263,29 +275,6 @@ def _numbers(rows: pd.DataFrame, regions: pd.DataFrame, odds: pd.Series) -> pd.D
     return table
 
 
-def _cross_fitted(
-    rows: pd.DataFrame, regions: pd.DataFrame, parts: np.ndarray, sound: pd.Series, prior: float
-) -> tuple[np.ndarray, np.ndarray, dict[int, int]]:
-    """Learn from the images of other parts, and apply to each; arguments as of `_learn`.
-
-    Returns:
-        (R,) probability of each row to be wrong, (R,) its most probable kind as index of `LABEL_FAULTS`, and of
-        each row with regions the index of the most suspicious one.
-    """
-    position = rows["position"].to_numpy()
-    wrong, kinds, best = np.zeros(len(rows)), np.zeros(len(rows), int), {}
-    for learn, test in GroupKFold(_FOLDS).split(position, groups=parts[position]):
-        by_region, by_mask = _learn(*_of(rows, regions, learn), sound, prior)
-        own_rows, own_regions = _of(rows, regions, test)
-        odds = _odds(by_region, own_regions)
-        chances = by_mask.predict_proba(_numbers(own_rows, own_regions, odds))
-        found = np.zeros((len(test), len(LABEL_FAULTS) + 1))
-        found[:, by_mask[-1].classes_] = chances
-        wrong[test], kinds[test] = 1 - found[:, 0], found[:, 1:].argmax(1)
-        best |= odds.groupby(own_regions["row"]).idxmax().to_dict()
-    return wrong, kinds, best
-
-
 def _parts(samples: pd.DataFrame) -> np.ndarray:
     """Label what is learned from together, (N,): whole sequences, or a tenth of the neighbouring frames."""
     groups, named = samples["group"].to_numpy(str), samples["group"] != ""
@@ -295,11 +284,6 @@ def _parts(samples: pd.DataFrame) -> np.ndarray:
         return np.where(named, np.char.add("/", groups), np.arange(len(samples)).astype(str))
     order = samples.sort_values(["group", "frame"], kind="stable").index
     return np.argsort(order) * 2 * _FOLDS // len(samples)
-
-
-def _of(rows: pd.DataFrame, regions: pd.DataFrame, which: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
-    part = rows.iloc[which]
-    return part, regions[regions["row"].isin(part.index)]
 
 
 def _name(wrong: np.ndarray) -> np.ndarray:
