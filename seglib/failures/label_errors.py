@@ -42,9 +42,9 @@ _TREES = 100
 _INJECTED = 200  # images that get faults
 # Share of wrong masks that is expected: at first more, for those that are there are learned from as if they were
 # sound; then what is left once each mask counts as sound by its chance to be so. Chosen on two drives of CamVid.
-_PRIORS = (0.2, 0.1)
+_PRIORS = (0.2, 0.2, 0.1)
 SURE = 0.5  # probability from which a mask may be named
-_FALSE = 0.1  # expected share of sound masks among the named ones
+_FALSE = 0.2  # expected share of sound masks among the named ones
 _LOCAL = ("swapped_classes", "missing_object")  # faults of one region
 _TIMES = {"swapped_classes": 2, "missing_object": 3}  # faults an image, else one: many ways to be wrong
 _FOUND = 0.05  # recall of a class below which the model is no witness against it
