@@ -23,8 +23,9 @@ from sklearn.metrics import roc_auc_score
 
 from seglib import evaluate, failures, metrics, runs, train
 from seglib.data import LABEL_FAULTS
-from seglib.failures.analyse import observe, open_scorer
+from seglib.failures.analyse import observe
 from seglib.failures.label_errors import LabelCheck
+from seglib.failures.novelty import load_scorer
 from seglib.params import Evaluate, Train
 from seglib.runs import Run
 
@@ -75,7 +76,7 @@ def trained(drive: str, given: argparse.Namespace) -> evaluate.Evaluation:
 def looked_at(evaluation: evaluate.Evaluation) -> LabelCheck:
     """Measure the masks of a split as they are and with faults: as 04 does."""
     check = LabelCheck(evaluation.dataset, evaluation.split)
-    for one in observe(evaluation, open_scorer(evaluation)):
+    for one in observe(evaluation, load_scorer(evaluation.run)):
         check.look(one.position, one.image, one.truth, one.probabilities, one.pred)
     return check
 

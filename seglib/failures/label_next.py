@@ -11,7 +11,8 @@ from tqdm.auto import tqdm
 from seglib import checks, data, evaluate, runs
 from seglib.data import DatasetError
 from seglib.evaluate import Evaluation, predict_image
-from seglib.failures.new_images import NewImages, measure, measure_novelty, predict_folder
+from seglib.failures import novelty
+from seglib.failures.new_images import NewImages, measure, predict_folder
 from seglib.failures.relabel import write_annotations
 
 _SIGNALS = ["confidence", "class_confidence", "novelty"]
@@ -27,20 +28,14 @@ def label_next(
     """Choose the images of a folder that would teach most, and write them for an annotation tool.
 
     The value of an image is (1 - expected mIoU) x (1 + rarity of its rarest predicted class). The expected mIoU
-    is a regression on confidences and novelty, fitted on the images that 03 scored. The images are chosen one
-    after the other: the next has the highest value x distance to its nearest neighbour among the training
-    images and those chosen before. So neighbouring frames of a video are not chosen together.
-
-    Args:
-        images, out: as for `predict_folder`, whose files are written too, or taken where they are there.
-        count: images at most; fewer where the rest repeats what is chosen or trained on.
-
-    Writes:
-        label_next.csv, label_next.json (how sure the expected mIoU is), label_next.zip (images and predicted masks
-        for CVAT).
+    is a regression on confidences and novelty, fitted on the images that 03 scored. The next image has the highest
+    value x distance to its nearest neighbour among the training images and those chosen before. Beside the files
+    of `predict_folder`, it writes label_next.csv, label_next.json (how sure the expected mIoU is) and
+    label_next.zip (images and predicted masks for CVAT).
 
     Returns:
-        label_next.csv: an image a row, the first to be labelled first, with distance (cosine) when it was chosen.
+        label_next.csv: `count` images, fewer where the rest repeats what is chosen or trained on, the first to be
+        labelled first, with distance (cosine) when it was chosen.
 
     Source: Sener and Savarese, Active Learning for Convolutional Neural Networks: A Core-Set Approach, ICLR 2018
     (k-center, here weighted by the value).
@@ -75,28 +70,26 @@ def label_next(
 
 
 def _calibrate(evaluation: Evaluation, new: NewImages, progress: bool) -> tuple[LinearRegression, dict]:
-    """Fit the mIoU of the evaluated images to what is known of an image without its label.
-
-    No weight is negative: more confidence, or less novelty, never lowers the expected mIoU.
-    """
+    """Fit the mIoU of the evaluated images to what is known without labels; say how sure that is."""
     samples, rows, vectors = evaluation.dataset.split(evaluation.split), [], []
     for row in tqdm(samples.itertuples(), "calibrating", len(samples), leave=False, disable=not progress):
         image = data.read_image(evaluation.dataset.root / row.image, form=evaluation.dataset.form)
         facts, vector = measure(image, *predict_image(new.scorer[0], image, new.scorer[1]), new.scorer)
         rows.append(facts)
         vectors.append(vector)
-    table = pd.DataFrame(rows).assign(novelty=measure_novelty(np.stack(vectors), new.training))
+    apart = novelty.compare(np.stack(vectors), new.training)
+    table = pd.DataFrame(rows).assign(novelty=apart["novelty"])
     miou = evaluation.per_image.set_index("id")["miou"].reindex(samples["id"]).to_numpy(float)
     known = np.isfinite(miou)
     signals, miou, samples = _signals(table)[known], miou[known], samples[known]
     units = evaluate.units_of(samples, pd.Series(miou))[0]
     parts = min(5, len(np.unique(units)))
     if parts < 2:
-        told = f"split {evaluation.split!r} has {parts} independent images that are scored; expected 2"
-        raise DatasetError(
-            f"{told} or more, to learn from them which predictions fail. Evaluate a larger split."
+        told = (
+            f"split {evaluation.split!r} has {parts} independent images that are scored; expected 2 or more"
         )
-    model = LinearRegression(positive=True)
+        raise DatasetError(f"{told}, to learn which predictions fail. Evaluate a larger split.")
+    model = LinearRegression(positive=True)  # more confidence never lowers the expected mIoU
     told = cross_val_predict(model, signals, miou, groups=units, cv=GroupKFold(parts))
     errors = {"error": np.abs(told - miou).mean(), "error_of_mean": np.abs(miou.mean() - miou).mean()}
     weights = dict(zip(_SIGNALS, model.fit(signals, miou).coef_, strict=True))

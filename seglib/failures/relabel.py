@@ -8,7 +8,8 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,27 +26,24 @@ from seglib.runs import atomic_path, brief, display_path, read_table
 
 _BACKGROUND = "background"  # what CVAT calls pixels without a label
 _LABEL = re.compile(r"([^:]*):(\d{1,3}),(\d{1,3}),(\d{1,3})(:.*)?", re.ASCII)  # a line of labelmap.txt
-_Labels = dict[str, tuple[int, tuple[int, ...]]]  # label -> class id and colour
 
 
 def to_relabel(folder: Path) -> list[str]:
-    """List the samples of a failures folder whose labels should be looked at again, most suspicious first.
+    """List the samples of a failures folder whose labels should be looked at again.
 
-    The verdict "label wrong" comes first, then the masks that suspects.csv names (`suspect`). Images with the
-    verdict "model wrong" or "ignore" are left out.
+    The verdict "label wrong" comes first, then the masks that suspects.csv names, most probable first, but for
+    the verdicts "model wrong" and "ignore".
     """
-    verdicts = {sample: row.verdict for sample, row in VerdictBook(folder / "verdicts.csv").rows.items()}
+    verdicts = {i: row.verdict for i, row in VerdictBook(folder / "verdicts.csv").rows.items()}
     ids = [sample for sample, verdict in verdicts.items() if verdict == "label wrong"]
     if (folder / "suspects.csv").is_file():
         ids += named(read_table(folder / "suspects.csv"))["id"].tolist()
     return [i for i in dict.fromkeys(ids) if verdicts.get(i) not in ("model wrong", "ignore")]
 
 
-def _labels(classes: ClassMap) -> _Labels:
-    """List CVAT's labels: the background (black), the classes, and last ignored pixels, under a free name."""
-    ignored = "ignored"
-    while ignored in classes.names:
-        ignored += "_"
+def _labels(classes: ClassMap) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """CVAT's labels -> class id and colour: the background (black), the classes, ignored pixels by a free name."""
+    ignored = next(name for name in ("ignored", "ignored_", "ignored__") if name not in classes.names)
     ids = {_BACKGROUND: IGNORE} | {name: c for c, name in enumerate(classes.names)} | {ignored: IGNORE}
     colors = [(0, 0, 0), *map(tuple, data.default_colors(len(ids) - 1).tolist())]
     return {name: (ids[name], color) for name, color in zip(ids, colors, strict=True)}
@@ -56,11 +54,10 @@ def export_for_relabelling(
 ) -> Path:
     """Write a zip that CVAT and datumaro take as "Segmentation mask 1.1" (the layout of Pascal VOC 2012).
 
-    labels.json inside holds the labels for CVAT's label editor. Ignored pixels have a label of their own, and
-    survive the round trip. A class called "background" is CVAT's background, the pixels without a label.
+    Ignored pixels have a label of their own, and survive the round trip. A class called "background" is CVAT's
+    background, the pixels without a label.
 
     Args:
-        out: the zip file.
         samples: ids; those of `to_relabel` by default.
         masks: to begin with: "present" or "predictions".
     """
@@ -78,20 +75,19 @@ def export_for_relabelling(
         image, mask = data.read_pair(dataset, rows.loc[sample])
         return image, saved_prediction(evaluation, sample, mask.shape) if masks == "predictions" else mask
 
-    return write_annotations(out, evaluation.classes, ids, read)
+    return write_annotations(Path(out), evaluation.classes, ids, read)
 
 
 def write_annotations(
-    out: str | Path,
-    classes: ClassMap,
-    ids: Sequence[str],
-    read: Callable[[str], tuple[np.ndarray, np.ndarray]],
+    out: Path, classes: ClassMap, ids: list[str], read: Callable[[str], tuple[np.ndarray, np.ndarray]]
 ) -> Path:
     """Write the zip of `export_for_relabelling`; `read` gives image (H, W, 3) and mask (H, W) of an id."""
     odd = [name for name in (*classes.names, *ids) if name != name.strip() or not name.isprintable()]
-    if odd := odd or [name for name in classes.names if ":" in name or name.startswith("#")]:
-        told = f"CVAT's lists cannot hold the name {odd[0]!r}"
-        raise ValueError(f"{told}. Rename it (a class: in dataset.yaml).")
+    odd += [name for name in classes.names if ":" in name or name.startswith("#")]
+    if odd:
+        raise ValueError(
+            f"CVAT's lists cannot hold the name {odd[0]!r}. Rename it (a class: in dataset.yaml)."
+        )
     labels, table = _labels(classes), np.zeros((256, 3), np.uint8)
     for c, color in labels.values():
         table[c] = color
@@ -99,18 +95,18 @@ def write_annotations(
         for sample in ids:
             image, mask = read(sample)
             # objects too: CVAT takes the background for one, of a label that no task has, where there are none
-            kinds = ("JPEGImages", "SegmentationClass", "SegmentationObject")
-            for kind, picture in zip(kinds, (image, table[mask], table[mask]), strict=True):
+            kinds = {"JPEGImages": image, "SegmentationClass": table[mask], "SegmentationObject": table[mask]}
+            for kind, picture in kinds.items():
                 stream = io.BytesIO()
                 Image.fromarray(picture).save(stream, "PNG")
                 archive.writestr(f"{kind}/{sample}.png", stream.getvalue())
-        lines = [f"{name}:{','.join(map(str, color))}::" for name, (_, color) in labels.items()]
-        archive.writestr("labelmap.txt", "\n".join(["# label:color_rgb:parts:actions", *lines, ""]))
+        lines = [f"{name}:{','.join(map(str, color))}::\n" for name, (_, color) in labels.items()]
+        archive.writestr("labelmap.txt", "".join(["# label:color_rgb:parts:actions\n", *lines]))
         archive.writestr("ImageSets/Segmentation/default.txt", "\n".join([*ids, ""]))
         hexes = {name: "#" + bytes(color).hex() for name, (_, color) in labels.items() if name != _BACKGROUND}
         editor = [{"name": name, "color": color, "attributes": []} for name, color in hexes.items()]
         archive.writestr("labels.json", json.dumps(editor, indent=1, ensure_ascii=False))
-    return Path(out)
+    return out
 
 
 def import_corrections(source: str | Path, dataset: Dataset, out: str | Path) -> pd.DataFrame:
@@ -121,23 +117,25 @@ def import_corrections(source: str | Path, dataset: Dataset, out: str | Path) ->
 
     Args:
         source: a folder of `<id>.png` with class ids (255: ignored), or a zip of CVAT's "Segmentation mask
-            1.1": labels are known by name, and pixels without one are of the class "background" where there
-            is one, else ignored.
-        out: a folder; masks lie in it as in the dataset (`train/masks/<name>.png`), to be looked at and
-            copied.
+            1.1": pixels without a label are of the class "background" where there is one, else ignored.
 
     Returns:
-        a row a mask, in the order of the dataset: id, mask (path in `out`; "" where nothing changed and
-        nothing is written), changed (pixels), share (of all pixels).
+        a row a mask: id, mask (path in `out`; "" where nothing changed), changed (pixels), share (of all pixels).
     """
-    source, out = Path(source), Path(out)
+    source, out, classes = Path(source), Path(out), dataset.classes
     if source.is_dir():
         masks = _by_sample([(path.stem, path) for path in source.rglob("*.png")], dataset)
-        table, files = _changes(dataset, out, masks, lambda path, _: _read_ids(path, dataset.classes))
+        table, files = _changes(dataset, out, masks, lambda path, shape: _read_ids(path, classes, shape))
     else:
         try:
             with zipfile.ZipFile(source) as archive:
-                table, files = _read_archive(archive, dataset, out)
+                found = [(PurePosixPath(info.filename), info) for info in archive.infolist()]
+                found = [
+                    (p.stem, i) for p, i in found if p.suffix == ".png" and "SegmentationClass" in p.parts
+                ]
+                masks, ids = _by_sample(found, dataset), _read_labelmap(archive, classes)
+                read = partial(_read_colors, archive, ids)
+                table, files = _changes(dataset, out, masks, read)
         except DatasetError:
             raise
         except Exception as error:  # damaged archives raise BadZipFile, RuntimeError, struct.error, ...
@@ -160,27 +158,20 @@ def _by_sample(found: list[tuple[str, Any]], dataset: Dataset) -> dict[str, Any]
     return dict(found)
 
 
-def _read_ids(path: Path, classes: ClassMap) -> np.ndarray:
+def _read_ids(path: Path, classes: ClassMap, shape: tuple[int, int]) -> np.ndarray:
     ids = data.read_stored(path)
-    if ids.ndim != 2 or not np.isin(ids, [*range(len(classes)), IGNORE]).all():
-        raise ValueError(f"expected class ids from 0 to {len(classes) - 1}, or {IGNORE}, in one channel")
+    _check_size(ids.shape, shape)
+    if not np.isin(ids, [*range(len(classes)), IGNORE]).all():
+        raise ValueError(f"expected class ids from 0 to {len(classes) - 1}, or {IGNORE}")
     return ids.astype(np.uint8)
-
-
-def _read_archive(archive: zipfile.ZipFile, dataset: Dataset, out: Path) -> tuple[pd.DataFrame, dict]:
-    found = [(PurePosixPath(info.filename.replace("\\", "/")), info) for info in archive.infolist()]
-    found = [(p.stem, info) for p, info in found if p.suffix == ".png" and "SegmentationClass" in p.parts]
-    masks, ids = _by_sample(found, dataset), _read_labelmap(archive, dataset.classes)
-    return _changes(dataset, out, masks, lambda info, shape: _read_colors(archive, info, ids, shape))
 
 
 def _read_labelmap(archive: zipfile.ZipFile, classes: ClassMap) -> dict[tuple[int, ...], int]:
     """Colour -> class id of every label of labelmap.txt."""
     labels, ids = _labels(classes), {}
     text = _unpack(archive, archive.getinfo("labelmap.txt"), 1 << 20).decode("utf-8", "replace")
-    for line in filter(None, map(str.strip, text.splitlines())):
-        if line.startswith("#"):
-            continue
+    lines = [line.strip() for line in text.splitlines()]
+    for line in [line for line in lines if line and not line.startswith("#")]:
         found = _LABEL.fullmatch(line)
         color = tuple(map(int, found.group(2, 3, 4))) if found else ()
         if not found or color in ids or found[1] not in labels:
@@ -200,7 +191,7 @@ def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> byte
 
 
 def _read_colors(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo, ids: Mapping[tuple, int], shape: tuple[int, int]
+    archive: zipfile.ZipFile, ids: dict[tuple, int], info: zipfile.ZipInfo, shape: tuple[int, int]
 ) -> np.ndarray:
     """Read the (H, W) ids of a PNG of label colours."""
     content = _unpack(archive, info, 4 * shape[0] * shape[1] + (1 << 16))
@@ -221,11 +212,11 @@ def _read_colors(
 
 def _check_size(size: tuple[int, ...], shape: tuple[int, int]) -> None:
     if size != shape:
-        raise ValueError(f"it is {size[1]}x{size[0]} (width x height), its mask {shape[1]}x{shape[0]}")
+        raise ValueError(f"it is {size} (height, width), its mask {shape}")
 
 
 def _changes(
-    dataset: Dataset, out: Path, masks: Mapping[str, Any], read: Callable[[Any, tuple], np.ndarray]
+    dataset: Dataset, out: Path, masks: dict[str, Any], read: Callable[[Any, tuple], np.ndarray]
 ) -> tuple[pd.DataFrame, dict[str, bytes]]:
     """Compare every mask with its original: the table of `import_corrections`, and the files to write."""
     originals = {(dataset.root / mask).resolve() for mask in dataset.samples["mask"]}
@@ -234,7 +225,6 @@ def _changes(
         original, target, changed = data.read_mask(dataset.root / row.mask, dataset.classes), "", 0
         try:
             mask = read(masks[row.id], original.shape)
-            _check_size(mask.shape, original.shape)
             if changed := int((mask != original).sum()):
                 # a mask beside the dataset ("../masks/a.png") comes to lie inside `out` like all others
                 parts = [part for part in PurePosixPath(row.mask).parts if part not in ("..", "/")]

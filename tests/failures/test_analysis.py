@@ -14,7 +14,8 @@ from seglib import actions, failures
 from seglib.actions import Actions
 from seglib.data import load_dataset, read_image, read_pair, read_stored
 from seglib.evaluate import evaluate_predictions, evaluate_run
-from seglib.failures.analyse import observe, open_scorer, write_spreadsheet
+from seglib.failures.analyse import observe, write_spreadsheet
+from seglib.failures.novelty import load_scorer
 from seglib.params import Evaluate
 from seglib.runs import Run
 from seglib.train.model import load_checkpoint
@@ -107,7 +108,7 @@ def test_predictions_of_another_tool(run):
 def test_every_image_is_seen_as_it_was_scored(run, flip):
     evaluation = evaluate_run(Evaluate(run="tiny", split="test", flip_tta=flip))
     data, model = evaluation.dataset, load_checkpoint(run.best_checkpoint)[0]
-    seen = sorted(observe(evaluation, open_scorer(evaluation)), key=lambda one: one.position)
+    seen = sorted(observe(evaluation, load_scorer(run)), key=lambda one: one.position)
     assert [one.id for one in seen] == evaluation.per_image["id"].tolist()
     folder = failures.analyse(evaluation, failures.find_failures(evaluation, 2.0)).folder
     for one, row in zip(seen, data.split("test").itertuples(), strict=True):
@@ -138,7 +139,7 @@ def test_a_spreadsheet_runs_nothing(tmp_path):
     cells = ["=1+1", "+cmd", "-2", "@SUM(A1)", "\tx", "'quoted", "＝1"]
     cells += ["a,b", 'say "x"', "0042", "", "two\nlines"]
     table = pd.DataFrame({"id": cells, "miou": -0.5, "=note": cells[::-1]})
-    path = write_spreadsheet(tmp_path / "failures.csv", table)
+    write_spreadsheet(path := tmp_path / "failures.csv", table)
     read = pd.read_csv(path, dtype=str, keep_default_na=False)
     assert path.read_bytes().startswith(b"\xef\xbb\xbf")
     for told, cell in zip([*read.columns, *read["id"]], [*table.columns, *cells], strict=True):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pandas as pd
 
 from seglib import failures
-from seglib.failures import planted
+from seglib.failures import trust
 
 
 def test_answers_are_counted_by_kind(tmp_path, monkeypatch):
@@ -25,8 +25,8 @@ def test_answers_are_counted_by_kind(tmp_path, monkeypatch):
     images = pd.DataFrame({"id": list("abcdefg"), "suspect": [True, *[False] * 5, True]})
     stated = {"b": "degraded image", "c": "degraded image", "d": "unexplained", "f": "rare class"}
     failed = pd.DataFrame({"id": list(stated), "cause": list(stated.values())})
-    monkeypatch.setattr(planted, "find_failures", lambda evaluation, threshold: failed)
-    monkeypatch.setattr(planted, "explain_failures", lambda evaluation, found, images: found)
+    monkeypatch.setattr(trust, "find_failures", lambda evaluation, threshold: failed)
+    monkeypatch.setattr(trust, "explain_failures", lambda evaluation, found, images: found)
     evaluation = SimpleNamespace(dataset=SimpleNamespace(root=tmp_path))
     table = failures.was_it_right(SimpleNamespace(evaluation=evaluation, images=images)).set_index("fault")
     assert table.loc["wrong_mask"].tolist() == [2, 1, 0, 0, 1, "label error 1, degraded image 1"]

@@ -231,7 +231,7 @@ def only(name, change):
 mask, labels = (partial(only, name) for name in ("SegmentationClass/val 1.png", "labelmap.txt"))
 FAULTS = {
     "more than it can need": mask(lambda d: d + bytes(50_000_000)),
-    "it is 8x9": mask(lambda d: repainted(d, lambda a: a[:9, :8])),
+    "it is (9, 8)": mask(lambda d: repainted(d, lambda a: a[:9, :8])),
     "labelmap.txt lacks": mask(lambda d: repainted(d, lambda a: a // 2 + 3)),
     "'val 1': it cannot be read": mask(lambda d: d[:60]),
     "'val 1': it cannot be read (cannot identify": mask(lambda d: b"GIF89a"),
@@ -258,7 +258,9 @@ def test_faulty_folders_write_nothing(plain, tmp_path):
     corrected(plain, tmp_path)
     Image.fromarray(np.full(SIZE, 9, np.uint8)).save(tmp_path / "predictions" / "val 1.png")
     Image.fromarray(np.zeros((3, 4), np.uint8)).save(tmp_path / "predictions" / "val=3.png")
-    with pytest.raises(DatasetError, match=r"2 of 6 masks cannot be used: 'val 1': .*; 'val=3': it is 4x3"):
+    with pytest.raises(
+        DatasetError, match=r"2 of 6 masks cannot be used: 'val 1': .*; 'val=3': it is \(3, 4\)"
+    ):
         import_corrections(tmp_path / "predictions", plain, tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="there are no masks"):

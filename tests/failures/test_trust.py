@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from seglib.failures import warning_sentence
 from seglib.failures.analyse import class_confidence
-from seglib.failures.confidence import LEVEL, early_warning
+from seglib.failures.trust import LEVEL, early_warning
 
 
 def case(seed: int, units: int = 12, size: int = 6, knows: float = 0.0):
