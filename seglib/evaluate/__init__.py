@@ -11,8 +11,7 @@ from seglib.evaluate.evaluation import (
     units_of,
 )  # fmt: skip
 from seglib.evaluate.export import export_model
-from seglib.evaluate.predict import evaluate_predictions, evaluate_run, predict, scoring_plan
-from seglib.evaluate.predict_image import predict_image
+from seglib.evaluate.predict import evaluate_predictions, evaluate_run, predict, predict_image, scoring_plan
 
 __all__ = [
     "Evaluation", "changed_since_training", "check_as_scored", "compare_runs", "comparison_sentence",

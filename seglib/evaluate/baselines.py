@@ -16,7 +16,7 @@ _GRID = (128, 128)  # common size of the mean mask: a finer one would show singl
 
 
 def learn_baselines(dataset: Dataset) -> tuple[int, np.ndarray] | None:
-    """Learn the id of the majority class and the mean mask (128, 128) uint8; None without a split "train"."""
+    """Learn the majority class and the mean mask (128, 128) uint8; None without a split "train"."""
     if "train" not in dataset.splits:
         return None
     classes = len(dataset.classes)
@@ -40,11 +40,7 @@ def stretch(ids: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def score_baselines(
     of_mask: np.ndarray, majority: int, names: tuple[str, ...], absent: str
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Score both baselines, given the (N, C, C) counts of the mean mask.
-
-    Returns:
-        `COLUMNS`, a row each, the better one last; and the mIoU (N,) of the better one in each image.
-    """
+    """Score both, given the (N, C, C) counts of the mean mask: `COLUMNS`, and the mIoU (N,) of the better one."""
     of_majority = np.zeros_like(of_mask)
     of_majority[:, :, majority] = of_mask.sum(-1)
     counts = {f"majority class ({names[majority]})": of_majority, "mean mask": of_mask}

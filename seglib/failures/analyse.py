@@ -54,10 +54,7 @@ def analyse(evaluation: Evaluation, failures: pd.DataFrame, progress: bool = Fal
     """Look at every image of a split again, state the cause of every failure, and write `failures/<split>/`.
 
     `failures` are those of `find_failures`. Without a model (predictions of another tool) what needs probabilities
-    or features stays unknown. What an earlier analysis left is replaced when all is written; verdicts stay.
-
-    Raises:
-        DatasetError: the split is no longer what 03 scored.
+    or features stays unknown. A split that is no longer what 03 scored is a DatasetError.
     """
     run, split, name = evaluation.run, evaluation.split, evaluation.name
     evaluate.check_as_scored(evaluation)
@@ -65,10 +62,9 @@ def analyse(evaluation: Evaluation, failures: pd.DataFrame, progress: bool = Fal
         tqdm.write(changed)
     with runs.replace_folder(run.failures(name), _FOLDERS, last="failures.csv") as folder:
         scorer = None if run.external else novelty.load_scorer(run, evaluation.classes)
-        training = None
-        if scorer:
-            training = novelty.observe_training(run, evaluation.training_dataset, scorer, progress)
-        bar = {"total": len(evaluation.per_image), "leave": False, "disable": not progress}
+        source, count = evaluation.training_dataset, len(evaluation.per_image)
+        training = novelty.observe_training(run, source, scorer, progress) if scorer else None
+        bar = {"total": count, "leave": False, "disable": not progress}
         seen = tqdm(observe(evaluation, scorer), f"looking at {split}", **bar)
         confidences = {sample: folder / "confidences" / f"{sample}.png" for sample in failures["id"]}
         images, labels, features = _measure(evaluation, seen, training, confidences)
@@ -103,10 +99,7 @@ def observe(evaluation: Evaluation, scorer: Scorer | None) -> Iterator[Observed]
 
 
 def _measure(
-    evaluation: Evaluation,
-    seen: Iterable[Observed],
-    training: TrainingImages | None,
-    confidences: dict,
+    evaluation: Evaluation, seen: Iterable[Observed], training: TrainingImages | None, confidences: dict
 ) -> tuple[pd.DataFrame, Findings, np.ndarray | None]:
     """Measure every image of the split, and save the confidences of those that failed (id -> path)."""
     names, absent = evaluation.classes.names, evaluation.scores["absent"]
@@ -137,7 +130,7 @@ def _facts(one: Observed, reference: checks.Reference | None, evaluation: Evalua
     truth, pred, absent = one.truth, one.pred, evaluation.scores["absent"]
     facts, confusion = checks.qualities(one.image), evaluation.confusions[one.position]
     degraded = checks.degradation(facts, reference) if reference else ("", np.nan, "")
-    facts["degradation"], facts["degradation_z"], facts["degradation_detail"] = degraded
+    facts |= zip(("degradation", "degradation_z", "degradation_detail"), degraded, strict=True)
     facts |= lost_iou(truth, pred, len(confusion), absent)
     _, hits, missed, added = metrics.region_counts(truth, pred, len(confusion))  # (C, sizes) each
     pixels, wrong = (hits + missed).sum(0), (missed + added)[:, 0]
@@ -173,15 +166,14 @@ def _write_pictures(found: Analysis, folder: Path) -> None:
     """Write the layers of failures, the suspect regions, and small copies of the nearest training images."""
     images, classes, training = found.images, found.evaluation.classes, found.evaluation.training_dataset
     for row in images[images["failed"] | images["suspect"]].itertuples():
-        image, truth, pred = evaluate.read_layers(found.evaluation, row.id)
+        (image, truth, pred), name = evaluate.read_layers(found.evaluation, row.id), f"{row.id}.png"
         if row.failed:
-            _save(folder / "images" / f"{row.id}.png", image)
-            _save(folder / "overlays" / f"{row.id}.png", overlay(image, pred, classes))
-            evaluate.save_ids(folder / "masks" / f"{row.id}.png", truth, classes)
-            evaluate.save_ids(folder / "predictions" / f"{row.id}.png", pred, classes)
+            _save(folder / "images" / name, image)
+            _save(folder / "overlays" / name, overlay(image, pred, classes))
+            evaluate.save_ids(folder / "masks" / name, truth, classes)
+            evaluate.save_ids(folder / "predictions" / name, pred, classes)
         if row.pixels > 0:
-            region = grow_region(truth, pred, row.seed, row.by_given)
-            _save(folder / "suspects" / f"{row.id}.png", 255 * region)
+            _save(folder / "suspects" / name, 255 * grow_region(truth, pred, row.seed, row.by_given))
     paths = training.samples.set_index("id")["image"]
     for name in {name for names in found.failures["nearest"] for name in names}:
         image = Image.fromarray(read_image(training.root / paths[name], form=training.form))

@@ -106,8 +106,7 @@ def _ranks(row: Any) -> list[list[_Claim]]:
 def summarise_causes(failures: pd.DataFrame) -> pd.DataFrame:
     """Count the failures of each cause, the most frequent first, "unexplained" last.
 
-    Returns:
-        cause, failures, share, lost (points of mIoU in all), examples (up to three ids), advice.
+    Returns cause, failures, share, lost (points of mIoU in all), examples (up to three ids) and advice.
     """
     rows = []
     for cause, group in failures.groupby("cause", sort=False):
@@ -121,19 +120,12 @@ def summarise_causes(failures: pd.DataFrame) -> pd.DataFrame:
 def recurring(
     confusions: np.ndarray, groups: np.ndarray, names: tuple[str, ...], fixes: pd.Series
 ) -> list[str]:
-    """Tell in which images the costliest confusion of each image recurs.
+    """Tell in which images the costliest confusion of some images recurs; "" where it does not.
 
     An image has a confusion when it takes at least a fifth of the class's pixels for the other. It recurs when
     three others of the same sequence (of the split, for an image without one) have it, and three in ten of those
-    that show the class.
-
-    Args:
-        confusions: (N, C, C) pixel counts; rows are ground truth.
-        groups: (N,) names of the sequences, "" for none.
-        fixes: "road -> pavement" of some images, by position; "" for none.
-
-    Returns:
-        Of each fix, such as "in 14 of the 30 images of this sequence that show 'road'"; "" where it does not.
+    that show the class. Images are known by position in (N, C, C) `confusions` and (N,) `groups`, the sequences
+    ("" for none); `fixes` are such as "road -> pavement", or "".
     """
     told = [""] * len(fixes)
     for k, (position, fix) in enumerate(fixes.items()):

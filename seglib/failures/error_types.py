@@ -9,8 +9,7 @@
 | false_positive | the p region is not real: nothing of the kind is there |
 | misclassified | all others, deep inside a region that was found |
 
-The idea is TIDE's, for boxes: Bolya et al., TIDE: A General Toolbox for Identifying Object Detection Errors,
-ECCV 2020. Here regions of pixels take the place of boxes, and the split is exact.
+After Bolya et al., TIDE: A General Toolbox for Identifying Object Detection Errors, ECCV 2020, for boxes.
 """
 
 import numpy as np
@@ -26,14 +25,11 @@ _NOISE = 1e-4  # share of the image's pixels up to which a patch of wrong pixels
 
 
 def error_kinds(truth: np.ndarray, pred: np.ndarray, ratio: float = _BAND) -> np.ndarray:
-    """Tell what kind of error each wrong pixel of (H, W) uint8 class ids is, see the module.
+    """Tell what kind of error each pixel of (H, W) uint8 class ids is: index into `ERROR_KINDS`, 255 for none.
 
     A region is a connected area (8-neighbourhood) of one class; 255 in `truth` separates regions. A true region
     is found, and a predicted region is real, if at least half of it lies within d = `boundary_width(shape,
     ratio)` pixels (|dx| and |dy|) of its class in the other mask.
-
-    Returns:
-        (H, W) uint8: index into `ERROR_KINDS`; 255 where the pixel is right or ignored.
     """
     kinds = np.full(truth.shape, IGNORE, np.uint8)
     pred = np.where(truth == IGNORE, IGNORE, pred)
@@ -58,7 +54,7 @@ def error_kinds(truth: np.ndarray, pred: np.ndarray, ratio: float = _BAND) -> np
 
 
 def _mostly(near: np.ndarray, ids: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """Tell of each wrong pixel (K,) whether at least half of its region of `ids` is right or near."""
+    """Tell of each wrong pixel (K,) whether at least half of its region is right or near."""
     labels, _, sizes = label_regions(ids)
     inside = labels[wrong]
     return (2 * np.bincount(inside[~near], minlength=len(sizes)) <= sizes)[inside]
@@ -96,26 +92,20 @@ def _unions(confusion: np.ndarray) -> np.ndarray:
 
 
 def pixel_price(confusion: np.ndarray, absent: str = "truth") -> np.ndarray:
-    """Compute what each wrong pixel of each class costs the mIoU: (C,), 0 where a class does not count.
+    """Compute what each wrong pixel of each class costs the mIoU: (C,), all NaN where no class counts.
 
-    Class c loses 1 - IoU_c = (FP + FN) / union: each wrong pixel costs 1 / union / classes that count. A pixel
-    of t called p is a FN of t and a FP of p, and costs both. All is NaN where no class counts.
+    A class loses 1 - IoU = (FP + FN) / union. A pixel of t called p is a FN of t and a FP of p, and costs both.
     """
     counted = ~np.isnan(metrics.image_class_iou(confusion[None], absent)[0])
     return counted / np.maximum(_unions(confusion), 1) / (counted.sum() or np.nan)
 
 
-def lost_iou(
-    truth: np.ndarray, pred: np.ndarray, num_classes: int, absent: str = "truth"
-) -> dict[str, float]:
-    """Compute the points of mIoU that one image loses to each kind of error, as lost_<kind>.
-
-    Together they are 1 - mIoU of the image; all are NaN where no pixel is valid.
-    """
-    price = pixel_price(metrics.confusion_matrix(truth, pred, num_classes), absent)
+def lost_iou(truth: np.ndarray, pred: np.ndarray, classes: int, absent: str = "truth") -> dict[str, float]:
+    """Compute the points of mIoU that one image loses to each kind of error, lost_<kind>; NaN: no valid pixel."""
+    price = pixel_price(metrics.confusion_matrix(truth, pred, classes), absent)
     kinds, lost = error_kinds(truth, pred), {}
     for k, kind in enumerate(ERROR_KINDS):
-        errors = metrics.confusion_matrix(truth[kinds == k], pred[kinds == k], num_classes)
+        errors = metrics.confusion_matrix(truth[kinds == k], pred[kinds == k], classes)
         lost[f"lost_{kind}"] = float((errors * (price[:, None] + price)).sum())
     return lost
 
@@ -141,8 +131,7 @@ def repair_gains(confusion: np.ndarray, absent: str = "truth") -> np.ndarray:
 def best_repairs(confusions: np.ndarray, names: tuple[str, ...], absent: str = "truth") -> pd.DataFrame:
     """Find the confusion of each image whose repair would raise its mIoU most.
 
-    Returns:
-        N rows: best_fix ("pole -> building"; "" where nothing is wrong), best_fix_gain (points of mIoU).
+    Returns best_fix ("pole -> building"; "" where nothing is wrong) and best_fix_gain (points of mIoU).
     """
     gains = np.reshape([repair_gains(one, absent) for one in confusions], (-1, len(names) ** 2))
     pairs = np.array([f"{t} -> {p}" for t in names for p in names], object)

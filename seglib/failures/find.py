@@ -64,10 +64,7 @@ def cutoff(evaluation: Evaluation, threshold: Threshold) -> float:
 
 
 def _limits(evaluation: Evaluation, threshold: Threshold) -> tuple[np.ndarray, np.ndarray]:
-    """Return the score of each image and what it must reach, (N,) float64; a NaN score cannot fail.
-
-    "per_class": those of the class that falls furthest below its limit, or clears it by least.
-    """
+    """Return the score of each image and what it must reach: (N,) float64; "per_class": of its worst class."""
     if threshold.mode != "per_class":
         score = evaluation.per_image["miou"].to_numpy(float)
         return score, np.full(len(score), cutoff(evaluation, threshold))
@@ -78,7 +75,7 @@ def _limits(evaluation: Evaluation, threshold: Threshold) -> tuple[np.ndarray, n
 
 
 def failing(evaluation: Evaluation, threshold: Threshold) -> np.ndarray:
-    """Tell which images fail: (N,) bool, in the order of `per_image`; an image at its threshold passes."""
+    """Tell which images fail: (N,) bool; an image at its threshold, or without a score, passes."""
     return np.less(*_limits(evaluation, threshold))
 
 
@@ -96,8 +93,8 @@ def failure_curve(evaluation: Evaluation, threshold: Threshold) -> pd.DataFrame:
     """Count how many images would fail at every threshold.
 
     Returns:
-        of ("mIoU" or a class of the threshold), threshold (0, 0.01, ..., 1, and the chosen one), images (that
-        would fail), scored (that could), share (of those), chosen (bool, one row of each `of`).
+        of ("mIoU" or a class), threshold (0, 0.01, ..., 1, and the chosen one), images (that would fail), scored
+        (that could), share (of those), chosen (bool, one row of each `of`).
     """
     of_classes, parts = threshold.classes, []
     for name, limit in (of_classes or {"mIoU": cutoff(evaluation, threshold)}).items():
@@ -127,14 +124,11 @@ def find_failures(evaluation: Evaluation, threshold: float | Threshold = 0.5) ->
     pairs = np.array([f"{t} -> {p}" for t in names for p in names], object)
     near = np.where(score >= limit - _NEAR, "near-threshold", "clear")
     guess = images.get("baseline_miou", np.nan)  # unknown in older runs
-    table = images[["id", "miou"]].assign(
-        severity=np.where(images["miou"] <= guess, "guessing", near),
-        worst_class=images["worst_class"],
-        worst_class_iou=iou.min(axis=1).to_numpy(float),
-        top_confusion=np.where(wrong.any(1), pairs[wrong.argmax(1)], ""),
-        top_confusion_share=wrong.max(1) / images["valid_pixels"],
-        group=images["group"],
-    )
+    table = images[["id", "miou"]].assign(severity=np.where(images["miou"] <= guess, "guessing", near))
+    table["worst_class"], table["worst_class_iou"] = images["worst_class"], iou.min(axis=1).to_numpy(float)
+    table["top_confusion"] = np.where(wrong.any(1), pairs[wrong.argmax(1)], "")
+    table["top_confusion_share"] = wrong.max(1) / images["valid_pixels"]
+    table["group"] = images["group"]
     table = table.join(best_repairs(counts, names, evaluation.scores["absent"]))
     return table.sort_values(["miou", "id"], ignore_index=True)
 

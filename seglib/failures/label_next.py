@@ -30,12 +30,8 @@ def label_next(
     The value of an image is (1 - expected mIoU) x (1 + rarity of its rarest predicted class). The expected mIoU
     is a regression on confidences and novelty, fitted on the images that 03 scored. The next image has the highest
     value x distance to its nearest neighbour among the training images and those chosen before. Beside the files
-    of `predict_folder`, it writes label_next.csv, label_next.json (how sure the expected mIoU is) and
-    label_next.zip (images and predicted masks for CVAT).
-
-    Returns:
-        label_next.csv: `count` images, fewer where the rest repeats what is chosen or trained on, the first to be
-        labelled first, with distance (cosine) when it was chosen.
+    of `predict_folder`, it writes label_next.csv, .json (how sure the expected mIoU is) and .zip (for CVAT), and
+    returns label_next.csv: `count` images, fewer where the rest repeats what is chosen or trained on.
 
     Source: Sener and Savarese, Active Learning for Convolutional Neural Networks: A Core-Set Approach, ICLR 2018
     (k-center, here weighted by the value).
@@ -86,9 +82,9 @@ def _calibrate(evaluation: Evaluation, new: NewImages, progress: bool) -> tuple[
     parts = min(5, len(np.unique(units)))
     if parts < 2:
         told = (
-            f"split {evaluation.split!r} has {parts} independent images that are scored; expected 2 or more"
+            f"split {evaluation.split!r} has {parts} independent images that are scored; expected 2 or more."
         )
-        raise DatasetError(f"{told}, to learn which predictions fail. Evaluate a larger split.")
+        raise DatasetError(f"{told} Evaluate a larger split.")
     model = LinearRegression(positive=True)  # more confidence never lowers the expected mIoU
     told = cross_val_predict(model, signals, miou, groups=units, cv=GroupKFold(parts))
     errors = {"error": np.abs(told - miou).mean(), "error_of_mean": np.abs(miou.mean() - miou).mean()}

@@ -32,7 +32,7 @@ _UNLIKE = "unlike training: {:.0%} of the training images have a nearer neighbou
 class NewImages(NamedTuple):
     """What was predicted of a folder of images."""
 
-    table: pd.DataFrame  # predictions.csv, in the order of the file names
+    table: pd.DataFrame  # predictions.csv, by file name
     features: np.ndarray  # (N, D) float32 of length 1, of the rows without an error
     training: TrainingImages | None  # None where the dataset is not there
     scorer: Scorer
@@ -41,15 +41,10 @@ class NewImages(NamedTuple):
 def predict_folder(
     run: Run, images: str | Path, out: str | Path, against: Run | None = None, progress: bool = False
 ) -> NewImages:
-    """Predict every image file in a folder and the folders in it; one image is in memory at a time.
+    """Predict every image file in a folder and the folders in it, to masks/, overlays/ and predictions.csv.
 
-    An interrupted call goes on where it was when repeated. Files that cannot be read are listed, not fatal. It
-    writes masks/, overlays/ and predictions.csv, see docs/deployment.md.
-
-    Args:
-        images: a folder, relative to the project root or absolute.
-        out: a new folder, or that of an earlier call with the same run and images.
-        against: a second run with the same classes, to see where the two disagree.
+    An interrupted call goes on where it was when repeated. Files that cannot be read are listed, not fatal. With
+    `against`, a second run of the same classes, disagreement is measured. docs/deployment.md tells the columns.
 
     Raises:
         DatasetError: no image in `images`, or two of one name. ValueError: `out` holds something else.
@@ -88,9 +83,9 @@ def predict_folder(
 
 def _claim(images: Path, out: Path, files: dict[str, str], about: dict[str, str]) -> None:
     """Write predict.json; raise ValueError where `out` holds something else."""
-    stats, path = {name: (images / name).stat() for name in files.values()}, out / "predict.json"
-    sizes = {name: f"{stat.st_size} {stat.st_mtime_ns}" for name, stat in stats.items()}
-    about, told = about | {"images": runs.stored_path(images)}, []
+    stats = ((name, (images / name).stat()) for name in files.values())
+    sizes = {name: f"{stat.st_size} {stat.st_mtime_ns}" for name, stat in stats}
+    about, told, path = about | {"images": runs.stored_path(images)}, [], out / "predict.json"
     if path.is_file():
         before = runs.read_json(path, [*about, "files"])
         told = [f"{what} was {before[what]!r}, now {v!r}" for what, v in about.items() if before[what] != v]

@@ -55,11 +55,8 @@ def export_for_relabelling(
     """Write a zip that CVAT and datumaro take as "Segmentation mask 1.1" (the layout of Pascal VOC 2012).
 
     Ignored pixels have a label of their own, and survive the round trip. A class called "background" is CVAT's
-    background, the pixels without a label.
-
-    Args:
-        samples: ids; those of `to_relabel` by default.
-        masks: to begin with: "present" or "predictions".
+    background, the pixels without a label. `samples` are ids, those of `to_relabel` by default; the masks to begin
+    with are "present" or "predictions".
     """
     dataset = evaluation.dataset
     if samples is None:
@@ -83,11 +80,8 @@ def write_annotations(
 ) -> Path:
     """Write the zip of `export_for_relabelling`; `read` gives image (H, W, 3) and mask (H, W) of an id."""
     odd = [name for name in (*classes.names, *ids) if name != name.strip() or not name.isprintable()]
-    odd += [name for name in classes.names if ":" in name or name.startswith("#")]
-    if odd:
-        raise ValueError(
-            f"CVAT's lists cannot hold the name {odd[0]!r}. Rename it (a class: in dataset.yaml)."
-        )
+    if odd := odd + [name for name in classes.names if ":" in name or name.startswith("#")]:
+        raise ValueError(f"CVAT's lists cannot hold the name {odd[0]!r}: rename it, a class in dataset.yaml.")
     labels, table = _labels(classes), np.zeros((256, 3), np.uint8)
     for c, color in labels.values():
         table[c] = color
@@ -112,12 +106,10 @@ def write_annotations(
 def import_corrections(source: str | Path, dataset: Dataset, out: str | Path) -> pd.DataFrame:
     """Write corrected masks as mask files in the dataset's own form, in a folder of their own.
 
-    Everything is read before anything is written: samples, labels or values that the dataset lacks, masks of
-    another size, or a file that would lie on an original are a DatasetError.
-
-    Args:
-        source: a folder of `<id>.png` with class ids (255: ignored), or a zip of CVAT's "Segmentation mask
-            1.1": pixels without a label are of the class "background" where there is one, else ignored.
+    `source` is a folder of `<id>.png` with class ids (255: ignored), or a zip of CVAT's "Segmentation mask 1.1":
+    pixels without a label are of the class "background" where there is one, else ignored. Everything is read before
+    anything is written: samples, labels or values that the dataset lacks, masks of another size, or a file that
+    would lie on an original are a DatasetError.
 
     Returns:
         a row a mask: id, mask (path in `out`; "" where nothing changed), changed (pixels), share (of all pixels).
@@ -129,13 +121,10 @@ def import_corrections(source: str | Path, dataset: Dataset, out: str | Path) ->
     else:
         try:
             with zipfile.ZipFile(source) as archive:
-                found = [(PurePosixPath(info.filename), info) for info in archive.infolist()]
-                found = [
-                    (p.stem, i) for p, i in found if p.suffix == ".png" and "SegmentationClass" in p.parts
-                ]
-                masks, ids = _by_sample(found, dataset), _read_labelmap(archive, classes)
-                read = partial(_read_colors, archive, ids)
-                table, files = _changes(dataset, out, masks, read)
+                found = [i for i in archive.infolist() if "SegmentationClass/" in i.filename]
+                named = [(PurePosixPath(i.filename).stem, i) for i in found if i.filename.endswith(".png")]
+                masks, ids = _by_sample(named, dataset), _read_labelmap(archive, classes)
+                table, files = _changes(dataset, out, masks, partial(_read_colors, archive, ids))
         except DatasetError:
             raise
         except Exception as error:  # damaged archives raise BadZipFile, RuntimeError, struct.error, ...
@@ -170,8 +159,7 @@ def _read_labelmap(archive: zipfile.ZipFile, classes: ClassMap) -> dict[tuple[in
     """Colour -> class id of every label of labelmap.txt."""
     labels, ids = _labels(classes), {}
     text = _unpack(archive, archive.getinfo("labelmap.txt"), 1 << 20).decode("utf-8", "replace")
-    lines = [line.strip() for line in text.splitlines()]
-    for line in [line for line in lines if line and not line.startswith("#")]:
+    for line in re.findall(r"^[^#\s].*$", text, re.MULTILINE):
         found = _LABEL.fullmatch(line)
         color = tuple(map(int, found.group(2, 3, 4))) if found else ()
         if not found or color in ids or found[1] not in labels:
@@ -204,7 +192,7 @@ def _read_colors(
     mask, known = np.zeros(shape, np.uint8), np.zeros(shape, bool)
     for color, c in ids.items():
         place = (stored == color).all(-1)
-        mask[place], known = c, known | place
+        mask[place], known[place] = c, True
     if not known.all():
         raise ValueError(f"it holds a colour that labelmap.txt lacks: {tuple(stored[~known][0].tolist())}")
     return mask

@@ -17,18 +17,18 @@ _COLUMNS = ["id", "verdict", "note", "time"]
 
 
 class Verdict(NamedTuple):
-    """What a person says about one image: one of `VERDICTS` or "" (none yet), a note, the time (UTC)."""
+    """What a person says about one image."""
 
-    verdict: str = ""
+    verdict: str = ""  # one of `VERDICTS`; "": none yet
     note: str = ""
-    time: str = ""
+    time: str = ""  # UTC
 
 
 class VerdictBook:
     """The verdicts in one failures folder, id -> `Verdict` in `rows`; those on images that no longer fail are kept.
 
     A file that cannot be read completely is renamed `verdicts.csv.bak-N`, the rows that can be read are kept,
-    and `problem` says so. The file, of the columns id, verdict, note and time, need not exist.
+    and `problem` says so.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -45,10 +45,8 @@ class VerdictBook:
             names = (self.path.with_name(f"{self.path.name}.bak-{n}") for n in itertools.count(1))
             aside = self.path.rename(next(name for name in names if not name.exists()))
             self._write(self.rows)
-            told = (
-                f"{display_path(self.path)} could not be read completely: expected UTF-8 and a row an image."
-            )
-            self.problem = f"{told} It is kept as {aside.name}; {len(self.rows)} verdicts were carried over."
+            kept = f"It is kept as {aside.name}; {len(self.rows)} verdicts were carried over."
+            self.problem = f"{display_path(self.path)} could not be read completely. {kept}"
 
     def get(self, sample: str) -> Verdict:
         """Return the verdict on an image; an empty one when there is none yet."""

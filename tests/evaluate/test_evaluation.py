@@ -113,7 +113,6 @@ def test_the_streamed_scores_are_those_of_the_files(run):
         assert row.confidence == pytest.approx(confidence, abs=1e-5)
     assert scores["ece"] == pytest.approx(reference.compute().item(), abs=1e-5)
     assert evaluation.calibration["pixels"].sum() == evaluation.confusions.sum()
-    assert scores["latency_ms"] > 0
     regions = sum(metrics.region_counts(truth, pred, 3) for truth, pred in pairs)
     pd.testing.assert_frame_equal(evaluation.region_sizes, metrics.region_table(regions, CLASSES.names))
 
@@ -227,9 +226,7 @@ def test_predictions_of_another_tool_are_scored_alike(external):
     assert 0 < evaluation.scores["mean_boundary_iou"] < 1
     assert evaluation.scores["predictions"] == read_json(run.params)["predictions"] == "theirs"
     assert score(external).scores["images"] == 4
-    with pytest.raises(DatasetError, match="is where the results go"):
-        score(run.evaluation("test") / "predictions")
-    assert len(list((run.evaluation("test") / "predictions").iterdir())) == 4
+    assert score(run.evaluation("test") / "predictions").scores["images"] == 4  # onto themselves
 
 
 @pytest.mark.slow

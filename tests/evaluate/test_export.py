@@ -72,7 +72,7 @@ def test_an_onnx_file_that_answers_otherwise_is_not_written(run, trained_root, m
     graph = onnx.helper.make_graph([one], "always 0.5", [given], [told])
     always = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
     module = importlib.import_module("seglib.evaluate.export")
-    monkeypatch.setattr(module, "_exported", lambda *_: always)
+    monkeypatch.setattr(module, "_exported", lambda *_: (always, False))
     with pytest.raises(
         ModelError, match=r"off torch's in ONNX Runtime; expected at most 0\.001\. Nothing was written"
     ):

@@ -176,7 +176,7 @@ def test_the_georeference_of_a_tiff_is_kept(run, tmp_path):
 
 def test_a_large_image_is_tiled_and_rows_resized_in_parts_are_those_of_the_whole(run, monkeypatch):
     model, _ = load_checkpoint(run.best_checkpoint)
-    module = importlib.import_module("seglib.evaluate.predict_image")
+    module = importlib.import_module("seglib.evaluate.predict")
     image = np.random.default_rng(0).integers(0, 256, (150, 210, 3), dtype=np.uint8)
     image[:, 70:] //= 4
     small, plan = data.fitting(image, most=64)[0], make_plan("cpu", "fp32")
