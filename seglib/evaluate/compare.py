@@ -14,6 +14,7 @@ from seglib.evaluate.evaluation import Evaluation, recorded_digests, units_of
 from seglib.params import Train
 from seglib.runs import Run
 
+_Side = Evaluation | Sequence[Evaluation]
 CHANGES = ("fixed", "regressed", "failing in both", "fine in both", "unscored")
 
 
@@ -27,18 +28,12 @@ class Comparison(NamedTuple):
     per_class: pd.DataFrame
 
 
-def compare_runs(
-    first: Evaluation | Sequence[Evaluation],
-    second: Evaluation | Sequence[Evaluation],
-    threshold: float = 0.5,
-) -> Comparison:
+def compare_runs(first: _Side, second: _Side, threshold: float = 0.5) -> Comparison:
     """Compare runs that 03 has evaluated on the same split: one a side, or repeated trainings of each side.
 
     One run a side: a paired jackknife over the images, which speaks of these two models. Two or more: Welch's t
-    on their mean IoUs, which speaks of the change. An image whose mIoU is below `threshold` fails.
-
-    Raises:
-        ValueError: other images, masks, classes or policies; a run that stands twice, or copies another.
+    on their mean IoUs, which speaks of the change. An image whose mIoU is below `threshold` fails. Runs that were
+    not scored alike, and one that stands twice or copies another, are a ValueError.
     """
     sides = [[side] if isinstance(side, Evaluation) else list(side) for side in (first, second)]
     _check_same(*sides)
@@ -77,19 +72,17 @@ def welch(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _ious(evaluation: Evaluation) -> np.ndarray:
-    """(1 + C): the mean IoU and the IoU of each class."""
     iou = metrics.iou_per_class(evaluation.confusions.sum(0))
     return np.append(metrics.nanmean(iou), iou)
 
 
 def _check_same(first: Sequence[Evaluation], second: Sequence[Evaluation]) -> None:
-    """Raise ValueError where evaluations cannot be compared, or where repeated trainings are none."""
     every = [*first, *second]
     names, wanted = [evaluation.run.name for evaluation in every], _facts(every[0])
     if len(every) > 2 and len(set(names)) < len(names):
         raise ValueError(f"a run stands twice: {', '.join(names)}. Name each training once.")
     for name, facts in zip(names[1:], map(_facts, every[1:]), strict=True):
-        if odd := [key for key in wanted | facts if wanted.get(key) != facts.get(key)]:
+        if odd := [key for key in sorted(wanted | facts) if wanted.get(key) != facts.get(key)]:
             told = f"runs {names[0]!r} and {name!r} were not scored on the same images, masks and classes"
             raise ValueError(
                 f"{told} ({len(odd)} differing: {', '.join(odd[:3])}). Run 03_evaluate for both."
@@ -143,10 +136,8 @@ def comparison_sentence(comparison: Comparison) -> str:
         most = f"; the class moved most is {moved['class']} ({100 * moved['difference']:+.1f})"
     means = f"mean IoU {found['mean_iou_first']:.3f} -> {found['mean_iou_second']:.3f} ({gain:+.1f} points)"
     fixed = f"{changes['fixed']} image{'' if changes['fixed'] == 1 else 's'} fixed"
-    return (
-        f"{found['second']} against {found['first']} on {found['split']}: {means}; {told}. {fixed}, "
-        f"{changes['regressed']} regressed at threshold {found['threshold']:g}{most}."
-    )
+    moved = f"{fixed}, {changes['regressed']} regressed at threshold {found['threshold']:g}{most}."
+    return f"{found['second']} against {found['first']} on {found['split']}: {means}; {told}. {moved}"
 
 
 def write_comparison(comparison: Comparison) -> Path:

@@ -14,7 +14,6 @@ from tqdm.auto import tqdm
 
 from seglib import data, metrics, runs
 from seglib.data import ClassMap, Dataset, DatasetError, compare_digests, digests
-from seglib.evaluate.baselines import learn_baselines, score_baselines, stretch
 from seglib.evaluate.datasets import evaluation_name, run_dataset
 from seglib.params import Evaluate
 from seglib.runs import Run, display_path
@@ -38,6 +37,8 @@ _HEADLINE = {
 _TEXT = {"per_image": ["id", "image", "mask", "group", "worst_class"], "per_image_class_iou": ["id"]}
 _OPTIONAL = {"calibration": [], "region_sizes": ["class", "size"], "baselines": ["predictor"]}
 _TEXT |= {"per_class": ["class"]} | _OPTIONAL
+_BASELINE = ["predictor", "mean_iou", "mean_iou_image", "mean_iou_class", "pixel_accuracy"]
+_GRID = (128, 128)  # common size of the mean mask: a finer one would show single masks for rare classes
 _LOST = 1 / 3  # an IoU below it is an F1 below 0.5: more than two pixels are wrong for each right one
 
 
@@ -110,14 +111,14 @@ def write_evaluation(
     split, samples, classes = params.split, dataset.split(params.split), dataset.classes
     name = about.get("evaluation", split)
     files, ids, rows = digests(dataset, split), samples["id"].tolist(), [{}] * len(samples)
-    guess = learn_baselines(dataset if name == split else run_dataset(run))
+    guess = _learn_baselines(dataset if name == split else run_dataset(run))
     started, replaced = time.perf_counter(), ("predictions", *(f"{what}.csv" for what in _OPTIONAL))
     with runs.replace_folder(run.evaluation(name), replaced, last="metrics.json") as new:
         bar = tqdm(predictions, f"scoring {split}", len(ids), leave=False, unit="image", disable=not progress)
         for i, truth, pred, confidence in bar:
             rows[i] = _count(truth, pred, confidence, len(classes), params.boundary_ratio)
             if guess:
-                guessed = stretch(guess[1], truth.shape)
+                guessed = _stretch(guess[1], truth.shape)
                 rows[i]["mean_mask"] = metrics.confusion_matrix(truth, guessed, len(classes))
             save_ids(new / "predictions" / f"{ids[i]}.png", pred, classes)
         speed = len(ids) / (time.perf_counter() - started)
@@ -125,7 +126,7 @@ def write_evaluation(
         tables = _tables(samples, counts, classes.names, params.absent)
         if guess:
             beside = counts["mean_mask"], guess[0], classes.names, params.absent
-            tables["baselines"], tables["per_image"]["baseline_miou"] = score_baselines(*beside)
+            tables["baselines"], tables["per_image"]["baseline_miou"] = _score_baselines(*beside)
         for what, table in tables.items():
             runs.write_csv(new / f"{what}.csv", table)
         kept = {name: counts[name] for name in ("confusions", "boundary", "calibration")}
@@ -138,10 +139,41 @@ def write_evaluation(
     return open_evaluation(run, name, dataset)
 
 
+def _learn_baselines(dataset: Dataset) -> tuple[int, np.ndarray] | None:
+    """Learn what needs no image of the training masks: the majority class, and the most frequent at each place."""
+    if "train" not in dataset.splits:
+        return None
+    classes = len(dataset.classes)
+    pixels, places = np.zeros(classes, np.int64), np.zeros((classes, *_GRID), np.int64)
+    rows, columns = np.indices(_GRID)
+    for row in dataset.split("train").itertuples():
+        mask = data.read_mask(dataset.root / row.mask, dataset.classes)
+        pixels += np.bincount(mask.ravel(), minlength=256)[:classes]
+        small = _stretch(mask, _GRID)
+        seen = small != data.IGNORE
+        places[small[seen], rows[seen], columns[seen]] += 1
+    majority = int(pixels.argmax())
+    return majority, np.where(places.any(0), places.argmax(0), majority).astype(np.uint8)
+
+
+def _stretch(ids: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize (H, W) uint8 ids to (height, width); interpolation would invent classes along outlines."""
+    return np.asarray(Image.fromarray(ids).resize(size[::-1], Image.Resampling.NEAREST))
+
+
+def _score_baselines(of_mask: np.ndarray, majority: int, names: tuple, absent: str) -> tuple:
+    """Score both, given the (N, C, C) counts of the mean mask: `_BASELINE`, and the mIoU (N,) of the better one."""
+    of_majority = np.zeros_like(of_mask)
+    of_majority[:, :, majority] = of_mask.sum(-1)
+    counts = {f"majority class ({names[majority]})": of_majority, "mean mask": of_mask}
+    table = pd.DataFrame([metrics.scores(n, absent) | {"predictor": p} for p, n in counts.items()])[_BASELINE]
+    table = table.sort_values("mean_iou", kind="stable", ignore_index=True)
+    return table, metrics.image_miou(counts[table["predictor"].iloc[-1]], absent)
+
+
 def _count(
     truth: np.ndarray, pred: np.ndarray, confidence: np.ndarray | None, classes: int, ratio: float
 ) -> dict[str, np.ndarray]:
-    """Count one image: every score is made of sums of these counts."""
     unknown, off = np.zeros((3, metrics.BINS)), np.zeros((2, classes), np.int64)
     return {
         "boundary": metrics.boundary_counts(truth, pred, classes, ratio) if ratio else off,
@@ -213,9 +245,7 @@ def units_of(samples: pd.DataFrame, scores: pd.Series) -> tuple[np.ndarray, str]
 def open_evaluation(run: Run | str, split: str, dataset: Dataset | str | None = None) -> Evaluation:
     """Read what 03 wrote about a split; `dataset` is opened already, or the folder of another than the run's own.
 
-    Raises:
-        FileNotFoundError: the split has not been evaluated; says which have.
-        ValueError: a file is missing or damaged, or the tables are not those of the counts.
+    Raises FileNotFoundError where the split has not been evaluated, ValueError where what was written is damaged.
     """
     run = Run.open(run) if isinstance(run, str) else run
     split = evaluation_name(run, split, dataset) if isinstance(dataset, str) else split
@@ -250,7 +280,6 @@ def _read_table(path: Path) -> pd.DataFrame:
 
 
 def _check_whole(found: Evaluation) -> None:
-    """Raise ValueError where the tables do not have the images, the classes or the scores of the counts."""
     names, ious = list(found.classes.names), found.per_image_class_iou
     classes_differ = [*found.per_class["class"]] != names or [*ious.columns] != ["id", *names]
     if classes_differ or found.per_image["id"].tolist() != ious["id"].tolist():

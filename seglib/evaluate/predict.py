@@ -1,7 +1,6 @@
 """From a model, or another tool's files, to predictions at original resolution: of a split, or of one image."""
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from tqdm.auto import tqdm
 from seglib import data, runs, train
 from seglib.data import IGNORE, Dataset, DatasetError
 from seglib.evaluate.datasets import changed_since_training, evaluation_name, run_dataset
-from seglib.evaluate.evaluation import Evaluation, write_evaluation
+from seglib.evaluate.evaluation import Evaluation, Predictions, write_evaluation
 from seglib.params import Evaluate, Train
 from seglib.runs import Run, display_path
 from seglib.train import STRIDE, CachedSplit, DevicePlan, Segmenter
@@ -145,7 +144,7 @@ def _decided(scores: Tensor) -> tuple[np.ndarray, np.ndarray]:
 def evaluate_run(params: Evaluate, progress: bool = False) -> Evaluation:
     """Predict a split with the best model of `params.run`, score it, and write `evaluation/<split>/`.
 
-    Where `params.dataset` is another dataset than the run's own (of the same classes), `evaluation/<its folder>-<split>/`.
+    Of another dataset than the run's own (of the same classes) it is `evaluation/<its folder>-<split>/`.
     """
     run = Run.open(params.run)
     name = evaluation_name(run, params.split, params.dataset, params.config)
@@ -175,9 +174,7 @@ def evaluate_run(params: Evaluate, progress: bool = False) -> Evaluation:
     return write_evaluation(run, dataset, params, _predictions(model, cached, params, plan), about, progress)
 
 
-def _predictions(
-    model: Segmenter, cached: CachedSplit, params: Evaluate, plan: DevicePlan
-) -> Iterator[tuple]:
+def _predictions(model: Segmenter, cached: CachedSplit, params: Evaluate, plan: DevicePlan) -> Predictions:
     for index, images, masks in train.scoring_batches(cached, params.batch_size):
         logits = predict(model, images, masks.shape[1:], plan, params.flip_tta, params.tile, params.scales)
         for position, mask, scores in zip(index, masks, logits, strict=True):
@@ -185,7 +182,7 @@ def _predictions(
 
 
 def scoring_plan(run: Run, device: str = "auto") -> DevicePlan:
-    """Choose device, precision and memory format for a run's model: as it was trained, where the device can do it."""
+    """Choose device, precision and memory format for a run's model: as in training, where the device can."""
     asked, record = runs.read_json(run.params, ["precision"])["precision"], run.path / "environment.json"
     trained = runs.read_json(record).get("plan", {}) if record.is_file() else {}
     if asked == "auto":
@@ -204,13 +201,10 @@ def evaluate_predictions(
     config: str | Path = "",
     progress: bool = False,
 ) -> Evaluation:
-    """Score another tool's predictions as a checkpoint's, in a run of their own without a model.
+    """Score another tool's predictions as a checkpoint's, in a run of their own, `name`, without a model.
 
-    Args:
-        name: of the run; it may hold predictions on the same dataset already, but no trained model.
-        folder: `<id>.png` for every image of the split, of the mask's size: one channel or a palette, class
-            ids in the order of dataset.yaml's classes. Ids at ignored pixels do not matter.
-        params: `split`, `absent` and `boundary_ratio` count.
+    `folder` holds `<id>.png` for every image of the split, of the mask's size: one channel or a palette, class ids
+    in the order of dataset.yaml's classes. Ids at ignored pixels do not matter.
     """
     run, opened, split = Run(Run.folder(name)), data.load_dataset(dataset, config), params.split
     record = {"run": name, "dataset": runs.stored_path(dataset), "predictions": runs.stored_path(folder)}
@@ -232,7 +226,6 @@ def evaluate_predictions(
 def _read_external(paths: list[Path], dataset: Dataset, split: str) -> Iterator[tuple]:
     """Raise DatasetError after the last image where some could not be used: names three, counts all."""
     faults, classes = [], len(dataset.classes)
-    right, valid = np.zeros(2), 0  # pixels that agree, read as class ids and as stored ids
     for i, (path, mask) in enumerate(zip(paths, dataset.split(split)["mask"], strict=True)):
         truth, what = data.read_mask(dataset.root / mask, dataset.classes), f"prediction {path.name!r}"
         try:
@@ -242,29 +235,11 @@ def _read_external(paths: list[Path], dataset: Dataset, split: str) -> Iterator[
             continue
         if pred.shape != truth.shape:
             faults.append(f"{what} is {pred.shape}, its mask {truth.shape}")
-            continue
-        known = truth != IGNORE
-        right += [((ids == truth) & known).sum() for ids in (pred, _as_stored(pred, dataset))]
-        valid += np.count_nonzero(known)
-        if wrong := [int(c) for c in np.unique(pred[known]) if not 0 <= c < classes]:
+        elif wrong := [int(c) for c in np.unique(pred[truth != IGNORE]) if not 0 <= c < classes]:
             faults.append(f"{what} holds ids {wrong[:8]} on valid pixels")
         else:
             yield i, truth, np.clip(pred, 0, IGNORE).astype(np.uint8), None
-    if right[1] > max(2 * right[0], 0.5 * valid):
-        told = f"the predictions agree with the ground truth in {right[0] / valid:.1%} of the pixels as class ids"
-        told += (
-            f", but in {right[1] / valid:.1%} as the ids that masks are stored in (id_map of dataset.yaml)"
-        )
-        raise DatasetError(f"{told}. Write class ids: dataset.classes.encode(prediction) maps them.")
     if faults:
         told = f"{len(faults)} of {len(paths)} predictions cannot be scored: {' | '.join(faults[:3])}"
         wanted = f"one channel (height, width) of class ids 0-{classes - 1} in the order of dataset.yaml"
-        raise DatasetError(f"{told}. Expected {wanted}.")
-
-
-def _as_stored(pred: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Class ids of a prediction in stored ids; all ignored if it is in others, or dataset.yaml has no id_map."""
-    with suppress(ValueError):
-        if dataset.classes.id_map:
-            return dataset.classes.encode(pred)
-    return np.full(pred.shape, IGNORE, np.uint8)
+        raise DatasetError(f"{told}. Expected {wanted}, not the stored ids of an id_map.")

@@ -4,7 +4,7 @@ import csv
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -126,7 +126,6 @@ def _measure(
 
 
 def _facts(one: Observed, reference: checks.Reference | None, evaluation: Evaluation) -> dict:
-    """Measure what one image tells by itself."""
     truth, pred, absent = one.truth, one.pred, evaluation.scores["absent"]
     facts, confusion = checks.qualities(one.image), evaluation.confusions[one.position]
     degraded = checks.degradation(facts, reference) if reference else ("", np.nan, "")
@@ -136,20 +135,16 @@ def _facts(one: Observed, reference: checks.Reference | None, evaluation: Evalua
     pixels, wrong = (hits + missed).sum(0), (missed + added)[:, 0]
     facts["small_share"] = pixels[0] / pixels.sum() if pixels.any() else np.nan
     facts["lost_small"] = (wrong * pixel_price(confusion, absent)).sum()
-    facts["class_confidence"] = np.nan
+    facts["class_confidence"], valid = np.nan, truth != IGNORE
     if one.probabilities is not None:
-        facts["class_confidence"] = class_confidence(pred, one.probabilities.max(0), truth != IGNORE)
+        facts["class_confidence"] = class_confidence(pred[valid], one.probabilities.max(0)[valid])
     return facts
 
 
-def class_confidence(pred: np.ndarray, confidence: np.ndarray, counted: np.ndarray) -> float:
-    """Average the mean confidence of each predicted class: as the mIoU, it does not forget small classes.
-
-    All are (H, W): uint8 ids, confidences in [0, 1], and bool, the pixels that count.
-    """
-    pixels = np.bincount(pred[counted], minlength=256)
-    total, there = np.bincount(pred[counted], confidence[counted], minlength=256), pixels > 0
-    return float((total[there] / pixels[there]).mean()) if there.any() else float("nan")
+def class_confidence(pred: np.ndarray, confidence: np.ndarray) -> float:
+    """Average the mean confidence of each predicted class, of (K,) ids and confidences: small ones count too."""
+    pixels, total = np.bincount(pred), np.bincount(pred, confidence)
+    return float((total[pixels > 0] / pixels[pixels > 0]).mean()) if len(pred) else float("nan")
 
 
 def explain_failures(evaluation: Evaluation, failures: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
@@ -163,7 +158,6 @@ def explain_failures(evaluation: Evaluation, failures: pd.DataFrame, images: pd.
 
 
 def _write_pictures(found: Analysis, folder: Path) -> None:
-    """Write the layers of failures, the suspect regions, and small copies of the nearest training images."""
     images, classes, training = found.images, found.evaluation.classes, found.evaluation.training_dataset
     for row in images[images["failed"] | images["suspect"]].itertuples():
         (image, truth, pred), name = evaluate.read_layers(found.evaluation, row.id), f"{row.id}.png"
@@ -198,21 +192,14 @@ def _write_tables(found: Analysis, folder: Path) -> None:
 
 def write_spreadsheet(path: Path, table: pd.DataFrame) -> None:
     """Write a table for spreadsheets: text that they would run as a formula gets an apostrophe in front."""
-
-    def guarded(value: Any) -> Any:
-        return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
-
-    plain = table.astype(object).where(table.notna(), "").map(guarded).rename(columns=guarded)
+    plain = table.astype(object).where(table.notna(), "")
+    plain = plain.map(lambda v: f"'{v}" if isinstance(v, str) and v.startswith(_FORMULA) else v)
     text = plain.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
     runs.write_text(path, f"\ufeff{text}")
 
 
 def sequence_means(analysis: Analysis) -> pd.DataFrame:
-    """Tabulate the sequences of the split, the lowest mean first; no claim about others.
-
-    Returns:
-        sequence ("" for images without one), images, failures, miou (mean over its images; NaN without a score).
-    """
+    """Tabulate the sequences ("" for none) of the split, the lowest mean first: images, failures, mean miou."""
     groups = analysis.images.groupby("group", sort=True)
     table = groups.agg(images=("id", "size"), failures=("failed", "sum"), miou=("miou", "mean"))
     return table.rename_axis("sequence").sort_values("miou", kind="stable").reset_index()

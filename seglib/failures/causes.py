@@ -42,13 +42,8 @@ def explain(failures: pd.DataFrame) -> pd.DataFrame:
     What lies outside of the model comes first: a wrong label (column `suspect`), a degraded image, an image unlike
     training. Next come causes that account for half of the lost IoU: rare classes, small objects, one confusion, of
     which a third is enough where it recurs in other images. Last comes a model that is unsure all over the image.
-    Within a rank the cause with the strongest evidence is stated.
-
-    Args:
-        failures: the columns of failures.csv, as far as known: missing or NaN is no evidence.
-
-    Returns:
-        cause, cause_strength (0-1, a label error's is a probability), evidence and suggestion.
+    Within a rank the cause with the strongest evidence is stated. `failures` has the columns of failures.csv, as far
+    as known: missing or NaN is no evidence. cause_strength is 0-1, a label error's a probability.
     """
     numbers = failures.reindex(columns=_NUMBERS).astype(float)
     lost = is_lost(numbers["unsure"], numbers["novelty"])
@@ -69,38 +64,40 @@ def is_lost(unsure: pd.Series, novelty: pd.Series) -> np.ndarray:
     return ((unsure >= least) & novelty.notna()).to_numpy()
 
 
-def _outside_the_model(row: Any) -> list[_Claim]:
-    told = row.suspect_detail or "model and image say of it what they say of masks with injected faults"
+def _ranks(row: Any) -> list[list[_Claim]]:
+    """List what may be said of an image: outside of the model, of half of the loss, of the whole image."""
+    label = row.suspect_detail or "model and image say of it what they say of masks with injected faults"
     if row.suspect_given:
-        told = f"the model is sure of {row.suspect_suggested!r} where the mask says {row.suspect_given!r}"
+        label = f"the model is sure of {row.suspect_suggested!r} where the mask says {row.suspect_given!r}"
     z, novel = row.degradation_z, row.novelty
     degraded = 1 - 0.5 * (APART / z) ** 2 if row.degradation and z >= APART else 0.0
     # distance alone is weaker evidence than a mask or an image that is visibly wrong
     unlike = SURE + 0.25 * (novel - NOVEL) / (1 - NOVEL) if novel >= NOVEL else 0.0
     far = f"farther from its nearest training image than {novel:.0%} of training images are from theirs."
-    return [
-        ("label error", row.label_score if row.suspect else 0.0, f"{row.suspect_kind}: {told}."),
-        ("degraded image", degraded, row.degradation_detail),
-        ("unlike training", unlike, far + row.nearest),
-    ]
-
-
-def _ranks(row: Any) -> list[list[_Claim]]:
     lost, parts = 1 - row.miou, (row.lost_rare, row.lost_small, row.best_fix_gain)
     rare, small, fix = (min(1.0, part / lost) if lost > 0 else 0.0 for part in parts)
     of = "of the lost IoU is due to"
     classes = f"classes with less than {RARE:.0%} of the training pixels: {row.rare_classes}."
-    pair = f"one confusion, {row.best_fix}, costs {parts[2]:.2f} of the lost {lost:.2f}."
+    pair = f"one confusion, {row.best_fix}, costs {parts[2]:.2f} of the lost {lost:.2f}"
     repeated = min(1.0, SURE * fix / _THIRD) if row.recurs else 0.0
-    half_of_the_loss = [
-        ("rare class", rare, f"{rare:.0%} {of} {classes}"),
-        ("small objects", small, f"{small:.0%} {of} regions below 0.33 % of the image."),
-        ("class confusion", fix, pair),
-        ("systematic confusion", repeated, f"{pair[:-1]}, and recurs {row.recurs}."),
-    ]
     unsure = SURE + 0.1 * min(1.0, row.unsure / _UNSURE[0] - 1) if row.is_lost else 0.0
-    told = f"the model is {row.unsure:.1f} times as unsure all over it as in the typical image of this split."
-    return [_outside_the_model(row), half_of_the_loss, [("unlike training", unsure, told + row.nearest)]]
+    blind = (
+        f"the model is {row.unsure:.1f} times as unsure all over it as in the typical image of this split."
+    )
+    return [
+        [
+            ("label error", row.label_score if row.suspect else 0.0, f"{row.suspect_kind}: {label}."),
+            ("degraded image", degraded, row.degradation_detail),
+            ("unlike training", unlike, far + row.nearest),
+        ],
+        [
+            ("rare class", rare, f"{rare:.0%} {of} {classes}"),
+            ("small objects", small, f"{small:.0%} {of} regions below 0.33 % of the image."),
+            ("class confusion", fix, f"{pair}."),
+            ("systematic confusion", repeated, f"{pair}, and recurs {row.recurs}."),
+        ],
+        [("unlike training", unsure, blind + row.nearest)],
+    ]
 
 
 def summarise_causes(failures: pd.DataFrame) -> pd.DataFrame:
@@ -117,9 +114,7 @@ def summarise_causes(failures: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["cause", "failures", "share", "lost", "examples", "advice"])
 
 
-def recurring(
-    confusions: np.ndarray, groups: np.ndarray, names: tuple[str, ...], fixes: pd.Series
-) -> list[str]:
+def recurring(confusions: np.ndarray, groups: np.ndarray, names: tuple, fixes: pd.Series) -> list[str]:
     """Tell in which images the costliest confusion of some images recurs; "" where it does not.
 
     An image has a confusion when it takes at least a fifth of the class's pixels for the other. It recurs when

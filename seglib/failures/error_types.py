@@ -86,18 +86,14 @@ def wrong_counts(confusions: np.ndarray) -> np.ndarray:
     return confusions * (1 - np.eye(confusions.shape[-1], dtype=np.int64))
 
 
-def _unions(confusion: np.ndarray) -> np.ndarray:
-    """(C,) TP + FP + FN."""
-    return confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
-
-
 def pixel_price(confusion: np.ndarray, absent: str = "truth") -> np.ndarray:
     """Compute what each wrong pixel of each class costs the mIoU: (C,), all NaN where no class counts.
 
     A class loses 1 - IoU = (FP + FN) / union. A pixel of t called p is a FN of t and a FP of p, and costs both.
     """
     counted = ~np.isnan(metrics.image_class_iou(confusion[None], absent)[0])
-    return counted / np.maximum(_unions(confusion), 1) / (counted.sum() or np.nan)
+    union = confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
+    return counted / np.maximum(union, 1) / (counted.sum() or np.nan)
 
 
 def lost_iou(truth: np.ndarray, pred: np.ndarray, classes: int, absent: str = "truth") -> dict[str, float]:
@@ -116,7 +112,8 @@ def repair_gains(confusion: np.ndarray, absent: str = "truth") -> np.ndarray:
     Exact: n[t, p] is moved to n[t, t] and the mIoU taken again; the union of p shrinks with it. Under the policy
     "union" a class that is no longer in truth or prediction stops counting. 0 for confusions that do not occur.
     """
-    moved, union, hit = wrong_counts(confusion), _unions(confusion), confusion.diagonal()
+    moved, hit = wrong_counts(confusion), confusion.diagonal()
+    union = confusion.sum(0) + confusion.sum(1) - hit
     iou = metrics.image_class_iou(confusion[None], absent)[0]
     counted, before = ~np.isnan(iou), np.nan_to_num(iou)
     # t gains the pixels and keeps its union: they were in it as false negatives
@@ -142,9 +139,8 @@ def best_repairs(confusions: np.ndarray, names: tuple[str, ...], absent: str = "
 def error_costs(evaluation: Evaluation, count: int | None = 10) -> pd.DataFrame:
     """Rank the confusions, `count` at most, by what their repair would bring the split's mean IoU (mIoU^D).
 
-    Returns:
-        truth, prediction, pixels, share (of the true class's pixels), images (in which it occurs), gain (of
-        mean IoU if these pixels were right), gain_image (the mean of that over the images' own mIoUs).
+    Returns truth, prediction, pixels, share (of the true class), images (in which it occurs), gain (of mean IoU if
+    these pixels were right) and gain_image (the mean of that over the images' own mIoUs).
     """
     confusions, names = evaluation.confusions, np.array(evaluation.classes.names, object)
     total, scored = confusions.sum(0), max(1, confusions.any((1, 2)).sum())  # images with valid pixels

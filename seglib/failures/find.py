@@ -1,7 +1,7 @@
 """The images on which the model fails: by which threshold, which ones, how badly, and by which confusions."""
 
 import re
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,11 +15,9 @@ from seglib.failures.error_types import best_repairs, wrong_counts
 MODES = ("absolute", "percentile", "per_class")
 _NEAR = 0.1  # within this of the limit: a near miss
 _SEVERITIES = {"near-threshold": "near-threshold", "clear": "clear", "guessing": "no better than guessing"}
-_ENTRY = re.compile(r"(.+?)[\s:=]+(\d*\.?\d+)")  # "person 0.5", "person: 0.5"
 
 
-@dataclass(frozen=True)
-class Threshold:
+class Threshold(NamedTuple):
     """When an image fails, by mode.
 
     "absolute": its mIoU is below `value`; "percentile": it is among the share `value` (0-1) of the lowest;
@@ -28,15 +26,13 @@ class Threshold:
 
     value: float = 0.5
     mode: str = "absolute"
-    classes: dict[str, float] = field(default_factory=dict)
+    classes: dict[str, float] = {}  # noqa: RUF012  # never changed
 
 
-def read_threshold(
-    value: float, mode: str = "absolute", classes: str = "", names: tuple[str, ...] = ()
-) -> Threshold:
+def read_threshold(value: float, mode: str = "absolute", classes: str = "", names: tuple = ()) -> Threshold:
     """Read the parameters of 04 as a `Threshold`; what does not fit is a ValueError.
 
-    `classes`, for "per_class", such as "person 0.5, sign: 0.3, bicyclist": of `names`, with an IoU or `value`.
+    `classes`, for "per_class", such as "person 0.5, sign 0.3, bicyclist": of `names`, with an IoU or `value`.
     """
     if mode not in MODES or not 0 <= value <= 1:
         told = f"threshold_mode {mode!r}, threshold {value:g}: expected one of {', '.join(MODES)}"
@@ -46,9 +42,9 @@ def read_threshold(
         told = f"threshold_mode {mode!r} with class_thresholds {classes!r}: per_class needs classes"
         raise ValueError(f"{told} such as 'person 0.5', the others none.")
     for entry in entries:
-        found = None if entry in names else _ENTRY.fullmatch(entry)  # a class may be called "level 2"
-        name, limit = (found[1], float(found[2])) if found else (entry, value)
-        if name not in names or name in limits or limit > 1:
+        name, _, number = (entry, "", str(value)) if entry in names else entry.rpartition(" ")
+        limit = float(number) if re.fullmatch(r"\d*\.?\d+", number) else np.nan
+        if name not in names or name in limits or not limit <= 1:
             told = f"class threshold {entry!r}: expected a class, once, and an IoU from 0 to 1"
             raise ValueError(f"{told}. Classes: {', '.join(names)}.")
         limits[name] = limit
@@ -90,11 +86,9 @@ def describe(evaluation: Evaluation, threshold: Threshold) -> str:
 
 
 def failure_curve(evaluation: Evaluation, threshold: Threshold) -> pd.DataFrame:
-    """Count how many images would fail at every threshold.
+    """Count how many images would fail at every threshold: 0, 0.01, ..., 1, and the chosen one.
 
-    Returns:
-        of ("mIoU" or a class), threshold (0, 0.01, ..., 1, and the chosen one), images (that would fail), scored
-        (that could), share (of those), chosen (bool, one row of each `of`).
+    Returns of ("mIoU" or a class), threshold, images (that would fail), scored (that could), share (of those), chosen.
     """
     of_classes, parts = threshold.classes, []
     for name, limit in (of_classes or {"mIoU": cutoff(evaluation, threshold)}).items():
@@ -110,10 +104,9 @@ def failure_curve(evaluation: Evaluation, threshold: Threshold) -> pd.DataFrame:
 def find_failures(evaluation: Evaluation, threshold: float | Threshold = 0.5) -> pd.DataFrame:
     """Find the images below the threshold, worst first; an image without a valid pixel cannot fail.
 
-    Returns:
-        id, miou, severity (guessing: not above the better baseline; near-threshold: within 0.1 of the limit; else
-        clear), worst_class, worst_class_iou, top_confusion ("pole -> building"), top_confusion_share (of the valid
-        pixels), group, best_fix and best_fix_gain (of `best_repairs`).
+    Returns id, miou, severity (guessing: not above the better baseline; near-threshold: within 0.1 of the limit; else
+    clear), worst_class, worst_class_iou, top_confusion ("pole -> building"), top_confusion_share (of the valid
+    pixels), group, best_fix and best_fix_gain (of `best_repairs`).
     """
     threshold = threshold if isinstance(threshold, Threshold) else Threshold(threshold)
     names, failed = evaluation.classes.names, failing(evaluation, threshold)
@@ -141,9 +134,8 @@ def failure_confusions(evaluation: Evaluation, failures: pd.DataFrame) -> np.nda
 def class_view(evaluation: Evaluation, failures: pd.DataFrame) -> pd.DataFrame:
     """Tabulate how each class fares over the whole split and within the failures, the most lost first.
 
-    Returns:
-        class, iou, iou_failures, failures (images that hold it), worst_in (failures whose worst class it is),
-        pixel_share (of the split), mistaken_for (as what the failures show most of its lost pixels).
+    Returns class, iou, iou_failures, failures (images that hold it), worst_in (failures whose worst class it is),
+    pixel_share (of the split), mistaken_for (as what the failures show most of its lost pixels).
     """
     names, full = evaluation.classes.names, evaluation.confusions.sum(0)
     failed = evaluation.confusions[evaluation.per_image["id"].isin(failures["id"])]
@@ -160,8 +152,6 @@ def conclusion(evaluation: Evaluation, failures: pd.DataFrame, threshold: Thresh
     """Word how many images fail and how badly, then what each cause asks for; `failures` of an analysis."""
     total, failed, lowest = len(evaluation.per_image), len(failures), evaluation.per_image["miou"].min()
     below, lost = describe(evaluation, threshold), (1 - failures["miou"]).sum()
-    if np.isnan(lowest):
-        return Markdown(f"**None of {total} images has a valid pixel.** Look at the masks in 01_data_check.")
     if failed == 0:
         told = f"**No image of {total} is {below}**: the lowest has mIoU {lowest:.2f}.\n\n"
         return Markdown((told + evaluation.lost_classes()).strip())

@@ -36,8 +36,6 @@ def label_next(
     Source: Sener and Savarese, Active Learning for Convolutional Neural Networks: A Core-Set Approach, ICLR 2018
     (k-center, here weighted by the value).
     """
-    if count < 1:
-        raise ValueError(f"count {count}: expected at least 1 image.")
     evaluate.check_as_scored(evaluation)
     new = predict_folder(evaluation.run, images, out, progress=progress)
     table, out = new.table[new.table["error"] == ""].reset_index(drop=True), Path(out)
@@ -97,9 +95,7 @@ def _signals(table: pd.DataFrame) -> np.ndarray:
     return table[_SIGNALS].assign(novelty=1 - table["novelty"].fillna(0.0)).to_numpy(float)
 
 
-def choose(
-    value: np.ndarray, features: np.ndarray, seen: np.ndarray, count: int
-) -> tuple[list[int], list[float]]:
+def choose(value: np.ndarray, features: np.ndarray, seen: np.ndarray, count: int) -> tuple[list, list]:
     """Choose images one after the other by value (N,) x distance to the nearest that is seen or chosen.
 
     Returns the positions among the features (N, D), of length 1, and the cosine distance of each when it was

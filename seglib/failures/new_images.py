@@ -83,22 +83,17 @@ def predict_folder(
 
 def _claim(images: Path, out: Path, files: dict[str, str], about: dict[str, str]) -> None:
     """Write predict.json; raise ValueError where `out` holds something else."""
-    stats = ((name, (images / name).stat()) for name in files.values())
+    stats, path = ((name, (images / name).stat()) for name in files.values()), out / "predict.json"
     sizes = {name: f"{stat.st_size} {stat.st_mtime_ns}" for name, stat in stats}
-    about, told, path = about | {"images": runs.stored_path(images)}, [], out / "predict.json"
-    if path.is_file():
-        before = runs.read_json(path, [*about, "files"])
-        told = [f"{what} was {before[what]!r}, now {v!r}" for what, v in about.items() if before[what] != v]
-        told += filter(None, [data.compare_digests(before["files"], sizes)])
-    elif any(not p.name.startswith(".") for p in out.iterdir()):
-        told = ["files of something else"]
-    if told:
-        raise ValueError(f"{display_path(out)} holds other results ({'; '.join(told)}). Choose a new folder.")
-    runs.write_json(path, about | {"files": sizes})
+    about = about | {"images": runs.stored_path(images), "files": sizes}
+    before = runs.read_json(path) if path.is_file() else {}
+    if before != about and any(not other.name.startswith(".") for other in out.iterdir()):
+        odd = ", ".join(key for key in about if about[key] != before.get(key))
+        raise ValueError(f"{display_path(out)} holds other results (other {odd}). Choose a new folder.")
+    runs.write_json(path, about)
 
 
 def _digest(run: Run | None) -> str:
-    """A run and its model in one word: training again makes another."""
     return f"{run.name} {hashlib.sha256(run.best_checkpoint.read_bytes()).hexdigest()[:16]}" if run else ""
 
 
@@ -113,7 +108,6 @@ def _measured(out: Path) -> dict[str, dict[str, Any]]:
 
 
 def _read(path: Path, form: ImageForm) -> np.ndarray | str:
-    """Read an image, or say what is wrong with it."""
     try:
         return data.read_image(path, form=form)
     except DatasetError as error:  # its own advice may be about dataset.yaml
@@ -129,7 +123,6 @@ def _predict(
     scorer: Scorer,
     other: Scorer | None,
 ) -> dict[str, Any]:
-    """Predict one image, write its files, and measure what the table needs."""
     ids, confidence = predict_image(scorer[0], image, scorer[1])
     classes = scorer[0].spec.classes
     evaluate.save_ids(out / "masks" / f"{name}.png", ids, classes)
@@ -152,15 +145,13 @@ def measure(
     (small,) = data.fitting(image, most=min(spec.long_side or _LARGEST, _LARGEST))
     (vector,) = novelty.image_features(torch.from_numpy(np.array(small)).permute(2, 0, 1)[None], *scorer)
     facts = {"height": ids.shape[0], "width": ids.shape[1], "confidence": float(confidence.mean())}
-    facts["class_confidence"] = class_confidence(ids, confidence, np.ones(ids.shape, bool))
+    facts["class_confidence"] = class_confidence(ids.ravel(), confidence.ravel())
     shares = np.bincount(ids.ravel(), minlength=len(spec.classes)) / ids.size
     facts |= {f"share_{name}": share for name, share in zip(spec.classes.names, shares.tolist(), strict=True)}
     return facts | {"qualities": checks.qualities(image)}, vector / max(float(np.linalg.norm(vector)), 1e-9)
 
 
-def _table(
-    rows: list[dict], training: TrainingImages | None, names: tuple[str, ...]
-) -> tuple[pd.DataFrame, np.ndarray]:
+def _table(rows: list, training: TrainingImages | None, names: tuple) -> tuple[pd.DataFrame, np.ndarray]:
     """Make predictions.csv of what was measured of each image; and the features of those without an error."""
     table = pd.DataFrame(rows).reindex(columns=[*_COLUMNS, *(f"share_{name}" for name in names)])
     good = [k for k, row in enumerate(rows) if "features" in row]

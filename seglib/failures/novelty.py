@@ -60,11 +60,9 @@ def compare(features: np.ndarray, training: TrainingImages, own: Sequence[str] =
 
     Frames of one video are nearly equal, and compared with their distances any new scene would look unusual.
     So a training image is compared with other sequences only (with all images where there is one sequence).
-    `own` are the ids of the images, where they may be training images themselves.
-
-    Returns:
-        novelty, the share of the training images that have a nearer neighbour themselves (NaN for a training
-        image, or where there is only one); nearest: ids of up to five others, nearest first.
+    `own` are the ids of the images, where they may be training images themselves. Returns novelty, the share of the
+    training images that have a nearer neighbour themselves (NaN for a training image, or where there is only one),
+    and nearest, ids of up to five others, nearest first.
 
     Source: Sun et al., Out-of-Distribution Detection with Deep Nearest Neighbors, ICML 2022.
     """
@@ -79,7 +77,6 @@ def compare(features: np.ndarray, training: TrainingImages, own: Sequence[str] =
 
 
 def _own_distances(training: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Measure how far training images are from the nearest one of another sequence."""
     chosen = np.random.default_rng(0).permutation(len(groups))[:_REFERENCES]
     alone = groups[chosen] == "" if len(set(groups)) > 1 else np.ones(len(chosen), bool)
     found = []

@@ -34,16 +34,12 @@ def propose_actions(analysis: Analysis) -> Actions:
 
     A verdict goes first: "label wrong" lists an image to be relabelled and takes it out of training until then,
     "ignore" takes it out of training, "model wrong" and "ambiguous" leave its label alone. Without one, the masks
-    that the analysis names are listed under `relabel`: nothing is excluded that no person has judged.
-
-    A change of the training needs two failures and a tenth of those whose labels are not in doubt, each by a
-    cause that is sure or, after the verdict "model wrong", by any cause.
+    that the analysis names are listed under `relabel`. A change of the training needs two failures and a tenth of
+    those whose labels are not in doubt, by a cause that is sure or, after the verdict "model wrong", by any.
     """
     evaluation, failures = analysis.evaluation, analysis.failures
-    samples = evaluation.dataset.samples
-    splits = dict(zip(samples["id"], samples["split"], strict=True))
-    if evaluation.name != evaluation.split:
-        splits = {}  # 02 knows no samples of another dataset
+    own = evaluation.name == evaluation.split  # 02 knows no samples of another dataset
+    splits = evaluation.dataset.samples.set_index("id")["split"].to_dict() if own else {}
     book = VerdictBook(analysis.folder / "verdicts.csv").rows
     verdicts = {sample: row.verdict for sample, row in book.items()}
     reasons = {i: f"verdict: {said}" for i, said in verdicts.items() if said in ("label wrong", "ignore")}

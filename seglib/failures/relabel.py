@@ -50,20 +50,15 @@ def _labels(classes: ClassMap) -> dict[str, tuple[int, tuple[int, ...]]]:
 
 
 def export_for_relabelling(
-    evaluation: Evaluation, out: str | Path, samples: Iterable[str] | None = None, masks: str = "present"
+    evaluation: Evaluation, out: str | Path, samples: Iterable[str], masks: str = "present"
 ) -> Path:
     """Write a zip that CVAT and datumaro take as "Segmentation mask 1.1" (the layout of Pascal VOC 2012).
 
     Ignored pixels have a label of their own, and survive the round trip. A class called "background" is CVAT's
-    background, the pixels without a label. `samples` are ids, those of `to_relabel` by default; the masks to begin
-    with are "present" or "predictions".
+    background, the pixels without a label. `samples` are ids; the masks to begin with are "present" or "predictions".
     """
-    dataset = evaluation.dataset
-    if samples is None:
-        samples = to_relabel(evaluation.run.failures(evaluation.name))
-    ids, rows = list(dict.fromkeys(samples)), dataset.samples.set_index("id", drop=False)
-    if not ids:
-        raise DatasetError("no label is in doubt, and no verdict says so: nothing to export. Name images.")
+    dataset, ids = evaluation.dataset, list(dict.fromkeys(samples))
+    rows = dataset.samples.set_index("id", drop=False)
     if unknown := [i for i in ids if i not in rows.index]:
         told = f"{len(unknown)} of {len(ids)} samples to export are not in dataset {dataset.name!r}"
         raise DatasetError(f"{told}: {', '.join(map(repr, unknown[:3]))}.")
@@ -114,17 +109,17 @@ def import_corrections(source: str | Path, dataset: Dataset, out: str | Path) ->
     Returns:
         a row a mask: id, mask (path in `out`; "" where nothing changed), changed (pixels), share (of all pixels).
     """
-    source, out, classes = Path(source), Path(out), dataset.classes
+    source, out = Path(source), Path(out)
     if source.is_dir():
-        masks = _by_sample([(path.stem, path) for path in source.rglob("*.png")], dataset)
-        table, files = _changes(dataset, out, masks, lambda path, shape: _read_ids(path, classes, shape))
+        found = [(path.stem, path) for path in source.rglob("*.png")]
+        table, files = _changes(dataset, out, found, partial(_read_ids, dataset.classes))
     else:
         try:
             with zipfile.ZipFile(source) as archive:
-                found = [i for i in archive.infolist() if "SegmentationClass/" in i.filename]
-                named = [(PurePosixPath(i.filename).stem, i) for i in found if i.filename.endswith(".png")]
-                masks, ids = _by_sample(named, dataset), _read_labelmap(archive, classes)
-                table, files = _changes(dataset, out, masks, partial(_read_colors, archive, ids))
+                entries = [i for i in archive.infolist() if "SegmentationClass/" in i.filename]
+                found = [(PurePosixPath(i.filename).stem, i) for i in entries if i.filename.endswith(".png")]
+                read = partial(_read_colors, archive, _read_labelmap(archive, dataset.classes))
+                table, files = _changes(dataset, out, found, read)
         except DatasetError:
             raise
         except Exception as error:  # damaged archives raise BadZipFile, RuntimeError, struct.error, ...
@@ -136,22 +131,11 @@ def import_corrections(source: str | Path, dataset: Dataset, out: str | Path) ->
     return table
 
 
-def _by_sample(found: list[tuple[str, Any]], dataset: Dataset) -> dict[str, Any]:
-    """Sample id -> its mask file. Names that came from elsewhere are only compared, never used as paths."""
-    names, known = [name for name, _ in found], set(dataset.samples["id"])
-    if not names:
-        raise DatasetError("there are no masks: expected <id>.png (in a zip: SegmentationClass/<id>.png).")
-    if odd := [name for name in names if name not in known or names.count(name) > 1]:
-        told = f"{len(odd)} of {len(names)} masks do not belong to one sample each of {dataset.name!r}"
-        raise DatasetError(f"{told}: {', '.join(map(repr, odd[:3]))}. Are they of another dataset?")
-    return dict(found)
-
-
-def _read_ids(path: Path, classes: ClassMap, shape: tuple[int, int]) -> np.ndarray:
+def _read_ids(classes: ClassMap, path: Path, shape: tuple[int, int]) -> np.ndarray:
     ids = data.read_stored(path)
-    _check_size(ids.shape, shape)
-    if not np.isin(ids, [*range(len(classes)), IGNORE]).all():
-        raise ValueError(f"expected class ids from 0 to {len(classes) - 1}, or {IGNORE}")
+    if ids.shape != shape or not np.isin(ids, [*range(len(classes)), IGNORE]).all():
+        told = f"expected class ids from 0 to {len(classes) - 1}, or {IGNORE}, of size {shape}"
+        raise ValueError(f"{told}; it is {ids.shape}")
     return ids.astype(np.uint8)
 
 
@@ -163,8 +147,8 @@ def _read_labelmap(archive: zipfile.ZipFile, classes: ClassMap) -> dict[tuple[in
         found = _LABEL.fullmatch(line)
         color = tuple(map(int, found.group(2, 3, 4))) if found else ()
         if not found or color in ids or found[1] not in labels:
-            told = f"labelmap.txt: {brief(line)} is not 'label:red,green,blue::' with a colour of its own and one"
-            raise DatasetError(f"{told} of the classes {', '.join(classes.names)}. Rename it in CVAT.")
+            told = f"labelmap.txt: {brief(line)} is no 'label:red,green,blue::' with a colour of its own"
+            raise DatasetError(f"{told} and one of the classes {', '.join(classes.names)}.")
         ids[color] = labels[found[1]][0]
     return ids
 
@@ -181,11 +165,11 @@ def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> byte
 def _read_colors(
     archive: zipfile.ZipFile, ids: dict[tuple, int], info: zipfile.ZipInfo, shape: tuple[int, int]
 ) -> np.ndarray:
-    """Read the (H, W) ids of a PNG of label colours."""
     content = _unpack(archive, info, 4 * shape[0] * shape[1] + (1 << 16))
     try:
         with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
-            _check_size(picture.size[::-1], shape)  # known before anything is decoded
+            if picture.size[::-1] != shape:  # known before anything is decoded
+                raise ValueError(f"it is {picture.size[::-1]}, its mask {shape}")
             stored = np.asarray(picture.convert("RGB"))
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ... on damaged files
         raise ValueError(f"it cannot be read ({error})") from None
@@ -198,18 +182,21 @@ def _read_colors(
     return mask
 
 
-def _check_size(size: tuple[int, ...], shape: tuple[int, int]) -> None:
-    if size != shape:
-        raise ValueError(f"it is {size} (height, width), its mask {shape}")
-
-
 def _changes(
-    dataset: Dataset, out: Path, masks: dict[str, Any], read: Callable[[Any, tuple], np.ndarray]
+    dataset: Dataset, out: Path, found: list[tuple[str, Any]], read: Callable[[Any, tuple], np.ndarray]
 ) -> tuple[pd.DataFrame, dict[str, bytes]]:
-    """Compare every mask with its original: the table of `import_corrections`, and the files to write."""
-    originals = {(dataset.root / mask).resolve() for mask in dataset.samples["mask"]}
+    """Compare masks, found by id, with their originals: the table of `import_corrections`, and files to write."""
+    samples, masks, names = dataset.samples, dict(found), [name for name, _ in found]
+    known = set(samples["id"])
+    if not names:
+        raise DatasetError("there are no masks: expected <id>.png (in a zip: SegmentationClass/<id>.png).")
+    # names that came from elsewhere are only compared, never used as paths
+    if odd := [name for name in names if names.count(name) > 1 or name not in known]:
+        told = f"{len(odd)} of {len(names)} masks do not belong to one sample each of {dataset.name!r}"
+        raise DatasetError(f"{told}: {', '.join(map(repr, odd[:3]))}. Are they of another dataset?")
+    originals = {(dataset.root / mask).resolve() for mask in samples["mask"]}
     rows, faults, files = [], [], {}
-    for row in dataset.samples[dataset.samples["id"].isin(masks)].itertuples():
+    for row in samples[samples["id"].isin(masks)].itertuples():
         original, target, changed = data.read_mask(dataset.root / row.mask, dataset.classes), "", 0
         try:
             mask = read(masks[row.id], original.shape)

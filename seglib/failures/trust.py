@@ -43,13 +43,9 @@ def early_warning(
 ) -> EarlyWarning:
     """Test a signal that should be low where the model fails, by permutations of whole units.
 
-    Args:
-        signal: (N,) such as the mean confidence of each image; NaN: it is left out.
-        failed: (N,) bool.
-        units: (N,) labels of what is independent (`evaluate.units_of`). In each draw a unit gets the signals of
-            another one, in their order, repeated where that one is shorter.
-
-    Source of the AUROC as the Mann-Whitney statistic: Hanley and McNeil, Radiology 1982.
+    `signal` (N,) is such as the mean confidence of each image; where NaN, it is left out. `units` (N,) label what is
+    independent (`evaluate.units_of`). In each draw a unit gets the signals of another one, in their order, repeated
+    where that one is shorter. AUROC is the Mann-Whitney statistic: Hanley and McNeil, Radiology 1982.
     """
     known = np.isfinite(signal)
     signal, failed, (codes, names) = signal[known], failed[known], pd.factorize(np.asarray(units)[known])
@@ -83,11 +79,9 @@ def warning_sentence(found: EarlyWarning) -> str:
 def was_it_right(analysis: Analysis, threshold: float = 0.65) -> pd.DataFrame | None:
     """Compare what is stated of the images below a threshold with the faults that planted.csv records.
 
-    Returns:
-        A row a kind of fault of this split, and one of the images without a fault: planted (images), found (by
-        the right cause, a wrong label also where it is only named; without a fault, by a cause that lies in the
-        model), passed (above the threshold, so nothing is stated), unexplained, blamed_wrongly, and stated, the
-        causes with their numbers. None where the dataset has no planted.csv.
+    Returns a row a kind of fault of this split, and one of the images without: planted (images), found (by the right
+    cause, or as a named mask; without a fault, by a cause that lies in the model), passed (above the threshold),
+    unexplained, blamed_wrongly, and stated, the causes with their numbers. None without a planted.csv.
     """
     evaluation, images = analysis.evaluation, analysis.images.set_index("id")
     if not (evaluation.dataset.root / "planted.csv").is_file():

@@ -17,8 +17,6 @@ _COLUMNS = ["id", "verdict", "note", "time"]
 
 
 class Verdict(NamedTuple):
-    """What a person says about one image."""
-
     verdict: str = ""  # one of `VERDICTS`; "": none yet
     note: str = ""
     time: str = ""  # UTC

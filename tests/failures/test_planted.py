@@ -11,14 +11,9 @@ from seglib.failures import trust
 
 
 def test_answers_are_counted_by_kind(tmp_path, monkeypatch):
-    faults = {
-        "a": "wrong_mask",
-        "b": "wrong_mask",
-        "c": "blur",
-        "d": "far_tiny",
-        "e": "dark",
-        "other": "blur",
-    }
+    faults = dict(
+        zip("abcdex", ("wrong_mask", "wrong_mask", "blur", "far_tiny", "dark", "blur"), strict=True)
+    )
     rows = [(name, "test", kind, "mild", "", "") for name, kind in faults.items()]
     columns = ["sample", "split", "kind", "severity", "box", "detail"]
     pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "planted.csv", index=False)
