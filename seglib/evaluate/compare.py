@@ -14,6 +14,7 @@ from seglib.evaluate.evaluation import Evaluation, recorded_digests, units_of
 from seglib.params import Train
 from seglib.runs import Run
 
+_LARGEST_FIRST = {"key": abs, "ascending": False, "kind": "stable", "ignore_index": True}
 _Side = Evaluation | Sequence[Evaluation]
 CHANGES = ("fixed", "regressed", "failing in both", "fine in both", "unscored")
 
@@ -59,7 +60,7 @@ def compare_runs(first: _Side, second: _Side, threshold: float = 0.5) -> Compari
     summary |= {"level": 0.95, "basis": basis, "repeated": repeated}
     summary |= {"policy": last.scores["absent"], "threshold": threshold}
     summary["changes"] = {change: int((per_image["change"] == change).sum()) for change in CHANGES}
-    return Comparison(*sides, summary, per_image, _largest_first(per_class))
+    return Comparison(*sides, summary, per_image, per_class.sort_values("difference", **_LARGEST_FIRST))
 
 
 def welch(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -110,12 +111,8 @@ def _compare_images(sides: Sequence[Sequence[Evaluation]], threshold: float) -> 
     cases = [unscored, failed & ~fails, ~failed & fails, failed & fails]
     change = np.select(cases, ["unscored", "fixed", "regressed", "failing in both"], "fine in both")
     table = sides[1][0].per_image[["id", "group"]].assign(miou_first=before, miou_second=after)
-    return _largest_first(table.assign(difference=after - before, change=change))
-
-
-def _largest_first(table: pd.DataFrame) -> pd.DataFrame:
-    order = np.argsort(-table["difference"].abs().to_numpy(float), kind="stable")  # NaN comes last
-    return table.iloc[order].reset_index(drop=True)
+    table = table.assign(difference=after - before, change=change)
+    return table.sort_values("difference", **_LARGEST_FIRST)
 
 
 def comparison_sentence(comparison: Comparison) -> str:

@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from seglib import checks, evaluate, metrics, runs, train
-from seglib.data import IGNORE, overlay, read_image
+from seglib.data import IGNORE, fitting, overlay, read_image
 from seglib.evaluate import Evaluation
 from seglib.failures import causes, novelty
 from seglib.failures.error_types import lost_iou, pixel_price
@@ -170,9 +170,8 @@ def _write_pictures(found: Analysis, folder: Path) -> None:
             _save(folder / "suspects" / name, 255 * grow_region(truth, pred, row.seed, row.by_given))
     paths = training.samples.set_index("id")["image"]
     for name in {name for names in found.failures["nearest"] for name in names}:
-        image = Image.fromarray(read_image(training.root / paths[name], form=training.form))
-        image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-        _save(folder / "nearest" / f"{name}.png", np.asarray(image))
+        image = read_image(training.root / paths[name], form=training.form)
+        _save(folder / "nearest" / f"{name}.png", fitting(image, most=_THUMBNAIL)[0])
 
 
 def _save(path: Path, pixels: np.ndarray) -> None:

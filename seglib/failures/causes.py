@@ -30,8 +30,6 @@ _ALIKE, _OFTEN = 3, 0.3  # other images, and share of those with the class, in w
 _THIRD = 1 / 3  # share of the lost IoU that such a confusion must cost
 _NUMBERS = ["miou", "label_score", "degradation_z", "novelty", "unsure"]
 _NUMBERS += ["lost_rare", "lost_small", "best_fix_gain"]
-_TEXTS = ["suspect", "suspect_kind", "suspect_given", "suspect_suggested", "suspect_detail", "degradation"]
-_TEXTS += ["degradation_detail", "nearest", "rare_classes", "best_fix", "recurs"]
 _Claim = tuple[str, float, str]  # a cause, the strength of its evidence (0-1), and a sentence of evidence
 _WHY = "neither label, image, training set nor class accounts for most of the lost IoU."
 
@@ -42,14 +40,13 @@ def explain(failures: pd.DataFrame) -> pd.DataFrame:
     What lies outside of the model comes first: a wrong label (column `suspect`), a degraded image, an image unlike
     training. Next come causes that account for half of the lost IoU: rare classes, small objects, one confusion, of
     which a third is enough where it recurs in other images. Last comes a model that is unsure all over the image.
-    Within a rank the cause with the strongest evidence is stated. `failures` has the columns of failures.csv, as far
-    as known: missing or NaN is no evidence. cause_strength is 0-1, a label error's a probability.
+    Within a rank the cause with the strongest evidence is stated; NaN is no evidence. cause_strength is 0-1, a label
+    error's a probability.
     """
-    numbers = failures.reindex(columns=_NUMBERS).astype(float)
+    numbers, claims = failures[_NUMBERS].astype(float), []
     lost = is_lost(numbers["unsure"], numbers["novelty"])
-    known = failures.reindex(columns=_TEXTS, fill_value="").join(numbers.fillna(0.0)).assign(is_lost=lost)
+    known = failures.assign(is_lost=lost, **numbers.fillna(0.0))
     known["nearest"] = [f" Nearest: {ids[0]}." if ids else "" for ids in known["nearest"]]
-    claims = []
     for row in known.itertuples():
         best = (max(rank, key=lambda claim: claim[1]) for rank in _ranks(row))
         sure = [claim for claim in best if claim[1] >= SURE]

@@ -51,10 +51,10 @@ def label_next(
     places, distances = choose(value, new.features, new.training.features, count)
     columns = {"rank": range(1, len(places) + 1), "distance": distances, "score": value[places] * distances}
     chosen = table.iloc[places].assign(**columns)[_COLUMNS].reset_index(drop=True)
-    paths = dict(zip(chosen["id"], chosen["image"], strict=True))
+    paths, form = chosen.set_index("id")["image"].to_dict(), evaluation.dataset.form
 
     def read(name: str) -> tuple[np.ndarray, np.ndarray]:
-        image = data.read_image(runs.resolve_path(images) / paths[name], form=evaluation.dataset.form)
+        image = data.read_image(runs.resolve_path(images) / paths[name], form=form)
         return image, evaluate.read_ids(out / "masks" / f"{name}.png")
 
     write_annotations(out / "label_next.zip", evaluation.classes, list(paths), read)
@@ -79,10 +79,8 @@ def _calibrate(evaluation: Evaluation, new: NewImages, progress: bool) -> tuple[
     units = evaluate.units_of(samples, pd.Series(miou))[0]
     parts = min(5, len(np.unique(units)))
     if parts < 2:
-        told = (
-            f"split {evaluation.split!r} has {parts} independent images that are scored; expected 2 or more."
-        )
-        raise DatasetError(f"{told} Evaluate a larger split.")
+        told = f"split {evaluation.split!r} has {parts} independent images that are scored"
+        raise DatasetError(f"{told}; expected 2 or more. Evaluate a larger split.")
     model = LinearRegression(positive=True)  # more confidence never lowers the expected mIoU
     told = cross_val_predict(model, signals, miou, groups=units, cv=GroupKFold(parts))
     errors = {"error": np.abs(told - miou).mean(), "error_of_mean": np.abs(miou.mean() - miou).mean()}
@@ -96,10 +94,9 @@ def _signals(table: pd.DataFrame) -> np.ndarray:
 
 
 def choose(value: np.ndarray, features: np.ndarray, seen: np.ndarray, count: int) -> tuple[list, list]:
-    """Choose images one after the other by value (N,) x distance to the nearest that is seen or chosen.
+    """Choose images one after the other by value (N,) x distance to the nearest that is seen (M, D) or chosen.
 
-    Returns the positions among the features (N, D), of length 1, and the cosine distance of each when it was
-    chosen, 0-2. `seen` are (M, D), of any length.
+    Returns positions among the features (N, D), of length 1, and the cosine distance of each when it was chosen.
     """
     seen = seen / np.maximum(np.linalg.norm(seen, axis=1, keepdims=True), 1e-9)
     parts = np.array_split(features, len(features) // 1000 + 1)  # (N, M) may not fit into memory

@@ -78,13 +78,13 @@ def compare(features: np.ndarray, training: TrainingImages, own: Sequence[str] =
 
 def _own_distances(training: np.ndarray, groups: np.ndarray) -> np.ndarray:
     chosen = np.random.default_rng(0).permutation(len(groups))[:_REFERENCES]
-    alone = groups[chosen] == "" if len(set(groups)) > 1 else np.ones(len(chosen), bool)
+    if len(set(groups)) == 1:
+        groups = np.full(len(groups), "")
     found = []
-    if alone.any():  # the nearest is the image itself
-        found.append(_nearest(training, training[chosen[alone]], 2)[0][:, 1])
-    for name in set(groups[chosen[~alone]]):
-        asked = training[chosen[groups[chosen] == name]]
-        found.append(_nearest(training[groups != name], asked, 1)[0][:, 0])
+    for name in set(groups[chosen]):
+        asked, others = training[chosen[groups[chosen] == name]], training[(groups != name) | (name == "")]
+        count = 2 if name == "" else 1  # without a sequence the nearest is the image itself
+        found.append(_nearest(others, asked, count)[0][:, -1])
     return np.concatenate(found)
 
 

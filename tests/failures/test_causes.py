@@ -13,7 +13,7 @@ from seglib.failures.causes import ADVICE, class_losses, explain, recurring, sum
 PLAIN = {
     "id": "a", "miou": 0.4, "label_score": 0.3, "suspect": False, "suspect_kind": "", "suspect_given": "", "suspect_suggested": "",
     "suspect_detail": "", "recurs": "",
-    "degradation": "", "degradation_z": 0.4, "degradation_detail": "", "novelty": 0.5, "nearest": ["t1", "t2"],
+    "degradation": "", "degradation_z": 0.4, "degradation_detail": "", "novelty": 0.5, "unsure": 1.0, "nearest": ["t1", "t2"],
     "lost_rare": 0.1, "rare_classes": "pole", "lost_small": 0.1, "best_fix": "tree -> sky", "best_fix_gain": 0.1,
 }  # fmt: skip
 WRONG = {"label_score": 0.95, "suspect": True, "suspect_kind": "swapped class"}
@@ -84,10 +84,6 @@ def test_strength_grows_with_the_evidence(changed, strength):
 )  # fmt: skip
 def test_what_lies_outside_the_model_goes_first_then_half_of_the_loss(changed, cause):
     assert explain(pd.DataFrame([PLAIN | changed])).iloc[0]["cause"] == cause
-
-
-def test_what_is_unknown_is_no_evidence():
-    assert explain(pd.DataFrame([{"id": "a", "miou": 0.2}], index=[7]))["cause"].to_dict() == {7: NONE}
 
 
 def test_the_summary_counts_and_puts_the_unexplained_last():

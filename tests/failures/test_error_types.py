@@ -26,30 +26,6 @@ def miou(counts: np.ndarray, absent: str) -> np.ndarray:
     return metrics.nanmean(metrics.image_class_iou(counts, absent), axis=1)
 
 
-def test_each_kind_on_a_picture_drawn_for_it():
-    truth = np.zeros((60, 80), np.uint8)  # d = 2
-    pole, blob, car = truth.copy(), truth.copy(), truth.copy()
-    pole[10:50, 30:32], blob[10:30, 30:50], car[11:31, 30:51] = 2, 1, 1
-    bitten = np.where(np.arange(80) >= 40, 1, truth)
-    bite = bitten.copy()
-    bite[20:40, 40:60] = 0  # deeper than the band: boundary at its rim, misclassified inside
-    for one, other, expected in (
-        (
-            pole,
-            truth,
-            {"false_negative": 80},
-        ),  # thinner than the band on either side: not a matter of outlines
-        (truth, blob, {"false_positive": 400}),
-        (blob, 2 * blob, {"misclassified": 400}),
-        (blob, car, {"boundary": 60}),
-        (pole, np.roll(pole, 2, 1), {"boundary": 160}),  # a thin thing a few pixels off
-        (bitten, bite, {"boundary": 40, "misclassified": 360}),
-    ):
-        found = error_kinds(one, other.astype(np.uint8), 0.02)
-        kinds = {name: (found == k).sum() for k, name in enumerate(ERROR_KINDS) if (found == k).any()}
-        assert kinds == expected
-
-
 def mean_iou(counts: np.ndarray) -> float:
     return float(metrics.nanmean(metrics.iou_per_class(counts.sum(0))))
 
