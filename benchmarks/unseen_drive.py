@@ -31,9 +31,10 @@ from sklearn.metrics import roc_auc_score
 
 from seglib import data, evaluate, failures, metrics, runs, train
 from seglib.data import IGNORE, LABEL_FAULTS, Dataset, LabelFaults
-from seglib.failures.analyse import observe, open_scorer
+from seglib.failures.analyse import observe
 from seglib.failures.evidence import View
 from seglib.failures.label_errors import LabelCheck
+from seglib.failures.novelty import load_scorer
 from seglib.params import Evaluate, Train
 from seglib.runs import Run
 
@@ -100,7 +101,7 @@ class Kept(LabelCheck):
 def looked_at(evaluation: evaluate.Evaluation) -> Kept:
     """Measure the masks of a split as they are and with faults: as 04 does."""
     check = Kept(evaluation.dataset, evaluation.split)
-    for one in observe(evaluation, open_scorer(evaluation)):
+    for one in observe(evaluation, load_scorer(evaluation.run)):
         check.look(one.position, one.image, one.truth, one.probabilities, one.pred)
     return check
 

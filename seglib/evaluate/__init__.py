@@ -1,7 +1,7 @@
 """Predictions at original resolution, every score of a split, baselines, and two runs beside each other.
 
-Files: predict (a model, or another tool's files -> predictions), evaluation (every score, written and read,
-and saved predictions), datasets (of a run, and another to score it on), baselines, compare, predict_image (one image of any size), export (ONNX, safetensors).
+Files: predict (a model, or another tool's files -> predictions), evaluation (every score, written and read, baselines,
+saved predictions), datasets (of a run, and another to score it on), compare, export (ONNX, safetensors).
 """
 
 from seglib.evaluate.compare import compare_runs, comparison_sentence, list_runs, write_comparison
@@ -11,8 +11,7 @@ from seglib.evaluate.evaluation import (
     units_of,
 )  # fmt: skip
 from seglib.evaluate.export import export_model
-from seglib.evaluate.predict import evaluate_predictions, evaluate_run, predict, scoring_plan
-from seglib.evaluate.predict_image import predict_image
+from seglib.evaluate.predict import evaluate_predictions, evaluate_run, predict, predict_image, scoring_plan
 
 __all__ = [
     "Evaluation", "changed_since_training", "check_as_scored", "compare_runs", "comparison_sentence",

@@ -1,9 +1,9 @@
 """Runs on the same images: what changed, by how much, and whether the change helps or two models merely differ."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,66 +14,53 @@ from seglib.evaluate.evaluation import Evaluation, recorded_digests, units_of
 from seglib.params import Train
 from seglib.runs import Run
 
+_LARGEST_FIRST = {"key": abs, "ascending": False, "kind": "stable", "ignore_index": True}
+_Side = Evaluation | Sequence[Evaluation]
 CHANGES = ("fixed", "regressed", "failing in both", "fine in both", "unscored")
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Runs after a change beside runs before it, on one split; differences are second minus first.
+class Comparison(NamedTuple):
+    """Runs after a change beside runs before it, on one split; differences are second minus first."""
 
-    Args:
-        first, second: their evaluations; repeated trainings where there are several.
-        summary: what `comparison_sentence` words.
-        per_image: id, group, miou_first, miou_second (means over runs), difference, change (one of `CHANGES`).
-        per_class: class, iou_first, iou_second, difference, low, high, images. Both: largest moves first.
-    """
-
-    first: list[Evaluation]
+    first: list[Evaluation]  # repeated trainings where there are several
     second: list[Evaluation]
-    summary: dict
-    per_image: pd.DataFrame
+    summary: dict  # what `comparison_sentence` words
+    per_image: pd.DataFrame  # mIoUs, means over runs, and change (one of `CHANGES`), largest moves first
     per_class: pd.DataFrame
 
 
-def compare_runs(
-    first: Evaluation | Sequence[Evaluation],
-    second: Evaluation | Sequence[Evaluation],
-    threshold: float = 0.5,
-) -> Comparison:
+def compare_runs(first: _Side, second: _Side, threshold: float = 0.5) -> Comparison:
     """Compare runs that 03 has evaluated on the same split: one a side, or repeated trainings of each side.
 
     One run a side: a paired jackknife over the images, which speaks of these two models. Two or more: Welch's t
-    on their mean IoUs, which speaks of the change. An image whose mIoU is below `threshold` fails.
-
-    Raises:
-        ValueError: other images, masks, classes or policies; a run that stands twice, or copies another.
+    on their mean IoUs, which speaks of the change. An image whose mIoU is below `threshold` fails. Runs that were
+    not scored alike, and one that stands twice or copies another, are a ValueError.
     """
     sides = [[side] if isinstance(side, Evaluation) else list(side) for side in (first, second)]
     _check_same(*sides)
-    repeated, last = min(map(len, sides)) > 1, sides[1][0]
+    repeated, one, last = min(map(len, sides)) > 1, sides[0][0], sides[1][0]
     before, after = (np.stack([_ious(e) for e in side]) for side in sides)  # (runs, 1 + C)
-    per_image = _compare_images(sides, threshold)
-    basis, changes = f"{len(before)} and {len(after)} trainings", per_image["change"].value_counts()
+    per_image, basis = _compare_images(sides, threshold), f"{len(before)} and {len(after)} trainings"
     found = np.stack([after.mean(0) - before.mean(0), *np.full((2, after.shape[1]), np.nan)])
     if repeated:
         found = welch(before, after)
     elif len(before) == len(after):
         samples = last.dataset.split(last.split).set_index("id").reindex(last.per_image["id"])
-        moves = last.per_image["miou"] - sides[0][0].per_image["miou"]
+        moves = last.per_image["miou"] - one.per_image["miou"]
         units, basis = units_of(samples.fillna({"group": ""}), moves)
-        found = metrics.jackknife(last.confusions, units, minus=sides[0][0].confusions)
-    per_class = pd.DataFrame({"class": last.classes.names})
-    per_class["iou_first"], per_class["iou_second"] = before.mean(0)[1:], after.mean(0)[1:]
-    per_class[["difference", "low", "high"]] = found[:, 1:].T
+        found = metrics.jackknife(last.confusions, units, minus=one.confusions)
+    table = np.column_stack([before.mean(0), after.mean(0), found.T])  # (1 + C, 5)
+    columns = ["iou_first", "iou_second", "difference", "low", "high"]
+    per_class = pd.DataFrame(table[1:], columns=columns)
+    per_class.insert(0, "class", last.classes.names)
     per_class["images"] = (last.confusions.sum(-1) > 0).sum(0)
     named = [", ".join(e.run.name for e in side) for side in sides]
     summary = {"first": named[0], "second": named[1], "split": last.split, "images": len(per_image)}
-    summary |= {"mean_iou_first": before[:, 0].mean(), "mean_iou_second": after[:, 0].mean()}
-    summary |= dict(zip(("difference", "low", "high"), map(float, found[:, 0]), strict=True))
+    summary |= dict(zip(("mean_iou_first", "mean_iou_second", *columns[2:]), table[0].tolist(), strict=True))
     summary |= {"level": 0.95, "basis": basis, "repeated": repeated}
     summary |= {"policy": last.scores["absent"], "threshold": threshold}
-    summary["changes"] = {change: int(changes.get(change, 0)) for change in CHANGES}
-    return Comparison(*sides, summary, per_image, _largest_first(per_class))
+    summary["changes"] = {change: int((per_image["change"] == change).sum()) for change in CHANGES}
+    return Comparison(*sides, summary, per_image, per_class.sort_values("difference", **_LARGEST_FIRST))
 
 
 def welch(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -86,43 +73,35 @@ def welch(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _ious(evaluation: Evaluation) -> np.ndarray:
-    """(1 + C): the mean IoU and the IoU of each class."""
     iou = metrics.iou_per_class(evaluation.confusions.sum(0))
     return np.append(metrics.nanmean(iou), iou)
 
 
 def _check_same(first: Sequence[Evaluation], second: Sequence[Evaluation]) -> None:
-    """Raise ValueError where evaluations cannot be compared, or where repeated trainings are none."""
     every = [*first, *second]
-    names = [evaluation.run.name for evaluation in every]
+    names, wanted = [evaluation.run.name for evaluation in every], _facts(every[0])
     if len(every) > 2 and len(set(names)) < len(names):
         raise ValueError(f"a run stands twice: {', '.join(names)}. Name each training once.")
-    facts = [_facts(evaluation) for evaluation in every]
-    for one, other in combinations(range(len(every)), 2):
-        for what in [what for what in facts[one] if what in facts[other]]:
-            before, after = facts[one][what], facts[other][what]
-            if odd := [k for k in before | after if before.get(k) != after.get(k)]:
-                told = f"runs {names[one]!r} and {names[other]!r} were scored on different {what}"
-                told += f" ({len(odd)} differing: {', '.join(odd[:3])}). Run 03_evaluate for both"
-                raise ValueError(f"{told} on the same files, split {every[one].split!r}.")
-    for one, other in (pair for side in (first, second) for pair in combinations(side, 2)):
+    for name, facts in zip(names[1:], map(_facts, every[1:]), strict=True):
+        if odd := [key for key in sorted(wanted | facts) if wanted.get(key) != facts.get(key)]:
+            told = f"runs {names[0]!r} and {name!r} were not scored on the same images, masks and classes"
+            raise ValueError(
+                f"{told} ({len(odd)} differing: {', '.join(odd[:3])}). Run 03_evaluate for both."
+            )
+    for one, other in [*combinations(first, 2), *combinations(second, 2)]:
         if np.array_equal(one.confusions, other.confusions):
             told = f"runs {one.run.name!r} and {other.run.name!r} predict the same in every image"
             raise ValueError(f"{told}: no repeated training. Train one again with another seed.")
 
 
-def _facts(evaluation: Evaluation) -> dict[str, dict]:
-    """What must be alike, by name: positions of classes and images, policy, files and pixels of each image."""
-    images, files = evaluation.per_image, recorded_digests(evaluation)
-    ids, pixels = images["id"].tolist(), map(tuple, evaluation.confusions.sum(-1).tolist())
-    facts = {
-        "classes": {name: k for k, name in enumerate(evaluation.classes.names)},
-        "policies": {"absent": evaluation.scores["absent"]},
-        "images": {name: k for k, name in enumerate(ids)},
-        "masks": dict(zip(ids, pixels, strict=True)),
-    }
-    for kind in ("image", "mask") if files else ():
-        facts[f"{kind} files"] = {i: files.get(path, "") for i, path in zip(ids, images[kind], strict=True)}
+def _facts(evaluation: Evaluation) -> dict[str, Any]:
+    """What must be alike: classes, policy, and of each image its place, its pixels and the digests of its files."""
+    facts = {f"class {name}": k for k, name in enumerate(evaluation.classes.names)}
+    facts["absent"], files = evaluation.scores["absent"], recorded_digests(evaluation)
+    pixels = evaluation.confusions.sum(-1).tolist()
+    for k, row in enumerate(evaluation.per_image.to_dict("records")):
+        digests = [files.get(row.get(kind)) for kind in ("image", "mask")]
+        facts[f"image {row['id']}"] = k, pixels[k], digests
     return facts
 
 
@@ -132,16 +111,12 @@ def _compare_images(sides: Sequence[Sequence[Evaluation]], threshold: float) -> 
     cases = [unscored, failed & ~fails, ~failed & fails, failed & fails]
     change = np.select(cases, ["unscored", "fixed", "regressed", "failing in both"], "fine in both")
     table = sides[1][0].per_image[["id", "group"]].assign(miou_first=before, miou_second=after)
-    return _largest_first(table.assign(difference=after - before, change=change))
-
-
-def _largest_first(table: pd.DataFrame) -> pd.DataFrame:
-    order = np.argsort(-table["difference"].abs().to_numpy(float), kind="stable")  # NaN comes last
-    return table.iloc[order].reset_index(drop=True)
+    table = table.assign(difference=after - before, change=change)
+    return table.sort_values("difference", **_LARGEST_FIRST)
 
 
 def comparison_sentence(comparison: Comparison) -> str:
-    """Word what the comparison comes to, and what it stands on; that a change helps, of repeated trainings only."""
+    """Word what the comparison comes to; that a change helps, of repeated trainings only."""
     found, changes = comparison.summary, comparison.summary["changes"]
     gain, low, high = (100 * found[name] for name in ("difference", "low", "high"))
     words = ["these two models differ", "these two models cannot be told apart", "these two models differ"]
@@ -154,14 +129,12 @@ def comparison_sentence(comparison: Comparison) -> str:
     if not found["repeated"]:
         told += ". One training a side cannot tell the change from the seed: repeat both with other seeds"
     moved, most = comparison.per_class.iloc[0], ""
-    if moved["difference"] and not np.isnan(moved["difference"]):
+    if abs(moved["difference"]) > 0:
         most = f"; the class moved most is {moved['class']} ({100 * moved['difference']:+.1f})"
     means = f"mean IoU {found['mean_iou_first']:.3f} -> {found['mean_iou_second']:.3f} ({gain:+.1f} points)"
     fixed = f"{changes['fixed']} image{'' if changes['fixed'] == 1 else 's'} fixed"
-    return (
-        f"{found['second']} against {found['first']} on {found['split']}: {means}; {told}. {fixed}, "
-        f"{changes['regressed']} regressed at threshold {found['threshold']:g}{most}."
-    )
+    moved = f"{fixed}, {changes['regressed']} regressed at threshold {found['threshold']:g}{most}."
+    return f"{found['second']} against {found['first']} on {found['split']}: {means}; {told}. {moved}"
 
 
 def write_comparison(comparison: Comparison) -> Path:
@@ -181,16 +154,14 @@ def list_runs() -> pd.DataFrame:
     """Tabulate the runs below artifacts/runs, the newest first.
 
     Returns:
-        run, date, model, data, val (best mean IoU of the training), test and worst_5 (mean IoU of split test, and of
-        its worst 5 % of images), minutes (of training), differs (parameters that are not alike in all runs and not
-        the default). What a run lacks is NaN or "".
+        run, date, model, data, val (best mean IoU of the training), test and worst_5 (mean IoU of split test, and
+        of its worst 5 %), minutes (of training), differs (parameters that differ between runs). NaN or "": none.
     """
     known = [Run(path.parent) for path in runs.project_root().glob("artifacts/runs/*/params.json")]
     given, usual = {run: runs.read_json(run.params) for run in known}, Train().model_dump()
     shown = {"run", "dataset", "architecture", "encoder", "resume", "replace"}
-    several = [
-        n for n in usual if len({str(g.get(n, usual[n])) for r, g in given.items() if not r.external}) > 1
-    ]
+    trained = [values for run, values in given.items() if not run.external]
+    several = [name for name in usual if len({str(values.get(name, usual[name])) for values in trained}) > 1]
     rows = []
     for run, values in given.items():
         environment, scores = run.path / "environment.json", run.evaluation("test") / "metrics.json"
@@ -199,22 +170,12 @@ def list_runs() -> pd.DataFrame:
         history = pd.DataFrame(columns=["val_miou", "seconds"], dtype=float)
         history = runs.read_table(run.history, index_col=False) if run.history.is_file() else history
         model = "predictions" if run.external else f"{values.get('architecture')} {values.get('encoder')}"
-        row = [
-            run.name,
-            time[:16].replace("T", " "),
-            model,
-            values.get("dataset", ""),
-            history["val_miou"].max(),
-        ]
-        row += [
-            found.get("mean_iou"),
-            found.get("mean_iou_image_worst_5"),
-            history["seconds"].sum() / 60 or None,
-        ]
+        row = {"run": run.name, "date": time[:16].replace("T", " "), "model": model}
+        row |= {"data": values.get("dataset", ""), "val": history["val_miou"].max()}
+        row |= {"test": found.get("mean_iou"), "worst_5": found.get("mean_iou_image_worst_5")}
         told = {name: values.get(name, usual[name]) for name in several if name not in shown}
-        rows.append([*row, ", ".join(f"{name}={v}" for name, v in told.items() if v != usual[name])])
+        differs = ", ".join(f"{name}={v}" for name, v in told.items() if v != usual[name])
+        rows.append(row | {"minutes": history["seconds"].sum() / 60 or None, "differs": differs})
     columns = ["run", "date", "model", "data", "val", "test", "worst_5", "minutes", "differs"]
-    table = pd.DataFrame(rows, columns=columns).sort_values(
-        ["date", "run"], ascending=False, ignore_index=True
-    )
-    return table.astype(dict.fromkeys(columns[4:8], float))
+    table = pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[4:8], float))
+    return table.sort_values(["date", "run"], ascending=False, ignore_index=True)

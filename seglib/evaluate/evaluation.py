@@ -14,7 +14,6 @@ from tqdm.auto import tqdm
 
 from seglib import data, metrics, runs
 from seglib.data import ClassMap, Dataset, DatasetError, compare_digests, digests
-from seglib.evaluate.baselines import learn_baselines, score_baselines, stretch
 from seglib.evaluate.datasets import evaluation_name, run_dataset
 from seglib.params import Evaluate
 from seglib.runs import Run, display_path
@@ -38,38 +37,29 @@ _HEADLINE = {
 _TEXT = {"per_image": ["id", "image", "mask", "group", "worst_class"], "per_image_class_iou": ["id"]}
 _OPTIONAL = {"calibration": [], "region_sizes": ["class", "size"], "baselines": ["predictor"]}
 _TEXT |= {"per_class": ["class"]} | _OPTIONAL
+_BASELINE = ["predictor", "mean_iou", "mean_iou_image", "mean_iou_class", "pixel_accuracy"]
+_GRID = (128, 128)  # common size of the mean mask: a finer one would show single masks for rare classes
 _LOST = 1 / 3  # an IoU below it is an F1 below 0.5: more than two pixels are wrong for each right one
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What 03 found out about one split, and what was opened for it.
-
-    Args:
-        run, dataset, split: whose predictions were scored, and on what.
-        scores: metrics.json.
-        per_image, per_class, per_image_class_iou: the tables of the same names.
-        confusions: (N, C, C) counts, in the order of `per_image`.
-        calibration: see `metrics.reliability_table`; None where the predictions have no confidence.
-        region_sizes: see `metrics.region_table`.
-        baselines: scores of those that never look at the image; None without a training split.
-    """
+    """What 03 found out about one split, and what was opened for it; tables are those of the same names."""
 
     run: Run
-    dataset: Dataset
+    dataset: Dataset  # that was scored
     split: str
-    scores: dict
+    scores: dict  # metrics.json
     per_image: pd.DataFrame
     per_class: pd.DataFrame
     per_image_class_iou: pd.DataFrame
-    confusions: np.ndarray
-    calibration: pd.DataFrame | None = None
+    confusions: np.ndarray  # (N, C, C) counts, in the order of `per_image`
+    calibration: pd.DataFrame | None = None  # None where the predictions have no confidence
     region_sizes: pd.DataFrame | None = None
-    baselines: pd.DataFrame | None = None
+    baselines: pd.DataFrame | None = None  # of what never looks at the image; None without a training split
 
     classes = property(lambda self: self.dataset.classes)
-    # The folder of this evaluation, see `evaluation_name`.
-    name = property(lambda self: self.scores.get("evaluation", self.split))
+    name = property(lambda self: self.scores.get("evaluation", self.split))  # of its folder
 
     @cached_property
     def training_dataset(self) -> Dataset:
@@ -85,27 +75,20 @@ class Evaluation:
     def compare_with_baselines(self) -> pd.DataFrame:
         """Tabulate the baselines beside the model: predictor, and four scores; the best last."""
         if self.baselines is None:
-            told = "no baselines were scored: there is no split 'train', or the evaluation is of an older version"
-            raise ValueError(f"{told}. Run 03_evaluate again where there is one.")
+            raise ValueError("no baselines were scored, for lack of a split 'train'. Run 03_evaluate again.")
         model = pd.DataFrame([{"predictor": "this model"} | self.scores])[[*self.baselines]]
         return pd.concat([self.baselines, model]).sort_values("mean_iou", kind="stable", ignore_index=True)
 
     def summary(self) -> str:
         """Word the mean IoU, its interval, over what it is taken, and the classes that the mean hides."""
         found, mean = self.scores["mean_iou_interval"], self.scores["mean_iou"]
-        told = f"mean IoU {np.nan if mean is None else mean:.3f}, "
-        if found["low"] is None:
-            told += f"no interval: too little is independent ({found['basis']})"
-        else:
-            told += f"95 % interval {found['low']:.3f} to {found['high']:.3f} over {found['basis']}"
-        return "\n".join(filter(None, [told, self.lost_classes()]))
+        sure = f"no interval: too little is independent ({found['basis']})"
+        if found["low"] is not None:
+            sure = f"95 % interval {found['low']:.3f} to {found['high']:.3f} over {found['basis']}"
+        return f"mean IoU {np.nan if mean is None else mean:.3f}, {sure}\n{self.lost_classes()}".strip()
 
     def lost_classes(self) -> str:
-        """Warn of the classes of the ground truth that are nearly lost; "" if none is.
-
-        Nearly lost: an IoU below 1/3, which is an F1 below 0.5. Then more than two pixels of the class, missed or
-        false positives, are wrong for each that is right, however high the mean over all classes.
-        """
+        """Warn of the classes of the ground truth that are nearly lost, with an IoU below 1/3; "" if none is."""
         total, names = self.confusions.sum(0), self.classes.names
         iou, images = metrics.iou_per_class(total), (self.confusions.sum(2) > 0).sum(0)
         lost = [c for c in np.argsort(iou, kind="stable") if images[c] and iou[c] < _LOST]
@@ -121,22 +104,21 @@ class Evaluation:
 def write_evaluation(
     run: Run, dataset: Dataset, params: Evaluate, predictions: Predictions, about: dict, progress: bool
 ) -> Evaluation:
-    """Score the predictions of a split as they come, and write `evaluation/<split>/`.
+    """Score the predictions of a split as they come, in any order, and write `evaluation/<split>/`.
 
-    `predictions` are every image once, in any order; `about` is what metrics.json says of them. One image is
-    in memory at a time. An earlier evaluation stays until the new one is complete.
+    `about` is what metrics.json says of them. An earlier evaluation stays until the new one is complete.
     """
     split, samples, classes = params.split, dataset.split(params.split), dataset.classes
     name = about.get("evaluation", split)
     files, ids, rows = digests(dataset, split), samples["id"].tolist(), [{}] * len(samples)
-    guess = learn_baselines(dataset if name == split else run_dataset(run))
+    guess = _learn_baselines(dataset if name == split else run_dataset(run))
     started, replaced = time.perf_counter(), ("predictions", *(f"{what}.csv" for what in _OPTIONAL))
     with runs.replace_folder(run.evaluation(name), replaced, last="metrics.json") as new:
         bar = tqdm(predictions, f"scoring {split}", len(ids), leave=False, unit="image", disable=not progress)
         for i, truth, pred, confidence in bar:
             rows[i] = _count(truth, pred, confidence, len(classes), params.boundary_ratio)
             if guess:
-                guessed = stretch(guess[1], truth.shape)
+                guessed = _stretch(guess[1], truth.shape)
                 rows[i]["mean_mask"] = metrics.confusion_matrix(truth, guessed, len(classes))
             save_ids(new / "predictions" / f"{ids[i]}.png", pred, classes)
         speed = len(ids) / (time.perf_counter() - started)
@@ -144,7 +126,7 @@ def write_evaluation(
         tables = _tables(samples, counts, classes.names, params.absent)
         if guess:
             beside = counts["mean_mask"], guess[0], classes.names, params.absent
-            tables["baselines"], tables["per_image"]["baseline_miou"] = score_baselines(*beside)
+            tables["baselines"], tables["per_image"]["baseline_miou"] = _score_baselines(*beside)
         for what, table in tables.items():
             runs.write_csv(new / f"{what}.csv", table)
         kept = {name: counts[name] for name in ("confusions", "boundary", "calibration")}
@@ -157,10 +139,41 @@ def write_evaluation(
     return open_evaluation(run, name, dataset)
 
 
+def _learn_baselines(dataset: Dataset) -> tuple[int, np.ndarray] | None:
+    """Learn what needs no image of the training masks: the majority class, and the most frequent at each place."""
+    if "train" not in dataset.splits:
+        return None
+    classes = len(dataset.classes)
+    pixels, places = np.zeros(classes, np.int64), np.zeros((classes, *_GRID), np.int64)
+    rows, columns = np.indices(_GRID)
+    for row in dataset.split("train").itertuples():
+        mask = data.read_mask(dataset.root / row.mask, dataset.classes)
+        pixels += np.bincount(mask.ravel(), minlength=256)[:classes]
+        small = _stretch(mask, _GRID)
+        seen = small != data.IGNORE
+        places[small[seen], rows[seen], columns[seen]] += 1
+    majority = int(pixels.argmax())
+    return majority, np.where(places.any(0), places.argmax(0), majority).astype(np.uint8)
+
+
+def _stretch(ids: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize (H, W) uint8 ids to (height, width); interpolation would invent classes along outlines."""
+    return np.asarray(Image.fromarray(ids).resize(size[::-1], Image.Resampling.NEAREST))
+
+
+def _score_baselines(of_mask: np.ndarray, majority: int, names: tuple, absent: str) -> tuple:
+    """Score both, given the (N, C, C) counts of the mean mask: `_BASELINE`, and the mIoU (N,) of the better one."""
+    of_majority = np.zeros_like(of_mask)
+    of_majority[:, :, majority] = of_mask.sum(-1)
+    counts = {f"majority class ({names[majority]})": of_majority, "mean mask": of_mask}
+    table = pd.DataFrame([metrics.scores(n, absent) | {"predictor": p} for p, n in counts.items()])[_BASELINE]
+    table = table.sort_values("mean_iou", kind="stable", ignore_index=True)
+    return table, metrics.image_miou(counts[table["predictor"].iloc[-1]], absent)
+
+
 def _count(
     truth: np.ndarray, pred: np.ndarray, confidence: np.ndarray | None, classes: int, ratio: float
 ) -> dict[str, np.ndarray]:
-    """Count one image; every score is a sum of these counts or a ratio of such sums."""
     unknown, off = np.zeros((3, metrics.BINS)), np.zeros((2, classes), np.int64)
     return {
         "boundary": metrics.boundary_counts(truth, pred, classes, ratio) if ratio else off,
@@ -232,9 +245,7 @@ def units_of(samples: pd.DataFrame, scores: pd.Series) -> tuple[np.ndarray, str]
 def open_evaluation(run: Run | str, split: str, dataset: Dataset | str | None = None) -> Evaluation:
     """Read what 03 wrote about a split; `dataset` is opened already, or the folder of another than the run's own.
 
-    Raises:
-        FileNotFoundError: the split has not been evaluated; says which have.
-        ValueError: a file is missing or damaged, or the tables are not those of the counts.
+    Raises FileNotFoundError where the split has not been evaluated, ValueError where what was written is damaged.
     """
     run = Run.open(run) if isinstance(run, str) else run
     split = evaluation_name(run, split, dataset) if isinstance(dataset, str) else split
@@ -242,14 +253,15 @@ def open_evaluation(run: Run | str, split: str, dataset: Dataset | str | None = 
     if not (folder / "metrics.json").is_file():
         there = ", ".join(sorted(p.parent.name for p in folder.parent.glob("*/metrics.json"))) or "none"
         told = f"run {run.name!r} has no evaluation of split {split!r} (evaluated: {there})"
-        raise FileNotFoundError(f"{told}. Run 03_evaluate with run={run.name!r}, split={split!r} first.")
+        raise FileNotFoundError(f"{told}. Run 03_evaluate on it first.")
     scores = runs.read_json(folder / "metrics.json", ["absent", "mean_iou"])
     if not isinstance(dataset, Dataset):
         other = "dataset_path" in scores
         dataset = data.load_dataset(scores["dataset_path"], scores["config"]) if other else run_dataset(run)
     split = scores.get("split", split)
     try:
-        tables = {name: _read_table(folder / f"{name}.csv") for name in _TEXT}
+        there = [name for name in _TEXT if name not in _OPTIONAL or (folder / f"{name}.csv").is_file()]
+        tables = {name: _read_table(folder / f"{name}.csv") for name in there}
         with (folder / "confusions.npz").open("rb") as file, np.load(file) as stored:
             found = Evaluation(run, dataset, split, scores, confusions=stored["confusions"], **tables)
         _check_whole(found)
@@ -259,10 +271,8 @@ def open_evaluation(run: Run | str, split: str, dataset: Dataset | str | None = 
     return found
 
 
-def _read_table(path: Path) -> pd.DataFrame | None:
+def _read_table(path: Path) -> pd.DataFrame:
     text = _TEXT[path.stem]
-    if path.stem in _OPTIONAL and not path.is_file():
-        return None
     blank = {name: [""] for name in runs.read_table(path, nrows=0).columns if name not in text}
     table = runs.read_table(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=blank)
     table.drop(columns=text).astype(float)  # raises where a column is missing, or holds text for numbers
@@ -270,15 +280,12 @@ def _read_table(path: Path) -> pd.DataFrame | None:
 
 
 def _check_whole(found: Evaluation) -> None:
-    """Raise ValueError where the tables do not have the images, the classes or the scores of the counts."""
-    counts, names, ids = found.confusions, list(found.classes.names), found.per_image["id"].tolist()
-    same = ids == found.per_image_class_iou["id"].tolist() and len(set(ids)) == len(ids) == len(counts)
-    if not same or [*found.per_class["class"]] != names or [*found.per_image_class_iou.columns[1:]] != names:
-        raise ValueError("its tables and its counts are not of the same images and the dataset's classes")
-    images = metrics.image_miou(counts, found.scores["absent"])
-    counted = [*images, metrics.nanmean(metrics.iou_per_class(counts.sum(0)))]
-    told = np.array([*found.per_image["miou"], found.scores["mean_iou"]], float)
-    if counts.shape[1:] != (len(names),) * 2 or not np.allclose(told, counted, 0, 1e-6, equal_nan=True):
+    names, ious = list(found.classes.names), found.per_image_class_iou
+    classes_differ = [*found.per_class["class"]] != names or [*ious.columns] != ["id", *names]
+    if classes_differ or found.per_image["id"].tolist() != ious["id"].tolist():
+        raise ValueError("its tables are not of the same images and the dataset's classes")
+    counted = metrics.image_class_iou(found.confusions, found.scores["absent"])
+    if not np.allclose(ious[names].to_numpy(float), counted, 0, 1e-6, equal_nan=True):
         raise ValueError("its scores are not those of its counts")
 
 
@@ -309,9 +316,9 @@ def read_ids(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     if not path.is_file():
         raise DatasetError(f"no prediction at {display_path(path)}: it was deleted. Run 03_evaluate again.")
     ids = data.read_stored(path, f"prediction {path.name!r}")
-    if ids.ndim != 2 or ids.dtype != np.uint8 or ids.shape != (size or ids.shape):
+    if ids.dtype != np.uint8 or ids.shape != (size or ids.shape[:2]):
         told = f"{display_path(path)} is {ids.shape} {ids.dtype}, expected class ids of 8 bits"
-        raise DatasetError(f"{told}{f' of its mask {size}' if size else ''}. Run 03_evaluate again.")
+        raise DatasetError(f"{told}, of the size of its mask {size or ''}. Run 03_evaluate again.")
     return ids
 
 
@@ -322,10 +329,10 @@ def saved_prediction(evaluation: Evaluation, sample: str, size: tuple[int, int])
 
 def read_layers(evaluation: Evaluation, sample: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Read image (H, W, 3), ground truth and saved prediction (H, W), all uint8, of an image of the split."""
-    rows = evaluation.dataset.split(evaluation.split).set_index("id", drop=False)
+    split = evaluation.split
+    rows = evaluation.dataset.split(split).set_index("id", drop=False)
     if sample not in rows.index:
-        told = f"sample {sample!r} is no longer in split {evaluation.split!r}"
-        raise DatasetError(f"{told}. Run 03_evaluate again.")
+        raise DatasetError(f"sample {sample!r} is no longer in split {split!r}. Run 03_evaluate again.")
     image, truth = data.read_pair(evaluation.dataset, rows.loc[sample])
     return image, truth, saved_prediction(evaluation, sample, truth.shape)
 

@@ -22,9 +22,8 @@ def export_model(run: Run, out: str | Path, to: str) -> str:
     """Write the best model of a run as one file for programs without seglib; say in words what was checked.
 
     "onnx": `images` (B, H, W, 3) uint8 RGB in, `ids` (B, H, W) uint8 and `probabilities` (B, C, H, W) float32
-    out; normalisation and padding are inside, shrinking to `long_side` is not. It is compared with torch on images
-    of the run's dataset, in ONNX Runtime, before it is written. "safetensors": the state dict of the SMP network.
-    Both carry a card of the model as metadata "seglib" (JSON), safetensors in a file beside it as well.
+    out; normalisation and padding are inside, shrinking to `long_side` is not. "safetensors": the state dict of the
+    SMP network. Both carry a card of the model as metadata "seglib" (JSON), safetensors in a file beside it as well.
 
     Raises:
         ValueError: a package of the extra `onnx` is missing.
@@ -47,8 +46,7 @@ def _card(run: Run, model: Segmenter) -> dict[str, Any]:
     spec, metrics = model.spec, sorted(run.path.glob("evaluation/*/metrics.json"))
     digest = hashlib.sha256(run.data.read_bytes()).hexdigest() if run.data.is_file() else ""
     about = {"seglib": __version__, "run": run.name, "data_sha256": digest}
-    about |= {"architecture": spec.architecture, "encoder": spec.encoder, "long_side": spec.long_side}
-    about |= {"images": spec.images}
+    about |= {name: getattr(spec, name) for name in ("architecture", "encoder", "long_side", "images")}
     about |= {"input": "RGB, 0-255; mean and std are shares of 255", "mean": spec.mean, "std": spec.std}
     about |= {"classes": spec.classes.names, "colors": spec.classes.colors.tolist()}
     return about | {"scores": {path.parent.name: runs.read_json(path) for path in metrics}}
@@ -77,48 +75,47 @@ def _write_onnx(run: Run, model: Segmenter, card: dict, path: Path) -> str:
         import onnxscript  # noqa: F401  # of torch's exporter
     except ImportError as error:
         raise ValueError(f"no package {error.name}: pip install 'seglib[onnx]' (or -e '.[onnx]').") from None
-    images, error = _real_images(run, model.spec.long_side), None
-    for sizes in ({"images": dict.fromkeys(range(3), torch.export.Dim.DYNAMIC)}, None):
-        try:
-            proto = _exported(_Deployed(model).eval(), images[0], sizes)
-            break
-        except Exception as failed:  # some networks fix the size: a ViT has an embedding for each position
-            error = " ".join(str(failed).split())[:300]
-    else:
-        raise ModelError(f"torch cannot export {model.spec.architecture} of {model.spec.encoder!r}: {error}")
+    images = _real_images(run, model.spec.long_side)
+    proto, fixed = _exported(model, images[0])
+    images = images[:1] if fixed else images
     onnx.helper.set_model_props(proto, {"seglib": json.dumps(card)})
     onnx.save_model(proto, str(path))
-    images = images if sizes else [images[0]]
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    worst = max(_difference(session, model, image) for image in images)
+    session, worst = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]), 0.0
+    for image in images:
+        (found,) = session.run(["probabilities"], {"images": image[None]})
+        with torch.inference_mode():
+            expected = model.logits(torch.from_numpy(image).permute(2, 0, 1)[None]).softmax(1)
+        worst = max(worst, float(np.abs(found - expected.numpy()).max()))
     if not worst <= _CLOSE:
         told = f"probabilities are up to {worst:.2g} off torch's in ONNX Runtime; expected at most {_CLOSE:g}"
-        raise ModelError(f"{told}. Nothing was written. Try another version of torch or onnxruntime.")
+        raise ModelError(f"{told}. Nothing was written.")
     height, width = images[0].shape[:2]
-    size = "any number of images of any size" if sizes else f"one image of {width}x{height} (width x height)"
+    size = f"one image of {width}x{height} (width x height)" if fixed else "any number of images of any size"
     return f"takes {size}; ONNX Runtime within {worst:.1g} of torch on {len(images)} images"
 
 
-def _exported(deployed: nn.Module, image: np.ndarray, sizes: dict | None) -> Any:
-    images = torch.from_numpy(image[None].repeat(2 if sizes else 1, 0))  # a 1 would be taken as fixed
-    names = {"input_names": ["images"], "output_names": ["ids", "probabilities"], "dynamic_shapes": sizes}
-    with warnings.catch_warnings(action="ignore"):  # about the exporter's own parts
-        return torch.onnx.export(deployed, (images,), dynamo=True, verbose=False, **names).model_proto
+def _exported(model: Segmenter, image: np.ndarray) -> tuple[Any, bool]:
+    """Return the ONNX model, and whether its size is fixed: a ViT has an embedding for each position."""
+    names = {"input_names": ["images"], "output_names": ["ids", "probabilities"], "dynamo": True}
+    dynamic, error = {"images": dict.fromkeys(range(3), torch.export.Dim.DYNAMIC)}, None
+    for count, sizes in ((2, dynamic), (1, None)):  # of a dynamic size 1 would be taken as fixed
+        images = torch.from_numpy(image[None].repeat(count, 0))
+        try:
+            with warnings.catch_warnings(action="ignore"):  # about the exporter's own parts
+                program = torch.onnx.export(
+                    _Deployed(model).eval(), (images,), dynamic_shapes=sizes, verbose=False, **names
+                )
+            return program.model_proto, sizes is None
+        except Exception as failed:
+            error = " ".join(str(failed).split())[:300]
+    raise ModelError(f"torch cannot export {model.spec.architecture} of {model.spec.encoder!r}: {error}")
 
 
 def _real_images(run: Run, long_side: int) -> list[np.ndarray]:
     """Three images of the run's dataset (H, W, 3) as the model gets them, and a part of one: another size."""
-    dataset = run_dataset(run)
-    images = [
-        data.read_image(dataset.root / path, form=dataset.form) for path in dataset.samples["image"].iloc[-3:]
-    ]
-    images = [np.array(data.fitting(image, most=long_side or max(image.shape))[0]) for image in images]
-    return [*images, images[0][: images[0].shape[0] // 3 + 1, : images[0].shape[1] // 2 + 1].copy()]
-
-
-def _difference(session: Any, model: Segmenter, image: np.ndarray) -> float:
-    """The largest difference of a probability in ONNX Runtime from torch's."""
-    (found,) = session.run(["probabilities"], {"images": image[None]})
-    with torch.inference_mode():
-        expected = model.logits(torch.from_numpy(image).permute(2, 0, 1)[None]).softmax(1)
-    return float(np.abs(found - expected.numpy()).max())
+    dataset, images = run_dataset(run), []
+    for path in dataset.samples["image"].iloc[-3:]:
+        image = data.read_image(dataset.root / path, form=dataset.form)
+        images.append(np.array(data.fitting(image, most=long_side or max(image.shape))[0]))
+    height, width = images[0].shape[:2]
+    return [*images, images[0][: height // 3 + 1, : width // 2 + 1].copy()]

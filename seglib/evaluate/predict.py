@@ -1,8 +1,6 @@
-"""From a model, or another tool's files, to the predictions of a split at the masks' original resolution."""
+"""From a model, or another tool's files, to predictions at original resolution: of a split, or of one image."""
 
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,13 +13,15 @@ from tqdm.auto import tqdm
 from seglib import data, runs, train
 from seglib.data import IGNORE, Dataset, DatasetError
 from seglib.evaluate.datasets import changed_since_training, evaluation_name, run_dataset
-from seglib.evaluate.evaluation import Evaluation, write_evaluation
+from seglib.evaluate.evaluation import Evaluation, Predictions, write_evaluation
 from seglib.params import Evaluate, Train
 from seglib.runs import Run, display_path
 from seglib.train import STRIDE, CachedSplit, DevicePlan, Segmenter
 
 # Pixels left out along a tile's inner borders, where the network sees too little, and pixels of blending.
 _MARGIN, _BLEND = 96, 64
+_TILE = 1024  # pixels a side of the tiles that one image of more than twice that is cut into
+_SCORES = 1 << 26  # class scores of one image at original size that are held at once: 256 MiB
 
 
 @torch.inference_mode()
@@ -42,8 +42,7 @@ def predict(
         size: (height, width) of the result.
         flip: average with the prediction of the mirrored images.
         tile: the longest side in pixels that is predicted at once; larger images are cut into tiles that
-            overlap and are blended. 0: whole images. From 640 pixels on, mean IoU stayed within 0.001
-            (docs/scaling.md).
+            overlap and are blended. 0: whole images.
         scales: sizes, as factors of the images', at which they are predicted; the predictions are averaged.
 
     Returns:
@@ -51,7 +50,8 @@ def predict(
     """
     images, total = images.to(plan.device), None
     for scale in scales:
-        view = images if scale == 1 else _scaled(images.float(), scale)
+        inner, how = [max(1, round(side * scale)) for side in images.shape[-2:]], {"antialias": scale < 1}
+        view = images if scale == 1 else F.interpolate(images.float(), inner, mode="bilinear", **how)
         for mirrored in (False, True) if flip else (False,):
             logits = _logits(model, view.flip(-1) if mirrored else view, size, plan, tile)
             logits = logits.flip(-1) if mirrored else logits
@@ -60,11 +60,6 @@ def predict(
             probability = logits.log_softmax(1)
             total = probability if total is None else torch.logaddexp(total, probability)
     return total - np.log(len(scales) * (1 + flip))
-
-
-def _scaled(images: Tensor, scale: float) -> Tensor:
-    size = [max(1, round(side * scale)) for side in images.shape[-2:]]
-    return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=scale < 1)
 
 
 def _logits(model: Segmenter, images: Tensor, size: tuple[int, int], plan: DevicePlan, tile: int) -> Tensor:
@@ -82,9 +77,7 @@ def _logits(model: Segmenter, images: Tensor, size: tuple[int, int], plan: Devic
                 total[place] += window * model.logits(images[place])
             weight[place] += window
     total /= weight  # in place: there may be no memory for a second one
-    if size == (height, width):
-        return total
-    return F.interpolate(total, size=size, mode="bilinear", align_corners=False)
+    return total if size == (height, width) else F.interpolate(total, size, mode="bilinear")
 
 
 def _starts(size: int, tile: int) -> list[int]:
@@ -107,10 +100,51 @@ def _ramp(start: int, size: int, tile: int) -> Tensor:
     return (torch.minimum(before, after) - min(_MARGIN, tile // 6)).clamp(min=0)
 
 
+@torch.inference_mode()
+def predict_image(model: Segmenter, image: np.ndarray, plan: DevicePlan) -> tuple[np.ndarray, np.ndarray]:
+    """Predict an image (H, W, 3) uint8 as 03 does, without all its class scores in memory at that size.
+
+    What is longer than 2048 pixels once shrunk to `long_side` is predicted in overlapping tiles.
+
+    Returns:
+        class ids (H, W) uint8, and the probability of the predicted class (H, W) float32.
+    """
+    size = image.shape[:2]
+    (small,) = data.fitting(image, most=model.spec.long_side or max(size))
+    inner = small.shape[:2]
+    views = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None]  # (h, w, 3) -> (1, 3, h, w)
+    logits = predict(model, views, inner, plan, tile=_TILE if max(inner) > 2 * _TILE else 0)[0]
+    ids, confidence = np.empty(size, np.uint8), np.empty(size, np.float32)
+    step = max(1, _SCORES // (len(logits) * size[1]))
+    for top in range(0, size[0], step):
+        rows = slice(top, min(top + step, size[0]))
+        ids[rows], confidence[rows] = _decided(_resized_rows(logits, rows, size))
+    return ids, confidence
+
+
+def _resized_rows(logits: Tensor, rows: slice, size: tuple[int, int]) -> Tensor:
+    """Some rows (C, R, W) of (C, h, w) logits resized to `size` as `F.interpolate` does, bilinear."""
+    height = logits.shape[1]
+    if logits.shape[1:] == size:
+        return logits[:, rows]
+    place = torch.arange(rows.start, rows.stop, device=logits.device, dtype=torch.float32)
+    place = ((place + 0.5) * (height / size[0]) - 0.5).clamp(0, height - 1)  # in rows of the logits
+    above = place.long()
+    below = (above + 1).clamp(max=height - 1)
+    part = torch.lerp(logits[:, above], logits[:, below], (place - above)[:, None])
+    return F.interpolate(part[None], (len(place), size[1]), mode="bilinear")[0]
+
+
+def _decided(scores: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Class scores (C, H, W) -> predicted ids (H, W) uint8 and their probabilities (H, W)."""
+    top, ids = scores.max(0)
+    return ids.to(torch.uint8).cpu().numpy(), (top - scores.logsumexp(0)).exp().cpu().numpy()
+
+
 def evaluate_run(params: Evaluate, progress: bool = False) -> Evaluation:
     """Predict a split with the best model of `params.run`, score it, and write `evaluation/<split>/`.
 
-    Where `params.dataset` is another dataset than the run's own (of the same classes), `evaluation/<its folder>-<split>/`.
+    Of another dataset than the run's own (of the same classes) it is `evaluation/<its folder>-<split>/`.
     """
     run = Run.open(params.run)
     name = evaluation_name(run, params.split, params.dataset, params.config)
@@ -120,49 +154,35 @@ def evaluate_run(params: Evaluate, progress: bool = False) -> Evaluation:
     model, facts = train.load_checkpoint(run.best_checkpoint, dataset.classes)
     form = asdict(dataset.form)
     if (trained := model.spec.images or form) != form:
-        told = f"{trained}; now {form}"
-        told = f"run {run.name!r} was trained on images that were read otherwise ({told})"
+        told = f"run {run.name!r} was trained on images that were read otherwise ({trained}; now {form})"
         raise DatasetError(f"{told}. Restore those keys of dataset.yaml, or train again.")
     plan = scoring_plan(run, params.device)
     plan.place(model)
-    long_side = model.spec.long_side
-    cached = train.build_cache(dataset, params.split, long_side, original_masks=True, progress=progress)
+    side = model.spec.long_side
+    cached = train.build_cache(dataset, params.split, side, original_masks=True, progress=progress)
     if changed := changed_since_training(run, dataset) if own else "":
         tqdm.write(changed)
-    other = {"evaluation": name, "dataset_path": runs.stored_path(params.dataset), "config": params.config}
-    about = {} if own else other
-    about |= {"data_changed": changed, "epoch": facts["epoch"]}
-    about |= {name: getattr(params, name) for name in ("flip_tta", "scale_tta", "tile")}
+    about = {"data_changed": changed, "epoch": facts["epoch"]}
     about |= {"precision": plan.precision, "device": plan.kind}
-    about["latency_ms"] = _latency(model, cached, params, plan)
+    about |= {name: getattr(params, name) for name in ("flip_tta", "scale_tta", "tile")}
+    if not own:
+        about |= {
+            "evaluation": name,
+            "dataset_path": runs.stored_path(params.dataset),
+            "config": params.config,
+        }
     return write_evaluation(run, dataset, params, _predictions(model, cached, params, plan), about, progress)
 
 
-def _predictions(
-    model: Segmenter, cached: CachedSplit, params: Evaluate, plan: DevicePlan
-) -> Iterator[tuple]:
+def _predictions(model: Segmenter, cached: CachedSplit, params: Evaluate, plan: DevicePlan) -> Predictions:
     for index, images, masks in train.scoring_batches(cached, params.batch_size):
         logits = predict(model, images, masks.shape[1:], plan, params.flip_tta, params.tile, params.scales)
         for position, mask, scores in zip(index, masks, logits, strict=True):
-            top, ids = scores.max(0)
-            confidence = (top - scores.logsumexp(0)).exp()
-            yield position, mask, ids.to(torch.uint8).cpu().numpy(), confidence.cpu().numpy()
-
-
-def _latency(model: Segmenter, cached: CachedSplit, params: Evaluate, plan: DevicePlan) -> float:
-    """Median milliseconds from one image's bytes to its class ids, of at most ten trials or two seconds."""
-    image, mask = cached.pair(0)
-    images, times = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None], []
-    while len(times) < 2 or (len(times) <= 10 and sum(times[1:]) < 2):  # the first one does not count
-        started = time.perf_counter()
-        logits = predict(model, images, mask.shape, plan, params.flip_tta, params.tile, params.scales)
-        logits.argmax(1).to(torch.uint8).cpu()  # waits for the device
-        times.append(time.perf_counter() - started)
-    return 1000 * float(np.median(times[1:]))
+            yield position, mask, *_decided(scores)
 
 
 def scoring_plan(run: Run, device: str = "auto") -> DevicePlan:
-    """Choose device, precision and memory format for a run's model: as it was trained, where the device can do it."""
+    """Choose device, precision and memory format for a run's model: as in training, where the device can."""
     asked, record = runs.read_json(run.params, ["precision"])["precision"], run.path / "environment.json"
     trained = runs.read_json(record).get("plan", {}) if record.is_file() else {}
     if asked == "auto":
@@ -181,14 +201,10 @@ def evaluate_predictions(
     config: str | Path = "",
     progress: bool = False,
 ) -> Evaluation:
-    """Score another tool's predictions as a checkpoint's, in a run of their own without a model.
+    """Score another tool's predictions as a checkpoint's, in a run of their own, `name`, without a model.
 
-    Args:
-        name: of the run; it may hold predictions on the same dataset already, but no trained model.
-        folder: `<id>.png` for every image of the split, of the mask's size: one channel or a palette, class
-            ids in the order of dataset.yaml's classes. Ids at ignored pixels do not matter.
-        dataset, config: as for `load_dataset`.
-        params: `split`, `absent`, `boundary_ratio` and `seed` count.
+    `folder` holds `<id>.png` for every image of the split, of the mask's size: one channel or a palette, class ids
+    in the order of dataset.yaml's classes. Ids at ignored pixels do not matter.
     """
     run, opened, split = Run(Run.folder(name)), data.load_dataset(dataset, config), params.split
     record = {"run": name, "dataset": runs.stored_path(dataset), "predictions": runs.stored_path(folder)}
@@ -198,8 +214,6 @@ def evaluate_predictions(
     if trained or known["dataset"] != record["dataset"]:
         what = "holds a trained model" if trained else "is of another dataset"
         raise FileExistsError(f"run {name!r} exists and {what}. Choose another name with --run.")
-    if Path(folder).resolve().is_relative_to(run.evaluation(split).resolve()):
-        raise DatasetError(f"{display_path(folder)} is where the results go; expected another tool's files.")
     paths = [Path(folder) / f"{sample}.png" for sample in opened.split(split)["id"]]
     if missing := [path for path in paths if not path.is_file()]:
         told = f"{len(missing)} of {len(paths)} images of split {split!r} have no prediction: expected"
@@ -212,7 +226,6 @@ def evaluate_predictions(
 def _read_external(paths: list[Path], dataset: Dataset, split: str) -> Iterator[tuple]:
     """Raise DatasetError after the last image where some could not be used: names three, counts all."""
     faults, classes = [], len(dataset.classes)
-    right, valid = np.zeros(2), 0  # pixels that agree, read as class ids and as stored ids
     for i, (path, mask) in enumerate(zip(paths, dataset.split(split)["mask"], strict=True)):
         truth, what = data.read_mask(dataset.root / mask, dataset.classes), f"prediction {path.name!r}"
         try:
@@ -220,31 +233,13 @@ def _read_external(paths: list[Path], dataset: Dataset, split: str) -> Iterator[
         except DatasetError as error:
             faults.append(str(error))
             continue
-        if pred.shape == truth.shape:
-            both, known = np.stack([pred, _as_stored(pred, dataset)]), truth != IGNORE
-            right += ((both == truth) & known).sum((1, 2))
-            valid += np.count_nonzero(known)
         if pred.shape != truth.shape:
             faults.append(f"{what} is {pred.shape}, its mask {truth.shape}")
         elif wrong := [int(c) for c in np.unique(pred[truth != IGNORE]) if not 0 <= c < classes]:
             faults.append(f"{what} holds ids {wrong[:8]} on valid pixels")
         else:
             yield i, truth, np.clip(pred, 0, IGNORE).astype(np.uint8), None
-    if right[1] > 2 * right[0] and right[1] > 0.5 * valid:
-        told = f"the predictions agree with the ground truth in {right[0] / valid:.1%} of the pixels as class ids, but in "
-        told += f"{right[1] / valid:.1%} as the ids that masks are stored in (id_map of dataset.yaml)"
-        raise DatasetError(
-            f"{told}. Write class ids, 0-{classes - 1}: dataset.classes.encode(prediction) maps them."
-        )
     if faults:
         told = f"{len(faults)} of {len(paths)} predictions cannot be scored: {' | '.join(faults[:3])}"
         wanted = f"one channel (height, width) of class ids 0-{classes - 1} in the order of dataset.yaml"
-        raise DatasetError(f"{told}. Expected {wanted}. Resize the logits before the argmax, never the mask.")
-
-
-def _as_stored(pred: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Class ids of a prediction in stored ids; all ignored if it is in others, or dataset.yaml has no id_map."""
-    with suppress(ValueError):
-        if pred.ndim == 2 and dataset.classes.id_map:
-            return dataset.classes.encode(pred)
-    return np.full(pred.shape, IGNORE, np.uint8)
+        raise DatasetError(f"{told}. Expected {wanted}, not the stored ids of an id_map.")

@@ -1,14 +1,12 @@
 """Which images fail, why, and what to do about it.
 
 Files: find (thresholds, the failures), error_types (where IoU was lost), analyse (one look at every image of a
-split, and the failures folder), causes, label_errors, novelty, slices (means by sequence), confidence (does it
-warn?), propose (actions.yaml), verdicts and relabel (what people decide), new_images (a folder predicted),
-label_next (what to label).
+split, and the failures folder), causes, label_errors and its evidence, novelty, trust (does confidence warn, was
+it right?), propose (actions.yaml), verdicts and relabel (what people decide), new_images, label_next.
 """
 
-from seglib.failures.analyse import Analysis, analyse, beside_nearest, suspect_region
+from seglib.failures.analyse import Analysis, analyse, beside_nearest, sequence_means, suspect_region
 from seglib.failures.causes import CAUSES, summarise_causes
-from seglib.failures.confidence import EarlyWarning, warning_sentence, warnings_of
 from seglib.failures.error_types import ERROR_KINDS, error_costs
 from seglib.failures.find import (
     Threshold, class_view, conclusion, cutoff, describe, failing, failure_confusions, failure_curve,
@@ -17,10 +15,9 @@ from seglib.failures.find import (
 from seglib.failures.label_errors import named
 from seglib.failures.label_next import label_next
 from seglib.failures.new_images import predict_folder
-from seglib.failures.planted import was_it_right
 from seglib.failures.propose import propose_actions, write_actions
 from seglib.failures.relabel import export_for_relabelling, import_corrections, to_relabel
-from seglib.failures.slices import sequence_means
+from seglib.failures.trust import EarlyWarning, warning_sentence, warnings_of, was_it_right
 from seglib.failures.verdicts import VERDICTS, VerdictBook
 
 __all__ = [

@@ -4,35 +4,29 @@ import csv
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
 from seglib import checks, evaluate, metrics, runs, train
-from seglib.data import IGNORE, ClassMap, Dataset, overlay, read_image
+from seglib.data import IGNORE, fitting, overlay, read_image
 from seglib.evaluate import Evaluation
-from seglib.failures import causes
+from seglib.failures import causes, novelty
 from seglib.failures.error_types import lost_iou, pixel_price
 from seglib.failures.label_errors import SUSPECT, Findings, LabelCheck, grow_region
-from seglib.failures.novelty import novelty
+from seglib.failures.novelty import Scorer, TrainingImages
 from seglib.params import Evaluate
-from seglib.runs import Run
 
-Scorer = tuple[train.Segmenter, train.DevicePlan]  # a model and the plan that it runs by
-_BATCH = 8  # images that are predicted together
 _THUMBNAIL = 256  # pixels, longer side of the copies of the nearest training images
 _FOLDERS = ("images", "masks", "predictions", "overlays", "confidences", "suspects", "nearest")  # of PNGs
-_FORMULA = (
-    *"=+-@\t\r\n＝＋－＠'",
-)  # text that spreadsheets run begins with these, or hides behind an apostrophe
+_FORMULA = tuple("=+-@\t\r\n＝＋－＠'")  # with which text begins that spreadsheets run, or hide
 
 
 class Observed(NamedTuple):
-    """One image of the split as the model saw it (all would not fit); without a model the last two are None."""
+    """One image of the split as the model saw it; without a model the last two are None."""
 
     position: int
     id: str
@@ -41,15 +35,6 @@ class Observed(NamedTuple):
     pred: np.ndarray
     probabilities: np.ndarray | None = None  # (C, H, W) float32
     features: np.ndarray | None = None  # (D,) float32
-
-
-class TrainingImages(NamedTuple):
-    """What the N training images are like."""
-
-    samples: pd.DataFrame  # id, group
-    features: np.ndarray  # (N, D) float32
-    qualities: pd.DataFrame  # of `checks.qualities`
-    pixels: np.ndarray  # (C,) of each class in all
 
 
 class Analysis(NamedTuple):
@@ -68,88 +53,49 @@ class Analysis(NamedTuple):
 def analyse(evaluation: Evaluation, failures: pd.DataFrame, progress: bool = False) -> Analysis:
     """Look at every image of a split again, state the cause of every failure, and write `failures/<split>/`.
 
-    Without a model (predictions of another tool) what needs probabilities or features stays unknown. A split
-    that is no longer what 03 scored is refused. `failures` are those of `find_failures`.
-
-    Writes:
-        images/, masks/, predictions/, overlays/, confidences/, suspects/ and nearest/ (PNG); suspects.csv;
-        failures.csv, also for spreadsheets and as JSON. What an earlier analysis left is replaced when all of
-        it is written; verdicts stay.
+    `failures` are those of `find_failures`. Without a model (predictions of another tool) what needs probabilities
+    or features stays unknown. A split that is no longer what 03 scored is a DatasetError.
     """
     run, split, name = evaluation.run, evaluation.split, evaluation.name
     evaluate.check_as_scored(evaluation)
     if changed := evaluate.changed_since_training(run, evaluation.training_dataset):
         tqdm.write(changed)
     with runs.replace_folder(run.failures(name), _FOLDERS, last="failures.csv") as folder:
-        scorer = open_scorer(evaluation)
-        training = observe_training(run, evaluation.training_dataset, scorer, progress) if scorer else None
-        bar = {"total": len(evaluation.per_image), "leave": False, "disable": not progress}
+        scorer = None if run.external else novelty.load_scorer(run, evaluation.classes)
+        source, count = evaluation.training_dataset, len(evaluation.per_image)
+        training = novelty.observe_training(run, source, scorer, progress) if scorer else None
+        bar = {"total": count, "leave": False, "disable": not progress}
         seen = tqdm(observe(evaluation, scorer), f"looking at {split}", **bar)
         confidences = {sample: folder / "confidences" / f"{sample}.png" for sample in failures["id"]}
         images, labels, features = _measure(evaluation, seen, training, confidences)
         table = explain_failures(evaluation, failures, images)
-        suspects = images.loc[
-            images["label_quality"].notna(), ["id", *SUSPECT[:-2], "label_quality", "failed"]
-        ]
-        worst_first = {"by": ["label_score", "label_quality"], "ascending": [False, True]}
-        suspects = suspects.sort_values(**worst_first, kind="stable", ignore_index=True)
+        suspects = images[["id", *SUSPECT[:-2], "label_quality", "failed"]].dropna(subset="label_quality")
+        order = {"ascending": [False, True], "kind": "stable", "ignore_index": True}
+        suspects = suspects.sort_values(["label_score", "label_quality"], **order)
         found = Analysis(evaluation, run.failures(name), table, images, suspects, labels, training, features)
         _write_pictures(found, folder)
         _write_tables(found, folder)
     return found
 
 
-def open_scorer(evaluation: Evaluation) -> Scorer | None:
-    """Load the best model of the run onto its device; None for predictions of another tool."""
-    return None if evaluation.run.external else load_scorer(evaluation.run, evaluation.classes)
-
-
-def load_scorer(run: Run, classes: ClassMap | None = None) -> Scorer:
-    """Load the best model of a run onto its device; a ModelError if it is of other classes than `classes`."""
-    model, _ = train.load_checkpoint(run.best_checkpoint, classes)
-    plan = evaluate.scoring_plan(run)
-    plan.place(model)
-    return model, plan
-
-
 def observe(evaluation: Evaluation, scorer: Scorer | None) -> Iterator[Observed]:
-    """Yield every image of the split once, predicted as 03 predicted it, in no particular order."""
+    """Yield every image of the split once, predicted as 03 predicted it, in any order."""
     if scorer is None:
         for position, sample in enumerate(evaluation.per_image["id"]):
             yield Observed(position, sample, *evaluate.read_layers(evaluation, sample))
         return
     model, plan = scorer
     params = Evaluate(**{name: evaluation.scores[name] for name in ("flip_tta", "scale_tta", "tile")})
-    how, side = (plan, params.flip_tta, params.tile, params.scales), model.spec.long_side
-    cached = train.build_cache(evaluation.dataset, evaluation.split, side, original_masks=True)
-    for index, images, masks in train.scoring_batches(cached, _BATCH):
+    how, split = (plan, params.flip_tta, params.tile, params.scales), evaluation.split
+    cached = train.build_cache(evaluation.dataset, split, model.spec.long_side, original_masks=True)
+    for index, images, masks in train.scoring_batches(cached, novelty.BATCH):
         logits = evaluate.predict(model, images, masks.shape[1:], *how)
-        features = image_features(images, *scorer)
+        features = novelty.image_features(images, *scorer)
         for k, position in enumerate(map(int, index)):
             sample, image = cached.ids[position], cached.pair(position)[0]
             pred = evaluate.saved_prediction(evaluation, sample, masks[k].shape)
             probabilities = logits[k].softmax(0).cpu().numpy()
             yield Observed(position, sample, image, masks[k], pred, probabilities, features[k])
-
-
-def observe_training(run: Run, dataset: Dataset, scorer: Scorer, progress: bool = False) -> TrainingImages:
-    """Measure the images that the run was trained on, as its encoder sees them."""
-    dataset = evaluate.trained_on(run, dataset)
-    cached, order, features = train.build_cache(dataset, "train", scorer[0].spec.long_side), [], []
-    batches = train.scoring_batches(cached, _BATCH)
-    for index, images, _ in tqdm(batches, "looking at train", leave=False, disable=not progress):
-        order.extend(index)
-        features.extend(image_features(images, *scorer))
-    qualities = pd.DataFrame([checks.qualities(cached.pair(k)[0]) for k in range(len(cached))])
-    samples, pixels = dataset.split("train")[["id", "group"]], cached.pixel_counts.sum(0)
-    return TrainingImages(samples, np.stack(features)[np.argsort(order)], qualities, pixels)
-
-
-@torch.inference_mode()
-def image_features(images: torch.Tensor, model: train.Segmenter, plan: train.DevicePlan) -> np.ndarray:
-    """Compute the encoder's features (B, D) float32 of images (B, 3, H, W) uint8."""
-    with plan.autocast():  # whose half precision may overflow
-        return model.features(images.to(plan.device)).nan_to_num(0.0, 0.0, 0.0).cpu().numpy()
 
 
 def _measure(
@@ -172,8 +118,7 @@ def _measure(
                 _save(confidences[one.id], np.round(255 * one.probabilities.max(0)))
     nearest = pd.DataFrame({"novelty": np.nan, "nearest": [[]] * len(images)})
     if training:
-        known = training.features, training.samples["id"], training.samples["group"]
-        nearest = novelty(features := np.stack(features), images["id"], *known)
+        nearest = novelty.compare(features := np.stack(features), training, images["id"].tolist())
     lost = causes.class_losses(evaluation.confusions, names, training.pixels if training else None, absent)
     found = labels.judge(causes.is_lost(images["unsure"], nearest["novelty"]))
     table = pd.concat([images, pd.DataFrame(facts), found.images, nearest, lost], axis=1)
@@ -181,61 +126,52 @@ def _measure(
 
 
 def _facts(one: Observed, reference: checks.Reference | None, evaluation: Evaluation) -> dict:
-    """Measure what one image tells by itself."""
     truth, pred, absent = one.truth, one.pred, evaluation.scores["absent"]
     facts, confusion = checks.qualities(one.image), evaluation.confusions[one.position]
     degraded = checks.degradation(facts, reference) if reference else ("", np.nan, "")
-    facts["degradation"], facts["degradation_z"], facts["degradation_detail"] = degraded
+    facts |= zip(("degradation", "degradation_z", "degradation_detail"), degraded, strict=True)
     facts |= lost_iou(truth, pred, len(confusion), absent)
     _, hits, missed, added = metrics.region_counts(truth, pred, len(confusion))  # (C, sizes) each
     pixels, wrong = (hits + missed).sum(0), (missed + added)[:, 0]
     facts["small_share"] = pixels[0] / pixels.sum() if pixels.any() else np.nan
     facts["lost_small"] = (wrong * pixel_price(confusion, absent)).sum()
-    known, valid = one.probabilities is not None, truth != IGNORE
-    facts["class_confidence"] = class_confidence(pred, one.probabilities.max(0), valid) if known else np.nan
+    facts["class_confidence"], valid = np.nan, truth != IGNORE
+    if one.probabilities is not None:
+        facts["class_confidence"] = class_confidence(pred[valid], one.probabilities.max(0)[valid])
     return facts
 
 
-def class_confidence(pred: np.ndarray, confidence: np.ndarray, counted: np.ndarray) -> float:
-    """Average the mean confidence of each predicted class: as the mIoU, it does not forget small classes.
-
-    Args:
-        pred, confidence, counted: (H, W) uint8 ids, confidences in [0, 1], and bool: the pixels that count.
-    """
-    pixels = np.bincount(pred[counted], minlength=256)
-    total, there = np.bincount(pred[counted], confidence[counted], minlength=256), pixels > 0
-    return float((total[there] / pixels[there]).mean()) if there.any() else float("nan")
+def class_confidence(pred: np.ndarray, confidence: np.ndarray) -> float:
+    """Average the mean confidence of each predicted class, of (K,) ids and confidences: small ones count too."""
+    pixels, total = np.bincount(pred), np.bincount(pred, confidence)
+    return float((total[pixels > 0] / pixels[pixels > 0]).mean()) if len(pred) else float("nan")
 
 
 def explain_failures(evaluation: Evaluation, failures: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     """Add to each failure what was measured of it, and its cause."""
-    known = images.drop(columns=["group", "miou", "failed", "seed", "by_given"])
+    known, groups = images.drop(columns=["group", "miou", "failed", "seed", "by_given"]), images["group"]
     table = failures.merge(known, on="id", how="left", validate="1:1")
-    position = pd.Series(images.index, images["id"])[table["id"]]
-    fixes = pd.Series(table["best_fix"].to_numpy(), position)
-    groups = images["group"].to_numpy(str)
-    table["recurs"] = causes.recurring(evaluation.confusions, groups, evaluation.classes.names, fixes)
+    fixes = pd.Series(table["best_fix"].array, pd.Index(images["id"]).get_indexer(table["id"]))
+    names = evaluation.classes.names
+    table["recurs"] = causes.recurring(evaluation.confusions, groups.to_numpy(str), names, fixes)
     return pd.concat([table, causes.explain(table)], axis=1)
 
 
 def _write_pictures(found: Analysis, folder: Path) -> None:
-    """Write the layers of every failure, the suspect regions, and small copies of the nearest training images."""
     images, classes, training = found.images, found.evaluation.classes, found.evaluation.training_dataset
     for row in images[images["failed"] | images["suspect"]].itertuples():
-        image, truth, pred = evaluate.read_layers(found.evaluation, row.id)
+        (image, truth, pred), name = evaluate.read_layers(found.evaluation, row.id), f"{row.id}.png"
         if row.failed:
-            _save(folder / "images" / f"{row.id}.png", image)
-            _save(folder / "overlays" / f"{row.id}.png", overlay(image, pred, classes))
-            evaluate.save_ids(folder / "masks" / f"{row.id}.png", truth, classes)
-            evaluate.save_ids(folder / "predictions" / f"{row.id}.png", pred, classes)
+            _save(folder / "images" / name, image)
+            _save(folder / "overlays" / name, overlay(image, pred, classes))
+            evaluate.save_ids(folder / "masks" / name, truth, classes)
+            evaluate.save_ids(folder / "predictions" / name, pred, classes)
         if row.pixels > 0:
-            region = grow_region(truth, pred, row.seed, row.by_given)
-            _save(folder / "suspects" / f"{row.id}.png", 255 * region)
+            _save(folder / "suspects" / name, 255 * grow_region(truth, pred, row.seed, row.by_given))
     paths = training.samples.set_index("id")["image"]
     for name in {name for names in found.failures["nearest"] for name in names}:
-        image = Image.fromarray(read_image(training.root / paths[name], form=training.form))
-        image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-        _save(folder / "nearest" / f"{name}.png", np.asarray(image))
+        image = read_image(training.root / paths[name], form=training.form)
+        _save(folder / "nearest" / f"{name}.png", fitting(image, most=_THUMBNAIL)[0])
 
 
 def _save(path: Path, pixels: np.ndarray) -> None:
@@ -253,15 +189,19 @@ def _write_tables(found: Analysis, folder: Path) -> None:
     runs.write_csv(folder / "failures.csv", flat)
 
 
-def write_spreadsheet(path: str | Path, table: pd.DataFrame) -> Path:
+def write_spreadsheet(path: Path, table: pd.DataFrame) -> None:
     """Write a table for spreadsheets: text that they would run as a formula gets an apostrophe in front."""
-
-    def guarded(value: Any) -> Any:
-        return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
-
-    plain = table.astype(object).where(table.notna(), "").map(guarded).rename(columns=guarded)
+    plain = table.astype(object).where(table.notna(), "")
+    plain = plain.map(lambda v: f"'{v}" if isinstance(v, str) and v.startswith(_FORMULA) else v)
     text = plain.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-    return runs.write_text(path, f"\ufeff{text}")
+    runs.write_text(path, f"\ufeff{text}")
+
+
+def sequence_means(analysis: Analysis) -> pd.DataFrame:
+    """Tabulate the sequences ("" for none) of the split, the lowest mean first: images, failures, mean miou."""
+    groups = analysis.images.groupby("group", sort=True)
+    table = groups.agg(images=("id", "size"), failures=("failed", "sum"), miou=("miou", "mean"))
+    return table.rename_axis("sequence").sort_values("miou", kind="stable").reset_index()
 
 
 def suspect_region(evaluation: Evaluation, sample: str) -> np.ndarray | None:

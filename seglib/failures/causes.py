@@ -21,25 +21,15 @@ ADVICE = {  # each cause and what it asks for
 CAUSES = tuple(ADVICE)
 SURE = 0.5  # a cause with weaker evidence is not stated
 RARE = 0.01  # share of the training pixels below which a class is rare
-# Share of the training images that have a nearer neighbour in other sequences than the image has in all of them:
-# one in a hundred of the images of a new sequence like those of training is as far.
-NOVEL = 0.99
+NOVEL = 0.99  # novelty that one in a hundred images of a new sequence like those of training reaches
 # Times the uncertainty of the typical image from which the model is lost in an image: at a novelty of
 # _STRANGE or more, and below it. Correct images of CamVid and the demo stay below 1.3.
 _UNSURE, _STRANGE = (1.25, 1.5), 0.5
-
-_RECURS, _ALIKE = (
-    0.2,
-    3,
-)  # share of a class's pixels that an image confuses alike, and in how many others it does
-_OFTEN, _THIRD = (
-    0.3,
-    1 / 3,
-)  # share of the images that recur; share of the lost IoU that such a confusion must cost
+_RECURS = 0.2  # share of a class's pixels that an image confuses alike
+_ALIKE, _OFTEN = 3, 0.3  # other images, and share of those with the class, in which a confusion recurs
+_THIRD = 1 / 3  # share of the lost IoU that such a confusion must cost
 _NUMBERS = ["miou", "label_score", "degradation_z", "novelty", "unsure"]
 _NUMBERS += ["lost_rare", "lost_small", "best_fix_gain"]
-_TEXTS = ["suspect", "suspect_kind", "suspect_given", "suspect_suggested", "suspect_detail", "degradation"]
-_TEXTS += ["degradation_detail", "nearest", "rare_classes", "best_fix", "recurs"]
 _Claim = tuple[str, float, str]  # a cause, the strength of its evidence (0-1), and a sentence of evidence
 _WHY = "neither label, image, training set nor class accounts for most of the lost IoU."
 
@@ -47,144 +37,107 @@ _WHY = "neither label, image, training set nor class accounts for most of the lo
 def explain(failures: pd.DataFrame) -> pd.DataFrame:
     """State the primary cause of each failed image.
 
-    What lies outside of the model comes first: a wrong label, a degraded image, an image unlike training.
-    Next come causes that account for half of the lost IoU: rare classes, small objects, one confusion, of which
-    a third is enough where it recurs in other images. Last comes a model that is unsure all over the image.
-    Within a rank the cause with the strongest evidence is stated. Which label is wrong is not decided here: column
-    `suspect` says so (`label_errors`).
-
-    Args:
-        failures: the columns of failures.csv, as far as known: missing or NaN is no evidence.
-
-    Returns:
-        cause, cause_strength (0-1, a label error's is a probability), evidence and suggestion, in the order of
-        `failures`.
+    What lies outside of the model comes first: a wrong label (column `suspect`), a degraded image, an image unlike
+    training. Next come causes that account for half of the lost IoU: rare classes, small objects, one confusion, of
+    which a third is enough where it recurs in other images. Last comes a model that is unsure all over the image.
+    Within a rank the cause with the strongest evidence is stated; NaN is no evidence. cause_strength is 0-1, a label
+    error's a probability.
     """
-    numbers = failures.reindex(columns=_NUMBERS).astype(float)
+    numbers, claims = failures[_NUMBERS].astype(float), []
     lost = is_lost(numbers["unsure"], numbers["novelty"])
-    known = failures.reindex(columns=_TEXTS, fill_value="").join(numbers.fillna(0.0)).assign(is_lost=lost)
+    known = failures.assign(is_lost=lost, **numbers.fillna(0.0))
     known["nearest"] = [f" Nearest: {ids[0]}." if ids else "" for ids in known["nearest"]]
-    claims = []
     for row in known.itertuples():
         best = (max(rank, key=lambda claim: claim[1]) for rank in _ranks(row))
-        cause, strength, told = next(
-            (claim for claim in best if claim[1] >= SURE), ("unexplained", 0.0, _WHY)
-        )
+        sure = [claim for claim in best if claim[1] >= SURE]
+        cause, strength, told = sure[0] if sure else ("unexplained", 0.0, _WHY)
         claims.append((cause, strength, told[:1].upper() + told[1:], ADVICE[cause]))
     return pd.DataFrame(claims, failures.index, ["cause", "cause_strength", "evidence", "suggestion"])
 
 
 def is_lost(unsure: pd.Series, novelty: pd.Series) -> np.ndarray:
-    """Tell of N images whether the model is lost in them: unsure all over, more so where they are unlike training.
-
-    A training image, whose novelty is unknown, is never one.
-    """
+    """Tell of N images whether the model is unsure all over; never of training images, of unknown novelty."""
     least = np.where(novelty < _STRANGE, _UNSURE[1], _UNSURE[0])
     return ((unsure >= least) & novelty.notna()).to_numpy()
 
 
-def _outside_the_model(row: Any) -> list[_Claim]:
-    kind, given, suggested = row.suspect_kind, row.suspect_given, row.suspect_suggested
-    told = (
-        row.suspect_detail or "what model and image say of it is what they say of masks with injected faults"
-    )
-    if given and suggested:
-        told = f"the model is sure of {suggested!r} where the mask says {given!r}"
-    label = row.label_score if row.suspect else 0.0
+def _ranks(row: Any) -> list[list[_Claim]]:
+    """List what may be said of an image: outside of the model, of half of the loss, of the whole image."""
+    label = row.suspect_detail or "model and image say of it what they say of masks with injected faults"
+    if row.suspect_given:
+        label = f"the model is sure of {row.suspect_suggested!r} where the mask says {row.suspect_given!r}"
     z, novel = row.degradation_z, row.novelty
     degraded = 1 - 0.5 * (APART / z) ** 2 if row.degradation and z >= APART else 0.0
     # distance alone is weaker evidence than a mask or an image that is visibly wrong
     unlike = SURE + 0.25 * (novel - NOVEL) / (1 - NOVEL) if novel >= NOVEL else 0.0
     far = f"farther from its nearest training image than {novel:.0%} of training images are from theirs."
-    return [
-        ("label error", label, f"{kind}: {told}."),
-        ("degraded image", degraded, row.degradation_detail),
-        ("unlike training", unlike, far + row.nearest),
-    ]
-
-
-def _ranks(row: Any) -> list[list[_Claim]]:
-    """List what may be said of an image, first what lies outside of the model."""
     lost, parts = 1 - row.miou, (row.lost_rare, row.lost_small, row.best_fix_gain)
     rare, small, fix = (min(1.0, part / lost) if lost > 0 else 0.0 for part in parts)
     of = "of the lost IoU is due to"
     classes = f"classes with less than {RARE:.0%} of the training pixels: {row.rare_classes}."
-    pair = f"one confusion, {row.best_fix}, costs {parts[2]:.2f} of the lost {lost:.2f}."
+    pair = f"one confusion, {row.best_fix}, costs {parts[2]:.2f} of the lost {lost:.2f}"
     repeated = min(1.0, SURE * fix / _THIRD) if row.recurs else 0.0
-    half_of_the_loss = [
-        ("rare class", rare, f"{rare:.0%} {of} {classes}"),
-        ("small objects", small, f"{small:.0%} {of} regions below 0.33 % of the image."),
-        ("class confusion", fix, pair),
-        ("systematic confusion", repeated, f"{pair[:-1]}, and recurs {row.recurs}."),
-    ]
     unsure = SURE + 0.1 * min(1.0, row.unsure / _UNSURE[0] - 1) if row.is_lost else 0.0
-    told = f"the model is {row.unsure:.1f} times as unsure all over it as in the typical image of this split."
-    return [_outside_the_model(row), half_of_the_loss, [("unlike training", unsure, told + row.nearest)]]
+    blind = (
+        f"the model is {row.unsure:.1f} times as unsure all over it as in the typical image of this split."
+    )
+    return [
+        [
+            ("label error", row.label_score if row.suspect else 0.0, f"{row.suspect_kind}: {label}."),
+            ("degraded image", degraded, row.degradation_detail),
+            ("unlike training", unlike, far + row.nearest),
+        ],
+        [
+            ("rare class", rare, f"{rare:.0%} {of} {classes}"),
+            ("small objects", small, f"{small:.0%} {of} regions below 0.33 % of the image."),
+            ("class confusion", fix, f"{pair}."),
+            ("systematic confusion", repeated, f"{pair}, and recurs {row.recurs}."),
+        ],
+        [("unlike training", unsure, blind + row.nearest)],
+    ]
 
 
 def summarise_causes(failures: pd.DataFrame) -> pd.DataFrame:
     """Count the failures of each cause, the most frequent first, "unexplained" last.
 
-    Returns:
-        cause, failures, share, lost (points of mIoU in all), examples (up to three ids), advice.
+    Returns cause, failures, share, lost (points of mIoU in all), examples (up to three ids) and advice.
     """
     rows = []
     for cause, group in failures.groupby("cause", sort=False):
-        examples = ", ".join(group["id"].head(3)) + (", ..." if len(group) > 3 else "")
+        examples = ", ".join(group["id"].head(3)) + ", ..." * (len(group) > 3)
         lost = float((1 - group["miou"]).sum())
         rows.append((cause, len(group), len(group) / len(failures), lost, examples, ADVICE[cause]))
     rows.sort(key=lambda row: (row[0] == "unexplained", -row[1]))
     return pd.DataFrame(rows, columns=["cause", "failures", "share", "lost", "examples", "advice"])
 
 
-def recurring(
-    confusions: np.ndarray, groups: np.ndarray, names: tuple[str, ...], fixes: pd.Series
-) -> list[str]:
-    """Tell in which images the costliest confusion of each image recurs.
+def recurring(confusions: np.ndarray, groups: np.ndarray, names: tuple, fixes: pd.Series) -> list[str]:
+    """Tell in which images the costliest confusion of some images recurs; "" where it does not.
 
     An image has a confusion when it takes at least a fifth of the class's pixels for the other. It recurs when
     three others of the same sequence (of the split, for an image without one) have it, and three in ten of those
-    that show the class.
-
-    Args:
-        confusions: (N, C, C) pixel counts; rows are ground truth.
-        groups: (N,) names of the sequences, "" for none.
-        fixes: "road -> pavement" of some images, by position.
-
-    Returns:
-        Of each of `fixes`, such as "in 14 of the 30 images of this sequence that show 'road'"; "" where it does not.
+    that show the class. Images are known by position in (N, C, C) `confusions` and (N,) `groups`, the sequences
+    ("" for none); `fixes` are such as "road -> pavement", or "".
     """
-    shown = confusions.sum(2)
-    told = []
-    for position, fix in fixes.items():
-        words = fix.split(" -> ")
-        if len(words) != 2:
-            told.append("")
+    told = [""] * len(fixes)
+    for k, (position, fix) in enumerate(fixes.items()):
+        if not fix:
             continue
-        t, p = map(names.index, words)
-        alike = groups == groups[position]
-        shows = alike & (shown[:, t] > 0)
-        has = shows & (confusions[:, t, p] >= _RECURS * np.maximum(shown[:, t], 1))
-        where = "sequence" if groups[position] else "split"
-        often = has.sum() - 1 >= _ALIKE and has.sum() >= _OFTEN * shows.sum()
-        told.append(
-            f"in {has.sum()} of the {shows.sum()} images of this {where} that show {words[0]!r}" * bool(often)
-        )
+        t, p = map(names.index, fix.split(" -> "))
+        pixels, where = confusions[:, t].sum(1), "sequence" if groups[position] else "split"
+        shows = (groups == groups[position]) & (pixels > 0)
+        has, shown = (shows & (confusions[:, t, p] >= _RECURS * pixels)).sum(), shows.sum()
+        if has > _ALIKE and has >= _OFTEN * shown:
+            told[k] = f"in {has} of the {shown} images of this {where} that show {names[t]!r}"
     return told
 
 
 def class_losses(
     confusions: np.ndarray, names: tuple[str, ...], pixels: np.ndarray | None, absent: str
 ) -> pd.DataFrame:
-    """Measure what each image of a split loses to rare classes.
+    """Measure what each image loses to rare classes: lost_rare (points of mIoU), rare_classes (the worst first).
 
-    Args:
-        confusions: (N, C, C) pixel counts; rows are ground truth.
-        pixels: (C,) training pixels of each class; None: unknown, then no class is rare.
-        absent: policy of `metrics.image_class_iou`.
-
-    Returns:
-        N rows: lost_rare (points of mIoU), rare_classes (that lost any, the worst first).
+    `confusions` are (N, C, C) pixel counts, `pixels` (C,) those of training; None: unknown, then no class is rare.
     """
     rare = np.zeros(len(names), bool) if pixels is None else pixels / max(1, pixels.sum()) < RARE
     iou = metrics.image_class_iou(confusions, absent)  # (N, C)

@@ -9,8 +9,7 @@
 | false_positive | the p region is not real: nothing of the kind is there |
 | misclassified | all others, deep inside a region that was found |
 
-The idea is TIDE's, for boxes: Bolya et al., TIDE: A General Toolbox for Identifying Object Detection Errors,
-ECCV 2020. Here regions of pixels take the place of boxes, and the split is exact.
+After Bolya et al., TIDE: A General Toolbox for Identifying Object Detection Errors, ECCV 2020, for boxes.
 """
 
 import numpy as np
@@ -26,17 +25,11 @@ _NOISE = 1e-4  # share of the image's pixels up to which a patch of wrong pixels
 
 
 def error_kinds(truth: np.ndarray, pred: np.ndarray, ratio: float = _BAND) -> np.ndarray:
-    """Tell what kind of error each wrong pixel is, see the module.
+    """Tell what kind of error each pixel of (H, W) uint8 class ids is: index into `ERROR_KINDS`, 255 for none.
 
-    A region is a connected area (8-neighbourhood) of one class. A true region is found, and a predicted
-    region is real, if at least half of it lies within d = `boundary_width(shape, ratio)` pixels (|dx| and
-    |dy|) of its class in the other mask.
-
-    Args:
-        truth, pred: (H, W) uint8 class ids; 255 in `truth` is ignored, and separates regions.
-
-    Returns:
-        (H, W) uint8: index into `ERROR_KINDS`; 255 where the pixel is right or ignored.
+    A region is a connected area (8-neighbourhood) of one class; 255 in `truth` separates regions. A true region
+    is found, and a predicted region is real, if at least half of it lies within d = `boundary_width(shape,
+    ratio)` pixels (|dx| and |dy|) of its class in the other mask.
     """
     kinds = np.full(truth.shape, IGNORE, np.uint8)
     pred = np.where(truth == IGNORE, IGNORE, pred)
@@ -61,7 +54,7 @@ def error_kinds(truth: np.ndarray, pred: np.ndarray, ratio: float = _BAND) -> np
 
 
 def _mostly(near: np.ndarray, ids: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """Tell of each wrong pixel (K,) whether at least half of its region of `ids` is right or near."""
+    """Tell of each wrong pixel (K,) whether at least half of its region is right or near."""
     labels, _, sizes = label_regions(ids)
     inside = labels[wrong]
     return (2 * np.bincount(inside[~near], minlength=len(sizes)) <= sizes)[inside]
@@ -93,50 +86,34 @@ def wrong_counts(confusions: np.ndarray) -> np.ndarray:
     return confusions * (1 - np.eye(confusions.shape[-1], dtype=np.int64))
 
 
-def _unions(confusion: np.ndarray) -> np.ndarray:
-    """(C,) TP + FP + FN."""
-    return confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
+def pixel_price(confusion: np.ndarray, absent: str = "truth") -> np.ndarray:
+    """Compute what each wrong pixel of each class costs the mIoU: (C,), all NaN where no class counts.
 
-
-def pixel_price(confusion: np.ndarray, absent: str) -> np.ndarray:
-    """Compute what a wrong pixel of each class costs the mIoU: (C,), 0 where a class does not count.
-
-    Class c loses 1 - IoU_c = (FP + FN) / union: each wrong pixel costs 1 / union / classes that count. A pixel
-    of t called p is a FN of t and a FP of p, and costs both. All is NaN where no class counts.
+    A class loses 1 - IoU = (FP + FN) / union. A pixel of t called p is a FN of t and a FP of p, and costs both.
     """
     counted = ~np.isnan(metrics.image_class_iou(confusion[None], absent)[0])
-    return counted / np.maximum(_unions(confusion), 1) / (counted.sum() or np.nan)
+    union = confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
+    return counted / np.maximum(union, 1) / (counted.sum() or np.nan)
 
 
-def lost_iou(
-    truth: np.ndarray, pred: np.ndarray, num_classes: int, absent: str = "truth"
-) -> dict[str, float]:
-    """Compute the points of mIoU that one image loses to each kind of error.
-
-    Returns:
-        lost_<kind> for each of `ERROR_KINDS`; together 1 - mIoU of the image; NaN where no pixel is valid.
-    """
-    price = pixel_price(metrics.confusion_matrix(truth, pred, num_classes), absent)
+def lost_iou(truth: np.ndarray, pred: np.ndarray, classes: int, absent: str = "truth") -> dict[str, float]:
+    """Compute the points of mIoU that one image loses to each kind of error, lost_<kind>; NaN: no valid pixel."""
+    price = pixel_price(metrics.confusion_matrix(truth, pred, classes), absent)
     kinds, lost = error_kinds(truth, pred), {}
     for k, kind in enumerate(ERROR_KINDS):
-        errors = metrics.confusion_matrix(truth[kinds == k], pred[kinds == k], num_classes)
+        errors = metrics.confusion_matrix(truth[kinds == k], pred[kinds == k], classes)
         lost[f"lost_{kind}"] = float((errors * (price[:, None] + price)).sum())
     return lost
 
 
 def repair_gains(confusion: np.ndarray, absent: str = "truth") -> np.ndarray:
-    """Compute by how much an image's mIoU would rise if the pixels of one confusion were right.
+    """Compute by how much an image's mIoU would rise if the pixels of one confusion were right: (C, C) float64.
 
-    Exact: n[t, p] is moved to n[t, t] and the mIoU taken again; the union of p shrinks with it.
-
-    Args:
-        confusion: (C, C) pixel counts; rows are ground truth.
-        absent: policy. Under "union" a class that is no longer in truth or prediction stops counting.
-
-    Returns:
-        (C, C) float64; 0 for confusions that do not occur.
+    Exact: n[t, p] is moved to n[t, t] and the mIoU taken again; the union of p shrinks with it. Under the policy
+    "union" a class that is no longer in truth or prediction stops counting. 0 for confusions that do not occur.
     """
-    moved, union, hit = wrong_counts(confusion), _unions(confusion), confusion.diagonal()
+    moved, hit = wrong_counts(confusion), confusion.diagonal()
+    union = confusion.sum(0) + confusion.sum(1) - hit
     iou = metrics.image_class_iou(confusion[None], absent)[0]
     counted, before = ~np.isnan(iou), np.nan_to_num(iou)
     # t gains the pixels and keeps its union: they were in it as false negatives
@@ -151,36 +128,27 @@ def repair_gains(confusion: np.ndarray, absent: str = "truth") -> np.ndarray:
 def best_repairs(confusions: np.ndarray, names: tuple[str, ...], absent: str = "truth") -> pd.DataFrame:
     """Find the confusion of each image whose repair would raise its mIoU most.
 
-    Returns:
-        N rows: best_fix ("pole -> building"; "" where nothing is wrong), best_fix_gain (points of mIoU).
+    Returns best_fix ("pole -> building"; "" where nothing is wrong) and best_fix_gain (points of mIoU).
     """
-    rows = []
-    for confusion in confusions:
-        gains = repair_gains(confusion, absent)
-        t, p = divmod(int(gains.argmax()), len(names))
-        rows.append((f"{names[t]} -> {names[p]}", gains[t, p]) if gains[t, p] > 0 else ("", 0.0))
-    return pd.DataFrame(rows, columns=["best_fix", "best_fix_gain"])
+    gains = np.reshape([repair_gains(one, absent) for one in confusions], (-1, len(names) ** 2))
+    pairs = np.array([f"{t} -> {p}" for t in names for p in names], object)
+    most = gains.max(1)
+    return pd.DataFrame({"best_fix": np.where(most > 0, pairs[gains.argmax(1)], ""), "best_fix_gain": most})
 
 
 def error_costs(evaluation: Evaluation, count: int | None = 10) -> pd.DataFrame:
-    """Rank the confusions by what their repair would bring the split's mean IoU (mIoU^D).
+    """Rank the confusions, `count` at most, by what their repair would bring the split's mean IoU (mIoU^D).
 
-    Args:
-        count: the most rows; None: all pairs that occur.
-
-    Returns:
-        truth, prediction, pixels, share (of the true class's pixels), images (in which it occurs), gain (of
-        mean IoU if these pixels were right), gain_image (the mean of that over the images' own mIoUs, by the
-        policy of the evaluation).
+    Returns truth, prediction, pixels, share (of the true class), images (in which it occurs), gain (of mean IoU if
+    these pixels were right) and gain_image (the mean of that over the images' own mIoUs).
     """
     confusions, names = evaluation.confusions, np.array(evaluation.classes.names, object)
-    total, absent = confusions.sum(0), evaluation.scores["absent"]
-    gains = sum((repair_gains(confusion, absent) for confusion in confusions), np.zeros(total.shape))
-    scored = max(1, confusions.any((1, 2)).sum())  # images with valid pixels
+    total, scored = confusions.sum(0), max(1, confusions.any((1, 2)).sum())  # images with valid pixels
     t, p = np.nonzero(wrong_counts(total))
     table = pd.DataFrame({"truth": names[t], "prediction": names[p], "pixels": total[t, p]})
     table["share"] = table["pixels"] / total.sum(1)[t]
     table["images"] = (confusions > 0).sum(0)[t, p]
     table["gain"] = repair_gains(total, "union")[t, p]
-    table["gain_image"] = gains[t, p] / scored
+    absent, gains = evaluation.scores["absent"], np.zeros(total.shape)
+    table["gain_image"] = sum((repair_gains(one, absent) for one in confusions), gains)[t, p] / scored
     return table.sort_values("gain", ascending=False, kind="stable", ignore_index=True).head(count)

@@ -1,53 +1,38 @@
 """The images on which the model fails: by which threshold, which ones, how badly, and by which confusions."""
 
-from __future__ import annotations
-
-import difflib
 import re
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown
 
 from seglib import metrics
 from seglib.evaluate import Evaluation
 from seglib.failures.causes import summarise_causes
 from seglib.failures.error_types import best_repairs, wrong_counts
 
-if TYPE_CHECKING:
-    from IPython.display import Markdown
-
 MODES = ("absolute", "percentile", "per_class")
 _NEAR = 0.1  # within this of the limit: a near miss
 _SEVERITIES = {"near-threshold": "near-threshold", "clear": "clear", "guessing": "no better than guessing"}
-_ENTRY = re.compile(r"(.+?)[\s:=]+(\d*\.?\d+)")  # "person 0.5", "person: 0.5"
 
 
-@dataclass(frozen=True)
-class Threshold:
-    """When an image fails.
+class Threshold(NamedTuple):
+    """When an image fails, by mode.
 
-    Args:
-        value: "absolute": the mIoU below which an image fails; "percentile": the share of the images (0-1)
-            that fails; "per_class": the limit of classes without one of their own.
-        mode: "absolute", "percentile" or "per_class".
-        classes: "per_class": IoU by class name; an image fails when one of them falls below its own.
+    "absolute": its mIoU is below `value`; "percentile": it is among the share `value` (0-1) of the lowest;
+    "per_class": the IoU of one of `classes` is below its own limit.
     """
 
     value: float = 0.5
     mode: str = "absolute"
-    classes: dict[str, float] = field(default_factory=dict)
+    classes: dict[str, float] = {}  # noqa: RUF012  # never changed
 
 
-def read_threshold(
-    value: float, mode: str = "absolute", classes: str = "", names: tuple[str, ...] = ()
-) -> Threshold:
+def read_threshold(value: float, mode: str = "absolute", classes: str = "", names: tuple = ()) -> Threshold:
     """Read the parameters of 04 as a `Threshold`; what does not fit is a ValueError.
 
-    Args:
-        classes: for "per_class": "person 0.5, sign: 0.3, bicyclist", with an IoU or `value`.
-        names: the dataset's classes.
+    `classes`, for "per_class", such as "person 0.5, sign 0.3, bicyclist": of `names`, with an IoU or `value`.
     """
     if mode not in MODES or not 0 <= value <= 1:
         told = f"threshold_mode {mode!r}, threshold {value:g}: expected one of {', '.join(MODES)}"
@@ -55,14 +40,12 @@ def read_threshold(
     entries, limits = [part.strip() for part in classes.split(",") if part.strip()], {}
     if (mode == "per_class") != bool(entries):
         told = f"threshold_mode {mode!r} with class_thresholds {classes!r}: per_class needs classes"
-        raise ValueError(f"{told} such as '{names[0] if names else 'person'} 0.5', the others none.")
+        raise ValueError(f"{told} such as 'person 0.5', the others none.")
     for entry in entries:
-        found = None if entry in names else _ENTRY.fullmatch(entry)  # a class may be called "level 2"
-        name, limit = (found[1], float(found[2])) if found else (entry, value)
-        if name not in names or name in limits or limit > 1:
-            near = [] if name in names else difflib.get_close_matches(name, names, 1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            told = f"class threshold {entry!r}: expected a class{hint}, once, and an IoU from 0 to 1"
+        name, _, number = (entry, "", str(value)) if entry in names else entry.rpartition(" ")
+        limit = float(number) if re.fullmatch(r"\d*\.?\d+", number) else np.nan
+        if name not in names or name in limits or not limit <= 1:
+            told = f"class threshold {entry!r}: expected a class, once, and an IoU from 0 to 1"
             raise ValueError(f"{told}. Classes: {', '.join(names)}.")
         limits[name] = limit
     return Threshold(value, mode, limits)
@@ -77,10 +60,7 @@ def cutoff(evaluation: Evaluation, threshold: Threshold) -> float:
 
 
 def _limits(evaluation: Evaluation, threshold: Threshold) -> tuple[np.ndarray, np.ndarray]:
-    """Return the score of each image and what it must reach, (N,) float64; a NaN score cannot fail.
-
-    "per_class": those of the class that falls furthest below its limit, or clears it by least.
-    """
+    """Return the score of each image and what it must reach: (N,) float64; "per_class": of its worst class."""
     if threshold.mode != "per_class":
         score = evaluation.per_image["miou"].to_numpy(float)
         return score, np.full(len(score), cutoff(evaluation, threshold))
@@ -91,7 +71,7 @@ def _limits(evaluation: Evaluation, threshold: Threshold) -> tuple[np.ndarray, n
 
 
 def failing(evaluation: Evaluation, threshold: Threshold) -> np.ndarray:
-    """Tell which images fail: (N,) bool, in the order of `per_image`; an image at its threshold passes."""
+    """Tell which images fail: (N,) bool; an image at its threshold, or without a score, passes."""
     return np.less(*_limits(evaluation, threshold))
 
 
@@ -106,11 +86,9 @@ def describe(evaluation: Evaluation, threshold: Threshold) -> str:
 
 
 def failure_curve(evaluation: Evaluation, threshold: Threshold) -> pd.DataFrame:
-    """Count how many images would fail at every threshold.
+    """Count how many images would fail at every threshold: 0, 0.01, ..., 1, and the chosen one.
 
-    Returns:
-        of ("mIoU" or a class of the threshold), threshold (0, 0.01, ..., 1, and the chosen one), images (that
-        would fail), scored (that could), share (of those), chosen (bool, one row of each `of`).
+    Returns of ("mIoU" or a class), threshold, images (that would fail), scored (that could), share (of those), chosen.
     """
     of_classes, parts = threshold.classes, []
     for name, limit in (of_classes or {"mIoU": cutoff(evaluation, threshold)}).items():
@@ -126,11 +104,9 @@ def failure_curve(evaluation: Evaluation, threshold: Threshold) -> pd.DataFrame:
 def find_failures(evaluation: Evaluation, threshold: float | Threshold = 0.5) -> pd.DataFrame:
     """Find the images below the threshold, worst first; an image without a valid pixel cannot fail.
 
-    Returns:
-        id, miou, severity (guessing: not above what the better baseline scores in the image; near-threshold:
-        the score that makes it fail is within 0.1 of the limit; clear: the others), worst_class,
-        worst_class_iou, top_confusion ("pole -> building"), top_confusion_share (of the valid pixels), group,
-        best_fix and best_fix_gain (of `best_repairs`).
+    Returns id, miou, severity (guessing: not above the better baseline; near-threshold: within 0.1 of the limit; else
+    clear), worst_class, worst_class_iou, top_confusion ("pole -> building"), top_confusion_share (of the valid
+    pixels), group, best_fix and best_fix_gain (of `best_repairs`).
     """
     threshold = threshold if isinstance(threshold, Threshold) else Threshold(threshold)
     names, failed = evaluation.classes.names, failing(evaluation, threshold)
@@ -141,14 +117,11 @@ def find_failures(evaluation: Evaluation, threshold: float | Threshold = 0.5) ->
     pairs = np.array([f"{t} -> {p}" for t in names for p in names], object)
     near = np.where(score >= limit - _NEAR, "near-threshold", "clear")
     guess = images.get("baseline_miou", np.nan)  # unknown in older runs
-    table = images[["id", "miou"]].assign(
-        severity=np.where(images["miou"] <= guess, "guessing", near),
-        worst_class=images["worst_class"],
-        worst_class_iou=iou.min(axis=1).to_numpy(float),
-        top_confusion=np.where(wrong.any(1), pairs[wrong.argmax(1)], ""),
-        top_confusion_share=wrong.max(1) / images["valid_pixels"],
-        group=images["group"],
-    )
+    table = images[["id", "miou"]].assign(severity=np.where(images["miou"] <= guess, "guessing", near))
+    table["worst_class"], table["worst_class_iou"] = images["worst_class"], iou.min(axis=1).to_numpy(float)
+    table["top_confusion"] = np.where(wrong.any(1), pairs[wrong.argmax(1)], "")
+    table["top_confusion_share"] = wrong.max(1) / images["valid_pixels"]
+    table["group"] = images["group"]
     table = table.join(best_repairs(counts, names, evaluation.scores["absent"]))
     return table.sort_values(["miou", "id"], ignore_index=True)
 
@@ -161,38 +134,27 @@ def failure_confusions(evaluation: Evaluation, failures: pd.DataFrame) -> np.nda
 def class_view(evaluation: Evaluation, failures: pd.DataFrame) -> pd.DataFrame:
     """Tabulate how each class fares over the whole split and within the failures, the most lost first.
 
-    Returns:
-        class, iou, iou_failures, failures (images that hold it), worst_in (failures whose worst class it is),
-        pixel_share (of the split), mistaken_for (as what the failures show most of its lost pixels).
+    Returns class, iou, iou_failures, failures (images that hold it), worst_in (failures whose worst class it is),
+    pixel_share (of the split), mistaken_for (as what the failures show most of its lost pixels).
     """
-    names, failed = evaluation.classes.names, evaluation.per_image["id"].isin(failures["id"]).to_numpy()
-    full, part = evaluation.confusions.sum(0), evaluation.confusions[failed].sum(0)
-    wrong = wrong_counts(part)
-    table = pd.DataFrame(
-        {
-            "class": names,
-            "iou": metrics.iou_per_class(full),
-            "iou_failures": metrics.iou_per_class(part),
-            "failures": (evaluation.confusions[failed].sum(2) > 0).sum(0),
-            "worst_in": [int((failures["worst_class"] == name).sum()) for name in names],
-            "pixel_share": full.sum(1) / max(1, full.sum()),
-            "mistaken_for": np.where(wrong.any(1), np.array(names, object)[wrong.argmax(1)], ""),
-        }
-    )
+    names, full = evaluation.classes.names, evaluation.confusions.sum(0)
+    failed = evaluation.confusions[evaluation.per_image["id"].isin(failures["id"])]
+    part, wrong = failed.sum(0), wrong_counts(failed.sum(0))
+    table = pd.DataFrame({"class": names, "iou": metrics.iou_per_class(full)})
+    table["iou_failures"], table["failures"] = metrics.iou_per_class(part), (failed.sum(2) > 0).sum(0)
+    table["worst_in"] = [(failures["worst_class"] == name).sum() for name in names]
+    table["pixel_share"] = full.sum(1) / max(1, full.sum())
+    table["mistaken_for"] = np.where(wrong.any(1), np.array(names, object)[wrong.argmax(1)], "")
     return table.sort_values(["worst_in", "iou_failures"], ascending=[False, True], ignore_index=True)
 
 
 def conclusion(evaluation: Evaluation, failures: pd.DataFrame, threshold: Threshold) -> Markdown:
     """Word how many images fail and how badly, then what each cause asks for; `failures` of an analysis."""
-    from IPython.display import Markdown
-
     total, failed, lowest = len(evaluation.per_image), len(failures), evaluation.per_image["miou"].min()
     below, lost = describe(evaluation, threshold), (1 - failures["miou"]).sum()
-    if np.isnan(lowest):
-        return Markdown(f"**None of {total} images has a valid pixel.** Look at the masks in 01_data_check.")
     if failed == 0:
-        told = f"**No image of {total} is {below}**: the lowest has mIoU {lowest:.2f}."
-        return Markdown("\n\n".join(filter(None, [told, evaluation.lost_classes()])))
+        told = f"**No image of {total} is {below}**: the lowest has mIoU {lowest:.2f}.\n\n"
+        return Markdown((told + evaluation.lost_classes()).strip())
     counts = failures["severity"].value_counts()
     told = ", ".join(f"{counts[name]} {words}" for name, words in _SEVERITIES.items() if name in counts)
     lines = [f"**{failed} of {total} images ({failed / total:.0%}) are {below}: {told}.**", ""]
@@ -200,6 +162,4 @@ def conclusion(evaluation: Evaluation, failures: pd.DataFrame, threshold: Thresh
         share = f"{row.lost / lost:.0%} of the IoU that failures lost"
         cause = f"{row.cause.capitalize()}: {row.failures} of {failed}, {share} ({row.examples})"
         lines.append(f"- {cause}. {row.advice}")
-    if hidden := evaluation.lost_classes():
-        lines += ["", hidden]
-    return Markdown("\n".join(lines))
+    return Markdown("\n".join([*lines, "", evaluation.lost_classes()]).strip())

@@ -11,7 +11,8 @@ from tqdm.auto import tqdm
 from seglib import checks, data, evaluate, runs
 from seglib.data import DatasetError
 from seglib.evaluate import Evaluation, predict_image
-from seglib.failures.new_images import NewImages, measure, measure_novelty, predict_folder
+from seglib.failures import novelty
+from seglib.failures.new_images import NewImages, measure, predict_folder
 from seglib.failures.relabel import write_annotations
 
 _SIGNALS = ["confidence", "class_confidence", "novelty"]
@@ -27,26 +28,14 @@ def label_next(
     """Choose the images of a folder that would teach most, and write them for an annotation tool.
 
     The value of an image is (1 - expected mIoU) x (1 + rarity of its rarest predicted class). The expected mIoU
-    is a regression on confidences and novelty, fitted on the images that 03 scored. The images are chosen one
-    after the other: the next has the highest value x distance to its nearest neighbour among the training
-    images and those chosen before. So neighbouring frames of a video are not chosen together.
-
-    Args:
-        images, out: as for `predict_folder`, whose files are written too, or taken where they are there.
-        count: images at most; fewer where the rest repeats what is chosen or trained on.
-
-    Writes:
-        label_next.csv, label_next.json (how sure the expected mIoU is), label_next.zip (images and predicted masks
-        for CVAT).
-
-    Returns:
-        label_next.csv: an image a row, the first to be labelled first, with distance (cosine) when it was chosen.
+    is a regression on confidences and novelty, fitted on the images that 03 scored. The next image has the highest
+    value x distance to its nearest neighbour among the training images and those chosen before. Beside the files
+    of `predict_folder`, it writes label_next.csv, .json (how sure the expected mIoU is) and .zip (for CVAT), and
+    returns label_next.csv: `count` images, fewer where the rest repeats what is chosen or trained on.
 
     Source: Sener and Savarese, Active Learning for Convolutional Neural Networks: A Core-Set Approach, ICLR 2018
     (k-center, here weighted by the value).
     """
-    if count < 1:
-        raise ValueError(f"count {count}: expected at least 1 image.")
     evaluate.check_as_scored(evaluation)
     new = predict_folder(evaluation.run, images, out, progress=progress)
     table, out = new.table[new.table["error"] == ""].reset_index(drop=True), Path(out)
@@ -62,10 +51,10 @@ def label_next(
     places, distances = choose(value, new.features, new.training.features, count)
     columns = {"rank": range(1, len(places) + 1), "distance": distances, "score": value[places] * distances}
     chosen = table.iloc[places].assign(**columns)[_COLUMNS].reset_index(drop=True)
-    paths = dict(zip(chosen["id"], chosen["image"], strict=True))
+    paths, form = chosen.set_index("id")["image"].to_dict(), evaluation.dataset.form
 
     def read(name: str) -> tuple[np.ndarray, np.ndarray]:
-        image = data.read_image(runs.resolve_path(images) / paths[name], form=evaluation.dataset.form)
+        image = data.read_image(runs.resolve_path(images) / paths[name], form=form)
         return image, evaluate.read_ids(out / "masks" / f"{name}.png")
 
     write_annotations(out / "label_next.zip", evaluation.classes, list(paths), read)
@@ -75,28 +64,24 @@ def label_next(
 
 
 def _calibrate(evaluation: Evaluation, new: NewImages, progress: bool) -> tuple[LinearRegression, dict]:
-    """Fit the mIoU of the evaluated images to what is known of an image without its label.
-
-    No weight is negative: more confidence, or less novelty, never lowers the expected mIoU.
-    """
+    """Fit the mIoU of the evaluated images to what is known without labels; say how sure that is."""
     samples, rows, vectors = evaluation.dataset.split(evaluation.split), [], []
     for row in tqdm(samples.itertuples(), "calibrating", len(samples), leave=False, disable=not progress):
         image = data.read_image(evaluation.dataset.root / row.image, form=evaluation.dataset.form)
         facts, vector = measure(image, *predict_image(new.scorer[0], image, new.scorer[1]), new.scorer)
         rows.append(facts)
         vectors.append(vector)
-    table = pd.DataFrame(rows).assign(novelty=measure_novelty(np.stack(vectors), new.training))
+    apart = novelty.compare(np.stack(vectors), new.training)
+    table = pd.DataFrame(rows).assign(novelty=apart["novelty"])
     miou = evaluation.per_image.set_index("id")["miou"].reindex(samples["id"]).to_numpy(float)
     known = np.isfinite(miou)
     signals, miou, samples = _signals(table)[known], miou[known], samples[known]
     units = evaluate.units_of(samples, pd.Series(miou))[0]
     parts = min(5, len(np.unique(units)))
     if parts < 2:
-        told = f"split {evaluation.split!r} has {parts} independent images that are scored; expected 2"
-        raise DatasetError(
-            f"{told} or more, to learn from them which predictions fail. Evaluate a larger split."
-        )
-    model = LinearRegression(positive=True)
+        told = f"split {evaluation.split!r} has {parts} independent images that are scored"
+        raise DatasetError(f"{told}; expected 2 or more. Evaluate a larger split.")
+    model = LinearRegression(positive=True)  # more confidence never lowers the expected mIoU
     told = cross_val_predict(model, signals, miou, groups=units, cv=GroupKFold(parts))
     errors = {"error": np.abs(told - miou).mean(), "error_of_mean": np.abs(miou.mean() - miou).mean()}
     weights = dict(zip(_SIGNALS, model.fit(signals, miou).coef_, strict=True))
@@ -108,13 +93,10 @@ def _signals(table: pd.DataFrame) -> np.ndarray:
     return table[_SIGNALS].assign(novelty=1 - table["novelty"].fillna(0.0)).to_numpy(float)
 
 
-def choose(
-    value: np.ndarray, features: np.ndarray, seen: np.ndarray, count: int
-) -> tuple[list[int], list[float]]:
-    """Choose images one after the other by value (N,) x distance to the nearest that is seen or chosen.
+def choose(value: np.ndarray, features: np.ndarray, seen: np.ndarray, count: int) -> tuple[list, list]:
+    """Choose images one after the other by value (N,) x distance to the nearest that is seen (M, D) or chosen.
 
-    Returns the positions among the features (N, D), of length 1, and the cosine distance of each when it was
-    chosen, 0-2. `seen` are (M, D), of any length.
+    Returns positions among the features (N, D), of length 1, and the cosine distance of each when it was chosen.
     """
     seen = seen / np.maximum(np.linalg.norm(seen, axis=1, keepdims=True), 1e-9)
     parts = np.array_split(features, len(features) // 1000 + 1)  # (N, M) may not fit into memory

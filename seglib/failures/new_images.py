@@ -15,18 +15,12 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from seglib import checks, data, evaluate, runs
-from seglib.data import ClassMap, DatasetError, ImageForm
+from seglib.data import DatasetError, ImageForm
 from seglib.evaluate import predict_image
-from seglib.failures.analyse import (
-    Scorer,
-    TrainingImages,
-    class_confidence,
-    image_features,
-    load_scorer,
-    observe_training,
-)
+from seglib.failures import novelty
+from seglib.failures.analyse import class_confidence
 from seglib.failures.causes import NOVEL
-from seglib.failures.novelty import novelty
+from seglib.failures.novelty import Scorer, TrainingImages
 from seglib.runs import Run, display_path
 
 _LARGEST = 2048  # pixels a side of what features are computed from
@@ -38,7 +32,7 @@ _UNLIKE = "unlike training: {:.0%} of the training images have a nearer neighbou
 class NewImages(NamedTuple):
     """What was predicted of a folder of images."""
 
-    table: pd.DataFrame  # predictions.csv, in the order of the file names
+    table: pd.DataFrame  # predictions.csv, by file name
     features: np.ndarray  # (N, D) float32 of length 1, of the rows without an error
     training: TrainingImages | None  # None where the dataset is not there
     scorer: Scorer
@@ -47,21 +41,10 @@ class NewImages(NamedTuple):
 def predict_folder(
     run: Run, images: str | Path, out: str | Path, against: Run | None = None, progress: bool = False
 ) -> NewImages:
-    """Predict every image file in a folder and the folders in it; one image is in memory at a time.
+    """Predict every image file in a folder and the folders in it, to masks/, overlays/ and predictions.csv.
 
-    An interrupted call goes on where it was when repeated. Files that cannot be read are listed, not fatal.
-
-    Args:
-        images: a folder, relative to the project root or absolute; files that do not end like PNG, JPEG, TIFF, BMP or WebP are passed over.
-        out: a new folder, or that of an earlier call with the same run and images.
-        against: a second run with the same classes, to see where the two disagree.
-
-    Writes:
-        masks/<id>.png: class ids at original size, the palette their colours; of a GeoTIFF also <id>.tif with
-        its georeference. overlays/<id>.png: at most 2048 pixels a side. predictions.csv, by file name, or with
-        `against` by disagreement: id, image, height, width, confidence (mean of the pixels), class_confidence
-        (mean of the predicted classes), novelty (see `novelty`), disagreement (share of the pixels that `against`
-        predicts otherwise), warnings, error (why a file was not predicted), share_<class> of the pixels.
+    An interrupted call goes on where it was when repeated. Files that cannot be read are listed, not fatal. With
+    `against`, a second run of the same classes, disagreement is measured. docs/deployment.md tells the columns.
 
     Raises:
         DatasetError: no image in `images`, or two of one name. ValueError: `out` holds something else.
@@ -70,12 +53,12 @@ def predict_folder(
     files = data.find_images(images)
     if out.resolve().is_relative_to(images.resolve()):
         raise ValueError(f"{display_path(out)} lies in the folder of the images. Choose a folder beside it.")
-    scorer = load_scorer(run)
-    form = ImageForm(**scorer[0].spec.images)
-    other = load_scorer(against, scorer[0].spec.classes) if against else None
+    scorer = novelty.load_scorer(run)
+    spec = scorer[0].spec
+    other = novelty.load_scorer(against, spec.classes) if against else None
     with runs.lock(out / ".writing", "predicting"):
         _claim(images, out, files, {"run": _digest(run), "against": _digest(against)})
-        done = _measured(out)
+        done, form = _measured(out), ImageForm(**spec.images)
         todo = [name for name in files if name not in done]
         bar = {"total": len(files), "initial": len(done), "unit": "image", "disable": not progress}
         with (out / "images.jsonl").open("a", encoding="utf-8") as lines, ThreadPoolExecutor(2) as pool:
@@ -89,10 +72,10 @@ def predict_folder(
                 lines.flush()
         rows, training = _measured(out), None
         try:
-            training = observe_training(run, evaluate.run_dataset(run), scorer, progress)
+            training = novelty.observe_training(run, evaluate.run_dataset(run), scorer, progress)
         except DatasetError as error:
             tqdm.write(f"Distance from the training images and degradation stay unknown: {error}")
-        table, features = _table([rows[name] for name in files], training, scorer[0].spec.classes)
+        table, features = _table([rows[name] for name in files], training, spec.classes.names)
         ranked = table.sort_values("disagreement", ascending=False, kind="stable")  # NaN: the same order
         runs.write_csv(out / "predictions.csv", ranked)
     return NewImages(table, features, training, scorer)
@@ -100,27 +83,22 @@ def predict_folder(
 
 def _claim(images: Path, out: Path, files: dict[str, str], about: dict[str, str]) -> None:
     """Write predict.json; raise ValueError where `out` holds something else."""
-    stats, path = {name: (images / name).stat() for name in files.values()}, out / "predict.json"
-    sizes = {name: f"{stat.st_size} {stat.st_mtime_ns}" for name, stat in stats.items()}
-    about = about | {"images": runs.stored_path(images)}
-    if path.is_file():
-        before = runs.read_json(path, [*about, "files"])
-        told = [f"{what} was {before[what]!r}, now {v!r}" for what, v in about.items() if before[what] != v]
-        told += filter(None, [data.compare_digests(before["files"], sizes)])
-    else:
-        told = ["files of something else"] if any(not p.name.startswith(".") for p in out.iterdir()) else []
-    if told:
-        raise ValueError(f"{display_path(out)} holds other results ({'; '.join(told)}). Choose a new folder.")
-    runs.write_json(path, about | {"files": sizes})
+    stats, path = ((name, (images / name).stat()) for name in files.values()), out / "predict.json"
+    sizes = {name: f"{stat.st_size} {stat.st_mtime_ns}" for name, stat in stats}
+    about = about | {"images": runs.stored_path(images), "files": sizes}
+    before = runs.read_json(path) if path.is_file() else {}
+    if before != about and any(not other.name.startswith(".") for other in out.iterdir()):
+        odd = ", ".join(key for key in about if about[key] != before.get(key))
+        raise ValueError(f"{display_path(out)} holds other results (other {odd}). Choose a new folder.")
+    runs.write_json(path, about)
 
 
 def _digest(run: Run | None) -> str:
-    """A run and its model in one word: training again makes another."""
     return f"{run.name} {hashlib.sha256(run.best_checkpoint.read_bytes()).hexdigest()[:16]}" if run else ""
 
 
 def _measured(out: Path) -> dict[str, dict[str, Any]]:
-    """Read images.jsonl, by id. A line that a killed process did not finish is left out, and its image predicted again."""
+    """Read images.jsonl, by id, without a line that a killed process did not finish."""
     rows, path = {}, out / "images.jsonl"
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         with suppress(ValueError):
@@ -130,7 +108,6 @@ def _measured(out: Path) -> dict[str, dict[str, Any]]:
 
 
 def _read(path: Path, form: ImageForm) -> np.ndarray | str:
-    """Read an image, or say what is wrong with it."""
     try:
         return data.read_image(path, form=form)
     except DatasetError as error:  # its own advice may be about dataset.yaml
@@ -139,9 +116,13 @@ def _read(path: Path, form: ImageForm) -> np.ndarray | str:
 
 
 def _predict(
-    image: np.ndarray, source: Path, out: Path, name: str, scorer: Scorer, other: Scorer | None
+    image: np.ndarray,
+    source: Path,
+    out: Path,
+    name: str,
+    scorer: Scorer,
+    other: Scorer | None,
 ) -> dict[str, Any]:
-    """Predict one image, write its files, and measure what the table needs."""
     ids, confidence = predict_image(scorer[0], image, scorer[1])
     classes = scorer[0].spec.classes
     evaluate.save_ids(out / "masks" / f"{name}.png", ids, classes)
@@ -160,36 +141,29 @@ def measure(
     image: np.ndarray, ids: np.ndarray, confidence: np.ndarray, scorer: Scorer
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Measure a predicted image: size, confidences, qualities, the share of each class; and its features (D,)."""
-    (small,) = data.fitting(image, most=min(scorer[0].spec.long_side or _LARGEST, _LARGEST))
-    (vector,) = image_features(torch.from_numpy(np.array(small)).permute(2, 0, 1)[None], *scorer)
+    spec = scorer[0].spec
+    (small,) = data.fitting(image, most=min(spec.long_side or _LARGEST, _LARGEST))
+    (vector,) = novelty.image_features(torch.from_numpy(np.array(small)).permute(2, 0, 1)[None], *scorer)
     facts = {"height": ids.shape[0], "width": ids.shape[1], "confidence": float(confidence.mean())}
-    facts["class_confidence"] = class_confidence(ids, confidence, np.ones(ids.shape, bool))
-    names = scorer[0].spec.classes.names
-    shares = np.bincount(ids.ravel(), minlength=len(names)) / ids.size
-    facts |= {f"share_{name}": float(share) for name, share in zip(names, shares, strict=True)}
+    facts["class_confidence"] = class_confidence(ids.ravel(), confidence.ravel())
+    shares = np.bincount(ids.ravel(), minlength=len(spec.classes)) / ids.size
+    facts |= {f"share_{name}": share for name, share in zip(spec.classes.names, shares.tolist(), strict=True)}
     return facts | {"qualities": checks.qualities(image)}, vector / max(float(np.linalg.norm(vector)), 1e-9)
 
 
-def _table(
-    rows: list[dict], training: TrainingImages | None, classes: ClassMap
-) -> tuple[pd.DataFrame, np.ndarray]:
+def _table(rows: list, training: TrainingImages | None, names: tuple) -> tuple[pd.DataFrame, np.ndarray]:
     """Make predictions.csv of what was measured of each image; and the features of those without an error."""
-    table = pd.DataFrame(rows).reindex(columns=[*_COLUMNS, *(f"share_{name}" for name in classes.names)])
+    table = pd.DataFrame(rows).reindex(columns=[*_COLUMNS, *(f"share_{name}" for name in names)])
     good = [k for k, row in enumerate(rows) if "features" in row]
     vectors = [np.frombuffer(base64.b64decode(rows[k]["features"]), np.float16) for k in good]
     features, told = np.array(vectors, np.float32), [""] * len(rows)
     if training and good:
-        table.loc[good, "novelty"] = measure_novelty(features, training)
+        novel = novelty.compare(features, training)["novelty"]
         reference = checks.Reference.of(training.qualities)
-        for k, novel in zip(good, table.loc[good, "novelty"], strict=True):
+        table.loc[good, "novelty"] = novel.to_numpy(float)
+        for k, share in zip(good, novel, strict=True):
             detail = checks.degradation(rows[k]["qualities"], reference)[2]
-            found = [f"degraded, {detail}" if detail else "", _UNLIKE.format(novel) if novel >= NOVEL else ""]
+            found = [f"degraded, {detail}" if detail else "", _UNLIKE.format(share) if share >= NOVEL else ""]
             told[k] = " ".join(filter(None, found))
     kinds = {"height": "Int64", "width": "Int64", "novelty": float, "disagreement": float}
     return table.assign(warnings=told).astype(kinds), features
-
-
-def measure_novelty(features: np.ndarray, training: TrainingImages) -> np.ndarray:
-    """Compute the novelty (N,) of new images' features (N, D); an image has no name that training knows."""
-    known = training.features, training.samples["id"], training.samples["group"]
-    return novelty(features, [""] * len(features), *known)["novelty"].to_numpy(float)

@@ -34,14 +34,12 @@ def propose_actions(analysis: Analysis) -> Actions:
 
     A verdict goes first: "label wrong" lists an image to be relabelled and takes it out of training until then,
     "ignore" takes it out of training, "model wrong" and "ambiguous" leave its label alone. Without one, the masks
-    that the analysis names are listed under `relabel`: nothing is excluded that no person has judged.
-
-    A change of the training needs two failures and a tenth of those whose labels are not in doubt, each by a
-    cause that is sure or, after the verdict "model wrong", by any cause.
+    that the analysis names are listed under `relabel`. A change of the training needs two failures and a tenth of
+    those whose labels are not in doubt, by a cause that is sure or, after the verdict "model wrong", by any.
     """
-    dataset, failures = analysis.evaluation.dataset, analysis.failures
-    own = analysis.evaluation.name == analysis.evaluation.split  # 02 knows no samples of another dataset
-    splits = dict(zip(dataset.samples["id"], dataset.samples["split"], strict=True)) if own else {}
+    evaluation, failures = analysis.evaluation, analysis.failures
+    own = evaluation.name == evaluation.split  # 02 knows no samples of another dataset
+    splits = evaluation.dataset.samples.set_index("id")["split"].to_dict() if own else {}
     book = VerdictBook(analysis.folder / "verdicts.csv").rows
     verdicts = {sample: row.verdict for sample, row in book.items()}
     reasons = {i: f"verdict: {said}" for i, said in verdicts.items() if said in ("label wrong", "ignore")}
@@ -53,18 +51,16 @@ def propose_actions(analysis: Analysis) -> Actions:
     exclude, relabel = [], []
     for sample, reason in reasons.items():
         split, said = splits.get(sample), verdicts.get(sample)
-        if split == TRAIN:
-            if said:
-                exclude.append(
-                    Sample(id=sample, reason=reason if said == "ignore" else f"until relabelled; {reason}")
-                )
-            relabel += [] if said == "ignore" else [Sample(id=sample, reason=reason)]
-        elif split:  # else a verdict on an image that is gone
-            relabel.append(Sample(id=sample, reason=f"{split}: stays in the scores; {reason}"))
+        if split == TRAIN and said:
+            until = "" if said == "ignore" else "until relabelled; "
+            exclude.append(Sample(id=sample, reason=until + reason))
+        if split and (split, said) != (TRAIN, "ignore"):  # no split: the image is gone
+            stays = "" if split == TRAIN else f"{split}: stays in the scores; "
+            relabel.append(Sample(id=sample, reason=stays + reason))
     sure = (failures["id"].map(verdicts) == "model wrong") | (failures["cause_strength"] >= _SURE)
-    params, clean = read_json(analysis.evaluation.run.params, ["run"]), ~failures["id"].isin(reasons)
-    changes = _training_changes(failures.assign(sure=sure)[clean], Train.pick(params))
-    return Actions(exclude=exclude, relabel=relabel, augment=changes[0], class_weights=changes[1])
+    clean = failures.assign(sure=sure)[~failures["id"].isin(reasons)]
+    settings, weights = _training_changes(clean, Train.pick(read_json(evaluation.run.params, ["run"])))
+    return Actions(exclude=exclude, relabel=relabel, augment=settings, class_weights=weights)
 
 
 def _training_changes(failures: pd.DataFrame, params: Train) -> tuple[list[Setting], Weights]:

@@ -8,7 +8,8 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,51 +26,39 @@ from seglib.runs import atomic_path, brief, display_path, read_table
 
 _BACKGROUND = "background"  # what CVAT calls pixels without a label
 _LABEL = re.compile(r"([^:]*):(\d{1,3}),(\d{1,3}),(\d{1,3})(:.*)?", re.ASCII)  # a line of labelmap.txt
-_Labels = dict[str, tuple[int, tuple[int, ...]]]  # label -> class id and colour
 
 
 def to_relabel(folder: Path) -> list[str]:
-    """List the samples of a failures folder whose labels should be looked at again, most suspicious first.
+    """List the samples of a failures folder whose labels should be looked at again.
 
-    The verdict "label wrong" comes first, then the masks that suspects.csv names (`suspect`). Images with the
-    verdict "model wrong" or "ignore" are left out.
+    The verdict "label wrong" comes first, then the masks that suspects.csv names, most probable first, but for
+    the verdicts "model wrong" and "ignore".
     """
-    verdicts = {sample: row.verdict for sample, row in VerdictBook(folder / "verdicts.csv").rows.items()}
+    verdicts = {i: row.verdict for i, row in VerdictBook(folder / "verdicts.csv").rows.items()}
     ids = [sample for sample, verdict in verdicts.items() if verdict == "label wrong"]
     if (folder / "suspects.csv").is_file():
         ids += named(read_table(folder / "suspects.csv"))["id"].tolist()
     return [i for i in dict.fromkeys(ids) if verdicts.get(i) not in ("model wrong", "ignore")]
 
 
-def _labels(classes: ClassMap) -> _Labels:
-    """List CVAT's labels: the background (black), the classes, and last ignored pixels, under a free name."""
-    ignored = "ignored"
-    while ignored in classes.names:
-        ignored += "_"
+def _labels(classes: ClassMap) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """CVAT's labels -> class id and colour: the background (black), the classes, ignored pixels by a free name."""
+    ignored = next(name for name in ("ignored", "ignored_", "ignored__") if name not in classes.names)
     ids = {_BACKGROUND: IGNORE} | {name: c for c, name in enumerate(classes.names)} | {ignored: IGNORE}
     colors = [(0, 0, 0), *map(tuple, data.default_colors(len(ids) - 1).tolist())]
     return {name: (ids[name], color) for name, color in zip(ids, colors, strict=True)}
 
 
 def export_for_relabelling(
-    evaluation: Evaluation, out: str | Path, samples: Iterable[str] | None = None, masks: str = "present"
+    evaluation: Evaluation, out: str | Path, samples: Iterable[str], masks: str = "present"
 ) -> Path:
     """Write a zip that CVAT and datumaro take as "Segmentation mask 1.1" (the layout of Pascal VOC 2012).
 
-    labels.json inside holds the labels for CVAT's label editor. Ignored pixels have a label of their own, and
-    survive the round trip. A class called "background" is CVAT's background, the pixels without a label.
-
-    Args:
-        out: the zip file.
-        samples: ids; those of `to_relabel` by default.
-        masks: to begin with: "present" or "predictions".
+    Ignored pixels have a label of their own, and survive the round trip. A class called "background" is CVAT's
+    background, the pixels without a label. `samples` are ids; the masks to begin with are "present" or "predictions".
     """
-    dataset = evaluation.dataset
-    if samples is None:
-        samples = to_relabel(evaluation.run.failures(evaluation.name))
-    ids, rows = list(dict.fromkeys(samples)), dataset.samples.set_index("id", drop=False)
-    if not ids:
-        raise DatasetError("no label is in doubt, and no verdict says so: nothing to export. Name images.")
+    dataset, ids = evaluation.dataset, list(dict.fromkeys(samples))
+    rows = dataset.samples.set_index("id", drop=False)
     if unknown := [i for i in ids if i not in rows.index]:
         told = f"{len(unknown)} of {len(ids)} samples to export are not in dataset {dataset.name!r}"
         raise DatasetError(f"{told}: {', '.join(map(repr, unknown[:3]))}.")
@@ -78,20 +67,16 @@ def export_for_relabelling(
         image, mask = data.read_pair(dataset, rows.loc[sample])
         return image, saved_prediction(evaluation, sample, mask.shape) if masks == "predictions" else mask
 
-    return write_annotations(out, evaluation.classes, ids, read)
+    return write_annotations(Path(out), evaluation.classes, ids, read)
 
 
 def write_annotations(
-    out: str | Path,
-    classes: ClassMap,
-    ids: Sequence[str],
-    read: Callable[[str], tuple[np.ndarray, np.ndarray]],
+    out: Path, classes: ClassMap, ids: list[str], read: Callable[[str], tuple[np.ndarray, np.ndarray]]
 ) -> Path:
     """Write the zip of `export_for_relabelling`; `read` gives image (H, W, 3) and mask (H, W) of an id."""
     odd = [name for name in (*classes.names, *ids) if name != name.strip() or not name.isprintable()]
-    if odd := odd or [name for name in classes.names if ":" in name or name.startswith("#")]:
-        told = f"CVAT's lists cannot hold the name {odd[0]!r}"
-        raise ValueError(f"{told}. Rename it (a class: in dataset.yaml).")
+    if odd := odd + [name for name in classes.names if ":" in name or name.startswith("#")]:
+        raise ValueError(f"CVAT's lists cannot hold the name {odd[0]!r}: rename it, a class in dataset.yaml.")
     labels, table = _labels(classes), np.zeros((256, 3), np.uint8)
     for c, color in labels.values():
         table[c] = color
@@ -99,45 +84,42 @@ def write_annotations(
         for sample in ids:
             image, mask = read(sample)
             # objects too: CVAT takes the background for one, of a label that no task has, where there are none
-            kinds = ("JPEGImages", "SegmentationClass", "SegmentationObject")
-            for kind, picture in zip(kinds, (image, table[mask], table[mask]), strict=True):
+            kinds = {"JPEGImages": image, "SegmentationClass": table[mask], "SegmentationObject": table[mask]}
+            for kind, picture in kinds.items():
                 stream = io.BytesIO()
                 Image.fromarray(picture).save(stream, "PNG")
                 archive.writestr(f"{kind}/{sample}.png", stream.getvalue())
-        lines = [f"{name}:{','.join(map(str, color))}::" for name, (_, color) in labels.items()]
-        archive.writestr("labelmap.txt", "\n".join(["# label:color_rgb:parts:actions", *lines, ""]))
+        lines = [f"{name}:{','.join(map(str, color))}::\n" for name, (_, color) in labels.items()]
+        archive.writestr("labelmap.txt", "".join(["# label:color_rgb:parts:actions\n", *lines]))
         archive.writestr("ImageSets/Segmentation/default.txt", "\n".join([*ids, ""]))
         hexes = {name: "#" + bytes(color).hex() for name, (_, color) in labels.items() if name != _BACKGROUND}
         editor = [{"name": name, "color": color, "attributes": []} for name, color in hexes.items()]
         archive.writestr("labels.json", json.dumps(editor, indent=1, ensure_ascii=False))
-    return Path(out)
+    return out
 
 
 def import_corrections(source: str | Path, dataset: Dataset, out: str | Path) -> pd.DataFrame:
     """Write corrected masks as mask files in the dataset's own form, in a folder of their own.
 
-    Everything is read before anything is written: samples, labels or values that the dataset lacks, masks of
-    another size, or a file that would lie on an original are a DatasetError.
-
-    Args:
-        source: a folder of `<id>.png` with class ids (255: ignored), or a zip of CVAT's "Segmentation mask
-            1.1": labels are known by name, and pixels without one are of the class "background" where there
-            is one, else ignored.
-        out: a folder; masks lie in it as in the dataset (`train/masks/<name>.png`), to be looked at and
-            copied.
+    `source` is a folder of `<id>.png` with class ids (255: ignored), or a zip of CVAT's "Segmentation mask 1.1":
+    pixels without a label are of the class "background" where there is one, else ignored. Everything is read before
+    anything is written: samples, labels or values that the dataset lacks, masks of another size, or a file that
+    would lie on an original are a DatasetError.
 
     Returns:
-        a row a mask, in the order of the dataset: id, mask (path in `out`; "" where nothing changed and
-        nothing is written), changed (pixels), share (of all pixels).
+        a row a mask: id, mask (path in `out`; "" where nothing changed), changed (pixels), share (of all pixels).
     """
     source, out = Path(source), Path(out)
     if source.is_dir():
-        masks = _by_sample([(path.stem, path) for path in source.rglob("*.png")], dataset)
-        table, files = _changes(dataset, out, masks, lambda path, _: _read_ids(path, dataset.classes))
+        found = [(path.stem, path) for path in source.rglob("*.png")]
+        table, files = _changes(dataset, out, found, partial(_read_ids, dataset.classes))
     else:
         try:
             with zipfile.ZipFile(source) as archive:
-                table, files = _read_archive(archive, dataset, out)
+                entries = [i for i in archive.infolist() if "SegmentationClass/" in i.filename]
+                found = [(PurePosixPath(i.filename).stem, i) for i in entries if i.filename.endswith(".png")]
+                read = partial(_read_colors, archive, _read_labelmap(archive, dataset.classes))
+                table, files = _changes(dataset, out, found, read)
         except DatasetError:
             raise
         except Exception as error:  # damaged archives raise BadZipFile, RuntimeError, struct.error, ...
@@ -149,43 +131,24 @@ def import_corrections(source: str | Path, dataset: Dataset, out: str | Path) ->
     return table
 
 
-def _by_sample(found: list[tuple[str, Any]], dataset: Dataset) -> dict[str, Any]:
-    """Sample id -> its mask file. Names that came from elsewhere are only compared, never used as paths."""
-    names, known = [name for name, _ in found], set(dataset.samples["id"])
-    if not names:
-        raise DatasetError("there are no masks: expected <id>.png (in a zip: SegmentationClass/<id>.png).")
-    if odd := [name for name in names if name not in known or names.count(name) > 1]:
-        told = f"{len(odd)} of {len(names)} masks do not belong to one sample each of {dataset.name!r}"
-        raise DatasetError(f"{told}: {', '.join(map(repr, odd[:3]))}. Are they of another dataset?")
-    return dict(found)
-
-
-def _read_ids(path: Path, classes: ClassMap) -> np.ndarray:
+def _read_ids(classes: ClassMap, path: Path, shape: tuple[int, int]) -> np.ndarray:
     ids = data.read_stored(path)
-    if ids.ndim != 2 or not np.isin(ids, [*range(len(classes)), IGNORE]).all():
-        raise ValueError(f"expected class ids from 0 to {len(classes) - 1}, or {IGNORE}, in one channel")
+    if ids.shape != shape or not np.isin(ids, [*range(len(classes)), IGNORE]).all():
+        told = f"expected class ids from 0 to {len(classes) - 1}, or {IGNORE}, of size {shape}"
+        raise ValueError(f"{told}; it is {ids.shape}")
     return ids.astype(np.uint8)
-
-
-def _read_archive(archive: zipfile.ZipFile, dataset: Dataset, out: Path) -> tuple[pd.DataFrame, dict]:
-    found = [(PurePosixPath(info.filename.replace("\\", "/")), info) for info in archive.infolist()]
-    found = [(p.stem, info) for p, info in found if p.suffix == ".png" and "SegmentationClass" in p.parts]
-    masks, ids = _by_sample(found, dataset), _read_labelmap(archive, dataset.classes)
-    return _changes(dataset, out, masks, lambda info, shape: _read_colors(archive, info, ids, shape))
 
 
 def _read_labelmap(archive: zipfile.ZipFile, classes: ClassMap) -> dict[tuple[int, ...], int]:
     """Colour -> class id of every label of labelmap.txt."""
     labels, ids = _labels(classes), {}
     text = _unpack(archive, archive.getinfo("labelmap.txt"), 1 << 20).decode("utf-8", "replace")
-    for line in filter(None, map(str.strip, text.splitlines())):
-        if line.startswith("#"):
-            continue
+    for line in re.findall(r"^[^#\s].*$", text, re.MULTILINE):
         found = _LABEL.fullmatch(line)
         color = tuple(map(int, found.group(2, 3, 4))) if found else ()
         if not found or color in ids or found[1] not in labels:
-            told = f"labelmap.txt: {brief(line)} is not 'label:red,green,blue::' with a colour of its own and one"
-            raise DatasetError(f"{told} of the classes {', '.join(classes.names)}. Rename it in CVAT.")
+            told = f"labelmap.txt: {brief(line)} is no 'label:red,green,blue::' with a colour of its own"
+            raise DatasetError(f"{told} and one of the classes {', '.join(classes.names)}.")
         ids[color] = labels[found[1]][0]
     return ids
 
@@ -200,41 +163,43 @@ def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> byte
 
 
 def _read_colors(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo, ids: Mapping[tuple, int], shape: tuple[int, int]
+    archive: zipfile.ZipFile, ids: dict[tuple, int], info: zipfile.ZipInfo, shape: tuple[int, int]
 ) -> np.ndarray:
-    """Read the (H, W) ids of a PNG of label colours."""
     content = _unpack(archive, info, 4 * shape[0] * shape[1] + (1 << 16))
     try:
         with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
-            _check_size(picture.size[::-1], shape)  # known before anything is decoded
+            if picture.size[::-1] != shape:  # known before anything is decoded
+                raise ValueError(f"it is {picture.size[::-1]}, its mask {shape}")
             stored = np.asarray(picture.convert("RGB"))
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ... on damaged files
         raise ValueError(f"it cannot be read ({error})") from None
     mask, known = np.zeros(shape, np.uint8), np.zeros(shape, bool)
     for color, c in ids.items():
         place = (stored == color).all(-1)
-        mask[place], known = c, known | place
+        mask[place], known[place] = c, True
     if not known.all():
         raise ValueError(f"it holds a colour that labelmap.txt lacks: {tuple(stored[~known][0].tolist())}")
     return mask
 
 
-def _check_size(size: tuple[int, ...], shape: tuple[int, int]) -> None:
-    if size != shape:
-        raise ValueError(f"it is {size[1]}x{size[0]} (width x height), its mask {shape[1]}x{shape[0]}")
-
-
 def _changes(
-    dataset: Dataset, out: Path, masks: Mapping[str, Any], read: Callable[[Any, tuple], np.ndarray]
+    dataset: Dataset, out: Path, found: list[tuple[str, Any]], read: Callable[[Any, tuple], np.ndarray]
 ) -> tuple[pd.DataFrame, dict[str, bytes]]:
-    """Compare every mask with its original: the table of `import_corrections`, and the files to write."""
-    originals = {(dataset.root / mask).resolve() for mask in dataset.samples["mask"]}
+    """Compare masks, found by id, with their originals: the table of `import_corrections`, and files to write."""
+    samples, masks, names = dataset.samples, dict(found), [name for name, _ in found]
+    known = set(samples["id"])
+    if not names:
+        raise DatasetError("there are no masks: expected <id>.png (in a zip: SegmentationClass/<id>.png).")
+    # names that came from elsewhere are only compared, never used as paths
+    if odd := [name for name in names if names.count(name) > 1 or name not in known]:
+        told = f"{len(odd)} of {len(names)} masks do not belong to one sample each of {dataset.name!r}"
+        raise DatasetError(f"{told}: {', '.join(map(repr, odd[:3]))}. Are they of another dataset?")
+    originals = {(dataset.root / mask).resolve() for mask in samples["mask"]}
     rows, faults, files = [], [], {}
-    for row in dataset.samples[dataset.samples["id"].isin(masks)].itertuples():
+    for row in samples[samples["id"].isin(masks)].itertuples():
         original, target, changed = data.read_mask(dataset.root / row.mask, dataset.classes), "", 0
         try:
             mask = read(masks[row.id], original.shape)
-            _check_size(mask.shape, original.shape)
             if changed := int((mask != original).sum()):
                 # a mask beside the dataset ("../masks/a.png") comes to lie inside `out` like all others
                 parts = [part for part in PurePosixPath(row.mask).parts if part not in ("..", "/")]

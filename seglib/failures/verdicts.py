@@ -4,7 +4,6 @@ import codecs
 import csv
 import io
 import itertools
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -14,16 +13,13 @@ import pandas as pd
 from seglib.runs import display_path, lock, write_text
 
 VERDICTS = ("model wrong", "label wrong", "ambiguous", "ignore")
-LONGEST = 100_000  # characters of a note: CSV readers take no cell of more than 131,072
 _COLUMNS = ["id", "verdict", "note", "time"]
 
 
 class Verdict(NamedTuple):
-    """What a person says about one image: one of `VERDICTS` or "" (none yet), a note, the time (UTC)."""
-
-    verdict: str = ""
+    verdict: str = ""  # one of `VERDICTS`; "": none yet
     note: str = ""
-    time: str = ""
+    time: str = ""  # UTC
 
 
 class VerdictBook:
@@ -31,9 +27,6 @@ class VerdictBook:
 
     A file that cannot be read completely is renamed `verdicts.csv.bak-N`, the rows that can be read are kept,
     and `problem` says so.
-
-    Args:
-        path: the CSV file with the columns id, verdict, note, time; it need not exist.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -48,16 +41,10 @@ class VerdictBook:
         self.rows, whole = _parse(self.path.read_bytes())
         if not whole:
             names = (self.path.with_name(f"{self.path.name}.bak-{n}") for n in itertools.count(1))
-            aside = next(name for name in names if not name.exists())
-            os.replace(self.path, aside)
+            aside = self.path.rename(next(name for name in names if not name.exists()))
             self._write(self.rows)
-            told = (
-                f"{display_path(self.path)} could not be read completely: expected UTF-8, a row an image and"
-            )
-            kept = (
-                f"It is kept as {aside.name}; {len(self.rows)} verdicts were carried over. Compare the two."
-            )
-            self.problem = f"{told} the columns {', '.join(_COLUMNS)}. {kept}"
+            kept = f"It is kept as {aside.name}; {len(self.rows)} verdicts were carried over."
+            self.problem = f"{display_path(self.path)} could not be read completely. {kept}"
 
     def get(self, sample: str) -> Verdict:
         """Return the verdict on an image; an empty one when there is none yet."""
@@ -67,8 +54,6 @@ class VerdictBook:
         """Set and save the verdict on an image; an empty verdict with an empty note removes it."""
         if verdict not in ("", *VERDICTS):
             raise ValueError(f"verdict {verdict!r}: expected one of {', '.join(VERDICTS)}, or an empty one.")
-        if len(note) > LONGEST:
-            raise ValueError(f"a note of {len(note):,} characters: expected at most {LONGEST:,}.")
         with lock(self.path.with_name(".verdicts"), "saving a verdict", wait=10.0):
             self.reload()  # another browser may have written: change one row, keep the others
             now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -87,17 +72,10 @@ class VerdictBook:
 def _parse(content: bytes) -> tuple[dict[str, Verdict], bool]:
     """Return the rows that can be read, and whether that is all of them."""
     text = content.decode("utf-8-sig", "replace")  # -sig: spreadsheets write a byte order mark
-    reader, rows = csv.DictReader(io.StringIO(text, newline="")), {}
     try:
-        whole = text.encode() == content.removeprefix(codecs.BOM_UTF8)
-        whole &= {"id", "verdict"} <= set(reader.fieldnames or ())
-        for line in reader:
-            given = Verdict(*(line.get(name, "") for name in _COLUMNS[1:]))
-            fits = None not in (*line, *line.values()) and given.verdict in ("", *VERDICTS)
-            if fits and line.get("id") and line["id"] not in rows:
-                rows[line["id"]] = given
-            else:
-                whole = False
-    except csv.Error:  # a cell of more than 131,072 characters
-        whole = False
-    return rows, whole
+        table = pd.read_csv(io.StringIO(text, newline=""), dtype=str, keep_default_na=False)[_COLUMNS]
+    except (KeyError, ValueError):  # no such columns, or no table
+        return {}, False
+    good = table["verdict"].isin(["", *VERDICTS]) & (table["id"] != "") & ~table["id"].duplicated()
+    whole = good.all() and text.encode() == content.removeprefix(codecs.BOM_UTF8)
+    return {row.id: Verdict(*row[2:]) for row in table[good].itertuples()}, whole

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,8 +11,7 @@ import pytest
 from seglib import failures, metrics
 from seglib.data import ClassMap
 from seglib.evaluate import Evaluation
-from seglib.failures import Threshold, causes, failing, find_failures, read_threshold
-from seglib.failures.error_types import best_repairs
+from seglib.failures import Threshold, failing, find_failures, read_threshold
 
 CLASSES = ClassMap(("sky", "traffic sign", "level 2"))
 NAMES, NAN = CLASSES.names, float("nan")
@@ -29,9 +27,8 @@ def made(confusions: list, iou: np.ndarray | None = None) -> Evaluation:
     counts = np.array(confusions, np.int64)
     iou = metrics.image_class_iou(counts) if iou is None else iou
     table = pd.DataFrame(iou, columns=list(NAMES))
-    images = pd.DataFrame(
-        {"id": [f"i{k}" for k in range(len(counts))], "group": "", "miou": metrics.nanmean(iou, axis=1)}
-    )
+    ids = [f"i{k}" for k in range(len(counts))]
+    images = pd.DataFrame({"id": ids, "group": "", "miou": metrics.nanmean(iou, axis=1)})
     images["worst_class"] = table.fillna(9).idxmin(axis=1).where(table.notna().any(axis=1), "")
     images["valid_pixels"] = counts.sum((1, 2))
     table.insert(0, "id", images["id"])
@@ -45,9 +42,8 @@ def of_ious(iou) -> Evaluation:
     return made(np.where(np.isnan(iou), 0, 1000)[:, :, None] * np.eye(3, dtype=np.int64), iou)
 
 
-EVALUATION = of_ious(
-    [[0.9, 0.5, NAN], [0.8, 0.1, 0.3], [0.2, NAN, NAN], [NAN] * 3, [1.0, 1.0, 1.0]]
-)  # 0.7 0.4 0.2 - 1
+# mIoU 0.7, 0.4, 0.2, NaN, 1
+EVALUATION = of_ious([[0.9, 0.5, NAN], [0.8, 0.1, 0.3], [0.2, NAN, NAN], [NAN] * 3, [1.0, 1.0, 1.0]])
 
 
 def failed(threshold: Threshold, evaluation: Evaluation = EVALUATION) -> list[int]:
@@ -73,7 +69,7 @@ def test_thresholds_of_classes():
     assert failed(threshold) == [1, 2]
     assert failures.describe(EVALUATION, threshold) == "below an IoU of 0.2 in traffic sign or 0.5 in sky"
     assert failures.cutoff(EVALUATION, threshold) == 0.5
-    for text in ("sky 0.3,traffic sign=0.2", " sky: 0.3 , traffic sign : .2 ,"):
+    for text in ("sky 0.3,traffic sign 0.2", " sky 0.3 , traffic sign .2 ,"):
         assert read_threshold(0.5, "per_class", text, NAMES).classes == {"sky": 0.3, "traffic sign": 0.2}
     assert failed(read_threshold(0.5, "per_class", "level 2 0.3", NAMES)) == []
     assert failed(read_threshold(0.5, "per_class", "level 2", NAMES)) == [1]
@@ -87,12 +83,9 @@ def test_thresholds_of_classes():
 REFUSED = [
     ((0.5, "relative"), r"threshold_mode 'relative', .*expected one of absolute, percentile"),
     ((1.5,), r"threshold 1\.5: expected .* a number from 0 to 1"),
-    ((NAN,), r"threshold nan: expected"),
-    ((0.5, "per_class", " , ", NAMES), r"per_class needs classes such as 'sky 0\.5'"),
+    ((0.5, "per_class", " , ", NAMES), r"per_class needs classes such as 'person 0\.5'"),
     ((0.5, "absolute", "sky 0.3", NAMES), r"'absolute' with class_thresholds 'sky 0\.3'"),
-    ((0.5, "per_class", "traffic sing 0.3", NAMES), r"\(did you mean 'traffic sign'\?\)"),
-    ((0.5, "per_class", "0.3", NAMES), r"class threshold '0\.3': expected a class"),
-    ((0.5, "per_class", "zebra 0.3", NAMES), r"'zebra 0\.3': .*Classes: sky, "),
+    ((0.5, "per_class", "traffic sing 0.3", NAMES), r"'traffic sing 0\.3': expected a class"),
     ((0.5, "per_class", "sky 30", NAMES), r"class threshold 'sky 30': .* an IoU from 0 to 1"),
     ((0.5, "per_class", "sky 0.3, sky", NAMES), r"class threshold 'sky': expected a class, once"),
 ]
@@ -138,7 +131,10 @@ def test_failures_come_worst_first_with_their_confusions():
     assert found["top_confusion_share"].tolist() == pytest.approx([0.5, 0.5, 0.3])
     total = np.add(CLEAR, np.multiply(2, GUESS))
     np.testing.assert_array_equal(failures.failure_confusions(evaluation, found), total)
-    assert find_failures(made([CLEAR]), 0.25).empty
+    none = find_failures(made([CLEAR]), 0.25)
+    assert none.empty
+    assert none.columns.equals(found.columns)
+    assert failures.class_view(evaluation, none)["iou_failures"].isna().all()
 
 
 @pytest.mark.parametrize("baseline", [0.1, 0.45, None])
@@ -150,23 +146,6 @@ def test_severity(baseline):
             evaluation.per_image["baseline_miou"] = baseline
             expected = "guessing" if miou <= baseline else expected
         assert find_failures(evaluation)["severity"].tolist() == [expected]
-
-
-def test_fixes_follow_the_policy_of_the_evaluation():
-    counts = [[[30, 0, 20], [25, 25, 0], [0, 0, 0]]]  # the third class counts under "union" alone
-    tables = [find_failures(replace(made(counts), scores={"absent": a}), 0.6) for a in ("truth", "union")]
-    gains = [best_repairs(np.array(counts), NAMES, a)["best_fix_gain"].item() for a in ("truth", "union")]
-    assert [table["best_fix_gain"].item() for table in tables] == gains
-    assert gains[0] != gains[1]
-
-
-def test_no_failures_are_an_empty_table_of_the_same_columns():
-    evaluation = made([GOOD, BLANK])
-    found = find_failures(evaluation, 0.5)
-    assert found.empty
-    assert list(found.columns) == list(find_failures(made([GUESS]), 0.5).columns)
-    assert failures.failure_confusions(evaluation, found).sum() == 0
-    assert failures.class_view(evaluation, found)["iou_failures"].isna().all()
 
 
 def test_class_view_by_hand():
@@ -185,18 +164,14 @@ def test_the_closing_words():
         evaluation, threshold = made(confusions), Threshold(limit, mode)
         evaluation.per_image["baseline_miou"] = 0.1
         found = find_failures(evaluation, threshold)
-        columns = columns or dict(causes.explain(found).items())
+        columns = columns or {"cause": "unexplained"}
         return failures.conclusion(evaluation, found.assign(**columns), threshold).data.splitlines()
 
     assert said([GOOD, BLANK]) == ["**No image of 2 is below a mean IoU of 0.5**: the lowest has mIoU 1.00."]
-    assert "None of 2 images has a valid pixel" in said([BLANK, BLANK])[0]
     words = said([GOOD, NEAR], "percentile")
     assert words[0].startswith("**1 of 2 images (50%) are below a mean IoU of 0.788, the lowest 50%: ")
     lost = "1 of 3 classes nearly lost, which the mean hides (IoU below 1/3: over two pixels wrong for each right "
     assert words[3:] == ["", f"{lost}one): level 2 0.25 (2 images)"]
-    words = said([GOOD, GOOD, NEAR, NEAR], limit=0.4)
-    assert words == ["**No image of 4 is below a mean IoU of 0.4**: the lowest has mIoU 0.58.", *words[1:]]
-    assert words[-1].startswith(lost)
     words = said([GOOD, GUESS, CLEAR, CLEAR], cause=["label error", "unexplained", "unexplained"])
     told = "3 of 4 images (75%) are below a mean IoU of 0.5: 2 clear, 1 no better than guessing."
     assert words[0] == f"**{told}**"

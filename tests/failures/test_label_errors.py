@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from seglib.data import IGNORE, ClassMap, Dataset, LabelFaults
 from seglib.failures import evidence
-from seglib.failures.label_errors import FEWEST, SUSPECT, Findings, LabelCheck, grow_region, named
+from seglib.failures.label_errors import FEWEST, Findings, LabelCheck, grow_region, named
 
 NAMES = ("sky", "road", "pavement", "car", "person")
 SIZE = (72, 96)
@@ -66,11 +66,14 @@ class Split:
         for k, mask in enumerate(self.masks):
             Image.fromarray(mask).save(root / f"{k}.png")
 
-    def judged(self, lost: np.ndarray | None = None) -> Findings:
-        check, count = LabelCheck(self.dataset, "test"), len(self.masks)
+    def looked_at(self) -> LabelCheck:
+        check = LabelCheck(self.dataset, "test")
         for k, p in enumerate(self.beliefs):
             check.look(k, self.images[k], self.masks[k], p, p.argmax(0).astype(np.uint8))
-        return check.judge(np.zeros(count, bool) if lost is None else lost)
+        return check
+
+    def judged(self) -> Findings:
+        return self.looked_at().judge(np.zeros(len(self.masks), bool))
 
 
 @pytest.fixture
@@ -88,28 +91,25 @@ def test_sound_masks_are_not_named_though_the_model_errs_surely(split):
     assert kinds.loc[["shifted mask", "mask of another image"], "found"].min() >= 0.9
 
 
-@pytest.mark.parametrize("seed", [3, 4])
-def test_wrong_masks_are_named_with_their_kind(split, seed):
+def test_wrong_masks_are_named_with_their_kind_but_where_the_model_is_lost(split):
     kinds = ["shifted_mask", "wrong_mask", "swapped_classes", "missing_object", "wrong_mask", "shifted_mask"]
     spoiled = dict(zip(range(4, 50, 8), kinds, strict=True))
-    images = split(spoiled=spoiled, seed=seed).judged().images
+    check = split(spoiled=spoiled, seed=3).looked_at()
+    images = check.judge(np.zeros(50, bool)).images
     chosen = images.index[images["suspect"]]
     assert len(set(chosen) & set(spoiled)) >= 4
     assert len(set(chosen) - set(spoiled)) <= 1
     said = images[images["suspect_kind"] == "shifted mask"]
     assert {4, 44} & set(said.index)
     assert said["suspect_detail"].str.contains("px to the right").all()
+    assert named(images)["label_score"].is_monotonic_decreasing
+    assert named(images.drop(columns="suspect")).empty  # of an older version
+    assert not check.judge(np.ones(50, bool)).images["suspect"].any()
 
 
 def test_a_worthless_model_names_nothing(split):
     found = split(worthless=True, spoiled={5: "swapped_classes", 25: "missing_object"}).judged()
     assert not found.images["suspect"].any()
-
-
-def test_where_the_model_is_lost_nothing_is_named(split):
-    made = split(spoiled={4: "wrong_mask", 14: "wrong_mask"}, seed=3)
-    assert made.judged().images["suspect"].any()
-    assert not made.judged(np.ones(50, bool)).images["suspect"].any()
 
 
 def test_too_few_images_give_no_names_and_say_so(split):
@@ -118,15 +118,6 @@ def test_too_few_images_give_no_names_and_say_so(split):
     assert found.kinds.empty
     assert not found.images["suspect"].any()
     assert found.images["label_score"].isna().all()
-
-
-def test_only_named_masks_are_kept_and_older_tables_name_none():
-    table = pd.DataFrame(
-        {"id": list("abc"), "label_score": ["0.5", "0.9", "0.95"], "suspect": ["True", "False", "True"]}
-    )
-    assert named(table)["id"].tolist() == ["c", "a"]
-    assert named(table.drop(columns="suspect")).empty
-    assert list(SUSPECT[:2]) == ["label_score", "suspect"]
 
 
 def measured(truth: np.ndarray, seen: np.ndarray, image: np.ndarray | None = None) -> evidence.Evidence:
@@ -145,14 +136,6 @@ def test_a_missing_object_is_one_region_that_the_image_bounds():
     assert row["own"] > 0.9  # the contour is the prediction's alone
     grown = grow_region(np.ones(SIZE, np.uint8), seen, int(row["y"] * SIZE[1] + row["x"]), True)
     assert grown.sum() == 400
-
-
-def test_the_best_shift_is_that_of_trying_them_all():
-    rng = np.random.default_rng(0)
-    seen = np.where(scene(rng) == IGNORE, 1, scene(rng)).astype(np.uint8)
-    truth = np.roll(seen, (4, -6), (0, 1))
-    dx, dy = measured(truth, seen).shift
-    assert (dx, dy) == (6, -4)
 
 
 def test_outlines_beside_the_edges_of_the_image_are_told_from_those_on_them():

@@ -22,11 +22,8 @@ def unit(vectors):
 
 
 def test_the_choice_is_that_of_brute_force():
-    features, seen, value = (
-        unit(RANDOM.standard_normal((40, 6))),
-        RANDOM.standard_normal((9, 6)),
-        RANDOM.random(40),
-    )
+    features, seen = unit(RANDOM.standard_normal((40, 6))), RANDOM.standard_normal((9, 6))
+    value = RANDOM.random(40)
     places, distances = choose(value, features, seen, 12)
     known = list(unit(seen))
     for place, distance in zip(places, distances, strict=True):
@@ -45,9 +42,7 @@ def test_frames_of_one_second_are_chosen_once_and_copies_never():
     assert sorted(k // 10 for k in places[:3]) == [0, 1, 2], "three scenes before a second frame of one"
     copies = np.repeat(scenes, 5, axis=0)
     places, _ = choose(np.ones(20), copies, scenes[:1] * 7, 20)
-    assert sorted(k // 5 for k in places) == [1, 2, 3], (
-        "the first scene is trained on, the others are taken once"
-    )
+    assert sorted(k // 5 for k in places) == [1, 2, 3], "the first scene is trained on"
 
 
 @pytest.fixture
@@ -75,17 +70,9 @@ def test_the_command_writes_a_list_a_sheet_and_a_zip_that_comes_back(run, traine
     kept = json.loads((out / "label_next.json").read_text())
     assert (kept["calibrated_on"], kept["images"]) == (3, 5)
     assert min(kept["weights"].values()) >= 0
-    # the way back: images and predicted masks into the dataset, corrections from the tool over them
     with zipfile.ZipFile(out / "label_next.zip") as archive:
         named = archive.read("ImageSets/Segmentation/default.txt").decode().split()
-        assert named == table["id"].tolist()
-    for k, name in enumerate(named):
-        shutil.copy(images / f"{name}.png", trained_root / f"data/tiny/train/images/new{k}.png")
-        shutil.copy(out / f"masks/{name}.png", trained_root / f"data/tiny/train/masks/new{k}.png")
-    dataset = data.load_dataset("data/tiny")
-    assert len(dataset.split("train")) == 6 + 3
-    _, mask = data.read_pair(dataset, dataset.samples.set_index("id", drop=False).loc["new0"])
-    np.testing.assert_array_equal(mask, evaluate.read_ids(out / f"masks/{named[0]}.png"))
+    assert named == table["id"].tolist()
 
 
 @pytest.mark.slow
@@ -101,8 +88,6 @@ def test_predict_by_the_command_line(run, trained_root, capsys):
     evaluation = evaluate.open_evaluation(run, "val")
     with pytest.raises(DatasetError, match="none of 1 images can be read"):
         failures.label_next(evaluation, trained_root / "bad", trained_root / "out3")
-    with pytest.raises(ValueError, match="count 0: expected at least 1"):
-        failures.label_next(evaluation, trained_root / "bad", trained_root / "out3", 0)
 
 
 @pytest.mark.slow

@@ -1,13 +1,18 @@
 """Novelty and the nearest training images, against brute force and on cases in which the answer is known."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from seglib.failures.novelty import novelty
+from seglib.failures.novelty import TrainingImages, compare
 
 RANDOM = np.random.default_rng(1)
 TRAIN, ASKED = RANDOM.standard_normal((60, 12)), RANDOM.standard_normal((15, 12))
 IDS = [f"t{k}" for k in range(60)]
+
+
+def novelty(features, own, training, ids, groups):
+    return compare(features, TrainingImages(pd.DataFrame({"id": ids, "group": groups}), training), own)
 
 
 @pytest.mark.parametrize("grouped", [False, True])

@@ -7,26 +7,21 @@ from types import SimpleNamespace
 import pandas as pd
 
 from seglib import failures
-from seglib.failures import planted
+from seglib.failures import trust
 
 
 def test_answers_are_counted_by_kind(tmp_path, monkeypatch):
-    faults = {
-        "a": "wrong_mask",
-        "b": "wrong_mask",
-        "c": "blur",
-        "d": "far_tiny",
-        "e": "dark",
-        "other": "blur",
-    }
+    faults = dict(
+        zip("abcdex", ("wrong_mask", "wrong_mask", "blur", "far_tiny", "dark", "blur"), strict=True)
+    )
     rows = [(name, "test", kind, "mild", "", "") for name, kind in faults.items()]
     columns = ["sample", "split", "kind", "severity", "box", "detail"]
     pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "planted.csv", index=False)
     images = pd.DataFrame({"id": list("abcdefg"), "suspect": [True, *[False] * 5, True]})
     stated = {"b": "degraded image", "c": "degraded image", "d": "unexplained", "f": "rare class"}
     failed = pd.DataFrame({"id": list(stated), "cause": list(stated.values())})
-    monkeypatch.setattr(planted, "find_failures", lambda evaluation, threshold: failed)
-    monkeypatch.setattr(planted, "explain_failures", lambda evaluation, found, images: found)
+    monkeypatch.setattr(trust, "find_failures", lambda evaluation, threshold: failed)
+    monkeypatch.setattr(trust, "explain_failures", lambda evaluation, found, images: found)
     evaluation = SimpleNamespace(dataset=SimpleNamespace(root=tmp_path))
     table = failures.was_it_right(SimpleNamespace(evaluation=evaluation, images=images)).set_index("fault")
     assert table.loc["wrong_mask"].tolist() == [2, 1, 0, 0, 1, "label error 1, degraded image 1"]
