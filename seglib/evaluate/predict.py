@@ -1,6 +1,7 @@
 """From a model, or another tool's files, to predictions at original resolution: of a split, or of one image."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -226,6 +227,7 @@ def evaluate_predictions(
 def _read_external(paths: list[Path], dataset: Dataset, split: str) -> Iterator[tuple]:
     """Raise DatasetError after the last image where some could not be used: names three, counts all."""
     faults, classes = [], len(dataset.classes)
+    right, valid = np.zeros(2), 0  # pixels that agree, read as class ids and as stored ids
     for i, (path, mask) in enumerate(zip(paths, dataset.split(split)["mask"], strict=True)):
         truth, what = data.read_mask(dataset.root / mask, dataset.classes), f"prediction {path.name!r}"
         try:
@@ -233,13 +235,31 @@ def _read_external(paths: list[Path], dataset: Dataset, split: str) -> Iterator[
         except DatasetError as error:
             faults.append(str(error))
             continue
+        if pred.shape == truth.shape:
+            both, known = np.stack([pred, _as_stored(pred, dataset)]), truth != IGNORE
+            right += ((both == truth) & known).sum((1, 2))
+            valid += np.count_nonzero(known)
         if pred.shape != truth.shape:
             faults.append(f"{what} is {pred.shape}, its mask {truth.shape}")
         elif wrong := [int(c) for c in np.unique(pred[truth != IGNORE]) if not 0 <= c < classes]:
             faults.append(f"{what} holds ids {wrong[:8]} on valid pixels")
         else:
             yield i, truth, np.clip(pred, 0, IGNORE).astype(np.uint8), None
+    if right[1] > 2 * right[0] and right[1] > 0.5 * valid:
+        told = f"the predictions agree with the ground truth in {right[0] / valid:.1%} of the pixels as class ids, but in "
+        told += f"{right[1] / valid:.1%} as the ids that masks are stored in (id_map of dataset.yaml)"
+        raise DatasetError(
+            f"{told}. Write class ids, 0-{classes - 1}: dataset.classes.encode(prediction) maps them."
+        )
     if faults:
         told = f"{len(faults)} of {len(paths)} predictions cannot be scored: {' | '.join(faults[:3])}"
         wanted = f"one channel (height, width) of class ids 0-{classes - 1} in the order of dataset.yaml"
-        raise DatasetError(f"{told}. Expected {wanted}, not the stored ids of an id_map.")
+        raise DatasetError(f"{told}. Expected {wanted}. Resize the logits before the argmax, never the mask.")
+
+
+def _as_stored(pred: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Class ids of a prediction in stored ids; all ignored if it is in others, or dataset.yaml has no id_map."""
+    with suppress(ValueError):
+        if pred.ndim == 2 and dataset.classes.id_map:
+            return dataset.classes.encode(pred)
+    return np.full(pred.shape, IGNORE, np.uint8)

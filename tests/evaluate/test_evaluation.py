@@ -309,6 +309,21 @@ def test_saved_ids_come_back(external, tmp_path):
         evaluate.saved_prediction(score(external), "0041", (7, 9))
 
 
+def test_predictions_in_the_ids_of_the_files_are_told_and_not_scored(external):
+    path = external.parent / "data" / "tiny" / "dataset.yaml"
+    path.write_text(path.read_text() + "id_map: {0: 255, 1: 0, 2: 1, 3: 2}\n")
+    for file in [*external.glob("*.png"), *path.parent.glob("*/masks/*.png")]:
+        ids = np.array(Image.open(file))
+        Image.fromarray(np.where(ids == 255, 0, ids + 1).astype(np.uint8)).save(file)
+    for name in TEST_IDS:  # without the last class, no id is illegal
+        ids = np.array(Image.open(external / f"{name}.png"))
+        Image.fromarray(np.where(ids == 3, 1, ids).astype(np.uint8)).save(external / f"{name}.png")
+    with pytest.raises(
+        DatasetError, match=r"as class ids, but in .*% as the ids that masks are stored in.*encode"
+    ):
+        score(external)
+
+
 def test_a_deleted_prediction_is_told(external):
     evaluation = score(external)
     (Run.open("theirs").evaluation("test") / "predictions" / "0042.png").unlink()
