@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -69,24 +68,20 @@ def load_dataset(folder: str | Path, config: str | Path = "", strict: bool = Tru
     root, path = resolve_path(folder), resolve_path(config or Path(folder) / FILE_NAME)
     if not root.is_dir():
         detail = f"dataset folder {root} is not there; expected a folder of images and masks."
-        suggestion = "Check the path; a relative one starts at the project root."
-        if (here := Path(folder).absolute()).is_dir():
-            suggestion = (
-                f"There is {here}; a relative path starts at the project root, so write that one in full."
-            )
-        raise DatasetError(detail, "no-folder", suggestion)
+        here = Path(folder).absolute()
+        there = f" There is {here}: write that one in full." * here.is_dir()
+        told = f"Check the path; a relative one starts at the project root.{there}"
+        raise DatasetError(detail, "no-folder", told)
     if not path.is_file():
         suggestion = f"Draft one with `seglib init {folder}`, or name one elsewhere as config."
         raise DatasetError(f"no {path.name} at {path}.", "no-config", suggestion)
     settings = read_config(path)
     samples, problems = pair_files(root, settings)
     name = (settings.name or dataset_name(root)) + f"-limit{settings.limit}" * (settings.limit > 0)
-    dataset = Dataset(root, name, settings.class_map, samples, problems, settings.form)
     errors = problems[problems["severity"] == "error"]
     if strict and len(errors):
-        detail = f"dataset {dataset.name!r}: {explain(errors)}"
-        raise DatasetError(detail, errors["check"].iloc[0])
-    return dataset
+        raise DatasetError(f"dataset {name!r}: {explain(errors)}", errors["check"].iloc[0])
+    return Dataset(root, name, settings.class_map, samples, problems, settings.form)
 
 
 def read_pair(dataset: Dataset, row: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -107,26 +102,21 @@ def check_sizes(row: Any, image: tuple[int, int], mask: tuple[int, int]) -> None
     """Refuse a mask of another height and width than its image (`DatasetError`, check "size-mismatch")."""
     if image != mask:
         sizes = f"{mask[1]}x{mask[0]} (width x height), but its image is {image[1]}x{image[0]}"
-        turned = " One is the other turned." * (mask == image[::-1])
-        detail = f"mask {row.id!r} ({row.mask}) is {sizes}; expected equal sizes.{turned}"
         suggestion = f"Export the mask at the image's size (nearest neighbour), {EXCLUDE}."
-        if turned:
-            suggestion = (
-                f"If the image is, by its EXIF orientation, write exif: false into {FILE_NAME}. Else e"
-                + suggestion[1:]
-            )
-        raise DatasetError(detail, "size-mismatch", suggestion)
+        if mask == image[::-1]:
+            sizes += ": one is the other turned"
+            suggestion = f"If EXIF turned the image, write exif: false into {FILE_NAME}. {suggestion}"
+        raise DatasetError(f"mask {row.id!r} ({row.mask}) is {sizes}.", "size-mismatch", suggestion)
 
 
 def explain(findings: pd.DataFrame) -> str:
     """Put findings into sentences: of each check in each split the first with its suggestion, and how many there are."""
     lines = []
     for (_, split), group in findings.groupby(["check", "split"], sort=False):
-        ids, more = list(dict.fromkeys(i for i in group["sample"] if i)), ""
-        if len(group) > 1:
-            named = f" ({some(ids)})" if ids else ""
-            more = f" {len(group)} such{f' in {split}' if split else ''}{named}."
-        lines.append(f"{group['detail'].iloc[0]}{more} {group['suggestion'].iloc[0]}".rstrip())
+        ids, first = [*dict.fromkeys(i for i in group["sample"] if i)], group.iloc[0]
+        named = f" ({some(ids)})" if ids else ""
+        more = f" {len(group)} such in {split or 'all'}{named}." * (len(group) > 1)
+        lines.append(f"{first['detail']}{more} {first['suggestion']}".rstrip())
     return lines[0] if len(lines) == 1 else "\n" + "\n".join(f"- {line}" for line in lines)
 
 
@@ -153,17 +143,15 @@ def digests(dataset: Dataset, split: str) -> dict[str, str]:
 
     form = {} if dataset.form == PLAIN else {"images": asdict(dataset.form)}
     classes = json.dumps(dataset.classes.to_dict() | form, sort_keys=True).encode()
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        own = {CLASSES_FILE: hashlib.sha256(classes).hexdigest()[:16]}
-        return own | dict(zip(paths, pool.map(digest, paths), strict=True))
+    with ThreadPoolExecutor() as pool:
+        files = dict(zip(paths, pool.map(digest, paths), strict=True))
+    return {CLASSES_FILE: hashlib.sha256(classes).hexdigest()[:16]} | files
 
 
 def compare_digests(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """Put into words what became of the files: "2 files changed (a.png, b.png), 1 file gone (c.png)"; "" if nothing."""
-    kinds = {
-        "changed": [path for path in now if path in before and before[path] != now[path]],
-        "added": [path for path in now if path not in before],
-        "gone": [path for path in before if path not in now],
-    }
-    found = {kind: paths for kind, paths in kinds.items() if paths}
-    return ", ".join(f"{len(p)} file{'s' * (len(p) > 1)} {kind} ({some(p)})" for kind, p in found.items())
+    kinds = {"changed": [path for path in now if before.get(path, now[path]) != now[path]]}
+    kinds |= {"added": [path for path in now if path not in before]}
+    kinds |= {"gone": [path for path in before if path not in now]}
+    told = [f"{len(p)} file{'s' * (len(p) > 1)} {kind} ({some(p)})" for kind, p in kinds.items() if p]
+    return ", ".join(told)

@@ -1,7 +1,6 @@
 """A draft dataset.yaml from what a folder holds, for a person to complete."""
 
 import json
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -14,21 +13,14 @@ from seglib.data.class_tables import TABLES, draft_classes, read_table
 from seglib.data.classes import some
 from seglib.data.config import dataset_name
 from seglib.data.image_io import SUFFIXES, DatasetError, read_stored
-from seglib.data.pairing import LITTER, find_files, listed_ids
+from seglib.data.pairing import find_files, listed_ids, visible_files
 
-LAYOUTS = """\
-  train/images  train/masks   val/images  val/masks   [test/... or ../testing/...]
-  images/train  masks/train   images/val  masks/val   [images/test  masks/test]
-  train         trainannot    val         valannot    [test  testannot]
-  images        masks         or one folder of x.jpg + x_mask.png, or of image_1.jpg + mask_1.png"""
 _SPLITS = {"train": "train|training", "val": "val|valid|validation", "test": "test|testing"}
 _SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words.split("|")}
 _IMAGE = "images?|imgs?|jpegimages|leftimg8bit|rgb|photos"
 _SURE = "masks?|annot|gt|gtfine|label(?:train)?ids|manual1?|groundtruth"  # also beside words that say nothing
 _MASK = rf"{_SURE}|labels?|annotations?|ann|segmentationclass(?:png)?|segmentations?|seg|truth"
-_OTHER = (
-    "colou?r|overlay|vis|viz|.*visualization|segmentationobject|instances?|instance(?:train)?ids|polygons"
-)
+_OTHER = "colou?r|overlay|viz?|.*visualization|segmentationobject|instances?|instance(?:train)?ids|polygons"
 _KNOWN = rf"{'|'.join(_SPLIT_OF)}|{_IMAGE}|{_MASK}|{_OTHER}|dir|ground"
 _GAP = r"[_\-. ]+"
 _EDGE = rf"{_GAP}|(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])"
@@ -59,8 +51,7 @@ def draft_dataset(folder: str | Path, images: str = "", masks: str = "") -> str:
     They are paired by names that are equal but for a beginning and an ending that all of them have.
 
     Args:
-        folder: the dataset's folder.
-        images, masks: globs relative to it, where it must be told. "{split}" stands for train, val, validation, ...
+        images, masks: globs relative to `folder`, where it must be told; "{split}" stands for train, val, test, ...
 
     Raises:
         DatasetError: check "no-layout"; "two-readings", with the globs that choose each; "polygons", to be drawn as
@@ -79,12 +70,13 @@ def draft_dataset(folder: str | Path, images: str = "", masks: str = "") -> str:
     classes = draft_classes(truth[:: -(-len(truth) // 200)], named, table, pairs[0].masks.glob)
     used = {file for pair in pairs for side in pair[1:] for file in side.files.values()}
     left = sorted({"/".join(parts[:-1]) or "." for parts, file in files.items() if file not in used})
-    notes = [f"# not read: images in {some(left, 5)}"] if left else []
     tail = r"(?:_(?:jpe?g|png))?\.rf\..+" * any(".rf." in text for text in pairs[0].images.files)
-    notes.append(f"# group: '(?P<group>.+)_(?P<frame>[0-9]+){tail}$'  # names of sequences, if there are any")
     head = "# A draft: name the classes, compare the counts with what you expect, then run 01_data_check."
-    lines = [head, f"name: {dataset_name(root)}", *classes, *_splits(root, pairs, others), *notes]
-    return "\n".join([*lines, ""])
+    lines = [head, f"name: {dataset_name(root)}", *classes, *_splits(root, pairs, others)]
+    lines += [f"# not read: images in {some(left, 5)}"] * bool(left)
+    return "\n".join(
+        [*lines, f"# group: '(?P<group>.+)_(?P<frame>[0-9]+){tail}$'  # sequences, if there are any\n"]
+    )
 
 
 def walk(root: Path) -> tuple[_Files, list[Path]]:
@@ -92,17 +84,12 @@ def walk(root: Path) -> tuple[_Files, list[Path]]:
     files, others, tests = {}, [], _SPLITS["test"].split("|")
     beside = [] if any((root / name).exists() for name in tests) else [root.parent / name for name in tests]
     for start in (root, *beside):
-        up, seen = ("..", start.name) * (start != root), set()
-        for place, folders, names in os.walk(start, followlinks=True):
-            real = os.path.realpath(place)
-            folders[:] = [] if real in seen else sorted(name for name in folders if name[0] != ".")
-            for name in () if real in seen else sorted(name for name in names if name[0] != "."):
-                path = Path(place, name)
-                if name.lower().endswith(SUFFIXES):
-                    files[(*up, *path.relative_to(start).parts)] = path
-                elif name.lower() not in LITTER and not up:
-                    others.append(path.relative_to(root))
-            seen.add(real)
+        up = ("..", start.name) * (start != root)
+        for path in visible_files(start):
+            if path.name.lower().endswith(SUFFIXES):
+                files[(*up, *path.relative_to(start).parts)] = path
+            elif not up:
+                others.append(path.relative_to(root))
     return files, others
 
 
@@ -128,9 +115,9 @@ def _find_pairs(files: _Files) -> list[_Pair]:
             split, roles = next((split for split, _ in said[::-1] if split), ""), {role for _, role in said}
             if stage == "files" and len(words) > 1:
                 roles = {meaning(word)[1] for word in (words[-1], "".join(words[-2:]), words[0])}
-            kind = parts[:-1], file.suffix, words[-1].strip("0123456789")
-            if stage == "contents":
-                if kind not in flat:  # masks: nearly all neighbouring pixels are equal
+            if stage == "contents":  # masks: nearly all neighbouring pixels are equal
+                kind = parts[:-1], file.suffix, words[-1].strip("0123456789")
+                if kind not in flat:
                     stored = read_stored(file)
                     flat[kind] = (stored[:, 1:] == stored[:, :-1]).mean()
                 roles = {"mask" if flat[kind] > 0.75 else "image"}
@@ -232,52 +219,50 @@ def _one_a_split(pairs: list[_Pair]) -> list[_Pair]:
     """The pairs in the order of splits; what no name tells is train. Two of a split are two readings: an error."""
     named = defaultdict(list)
     for pair in pairs:
-        named[pair.split or "train"].append(pair)
+        named[pair.split or "train"].append(pair._replace(split=pair.split or "train"))
     for split, readings in ((split, found) for split, found in named.items() if len(found) > 1):
-        detail = f"{split} can be read in {len(readings)} ways:"
+        detail, word = (
+            f"{split} can be read in {len(readings)} ways:",
+            rf"(?<![A-Za-z])({_SPLITS[split]})(?![a-z])",
+        )
         for pair in readings:
-            word = rf"(?<![A-Za-z])({_SPLITS[split]})(?![a-z])"
             images, masks = (re.sub(word, "{split}", side.glob, count=1) for side in pair[1:])
             mask = pair.masks.files[pair.both[0]]
             values = some([*map(str, sorted({*read_stored(mask).ravel().tolist()}))], 6)
             detail += f'\n  --images "{images}" --masks "{masks}"  # {len(pair.both)} pairs; {mask.name} holds {values}'
         suggestion = "\nRun `seglib init FOLDER` with the line whose masks hold a value for each class."
         raise DatasetError(detail, "two-readings", suggestion)
-    return [named[split][0]._replace(split=split) for split in _SPLITS if split in named]
+    return [named[split][0] for split in _SPLITS if split in named]
 
 
 def _splits(root: Path, pairs: list[_Pair], others: list[Path]) -> list[str]:
     """The lines of the splits, by lists such as ImageSets/Segmentation/val.txt where no folder tells them."""
-    lines, known = {}, {text.rpartition("/")[2] for text in pairs[0].both}
+    known, lines = {text.rpartition("/")[2] for text in pairs[0].both}, {}
+
+    def line(split: str, pair: _Pair, ids: str, count: str) -> str:
+        globs = f"images: {_quoted(pair.images.glob)}, masks: {_quoted(pair.masks.glob)}{ids}"
+        return f"  {split}: {{{globs}}}  # {count}"
+
     for path in (path for path in others if len(pairs) == 1 and path.suffix == ".txt"):
         split = _SPLIT_OF.get(path.stem.lower(), "")
         names = listed_ids(root / path, known) if split else []
         if names and {*names} <= known:
-            lines.setdefault(split, (pairs[0], f", ids: {_quoted(path.as_posix())}", f"{len(names)} ids"))
+            ids = f", ids: {_quoted(path.as_posix())}"
+            lines.setdefault(split, line(split, pairs[0], ids, f"{len(names)} ids"))
     if "train" not in lines:
-        lines = {}
-        for pair in pairs:
-            count = f"{len(pair.images.files)} images, {len(pair.masks.files)} masks, {len(pair.both)} pairs"
-            lines[pair.split] = pair, "", count
-    text = ["splits:"]
-    for split, (pair, ids, count) in lines.items():
-        globs = f"images: {_quoted(pair.images.glob)}, masks: {_quoted(pair.masks.glob)}{ids}"
-        text.append(f"  {split}: {{{globs}}}  # {count}")
+        lines = {pair.split: line(pair.split, pair, "", f"{len(pair.both)} pairs") for pair in pairs}
     no_val = "  # no val split, which training needs; `seglib init FOLDER --split 0.7 0.15 0.15` proposes one"
-    return text + [no_val] * ("val" not in lines)
+    return ["splits:", *lines.values(), *[no_val] * ("val" not in lines)]
 
 
 def _no_layout(root: Path, others: list[Path]) -> DatasetError:
     """Say that no masks are found, or that there are polygons, which are no masks yet."""
-    texts = {
-        p: (root / p).read_text(encoding="utf-8", errors="replace")[:200]
-        for p in others
-        if p.suffix == ".txt"
-    }
-    found = [path.as_posix() for path, text in texts.items() if re.match(r"\d+( [\d.e-]+){6,}\s", text)]
-    found += [p.as_posix() for p in others if p.suffix == ".json" and p.name.lower() not in TABLES]
+    found = [path.as_posix() for path in others if path.suffix == ".json" and path.name.lower() not in TABLES]
+    for path in (path for path in others if path.suffix == ".txt"):
+        text = (root / path).read_text(encoding="utf-8", errors="replace")
+        found += [path.as_posix()] * bool(re.match(r"\d+( [\d.e-]+){6,}\s", text))
     if found:
         detail = f"{root} has no masks, but {len(found)} annotation files ({some(found)})."
         return DatasetError(detail, "polygons", f"Polygons are drawn as masks first: seglib convert '{root}'")
-    suggestion = f"Move the files so, or say where they are: seglib init FOLDER {_TELL}"
-    return DatasetError(f"{root} has none of the known layouts:\n{LAYOUTS}\n", "no-layout", suggestion)
+    detail = f"{root} has none of the known layouts, which data/README.md lists."
+    return DatasetError(detail, "no-layout", f"Say where the files are: seglib init FOLDER {_TELL}")

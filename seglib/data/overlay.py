@@ -31,22 +31,15 @@ def overlay(image: np.ndarray, mask: np.ndarray, classes: ClassMap, alpha: float
 
     Args:
         image: (H, W, 3) uint8 RGB, as the result.
-        mask: (H, W) uint8 class ids, 255 = ignored; a ValueError if its size differs.
+        mask: (H, W) uint8 class ids, 255 = ignored.
         alpha: 0 shows the image alone, 1 the mask alone.
     """
-    _check_sizes(image, mask=mask)
     share, colors = round(alpha * 256), classes.colorize(mask).astype(np.uint16)
     return ((image.astype(np.uint16) * (256 - share) + colors * share) >> 8).astype(np.uint8)
 
 
 def error_map(image: np.ndarray, truth: np.ndarray, pred: np.ndarray) -> np.ndarray:
-    """Paint wrong pixels orange over the dimmed greyscale image; ignored pixels are hatched.
-
-    Args:
-        image: (H, W, 3) uint8 RGB, as the result.
-        truth, pred: (H, W) uint8 class ids, 255 = ignored; a ValueError if a size differs.
-    """
-    _check_sizes(image, truth=truth, prediction=pred)
+    """Paint wrong pixels orange over the dimmed greyscale (H, W, 3) image; ignored ones, 255 in (H, W), are hatched."""
     weights = np.array([77, 150, 29], np.uint16)  # Rec. 601 luma in 1/256
     grey = ((image.astype(np.uint16) @ weights) >> 8).astype(np.float32) * 0.5 + 8
     shown = np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
@@ -96,10 +89,3 @@ def data_uri(picture: np.ndarray, width: int) -> str:
         image = image.resize((width, max(1, round(image.height * width / image.width))), Image.Resampling.BOX)
     image.save(stream, "JPEG", quality=80, subsampling=0)  # full colour resolution: masks have sharp edges
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
-
-
-def _check_sizes(image: np.ndarray, **masks: np.ndarray) -> None:
-    for name, mask in masks.items():
-        if image.shape[:2] != mask.shape:
-            sizes = f"{image.shape[0]}x{image.shape[1]}, but its {name} is {'x'.join(map(str, mask.shape))}"
-            raise ValueError(f"image is {sizes}. They must lie pixel on pixel.")

@@ -17,10 +17,10 @@ from seglib.data.image_io import EXCLUDE, SUFFIXES, DatasetError
 from seglib.runs import display_path, is_plain, read_written
 
 FINDING_COLUMNS = ["severity", "check", "sample", "split", "detail", "suggestion"]
-SAMPLE_COLUMNS = ["id", "split", "image", "mask", "group", "frame"]
 LINKS = "SEGLIB_LINKS"
 _WILD = re.compile(r"(\*\*/|\*\*?|\?|\[[^\]]+\])")
-LITTER = ("thumbs.db", "desktop.ini")  # written by file managers; hidden files are passed over as well
+_LITTER = ("thumbs.db", "desktop.ini")  # written by file managers; hidden files are passed over as well
+_CONVERT = "Polygons (JSON, YOLO's text) become masks by `seglib convert`."
 _UNSAFE = re.compile(r'[<>:"|?*\\\x00-\x1f]')  # not allowed in file names everywhere
 
 
@@ -37,17 +37,12 @@ class _Side(NamedTuple):
 
 
 def pair_files(root: Path, config: DatasetConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Look for every split's files and pair them by what the wildcards matched.
-
-    Returns:
-        samples (`SAMPLE_COLUMNS`), complete and sound pairs only, and problems (`FINDING_COLUMNS`).
-    """
+    """Pair every split's files by what the wildcards matched: complete pairs as `Dataset.samples`, and problems."""
     sides, problems, rows = {}, [], []
-    listed = any(split.ids for split in config.splits.values())
     for name, split in config.splits.items():
         # splits with lists of ids may share their globs: once is enough
-        shared = listed and (split.images, split.masks) in [(a.glob, b.glob) for a, b in sides.values()]
-        if split.images and not shared:
+        shared = (split.images, split.masks) in [(a.glob, b.glob) for a, b in sides.values()]
+        if split.images and not (shared and any(split.ids for split in config.splits.values())):
             sides[name] = _look(root, name, split, problems)
     ids = _name_samples(sides)
     chosen = _chosen(root, config.splits, set(ids.values()))
@@ -67,13 +62,14 @@ def pair_files(root: Path, config: DatasetConfig) -> tuple[pd.DataFrame, pd.Data
             rows.append((name, held, image.path, mask.path, *_group(config.group, image.text)))
     order = list(config.splits)
     rows.sort(key=lambda row: (order.index(row[1]), row[0] if chosen else ""))
-    samples = pd.DataFrame(rows, columns=SAMPLE_COLUMNS).astype({"frame": "Int64"})
     if config.limit:
-        many = len(samples)
-        parts = [part for _, part in samples.groupby("split", sort=False)] or [samples]
-        samples = pd.concat([p.iloc[:: -(-len(p) // config.limit)] for p in parts], ignore_index=True)
-        detail = f"limit: {config.limit} in {FILE_NAME}: {len(samples)} of {many} samples, evenly spread, are used."
+        parts = [[row for row in rows if row[1] == split] for split in order]
+        few = [row for part in parts for row in part[:: -(-len(part) // config.limit) or 1]]
+        detail = f"limit: {config.limit} in {FILE_NAME}: {len(few)} of {len(rows)} samples, evenly spread, are used."
         problems.append(("info", "limit", "", "", detail, "A quick try; remove the line to use all."))
+        rows = few
+    columns = ["id", "split", "image", "mask", "group", "frame"]
+    samples = pd.DataFrame(rows, columns=columns).astype({"frame": "Int64"})
     return samples, pd.DataFrame(problems, columns=FINDING_COLUMNS)
 
 
@@ -85,56 +81,54 @@ def _look(root: Path, name: str, split: Split, problems: list[tuple]) -> tuple[_
     both = {file.path for file in files[0]} & {file.path for file in files[1]}
     wide = max(files, key=len)
     wide[:] = [file for file in wide if file.path not in both]
-    for side, matched in zip(sides, files, strict=True):
-        for file in matched:
-            if not is_plain(file.path):
-                detail = f"{side.what} {file.path!a} has a control character or no UTF-8 in its name."
-                problems.append(("error", "file-name", "", name, detail, "Rename it."))
-            elif not file.path.lower().endswith(SUFFIXES):
-                detail = f"{file.path} is matched by {side.glob}; expected {', '.join(SUFFIXES)}."
-                polygons = " Polygons become masks by `seglib convert`." * file.path.endswith(
-                    (".json", ".txt")
-                )
-                suggestion = f"Move it out of the folder, or narrow the glob in {FILE_NAME}.{polygons}"
-                problems.append(("error", "not-an-image", "", name, detail, suggestion))
-            else:
-                side.found.setdefault(file.text.casefold(), []).append(file)
-    if files[0] and not files[1] and (kinds := _annotations(root, split.masks)):
-        detail = f"{split.masks} matches no file; beside it lie {' and '.join(kinds)} files."
-        problems.append(("error", "no-masks", "", name, detail, "Polygons become masks by `seglib convert`."))
+
+    def problem(check: str, detail: str, suggestion: str) -> None:
+        problems.append(("error", check, "", name, detail, suggestion))
+
+    for side, file in ((side, file) for side, matched in zip(sides, files, strict=True) for file in matched):
+        if not is_plain(file.path):
+            detail = f"{side.what} {file.path!a} has a control character or no UTF-8 in its name."
+            problem("file-name", detail, "Rename it.")
+        elif not file.path.lower().endswith(SUFFIXES):
+            detail = f"{file.path} is matched by {side.glob}; expected {', '.join(SUFFIXES)}."
+            problem("not-an-image", detail, f"Move it out of the folder, or narrow the glob. {_CONVERT}")
+        else:
+            side.found.setdefault(file.text.casefold(), []).append(file)
+    if files[0] and not files[1]:
+        problem("no-masks", f"{split.masks} matches no file.", f"Correct the glob. {_CONVERT}")
     if not any(files) and not split.optional:
         detail = f"split {name!r} has no files: expected images at {split.images} and masks at {split.masks}."
-        suggestion = f"Add them, correct the globs, or remove the split from {FILE_NAME}."
-        problems.append(("error", "empty-split", "", name, detail, suggestion))
+        problem("empty-split", detail, f"Add them, correct the globs, or remove the split from {FILE_NAME}.")
     return sides
 
 
-def _annotations(root: Path, glob: str) -> list[str]:
-    """List the endings of annotations other than masks in the folder where a glob looks."""
-    fixed = takewhile(lambda part: not _WILD.search(part), PurePosixPath(glob).parts[:-1])
-    endings = {file.suffix.lower() for file in root.joinpath(*fixed).rglob("*")}
-    return sorted(endings & {".json", ".xml", ".txt", ".csv"})
-
-
 def find_files(root: Path, glob: str) -> Iterator[_File]:
-    """Yield the visible files that a glob matches, in order. Links to folders are followed, but not round in circles."""
+    """Yield the visible files that a glob matches, in order."""
     parts = [*PurePosixPath(glob).parts]
-    parts += ["*"] * (parts[-1] == "**")  # it stands for every file below
     fixed = [*takewhile(lambda part: not _WILD.search(part), parts[:-1])]
+    parts += ["*"] * (parts[-1] == "**")  # it stands for every file below
     stem, dot, ending = parts[-1].rpartition(".")
     stem, ending = (stem, ending) if dot else (ending, "*")
     # a wildcard in the ending is no group: `a.jpg` goes with `a.png`
     regex = _regex("/".join([*parts[len(fixed) : -1], stem]), "({})") + r"\." + _regex(ending, "{}")
-    pattern, start, seen = re.compile(regex, re.IGNORECASE), root.joinpath(*fixed), set()
+    pattern, start = re.compile(regex, re.IGNORECASE), root.joinpath(*fixed)
+    for path in visible_files(start):
+        below = path.relative_to(start).as_posix()
+        if match := pattern.fullmatch(below):
+            # macOS writes letters and accents apart (NFD), others together (NFC)
+            text = normalize("NFC", "/".join(g.strip("/") for g in match.groups() if g.strip("/")))
+            yield _File(PurePosixPath(*fixed, below).as_posix(), match.groups(), text)
+
+
+def visible_files(start: Path) -> Iterator[Path]:
+    """Yield the visible files of a folder, in order. Links to folders are followed, but not round in circles."""
+    seen = set()
     for folder, folders, names in os.walk(start, followlinks=True):
-        real, inner = os.path.realpath(folder), Path(folder).relative_to(start)
-        folders[:] = [] if real in seen else sorted(f for f in folders if not f.startswith("."))
+        real = os.path.realpath(folder)
+        folders[:] = [] if real in seen else sorted(name for name in folders if name[0] != ".")
         for name in [] if real in seen else sorted(names):
-            match = pattern.fullmatch((inner / name).as_posix())
-            if match and not name.startswith(".") and name.lower() not in LITTER:
-                # macOS writes letters and accents apart (NFD), others together (NFC)
-                text = normalize("NFC", "/".join(g.strip("/") for g in match.groups() if g.strip("/")))
-                yield _File(PurePosixPath(*fixed, inner, name).as_posix(), match.groups(), text)
+            if name[0] != "." and name.lower() not in _LITTER:
+                yield Path(folder, name)
         seen.add(real)
 
 
@@ -179,13 +173,12 @@ def _chosen(root: Path, splits: dict[str, Split], known: set[str]) -> dict[str, 
         except (OSError, UnicodeDecodeError):
             detail = f"ids of split {split!r}: {ids} cannot be read; expected UTF-8 text with one id a line."
             raise DatasetError(detail, "split-ids", "Correct ids, or put the file there.") from None
-        twice = [name for name, count in Counter([*chosen, *names]).items() if count > 1]
-        unknown = [name for name in names if name not in known]
-        for wrong, what in ((unknown, "there is no such sample"), (twice, "it is named more than once")):
-            if wrong:
-                detail = f"ids of split {split!r} name {wrong[0]!r}, but {what}{meant(wrong[0], known)}."
-                detail += f" {len(wrong)} of its {len(names)} ids are wrong so ({some(wrong)})."
-                raise DatasetError(detail, "split-ids", "Correct the list; samples.csv of 01 has all ids.")
+        twice = {name for name, count in Counter([*chosen, *names]).items() if count > 1}
+        if wrong := [name for name in names if name in twice or name not in known]:
+            what = "there is no such sample" if wrong[0] not in known else "it is named more than once"
+            detail = f"ids of split {split!r} name {wrong[0]!r}, but {what}{meant(wrong[0], known)}."
+            detail += f" {len(wrong)} of its {len(names)} ids are wrong ({some(wrong)})."
+            raise DatasetError(detail, "split-ids", "Correct the list; samples.csv of 01 has all ids.")
         chosen |= dict.fromkeys(names, split)
     return chosen
 
@@ -194,9 +187,8 @@ def listed_ids(names: Path | list[str], known: set[str]) -> list[str]:
     """Read a list of ids, or a file with one a line, which may name the images' files ("train/images/a.jpg b.png")."""
     lines = read_written(names).splitlines() if isinstance(names, Path) else names
     ids = [normalize("NFC", line.strip()) for line in lines if line.strip()]
-    paths = [(PurePosixPath(name), PurePosixPath(name.split()[0])) for name in ids]
-    forms = [(a.as_posix(), a.name, a.stem, b.name, b.stem) for a, b in paths]
-    return [next((form for form in forms_of if form in known), forms_of[0]) for forms_of in forms]
+    forms = [(name, PurePosixPath(name).stem, PurePosixPath(name.split()[0]).stem) for name in ids]
+    return [next((form for form in three if form in known), three[0]) for three in forms]
 
 
 def _group(pattern: str, text: str) -> tuple[str, int | None]:

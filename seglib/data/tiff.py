@@ -7,37 +7,22 @@ import tifffile
 from PIL import Image
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_MODES = {
-    ("bool", 1): "1",
-    ("uint8", 1): "L",
-    ("uint8", 3): "RGB",
-    ("uint8", 4): "RGBA",
-    ("uint16", 1): "I;16",
-}
-_MODES |= {("uint8", 2): "LA", ("int32", 1): "I", ("float32", 1): "F"}
+_MODES = {("bool", 1): "1", ("uint8", 1): "L", ("uint8", 2): "LA", ("uint8", 3): "RGB", ("uint8", 4): "RGBA"}
+_MODES |= {("uint16", 1): "I;16", ("int32", 1): "I", ("float32", 1): "F"}
 
 
 class Stored(NamedTuple):
-    """What a file says of its pixels.
+    """What a file says of its pixels."""
 
-    Args:
-        mode: Pillow's word for them ("L", "P", "I;16"), or bands and sample type ("5 x uint8").
-        orientation: 1-8, of EXIF; 1: upright.
-        alpha: the last of several bands is transparency.
-        white_is_zero: a TIFF whose lowest value is white.
-    """
-
-    mode: str
-    orientation: int = 1
-    alpha: bool = False
-    white_is_zero: bool = False
+    mode: str  # Pillow's word for them ("L", "P", "I;16"), or bands and sample type ("5 x uint8")
+    orientation: int = 1  # 1-8, of EXIF; 1: upright
+    alpha: bool = False  # the last of several bands is transparency
+    white_is_zero: bool = False  # a TIFF whose lowest value is white
 
     @property
     def deep(self) -> bool:
         """Whether a channel has more than 8 bits."""
-        return self.mode[0] in "IF" or (
-            ("int" in self.mode or "float" in self.mode) and not self.mode.endswith("x uint8")
-        )
+        return self.mode[0] in "IF" or self.mode.endswith(("16", "32", "64"))
 
 
 class PagesError(ValueError):
