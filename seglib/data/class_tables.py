@@ -11,7 +11,6 @@ from PIL import Image
 
 from seglib.data.classes import IGNORE, pack_rgb
 from seglib.data.image_io import DatasetError, read_stored
-from seglib.runs import project_root
 
 TABLES = ("labelmap.txt", "_classes.csv", "class_dict.csv", "classes.json", "class_names.txt", "classes.txt")
 TABLES += ("codes.txt", "labels.txt", "objectinfo150.txt")
@@ -79,7 +78,7 @@ def draft_classes(files: list[Path], named: list[Named], source: str, glob: str)
         rows = named + [Named("", None, rgb) for rgb in found if rgb not in {row.color for row in named}]
         rows = [row._replace(stored=int(pack_rgb(np.array(row.color)))) for row in rows]
     elif city and not named:
-        rows = read_table(project_root() / "data/configs/cityscapes_classes.txt")
+        rows = read_table(Path(__file__).with_name("cityscapes.txt"))
         rows = [row._replace(stored=c) if city[1] else row for c, row in enumerate(rows)]
         source, id_map = "Cityscapes", dict.fromkeys([*range(34), IGNORE], IGNORE)
     else:

@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -27,42 +29,49 @@ _OTHERS = {
     b"[": "JSON",
 }
 _OTHERS |= {b"git-lfs": "a Git LFS pointer (`git lfs pull` fetches the file)", b"<": "XML, SVG or a web page"}
+_LITTER = ("thumbs.db", "desktop.ini")  # written by file managers; hidden files are passed over as well
 EXCLUDE = "or list the id under exclude in dataset.yaml"
 
 
 class DatasetError(ValueError):
-    """Something in a dataset is not as expected.
-
-    Args:
-        detail: names the thing and what was expected.
-        check: the check that it fails, as in the findings table ("unreadable", "size-mismatch", ...).
-        suggestion: what to do about it; the error's text is both.
-    """
+    """Something in a dataset is not as expected: what (`detail`), as which finding (`check`), and what to do about it."""
 
     def __init__(self, detail: str, check: str = "", suggestion: str = "") -> None:
         super().__init__(f"{detail} {suggestion}".rstrip())
         self.detail, self.check, self.suggestion = detail, check, suggestion
 
 
+def visible_files(start: Path) -> Iterator[Path]:
+    """Yield the visible files of a folder, in order. Links to folders are followed, but not round in circles."""
+    seen = set()
+    for folder, folders, names in os.walk(start, followlinks=True):
+        real = os.path.realpath(folder)
+        folders[:] = [] if real in seen else sorted(name for name in folders if name[0] != ".")
+        for name in [] if real in seen else sorted(names):
+            if name[0] != "." and name.lower() not in _LITTER:
+                yield Path(folder, name)
+        seen.add(real)
+
+
 def find_images(folder: Path) -> dict[str, str]:
-    """Name the image files in a folder and the folders in it: id -> path relative to `folder`, by name.
+    """Name the image files in a folder and the folders in it: id -> path relative to `folder`.
 
     An id is the path without the ending, with "-" for "/". A DatasetError says that there is no image, that two
     have one id, or that a name cannot stand in a table.
     """
-    found = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    paths = [path for path in found if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
-    if not paths:
-        told = f"no image in {display_path(folder)}: expected files that end in {', '.join(SUFFIXES)}"
-        raise DatasetError(f"{told}; there are {len(found)} others.")
     ids, seen = {}, {}
-    for path in paths:
-        name = "-".join(path.with_suffix("").parts)
-        if not is_plain(name):
-            raise DatasetError(f"{str(path)!a} holds a control character or is no UTF-8. Rename it.")
-        if (twin := seen.setdefault(name.casefold(), path)) != path:  # one file on Windows and macOS
-            raise DatasetError(f"{twin} and {path} would have one id. Rename one, or move it elsewhere.")
-        ids[name] = path.as_posix()
+    for path in (file.relative_to(folder) for file in visible_files(folder)):
+        if path.suffix.lower() in SUFFIXES:
+            name = "-".join(path.with_suffix("").parts)
+            if not is_plain(name):
+                raise DatasetError(f"{str(path)!a} holds a control character or is no UTF-8. Rename it.")
+            if (twin := seen.setdefault(name.casefold(), path)) != path:  # one file on Windows and macOS
+                raise DatasetError(f"{twin} and {path} would have one id. Rename one.")
+            ids[name] = path.as_posix()
+    if not ids:
+        raise DatasetError(
+            f"no image in {display_path(folder)}: expected files that end in {', '.join(SUFFIXES)}."
+        )
     return ids
 
 
@@ -81,35 +90,30 @@ def georeference(path: Path) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
 
 @dataclass(frozen=True)
 class ImageForm:
-    """How dataset.yaml says that images are read; what would have to be guessed is refused.
+    """How dataset.yaml says that images are read; what would have to be guessed is refused."""
 
-    Args:
-        channels: the bands that are red, green and blue, counted from 1; None: all there are, at most three.
-        range: the values that become 0 and 255 in images of more than 8 bits a channel; those of 8 bits stay.
-        exif: whether images are turned by their EXIF orientation. None: they are, and 01 asks where it matters.
-    """
-
-    channels: tuple[int, int, int] | None = None
-    range: tuple[float, float] | None = None
-    exif: bool | None = None
+    channels: tuple[int, int, int] | None = (
+        None  # bands that are red, green, blue, from 1; None: all, at most three
+    )
+    range: tuple[float, float] | None = None  # what becomes 0 and 255 in images of more than 8 bits a channel
+    exif: bool | None = None  # turn by the EXIF orientation; None: turn, and 01 asks where it matters
 
 
 PLAIN = ImageForm()
 
 
 def read_image(path: str | Path, label: str = "", form: ImageForm = PLAIN) -> np.ndarray:
-    """Read an image file as (H, W, 3) uint8 RGB, owned and writable.
+    """Read a PNG, JPEG, TIFF, BMP or WebP, whatever its name, as (H, W, 3) uint8 RGB, owned and writable.
 
     Alpha is dropped, not multiplied in; grey and palette images are expanded; the EXIF orientation is applied.
 
     Args:
-        path: PNG, JPEG, TIFF, BMP or WebP, recognised by content and not by name.
         label: how errors name the image; its file name by default.
         form: bands, range and orientation: `Dataset.form`.
 
     Raises:
         DatasetError: check "missing-file", "unreadable", "too-large" (Pillow's limit against decompression bombs),
-            "pages" (several), "channels" (bands that `form` does not name) or "range" (more than 8 bits, and `form` has no range).
+            "pages" (several), "channels" (bands that `form` does not name) or "range" (more than 8 bits without one).
     """
     return np.array(read_picture(path, label, form)[0])
 

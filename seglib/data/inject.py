@@ -5,7 +5,6 @@ Label faults change the mask (at least `MIN_CHANGE`: what cannot be measured pro
 
 import math
 import re
-import shutil
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,18 +20,15 @@ from scipy import ndimage
 from seglib.data.classes import IGNORE
 from seglib.data.config import FILE_NAME
 from seglib.data.dataset import Dataset, read_pair
-from seglib.data.image_io import DatasetError, ImageForm, read_mask
+from seglib.data.image_io import DatasetError, read_mask
 from seglib.data.overlay import label_regions
 from seglib.runs import atomic_folder, display_path, read_table, resolve_path, write_csv, write_text
 
-LABEL_FAULTS = (
-    "swapped_classes", "missing_object", "shifted_mask", "wrong_mask", "crude_outline", "swollen_outline",
-)  # fmt: skip
+LABEL_FAULTS = ("swapped_classes", "missing_object", "shifted_mask", "wrong_mask")
+LABEL_FAULTS += ("crude_outline", "swollen_outline")
 DEGRADATIONS = ("blur", "noise", "dark", "washed_out")
 FAULT_KINDS = LABEL_FAULTS + DEGRADATIONS
 LEVELS = ("mild", "moderate", "severe")
-PLANTED_COLUMNS = ["sample", "split", "kind", "severity", "box", "detail"]
-
 MIN_CHANGE = 0.002  # share of the valid pixels: 19 x 19 pixels of 480 x 360
 MIN_WIDTH = 0.015  # an object holds a square of this share of the longer side, else it drowns in outlines
 # As shares of the longer side: how far a mask shifts, the cells of a crude outline, by how much objects swell.
@@ -60,8 +56,8 @@ def inject_faults(
 ) -> pd.DataFrame:
     """Copy a dataset into the new folder `out` and inject faults, one a chosen sample, all kinds equally often.
 
-    Images are copied byte for byte except degraded ones (PNG); masks become palette PNGs of class ids. Ids, splits,
-    sequences and frames stay. The correct masks of label faults go to clean_masks/<sample>.png.
+    Images become PNGs of what was read, masks palette PNGs of class ids. Ids, splits, sequences and frames stay. The
+    correct masks of label faults go to clean_masks/<sample>.png.
 
     Args:
         kinds: some of `FAULT_KINDS`.
@@ -86,9 +82,16 @@ def inject_faults(
         for row in dataset.samples.itertuples():
             _write_sample(dataset, row, faults.get(row.id), folder, seed)
         named = dataset.samples[dataset.samples["id"].isin(faults)].itertuples()
-        rows = [(row.id, row.split, *faults[row.id][:4]) for row in named]
-        write_csv(folder / "planted.csv", table := pd.DataFrame(rows, columns=PLANTED_COLUMNS))
-        write_text(folder / FILE_NAME, _config(dataset))
+        table = pd.DataFrame([(row.id, row.split, *faults[row.id][:4]) for row in named])
+        table.columns = ["sample", "split", *Fault._fields[:4]]
+        write_csv(folder / "planted.csv", table)
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", dataset.name[:64])
+        values = {"name": f"{name}_planted", "classes": list(dataset.classes.names), "group": _GROUP}
+        values |= {"colors": dataset.classes.colors.tolist(), "splits": {}}
+        for split in dataset.splits:
+            values["splits"][split] = {key: f"{split}/{key}/**/*.png" for key in ("images", "masks")}
+        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None)
+        write_text(folder / FILE_NAME, text)
     return table
 
 
@@ -98,39 +101,22 @@ def planted(folder: str | Path) -> pd.DataFrame:
 
 
 def _write_sample(dataset: Dataset, row: Any, fault: Fault | None, folder: Path, seed: int) -> None:
-    image, mask = read_pair(dataset, row)  # sound samples are read too: no copy of what cannot be read
+    image, mask = read_pair(dataset, row)
     frame = "-" if pd.isna(row.frame) else row.frame
     place = f"{quote(row.group, safe='')}/{frame}/{row.id}" if row.group else row.id  # read back by `_GROUP`
-    target = folder / row.split / "images" / f"{place}{Path(row.image).suffix}"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    masks = {folder / row.split / "masks" / f"{place}.png": mask}
-    if (fault is None or fault.mask is not None) and dataset.form == ImageForm():
-        shutil.copyfile(dataset.root / row.image, target)
-    elif (
-        fault is None or fault.mask is not None
-    ):  # as it was read: the copy's dataset.yaml says nothing of it
-        Image.fromarray(image).save(target.with_suffix(".png"))
-    else:
+    if fault and fault.mask is None:
         rng = np.random.default_rng([seed, zlib.crc32(row.id.encode())])
         grain = rng.standard_normal(image.shape, dtype=np.float32)
-        worse = degrade(image, fault.kind, LEVELS.index(fault.severity) + 1, grain)
-        Image.fromarray(worse).save(target.with_suffix(".png"))
+        image = degrade(image, fault.kind, LEVELS.index(fault.severity) + 1, grain)
+    files = {f"{row.split}/images/{place}.png": image, f"{row.split}/masks/{place}.png": mask}
     if fault and fault.mask is not None:
-        masks = dict.fromkeys(masks, fault.mask) | {folder / "clean_masks" / f"{row.id}.png": mask}
-    for path, ids in masks.items():
+        files |= {f"{row.split}/masks/{place}.png": fault.mask, f"clean_masks/{row.id}.png": mask}
+    for name, pixels in files.items():
+        path, picture = folder / name, Image.fromarray(pixels)
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture = Image.fromarray(ids)
-        picture.putpalette(dataset.classes.palette().tobytes())
-        picture.save(path)
-
-
-def _config(dataset: Dataset) -> str:
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", dataset.name[:64]).lstrip("._-") or "dataset"
-    values: dict[str, Any] = {"name": f"{name}_planted", "classes": list(dataset.classes.names)}
-    values |= {"colors": dataset.classes.colors.tolist(), "group": _GROUP, "splits": {}}
-    for split in dataset.splits:
-        values["splits"][split] = {key: f"{split}/{key}/**/*.*" for key in ("images", "masks")}
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None)
+        if pixels.ndim == 2:
+            picture.putpalette(dataset.classes.palette().tobytes())
+        picture.save(path, compress_level=1)
 
 
 def plan_faults(
@@ -163,9 +149,7 @@ class LabelFaults:
         step: every `step`-th pixel of a mask is taken, in rows and columns.
     """
 
-    def __init__(
-        self, dataset: Dataset, samples: pd.DataFrame, rng: np.random.Generator, step: int = 1
-    ) -> None:
+    def __init__(self, dataset: Dataset, samples: pd.DataFrame, rng: Any, step: int = 1) -> None:
         self.dataset, self.samples, self.rng, self.step = dataset, samples, rng, step
         self.names = dataset.classes.names
         counts = [np.bincount(self.mask(row).ravel(), minlength=IGNORE + 1) for _, row in samples.iterrows()]
@@ -195,16 +179,14 @@ class LabelFaults:
         """One object or all of a class, equally often, labelled as another class."""
         counts = np.bincount(mask.ravel(), minlength=IGNORE + 1)[: len(self.names)]
         whole = np.flatnonzero((counts > 0) & (counts >= MIN_CHANGE * counts.sum()))
-        objects, what = self.objects(mask), "one"
+        objects = self.objects(mask)
         if self.occurring.sum() < 2 or not len(whole):  # nothing else to call it, or no valid pixel
             return None
-        if objects and self.rng.random() < 0.5:
-            where = objects[self.rng.integers(len(objects))]
-        else:
-            where, what = mask == self.rng.choice(whole), "all"
+        one = objects and self.rng.random() < 0.5
+        where = objects[self.rng.integers(len(objects))] if one else mask == self.rng.choice(whole)
         given = mask[where][0]
         wrong = self.rng.choice([c for c in np.flatnonzero(self.occurring) if c != given])
-        detail = f"{what} {self.names[given]} labelled {self.names[wrong]}"
+        detail = f"{'one' if one else 'all'} {self.names[given]} labelled {self.names[wrong]}"
         return np.where(where, np.uint8(wrong), mask), detail
 
     def missing_object(self, row: pd.Series, mask: np.ndarray) -> tuple[np.ndarray, str] | None:
@@ -237,10 +219,10 @@ class LabelFaults:
     def crude_outline(self, row: pd.Series, mask: np.ndarray) -> tuple[np.ndarray, str]:
         """Every outline drawn in cells of `CELLS`, or rounded off as much, equally often."""
         cell = max(2, round(self.rng.uniform(*CELLS) * max(mask.shape)))
-        middles = [
-            np.clip((np.arange(n) + start) // cell * cell + cell // 2 - start, 0, n - 1)
-            for n, start in zip(mask.shape, self.rng.integers(cell, size=2), strict=True)
-        ]
+        middles = []
+        for n, start in zip(mask.shape, self.rng.integers(cell, size=2), strict=True):
+            middle = (np.arange(n) + start) // cell * cell + cell // 2 - start
+            middles.append(middle.clip(0, n - 1))
         crude = mask[np.ix_(*middles)]
         if self.rng.random() < 0.5:
             ids = np.unique(crude)

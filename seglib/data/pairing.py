@@ -13,13 +13,12 @@ import pandas as pd
 
 from seglib.data.classes import some
 from seglib.data.config import FILE_NAME, DatasetConfig, Split, meant
-from seglib.data.image_io import EXCLUDE, SUFFIXES, DatasetError
+from seglib.data.image_io import EXCLUDE, SUFFIXES, DatasetError, visible_files
 from seglib.runs import display_path, is_plain, read_written
 
 FINDING_COLUMNS = ["severity", "check", "sample", "split", "detail", "suggestion"]
 LINKS = "SEGLIB_LINKS"
 _WILD = re.compile(r"(\*\*/|\*\*?|\?|\[[^\]]+\])")
-_LITTER = ("thumbs.db", "desktop.ini")  # written by file managers; hidden files are passed over as well
 _CONVERT = "Polygons (JSON, YOLO's text) become masks by `seglib convert`."
 _UNSAFE = re.compile(r'[<>:"|?*\\\x00-\x1f]')  # not allowed in file names everywhere
 
@@ -118,18 +117,6 @@ def find_files(root: Path, glob: str) -> Iterator[_File]:
             # macOS writes letters and accents apart (NFD), others together (NFC)
             text = normalize("NFC", "/".join(g.strip("/") for g in match.groups() if g.strip("/")))
             yield _File(PurePosixPath(*fixed, below).as_posix(), match.groups(), text)
-
-
-def visible_files(start: Path) -> Iterator[Path]:
-    """Yield the visible files of a folder, in order. Links to folders are followed, but not round in circles."""
-    seen = set()
-    for folder, folders, names in os.walk(start, followlinks=True):
-        real = os.path.realpath(folder)
-        folders[:] = [] if real in seen else sorted(name for name in folders if name[0] != ".")
-        for name in [] if real in seen else sorted(names):
-            if name[0] != "." and name.lower() not in _LITTER:
-                yield Path(folder, name)
-        seen.add(real)
 
 
 def _regex(glob: str, group: str) -> str:

@@ -78,8 +78,7 @@ def test_any_form_of_dataset_is_copied_with_its_faults(tmp_path, form):
     for before, after in zip(dataset.samples.itertuples(), copy.samples.itertuples(), strict=True):
         old, new = read_pair(dataset, before), read_pair(copy, after)
         kind = faults["kind"].get(before.id, "")
-        files = (dataset.root / before.image, copy.root / after.image)
-        assert (files[0].read_bytes() == files[1].read_bytes()) == (kind not in DEGRADATIONS)
+        assert (old[0] == new[0]).all() == (kind not in DEGRADATIONS)
         assert (old[1] == new[1]).all() == (kind not in LABEL_FAULTS)
         clean = copy.root / "clean_masks" / f"{before.id}.png"
         assert clean.exists() == (kind in LABEL_FAULTS)
