@@ -63,11 +63,7 @@ def draft_classes(files: list[Path], named: list[Named], source: str, glob: str)
     """Draft the lines from `classes` to `colors`, `id_map` or `snap`, with the share of each class in the masks.
 
     Without names the classes are class_0, class_1, ... by stored ids, or by how much the colours cover.
-
-    Args:
-        files: masks; all are opened.
-        named: the classes that the file `source` names; [] where none does.
-        glob: the masks' glob: "labelIds" and "labelTrainIds" are Cityscapes' ids.
+    `named` are the classes that the file `source` names; "labelIds" or "labelTrainIds" in `glob` are Cityscapes' ids.
     """
     pixels, colored, palette, notes = _count(files)
     city, id_map = re.search("label(train)?ids", glob, re.IGNORECASE), {IGNORE: IGNORE}

@@ -43,21 +43,17 @@ def default_colors(count: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class ClassMap:
-    """The classes of a dataset and how its mask files write them; a ClassError says where they contradict.
+    """The classes of a dataset and how its mask files write them; a ClassError says where they contradict."""
 
-    Args:
-        names: one name a class; class `c` has id `c` inside seglib.
-        colors: (C, 3) uint8 RGB; `default_colors` when empty.
-        ignore_ids: stored values of ignored pixels; they become `IGNORE` (255).
-        id_map: stored value, or (r, g, b), -> class id (255: ignored). Empty: stored values are class ids.
-        snap: read other values as the nearest named one, for masks that went through JPEG or have soft edges.
-    """
-
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # class `c` has id `c` inside seglib
+    # (C, 3) uint8 RGB; `default_colors` when empty
     colors: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.uint8), repr=False)
-    ignore_ids: tuple[int, ...] = ()
+    ignore_ids: tuple[int, ...] = ()  # stored values of ignored pixels, beside 255
+    # stored value, or (r, g, b), -> class id (255: ignored); empty: stored values are class ids
     id_map: Mapping[int | tuple[int, int, int], int] = field(default_factory=dict, repr=False)
-    snap: bool = False
+    snap: bool = (
+        False  # read other values as the nearest named one: masks went through JPEG or have soft edges
+    )
     colors_named: bool = field(init=False, default=True, repr=False)  # False: seglib chose the colours
 
     def __post_init__(self) -> None:

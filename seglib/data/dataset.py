@@ -28,11 +28,9 @@ class Dataset:
     """The samples of a dataset, and what is wrong with their files as far as names and sizes tell.
 
     Args:
-        name: fit for a folder of results.
         samples: complete pairs in the order of dataset.yaml's splits, then by name: `id` (unique, usable as a file
             name), `split`, `image` and `mask` (POSIX paths relative to `root`), `group` ("" if none), `frame` (Int64).
         problems: findings: `severity` ("error", "warning", "info"), `check`, `sample`, `split`, `detail`, `suggestion`.
-        form: how dataset.yaml says that images are read, for `read_image`.
     """
 
     root: Path
@@ -52,8 +50,7 @@ class Dataset:
         if name not in self.splits:
             there = ", ".join(self.splits) or "none"
             detail = f"no split {name!r} in dataset {self.name!r}: expected one that has samples ({there})."
-            suggestion = f"Choose one of them, or add it to {FILE_NAME}: `seglib init FOLDER --split` can."
-            raise DatasetError(detail, "no-split", suggestion)
+            raise DatasetError(detail, "no-split", "`seglib init FOLDER --split 0.7 0.15 0.15` makes splits.")
         return self.samples[self.samples["split"] == name].reset_index(drop=True)
 
 
@@ -85,11 +82,7 @@ def load_dataset(folder: str | Path, config: str | Path = "", strict: bool = Tru
 
 
 def read_pair(dataset: Dataset, row: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Read one sample, a row of `dataset.samples` (Series or named tuple); a DatasetError says what is wrong with it.
-
-    Returns:
-        image (H, W, 3) uint8 RGB and mask (H, W) uint8 class ids, 255 = ignored.
-    """
+    """Read a row of `dataset.samples`: image (H, W, 3) uint8 RGB and mask (H, W) uint8 class ids, 255 = ignored."""
     if isinstance(row, pd.Series):
         row = SimpleNamespace(**row)  # Series.mask is a method
     image = read_image(dataset.root / row.image, f"{row.id!r} ({row.image})", dataset.form)

@@ -49,17 +49,12 @@ def draft_dataset(folder: str | Path, images: str = "", masks: str = "") -> str:
 
     Names of folders ("images", "trainannot") or files ("x_mask.png") tell images from masks, else their contents do.
     They are paired by names that are equal but for a beginning and an ending that all of them have.
-
-    Args:
-        images, masks: globs relative to `folder`, where it must be told; "{split}" stands for train, val, test, ...
-
-    Raises:
-        DatasetError: check "no-layout"; "two-readings", with the globs that choose each; "polygons", to be drawn as
-            masks first; "illegal-ids", masks of too many values.
+    `images` and `masks` are globs where it must be told; "{split}" in them stands for train, val, test, ...
+    A DatasetError has check "no-layout", "two-readings" (with the globs that choose each), "polygons" or "illegal-ids".
     """
     root = Path(folder)
     files, others = walk(root)
-    pairs = _told(root, images, masks) if images or masks else _find_pairs(files)
+    pairs = _told(root, images, masks) if images or masks else _find_pairs(root, files)
     if not pairs:
         raise _no_layout(root, others)
     pairs = _one_a_split(pairs)
@@ -104,7 +99,7 @@ def meaning(name: str) -> tuple[str, str]:
     return next((_SPLIT_OF[word] for word in words if word in _SPLIT_OF), ""), role
 
 
-def _find_pairs(files: _Files) -> list[_Pair]:
+def _find_pairs(root: Path, files: _Files) -> list[_Pair]:
     """Tell masks from images by folders' names, else by files', else by their contents, and pair what fits together."""
     flat: dict[tuple, float] = {}
     for stage in ("folders", "files", "contents"):
@@ -128,7 +123,7 @@ def _find_pairs(files: _Files) -> list[_Pair]:
         for (split, _, shape), group in ((key, group) for key, group in groups.items() if key[1] == "mask"):
             for wanted in ("image", ""):  # what no word calls images may be them: train, trainannot
                 mates = [(key[2], mate) for key, mate in groups.items() if key[:2] == (split, wanted)]
-                if found := [pair for mate in mates for pair in _fit(split, mate, (shape, group))]:
+                if found := [pair for mate in mates for pair in _fit(root, split, mate, (shape, group))]:
                     pairs += found
                     break
         if pairs:
@@ -136,13 +131,13 @@ def _find_pairs(files: _Files) -> list[_Pair]:
     return []
 
 
-def _fit(split: str, images: tuple[tuple, _Files], masks: tuple[tuple, _Files]) -> list[_Pair]:
+def _fit(root: Path, split: str, images: tuple[tuple, _Files], masks: tuple[tuple, _Files]) -> list[_Pair]:
     """Pair two groups whose names are equal less what all begin and end with: a pair for every kind of mask."""
-    (a_base, a), (b_base, b) = _texts(*images), _texts(*masks)
-    inside, sample = defaultdict(list), [text.rpartition("/")[::2] for text in a][:: -(-len(a) // 30)]
-    for place, _, stem in (text.rpartition("/") for text in b):
+    (a_base, a), (b_base, b) = _names(root, *images), _names(root, *masks)
+    inside, sample = defaultdict(list), a[:: -(-len(a) // 30)]
+    for place, stem in b:
         inside[place].append(stem)
-    for before, after in _cuts([text.rpartition("/")[2] for text in a]):
+    for before, after in _cuts([stem for _, stem in a]):
         kinds: Counter = Counter()
         for place, stem in sample:
             kinds.update(_around(stem[len(before) : len(stem) - len(after)], inside[place]))
@@ -150,35 +145,35 @@ def _fit(split: str, images: tuple[tuple, _Files], masks: tuple[tuple, _Files]) 
         if best := [kind for kind, count in kinds.items() if count >= least]:
             clear = [kind for kind in best if not any(meaning(word)[1] == "other" for word in kind)]
             ids = [kind for kind in best if kind[1].lower().endswith("labeltrainids")]
-            one = _side(a_base, a, (before, after))
-            return [_Pair(split, one, _side(b_base, b, kind)) for kind in ids or clear or best]
+            one = _side(root, _glob(a_base, images[1], before, after))
+            globs = [_glob(b_base, masks[1], *kind) for kind in ids or clear or best]
+            return [_Pair(split, one, _side(root, glob)) for glob in globs]
     return []
 
 
-def _texts(shape: tuple, group: _Files) -> tuple[str, dict[str, Path]]:
-    """The folders of a glob, and the files by what its wildcards match; folders that all share are named."""
-    first = next(iter(group))
-    fixed = [p if any(parts[k] != first[k] for parts in group) else first[k] for k, p in enumerate(shape)]
-    free, shared = [parts[len(shape) : -1] for parts in group], 0
-    while all(len(f) > shared and f[shared] == free[0][shared] for f in free):
-        shared += 1
-    texts = {}
-    for (parts, file), below in zip(group.items(), free, strict=True):
-        wild = [part for part, name in zip(parts, fixed, strict=False) if name == "*"]
-        texts["/".join([*wild, *below[shared:], file.stem])] = file
-    base = "".join(f"{part}/" for part in (*fixed, *free[0][:shared]))
-    return base + "**/" * any(len(below) > shared for below in free), texts
+def _names(root: Path, shape: tuple, group: _Files) -> tuple[str, list[tuple[str, str]]]:
+    """The folders of a group's glob, by name where all share them; of each file what they match, and its stem."""
+    folders: list[str] = []
+    for names in zip(*(parts[:-1] for parts in group), strict=False):
+        if len({*names}) > 1 and len(folders) >= len(shape):
+            break
+        folders.append(names[0] if len({*names}) == 1 else "*")
+    deeper = any(len(parts) - 1 > len(folders) for parts in group)
+    base = "".join(f"{name}/" for name in folders) + "**/" * deeper
+    found = (file for file in find_files(root, base + "*") if tuple(file.path.split("/")) in group)
+    return base, [file.text.rpartition("/")[::2] for file in found]
 
 
-def _side(base: str, texts: dict[str, Path], ends: tuple[str, str]) -> _Side:
-    """The files whose names begin and end so, by the rest of the name, and their glob."""
-    files, (before, after) = {}, ends
-    for text, file in texts.items():
-        place, slash, stem = text.rpartition("/")
-        if stem.startswith(before) and stem.endswith(after) and len(stem) > len(before + after):
-            files[place + slash + stem[len(before) : len(stem) - len(after)]] = file
-    endings = {file.suffix.lower() for file in files.values()}
-    return _Side(f"{base}{before}*{after}{endings.pop() if len(endings) == 1 else '.*'}", files)
+def _glob(base: str, group: _Files, before: str, after: str) -> str:
+    """The glob of the files of a group whose names begin and end so."""
+    stems = ((file.stem, file.suffix.lower()) for file in group.values())
+    endings = {ending for stem, ending in stems if stem.startswith(before) and stem.endswith(after)}
+    return f"{base}{before}*{after}{endings.pop() if len(endings) == 1 else '.*'}"
+
+
+def _side(root: Path, glob: str) -> _Side:
+    found = (file for file in find_files(root, glob) if file.path.lower().endswith(SUFFIXES))
+    return _Side(glob, {file.text: root / file.path for file in found})
 
 
 def _cuts(stems: list[str]) -> Iterator[tuple[str, str]]:
@@ -209,9 +204,8 @@ def _told(root: Path, *globs: str) -> list[_Pair]:
         raise DatasetError(detail, "no-layout", f"For example: {_TELL}.")
     pairs = []
     for word, split in _SPLIT_OF.items() if "{split}" in globs[0] else [("", "")]:
-        named = [glob.replace("{split}", word) for glob in globs]
-        sides = [_Side(glob, {f.text: root / f.path for f in find_files(root, glob)}) for glob in named]
-        pairs += [_Pair(split, *sides)] * any(text in sides[1].files for text in sides[0].files)
+        pair = _Pair(split, *(_side(root, glob.replace("{split}", word)) for glob in globs))
+        pairs += [pair] * bool(pair.both)
     return pairs
 
 

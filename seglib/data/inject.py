@@ -60,7 +60,6 @@ def inject_faults(
     correct masks of label faults go to clean_masks/<sample>.png.
 
     Args:
-        kinds: some of `FAULT_KINDS`.
         share: of the samples of each of `splits` that get a fault, in (0, 1]; at least one sample.
 
     Returns:

@@ -82,10 +82,7 @@ def _break(folder: Path) -> None:
 
 def download(name: str, folder: str | Path) -> Path:
     """Download a known dataset into the new `folder`, with its dataset.yaml; it appears only when all is checked.
-
-    Raises:
-        DatasetError: an unknown name; a folder that exists; check "download" (network), "bad-archive" (no sound zip,
-            too many bytes), "wrong-sum" (damaged or missing files).
+    A DatasetError has check "no-source", "folder-exists", "download", "bad-archive" or "wrong-sum" (damaged files).
     """
     folder = Path(folder)
     if name not in KNOWN:

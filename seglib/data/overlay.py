@@ -14,10 +14,7 @@ _MOST = 2048  # pixels of a longer side: more than a figure or a screen shows
 
 
 def fitting(image: np.ndarray, *masks: np.ndarray, most: int = _MOST) -> list[np.ndarray]:
-    """Shrink an image (H, W, 3) and its masks (H, W) to `most` pixels of the longer side; smaller ones stay as they are.
-
-    The image is averaged, masks take the nearest neighbour: averaged ids would be other classes.
-    """
+    """Shrink an image (H, W, 3), averaged, and its masks (H, W), nearest neighbour, to `most` pixels of the longer side."""
     longest = max(1, *image.shape[:2])
     if longest <= most:
         return [image, *masks]
@@ -27,13 +24,7 @@ def fitting(image: np.ndarray, *masks: np.ndarray, most: int = _MOST) -> list[np
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, classes: ClassMap, alpha: float = 0.5) -> np.ndarray:
-    """Blend the mask's class colours over the image; ignored pixels are blended with black.
-
-    Args:
-        image: (H, W, 3) uint8 RGB, as the result.
-        mask: (H, W) uint8 class ids, 255 = ignored.
-        alpha: 0 shows the image alone, 1 the mask alone.
-    """
+    """Blend the colours of an (H, W) mask over an (H, W, 3) image, ignored pixels with black; `alpha` 1: the mask alone."""
     share, colors = round(alpha * 256), classes.colorize(mask).astype(np.uint16)
     return ((image.astype(np.uint16) * (256 - share) + colors * share) >> 8).astype(np.uint8)
 
