@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,27 +33,26 @@ _NUMBERS |= dict.fromkeys(["ignore_share", "classes_present", "edge_fit", "shift
 class CheckResult:
     """What a pass over a dataset found.
 
-    Args:
-        findings: errors first, then warnings.
-        samples: a row a pair: `id`, `split`, `group` and `frame` (guessed where dataset.yaml gives no
-            pattern), sizes and modes as stored, how the image looks (brightness, contrast, ...), the mask's `ignore_share`,
-            `classes_present`, `edge_fit`, `shift_x` and `shift_y`. NA where unreadable.
-        pixel_counts: (N, C) int64, valid pixels of each class in each sample; zeros where there is no mask.
-        suggested: (N,) a better split for each sample, of `suggest_split`; empty where none can be made.
-        summary, files: the counts as plain data, and the digests of every file.
+    `samples` has a row a pair: `id`, `split`, `group` and `frame` (guessed where dataset.yaml gives no pattern), sizes and
+    modes as stored, how the image looks (brightness, contrast, ...), the mask's `ignore_share`, `classes_present`,
+    `edge_fit`, `shift_x` and `shift_y`; NA where unreadable.
     """
 
-    findings: pd.DataFrame
+    findings: pd.DataFrame  # errors first, then warnings
     samples: pd.DataFrame
-    pixel_counts: np.ndarray
+    pixel_counts: (
+        np.ndarray
+    )  # (N, C) int64, valid pixels of each class in each sample; zeros where there is no mask
     class_stats: pd.DataFrame
     duplicates: pd.DataFrame
     sequences: pd.DataFrame
     shift: pd.DataFrame
     limits: pd.DataFrame
-    suggested: pd.Series
-    summary: dict[str, Any]
-    files: dict[str, dict[str, str]]
+    suggested: (
+        pd.Series
+    )  # (N,) a better split for each sample, of `suggest_split`; empty where none can be made
+    summary: dict[str, Any]  # the counts
+    files: dict[str, dict[str, str]]  # digests
 
     @property
     def train(self) -> np.ndarray:
@@ -65,15 +65,11 @@ class CheckResult:
         return project_root() / "artifacts" / "data_check" / check_name(self.summary["dataset"], "dataset")
 
 
-def check_dataset(
-    dataset: Dataset, progress: bool = False, near_frames: int = sequences.NEAR_FRAMES
-) -> CheckResult:
+def check_dataset(dataset: Dataset, progress: bool = False, near_frames: int = 30) -> CheckResult:
     """Read every image and mask once and judge them; a bad file becomes a finding and the pass goes on.
 
-    Args:
-        dataset: best loaded with `strict=False`: faults of names are then listed with faults of contents.
-        progress: show a bar.
-        near_frames: frames within which a val or test image counts as near a train image of its sequence.
+    Load the dataset with `strict=False`: faults of names are then listed with faults of contents. Within `near_frames`
+    (of a second of video) a val or test image counts as near a train image of its sequence.
     """
     names, rows = dataset.classes.names, list(dataset.samples.itertuples(index=False))
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding releases the interpreter's lock
@@ -104,10 +100,9 @@ def check_dataset(
     found.sort(key=lambda row: SEVERITIES.index(row[0]))
     findings = pd.DataFrame(found, columns=data.FINDING_COLUMNS)
     stats = class_balance.class_stats(names, samples["split"], counts, regions)
-    try:
+    suggested = pd.Series(dtype=object)
+    with suppress(ValueError):  # fewer sequences than splits: there is nothing to suggest
         suggested = splits.suggest_split(samples, counts, pictures)
-    except ValueError:  # fewer sequences than splits: there is nothing to suggest
-        suggested = pd.Series(dtype=object)
     tables = (stats, pairs, sequence_table, shift, limits, suggested)
     summary = {"dataset": dataset.name, "classes": list(names), "samples": len(rows)}
     summary["splits"] = {split: int((samples["split"] == split).sum()) for split in dataset.splits}

@@ -35,10 +35,12 @@ def thumbnail(grey: Image.Image) -> np.ndarray:
 
 def coarse_mask(mask: np.ndarray) -> np.ndarray:
     """Take the class id in the middle of each of 32 x 24 cells: (24, 32) uint8."""
+    (width, height), (h, w) = THUMBNAIL, mask.shape
     rows, columns = (
-        (2 * np.arange(n) + 1) * side // (2 * n) for n, side in zip(THUMBNAIL[::-1], mask.shape, strict=True)
+        (2 * np.arange(height) + 1) * h // (2 * height),
+        (2 * np.arange(width) + 1) * w // (2 * width),
     )
-    return mask[np.ix_(rows, columns)] if mask.size else np.full(THUMBNAIL[::-1], IGNORE, np.uint8)
+    return mask[np.ix_(rows, columns)]
 
 
 def hamming(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -60,17 +62,13 @@ def same_picture(one: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 def alike(thumbs: list[np.ndarray]) -> bool:
     """Tell whether thumbnails may be copies of one scene in other light, colours, noise or sharpness."""
-    cells = np.array(
-        [np.concatenate([np.diff(t.astype(np.float32), axis=k).ravel() for k in (0, 1)]) for t in thumbs]
-    )
-    return len(cells) < 2 or bool(np.abs(np.corrcoef(cells)[0]).min() >= _ALIKE)
+    cells = np.array(thumbs, np.float32).reshape(-1, *THUMBNAIL[::-1])
+    steps = np.hstack([np.diff(cells, axis=axis).reshape(len(cells), -1) for axis in (1, 2)])
+    return len(cells) < 2 or bool(np.abs(np.corrcoef(steps)[0]).min() >= _ALIKE)
 
 
 def near_duplicates(samples: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
     """Find pairs of images that show the same image, by their hashes and then by their thumbnails.
-
-    Args:
-        samples: `id`, `split`, `_bits` and `_thumb`; none that is flat.
 
     Returns:
         a row a pair (`distance` in bits; mean absolute `difference` of the thumbnails), and (2, P) positions.
@@ -117,15 +115,10 @@ def judge_duplicates(samples: pd.DataFrame, pictures: np.ndarray) -> Iterator[Fi
         splits, names = same["split"].unique(), (same["split"] + "/" + same["id"]).tolist()
         check = "near-duplicate" + "-across-splits" * (len(splits) > 1)
         detail = f"(almost) the same image {len(names)} times: {some(names)}."
-        first, *others = same["_cells"].dropna().tolist() or [None]
-        apart = max((_differ(first, other) for other in others), default=0.0)
-        if apart > _DISAGREE:
+        masks = np.array(same["_cells"].dropna().tolist()).reshape(-1, THUMBNAIL[0] * THUMBNAIL[1])
+        valid = (masks[:1] != IGNORE) & (masks != IGNORE)
+        differ = ((masks[:1] != masks) & valid).sum(axis=1) / valid.sum(axis=1).clip(1)
+        if (apart := differ.max(initial=0)) > _DISAGREE:
             told = f"{detail} Their masks differ in {apart:.0%} of the area."
             yield finding("duplicate-masks-differ", same["id"].iloc[-1], splits[-1], told)
         yield finding(check, same["id"].iloc[-1], splits[-1], detail)
-
-
-def _differ(one: np.ndarray, other: np.ndarray) -> float:
-    """Share of the cells, ignored in neither of two coarse masks, in which they differ."""
-    valid = (one != IGNORE) & (other != IGNORE)
-    return float((one != other)[valid].mean()) if valid.any() else 0.0

@@ -23,7 +23,7 @@ _BESIDE = 0.65
 _FEW, _MOST = (
     2,
     0.1,
-)  # masks beside the edges, and their share, beyond which it is the edges that are elsewhere
+)  # masks beside the edges, and their share: beyond both, it is the edges that are elsewhere
 
 
 def reduction(shape: tuple[int, int]) -> int:
@@ -32,10 +32,7 @@ def reduction(shape: tuple[int, int]) -> int:
 
 
 def edge_shift(small: Image.Image, mask: np.ndarray) -> tuple[int, int, float] | None:
-    """Find where the outlines between classes of a (H, W) mask meet the edges of its image best.
-
-    Args:
-        small: the grey image, reduced by `reduction`.
+    """Find where the outlines of a (H, W) mask meet the edges of its grey image, reduced by `reduction`, best.
 
     Returns:
         dx, dy: pixels of the image by which the mask would have to move (right, down) to meet the edges best.
@@ -106,16 +103,15 @@ def judge_masks(samples: pd.DataFrame, masks: np.ndarray, pictures: np.ndarray) 
         yield finding("edges-elsewhere", "", "", f"{detail}: edges say little here, or all masks are moved.")
         beside &= False
     for row in samples[beside].itertuples():
-        detail = (
-            f"mask {row.id!r} meets the image's edges better moved by {row.shift_x:+.0f} px to the right and "
-        )
-        detail += f"{row.shift_y:+.0f} px down: where it lies, it meets {row.edge_fit:.0%} of those."
+        moved = f"{row.shift_x:+.0f} px to the right and {row.shift_y:+.0f} px down"
+        detail = f"mask {row.id!r} meets the image's edges better moved by {moved}: as it is, {row.edge_fit:.0%} of those."
         yield finding("mask-beside-edges", row.id, row.split, detail)
     several = np.flatnonzero(samples["classes_present"] > 1)  # an empty scene is like any other
     for places in (several[places] for places in repeated(masks[several])):
         same = samples.iloc[places]
         if len(set(pictures[places])) > 1 and not alike(same["_thumb"].dropna().tolist()):
             worst, named = same.loc[same["edge_fit"].fillna(1.0).idxmin()], same["split"] + "/" + same["id"]
-            detail = f"{len(same)} images share one mask: {some(named.tolist())}. It meets the edges of "
-            detail += f"{worst['id']!r} least."
+            detail = (
+                f"{len(same)} images share one mask: {some(named.tolist())}. It fits {worst['id']!r} least."
+            )
             yield finding("mask-of-another-image", worst["id"], worst["split"], detail)

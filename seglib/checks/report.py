@@ -28,8 +28,7 @@ def require_sound(check: CheckResult) -> None:
     """Raise DatasetError if the data has errors: the first of each check in each split, and how many."""
     errors = check.findings[check.findings["severity"] == "error"]
     if len(errors):
-        count = f"{len(errors)} error{'s' * (len(errors) > 1)}"
-        detail = f"dataset {check.summary['dataset']!r} has {count}: {explain(errors)}"
+        detail = f"dataset {check.summary['dataset']!r}: {len(errors)} errors: {explain(errors)}"
         raise DatasetError(detail, str(errors["check"].iloc[0]))
 
 

@@ -10,7 +10,6 @@ from seglib.checks.findings import Finding, finding
 from seglib.data import some
 
 PATTERN = r"(?P<group>.*?)(?:[_. -]+[A-Za-z]?)?(?P<frame>\d{1,15})(?:(?:_jpe?g|_png)?\.rf\.\w+)?$"  # Roboflow's tail
-NEAR_FRAMES = 30  # one second of video
 SMALL_SPLIT = 10  # a score on fewer images than this says little
 _ALIKE = 0.6  # of the distance of any two images, below which neighbours look like neighbours
 _FEWEST_NEIGHBOURS = 8
@@ -70,7 +69,7 @@ def judge_sequences(table: pd.DataFrame, samples: pd.DataFrame, near_frames: int
         rows = table[table["split"] == split]
         shared = rows[rows["train_images"] > 0]
         if len(shared):
-            detail = f"{len(shared)} of {len(rows)} sequences of {split} are in train too: "
-            detail += f"{some(shared['group'].tolist())}; they hold {shared['images'].sum()} of its "
-            detail += f"{len(images)} images; {shared['near'].sum()} of them have a train frame within "
-            yield finding("sequence-leakage", "", split, f"{detail}{near_frames} frames.")
+            detail = f"{len(shared)} of {len(rows)} sequences of {split} are in train too: {some(shared['group'].tolist())}; "
+            detail += f"they hold {shared['images'].sum()} of its {len(images)} images; "
+            detail += f"{shared['near'].sum()} of them have a train frame within {near_frames} frames."
+            yield finding("sequence-leakage", "", split, detail)
