@@ -40,7 +40,7 @@ def class_stats(
 
 def cooccurrence(names: Sequence[str], counts: np.ndarray) -> pd.DataFrame:
     """Count the images that hold both of two classes: (C, C) of (N, C) pixel counts."""
-    holds = (counts > 0).astype(np.int64)
+    holds = (counts > 0).astype(int)
     return pd.DataFrame(holds.T @ holds, index=pd.Index(names, name="class"), columns=list(names))
 
 
@@ -75,9 +75,9 @@ def judge_shifts(table: pd.DataFrame, sizes: pd.Series) -> Iterator[Finding]:
         large = rows[(rows["effect"] == "large") & (rows["delta"].abs() > 3.5 * chance)]
         if len(large):
             large = large.sort_values("delta", key=lambda d: -d.abs(), kind="stable")
-            named = [f"{row.name} ({row.delta:+.2f})" for row in large.itertuples()]
-            detail = f"{split} differs largely from train in {len(large)} of {len(rows)} respects "
-            yield finding("split-shift", "", split, f"{detail}(Cliff's delta, -1 to 1): {some(named, 5)}.")
+            named = some([f"{row.name} ({row.delta:+.2f})" for row in large.itertuples()], 5)
+            detail = f"{split} differs largely from train by Cliff's delta in {len(large)} of {len(rows)}: {named}."
+            yield finding("split-shift", "", split, detail)
 
 
 def class_weights(pixel_counts: np.ndarray, kind: str) -> np.ndarray:

@@ -18,8 +18,8 @@ _MEAN = 0.08  # of the cells' standard deviation, by which they may differ in th
 _GAINS = (0.5, 2.0)  # beyond, it is no change of light
 _CROWD = 16  # images with which one is compared, nearest hashes first: a fixed camera gives many
 _DISAGREE = 0.05  # share of cells, from which masks of one image contradict each other
-_ALIKE = 0.6  # correlation of the steps between cells, which two scenes do not reach
 _BITS = np.array([n.bit_count() for n in range(1 << 16)], np.uint8)
+_ALIKE = 0.6  # correlation of the steps between cells, which two scenes do not reach
 
 
 def difference_hash(grey: Image.Image) -> np.uint64:
@@ -49,10 +49,7 @@ def hamming(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def same_picture(one: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Tell which of (P, 24, 32) thumbnails are copies of `one`: scaled, noisy, brighter or paler: (P,) bool.
-
-    Brought to its light, copies differ by a few grey values; other frames by tens where something moved.
-    """
+    """Tell which of (P, 24, 32) thumbnails are copies of `one`: scaled, noisy, brighter or paler: (P,) bool."""
     a, b = (t.reshape(-1, THUMBNAIL[0] * THUMBNAIL[1]).astype(np.float32) for t in (one, others))
     a, b = (cells - cells.mean(axis=1, keepdims=True) for cells in (a, b))
     gain = (a * b).sum(axis=1, keepdims=True) / np.maximum((b * b).sum(axis=1, keepdims=True), 1e-6)
@@ -70,8 +67,7 @@ def alike(thumbs: list[np.ndarray]) -> bool:
 def near_duplicates(samples: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
     """Find pairs of images that show the same image, by their hashes and then by their thumbnails.
 
-    Returns:
-        a row a pair (`distance` in bits; mean absolute `difference` of the thumbnails), and (2, P) positions.
+    Returns a row a pair (`distance` in bits; mean absolute `difference` of the thumbnails), and (2, P) positions.
     """
     hashes, rows, pairs = samples["_bits"].to_numpy(np.uint64), [], []
     thumbs = np.array(samples["_thumb"].tolist(), np.uint8).reshape(-1, *THUMBNAIL[::-1])

@@ -35,8 +35,8 @@ def edge_shift(small: Image.Image, mask: np.ndarray) -> tuple[int, int, float] |
     """Find where the outlines of a (H, W) mask meet the edges of its grey image, reduced by `reduction`, best.
 
     Returns:
-        dx, dy: pixels of the image by which the mask would have to move (right, down) to meet the edges best.
-        fit: what it meets where it lies over what it would meet there, 0 to 1. None if nothing is clear.
+        pixels by which the mask would have to move (right, down), and what it meets where it lies over what it would meet
+            there, 0 to 1; None if nothing is clear.
     """
     times = reduction(mask.shape)
     pixels, ids = np.asarray(small, np.int16), mask[times // 2 :: times, times // 2 :: times]

@@ -8,7 +8,7 @@ import pandas as pd
 
 from seglib import data
 from seglib.checks.findings import Finding, finding
-from seglib.data import IGNORE, Dataset
+from seglib.data import IGNORE, Dataset, some
 
 _FEWEST = 10  # masks from which an absent first class is no chance
 _SOFT = 0.15  # of the steps between ids two or more apart; sharp masks: below 0.05
@@ -43,8 +43,8 @@ def numbered(values: np.ndarray) -> float:
 
 def undecided(image: data.Stored, mask: data.Stored, size: tuple[int, int]) -> bool:
     """Tell whether an image is turned by EXIF, its mask is not, and their sizes do not say how the mask lies."""
-    orientation = image.orientation if mask.orientation == 1 else 1
-    return orientation in (2, 3, 4) or (orientation > 4 and size[0] == size[1])
+    sides = (2, 3, 4, 5, 6, 7, 8) if size[0] == size[1] else (2, 3, 4)
+    return mask.orientation == 1 and image.orientation in sides
 
 
 def propose_range(dataset: Dataset, found: list[Finding]) -> list[Finding]:
@@ -69,8 +69,8 @@ def _robust_range(dataset: Dataset) -> tuple[float, float]:
             if pixels.dtype not in (bool, np.uint8):
                 values.append(pixels.ravel()[:: max(1, pixels.size // 20_000)])
     known = np.concatenate(values or [np.array([0, 65535])]).astype(float)
-    low, high = np.percentile(known[np.isfinite(known)], [0.1, 99.9])
-    return float(low), float(max(high, low + 1e-6 * abs(low) or 1.0))
+    low, high = np.percentile(known[np.isfinite(known)], [0.1, 99.9]).tolist()
+    return low, max(high, low + 1e-6 * abs(low) or 1.0)
 
 
 def judge_reading(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -> Iterator[Finding]:
@@ -112,12 +112,11 @@ def _judge_images(dataset: Dataset, samples: pd.DataFrame) -> Iterator[Finding]:
             "white-is-zero", "", "", f"{white} masks are TIFFs with white as zero; ids are read as stored."
         )
     if turned := sum(stored.orientation != 1 for stored in images):
-        rule, which = dataset.form.exif, samples["_undecided"].eq(True)
+        rule, which = dataset.form.exif, samples.loc[samples["_undecided"].eq(True), "id"].tolist()
         detail = f"{turned} images have an EXIF orientation and are {'not ' * (rule is False)}turned by it."
-        if rule is None and which.any():
-            first = samples.loc[which.idxmax(), "id"]
-            detail += f" Of {which.sum()} of them ({first}, ...) sizes do not tell how their masks lie."
-            yield finding("exif-orientation", first, "", detail)
+        if rule is None and which:
+            told = f"{detail} Sizes of {len(which)} ({some(which)}) do not tell how their masks lie."
+            yield finding("exif-orientation", which[0], "", told)
         else:
             yield finding("exif-turned", "", "", detail)
     deep = sum(stored.deep for stored in images)

@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from seglib.checks.sequences import guess_sequences, judge_sequences, sequence_table
-from seglib.checks.splits import balance, suggest_split
+from seglib.checks.splits import balance, guess_sequences, judge_sequences, sequence_table, suggest_split
 
 
 def samples_of(groups, splits=("train", "val")):
