@@ -77,11 +77,3 @@ def test_colors_round_trip_and_black_is_ignored():
     assert void.encode(np.zeros((1, 1, 3), np.uint8)).tolist() == [[0]]
     merged = ClassMap(("a", "b"), id_map={(1, 1, 1): 0, (2, 2, 2): 0, (3, 3, 3): 1, (9, 9, 9): IGNORE})
     assert merged.encode(np.repeat(np.uint8([[[1], [2], [3], [9]]]), 3, axis=2)).tolist() == [[0, 0, 1, 255]]
-
-
-def test_plain_data_round_trip():
-    classes = ClassMap(("a", "b"), ignore_ids=(7,), id_map={3: 0, (1, 2, 3): 1})
-    assert ClassMap.from_dict(classes.to_dict()) == classes
-    assert classes != ClassMap(("a", "c"))
-    assert classes.palette().shape == (256, 3)
-    assert not classes.palette()[2:].any()

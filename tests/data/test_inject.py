@@ -8,7 +8,7 @@ from PIL import Image
 from scipy import ndimage
 
 from seglib.data import FAULT_KINDS, DatasetError, inject_faults, load_dataset, planted, read_mask, read_pair
-from seglib.data.inject import DEGRADATIONS, LABEL_FAULTS, MIN_CHANGE, SHIFT, bounding_box, degrade
+from seglib.data.inject import DEGRADATIONS, LABEL_FAULTS, MIN_CHANGE, SHIFT, bounding_box
 
 NAMES = ("sky", "road", "car", "person")
 
@@ -137,17 +137,6 @@ def test_a_seed_injects_the_same_again(tmp_path):
         inject_faults(dataset, tmp_path / name, seed=seed, share=0.5, splits=("val", "train"))
     assert tree("one") == tree("again")
     assert tree("one") != tree("other")
-
-
-@pytest.mark.parametrize("kind", DEGRADATIONS)
-def test_degradations_grow_with_their_level(kind):
-    rng = np.random.default_rng(3)
-    image = rng.integers(0, 256, (301, 640, 3)).astype(np.uint8)
-    grain = rng.standard_normal(image.shape, dtype=np.float32)
-    worse = [degrade(image, kind, level, grain) for level in (1, 2, 3)]
-    assert all(some.shape == image.shape and some.dtype == np.uint8 for some in worse)
-    off = [np.abs(some.astype(int) - image).mean() for some in worse]
-    assert 3 < off[0] < off[1] < off[2]
 
 
 def test_what_cannot_be_done_is_said_and_leaves_nothing(tmp_path):
