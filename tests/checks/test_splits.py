@@ -102,13 +102,6 @@ def test_one_clip_inside_a_drive_of_train():
     assert told(table(frames)) == [("sequence-leakage", "val", text)]
 
 
-def test_independent_sequences_and_none():
-    assert told(table([("train", "a", 1), ("val", "b", 1), ("val", "c", 1)])) == []
-    assert told(table([("train", "", pd.NA), ("val", "", pd.NA)])) == []
-    assert told(table([("val", "a", 1)])) == []  # no train at all: said elsewhere
-    assert sequence_table(table([]), 30).empty
-
-
 def named(form, groups=4, frames=8):
     """Names of frames, and hashes that change by about six bits a frame."""
     names = [form.format("abcdefg"[g], f) for g in range(groups) for f in range(frames)]
