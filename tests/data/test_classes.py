@@ -46,12 +46,6 @@ def test_encode_follows_id_map_value_by_value(id_map, random):
     assert ids.tolist() == [[id_map[int(v)] for v in row] for row in stored]
 
 
-def test_encode_ignores_255_and_what_ignore_ids_name():
-    classes = ClassMap(("a", "b"), ignore_ids=(11,))
-    assert classes.encode(np.array([[0, 1, 11, 255]], np.uint8)).tolist() == [[0, 1, 255, 255]]
-    assert classes.encode(np.zeros((0, 4), np.uint8)).shape == (0, 4)
-
-
 @pytest.mark.parametrize(
     ("arguments", "stored", "told"),
     [

@@ -153,15 +153,6 @@ def test_lists_inline_beside_globs_and_without(root):
     assert samples.loc[samples["split"] == "held", "id"].tolist() == ["q_0", "r_5"]
 
 
-def test_what_no_list_names_does_not_count(root):
-    (root / "train/masks/p_0.png").unlink()
-    (root / "train/images/p_1.png").write_bytes(b"")
-    assert load(root, ", ids: [p_3, p_4]").problems.empty
-    with pytest.raises(DatasetError, match="no mask for image 'p_0'") as error:
-        load(root, ", ids: [p_0, p_4]")
-    assert error.value.check == "missing-mask"
-
-
 def test_a_list_is_no_link_out_of_the_folder(root, monkeypatch):
     (root.parent / "lists").mkdir()
     (root.parent / "lists/held.txt").write_text("p_0\n")

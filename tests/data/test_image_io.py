@@ -206,14 +206,13 @@ def test_ids_in_every_stored_form(tmp_path, form):
     assert stored == data.read_picture(path, form=TOP)[1]
 
 
-@pytest.mark.parametrize("alpha", [False, True])
-def test_colour_masks_by_colors_and_by_id_map(tmp_path, alpha):
+def test_colour_masks_by_colors_and_by_id_map(tmp_path):
     colors = np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90], [0, 0, 0]], np.uint8)
     stored = colors[IDS]
     stored[0, 0] = 0
     expected = IDS.copy()
     expected[0, 0] = 255
-    path = save(tmp_path / "m.png", np.dstack([stored, GREY]) if alpha else stored)
+    path = save(tmp_path / "m.png", np.dstack([stored, GREY]))  # alpha says nothing
     np.testing.assert_array_equal(read_mask(path, ClassMap(("a", "b", "c"), colors=colors[:3])), expected)
     id_map = {tuple(c): k for k, c in enumerate(colors[:3].tolist())} | {(0, 0, 0): 255}
     np.testing.assert_array_equal(read_mask(path, ClassMap(("a", "b", "c"), id_map=id_map)), expected)
