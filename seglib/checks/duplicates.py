@@ -35,12 +35,9 @@ def thumbnail(grey: Image.Image) -> np.ndarray:
 
 def coarse_mask(mask: np.ndarray) -> np.ndarray:
     """Take the class id in the middle of each of 32 x 24 cells: (24, 32) uint8."""
-    (width, height), (h, w) = THUMBNAIL, mask.shape
-    rows, columns = (
-        (2 * np.arange(height) + 1) * h // (2 * height),
-        (2 * np.arange(width) + 1) * w // (2 * width),
-    )
-    return mask[np.ix_(rows, columns)]
+    rows, columns = np.arange(THUMBNAIL[1]) + 0.5, np.arange(THUMBNAIL[0]) + 0.5
+    rows, columns = rows * len(mask) / len(rows), columns * mask.shape[1] / len(columns)
+    return mask[np.ix_(rows.astype(int), columns.astype(int))]
 
 
 def hamming(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -111,7 +111,5 @@ def judge_masks(samples: pd.DataFrame, masks: np.ndarray, pictures: np.ndarray) 
         same = samples.iloc[places]
         if len(set(pictures[places])) > 1 and not alike(same["_thumb"].dropna().tolist()):
             worst, named = same.loc[same["edge_fit"].fillna(1.0).idxmin()], same["split"] + "/" + same["id"]
-            detail = (
-                f"{len(same)} images share one mask: {some(named.tolist())}. It fits {worst['id']!r} least."
-            )
+            detail = f"{len(same)} images share one mask: {some([*named])}. It fits {worst['id']!r} least."
             yield finding("mask-of-another-image", worst["id"], worst["split"], detail)

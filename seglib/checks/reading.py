@@ -89,10 +89,9 @@ def judge_reading(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -
     if absent and some_mask.sum() >= _FEWEST:
         first, ids = classes.names[0], range(len(total))
         detail = f"no mask holds id 0 ({first}), all hold 1 to {ids[-1]}: ids seem to begin at 1."
-        told = f"Remove {first!r} from classes and write id_map: { ({c: c - 1 for c in ids[1:]}) } into dataset.yaml; "
-        yield finding(
-            "ids-from-1", "", "", detail, f"{told}if it is only absent, id_map: { ({c: c for c in ids}) }."
-        )
+        less, same = {c: c - 1 for c in ids[1:]}, {c: c for c in ids}
+        told = f"Remove {first!r} from classes and write id_map: {less} into dataset.yaml; if it is only absent, "
+        yield finding("ids-from-1", "", "", detail, f"{told}id_map: {same}.")
     soft = samples["_soft"].dropna().astype(float)
     if len(soft) and soft.median() > _SOFT:
         detail = f"ids between those of two classes lie at {soft.median():.0%} of their outlines: resized or smoothed masks."
@@ -108,9 +107,7 @@ def _judge_images(dataset: Dataset, samples: pd.DataFrame) -> Iterator[Finding]:
     if alpha := sum(stored.alpha for stored in images):
         yield finding("alpha-dropped", "", "", f"{alpha} images have an alpha channel, which is not read.")
     if white := sum(stored.white_is_zero for stored in masks):
-        yield finding(
-            "white-is-zero", "", "", f"{white} masks are TIFFs with white as zero; ids are read as stored."
-        )
+        yield finding("white-is-zero", "", "", f"{white} masks are TIFFs with white as zero, read as stored.")
     if turned := sum(stored.orientation != 1 for stored in images):
         rule, which = dataset.form.exif, samples.loc[samples["_undecided"].eq(True), "id"].tolist()
         detail = f"{turned} images have an EXIF orientation and are {'not ' * (rule is False)}turned by it."

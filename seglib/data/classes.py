@@ -51,9 +51,7 @@ class ClassMap:
     ignore_ids: tuple[int, ...] = ()  # stored values of ignored pixels, beside 255
     # stored value, or (r, g, b), -> class id (255: ignored); empty: stored values are class ids
     id_map: Mapping[int | tuple[int, int, int], int] = field(default_factory=dict, repr=False)
-    snap: bool = (
-        False  # read other values as the nearest named one: masks went through JPEG or have soft edges
-    )
+    snap: bool = False  # read other values as the nearest named one: JPEG, soft edges
     colors_named: bool = field(init=False, default=True, repr=False)  # False: seglib chose the colours
 
     def __post_init__(self) -> None:
@@ -173,12 +171,8 @@ def suggest(stored: np.ndarray, classes: ClassMap) -> str:
         for value in values[np.argsort(-counts)][: len(common)].tolist():  # noise lies about a common value
             kept += [value] if all(abs(value - other) >= APART for other in kept) else []
         named = "" if classes.id_map or color else f" and {_id_map(sorted(kept))}"
-        told = (
-            "Its values are smeared, by JPEG or smooth edges: export it as PNG without smoothing, or write "
-        )
-        return (
-            f"{told}snap: true{named} into dataset.yaml, which reads each pixel as the nearest named value."
-        )
+        told = "Its values are smeared, by JPEG or smooth edges: export it as PNG without smoothing, or write"
+        return f"{told} snap: true{named} into dataset.yaml: pixels are read as the nearest named value."
     found, suggestion = [v for v in ids if v not in (0, IGNORE)], "Correct the mask, or dataset.yaml."
     if color:
         return suggestion

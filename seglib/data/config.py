@@ -45,9 +45,7 @@ class Split(BaseModel):
             return value
         inside = PurePosixPath(re.sub(r"^\.\./(?!\.\./)[^/*?[]+/", "", value)).parts
         if not inside or ".." in inside or not is_plain(value) or re.match(r".*\\|[A-Za-z]:|/|~", value):
-            raise ValueError(
-                "expected a path relative to the dataset's folder, or one '../' for a sibling of it"
-            )
+            raise ValueError("expected a path relative to the dataset's folder, or one '../' for a sibling")
         return value
 
     @pydantic.model_validator(mode="after")
@@ -173,6 +171,5 @@ def _explain(problem: Any, place: str) -> str:
         known = list(Split.model_fields if inside else DatasetConfig.model_fields)
         hint = meant(last, known) or f" (known: {', '.join(known)})"
         return f"unknown key {brief(last)}{f' in {inside}' * bool(inside)}{hint}"
-    scalar = problem["type"] == "string_type" and isinstance(problem["input"], (int, float))
-    message = problem["msg"].removeprefix("Value error, ") + "; quote it" * scalar
-    return f"{place} = {brief(problem['input'])}: {message}"
+    quote = "; quote it" * (problem["type"] == "string_type" and isinstance(problem["input"], (int, float)))
+    return f"{place} = {brief(problem['input'])}: {problem['msg'].removeprefix('Value error, ')}{quote}"

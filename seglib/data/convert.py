@@ -40,9 +40,7 @@ def convert(
     """
     root, out, names = Path(folder), Path(target or Path(folder) / "masks"), ["background"]
     if out.exists():
-        raise DatasetError(
-            f"{out} exists and stays as it is.", "folder-exists", "Name a new folder with --to."
-        )
+        raise DatasetError(f"{out} exists.", "folder-exists", "Name a new folder with --to.")
     files, others = walk(root)
     masks = {parts for parts in files if any(meaning(part)[1] in ("mask", "other") for part in parts[:-1])}
     images = ["/".join(parts) for parts in files if parts not in masks and parts[0] != ".."]
@@ -122,9 +120,7 @@ def _image(name: PurePosixPath, images: list[str]) -> str:
     alike = [sum(part in str(name.parent) for part in image.parent.parts) for image in same]
     best = [str(image) for image, score in zip(same, alike, strict=True) if score == max(alike)]
     if len(best) != 1:
-        detail = (
-            f"{len(best) or 'no'} images ({some(best)}) have the stem of annotation {name}; expected one."
-        )
+        detail = f"{len(best) or 'no'} images ({some(best)}) have the stem of annotation {name}, not one."
         check = "duplicate-stem" if best else "missing-image"
         raise DatasetError(detail, check, "Rename the annotation, or move it away.")
     return best[0]

@@ -69,9 +69,8 @@ def draft_dataset(folder: str | Path, images: str = "", masks: str = "") -> str:
     head = "# A draft: name the classes, compare the counts with what you expect, then run 01_data_check."
     lines = [head, f"name: {dataset_name(root)}", *classes, *_splits(root, pairs, others)]
     lines += [f"# not read: images in {some(left, 5)}"] * bool(left)
-    return "\n".join(
-        [*lines, f"# group: '(?P<group>.+)_(?P<frame>[0-9]+){tail}$'  # sequences, if there are any\n"]
-    )
+    lines += [f"# group: '(?P<group>.+)_(?P<frame>[0-9]+){tail}$'  # sequences, if there are any\n"]
+    return "\n".join(lines)
 
 
 def walk(root: Path) -> tuple[_Files, list[Path]]:
@@ -215,10 +214,8 @@ def _one_a_split(pairs: list[_Pair]) -> list[_Pair]:
     for pair in pairs:
         named[pair.split or "train"].append(pair._replace(split=pair.split or "train"))
     for split, readings in ((split, found) for split, found in named.items() if len(found) > 1):
-        detail, word = (
-            f"{split} can be read in {len(readings)} ways:",
-            rf"(?<![A-Za-z])({_SPLITS[split]})(?![a-z])",
-        )
+        detail = f"{split} can be read in {len(readings)} ways:"
+        word = rf"(?<![A-Za-z])({_SPLITS[split]})(?![a-z])"
         for pair in readings:
             images, masks = (re.sub(word, "{split}", side.glob, count=1) for side in pair[1:])
             mask = pair.masks.files[pair.both[0]]

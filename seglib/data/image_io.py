@@ -21,14 +21,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 _GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737)
 _DEEP = ("RGB;16B", "RGBA;16B", "LA;16B")  # PNGs of which Pillow keeps the upper bytes
 # How other files begin that come under such names, or, from the fifth byte on, HEIC and AVIF.
-_OTHERS = {
-    b"GIF8": "a GIF",
-    b"ftyp": "an HEIC or AVIF image",
-    b"NUMPY": "a NumPy array",
-    b"{": "JSON",
-    b"[": "JSON",
-}
-_OTHERS |= {b"git-lfs": "a Git LFS pointer (`git lfs pull` fetches the file)", b"<": "XML, SVG or a web page"}
+_OTHERS = {b"GIF8": "a GIF", b"ftyp": "an HEIC or AVIF image", b"{": "JSON", b"[": "JSON"}
+_OTHERS |= {b"git-lfs": "a Git LFS pointer (`git lfs pull` fetches it)", b"<": "XML, SVG or a web page"}
 _LITTER = ("thumbs.db", "desktop.ini")  # written by file managers; hidden files are passed over as well
 EXCLUDE = "or list the id under exclude in dataset.yaml"
 
@@ -69,17 +63,12 @@ def find_images(folder: Path) -> dict[str, str]:
                 raise DatasetError(f"{twin} and {path} would have one id. Rename one.")
             ids[name] = path.as_posix()
     if not ids:
-        raise DatasetError(
-            f"no image in {display_path(folder)}: expected files that end in {', '.join(SUFFIXES)}."
-        )
+        raise DatasetError(f"no image in {display_path(folder)}: expected {', '.join(SUFFIXES)}.")
     return ids
 
 
 def georeference(path: Path) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
-    """Read the tags of a TIFF that say where on the ground it lies (OGC GeoTIFF 1.1), to be written with its mask.
-
-    None: there are none, or Pillow does not know the file, or it is to be turned, so that they are of other pixels.
-    """
+    """Read the tags of an upright TIFF that say where on the ground it lies (OGC GeoTIFF 1.1); None without any."""
     with contextlib.suppress(UnidentifiedImageError), Image.open(path, formats=("TIFF",)) as image:
         kept, tags = TiffImagePlugin.ImageFileDirectory_v2(), image.tag_v2
         for tag in (t for t in _GEOREFERENCE if t in tags and tags.get(ExifTags.Base.Orientation, 1) == 1):
@@ -92,9 +81,7 @@ def georeference(path: Path) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
 class ImageForm:
     """How dataset.yaml says that images are read; what would have to be guessed is refused."""
 
-    channels: tuple[int, int, int] | None = (
-        None  # bands that are red, green, blue, from 1; None: all, at most three
-    )
+    channels: tuple[int, int, int] | None = None  # red, green and blue bands, from 1; None: up to three
     range: tuple[float, float] | None = None  # what becomes 0 and 255 in images of more than 8 bits a channel
     exif: bool | None = None  # turn by the EXIF orientation; None: turn, and 01 asks where it matters
 
@@ -105,15 +92,9 @@ PLAIN = ImageForm()
 def read_image(path: str | Path, label: str = "", form: ImageForm = PLAIN) -> np.ndarray:
     """Read a PNG, JPEG, TIFF, BMP or WebP, whatever its name, as (H, W, 3) uint8 RGB, owned and writable.
 
-    Alpha is dropped, not multiplied in; grey and palette images are expanded; the EXIF orientation is applied.
-
-    Args:
-        label: how errors name the image; its file name by default.
-        form: bands, range and orientation: `Dataset.form`.
-
-    Raises:
-        DatasetError: check "missing-file", "unreadable", "too-large" (Pillow's limit against decompression bombs),
-            "pages" (several), "channels" (bands that `form` does not name) or "range" (more than 8 bits without one).
+    Alpha is dropped, not multiplied in; grey and palette images are expanded. Errors name the image by `label`. A
+    DatasetError has check "missing-file", "unreadable", "too-large" (Pillow's limit against decompression bombs), "pages"
+    (several), "channels" (bands that `form` does not name) or "range" (more than 8 bits, and `form` has none).
     """
     return np.array(read_picture(path, label, form)[0])
 
@@ -149,17 +130,17 @@ def _bands(image: Image.Image | np.ndarray, stored: Stored, form: ImageForm, lab
     pixels = np.atleast_3d(np.asarray(image))
     if stored.white_is_zero and pixels.dtype.kind in "bu":
         pixels = ~pixels
-    count = pixels.shape[2]
-    if form.channels and max(form.channels) > count:
-        detail = f"{label} has {count} bands ({stored.mode}), but dataset.yaml names {[*form.channels]}."
-        raise DatasetError(detail, "channels", f"Name bands that it has as channels, {EXCLUDE}.")
-    if form.channels:
-        return pixels[..., [c - 1 for c in form.channels]]
+    count, chosen = pixels.shape[2], form.channels
+    what = f"{label} has {count} bands ({stored.mode})"
+    if chosen and max(chosen) > count:
+        told = f"{what}, but dataset.yaml names {[*chosen]}."
+        raise DatasetError(told, "channels", f"Name bands that it has as channels, {EXCLUDE}.")
+    if chosen:
+        return pixels[..., [c - 1 for c in chosen]]
     shown = count - (stored.alpha and count > 1)
     if shown not in (1, 3):
         line = "channels: [3, 2, 1]" if count > 2 else "channels: [1, 1, 1]"
-        suggestion = f"Name those that are red, green and blue in dataset.yaml, counted from 1, as in {line}."
-        raise DatasetError(f"{label} has {count} bands ({stored.mode}).", "channels", suggestion)
+        raise DatasetError(f"{what}.", "channels", f"Name red, green and blue in dataset.yaml, as in {line}.")
     return pixels[..., :3] if shown == 3 else pixels[..., 0]
 
 
@@ -177,10 +158,9 @@ def _scale(pixels: np.ndarray, form: ImageForm, label: str) -> np.ndarray:
 def read_mask(path: str | Path, classes: ClassMap, label: str = "") -> np.ndarray:
     """Read a mask file as (H, W) uint8 class ids, 255 = ignored.
 
-    Palette files give their indices, white-is-zero TIFFs what they store. RGB files are read by the colours that
-    dataset.yaml names; where it names none, three equal channels are one channel of ids. 1-bit files hold 0 and 1, or
-    0 and 255 if id_map names 255 and not 1. A DatasetError is as of `read_image`, or "illegal-ids" or "rgb-mask":
-    values that dataset.yaml does not name.
+    Palette files give their indices, white-is-zero TIFFs what they store, RGB files ids by their colours, or without
+    named colours by three equal channels. 1-bit files hold 0 and 1, or 0 and 255 if id_map names 255 and not 1. A
+    DatasetError is as of `read_image`, or "illegal-ids" or "rgb-mask": values that dataset.yaml does not name.
     """
     return read_mask_and_mode(path, classes, label)[0]
 
@@ -214,8 +194,7 @@ def _as_values(stored: np.ndarray, classes: ClassMap) -> np.ndarray:
 def encode_mask(path: str | Path, classes: ClassMap, mask: np.ndarray) -> bytes:
     """Write a PNG that `read_mask` reads as `mask`, uint8 class ids, in the form and size of the mask file at `path`.
 
-    Pixels whose class stays keep their stored value, even where several stand for one class; the palette stays. A
-    DatasetError names a class for which dataset.yaml names no stored value.
+    Pixels whose class stays keep their stored value, even where several stand for one class; the palette stays.
     """
     original, (out, form) = read_mask(path, classes), _read_stored(Path(path), f"mask {Path(path).name!r}")
     out = _as_values(out, classes).copy()
@@ -250,17 +229,13 @@ def _read_stored(path: Path, label: str) -> tuple[np.ndarray, Stored]:
     if values.dtype != np.uint8 and (values == values[..., :1]).all():
         values = values[..., :1]
     if values.shape[2] not in (1, 3) or (values.shape[2] == 3 and values.dtype != np.uint8):
-        detail = (
-            f"{label} has {values.shape[2]} bands ({stored.mode}); expected one of ids, or RGB of 8 bits."
-        )
+        detail = f"{label} has {values.shape[2]} bands ({stored.mode}); expected one, or RGB of 8 bits."
         raise DatasetError(detail, "channels", suggestion)
     if values.dtype.kind == "f":
         whole = np.nan_to_num(values, posinf=0, neginf=0).astype(np.int64)
         if (whole != values).any():
             detail = f"{label} holds fractions or NaN ({stored.mode}); expected whole numbers, the ids."
-            suggestion = (
-                "Export ids, not probabilities; give missing pixels a number, and name it in ignore_ids."
-            )
+            suggestion = "Export ids, not probabilities; give missing pixels a number, named in ignore_ids."
             raise DatasetError(detail, "channels", suggestion)
         values = whole
     return values if values.shape[2] == 3 else values[..., 0], stored

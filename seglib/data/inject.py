@@ -69,11 +69,10 @@ def inject_faults(
     """
     out = resolve_path(out)
     if not kinds or not set(kinds) <= set(FAULT_KINDS) or not 0 < share <= 1:
-        expected = f"expected some of {', '.join(FAULT_KINDS)}, and a share above 0 and at most 1"
-        raise ValueError(f"kinds {', '.join(kinds) or '(none)'}, share {share}: {expected}.")
+        told = f"kinds {', '.join(kinds)}, share {share}: expected some of {', '.join(FAULT_KINDS)}, and a share up to 1."
+        raise ValueError(told)
     if out.exists() or out.resolve().is_relative_to(dataset.root.resolve()):
-        what = "exists and is left as it is, or lies in the dataset that is copied"
-        raise FileExistsError(f"{display_path(out)} {what}. Name another folder.")
+        raise FileExistsError(f"{display_path(out)} exists, or lies in the dataset. Name another folder.")
     faults: dict[str, Fault] = {}
     for split in splits:
         faults |= plan_faults(dataset, split, kinds, share, seed)
@@ -118,9 +117,7 @@ def _write_sample(dataset: Dataset, row: Any, fault: Fault | None, folder: Path,
         picture.save(path, compress_level=1)
 
 
-def plan_faults(
-    dataset: Dataset, split: str, kinds: Sequence[str], share: float, seed: int
-) -> dict[str, Fault]:
+def plan_faults(dataset: Dataset, split: str, kinds: Sequence, share: float, seed: int) -> dict[str, Fault]:
     """Choose a `Fault` for some samples of a split, by id; arguments as of `inject_faults`."""
     samples, kinds = dataset.split(split), list(dict.fromkeys(kinds))
     rng = np.random.default_rng([seed, zlib.crc32(split.encode())])
@@ -131,8 +128,7 @@ def plan_faults(
         kind, level = kinds[(offset + number) % len(kinds)], LEVELS[number // len(kinds) % len(LEVELS)]
         for k, row in enumerate(left):
             if fault := labels.make(kind, row) if kind in LABEL_FAULTS else Fault(kind, level):
-                chosen[row["id"]] = fault
-                del left[k]
+                chosen[left.pop(k)["id"]] = fault
                 break
         else:
             detail = f"{kind} fits none of the {len(left)} samples left in split {split!r} of {len(samples)}."
@@ -143,9 +139,7 @@ def plan_faults(
 class LabelFaults:
     """Make label faults for the samples of one split; each maker returns the changed mask and words, or None.
 
-    Args:
-        samples: rows of the samples table.
-        step: every `step`-th pixel of a mask is taken, in rows and columns.
+    Every `step`-th pixel of a mask is taken, in rows and columns.
     """
 
     def __init__(self, dataset: Dataset, samples: pd.DataFrame, rng: Any, step: int = 1) -> None:
@@ -190,12 +184,11 @@ class LabelFaults:
 
     def missing_object(self, row: pd.Series, mask: np.ndarray) -> tuple[np.ndarray, str] | None:
         """One object with the labels around it."""
-        objects = self.objects(mask)
-        if not objects:
+        if not (objects := self.objects(mask)):
             return None
         where = objects[self.rng.integers(len(objects))]
         unknown = where | (mask == IGNORE)
-        nearest = ndimage.distance_transform_edt(unknown, return_distances=False, return_indices=True)
+        _, nearest = ndimage.distance_transform_edt(unknown, return_indices=True)
         return np.where(where, mask[tuple(nearest)], mask), f"{self.names[int(mask[where][0])]} left out"
 
     def shifted_mask(self, row: pd.Series, mask: np.ndarray) -> tuple[np.ndarray, str]:

@@ -76,7 +76,7 @@ def test_no_split_is_empty_and_too_few_sequences_are_told():
         assert sorted(set(suggest(three, counts))) == ["test", "train", "val"]
     lopsided = samples_of([("a", 90), ("b", 1), ("c", 1)])
     assert set(suggest(lopsided, np.ones((92, 1)))) == {"train", "val"}
-    told = r"1 independent sequences cannot fill 2 splits \(train, val\)"
+    told = r"1 independent sequences cannot fill 2 splits"
     with pytest.raises(ValueError, match=told):
         suggest(samples_of([("a", 4)]), np.ones((4, 2)))
 

@@ -144,7 +144,7 @@ def test_what_cannot_be_done_is_said_and_leaves_nothing(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     for error, told, out, options in (
-        (FileExistsError, "left as it is", "mine", {}),
+        (FileExistsError, "exists", "mine", {}),
         (ValueError, "kinds swirl, .* expected some of swapped_classes", "out", {"kinds": ["swirl"]}),
         (ValueError, "share 0", "out", {"share": 0}),
         (FileExistsError, "lies in the dataset", "data/planted", {}),
