@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 from tqdm.auto import tqdm
 
 from seglib import data
@@ -126,7 +127,7 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
     picture = attempt(data.read_picture, dataset.root / row.image, image, dataset.form)
     stored = attempt(data.read_mask_and_mode, dataset.root / row.mask, dataset.classes, label)
     if picture is not None:
-        rgb, facts["_image"] = picture
+        rgb, facts["_image"] = Image.fromarray(picture[0]), picture[1]
         facts["mode"] = picture[1].mode
         grey = rgb.convert("L")  # luma of ITU-R BT.601
         facts["width"], facts["height"] = grey.size

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from seglib.data.classes import IGNORE, ClassError, ClassMap, suggest
 from seglib.data.tiff import MAGIC, PagesError, Stored, read_tiff, upright
@@ -96,38 +96,29 @@ def read_image(path: str | Path, label: str = "", form: ImageForm = PLAIN) -> np
     DatasetError has check "missing-file", "unreadable", "too-large" (Pillow's limit against decompression bombs), "pages"
     (several), "channels" (bands that `form` does not name) or "range" (more than 8 bits, and `form` has none).
     """
-    return np.array(read_picture(path, label, form)[0])
+    return read_picture(path, label, form)[0]
 
 
-def read_picture(path: str | Path, label: str = "", form: ImageForm = PLAIN) -> tuple[Image.Image, Stored]:
-    """Read an image as `read_image` does, as Pillow's "RGB", and how the file stores it."""
+def read_picture(path: str | Path, label: str = "", form: ImageForm = PLAIN) -> tuple[np.ndarray, Stored]:
+    """Read an image as `read_image` does, and how the file stores it."""
     label = f"image {label or repr(Path(path).name)}"
-    image, stored = _decode(Path(path), label, form.exif is not False)
-    if form.channels or not isinstance(image, Image.Image):
-        pixels = _bands(image, stored, form, label)
-        if pixels.dtype == bool:
-            pixels = pixels * np.uint8(255)
-        elif pixels.dtype != np.uint8:
-            pixels = _scale(pixels, form, label)
-        image = Image.fromarray(np.ascontiguousarray(pixels))
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGBA")  # not "RGB": palette transparency would be blended
-    return image if image.mode == "RGB" else image.convert("RGB"), stored  # no needless copy
+    pixels, stored = _decode(Path(path), label, form.exif is not False, shown=True)
+    pixels = _bands(pixels, stored, form, label)
+    if pixels.dtype == bool:
+        pixels = pixels * np.uint8(255)
+    elif pixels.dtype != np.uint8:
+        pixels = _scale(pixels, form, label)
+    return np.array(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), order="C"), stored
 
 
 def read_values(path: Path, form: ImageForm = PLAIN) -> np.ndarray:
-    """Read an image's bands as they are stored, (H, W) or (H, W, 3) of any sample type, before `form.range`."""
+    """Read an image's bands as they are stored, (H, W, 1 or 3) of any sample type, before `form.range`."""
     label = f"image {path.name!r}"
-    return _bands(*_decode(path, label, form.exif is not False), form, label)
+    return _bands(*_decode(path, label, form.exif is not False, shown=True), form, label)
 
 
-def _bands(image: Image.Image | np.ndarray, stored: Stored, form: ImageForm, label: str) -> np.ndarray:
+def _bands(pixels: np.ndarray, stored: Stored, form: ImageForm, label: str) -> np.ndarray:
     """The one or three bands that are shown, light as high values."""
-    if isinstance(image, Image.Image):
-        image = image.convert("RGBA") if image.mode[0] == "P" else image  # not "RGB": see `read_picture`
-        known = ("1", "L", "LA", "RGB", "RGBA")
-        image = image.convert("RGB") if image.mode not in known or stored.mode[0] == "P" else image
-    pixels = np.atleast_3d(np.asarray(image))
     if stored.white_is_zero and pixels.dtype.kind in "bu":
         pixels = ~pixels
     count, chosen = pixels.shape[2], form.channels
@@ -141,7 +132,7 @@ def _bands(image: Image.Image | np.ndarray, stored: Stored, form: ImageForm, lab
     if shown not in (1, 3):
         line = "channels: [3, 2, 1]" if count > 2 else "channels: [1, 1, 1]"
         raise DatasetError(f"{what}.", "channels", f"Name red, green and blue in dataset.yaml, as in {line}.")
-    return pixels[..., :3] if shown == 3 else pixels[..., 0]
+    return pixels[..., :shown]
 
 
 def _scale(pixels: np.ndarray, form: ImageForm, label: str) -> np.ndarray:
@@ -218,8 +209,7 @@ def encode_mask(path: str | Path, classes: ClassMap, mask: np.ndarray) -> bytes:
 
 def _read_stored(path: Path, label: str) -> tuple[np.ndarray, Stored]:
     """A mask's values, of one band or of three uint8 ones, and how the file stores them."""
-    image, stored = _decode(path, label)
-    values, suggestion = np.atleast_3d(np.asarray(image)), "Save the band of the ids alone, as PNG."
+    (values, stored), suggestion = _decode(path, label), "Save the band of the ids alone, as PNG."
     if stored.alpha and values.shape[2] > 1:
         alpha, values = values[..., -1], values[..., :-1]
         if alpha.min() < alpha.max() and (values == values[:1, :1]).all():
@@ -241,17 +231,14 @@ def _read_stored(path: Path, label: str) -> tuple[np.ndarray, Stored]:
     return values if values.shape[2] == 3 else values[..., 0], stored
 
 
-def _decode(path: Path, label: str, exif: bool = True) -> tuple[Image.Image | np.ndarray, Stored]:
-    """The file's picture, upright; an array where Pillow would lose values. What decoders raise is a DatasetError."""
+def _decode(path: Path, label: str, exif: bool = True, shown: bool = False) -> tuple[np.ndarray, Stored]:
+    """The file's values (H, W, bands), upright, palettes as colours if `shown`. What decoders raise is a DatasetError."""
     head = b""
     try:
         with path.open("rb") as file:
             head = file.read(32)
-            if head[:4] in MAGIC and (found := read_tiff(file)):
-                pixels, stored = found
-                return (upright(pixels, stored.orientation) if exif else pixels), stored
-            file.seek(0)
-            return _decode_by_pillow(file, exif)
+            pixels, stored = (head[:4] in MAGIC and read_tiff(file)) or _decode_by_pillow(file, shown)
+            return np.atleast_3d(upright(pixels, stored.orientation) if exif else pixels), stored
     except PagesError as error:
         check, told = "pages", f"holds {error}; expected one."
         suggestion = "Save the one that is meant as a file of its own"
@@ -269,24 +256,24 @@ def _decode(path: Path, label: str, exif: bool = True) -> tuple[Image.Image | np
     raise DatasetError(f"{label} {told}", check, f"{suggestion}, {EXCLUDE}.")
 
 
-def _decode_by_pillow(file: BinaryIO, exif: bool) -> tuple[Image.Image | np.ndarray, Stored]:
+def _decode_by_pillow(file: BinaryIO, shown: bool) -> tuple[np.ndarray, Stored]:
+    file.seek(0)
     with Image.open(file, formats=_FORMATS) as image:
         mode, raw = image.mode, image.tile[0][3] if image.format == "PNG" and image.tile else ""
         if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
             raise PagesError(f"{image.n_frames} frames")
-        deep = _sixteen_bits(file, image, raw) if raw in _DEEP else None
+        pixels = _sixteen_bits(file, image, raw) if raw in _DEEP else None
         image.load()
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1)
-        stored = Stored(mode, turned, mode in ("LA", "PA", "La", "RGBA", "RGBa"))
-        if deep is not None:
-            stored = stored._replace(mode=f"{deep.shape[2]} x uint16")
-        elif image.mode[0] in "IF":  # 16 or 32 bits
-            deep = np.asarray(image)
-        if deep is not None:
-            return (upright(deep, turned) if exif else deep), stored
-        if exif and turned != 1:
-            ImageOps.exif_transpose(image, in_place=True)
-        return image, stored
+        turned, alpha = image.getexif().get(ExifTags.Base.Orientation, 1), mode in ("LA", "PA", "RGBA")
+        if pixels is not None:
+            return pixels, Stored(f"{pixels.shape[2]} x uint16", turned, alpha)
+        if shown and mode[0] == "P":
+            image = image.convert("RGBA")  # not "RGB": palette transparency would be blended
+        if shown and (
+            mode[0] == "P" or mode not in ("1", "L", "LA", "RGB", "RGBA", "F", "I", "I;16", "I;16B")
+        ):
+            image = image.convert("RGB")
+        return np.asarray(image), Stored(mode, turned, alpha)
 
 
 def _sixteen_bits(file: BinaryIO, image: Image.Image, raw: str) -> np.ndarray:

@@ -67,6 +67,8 @@ def read_tiff(file: BinaryIO) -> tuple[np.ndarray, Stored] | None:
             if "imagecodecs" in str(error) and whole:
                 return None
             raise
+        if not pixels.size:
+            raise ValueError("it has no pixels")
         orientation = page.tags[274].value if 274 in page.tags else 1
     pixels = np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels
     mode = _MODES.get((dtype, bands), f"{bands} x {dtype}" if bands > 1 else dtype)
