@@ -1,7 +1,4 @@
-"""Draw masks of class ids from other annotations: COCO, labelme, YOLO, a folder of masks a class, instances.
-
-By hand with Pillow: datumaro reads neither labelme's JSON nor folders of classes, and replaces pandas and Pillow.
-"""
+"""Draw masks of class ids from other annotations: COCO, labelme, YOLO, a folder of masks a class, instances."""
 
 import json
 import re

@@ -27,8 +27,7 @@ def ensure_demo(dataset: str | Path) -> None:
     """Say how to get data/demo if `dataset` is that and not there; make the broken twin if it is data/demo_broken."""
     path, data = resolve_path(dataset).resolve(), (project_root() / "data").resolve()
     if path == data / "demo" and not path.exists():
-        detail = "the demo dataset, which comes with the repository, is not there."
-        raise DatasetError(detail, "no-folder", "Restore it with `git checkout data/demo`.")
+        raise DatasetError("the demo is not there.", "no-folder", "Restore it with `git checkout data/demo`.")
     if path == data / "demo_broken" and not (path / "planted.csv").exists():
         make_broken(path)
 
@@ -88,7 +87,7 @@ def download(name: str, folder: str | Path) -> Path:
     if name not in KNOWN:
         raise DatasetError(f"no known dataset {name!r}; expected one of: {', '.join(KNOWN)}.", "no-source")
     if folder.exists():
-        detail = f"{display_path(folder)} exists and is left as it is; expected a new folder."
+        detail = f"{display_path(folder)} exists and is left as it is."
         raise DatasetError(detail, "folder-exists")
     configs, (url, members) = project_root() / "data" / "configs", KNOWN[name]
     with tempfile.TemporaryDirectory() as temporary, atomic_folder(folder) as new:

@@ -142,8 +142,7 @@ def _name_samples(sides: dict[str, tuple[_Side, _Side]]) -> dict[tuple[str, str]
         ids |= {place: name for place, name in names.items() if count[name.casefold()] == 1}
         left = {place: text for place, text in left.items() if place not in ids}
     if left:
-        clash = " and ".join(f"{text!r} in {split}" for (split, _), text in list(left.items())[:2])
-        detail = f"{clash} lead to the same sample id; case, '/' and '-' are alike in ids."
+        detail = f"{some([*left.values()])} lead to one sample id; case, '/' and '-' are alike in ids."
         raise DatasetError(detail, "duplicate-id", "Rename one of them.")
     return {place: ids[place] for place in places}
 
@@ -152,20 +151,22 @@ def _chosen(root: Path, splits: dict[str, Split], known: set[str]) -> dict[str, 
     """Sample id -> the split whose `ids` name it; every id must be known and named once."""
     chosen: dict[str, str] = {}
     for split, ids in ((split, value.ids) for split, value in splits.items() if value.ids):
+        told = f"ids of split {split!r}"
         if isinstance(ids, str) and _leads_outside(root, ids):
-            detail = f"ids of split {split!r}: {ids} is a link that leads out of the dataset's folder."
+            detail = f"{told}: {ids} is a link that leads out of the dataset's folder."
             raise DatasetError(detail, "split-ids", f"Put the list there, or allow its folder by {LINKS}.")
         try:
             names = listed_ids(root / ids if isinstance(ids, str) else ids, known)
         except (OSError, UnicodeDecodeError):
-            detail = f"ids of split {split!r}: {ids} cannot be read; expected UTF-8 text with one id a line."
-            raise DatasetError(detail, "split-ids", "Correct ids, or put the file there.") from None
+            detail = f"{told}: {ids} cannot be read; expected UTF-8 text with one id a line."
+            raise DatasetError(detail, "split-ids", "Correct ids.") from None
         twice = {name for name, count in Counter([*chosen, *names]).items() if count > 1}
         if wrong := [name for name in names if name in twice or name not in known]:
             what = "there is no such sample" if wrong[0] not in known else "it is named more than once"
-            detail = f"ids of split {split!r} name {wrong[0]!r}, but {what}{meant(wrong[0], known)}."
-            detail += f" {len(wrong)} of its {len(names)} ids are wrong ({some(wrong)})."
-            raise DatasetError(detail, "split-ids", "Correct the list; samples.csv of 01 has all ids.")
+            detail = f"{told} name {wrong[0]!r}, but {what}{meant(wrong[0], known)}. {len(wrong)} of its {len(names)} ids"
+            raise DatasetError(
+                f"{detail} are wrong.", "split-ids", "Correct it; samples.csv of 01 has all ids."
+            )
         chosen |= dict.fromkeys(names, split)
     return chosen
 
@@ -181,8 +182,8 @@ def listed_ids(names: Path | list[str], known: set[str]) -> list[str]:
 def _group(pattern: str, text: str) -> tuple[str, int | None]:
     """Sequence ("" if none) and frame (None if there is no number of up to 18 digits)."""
     match = re.search(pattern, text) if pattern else None
-    parts = match.groupdict() if match else {}
-    frame = parts.get("frame") or ""
+    parts = match.groupdict("") if match else {}
+    frame = parts.get("frame", "")
     return parts.get("group") or "", int(frame) if frame.isdecimal() and len(frame) <= 18 else None
 
 
@@ -206,8 +207,7 @@ def _faults(root: Path, name: str, key: str, side: _Side, other: _Side) -> Itera
         elif _leads_outside(root, path):
             real = display_path(os.path.realpath(root / path))
             detail = f"{what} {name!r} ({path}) is a link that leads out of the dataset's folder, to {real}."
-            suggestion = f"Put the file itself there, allow its folder by {LINKS}, {EXCLUDE}."
-            yield "link-outside", detail, suggestion
+            yield "link-outside", detail, f"Put the file there, allow its folder by {LINKS}, {EXCLUDE}."
 
 
 def _leads_outside(root: Path, path: str) -> bool:

@@ -46,22 +46,6 @@ def test_encode_follows_id_map_value_by_value(id_map, random):
     assert ids.tolist() == [[id_map[int(v)] for v in row] for row in stored]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "stored", "told"),
-    [
-        ({}, [[0, 300, 2]], r"holds ids \{2, 300\}; dataset.yaml names 2 classes \(0-1\)"),
-        ({}, [[0, -1, 2**31 - 1]], r"\{-1, 2147483647\}"),
-        ({"id_map": {0: 0, 255: 1}}, [[0, 1]], r"\{1\}.*2 stored values in id_map"),
-        ({"id_map": {(1, 2, 3): 0}}, [[0, 0]], "single-channel ids, but id_map"),
-        ({"colors": [[10, 0, 0], [0, 20, 0]]}, [[[10, 0, 1], [10, 0, 0]]], "#0a0001"),
-        ({}, [[[10, 0, 0]]], "names no colours"),  # seglib's own palette says nothing about files
-    ],
-)
-def test_stored_values_that_nothing_names_are_refused(arguments, stored, told):
-    with pytest.raises(ClassError, match=told):
-        ClassMap(("a", "b"), **arguments).encode(np.array(stored))
-
-
 def test_colors_round_trip_and_black_is_ignored():
     classes = ClassMap(("a", "b", "c"), colors=[[10, 0, 0], [0, 20, 0], [0, 0, 30]])
     mask = np.array([[0, 1, 2, IGNORE]], np.uint8)

@@ -124,12 +124,3 @@ def test_what_is_missing_damaged_or_too_large_leaves_nothing(server, tmp_path, m
             download("set", tmp_path / "set")
         assert error.value.check == check
         assert [path.name for path in tmp_path.iterdir()] == ["project"]
-
-
-def test_existing_folder_and_unknown_name(server, tmp_path):
-    (tmp_path / "set").mkdir()
-    with pytest.raises(DatasetError, match="exists and is left as it is"):
-        download("set", tmp_path / "set")
-    with pytest.raises(DatasetError, match=r"no known dataset 'camvidd'.*camvid"):
-        download("camvidd", tmp_path / "other")
-    assert server.asked == []
