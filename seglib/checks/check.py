@@ -127,11 +127,11 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
     picture = attempt(data.read_picture, dataset.root / row.image, image, dataset.form)
     stored = attempt(data.read_mask_and_mode, dataset.root / row.mask, dataset.classes, label)
     if picture is not None:
-        rgb, facts["_image"] = Image.fromarray(picture[0]), picture[1]
+        pixels, facts["_image"] = picture
         facts["mode"] = picture[1].mode
-        grey = rgb.convert("L")  # luma of ITU-R BT.601
+        grey = Image.fromarray(pixels).convert("L")  # luma of ITU-R BT.601
         facts["width"], facts["height"] = grey.size
-        facts |= image_quality.look(rgb, grey)
+        facts |= image_quality.look(pixels, grey)
         small = grey.reduce(masks.reduction(grey.size))
         facts["_bits"], facts["_thumb"] = duplicates.difference_hash(small), duplicates.thumbnail(small)
         if facts["contrast"] < image_quality.FLAT:

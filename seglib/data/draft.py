@@ -56,19 +56,16 @@ def draft_dataset(folder: str | Path, images: str = "", masks: str = "") -> str:
     files, others = walk(root)
     pairs = _told(root, images, masks) if images or masks else _find_pairs(root, files)
     if not pairs:
-        raise _no_layout(root, others)
+        raise _no_layout(root, files, others)
     pairs = _one_a_split(pairs)
     truth = [pair.masks.files[text] for pair in pairs for text in pair.both]
     tables = [(len(p.parts), TABLES.index(p.name.lower()), p) for p in others if p.name.lower() in TABLES]
     table = min(tables)[2].as_posix() if tables else ""
     named = read_table(root / table) if table else []
     classes = draft_classes(truth[:: -(-len(truth) // 200)], named, table, pairs[0].masks.glob)
-    used = {file for pair in pairs for side in pair[1:] for file in side.files.values()}
-    left = sorted({"/".join(parts[:-1]) or "." for parts, file in files.items() if file not in used})
     tail = r"(?:_(?:jpe?g|png))?\.rf\..+" * any(".rf." in text for text in pairs[0].images.files)
     head = "# A draft: name the classes, compare the counts with what you expect, then run 01_data_check."
     lines = [head, f"name: {dataset_name(root)}", *classes, *_splits(root, pairs, others)]
-    lines += [f"# not read: images in {some(left, 5)}"] * bool(left)
     lines += [f"# group: '(?P<group>.+)_(?P<frame>[0-9]+){tail}$'  # sequences, if there are any\n"]
     return "\n".join(lines)
 
@@ -159,8 +156,8 @@ def _names(root: Path, shape: tuple, group: _Files) -> tuple[str, list[tuple[str
         folders.append(names[0] if len({*names}) == 1 else "*")
     deeper = any(len(parts) - 1 > len(folders) for parts in group)
     base = "".join(f"{name}/" for name in folders) + "**/" * deeper
-    found = (file for file in find_files(root, base + "*") if tuple(file.path.split("/")) in group)
-    return base, [file.text.rpartition("/")[::2] for file in found]
+    found = (text for path, text in find_files(root, base + "*") if tuple(path.split("/")) in group)
+    return base, [text.rpartition("/")[::2] for text in found]
 
 
 def _glob(base: str, group: _Files, before: str, after: str) -> str:
@@ -171,8 +168,8 @@ def _glob(base: str, group: _Files, before: str, after: str) -> str:
 
 
 def _side(root: Path, glob: str) -> _Side:
-    found = (file for file in find_files(root, glob) if file.path.lower().endswith(SUFFIXES))
-    return _Side(glob, {file.text: root / file.path for file in found})
+    found = ((text, root / path) for path, text in find_files(root, glob) if path.lower().endswith(SUFFIXES))
+    return _Side(glob, dict(found))
 
 
 def _cuts(stems: list[str]) -> Iterator[tuple[str, str]]:
@@ -246,13 +243,11 @@ def _splits(root: Path, pairs: list[_Pair], others: list[Path]) -> list[str]:
     return ["splits:", *lines.values(), *[no_val] * ("val" not in lines)]
 
 
-def _no_layout(root: Path, others: list[Path]) -> DatasetError:
+def _no_layout(root: Path, files: _Files, others: list[Path]) -> DatasetError:
     """Say that no masks are found, or that there are polygons, which are no masks yet."""
-    found = [path.as_posix() for path in others if path.suffix == ".json" and path.name.lower() not in TABLES]
-    for path in (path for path in others if path.suffix == ".txt"):
-        text = (root / path).read_text(encoding="utf-8", errors="replace")
-        found += [path.as_posix()] * bool(re.match(r"\d+( [\d.e-]+){6,}\s", text))
-    if found:
+    told = [path for path in others if path.suffix in (".json", ".txt") and path.name.lower() not in TABLES]
+    stems = {file.stem for file in files.values()}
+    if found := [path.as_posix() for path in told if path.suffix == ".json" or path.stem in stems]:
         detail = f"{root} has no masks, but {len(found)} annotation files ({some(found)})."
         return DatasetError(detail, "polygons", f"Polygons are drawn as masks first: seglib convert '{root}'")
     detail = f"{root} has none of the known layouts, which data/README.md lists."

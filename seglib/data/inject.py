@@ -164,7 +164,8 @@ class LabelFaults:
         if share < MIN_CHANGE or (changed == IGNORE).all():
             return None
         local = kind in ("swapped_classes", "missing_object")
-        box = " ".join(map(str, bounding_box(differs))) if local else ""
+        rows, columns = ndimage.find_objects(differs.astype(np.uint8))[0]
+        box = f"{columns.start} {rows.start} {columns.stop} {rows.stop}" if local else ""
         level = LEVELS[int(share > 0.02) + int(share > 0.1)]
         return Fault(kind, level, box, f"{detail}; changed {share:.3f}", changed)
 
@@ -240,12 +241,6 @@ class LabelFaults:
         wide = np.unique(low[low == ndimage.maximum_filter(labels, side)])  # they hold a square
         things = wide[np.isin(values[wide], np.flatnonzero(self.things))]
         return [labels == k for k in things if MIN_CHANGE * valid <= sizes[k] < 0.5 * valid]
-
-
-def bounding_box(where: np.ndarray) -> tuple[int, int, int, int]:
-    """Find x0, y0, x1, y1 around what is true in (H, W) bool, x1 and y1 exclusive; some of it must be."""
-    rows, cols = np.flatnonzero(where.any(axis=1)), np.flatnonzero(where.any(axis=0))
-    return int(cols[0]), int(rows[0]), int(cols[-1]) + 1, int(rows[-1]) + 1
 
 
 def degrade(image: np.ndarray, kind: str, level: int, grain: np.ndarray) -> np.ndarray:

@@ -81,7 +81,7 @@ def _break(folder: Path) -> None:
 
 def download(name: str, folder: str | Path) -> Path:
     """Download a known dataset into the new `folder`, with its dataset.yaml; it appears only when all is checked.
-    A DatasetError has check "no-source", "folder-exists", "download", "bad-archive" or "wrong-sum" (damaged files).
+    A DatasetError has check "no-source", "folder-exists", "download" or "wrong-sum" (damaged or missing files).
     """
     folder = Path(folder)
     if name not in KNOWN:
@@ -94,15 +94,17 @@ def download(name: str, folder: str | Path) -> Path:
         files = pooch.create(temporary, "", registry={"zip": None}, urls={"zip": url}, retry_if_failed=3)
         try:
             archive = files.fetch("zip", downloader=pooch.HTTPDownloader(progressbar=True, timeout=60))
-        except (OSError, ValueError) as error:
-            raise DatasetError(
-                f"{url} could not be downloaded ({error}).", "download", "Try again later."
-            ) from error
-        try:
-            _unpack(archive, new, members)
+            with zipfile.ZipFile(archive) as file:
+                wanted = [(re.fullmatch(members, info.filename), info) for info in file.infolist()]
+                wanted = [(match[1], info) for match, info in wanted if match]
+                if (size := sum(info.file_size for _, info in wanted)) > _MOST:
+                    raise ValueError(f"it unpacks to {size / 1e6:.0f} MB")
+                for path, info in wanted:  # plain files, named by the pattern's group
+                    info.filename = path
+                    file.extract(info, new)
         except Exception as error:  # zipfile raises BadZipFile, zlib.error, EOFError, RuntimeError, ...
-            detail = f"the archive is no sound zip of this dataset ({error})."
-            raise DatasetError(detail, "bad-archive", "Download it again.") from error
+            detail = f"{url} could not be downloaded, or is no sound zip of this dataset ({error})."
+            raise DatasetError(detail, "download", "Try again later.") from error
         lines = (configs / f"{name}.sha256").read_text(encoding="ascii").splitlines()
         sums = {new / path: digest for digest, path in (line.split(maxsplit=1) for line in lines)}
         wrong = [path for path in sums if not path.is_file() or pooch.file_hash(str(path)) != sums[path]]
@@ -112,14 +114,3 @@ def download(name: str, folder: str | Path) -> Path:
             raise DatasetError(detail, "wrong-sum", "Download it again, or it has changed at its source.")
         shutil.copyfile(configs / f"{name}.yaml", new / "dataset.yaml")
     return folder
-
-
-def _unpack(archive: str, target: Path, members: str) -> None:
-    """Write the members of a zip whose whole name matches, as plain files named by the pattern's group."""
-    with zipfile.ZipFile(archive) as file:
-        wanted = [(m[1], info) for info in file.infolist() if (m := re.fullmatch(members, info.filename))]
-        if (size := sum(info.file_size for _, info in wanted)) > _MOST:
-            raise ValueError(f"it unpacks to {size / 1e6:.0f} MB")
-        for path, info in wanted:
-            info.filename = path
-            file.extract(info, target)

@@ -23,10 +23,7 @@ _CONVERT = "Polygons (JSON, YOLO's text) become masks by `seglib convert`."
 _UNSAFE = re.compile(r'[<>:"|?*\\\x00-\x1f]')  # not allowed in file names everywhere
 
 
-class _File(NamedTuple):
-    path: str  # relative to the dataset's folder
-    groups: tuple[str, ...]  # what the wildcards matched
-    text: str  # the same in one, with "/" between
+_File = tuple[str, str]  # path relative to the dataset's folder; what the wildcards matched, with "/" between
 
 
 class _Side(NamedTuple):
@@ -57,8 +54,8 @@ def pair_files(root: Path, config: DatasetConfig) -> tuple[pd.DataFrame, pd.Data
         faults = [*_faults(root, name, key, images, masks), *_faults(root, name, key, masks, images)]
         problems += [("error", check, name, held, *words) for check, *words in faults]
         if not faults:
-            image, mask = images.found[key][0], masks.found[key][0]
-            rows.append((name, held, image.path, mask.path, *_group(config.group, image.text)))
+            (image, text), (mask, _) = images.found[key][0], masks.found[key][0]
+            rows.append((name, held, image, mask, *_group(config.group, text)))
     order = list(config.splits)
     rows.sort(key=lambda row: (order.index(row[1]), row[0] if chosen else ""))
     if config.limit:
@@ -77,22 +74,23 @@ def _look(root: Path, name: str, split: Split, problems: list[tuple]) -> tuple[_
     sides = _Side("image", split.images, {}), _Side("mask", split.masks, {})
     files = [[*find_files(root, side.glob)] for side in sides]
     # both in one folder, as in *.png and *_mask.png: a file that both globs match is of the narrower one
-    both = {file.path for file in files[0]} & {file.path for file in files[1]}
-    wide = max(files, key=len)
-    wide[:] = [file for file in wide if file.path not in both]
+    both, wide = {path for path, _ in files[0]} & {path for path, _ in files[1]}, max(files, key=len)
+    wide[:] = [file for file in wide if file[0] not in both]
 
     def problem(check: str, detail: str, suggestion: str) -> None:
         problems.append(("error", check, "", name, detail, suggestion))
 
-    for side, file in ((side, file) for side, matched in zip(sides, files, strict=True) for file in matched):
-        if not is_plain(file.path):
-            detail = f"{side.what} {file.path!a} has a control character or no UTF-8 in its name."
-            problem("file-name", detail, "Rename it.")
-        elif not file.path.lower().endswith(SUFFIXES):
-            detail = f"{file.path} is matched by {side.glob}; expected {', '.join(SUFFIXES)}."
-            problem("not-an-image", detail, f"Move it out of the folder, or narrow the glob. {_CONVERT}")
-        else:
-            side.found.setdefault(file.text.casefold(), []).append(file)
+    for side, matched in zip(sides, files, strict=True):
+        for path, text in matched:
+            if not is_plain(path):
+                problem(
+                    "file-name", f"{path!a} has a control character or no UTF-8 in its name.", "Rename it."
+                )
+            elif not path.lower().endswith(SUFFIXES):
+                detail = f"{path} is matched by {side.glob}; expected {', '.join(SUFFIXES)}."
+                problem("not-an-image", detail, f"Move it out of the folder, or narrow the glob. {_CONVERT}")
+            else:
+                side.found.setdefault(text.casefold(), []).append((path, text))
     if files[0] and not files[1]:
         problem("no-masks", f"{split.masks} matches no file.", f"Correct the glob. {_CONVERT}")
     if not any(files) and not split.optional:
@@ -116,7 +114,7 @@ def find_files(root: Path, glob: str) -> Iterator[_File]:
         if match := pattern.fullmatch(below):
             # macOS writes letters and accents apart (NFD), others together (NFC)
             text = normalize("NFC", "/".join(g.strip("/") for g in match.groups() if g.strip("/")))
-            yield _File(PurePosixPath(*fixed, below).as_posix(), match.groups(), text)
+            yield PurePosixPath(*fixed, below).as_posix(), text
 
 
 def _regex(glob: str, group: str) -> str:
@@ -131,7 +129,7 @@ def _name_samples(sides: dict[str, tuple[_Side, _Side]]) -> dict[tuple[str, str]
     """An id for every (split, key): the stem; where that stands twice, also its folders; then also its split."""
     left, ids = {}, {}
     for split, (images, masks) in sides.items():
-        left |= {(split, key): files[0].text for key, files in sorted((masks.found | images.found).items())}
+        left |= {(split, key): files[0][1] for key, files in sorted((masks.found | images.found).items())}
     places = list(left)
     for form in ("{stem}", "{path}", "{split}-{path}"):
         names = {}
@@ -189,18 +187,16 @@ def _group(pattern: str, text: str) -> tuple[str, int | None]:
 
 def _faults(root: Path, name: str, key: str, side: _Side, other: _Side) -> Iterator[tuple[str, str, str]]:
     """Check, detail and suggestion of everything that keeps one side of a pair from being complete."""
-    what, files = side.what, side.found.get(key, [])
-    if not files:
-        mate = other.found[key][0]
-        groups = iter(mate.groups)
-        expected = _WILD.sub(lambda _: next(groups, "*"), side.glob)
-        detail = f"no {what} for {other.what} {name!r}, {mate.path}: expected {expected}."
+    what, paths = side.what, [path for path, _ in side.found.get(key, [])]
+    if not paths:
+        mate, text = other.found[key][0]
+        expected = side.glob.replace("*", text) if side.glob.count("*") == 1 else side.glob
+        detail = f"no {what} for {other.what} {name!r}, {mate}: expected {expected}."
         yield f"missing-{what}", detail, f"Add it, {EXCLUDE}."
-    if len(files) > 1:
-        paths = ", ".join(file.path for file in files)
-        detail = f"{len(files)} {what}s have the stem {name!r}: {paths}; expected one."
+    if len(paths) > 1:
+        detail = f"{len(paths)} {what}s have the stem {name!r}: {', '.join(paths)}; expected one."
         yield "duplicate-stem", detail, f"Rename or remove the others, {EXCLUDE}."
-    for path in (file.path for file in files):
+    for path in paths:
         if not (root / path).exists() or (root / path).stat().st_size == 0:
             detail = f"{what} {name!r} ({path}) is empty (0 bytes), or a link to nothing."
             yield "empty-file", detail, f"Copy it again, {EXCLUDE}."

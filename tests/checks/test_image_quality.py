@@ -102,8 +102,8 @@ def test_too_few_training_images_say_nothing(reference):
 @pytest.mark.parametrize(("size", "bands", "lines"), [((48, 64), 1, (1, 1)), ((200, 301), 3, (2, 3))])
 def test_looks_by_hand(size, bands, lines):
     image = _scene(0, size)
-    picture = Image.fromarray(image)
-    facts, grey = look(picture, picture.convert("L")), np.array(picture.convert("L"))
+    picture = Image.fromarray(image).convert("L")
+    facts, grey = look(image, picture), np.array(picture)
     share = np.bincount(grey.ravel(), minlength=256) / grey.size
     assert facts["entropy"] == pytest.approx(-(share[share > 0] * np.log2(share[share > 0])).sum())
     assert facts["brightness"] == pytest.approx(grey.mean())

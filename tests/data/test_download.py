@@ -108,9 +108,9 @@ def test_what_is_missing_damaged_or_too_large_leaves_nothing(server, tmp_path, m
     monkeypatch.setattr(known, "_MOST", 1 << 20)
     lost = {name: content for name, content in LISTED.items() if "/val/" not in name}
     for server.status, server.body, check, told in (
-        (200, zipped({"Tutorial-main/Set/train/1.png": bytes(2 << 20)}), "bad-archive", "unpacks to 2 MB"),
-        (200, bytes(damaged), "bad-archive", "no sound zip"),
-        (200, b"<html>", "bad-archive", "no sound zip"),
+        (200, zipped({"Tutorial-main/Set/train/1.png": bytes(2 << 20)}), "download", "unpacks to 2 MB"),
+        (200, bytes(damaged), "download", "no sound zip"),
+        (200, b"<html>", "download", "no sound zip"),
         (
             200,
             zipped(LISTED | {"Tutorial-main/Set/val/1.png": png(5)}),
@@ -118,7 +118,7 @@ def test_what_is_missing_damaged_or_too_large_leaves_nothing(server, tmp_path, m
             "1 of 8 files.*val/1.png",
         ),
         (200, zipped(lost), "wrong-sum", "2 of 8 files.*val/1.png, val/2.png"),
-        (404, b"", "download", "could not be downloaded .*404"),
+        (404, b"", "download", "could not be downloaded.*404"),
     ):
         with pytest.raises(DatasetError, match=told) as error:
             download("set", tmp_path / "set")
