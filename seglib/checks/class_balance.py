@@ -76,8 +76,8 @@ def judge_shifts(table: pd.DataFrame, sizes: pd.Series) -> Iterator[Finding]:
         if len(large):
             large = large.sort_values("delta", key=lambda d: -d.abs(), kind="stable")
             named = some([f"{row.name} ({row.delta:+.2f})" for row in large.itertuples()], 5)
-            detail = f"{split} differs largely from train by Cliff's delta in {len(large)} of {len(rows)}: {named}."
-            yield finding("split-shift", "", split, detail)
+            detail = f"{split} differs largely from train in {len(large)} of {len(rows)} respects "
+            yield finding("split-shift", "", split, f"{detail}(Cliff's delta, -1 to 1): {named}.")
 
 
 def class_weights(pixel_counts: np.ndarray, kind: str) -> np.ndarray:

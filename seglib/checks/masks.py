@@ -103,13 +103,16 @@ def judge_masks(samples: pd.DataFrame, masks: np.ndarray, pictures: np.ndarray) 
         yield finding("edges-elsewhere", "", "", f"{detail}: edges say little here, or all masks are moved.")
         beside &= False
     for row in samples[beside].itertuples():
-        moved = f"{row.shift_x:+.0f} px to the right and {row.shift_y:+.0f} px down"
-        detail = f"mask {row.id!r} meets the image's edges better moved by {moved}: as it is, {row.edge_fit:.0%} of those."
+        detail = (
+            f"mask {row.id!r} meets the image's edges better moved by {row.shift_x:+.0f} px to the right and "
+        )
+        detail += f"{row.shift_y:+.0f} px down: where it lies, it meets {row.edge_fit:.0%} of those."
         yield finding("mask-beside-edges", row.id, row.split, detail)
     several = np.flatnonzero(samples["classes_present"] > 1)  # an empty scene is like any other
     for places in (several[places] for places in repeated(masks[several])):
         same = samples.iloc[places]
         if len(set(pictures[places])) > 1 and not alike(same["_thumb"].dropna().tolist()):
             worst, named = same.loc[same["edge_fit"].fillna(1.0).idxmin()], same["split"] + "/" + same["id"]
-            detail = f"{len(same)} images share one mask: {some([*named])}. It fits {worst['id']!r} least."
+            detail = f"{len(same)} images share one mask: {some([*named])}. It meets the edges of "
+            detail += f"{worst['id']!r} least."
             yield finding("mask-of-another-image", worst["id"], worst["split"], detail)

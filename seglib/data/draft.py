@@ -143,7 +143,8 @@ def _fit(root: Path, split: str, images: tuple[tuple, _Files], masks: tuple[tupl
             ids = [kind for kind in best if kind[1].lower().endswith("labeltrainids")]
             one = _side(root, _glob(a_base, images[1], before, after))
             globs = [_glob(b_base, masks[1], *kind) for kind in ids or clear or best]
-            return [_Pair(split, one, _side(root, glob)) for glob in globs]
+            pairs = [_Pair(split, one, _side(root, glob)) for glob in globs]
+            return [pair for pair in pairs if pair.both]
     return []
 
 
