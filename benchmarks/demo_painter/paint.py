@@ -16,10 +16,11 @@ import pandas as pd
 from canvas import Frame, bell
 from PIL import Image
 from scenes import CLASSES, HEIGHT, UNSCORED, WIDTH, Street, build_street
+from scipy import ndimage
 from things import render
 
 from seglib.data import ClassMap
-from seglib.data.inject import LEVELS, PLANTED_COLUMNS, bounding_box, degrade
+from seglib.data.inject import LEVELS, degrade
 from seglib.runs import atomic_folder, write_csv, write_text
 
 _COLORS = (
@@ -198,7 +199,8 @@ def _rounded(pixels: np.ndarray) -> np.ndarray:
 
 
 def _box(where: np.ndarray) -> str:
-    return " ".join(map(str, bounding_box(where)))
+    rows, columns = ndimage.find_objects(where.astype(np.uint8))[0]
+    return f"{columns.start} {rows.start} {columns.stop} {rows.stop}"
 
 
 def _save(path: Path, pixels: np.ndarray, palette: bool = False) -> None:
@@ -210,7 +212,8 @@ def _save(path: Path, pixels: np.ndarray, palette: bool = False) -> None:
 
 
 def _write_tables(folder: Path, rows: list[tuple[str, ...]]) -> None:
-    write_csv(folder / "planted.csv", pd.DataFrame(rows, columns=PLANTED_COLUMNS))
+    columns = ["sample", "split", "kind", "severity", "box", "detail"]
+    write_csv(folder / "planted.csv", pd.DataFrame(rows, columns=columns))
     splits = "".join(
         f'  {split}: {{images: "{split}/images/*.png", masks: "{split}/masks/*.png"}}\n'
         for split in ("train", "val", "test")

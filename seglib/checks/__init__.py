@@ -1,15 +1,16 @@
 """What is wrong with a dataset before anybody trains on it.
 
-check: the pass over all files; findings: names, severities, suggestions; report: the conclusion and the files.
+check: the pass over all files, the conclusion, what is written; findings: names, severities, suggestions.
 class_balance: shares, and the class weights of 02; image_quality: outliers, and the degradations of 04;
-masks: shifted and foreign masks; duplicates, sequences and splits: whether training has seen the test.
+masks: shifted and foreign masks; reading: what was misread; duplicates and splits: whether training has seen the test.
 """
 
-from seglib.checks.check import CheckResult, check_dataset
+from seglib.checks.check import (
+    CheckResult, apart, check_dataset, conclusion, examples, require_sound, split_comparison, write,
+)
 from seglib.checks.class_balance import class_weights, cooccurrence, weight_table
 from seglib.checks.image_quality import APART, KINDS, QUALITIES, QUALITY_OF, Reference, degradation, qualities
 from seglib.checks.masks import correlate_shifts
-from seglib.checks.report import apart, conclusion, examples, require_sound, split_comparison, write
 from seglib.checks.splits import suggest_split
 
 __all__ = [

@@ -1,9 +1,10 @@
-"""Check a dataset in one pass over every file: findings, facts of every sample, class statistics."""
+"""Check a dataset in one pass over every file: findings, facts of every sample, statistics; and read and write them."""
 
 import hashlib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 from tqdm.auto import tqdm
 
 from seglib import data
-from seglib.checks import class_balance, duplicates, image_quality, masks, reading, sequences, splits
+from seglib.checks import class_balance, duplicates, image_quality, masks, reading, splits
 from seglib.checks.findings import SEVERITIES, Finding, finding
 from seglib.data import IGNORE, Dataset, some
-from seglib.runs import check_name, project_root
+from seglib.runs import check_name, project_root, replace_folder, write_csv, write_json, write_text
 
 FEW_IMAGES = 5  # a class in fewer train images than this is learnt by heart, if at all
 # Hash, thumbnail, digest and coarse mask, by which pairs are compared; how files are stored; see `reading`.
@@ -32,27 +34,26 @@ _NUMBERS |= dict.fromkeys(["ignore_share", "classes_present", "edge_fit", "shift
 class CheckResult:
     """What a pass over a dataset found.
 
-    Args:
-        findings: errors first, then warnings.
-        samples: a row a pair: `id`, `split`, `group` and `frame` (guessed where dataset.yaml gives no
-            pattern), sizes and modes as stored, how the image looks (brightness, contrast, ...), the mask's `ignore_share`,
-            `classes_present`, `edge_fit`, `shift_x` and `shift_y`. NA where unreadable.
-        pixel_counts: (N, C) int64, valid pixels of each class in each sample; zeros where there is no mask.
-        suggested: (N,) a better split for each sample, of `suggest_split`; empty where none can be made.
-        summary, files: the counts as plain data, and the digests of every file.
+    `samples` has a row a pair: `id`, `split`, `group` and `frame` (guessed where dataset.yaml gives no pattern), sizes and
+    modes as stored, how the image looks (brightness, contrast, ...), the mask's `ignore_share`, `classes_present`,
+    `edge_fit`, `shift_x` and `shift_y`; NA where unreadable.
     """
 
-    findings: pd.DataFrame
+    findings: pd.DataFrame  # errors first, then warnings
     samples: pd.DataFrame
-    pixel_counts: np.ndarray
+    pixel_counts: (
+        np.ndarray
+    )  # (N, C) int64, valid pixels of each class in each sample; zeros where there is no mask
     class_stats: pd.DataFrame
     duplicates: pd.DataFrame
     sequences: pd.DataFrame
     shift: pd.DataFrame
     limits: pd.DataFrame
-    suggested: pd.Series
-    summary: dict[str, Any]
-    files: dict[str, dict[str, str]]
+    suggested: (
+        pd.Series
+    )  # (N,) a better split for each sample, of `suggest_split`; empty where none can be made
+    summary: dict[str, Any]  # the counts
+    files: dict[str, dict[str, str]]  # digests
 
     @property
     def train(self) -> np.ndarray:
@@ -65,15 +66,11 @@ class CheckResult:
         return project_root() / "artifacts" / "data_check" / check_name(self.summary["dataset"], "dataset")
 
 
-def check_dataset(
-    dataset: Dataset, progress: bool = False, near_frames: int = sequences.NEAR_FRAMES
-) -> CheckResult:
+def check_dataset(dataset: Dataset, progress: bool = False, near_frames: int = 30) -> CheckResult:
     """Read every image and mask once and judge them; a bad file becomes a finding and the pass goes on.
 
-    Args:
-        dataset: best loaded with `strict=False`: faults of names are then listed with faults of contents.
-        progress: show a bar.
-        near_frames: frames within which a val or test image counts as near a train image of its sequence.
+    Load the dataset with `strict=False`: faults of names are then listed with faults of contents. Within `near_frames`
+    (of a second of video) a val or test image counts as near a train image of its sequence.
     """
     names, rows = dataset.classes.names, list(dataset.samples.itertuples(index=False))
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding releases the interpreter's lock
@@ -86,17 +83,17 @@ def check_dataset(
     found += [one for fact in facts for one in fact.pop("findings")]
     found = reading.propose_range(dataset, found)
     samples = pd.DataFrame(facts, columns=[*_TEXTS, *_NUMBERS, *_HIDDEN]).astype(_NUMBERS)
-    if (samples["group"] == "").all() and (guess := sequences.guess_sequences(samples)):
+    if (samples["group"] == "").all() and (guess := splits.guess_sequences(samples)):
         samples["group"], samples["frame"], detail = guess
         found.append(finding("sequences-guessed", "", "", detail))
     shows = samples[samples["contrast"] >= image_quality.FLAT]  # flat pictures are all alike
     pairs, places = duplicates.near_duplicates(shows)
     pictures = duplicates.joined(len(rows), *shows.index.to_numpy()[places])
-    sequence_table = sequences.sequence_table(samples, near_frames)
+    sequence_table = splits.sequence_table(samples, near_frames)
     shift, limits = class_balance.shifts(names, samples, counts), image_quality.limits(shows)
     found += reading.judge_reading(dataset, samples, counts)
     found += _judge_splits(dataset, samples, counts)
-    found += sequences.judge_sequences(sequence_table, samples, near_frames)
+    found += splits.judge_sequences(sequence_table, samples, near_frames)
     found += duplicates.judge_duplicates(samples, pictures)
     found += masks.judge_masks(samples, duplicates.first_alike(samples["_mask"]), pictures)
     found += class_balance.judge_shifts(shift, samples["split"].value_counts())
@@ -104,10 +101,9 @@ def check_dataset(
     found.sort(key=lambda row: SEVERITIES.index(row[0]))
     findings = pd.DataFrame(found, columns=data.FINDING_COLUMNS)
     stats = class_balance.class_stats(names, samples["split"], counts, regions)
-    try:
+    suggested = pd.Series(dtype=object)
+    with suppress(ValueError):  # fewer sequences than splits: there is nothing to suggest
         suggested = splits.suggest_split(samples, counts, pictures)
-    except ValueError:  # fewer sequences than splits: there is nothing to suggest
-        suggested = pd.Series(dtype=object)
     tables = (stats, pairs, sequence_table, shift, limits, suggested)
     summary = {"dataset": dataset.name, "classes": list(names), "samples": len(rows)}
     summary["splits"] = {split: int((samples["split"] == split).sum()) for split in dataset.splits}
@@ -131,11 +127,11 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
     picture = attempt(data.read_picture, dataset.root / row.image, image, dataset.form)
     stored = attempt(data.read_mask_and_mode, dataset.root / row.mask, dataset.classes, label)
     if picture is not None:
-        rgb, facts["_image"] = picture
+        pixels, facts["_image"] = picture
         facts["mode"] = picture[1].mode
-        grey = rgb.convert("L")  # luma of ITU-R BT.601
+        grey = Image.fromarray(pixels).convert("L")  # luma of ITU-R BT.601
         facts["width"], facts["height"] = grey.size
-        facts |= image_quality.look(rgb, grey)
+        facts |= image_quality.look(pixels, grey)
         small = grey.reduce(masks.reduction(grey.size))
         facts["_bits"], facts["_thumb"] = duplicates.difference_hash(small), duplicates.thumbnail(small)
         if facts["contrast"] < image_quality.FLAT:
@@ -182,10 +178,74 @@ def _judge_splits(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -
             yield finding(check, "", split, f"never in {split}: {absent}.")
         if train and few:
             yield finding("few-images", "", split, f"in fewer than {FEW_IMAGES} train images: {few}.")
-        elif not train and inside.sum() < sequences.SMALL_SPLIT:
-            detail = f"{split} has {inside.sum()} images; fewer than {sequences.SMALL_SPLIT} say little."
+        elif not train and inside.sum() < splits.SMALL_SPLIT:
+            detail = f"{split} has {inside.sum()} images; fewer than {splits.SMALL_SPLIT} say little."
             yield finding("small-split", "", split, detail)
     sizes = samples.groupby(["width", "height"]).size().sort_values(ascending=False, kind="stable")
     if len(sizes) > 1:
         listed = some([f"{w}x{h} ({n})" for (w, h), n in sizes.items()], 5)
         yield finding("sizes-differ", "", "", f"{len(sizes)} sizes (width x height): {listed}.")
+
+
+def conclusion(check: CheckResult) -> str:
+    """Say in one sentence whether the data is sound, and what stands against it."""
+    parts = []
+    for severity in ("error", "warning"):
+        names = check.findings.loc[check.findings["severity"] == severity, "check"].value_counts(sort=False)
+        listed, total = ", ".join(f"{n} {name}" for name, n in names.items()), int(names.sum())
+        parts.append(f"{total or 'no'} {severity}{'s' * (total != 1)}" + (f" ({listed})" if listed else ""))
+    sound = "sound" if parts[0] == "no errors" else "not sound"
+    return f"{sound}: {len(check.samples)} pairs, {parts[0]}, {parts[1]}."
+
+
+def require_sound(check: CheckResult) -> None:
+    """Raise DatasetError if the data has errors: the first of each check in each split, and how many."""
+    errors = check.findings[check.findings["severity"] == "error"]
+    if len(errors):
+        detail = f"dataset {check.summary['dataset']!r}: {len(errors)} errors: {data.explain(errors)}"
+        raise data.DatasetError(detail, str(errors["check"].iloc[0]))
+
+
+def examples(check: CheckResult, dataset: Dataset, count: int = 8, seed: int = 0) -> list[pd.Series]:
+    """Choose rows of samples whose overlays to look at: up to half are suspect masks, the rest is random."""
+    suspect = check.findings["check"].isin(masks.SUSPECT)
+    readable = check.samples.dropna(subset=["height", "ignore_share"])
+    random = readable.sample(min(count, len(readable)), random_state=seed)["id"]
+    chosen = pd.unique(pd.concat([check.findings.loc[suspect, "sample"].head(count // 2), random]))[:count]
+    samples = dataset.samples.drop_duplicates("id").set_index("id", drop=False)
+    return [samples.loc[name] for name in chosen]
+
+
+def apart(check: CheckResult, count: int = 8) -> pd.Series:
+    """Choose images that lie apart from the rest, two of each kind: id -> what ("dark, blurred")."""
+    found = check.findings[check.findings["check"].isin([*image_quality.OUTLIERS])]
+    found = found.groupby("check").head(2)
+    kinds = found["check"].str.removesuffix("-image").groupby(found["sample"], sort=False)
+    return kinds.agg(", ".join).head(count)
+
+
+def split_comparison(check: CheckResult) -> pd.DataFrame:
+    """Compare the splits as they are with the suggested ones (`<figure>_suggested`), a row a figure."""
+    now = splits.balance(check.samples, check.pixel_counts, check.samples["split"])
+    new = splits.balance(check.samples, check.pixel_counts, check.suggested) if len(check.suggested) else now
+    return now.merge(new, on="split", suffixes=("", "_suggested")).set_index("split").round(3).T
+
+
+def write(check: CheckResult, folder: str | Path | None = None) -> Path:
+    """Write a CSV each table, summary.json, data.json (digests) and suggested_split/ into a folder, and return that."""
+    folder, names, counts = Path(folder or check.folder), check.summary["classes"], check.pixel_counts
+    listed = ("findings", "class_stats", "shift", "duplicates", "sequences", "limits")
+    tables = {name: getattr(check, name) for name in listed}
+    pixels = pd.DataFrame(counts, columns=[f"pixels {name}" for name in names])
+    tables["samples"] = pd.concat([check.samples, pixels], axis=1)
+    tables["cooccurrence"] = class_balance.cooccurrence(names, counts).reset_index()
+    tables["class_weights"] = class_balance.weight_table(names, counts[check.train])
+    with replace_folder(folder, ("suggested_split",), last="summary.json") as new:
+        for name, table in tables.items():
+            write_csv(new / f"{name}.csv", table)
+        for split in check.summary["splits"] if len(check.suggested) else ():
+            ids = check.samples.loc[check.suggested == split, "id"]
+            write_text(new / "suggested_split" / f"{split}.txt", "".join(f"{name}\n" for name in ids))
+        write_json(new / "data.json", check.files)
+        write_json(new / "summary.json", check.summary | {"conclusion": conclusion(check)})
+    return folder

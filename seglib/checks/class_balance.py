@@ -17,15 +17,10 @@ WEIGHT_KINDS = ("sqrt_inverse", "median_frequency")
 def class_stats(
     names: Sequence[str], splits: pd.Series, counts: np.ndarray, regions: Sequence[np.ndarray]
 ) -> pd.DataFrame:
-    """Describe each of the C classes of each split, a row each.
+    """Describe each class of each split, a row each, by (N, C) valid pixels and each sample's (2, R) regions: ids, sizes.
 
-    Args:
-        counts: (N, C) valid pixels.
-        regions: of each sample (2, R): class ids and sizes in pixels of its connected regions.
-
-    Returns:
-        `pixels`; `pixel_share` of the split's valid pixels; `images` that hold it; `image_share`; `regions`;
-            `regions_per_image` that holds it, `median_region` in pixels (NaN for a class without one).
+    `pixel_share` is of the split's valid pixels, `regions_per_image` of the images that hold the class, `median_region`
+    in pixels; both are NaN for a class without one.
     """
     tables = [pd.DataFrame(columns=["split", "class"])]
     for split, places in splits.groupby(splits, sort=False).indices.items():
@@ -45,26 +40,21 @@ def class_stats(
 
 def cooccurrence(names: Sequence[str], counts: np.ndarray) -> pd.DataFrame:
     """Count the images that hold both of two classes: (C, C) of (N, C) pixel counts."""
-    holds = (np.asarray(counts) > 0).astype(np.int64)
+    holds = (counts > 0).astype(int)
     return pd.DataFrame(holds.T @ holds, index=pd.Index(names, name="class"), columns=list(names))
 
 
 def cliffs_delta(first: np.ndarray, second: np.ndarray) -> float:
     """Compute how often a value of `second` exceeds one of `first`, less how often smaller: -1 to 1."""
     a, b = (np.sort(x[~np.isnan(x)]) for x in (np.asarray(first, float), np.asarray(second, float)))
-    larger = np.searchsorted(a, b, "left").sum()
-    smaller = (len(a) - np.searchsorted(a, b, "right")).sum()
-    return float((larger - smaller) / (len(a) * len(b))) if len(a) and len(b) else float("nan")
+    larger, not_smaller = (np.searchsorted(a, b, side).sum() for side in ("left", "right"))
+    return float((larger + not_smaller) / (len(a) * len(b)) - 1) if len(a) and len(b) else float("nan")
 
 
 def shifts(names: Sequence[str], samples: pd.DataFrame, counts: np.ndarray) -> pd.DataFrame:
-    """Compare each class's share of an image and each of `LOOKS` in every other split with train.
-
-    Returns:
-        `kind`: "class" or "image"; `delta`: Cliff's, above 0: more than in train; `effect`: its size in words.
-    """
-    shares = pd.DataFrame(counts / counts.sum(axis=1, keepdims=True).clip(1), columns=list(names))
-    shares[counts.sum(axis=1) == 0] = np.nan
+    """Compare each class's share of an image and each of `LOOKS` in every other split with train, by Cliff's delta."""
+    valid = counts.sum(axis=1, keepdims=True)
+    shares = pd.DataFrame(np.where(valid, counts / valid.clip(1), np.nan), columns=list(names))
     values = {"class": shares, "image": samples[LOOKS]}
     train, rows = (samples["split"] == "train").to_numpy(), []
     for split in [name for name in samples["split"].unique() if name != "train" and train.any()]:
@@ -85,9 +75,9 @@ def judge_shifts(table: pd.DataFrame, sizes: pd.Series) -> Iterator[Finding]:
         large = rows[(rows["effect"] == "large") & (rows["delta"].abs() > 3.5 * chance)]
         if len(large):
             large = large.sort_values("delta", key=lambda d: -d.abs(), kind="stable")
-            named = [f"{row.name} ({row.delta:+.2f})" for row in large.itertuples()]
+            named = some([f"{row.name} ({row.delta:+.2f})" for row in large.itertuples()], 5)
             detail = f"{split} differs largely from train in {len(large)} of {len(rows)} respects "
-            yield finding("split-shift", "", split, f"{detail}(Cliff's delta, -1 to 1): {some(named, 5)}.")
+            yield finding("split-shift", "", split, f"{detail}(Cliff's delta, -1 to 1): {named}.")
 
 
 def class_weights(pixel_counts: np.ndarray, kind: str) -> np.ndarray:
@@ -100,8 +90,6 @@ def class_weights(pixel_counts: np.ndarray, kind: str) -> np.ndarray:
     Returns:
         (C,) float32, mean 1 over the classes that occur; 1, not 0, for one that does not.
     """
-    if kind not in WEIGHT_KINDS:
-        raise ValueError(f"class weights {kind!r}: expected 'sqrt_inverse' or 'median_frequency'.")
     counts = np.asarray(pixel_counts, np.float64)
     whole = counts.sum(axis=1, keepdims=True)
     around = whole.sum() if kind == "sqrt_inverse" else ((counts > 0) * whole).sum(axis=0)

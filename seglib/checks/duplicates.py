@@ -18,8 +18,8 @@ _MEAN = 0.08  # of the cells' standard deviation, by which they may differ in th
 _GAINS = (0.5, 2.0)  # beyond, it is no change of light
 _CROWD = 16  # images with which one is compared, nearest hashes first: a fixed camera gives many
 _DISAGREE = 0.05  # share of cells, from which masks of one image contradict each other
-_ALIKE = 0.6  # correlation of the steps between cells, which two scenes do not reach
 _BITS = np.array([n.bit_count() for n in range(1 << 16)], np.uint8)
+_ALIKE = 0.6  # correlation of the steps between cells, which two scenes do not reach
 
 
 def difference_hash(grey: Image.Image) -> np.uint64:
@@ -35,10 +35,9 @@ def thumbnail(grey: Image.Image) -> np.ndarray:
 
 def coarse_mask(mask: np.ndarray) -> np.ndarray:
     """Take the class id in the middle of each of 32 x 24 cells: (24, 32) uint8."""
-    rows, columns = (
-        (2 * np.arange(n) + 1) * side // (2 * n) for n, side in zip(THUMBNAIL[::-1], mask.shape, strict=True)
-    )
-    return mask[np.ix_(rows, columns)] if mask.size else np.full(THUMBNAIL[::-1], IGNORE, np.uint8)
+    rows, columns = np.arange(THUMBNAIL[1]) + 0.5, np.arange(THUMBNAIL[0]) + 0.5
+    rows, columns = rows * len(mask) / len(rows), columns * mask.shape[1] / len(columns)
+    return mask[np.ix_(rows.astype(int), columns.astype(int))]
 
 
 def hamming(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -47,10 +46,7 @@ def hamming(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def same_picture(one: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Tell which of (P, 24, 32) thumbnails are copies of `one`: scaled, noisy, brighter or paler: (P,) bool.
-
-    Brought to its light, copies differ by a few grey values; other frames by tens where something moved.
-    """
+    """Tell which of (P, 24, 32) thumbnails are copies of `one`: scaled, noisy, brighter or paler: (P,) bool."""
     a, b = (t.reshape(-1, THUMBNAIL[0] * THUMBNAIL[1]).astype(np.float32) for t in (one, others))
     a, b = (cells - cells.mean(axis=1, keepdims=True) for cells in (a, b))
     gain = (a * b).sum(axis=1, keepdims=True) / np.maximum((b * b).sum(axis=1, keepdims=True), 1e-6)
@@ -60,20 +56,15 @@ def same_picture(one: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 def alike(thumbs: list[np.ndarray]) -> bool:
     """Tell whether thumbnails may be copies of one scene in other light, colours, noise or sharpness."""
-    cells = np.array(
-        [np.concatenate([np.diff(t.astype(np.float32), axis=k).ravel() for k in (0, 1)]) for t in thumbs]
-    )
-    return len(cells) < 2 or bool(np.abs(np.corrcoef(cells)[0]).min() >= _ALIKE)
+    cells = np.array(thumbs, np.float32).reshape(-1, *THUMBNAIL[::-1])
+    steps = np.hstack([np.diff(cells, axis=axis).reshape(len(cells), -1) for axis in (1, 2)])
+    return len(cells) < 2 or bool(np.abs(np.corrcoef(steps)[0]).min() >= _ALIKE)
 
 
 def near_duplicates(samples: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
     """Find pairs of images that show the same image, by their hashes and then by their thumbnails.
 
-    Args:
-        samples: `id`, `split`, `_bits` and `_thumb`; none that is flat.
-
-    Returns:
-        a row a pair (`distance` in bits; mean absolute `difference` of the thumbnails), and (2, P) positions.
+    Returns a row a pair (`distance` in bits; mean absolute `difference` of the thumbnails), and (2, P) positions.
     """
     hashes, rows, pairs = samples["_bits"].to_numpy(np.uint64), [], []
     thumbs = np.array(samples["_thumb"].tolist(), np.uint8).reshape(-1, *THUMBNAIL[::-1])
@@ -117,15 +108,10 @@ def judge_duplicates(samples: pd.DataFrame, pictures: np.ndarray) -> Iterator[Fi
         splits, names = same["split"].unique(), (same["split"] + "/" + same["id"]).tolist()
         check = "near-duplicate" + "-across-splits" * (len(splits) > 1)
         detail = f"(almost) the same image {len(names)} times: {some(names)}."
-        first, *others = same["_cells"].dropna().tolist() or [None]
-        apart = max((_differ(first, other) for other in others), default=0.0)
-        if apart > _DISAGREE:
+        masks = np.array(same["_cells"].dropna().tolist()).reshape(-1, THUMBNAIL[0] * THUMBNAIL[1])
+        valid = (masks[:1] != IGNORE) & (masks != IGNORE)
+        differ = ((masks[:1] != masks) & valid).sum(axis=1) / valid.sum(axis=1).clip(1)
+        if (apart := differ.max(initial=0)) > _DISAGREE:
             told = f"{detail} Their masks differ in {apart:.0%} of the area."
             yield finding("duplicate-masks-differ", same["id"].iloc[-1], splits[-1], told)
         yield finding(check, same["id"].iloc[-1], splits[-1], detail)
-
-
-def _differ(one: np.ndarray, other: np.ndarray) -> float:
-    """Share of the cells, ignored in neither of two coarse masks, in which they differ."""
-    valid = (one != IGNORE) & (other != IGNORE)
-    return float((one != other)[valid].mean()) if valid.any() else 0.0

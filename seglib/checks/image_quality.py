@@ -31,10 +31,8 @@ _SIDE = 512  # to about this longer side images are reduced: a camera's noise is
 _ROUNDING = 0.5  # grey levels of measured noise that rounding alone may make
 _LEFT = 0.15  # of the noise's energy that is left in at least
 
-
-# kind -> the quality that tells it; -1 if degraded images have less of it; factor beyond the training images'
-# tail, so that among equals none is picked out; what is added before logarithms are taken, since differences
-# far below it do not show; words.
+# kind -> the quality that tells it; -1 if degraded images have less of it; factor beyond the training images' tail, so
+# that among equals none is picked out; what is added before logarithms: differences far below do not show; words.
 _KINDS = {
     "blur": ("sharpness", -1, 1.4, 1e-4, "sharpness (energy of second over first differences) {:.2g}"),
     "noise": ("noise", 1, 2.0, 2.0, "noise of {:.2g} grey levels"),
@@ -46,15 +44,12 @@ KINDS = tuple(_KINDS)
 QUALITY_OF = {kind: about[0] for kind, about in _KINDS.items()}
 
 
-def look(image: Image.Image, grey: Image.Image) -> dict[str, float]:
-    """Measure one image, given as Pillow's "RGB" and "L".
+def look(image: np.ndarray, grey: Image.Image) -> dict[str, float]:
+    """Measure `LOOKS` of one image, given as (H, W, 3) uint8 and as Pillow's "L".
 
-    Returns:
-        brightness, contrast: mean grey value, 0-255, and its standard deviation.
-        entropy: of the grey values' histogram, in bits.
-        sharpness: variance of the 4-neighbour Laplacian (Pech-Pacheco et al., ICPR 2000).
-        focus: sharpness / contrast², equal in a darker or paler copy; 0 for a flat image.
-        colour: colourfulness (Hasler and Süsstrunk, SPIE 2003); 0: grey.
+    Mean grey value (0-255), its standard deviation, entropy in bits; variance of the 4-neighbour Laplacian
+    (Pech-Pacheco et al., ICPR 2000), the same over contrast², equal in a darker or paler copy (0 for a flat image);
+    colourfulness (Hasler and Süsstrunk, SPIE 2003; 0: grey).
     """
     share, mean, deviation = _levels(grey)
     known = share[share > 0]
@@ -62,10 +57,8 @@ def look(image: Image.Image, grey: Image.Image) -> dict[str, float]:
     up, row, down = (pixels[k : grey.height - 2 + k : step].astype(np.int16) for k in range(3))
     laplacian = up[:, 1:-1] + down[:, 1:-1] + row[:, :-2] + row[:, 2:] - 4 * row[:, 1:-1]
     sharpness = max(0.0, _energy(laplacian) - float(laplacian.mean()) ** 2) if laplacian.size else 0.0
-    x, y = (max(1, side // _LINES) for side in image.size)
-    size = -(-image.width // x), -(-image.height // y)  # every x-th column and y-th row, the first included
-    some = image.transform(size, Image.Transform.AFFINE, (x, 0, (1 - x) / 2, 0, y, (1 - y) / 2))
-    opponents = _OPPONENTS @ np.asarray(some, np.float32).reshape(-1, 3).T
+    y, x = (max(1, side // _LINES) for side in image.shape[:2])
+    opponents = _OPPONENTS @ image[::y, ::x].reshape(-1, 3).T.astype(np.float32)
     colour = np.hypot(*opponents.std(axis=1)) + 0.3 * np.hypot(*opponents.mean(axis=1))
     entropy, focus = -(known * np.log2(known)).sum(), sharpness / deviation**2 if deviation > 0 else 0.0
     return dict(zip(LOOKS, map(float, (mean, deviation, entropy, sharpness, focus, colour)), strict=True))
@@ -98,9 +91,7 @@ def qualities(image: np.ndarray) -> dict[str, float]:
     """Measure the properties of a (H, W, 3) uint8 image that degradations change: light, noise, blur.
 
     Returns:
-        brightness: mean grey value, 0-255 (luma of ITU-R BT.601).
-        highlights: 99th percentile of the grey values.
-        contrast_ratio: standard deviation of the grey values over their mean.
+        brightness, highlights, contrast_ratio: mean, 99th percentile, and deviation over mean of the grey values, 0-255.
         noise: standard deviation of white noise, in grey levels: the median absolute response (Donoho and
             Johnstone, Biometrika 1994) of Immerkaer's mask (CVIU 1996), where pixels are not clipped.
         sharpness: energy of the second differences over that of the first, less what noise contributes.
@@ -125,7 +116,7 @@ def _fine_structure(grey: np.ndarray) -> tuple[float, float]:
     """Noise and sharpness of (H, W) uint8."""
     if min(grey.shape) < 3:
         return 0.0, float("nan")
-    above, own, below = (grey[k : grey.shape[0] - 2 + k].astype(np.int16) for k in range(3))
+    above, own, below = (grey[k : len(grey) - 2 + k].astype(np.int16) for k in range(3))
     down, inner = above - 2 * own + below, own[:, 1:-1]  # second differences down the columns
     both = down[:, :-2] - 2 * down[:, 1:-1] + down[:, 2:]  # and then along the rows: Immerkaer's mask
     response = np.abs(both[(inner > 0) & (inner < 255)])
@@ -148,11 +139,9 @@ def _energy(differences: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Reference:
-    """Where the qualities of a number of training images lie, a row of `table` a kind of `KINDS`.
+    """Where the qualities of a number of training images lie."""
 
-    `median`, `low` and `high` (5th and 95th percentile); `scale`: one robust deviation of the logarithm.
-    """
-
+    # a row a kind of `KINDS`: `median`, `low` and `high` (5th and 95th percentile), `scale`: a robust deviation of logs
     table: pd.DataFrame
     images: int
 
@@ -183,9 +172,8 @@ def degradation(measured: Mapping[str, float], reference: Reference) -> tuple[st
     """Name the degradation that stands out most in the `qualities` of an image, if any does.
 
     Returns:
-        kind: one of `KINDS`, "" if none lies `APART` robust standard deviations from the training images.
-        z: how many, of the kind that stands out most. NaN if nothing can be said.
-        detail: a sentence with the image's value and the training images'; "" if none.
+        one of `KINDS`, "" if none lies `APART` robust standard deviations from the training images; how many (NaN if
+            nothing can be said); a sentence with the image's value and the training images'.
     """
     table, away = reference.table, {}
     for kind, (quality, sign, _, invisible, _) in _KINDS.items():

@@ -23,7 +23,7 @@ _BESIDE = 0.65
 _FEW, _MOST = (
     2,
     0.1,
-)  # masks beside the edges, and their share, beyond which it is the edges that are elsewhere
+)  # masks beside the edges, and their share: beyond both, it is the edges that are elsewhere
 
 
 def reduction(shape: tuple[int, int]) -> int:
@@ -32,14 +32,11 @@ def reduction(shape: tuple[int, int]) -> int:
 
 
 def edge_shift(small: Image.Image, mask: np.ndarray) -> tuple[int, int, float] | None:
-    """Find where the outlines between classes of a (H, W) mask meet the edges of its image best.
-
-    Args:
-        small: the grey image, reduced by `reduction`.
+    """Find where the outlines of a (H, W) mask meet the edges of its grey image, reduced by `reduction`, best.
 
     Returns:
-        dx, dy: pixels of the image by which the mask would have to move (right, down) to meet the edges best.
-        fit: what it meets where it lies over what it would meet there, 0 to 1. None if nothing is clear.
+        pixels by which the mask would have to move (right, down), and what it meets where it lies over what it would meet
+            there, 0 to 1; None if nothing is clear.
     """
     times = reduction(mask.shape)
     pixels, ids = np.asarray(small, np.int16), mask[times // 2 :: times, times // 2 :: times]
@@ -116,6 +113,6 @@ def judge_masks(samples: pd.DataFrame, masks: np.ndarray, pictures: np.ndarray) 
         same = samples.iloc[places]
         if len(set(pictures[places])) > 1 and not alike(same["_thumb"].dropna().tolist()):
             worst, named = same.loc[same["edge_fit"].fillna(1.0).idxmin()], same["split"] + "/" + same["id"]
-            detail = f"{len(same)} images share one mask: {some(named.tolist())}. It meets the edges of "
+            detail = f"{len(same)} images share one mask: {some([*named])}. It meets the edges of "
             detail += f"{worst['id']!r} least."
             yield finding("mask-of-another-image", worst["id"], worst["split"], detail)

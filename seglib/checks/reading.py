@@ -1,20 +1,21 @@
 """Whether masks and images mean what they were read as: ids that are shifted, smeared or numbers; ranges; EXIF."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
 
 from seglib import data
 from seglib.checks.findings import Finding, finding
-from seglib.data import IGNORE, Dataset
+from seglib.data import IGNORE, Dataset, some
 
 _FEWEST = 10  # masks from which an absent first class is no chance
 _SOFT = 0.15  # of the steps between ids two or more apart; sharp masks: below 0.05
 _STEPS, _CROWDED = (
     20,
     0.2,
-)  # such steps without which a mask says nothing, and a share of the pixels that is noise
+)  # such steps without which a mask says nothing; a share of the pixels that is noise
 _NUMBERS = 5  # instances in one image at most, below which ids may be classes
 _SAMPLED = 50  # images from which a range is proposed
 _LEVELS = 64  # of 256 that a range should leave
@@ -33,10 +34,7 @@ def soft_share(mask: np.ndarray) -> float:
 
 
 def numbered(values: np.ndarray) -> float:
-    """Highest id of a mask whose ids number its regions, 1, 2, 3, ...; 0 if they do not, NaN if it is empty.
-
-    values: (R,) id of each connected region.
-    """
+    """Highest id of a mask whose regions' ids (R,) number them, 1, 2, 3, ...; 0 if they do not, NaN if it is empty."""
     own = np.sort(values[(values != 0) & (values != IGNORE)])
     if not len(own):
         return float("nan")
@@ -45,8 +43,8 @@ def numbered(values: np.ndarray) -> float:
 
 def undecided(image: data.Stored, mask: data.Stored, size: tuple[int, int]) -> bool:
     """Tell whether an image is turned by EXIF, its mask is not, and their sizes do not say how the mask lies."""
-    orientation = image.orientation if mask.orientation == 1 else 1
-    return orientation in (2, 3, 4) or (orientation > 4 and size[0] == size[1])
+    sides = (2, 3, 4, 5, 6, 7, 8) if size[0] == size[1] else (2, 3, 4)
+    return mask.orientation == 1 and image.orientation in sides
 
 
 def propose_range(dataset: Dataset, found: list[Finding]) -> list[Finding]:
@@ -55,9 +53,9 @@ def propose_range(dataset: Dataset, found: list[Finding]) -> list[Finding]:
     if not lacking:
         return found
     low, high = _robust_range(dataset)
-    detail = f"{len(lacking)} images have more than 8 bits a channel and dataset.yaml has no range: {lacking[0][4]}"
     told = f"Write range: [{low:.6g}, {high:.6g}] into dataset.yaml: between them lie 99.8 % of the training pixels."
-    return [one for one in found if one[1] != "range"] + [finding("range", lacking[0][2], "", detail, told)]
+    one = finding("range", lacking[0][2], "", f"{len(lacking)} images have no range: {lacking[0][4]}", told)
+    return [other for other in found if other[1] != "range"] + [one]
 
 
 def _robust_range(dataset: Dataset) -> tuple[float, float]:
@@ -66,15 +64,13 @@ def _robust_range(dataset: Dataset) -> tuple[float, float]:
     samples = dataset.samples[train if train.any() else ~train]
     values = []
     for row in samples.iloc[:: -(-len(samples) // _SAMPLED)].itertuples():
-        try:
-            pixels = data.read_values(dataset.root / row.image, form=dataset.form)
-        except data.DatasetError:
-            continue  # a finding already
-        if pixels.dtype not in (bool, np.uint8):
-            values.append(pixels.ravel()[:: max(1, pixels.size // 20_000)])
+        with suppress(data.DatasetError):  # a finding already
+            pixels = data.read_values(dataset.root / row.image, dataset.form)
+            if pixels.dtype not in (bool, np.uint8):
+                values.append(pixels.ravel()[:: max(1, pixels.size // 20_000)])
     known = np.concatenate(values or [np.array([0, 65535])]).astype(float)
-    low, high = np.percentile(known[np.isfinite(known)], [0.1, 99.9])
-    return float(low), float(max(high, low + 1e-6 * abs(low) or 1.0))
+    low, high = np.percentile(known[np.isfinite(known)], [0.1, 99.9]).tolist()
+    return low, max(high, low + 1e-6 * abs(low) or 1.0)
 
 
 def judge_reading(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -> Iterator[Finding]:
@@ -84,23 +80,22 @@ def judge_reading(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -
     if classes.id_map or classes.by_color:
         return
     total, whole = counts.sum(axis=0), some_mask & (samples["mask_mode"] != "1").to_numpy()
-    if whole.any() and IGNORE not in classes.ignore_ids and not counts[whole, 1:].any():
-        share = samples.loc[whole, "ignore_share"].mean()
-        if share > 0:
-            detail = f"{whole.sum()} masks hold 0 and 255 alone: 255 is ignored, {share:.1%} of their pixels."
-            told = "Write id_map: {0: 0, 255: 1} into dataset.yaml if 255 is a class, ignore_ids: [255] if it is not."
-            yield finding("all-255", "", "", detail, told)
+    share = samples.loc[whole, "ignore_share"].mean()
+    if share > 0 and IGNORE not in classes.ignore_ids and not counts[whole, 1:].any():
+        detail = f"{whole.sum()} masks hold 0 and 255 alone: 255 is ignored, {share:.1%} of their pixels."
+        told = "Write id_map: {0: 0, 255: 1} into dataset.yaml if 255 is a class, ignore_ids: [255] if it is not."
+        yield finding("all-255", "", "", detail, told)
     absent = len(total) > 1 and not total[0] and total[1:].all() and 0 not in classes.ignore_ids
     if absent and some_mask.sum() >= _FEWEST:
-        line = ", ".join(f"{c}: {c - 1}" for c in range(1, len(total)))
-        detail = f"no mask holds id 0 ({classes.names[0]}), all hold 1 to {len(total) - 1}: ids seem to begin at 1."
-        told = f"Remove {classes.names[0]!r} from classes and write id_map: {{{line}}} into dataset.yaml; if the class is "
-        same = ", ".join(f"{c}: {c}" for c in range(len(total)))
-        yield finding("ids-from-1", "", "", detail, f"{told}only absent, id_map: {{{same}}}.")
+        first, ids = classes.names[0], range(len(total))
+        detail = f"no mask holds id 0 ({first}), all hold 1 to {ids[-1]}: ids seem to begin at 1."
+        less, same = {c: c - 1 for c in ids[1:]}, {c: c for c in ids}
+        told = f"Remove {first!r} from classes and write id_map: {less} into dataset.yaml; if it is only absent, "
+        yield finding("ids-from-1", "", "", detail, f"{told}id_map: {same}.")
     soft = samples["_soft"].dropna().astype(float)
     if len(soft) and soft.median() > _SOFT:
-        detail = f"between classes lie pixels of ids between theirs, at {soft.median():.0%} of such outlines: masks were "
-        yield finding("soft-edges", samples.loc[soft.idxmax(), "id"], "", f"{detail}resized or smoothed.")
+        detail = f"ids between those of two classes lie at {soft.median():.0%} of their outlines: resized or smoothed masks."
+        yield finding("soft-edges", samples.loc[soft.idxmax(), "id"], "", detail)
     numbers = samples["_numbers"].dropna().astype(float)
     if len(numbers) and (numbers > 0).mean() >= 0.9 and numbers.max() >= _NUMBERS and numbers.nunique() > 1:
         detail = f"ids number the regions of each mask, 1 to {numbers.max():.0f}: they look like instances, not classes."
@@ -112,15 +107,13 @@ def _judge_images(dataset: Dataset, samples: pd.DataFrame) -> Iterator[Finding]:
     if alpha := sum(stored.alpha for stored in images):
         yield finding("alpha-dropped", "", "", f"{alpha} images have an alpha channel, which is not read.")
     if white := sum(stored.white_is_zero for stored in masks):
-        detail = f"{white} masks are TIFFs with white as zero (PhotometricInterpretation 0); ids are read as stored."
-        yield finding("white-is-zero", "", "", detail)
+        yield finding("white-is-zero", "", "", f"{white} masks are TIFFs with white as zero, read as stored.")
     if turned := sum(stored.orientation != 1 for stored in images):
-        rule, which = dataset.form.exif, samples["_undecided"].eq(True)
+        rule, which = dataset.form.exif, samples.loc[samples["_undecided"].eq(True), "id"].tolist()
         detail = f"{turned} images have an EXIF orientation and are {'not ' * (rule is False)}turned by it."
-        if rule is None and which.any():
-            first = samples.loc[which.idxmax(), "id"]
-            detail += f" Of {which.sum()} of them ({first}, ...) sizes do not tell how their masks lie."
-            yield finding("exif-orientation", first, "", detail)
+        if rule is None and which:
+            told = f"{detail} Sizes of {len(which)} ({some(which)}) do not tell how their masks lie."
+            yield finding("exif-orientation", which[0], "", told)
         else:
             yield finding("exif-turned", "", "", detail)
     deep = sum(stored.deep for stored in images)
@@ -128,6 +121,6 @@ def _judge_images(dataset: Dataset, samples: pd.DataFrame) -> Iterator[Finding]:
         low, high = dataset.form.range
         first, last = _robust_range(dataset)
         levels = max(0, 256 * (min(high, last) - max(low, first)) / (high - low))
-        detail = f"{deep} images of more than 8 bits: {low:g} to {high:g} become 0-255. 99.8 % of the training pixels "
-        detail += f"lie in {first:.6g} to {last:.6g}, which are {levels:.0f} grey levels."
+        detail = f"{deep} images of more than 8 bits: {low:g} to {high:g} become 0-255. 99.8 % of the training pixels lie "
+        detail += f"in {first:.6g} to {last:.6g}, which are {levels:.0f} grey levels."
         yield finding("range-taken" if levels >= _LEVELS else "range-too-wide", "", "", detail)

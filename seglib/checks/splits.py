@@ -1,21 +1,79 @@
-"""Suggest a better split: whole sequences, every class in every split in about the same share."""
+"""Sequences: which frames are neighbours, how far val and test lie from train, and a split of whole sequences."""
+
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 
-from seglib.checks.duplicates import first_alike, joined
+from seglib.checks.duplicates import first_alike, hamming, joined
+from seglib.checks.findings import Finding, finding
+from seglib.data import some
+
+PATTERN = r"(?P<group>.*?)(?:[_. -]+[A-Za-z]?)?(?P<frame>\d{1,15})(?:(?:_jpe?g|_png)?\.rf\.\w+)?$"  # Roboflow's tail
+SMALL_SPLIT = 10  # a score on fewer images than this says little
+_ALIKE = 0.6  # of the distance of any two images, below which neighbours look like neighbours
+_FEWEST_NEIGHBOURS = 8
+_NUMBERS = ["images", "first", "last", "train_images", "nearest", "nearest_median", "near"]
+
+
+def guess_sequences(samples: pd.DataFrame) -> tuple[pd.Series, pd.Series, str] | None:
+    """Read group and frame by `PATTERN`, and say why; None if names or pictures (the hashes `_bits`) say otherwise."""
+    names = [n.removeprefix(f"{s}-") for s, n in zip(samples["split"], samples["id"], strict=True)]
+    parts = pd.Series(names, samples.index, dtype=str).str.extract(PATTERN)
+    group, frame = parts["group"].fillna(""), pd.to_numeric(parts["frame"]).astype("Int64")
+    table = pd.DataFrame({"group": group, "frame": frame, "bits": samples["_bits"]})
+    table = table[table["bits"].notna() & (group != "")].sort_values(["group", "frame"], kind="stable")
+    bits, follows = table["bits"].to_numpy(np.uint64), table["group"].eq(table["group"].shift(-1)).to_numpy()
+    if (group == "").sum() > len(group) / 10 or follows.sum() < _FEWEST_NEIGHBOURS:
+        return None
+    neighbours = np.median(hamming(bits[follows], bits[np.flatnonzero(follows) + 1]))
+    any_two = np.median(hamming(bits, np.random.default_rng(0).permutation(bits)))
+    if neighbours > _ALIKE * any_two:
+        return None
+    found = sorted(set(table["group"]))
+    detail = f"by '{PATTERN}' the names read as {len(found)} sequences ({some(found)}), and consecutive frames look alike: "
+    detail += f"their hashes differ in {neighbours:g} of 64 bits, those of any two images in {any_two:g}."
+    return group, frame, detail
+
+
+def sequence_table(samples: pd.DataFrame, near_frames: int) -> pd.DataFrame:
+    """List the sequences of every split, and how far their frames lie from train's of the same one.
+
+    `nearest`, `nearest_median`: frames to the nearest train frame; `near`: images with one within `near_frames`.
+    """
+    rows, train = [], samples[samples["split"] == "train"]
+    for (split, group), part in samples[samples["group"] != ""].groupby(["split", "group"], sort=False):
+        frames, row = part["frame"].dropna().to_numpy(int), {"split": split, "group": group}
+        row |= {"images": len(part), "first": part["frame"].min(), "last": part["frame"].max()}
+        if split != "train":
+            seen = train[train["group"] == group]
+            others, row["train_images"] = seen["frame"].dropna().to_numpy(int), len(seen)
+            if len(frames) and len(others):
+                nearest = np.abs(frames[:, None] - others).min(axis=1)
+                row |= {"nearest": nearest.min(), "nearest_median": np.median(nearest)}
+                row["near"] = (nearest <= near_frames).sum()
+        rows.append(row)
+    types = dict.fromkeys(_NUMBERS, "Int64") | {"nearest_median": "Float64"}
+    return pd.DataFrame(rows, columns=["split", "group", *_NUMBERS]).astype(types)
+
+
+def judge_sequences(table: pd.DataFrame, samples: pd.DataFrame, near_frames: int) -> Iterator[Finding]:
+    """Report splits whose sequences train holds too."""
+    for split, images in samples[samples["split"] != "train"].groupby("split", sort=False):
+        rows = table[table["split"] == split]
+        shared = rows[rows["train_images"] > 0]
+        if len(shared):
+            detail = f"{len(shared)} of {len(rows)} sequences of {split} are in train too: {some(shared['group'].tolist())}; "
+            detail += f"they hold {shared['images'].sum()} of its {len(images)} images; "
+            detail += f"{shared['near'].sum()} of them have a train frame within {near_frames} frames."
+            yield finding("sequence-leakage", "", split, detail)
 
 
 def suggest_split(samples: pd.DataFrame, pixel_counts: np.ndarray, pictures: np.ndarray) -> pd.Series:
     """Give every sample a split: no sequence stands in two, and classes are spread evenly.
 
-    Minimises the mean squared relative error of each split's share of the images and of each class's pixels:
-    seeded random starts, improved unit by unit.
-
-    Args:
-        samples: N rows with `split`, `group` ("" for a sample of its own).
-        pixel_counts: (N, C) valid pixels of each class.
-        pictures: (N,) samples with equal numbers share a split as well, for example near-duplicates.
+    Minimises the mean squared relative error of each split's share of the images and of each class's pixels, by seeded
+    random starts that are improved unit by unit. Samples with equal numbers in `pictures` (N,) share a split as well.
 
     Source: in the spirit of Sechidis et al., On the Stratification of Multi-Label Data, 2011.
     """
@@ -25,9 +83,7 @@ def suggest_split(samples: pd.DataFrame, pixel_counts: np.ndarray, pictures: np.
     unit = joined(len(samples), np.r_[places, places], np.r_[sequence, first_alike(pd.Series(pictures))])
     count = len(set(unit))
     if len(names) < 2 or count < len(names):
-        raise ValueError(
-            f"{count} independent sequences cannot fill {len(names)} splits ({', '.join(names)})."
-        )
+        raise ValueError(f"{count} independent sequences cannot fill {len(names)} splits.")
     counts = np.asarray(pixel_counts, float)
     counts = counts[:, counts.sum(axis=0) > 0]
     held = np.zeros((count, 1 + counts.shape[1]))  # (U, 1 + C) a unit's share of the images and of each class
@@ -64,10 +120,7 @@ def _improve(held: np.ndarray, target: np.ndarray, place: np.ndarray) -> float:
 
 
 def balance(samples: pd.DataFrame, pixel_counts: np.ndarray, splits: pd.Series) -> pd.DataFrame:
-    """Measure how even a split (N,) is, a row each split.
-
-    `class_distance`: total variation distance between its shares of pixels and the dataset's, 0 (alike) to 1.
-    """
+    """Measure each split; `class_distance`: total variation of its shares of pixels from the dataset's, 0 (alike) to 1."""
     rows, total = [], pixel_counts.sum(axis=0)
     for split in samples["split"].unique():
         inside = (splits == split).to_numpy()

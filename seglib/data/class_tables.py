@@ -9,15 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from seglib.data.classes import IGNORE
+from seglib.data.classes import IGNORE, pack_rgb
 from seglib.data.image_io import DatasetError, read_stored
 
 TABLES = ("labelmap.txt", "_classes.csv", "class_dict.csv", "classes.json", "class_names.txt", "classes.txt")
 TABLES += ("codes.txt", "labels.txt", "objectinfo150.txt")
-_CITYSCAPES = """road 7 128 64 128,sidewalk 8 244 35 232,building 11 70 70 70,wall 12 102 102 156,
-fence 13 190 153 153,pole 17 153 153 153,traffic light 19 250 170 30,traffic sign 20 220 220 0,
-vegetation 21 107 142 35,terrain 22 152 251 152,sky 23 70 130 180,person 24 220 20 60,rider 25 255 0 0,
-car 26 0 0 142,truck 27 0 0 70,bus 28 0 60 100,train 31 0 80 100,motorcycle 32 0 0 230,bicycle 33 119 11 32"""
 _GAP = r"\s*[\s,;:]\s*"
 _ROW = rf"(?:(\d+){_GAP})?(.*?\D.*?)(?:{_GAP}(\d+){_GAP}(\d+){_GAP}(\d+)|\s*[,;:\t]\s*(\d+))?[,;:\s]*"
 
@@ -37,7 +33,7 @@ def read_table(path: Path) -> list[Named]:
         return _from_json(json.loads(text)) if path.suffix.lower() == ".json" else _from_lines(text)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         detail = f"{path} is no list of classes ({error}); expected a name a line, or JSON of names."
-        raise DatasetError(detail, "classes", "Correct it, or rename it if it is another thing.") from None
+        raise DatasetError(detail, "classes", "Correct or rename it.") from None
 
 
 def _from_json(found: dict | list) -> list[Named]:
@@ -67,11 +63,7 @@ def draft_classes(files: list[Path], named: list[Named], source: str, glob: str)
     """Draft the lines from `classes` to `colors`, `id_map` or `snap`, with the share of each class in the masks.
 
     Without names the classes are class_0, class_1, ... by stored ids, or by how much the colours cover.
-
-    Args:
-        files: masks; all are opened.
-        named: the classes that the file `source` names; [] where none does.
-        glob: the masks' glob: "labelIds" and "labelTrainIds" are Cityscapes' ids.
+    `named` are the classes that the file `source` names; "labelIds" or "labelTrainIds" in `glob` are Cityscapes' ids.
     """
     pixels, colored, palette, notes = _count(files)
     city, id_map = re.search("label(train)?ids", glob, re.IGNORECASE), {IGNORE: IGNORE}
@@ -80,18 +72,16 @@ def draft_classes(files: list[Path], named: list[Named], source: str, glob: str)
             notes, named = [f"# {source} names no colours: write its names in place of class_0, ..."], []
         found = [(value >> 16, value >> 8 & 255, value & 255) for value, _ in pixels.most_common()]
         rows = named + [Named("", None, rgb) for rgb in found if rgb not in {row.color for row in named}]
-        rows = [row._replace(stored=int(bytes(row.color).hex(), 16)) for row in rows]
+        rows = [row._replace(stored=int(pack_rgb(np.array(row.color)))) for row in rows]
     elif city and not named:
-        fields = [row.strip().rsplit(" ", 4) for row in _CITYSCAPES.split(",")]
-        rows = [Named(f[0], c if city[1] else int(f[1]), (*map(int, f[2:]),)) for c, f in enumerate(fields)]
+        rows = read_table(Path(__file__).with_name("cityscapes.txt"))
+        rows = [row._replace(stored=c) if city[1] else row for c, row in enumerate(rows)]
         source, id_map = "Cityscapes", dict.fromkeys([*range(34), IGNORE], IGNORE)
     else:
         rows = _by_id(pixels, named)
         if 0 in pixels and all(row.stored for row in rows):
             id_map[0] = IGNORE
-            notes.append(
-                f"# 0 is not in {source} and is ignored. If it is a class (background), add it to both."
-            )
+            notes.append(f"# 0 is not in {source} and is ignored. If it is a class (background), name it.")
         rows = [row._replace(color=row.color or palette.get(row.stored)) for row in rows]
     id_map |= {row.stored: c for c, row in enumerate(rows)}
     lines = [f"classes:{f'  # of {source}' * bool(rows[0].name)}"]
@@ -111,9 +101,8 @@ def _by_id(pixels: Counter, named: list[Named]) -> list[Named]:
     found, binary = sorted({*pixels} - {IGNORE}) or [0], {*pixels} == {0, IGNORE}
     if not named:
         nearly_all = found[0] == 0 and max(found) < 2 * len(found)  # the others may be rare
-        return [
-            Named("", k) for k in ([0, IGNORE] if binary else range(max(found) + 1) if nearly_all else found)
-        ]
+        ids = [0, IGNORE] if binary else range(max(found) + 1) if nearly_all else found
+        return [Named("", k) for k in ids]
     start = max(found) == len(named)  # the list leaves out 0
     order = [0, IGNORE] if binary and len(named) == 2 else range(start, start + len(named))
     rows = [Named(n, k if s is None else s, rgb) for (n, s, rgb), k in zip(named, order, strict=True)]
@@ -124,9 +113,9 @@ def _count(files: list[Path]) -> tuple[Counter, bool, dict[int, tuple[int, ...]]
     """Pixels by stored id, or by the 24 bits of a colour; whether they are colours; a palette; a line if smeared."""
     pixels: Counter = Counter()
     for file in files:
-        stored = read_stored(file).astype(np.int64)
+        stored = read_stored(file)
         color = stored.ndim == 3
-        values, counts = np.unique(stored @ [65536, 256, 1] if color else stored, return_counts=True)
+        values, counts = np.unique(pack_rgb(stored) if color else stored * 1, return_counts=True)
         pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
         if len(pixels) > IGNORE + 1:
             detail = f"the masks hold more than {IGNORE} different values, {file.name} among them."
@@ -135,12 +124,10 @@ def _count(files: list[Path]) -> tuple[Counter, bool, dict[int, tuple[int, ...]]
     between = [value for value in pixels if 8 <= value < 248]
     grey = not color and len(between) > 8 and max(between) >= 128 and max(pixels) <= IGNORE
     if grey and sum(pixels[value] for value in between) < 0.4 * pixels.total():
-        told = (
-            f"snap: true  # {len(pixels)} values, most near 0 or 255: smeared by JPEG, resizing or soft edges"
-        )
+        line = f"snap: true  # {len(pixels)} values, most near 0 or 255: smeared by JPEG or soft edges"
         white = sum(count for value, count in pixels.items() if value >= 128)
-        return Counter({0: pixels.total() - white, IGNORE: white}), False, {}, [told]
+        return Counter({0: pixels.total() - white, IGNORE: white}), False, {}, [line]
     with Image.open(file, formats=["PNG", "TIFF", "BMP"]) as image:
-        table = image.getpalette("RGB") if image.mode == "P" else []
-    colors = [tuple(table[k : k + 3]) for k in range(0, len(table), 3)]
-    return pixels, color, dict(enumerate(colors)) if any(len({*rgb}) > 1 for rgb in colors) else {}, []
+        table = np.reshape(image.getpalette("RGB") if image.mode == "P" else [], (-1, 3)).astype(int)
+    palette = {k: (*rgb,) for k, rgb in enumerate(table.tolist())}
+    return pixels, color, palette if np.ptp(table, axis=1).any() else {}, []

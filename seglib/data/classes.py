@@ -8,8 +8,8 @@ from typing import Self
 import numpy as np
 
 IGNORE = 255  # the id of ignored pixels everywhere inside seglib
-
 APART = 16  # grey values between named ids, where others are read as the nearest: JPEG's noise is below half of it
+_MANY, _RARE = 12, 0.2  # values in a smeared mask, and the share of the pixels that the rare ones cover
 # Okabe and Ito's colour-blind-safe palette, then Paul Tol's "muted" scheme.
 _SAFE_COLORS = (
     (0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66),
@@ -27,6 +27,11 @@ class ClassError(ValueError):
     """The classes of a dataset contradict themselves, or a mask holds values they do not name."""
 
 
+def pack_rgb(colors: np.ndarray) -> np.ndarray:
+    """Write (..., 3) colours as one number each, red first: (...) int64."""
+    return colors.astype(np.int64) @ [65536, 256, 1]
+
+
 def default_colors(count: int) -> np.ndarray:
     """Choose (count, 3) uint8 RGB colours, all different, none black: colour-blind-safe up to 16, then spread hues."""
     colors = list(_SAFE_COLORS[:count])
@@ -38,21 +43,15 @@ def default_colors(count: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class ClassMap:
-    """The classes of a dataset and how its mask files write them; a ClassError says where they contradict.
+    """The classes of a dataset and how its mask files write them; a ClassError says where they contradict."""
 
-    Args:
-        names: one name a class; class `c` has id `c` inside seglib.
-        colors: (C, 3) uint8 RGB; `default_colors` when empty.
-        ignore_ids: stored values of ignored pixels; they become `IGNORE` (255).
-        id_map: stored value, or (r, g, b), -> class id (255: ignored). Empty: stored values are class ids.
-        snap: read other values as the nearest named one, for masks that went through JPEG or have soft edges.
-    """
-
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # class `c` has id `c` inside seglib
+    # (C, 3) uint8 RGB; `default_colors` when empty
     colors: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.uint8), repr=False)
-    ignore_ids: tuple[int, ...] = ()
+    ignore_ids: tuple[int, ...] = ()  # stored values of ignored pixels, beside 255
+    # stored value, or (r, g, b), -> class id (255: ignored); empty: stored values are class ids
     id_map: Mapping[int | tuple[int, int, int], int] = field(default_factory=dict, repr=False)
-    snap: bool = False
+    snap: bool = False  # read other values as the nearest named one: JPEG, soft edges
     colors_named: bool = field(init=False, default=True, repr=False)  # False: seglib chose the colours
 
     def __post_init__(self) -> None:
@@ -69,8 +68,7 @@ class ClassMap:
             raise ClassError(f"colors must be {count} triples of 0-255, one a class; got {colors.shape}.")
         object.__setattr__(self, "colors", colors.astype(np.uint8))
         if wrong := sorted({*self.id_map.values()} - {*range(count), IGNORE}):
-            known = f"there are {count} classes (0-{count - 1}) and {IGNORE} for ignored pixels"
-            raise ClassError(f"id_map leads to ids {wrong}; {known}.")
+            raise ClassError(f"id_map leads to ids {wrong}; there are {count} classes (0-{count - 1}).")
         near = np.diff(sorted(self.stored_values(color=False))).min(initial=APART)
         if self.snap and not self.by_color and near < APART:
             told = f"snap needs stored values at least {APART} apart; two of these differ by {near}"
@@ -110,8 +108,7 @@ class ClassMap:
         values = self.stored_values(color)
         if color:
             values = {r << 16 | g << 8 | b: c for (r, g, b), c in values.items()}
-            red, green, blue = (stored[..., c].astype(np.int64) for c in range(3))
-            stored = red << 16 | green << 8 | blue  # (H, W, 3) -> (H, W)
+            stored = pack_rgb(stored)  # (H, W, 3) -> (H, W)
         keys = np.array(sorted(values))
         if self.snap:
             stored = _nearest(stored, keys, color)
@@ -121,13 +118,13 @@ class ClassMap:
                 return np.frombuffer(bytearray(raw.translate(lut)), np.uint8).reshape(stored.shape)
         place = np.searchsorted(keys, stored).clip(max=len(keys) - 1)
         if (wrong := keys[place] != stored).any():
-            unknown = [f"#{v:06x}" if color else str(v) for v in np.unique(stored[wrong]).tolist()]
+            unknown = some([f"#{v:06x}" if color else str(v) for v in np.unique(stored[wrong]).tolist()], 8)
             if color:
                 hint = "Name them under id_map or colors, or export the mask without interpolation."
-                raise ClassError(f"is an RGB image with unknown colours ({some(unknown, 8)}). {hint}")
+                raise ClassError(f"is an RGB image with unknown colours ({unknown}). {hint}")
             classes = f"{len(self)} classes (0-{len(self) - 1})"
             named = f"{len(self.id_map)} stored values in id_map" if self.id_map else classes
-            raise ClassError(f"holds ids {{{some(unknown, 8)}}}; dataset.yaml names {named}.")
+            raise ClassError(f"holds ids {{{unknown}}}; dataset.yaml names {named}.")
         return np.array([values[key] for key in keys.tolist()], np.uint8)[place]
 
     def colorize(self, mask: np.ndarray) -> np.ndarray:
@@ -136,9 +133,7 @@ class ClassMap:
 
     def palette(self) -> np.ndarray:
         """List the colour of every possible id, (256, 3) uint8, black where there is no class. For palette PNGs."""
-        table = np.zeros((256, 3), np.uint8)
-        table[: len(self)] = self.colors
-        return table
+        return np.pad(self.colors, ((0, 256 - len(self)), (0, 0)))
 
     def to_dict(self) -> dict:
         """Turn it into plain data for checkpoints and JSON; `from_dict` reads it back."""
@@ -162,3 +157,38 @@ def _nearest(stored: np.ndarray, keys: np.ndarray, color: bool) -> np.ndarray:
     values, where = np.unique(stored, return_inverse=True)
     rgb, named = (np.stack([v >> 16, v >> 8 & 255, v & 255], -1) for v in (values, keys))
     return keys[((rgb[:, None] - named) ** 2).sum(-1).argmin(1)][where].reshape(stored.shape)
+
+
+def suggest(stored: np.ndarray, classes: ClassMap) -> str:
+    """Suggest what to write into dataset.yaml for a mask with unknown values, (H, W) ids or (H, W, 3) colours."""
+    color, count = stored.ndim == 3, len(classes)
+    values, counts = np.unique(pack_rgb(stored) if color else stored, return_counts=True)
+    ids = values.tolist()
+    common = values[counts > 0.02 * counts.sum()].tolist()
+    rare = counts[~np.isin(values, common)].sum() / counts.sum()
+    if len(ids) > max(_MANY, 2 * len(common)) and rare < _RARE:
+        kept: list[int] = []
+        for value in values[np.argsort(-counts)][: len(common)].tolist():  # noise lies about a common value
+            kept += [value] if all(abs(value - other) >= APART for other in kept) else []
+        named = "" if classes.id_map or color else f" and {_id_map(sorted(kept))}"
+        told = "Its values are smeared, by JPEG or smooth edges: export it as PNG without smoothing, or write"
+        return f"{told} snap: true{named} into dataset.yaml: pixels are read as the nearest named value."
+    found, suggestion = [v for v in ids if v not in (0, IGNORE)], "Correct the mask, or dataset.yaml."
+    if color:
+        return suggestion
+    if ids[0] < 0:
+        return f"If they are ignored, write ignore_ids: {[v for v in ids if v < 0]} into dataset.yaml."
+    if found and min(found) >= 1000:
+        return "They look like instance numbers (class x 1000 + number): name masks of class ids (labelIds)."
+    if found == list(range(1, count + 1)) or (not classes.id_map and found and found[-1] == count):
+        line = _id_map(list(range(1, count + 1)), [0] * (ids[0] == 0))
+        return f"If ids begin at 1, write {line} into dataset.yaml ({IGNORE}: ignored)."
+    if len(found) > count and found == list(range(1, len(found) + 1)):
+        return "Are they instance numbers? Export class ids; or, if all are of one class, id_map: {0: 0, 1: 1, 2: 1, ...}."
+    if not classes.id_map and 1 < len(ids) <= count:
+        return f"If they are the classes in this order, write {_id_map(ids)} into dataset.yaml."
+    return suggestion
+
+
+def _id_map(values: list[int], ignored: Sequence[int] = ()) -> str:
+    return f"id_map: {dict.fromkeys(ignored, IGNORE) | {value: c for c, value in enumerate(values)}}"

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import pydantic
-from pydantic import AfterValidator, BaseModel, Field, StrictInt, field_validator
+from pydantic import AfterValidator, BaseModel, Field, StrictInt
 
 from seglib.data.classes import ClassError, ClassMap
 from seglib.data.image_io import DatasetError, ImageForm
@@ -26,21 +26,15 @@ _Stored = Annotated[StrictInt, Field(ge=-(2**31), lt=2**32)]  # what a mask file
 
 
 class Split(BaseModel):
-    """Where the files of a split lie, or which of all samples it holds.
-
-    Args:
-        images, masks: globs relative to the dataset's folder. Both may be missing where `ids` is given.
-        ids: a list of sample ids, or a text file with one a line. "": what no other split's `ids` name.
-        optional: may have no files at all.
-    """
+    """Where the files of a split lie, or which of all samples it holds."""
 
     model_config: ClassVar = {"extra": "forbid", "frozen": True}
-    images: str = ""
+    images: str = ""  # globs relative to the dataset's folder; both may be missing where `ids` is given
     masks: str = ""
-    ids: str | list[str] = ""
-    optional: bool = False
+    ids: str | list[str] = ""  # or a text file with one a line; "": what no other split's `ids` name
+    optional: bool = False  # may have no files at all
 
-    @field_validator("images", "masks", "ids", mode="before")
+    @pydantic.field_validator("images", "masks", "ids", mode="before")
     @classmethod
     def _is_relative(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
         if info.field_name == "ids" and not isinstance(value, str):
@@ -51,8 +45,7 @@ class Split(BaseModel):
             return value
         inside = PurePosixPath(re.sub(r"^\.\./(?!\.\./)[^/*?[]+/", "", value)).parts
         if not inside or ".." in inside or not is_plain(value) or re.match(r".*\\|[A-Za-z]:|/|~", value):
-            expected = "a path relative to the dataset's folder, with '/', or one '../' for a sibling of it"
-            raise ValueError(f"expected {expected}")
+            raise ValueError("expected a path relative to the dataset's folder, or one '../' for a sibling")
         return value
 
     @pydantic.model_validator(mode="after")
@@ -65,58 +58,54 @@ class Split(BaseModel):
         return self
 
 
+def _are_names(classes: list[str]) -> list[str]:
+    for name in classes:  # they become columns of tables and labels of figures
+        if not name or name != name.strip() or not is_plain(name):
+            raise ValueError(f"{brief(name)} is no name: expected text without control characters")
+    return classes
+
+
+def _are_splits(splits: dict[str, Split]) -> dict[str, Split]:
+    if len({name.lower() for name in splits}) < len(splits):
+        raise ValueError(f"{list(splits)} differ in case alone; on Windows and macOS they are one folder")
+    if not any(split.images for split in splits.values()):
+        raise ValueError("expected images and masks for at least one split: ids alone find no files")
+    return {check_name(name, "split"): split for name, split in splits.items()}
+
+
+def _is_a_pattern(group: str) -> str:
+    try:
+        named = re.compile(group).groupindex
+    except re.error as error:
+        raise ValueError(f"not a regular expression ({error})") from None
+    if group and "group" not in named:
+        raise ValueError("expected a pattern with (?P<group>...), and (?P<frame>...) for frame numbers")
+    return group
+
+
+def _rises(ends: tuple[float, float]) -> tuple[float, float]:
+    if not -np.inf < ends[0] < ends[1] < np.inf:
+        raise ValueError("expected [lowest, highest]: the values that become 0 and 255")
+    return ends
+
+
 class DatasetConfig(BaseModel):
     """The keys of dataset.yaml; data/README.md explains them."""
 
     model_config: ClassVar = {"extra": "forbid", "frozen": True}
     name: Annotated[str, AfterValidator(lambda name: name and check_name(name, "dataset"))] = ""
-    classes: list[str]
+    classes: Annotated[list[str], AfterValidator(_are_names)]
     colors: list[tuple[_Byte, _Byte, _Byte]] = []
     ignore_ids: list[_Stored] = []
     id_map: dict[_Stored | tuple[_Byte, _Byte, _Byte], StrictInt] = {}
-    splits: dict[str, Split] = Field(min_length=1)
-    group: str = ""
+    splits: Annotated[dict[str, Split], Field(min_length=1), AfterValidator(_are_splits)]
+    group: Annotated[str, AfterValidator(_is_a_pattern)] = ""
     exclude: list[str] = []
     limit: Annotated[StrictInt, Field(ge=0)] = 0
     channels: tuple[_Band, _Band, _Band] | None = None
-    range: tuple[float, float] | None = None
+    range: Annotated[tuple[float, float], AfterValidator(_rises)] | None = None
     exif: bool | None = None
     snap: bool = False
-
-    @field_validator("classes")
-    @classmethod
-    def _are_names(cls, value: list[str]) -> list[str]:
-        for name in value:  # they become columns of tables and labels of figures
-            if not name or name != name.strip() or not is_plain(name):
-                raise ValueError(f"{brief(name)} is no name: expected text without control characters")
-        return value
-
-    @field_validator("splits")
-    @classmethod
-    def _are_splits(cls, value: dict[str, Split]) -> dict[str, Split]:
-        if len({name.lower() for name in value}) < len(value):
-            raise ValueError(f"{list(value)} differ in case alone; on Windows and macOS they are one folder")
-        if not any(split.images for split in value.values()):
-            raise ValueError("expected images and masks for at least one split: ids alone find no files")
-        return {check_name(name, "split"): split for name, split in value.items()}
-
-    @field_validator("range")
-    @classmethod
-    def _rises(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
-        if value and not -np.inf < value[0] < value[1] < np.inf:
-            raise ValueError("expected [lowest, highest]: the values that become 0 and 255")
-        return value
-
-    @field_validator("group")
-    @classmethod
-    def _is_a_pattern(cls, value: str) -> str:
-        try:
-            named = re.compile(value).groupindex
-        except re.error as error:
-            raise ValueError(f"not a regular expression ({error})") from None
-        if value and "group" not in named:
-            raise ValueError("expected a pattern with (?P<group>...), and (?P<frame>...) for frame numbers")
-        return value
 
     @cached_property
     def class_map(self) -> ClassMap:
@@ -137,7 +126,7 @@ def dataset_name(root: Path) -> str:
     """
     folder = root.resolve()
     text = f"{folder.parent.name}-{folder.name}" if re.fullmatch(_GENERAL, folder.name, re.I) else folder.name
-    name = re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-._")[:70].rstrip("-._")
+    name = re.sub(r"[^A-Za-z0-9._]+", "-", text[:70]).strip("-._")
     with suppress(ValueError):
         if text.isascii() and len(text) <= 70:
             return check_name(name)
@@ -154,8 +143,7 @@ def read_config(path: Path) -> DatasetConfig:
     """Read dataset.yaml; a `DatasetError` (check "config" or "classes") names every wrong key."""
     check, suggestion = "config", "data/README.md shows the form."
     try:
-        values = load_yaml(read_written(path))
-        if not isinstance(values, dict):
+        if not isinstance(values := load_yaml(read_written(path)), dict):
             raise UnreadableError(f": it is {'empty' if values is None else 'no mapping'}")
         config = DatasetConfig(**{str(key): value for key, value in values.items()})
         _ = config.class_map
@@ -176,13 +164,12 @@ def read_config(path: Path) -> DatasetConfig:
 
 
 def _explain(problem: Any, place: str) -> str:
-    inside, _, last = place.rpartition(".")
     if problem["type"] == "missing":
         return f"no key {place!r}"
     if problem["type"] == "extra_forbidden":
+        inside, _, last = place.rpartition(".")
         known = list(Split.model_fields if inside else DatasetConfig.model_fields)
         hint = meant(last, known) or f" (known: {', '.join(known)})"
-        return f"unknown key '{brief(last).strip(chr(39))}'{f' in {inside}' * bool(inside)}{hint}"
-    scalar = problem["type"] == "string_type" and isinstance(problem["input"], (int, float))
-    message = problem["msg"].removeprefix("Value error, ") + "; quote it" * scalar
-    return f"{place} = {brief(problem['input'])}: {message}"
+        return f"unknown key {brief(last)}{f' in {inside}' * bool(inside)}{hint}"
+    quote = "; quote it" * (problem["type"] == "string_type" and isinstance(problem["input"], (int, float)))
+    return f"{place} = {brief(problem['input'])}: {problem['msg'].removeprefix('Value error, ')}{quote}"

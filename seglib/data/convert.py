@@ -1,7 +1,4 @@
-"""Draw masks of class ids from other annotations: COCO, labelme, YOLO, a folder of masks a class, instances.
-
-By hand with Pillow: datumaro reads neither labelme's JSON nor folders of classes, and replaces pandas and Pillow.
-"""
+"""Draw masks of class ids from other annotations: COCO, labelme, YOLO, a folder of masks a class, instances."""
 
 import json
 import re
@@ -19,7 +16,7 @@ from seglib.data.image_io import DatasetError, read_image, read_stored
 from seglib.runs import atomic_folder, load_yaml, write_text
 
 KINDS = ("polygons", "classes", "instances")
-_Drawn = tuple[str, list[tuple[str, Any]]]  # image; class name, and polygons, COCO's RLE or a bool mask
+_Drawn = tuple[str, list[tuple[str, Any]]]  # image; class name, and polygons, COCO's RLE or a mask file
 
 
 def convert(
@@ -37,15 +34,10 @@ def convert(
 
     Returns:
         the new folder, the names of the classes with background, and how many masks there are.
-
-    Raises:
-        DatasetError: check "folder-exists", "no-annotations", "missing-image", "duplicate-stem", or of `read_image`.
     """
     root, out, names = Path(folder), Path(target or Path(folder) / "masks"), ["background"]
     if out.exists():
-        raise DatasetError(
-            f"{out} exists and is left as it is.", "folder-exists", "Name a new folder with --to."
-        )
+        raise DatasetError(f"{out} exists.", "folder-exists", "Name a new folder with --to.")
     files, others = walk(root)
     masks = {parts for parts in files if any(meaning(part)[1] in ("mask", "other") for part in parts[:-1])}
     images = ["/".join(parts) for parts in files if parts not in masks and parts[0] != ".."]
@@ -69,56 +61,53 @@ def convert(
 
 def _polygons(root: Path, others: list[Path], names: list[str]) -> Iterator[_Drawn]:
     """What COCO's and labelme's JSON and YOLO's text files draw; names that have an order go to `names`."""
-    tables = {path.name: root / path for path in others if path.name in ("data.yaml", "classes.txt")}
-    listed = tables["classes.txt"].read_text(encoding="utf-8").split("\n") if "classes.txt" in tables else []
-    listed = (
-        load_yaml(tables["data.yaml"].read_text(encoding="utf-8"))["names"]
-        if "data.yaml" in tables
-        else listed
-    )
-    listed = dict(listed if isinstance(listed, dict) else enumerate(listed))
-    for path in (path for path in others if path.suffix in (".json", ".txt") and path.name not in tables):
-        text = (root / path).read_text(encoding="utf-8", errors="replace")
+    kept = [path for path in others if path.suffix in (".json", ".txt", ".yaml")]
+    texts = {path: (root / path).read_text(encoding="utf-8", errors="replace") for path in kept}
+    tables = {path.name: texts.pop(path) for path in kept if path.name in ("data.yaml", "classes.txt")}
+    listed = load_yaml(tables["data.yaml"])["names"] if "data.yaml" in tables else []
+    listed = listed or tables.get("classes.txt", "").split("\n")
+    listed = listed if isinstance(listed, dict) else dict(enumerate(listed))
+    for path, text in texts.items():
         try:
             if path.suffix == ".json":
                 yield from _from_json(json.loads(text), path, names)
-            elif re.fullmatch(r"(\d+([ \t][\d.e-]+){6,}\s*)*", text):
+            elif path.suffix == ".txt" and re.fullmatch(r"(\d+([ \t][\d.e-]+){6,}\s*)*", text):
                 names += [name for name in listed.values() if name and name not in names]
                 rows = [line.split() for line in text.splitlines() if line.strip()]
                 shapes = [(listed.get(int(c), f"class_{c}"), [np.array(xy, float)]) for c, *xy in rows]
                 yield path.as_posix(), shapes
         except (ValueError, KeyError, TypeError) as error:
             detail = f"{path} is no annotation of polygons or run lengths ({type(error).__name__}: {error})."
-            raise DatasetError(
-                detail, "no-annotations", "Export it with segmentation, or move it away."
-            ) from error
+            suggestion = "Export it with segmentation, or move it away."
+            raise DatasetError(detail, "no-annotations", suggestion) from error
 
 
 def _from_json(found: Any, path: Path, names: list[str]) -> Iterator[_Drawn]:
+    """COCO's images and annotations, or labelme's shapes; other JSON draws nothing."""
+    shapes = defaultdict(list)
     if isinstance(found, dict) and "annotations" in found:
-        categories, shapes = {one["id"]: one["name"] for one in found["categories"]}, defaultdict(list)
+        categories = {one["id"]: one["name"] for one in found["categories"]}
         names += [name for _, name in sorted(categories.items()) if name not in names]
         for one in sorted(found["annotations"], key=lambda one: -one.get("area", 0)):
             shapes[one["image_id"]].append((categories[one["category_id"]], one["segmentation"]))
         yield from [(path.stem + "/" + one["file_name"], shapes[one["id"]]) for one in found["images"]]
     elif isinstance(found, dict) and "shapes" in found:
-        shapes = []
         for one in found["shapes"]:
             points, kind = np.array(one["points"], float), one.get("shape_type", "polygon")
             if kind == "rectangle":
                 points = np.c_[points[[0, 1, 1, 0], 0], points[[0, 0, 1, 1], 1]]
             elif kind != "polygon":
                 raise ValueError(f"{one['label']!r} is a {kind}, not a polygon")
-            shapes.append((one["label"], [points.ravel()]))
-        yield path.as_posix(), shapes
+            shapes[path].append((one["label"], [points.ravel()]))
+        yield path.as_posix(), shapes[path]
 
 
 def _masks(root: Path, masks: list[tuple[str, ...]], kind: str) -> Iterator[_Drawn]:
     shapes = defaultdict(list)
     for parts in masks:
-        place = parts[:-2] if kind == "classes" else parts[:-1]
-        name = parts[-2] if kind == "classes" else "object"
-        shapes["/".join([*place, parts[-1]])].append((name, root.joinpath(*parts)))
+        *place, name = parts
+        label = place.pop() if kind == "classes" else "object"
+        shapes["/".join([*place, name])].append((label, root.joinpath(*parts)))
     yield from shapes.items()
 
 
@@ -128,9 +117,8 @@ def _image(name: PurePosixPath, images: list[str]) -> str:
     alike = [sum(part in str(name.parent) for part in image.parent.parts) for image in same]
     best = [str(image) for image, score in zip(same, alike, strict=True) if score == max(alike)]
     if len(best) != 1:
-        told = f"{len(best)} images ({some(best)}) have" if best else "no image has"
+        detail = f"{len(best) or 'no'} images ({some(best)}) have the stem of annotation {name}, not one."
         check = "duplicate-stem" if best else "missing-image"
-        detail = f"{told} the stem of annotation {name}; expected one."
         raise DatasetError(detail, check, "Rename the annotation, or move it away.")
     return best[0]
 
@@ -138,8 +126,7 @@ def _image(name: PurePosixPath, images: list[str]) -> str:
 def _covered(shape: Any, size: tuple[int, int]) -> np.ndarray:
     """The pixels of polygons, of COCO's run-length code, or of a mask file: (H, W) bool."""
     if isinstance(shape, Path):
-        covered = read_stored(shape)
-        covered = covered.any(axis=2) if covered.ndim == 3 else covered > 0
+        covered = np.atleast_3d(read_stored(shape)).any(axis=2)
     elif isinstance(shape, dict):
         counts = _counts(shape["counts"]) if isinstance(shape["counts"], str) else shape["counts"]
         covered = np.repeat(np.arange(len(counts)) % 2 > 0, counts).reshape(shape["size"][::-1]).T
@@ -147,12 +134,11 @@ def _covered(shape: Any, size: tuple[int, int]) -> np.ndarray:
         picture = Image.new("1", size[::-1])
         for polygon in (np.reshape(xy, (-1, 2)) for xy in shape):  # YOLO's are shares of width and height
             scaled = polygon * size[::-1] if polygon.max() <= 1 else polygon
-            ImageDraw.Draw(picture).polygon([tuple(xy) for xy in scaled.tolist()], fill=1)
+            ImageDraw.Draw(picture).polygon(scaled.ravel().tolist(), fill=1)
         covered = np.array(picture)
     if covered.shape != size:
-        raise DatasetError(
-            f"annotation of {covered.shape}, but its image is {size} (height, width).", "size-mismatch"
-        )
+        detail = f"annotation of {covered.shape}, but its image is {size} (height, width)."
+        raise DatasetError(detail, "size-mismatch")
     return covered
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,11 +28,9 @@ class Dataset:
     """The samples of a dataset, and what is wrong with their files as far as names and sizes tell.
 
     Args:
-        name: fit for a folder of results.
         samples: complete pairs in the order of dataset.yaml's splits, then by name: `id` (unique, usable as a file
             name), `split`, `image` and `mask` (POSIX paths relative to `root`), `group` ("" if none), `frame` (Int64).
         problems: findings: `severity` ("error", "warning", "info"), `check`, `sample`, `split`, `detail`, `suggestion`.
-        form: how dataset.yaml says that images are read, for `read_image`.
     """
 
     root: Path
@@ -53,8 +50,7 @@ class Dataset:
         if name not in self.splits:
             there = ", ".join(self.splits) or "none"
             detail = f"no split {name!r} in dataset {self.name!r}: expected one that has samples ({there})."
-            suggestion = f"Choose one of them, or add it to {FILE_NAME}: `seglib init FOLDER --split` can."
-            raise DatasetError(detail, "no-split", suggestion)
+            raise DatasetError(detail, "no-split", "`seglib init FOLDER --split 0.7 0.15 0.15` makes splits.")
         return self.samples[self.samples["split"] == name].reset_index(drop=True)
 
 
@@ -69,32 +65,24 @@ def load_dataset(folder: str | Path, config: str | Path = "", strict: bool = Tru
     root, path = resolve_path(folder), resolve_path(config or Path(folder) / FILE_NAME)
     if not root.is_dir():
         detail = f"dataset folder {root} is not there; expected a folder of images and masks."
-        suggestion = "Check the path; a relative one starts at the project root."
-        if (here := Path(folder).absolute()).is_dir():
-            suggestion = (
-                f"There is {here}; a relative path starts at the project root, so write that one in full."
-            )
-        raise DatasetError(detail, "no-folder", suggestion)
+        here = Path(folder).absolute()
+        there = f" There is {here}: write that one in full." * here.is_dir()
+        told = f"Check the path; a relative one starts at the project root.{there}"
+        raise DatasetError(detail, "no-folder", told)
     if not path.is_file():
         suggestion = f"Draft one with `seglib init {folder}`, or name one elsewhere as config."
         raise DatasetError(f"no {path.name} at {path}.", "no-config", suggestion)
     settings = read_config(path)
     samples, problems = pair_files(root, settings)
     name = (settings.name or dataset_name(root)) + f"-limit{settings.limit}" * (settings.limit > 0)
-    dataset = Dataset(root, name, settings.class_map, samples, problems, settings.form)
     errors = problems[problems["severity"] == "error"]
     if strict and len(errors):
-        detail = f"dataset {dataset.name!r}: {explain(errors)}"
-        raise DatasetError(detail, errors["check"].iloc[0])
-    return dataset
+        raise DatasetError(f"dataset {name!r}: {explain(errors)}", errors["check"].iloc[0])
+    return Dataset(root, name, settings.class_map, samples, problems, settings.form)
 
 
 def read_pair(dataset: Dataset, row: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Read one sample, a row of `dataset.samples` (Series or named tuple); a DatasetError says what is wrong with it.
-
-    Returns:
-        image (H, W, 3) uint8 RGB and mask (H, W) uint8 class ids, 255 = ignored.
-    """
+    """Read a row of `dataset.samples`: image (H, W, 3) uint8 RGB and mask (H, W) uint8 class ids, 255 = ignored."""
     if isinstance(row, pd.Series):
         row = SimpleNamespace(**row)  # Series.mask is a method
     image = read_image(dataset.root / row.image, f"{row.id!r} ({row.image})", dataset.form)
@@ -107,26 +95,21 @@ def check_sizes(row: Any, image: tuple[int, int], mask: tuple[int, int]) -> None
     """Refuse a mask of another height and width than its image (`DatasetError`, check "size-mismatch")."""
     if image != mask:
         sizes = f"{mask[1]}x{mask[0]} (width x height), but its image is {image[1]}x{image[0]}"
-        turned = " One is the other turned." * (mask == image[::-1])
-        detail = f"mask {row.id!r} ({row.mask}) is {sizes}; expected equal sizes.{turned}"
         suggestion = f"Export the mask at the image's size (nearest neighbour), {EXCLUDE}."
-        if turned:
-            suggestion = (
-                f"If the image is, by its EXIF orientation, write exif: false into {FILE_NAME}. Else e"
-                + suggestion[1:]
-            )
-        raise DatasetError(detail, "size-mismatch", suggestion)
+        if mask == image[::-1]:
+            sizes += ": one is the other turned"
+            suggestion = f"If EXIF turned the image, write exif: false into {FILE_NAME}. {suggestion}"
+        raise DatasetError(f"mask {row.id!r} ({row.mask}) is {sizes}.", "size-mismatch", suggestion)
 
 
 def explain(findings: pd.DataFrame) -> str:
     """Put findings into sentences: of each check in each split the first with its suggestion, and how many there are."""
     lines = []
     for (_, split), group in findings.groupby(["check", "split"], sort=False):
-        ids, more = list(dict.fromkeys(i for i in group["sample"] if i)), ""
-        if len(group) > 1:
-            named = f" ({some(ids)})" if ids else ""
-            more = f" {len(group)} such{f' in {split}' if split else ''}{named}."
-        lines.append(f"{group['detail'].iloc[0]}{more} {group['suggestion'].iloc[0]}".rstrip())
+        ids, first = [*dict.fromkeys(i for i in group["sample"] if i)], group.iloc[0]
+        named = f" ({some(ids)})" if ids else ""
+        more = f" {len(group)} such in {split or 'all'}{named}." * (len(group) > 1)
+        lines.append(f"{first['detail']}{more} {first['suggestion']}".rstrip())
     return lines[0] if len(lines) == 1 else "\n" + "\n".join(f"- {line}" for line in lines)
 
 
@@ -153,17 +136,15 @@ def digests(dataset: Dataset, split: str) -> dict[str, str]:
 
     form = {} if dataset.form == PLAIN else {"images": asdict(dataset.form)}
     classes = json.dumps(dataset.classes.to_dict() | form, sort_keys=True).encode()
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        own = {CLASSES_FILE: hashlib.sha256(classes).hexdigest()[:16]}
-        return own | dict(zip(paths, pool.map(digest, paths), strict=True))
+    with ThreadPoolExecutor() as pool:
+        files = dict(zip(paths, pool.map(digest, paths), strict=True))
+    return {CLASSES_FILE: hashlib.sha256(classes).hexdigest()[:16]} | files
 
 
 def compare_digests(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """Put into words what became of the files: "2 files changed (a.png, b.png), 1 file gone (c.png)"; "" if nothing."""
-    kinds = {
-        "changed": [path for path in now if path in before and before[path] != now[path]],
-        "added": [path for path in now if path not in before],
-        "gone": [path for path in before if path not in now],
-    }
-    found = {kind: paths for kind, paths in kinds.items() if paths}
-    return ", ".join(f"{len(p)} file{'s' * (len(p) > 1)} {kind} ({some(p)})" for kind, p in found.items())
+    kinds = {"changed": [path for path in now if before.get(path, now[path]) != now[path]]}
+    kinds |= {"added": [path for path in now if path not in before]}
+    kinds |= {"gone": [path for path in before if path not in now]}
+    told = [f"{len(p)} file{'s' * (len(p) > 1)} {kind} ({some(p)})" for kind, p in kinds.items() if p]
+    return ", ".join(told)

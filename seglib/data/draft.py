@@ -1,7 +1,6 @@
 """A draft dataset.yaml from what a folder holds, for a person to complete."""
 
 import json
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -13,22 +12,15 @@ from typing import NamedTuple
 from seglib.data.class_tables import TABLES, draft_classes, read_table
 from seglib.data.classes import some
 from seglib.data.config import dataset_name
-from seglib.data.image_io import SUFFIXES, DatasetError, read_stored
-from seglib.data.pairing import LITTER, find_files, listed_ids
+from seglib.data.image_io import SUFFIXES, DatasetError, read_stored, visible_files
+from seglib.data.pairing import find_files, listed_ids
 
-LAYOUTS = """\
-  train/images  train/masks   val/images  val/masks   [test/... or ../testing/...]
-  images/train  masks/train   images/val  masks/val   [images/test  masks/test]
-  train         trainannot    val         valannot    [test  testannot]
-  images        masks         or one folder of x.jpg + x_mask.png, or of image_1.jpg + mask_1.png"""
 _SPLITS = {"train": "train|training", "val": "val|valid|validation", "test": "test|testing"}
 _SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words.split("|")}
 _IMAGE = "images?|imgs?|jpegimages|leftimg8bit|rgb|photos"
 _SURE = "masks?|annot|gt|gtfine|label(?:train)?ids|manual1?|groundtruth"  # also beside words that say nothing
 _MASK = rf"{_SURE}|labels?|annotations?|ann|segmentationclass(?:png)?|segmentations?|seg|truth"
-_OTHER = (
-    "colou?r|overlay|vis|viz|.*visualization|segmentationobject|instances?|instance(?:train)?ids|polygons"
-)
+_OTHER = "colou?r|overlay|viz?|.*visualization|segmentationobject|instances?|instance(?:train)?ids|polygons"
 _KNOWN = rf"{'|'.join(_SPLIT_OF)}|{_IMAGE}|{_MASK}|{_OTHER}|dir|ground"
 _GAP = r"[_\-. ]+"
 _EDGE = rf"{_GAP}|(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])"
@@ -57,34 +49,25 @@ def draft_dataset(folder: str | Path, images: str = "", masks: str = "") -> str:
 
     Names of folders ("images", "trainannot") or files ("x_mask.png") tell images from masks, else their contents do.
     They are paired by names that are equal but for a beginning and an ending that all of them have.
-
-    Args:
-        folder: the dataset's folder.
-        images, masks: globs relative to it, where it must be told. "{split}" stands for train, val, validation, ...
-
-    Raises:
-        DatasetError: check "no-layout"; "two-readings", with the globs that choose each; "polygons", to be drawn as
-            masks first; "illegal-ids", masks of too many values.
+    `images` and `masks` are globs where it must be told; "{split}" in them stands for train, val, test, ...
+    A DatasetError has check "no-layout", "two-readings" (with the globs that choose each), "polygons" or "illegal-ids".
     """
     root = Path(folder)
     files, others = walk(root)
-    pairs = _told(root, images, masks) if images or masks else _find_pairs(files)
+    pairs = _told(root, images, masks) if images or masks else _find_pairs(root, files)
     if not pairs:
-        raise _no_layout(root, others)
+        raise _no_layout(root, files, others)
     pairs = _one_a_split(pairs)
     truth = [pair.masks.files[text] for pair in pairs for text in pair.both]
     tables = [(len(p.parts), TABLES.index(p.name.lower()), p) for p in others if p.name.lower() in TABLES]
     table = min(tables)[2].as_posix() if tables else ""
     named = read_table(root / table) if table else []
     classes = draft_classes(truth[:: -(-len(truth) // 200)], named, table, pairs[0].masks.glob)
-    used = {file for pair in pairs for side in pair[1:] for file in side.files.values()}
-    left = sorted({"/".join(parts[:-1]) or "." for parts, file in files.items() if file not in used})
-    notes = [f"# not read: images in {some(left, 5)}"] if left else []
     tail = r"(?:_(?:jpe?g|png))?\.rf\..+" * any(".rf." in text for text in pairs[0].images.files)
-    notes.append(f"# group: '(?P<group>.+)_(?P<frame>[0-9]+){tail}$'  # names of sequences, if there are any")
     head = "# A draft: name the classes, compare the counts with what you expect, then run 01_data_check."
-    lines = [head, f"name: {dataset_name(root)}", *classes, *_splits(root, pairs, others), *notes]
-    return "\n".join([*lines, ""])
+    lines = [head, f"name: {dataset_name(root)}", *classes, *_splits(root, pairs, others)]
+    lines += [f"# group: '(?P<group>.+)_(?P<frame>[0-9]+){tail}$'  # sequences, if there are any\n"]
+    return "\n".join(lines)
 
 
 def walk(root: Path) -> tuple[_Files, list[Path]]:
@@ -92,17 +75,12 @@ def walk(root: Path) -> tuple[_Files, list[Path]]:
     files, others, tests = {}, [], _SPLITS["test"].split("|")
     beside = [] if any((root / name).exists() for name in tests) else [root.parent / name for name in tests]
     for start in (root, *beside):
-        up, seen = ("..", start.name) * (start != root), set()
-        for place, folders, names in os.walk(start, followlinks=True):
-            real = os.path.realpath(place)
-            folders[:] = [] if real in seen else sorted(name for name in folders if name[0] != ".")
-            for name in () if real in seen else sorted(name for name in names if name[0] != "."):
-                path = Path(place, name)
-                if name.lower().endswith(SUFFIXES):
-                    files[(*up, *path.relative_to(start).parts)] = path
-                elif name.lower() not in LITTER and not up:
-                    others.append(path.relative_to(root))
-            seen.add(real)
+        up = ("..", start.name) * (start != root)
+        for path in visible_files(start):
+            if path.name.lower().endswith(SUFFIXES):
+                files[(*up, *path.relative_to(start).parts)] = path
+            elif not up:
+                others.append(path.relative_to(root))
     return files, others
 
 
@@ -117,7 +95,7 @@ def meaning(name: str) -> tuple[str, str]:
     return next((_SPLIT_OF[word] for word in words if word in _SPLIT_OF), ""), role
 
 
-def _find_pairs(files: _Files) -> list[_Pair]:
+def _find_pairs(root: Path, files: _Files) -> list[_Pair]:
     """Tell masks from images by folders' names, else by files', else by their contents, and pair what fits together."""
     flat: dict[tuple, float] = {}
     for stage in ("folders", "files", "contents"):
@@ -128,9 +106,9 @@ def _find_pairs(files: _Files) -> list[_Pair]:
             split, roles = next((split for split, _ in said[::-1] if split), ""), {role for _, role in said}
             if stage == "files" and len(words) > 1:
                 roles = {meaning(word)[1] for word in (words[-1], "".join(words[-2:]), words[0])}
-            kind = parts[:-1], file.suffix, words[-1].strip("0123456789")
-            if stage == "contents":
-                if kind not in flat:  # masks: nearly all neighbouring pixels are equal
+            if stage == "contents":  # masks: nearly all neighbouring pixels are equal
+                kind = parts[:-1], file.suffix, words[-1].strip("0123456789")
+                if kind not in flat:
                     stored = read_stored(file)
                     flat[kind] = (stored[:, 1:] == stored[:, :-1]).mean()
                 roles = {"mask" if flat[kind] > 0.75 else "image"}
@@ -141,7 +119,7 @@ def _find_pairs(files: _Files) -> list[_Pair]:
         for (split, _, shape), group in ((key, group) for key, group in groups.items() if key[1] == "mask"):
             for wanted in ("image", ""):  # what no word calls images may be them: train, trainannot
                 mates = [(key[2], mate) for key, mate in groups.items() if key[:2] == (split, wanted)]
-                if found := [pair for mate in mates for pair in _fit(split, mate, (shape, group))]:
+                if found := [pair for mate in mates for pair in _fit(root, split, mate, (shape, group))]:
                     pairs += found
                     break
         if pairs:
@@ -149,13 +127,13 @@ def _find_pairs(files: _Files) -> list[_Pair]:
     return []
 
 
-def _fit(split: str, images: tuple[tuple, _Files], masks: tuple[tuple, _Files]) -> list[_Pair]:
+def _fit(root: Path, split: str, images: tuple[tuple, _Files], masks: tuple[tuple, _Files]) -> list[_Pair]:
     """Pair two groups whose names are equal less what all begin and end with: a pair for every kind of mask."""
-    (a_base, a), (b_base, b) = _texts(*images), _texts(*masks)
-    inside, sample = defaultdict(list), [text.rpartition("/")[::2] for text in a][:: -(-len(a) // 30)]
-    for place, _, stem in (text.rpartition("/") for text in b):
+    (a_base, a), (b_base, b) = _names(root, *images), _names(root, *masks)
+    inside, sample = defaultdict(list), a[:: -(-len(a) // 30)]
+    for place, stem in b:
         inside[place].append(stem)
-    for before, after in _cuts([text.rpartition("/")[2] for text in a]):
+    for before, after in _cuts([stem for _, stem in a]):
         kinds: Counter = Counter()
         for place, stem in sample:
             kinds.update(_around(stem[len(before) : len(stem) - len(after)], inside[place]))
@@ -163,35 +141,36 @@ def _fit(split: str, images: tuple[tuple, _Files], masks: tuple[tuple, _Files]) 
         if best := [kind for kind, count in kinds.items() if count >= least]:
             clear = [kind for kind in best if not any(meaning(word)[1] == "other" for word in kind)]
             ids = [kind for kind in best if kind[1].lower().endswith("labeltrainids")]
-            one = _side(a_base, a, (before, after))
-            return [_Pair(split, one, _side(b_base, b, kind)) for kind in ids or clear or best]
+            one = _side(root, _glob(a_base, images[1], before, after))
+            globs = [_glob(b_base, masks[1], *kind) for kind in ids or clear or best]
+            pairs = [_Pair(split, one, _side(root, glob)) for glob in globs]
+            return [pair for pair in pairs if pair.both]
     return []
 
 
-def _texts(shape: tuple, group: _Files) -> tuple[str, dict[str, Path]]:
-    """The folders of a glob, and the files by what its wildcards match; folders that all share are named."""
-    first = next(iter(group))
-    fixed = [p if any(parts[k] != first[k] for parts in group) else first[k] for k, p in enumerate(shape)]
-    free, shared = [parts[len(shape) : -1] for parts in group], 0
-    while all(len(f) > shared and f[shared] == free[0][shared] for f in free):
-        shared += 1
-    texts = {}
-    for (parts, file), below in zip(group.items(), free, strict=True):
-        wild = [part for part, name in zip(parts, fixed, strict=False) if name == "*"]
-        texts["/".join([*wild, *below[shared:], file.stem])] = file
-    base = "".join(f"{part}/" for part in (*fixed, *free[0][:shared]))
-    return base + "**/" * any(len(below) > shared for below in free), texts
+def _names(root: Path, shape: tuple, group: _Files) -> tuple[str, list[tuple[str, str]]]:
+    """The folders of a group's glob, by name where all share them; of each file what they match, and its stem."""
+    folders: list[str] = []
+    for names in zip(*(parts[:-1] for parts in group), strict=False):
+        if len({*names}) > 1 and len(folders) >= len(shape):
+            break
+        folders.append(names[0] if len({*names}) == 1 else "*")
+    deeper = any(len(parts) - 1 > len(folders) for parts in group)
+    base = "".join(f"{name}/" for name in folders) + "**/" * deeper
+    found = (text for path, text in find_files(root, base + "*") if tuple(path.split("/")) in group)
+    return base, [text.rpartition("/")[::2] for text in found]
 
 
-def _side(base: str, texts: dict[str, Path], ends: tuple[str, str]) -> _Side:
-    """The files whose names begin and end so, by the rest of the name, and their glob."""
-    files, (before, after) = {}, ends
-    for text, file in texts.items():
-        place, slash, stem = text.rpartition("/")
-        if stem.startswith(before) and stem.endswith(after) and len(stem) > len(before + after):
-            files[place + slash + stem[len(before) : len(stem) - len(after)]] = file
-    endings = {file.suffix.lower() for file in files.values()}
-    return _Side(f"{base}{before}*{after}{endings.pop() if len(endings) == 1 else '.*'}", files)
+def _glob(base: str, group: _Files, before: str, after: str) -> str:
+    """The glob of the files of a group whose names begin and end so."""
+    stems = ((file.stem, file.suffix.lower()) for file in group.values())
+    endings = {ending for stem, ending in stems if stem.startswith(before) and stem.endswith(after)}
+    return f"{base}{before}*{after}{endings.pop() if len(endings) == 1 else '.*'}"
+
+
+def _side(root: Path, glob: str) -> _Side:
+    found = ((text, root / path) for path, text in find_files(root, glob) if path.lower().endswith(SUFFIXES))
+    return _Side(glob, dict(found))
 
 
 def _cuts(stems: list[str]) -> Iterator[tuple[str, str]]:
@@ -222,9 +201,8 @@ def _told(root: Path, *globs: str) -> list[_Pair]:
         raise DatasetError(detail, "no-layout", f"For example: {_TELL}.")
     pairs = []
     for word, split in _SPLIT_OF.items() if "{split}" in globs[0] else [("", "")]:
-        named = [glob.replace("{split}", word) for glob in globs]
-        sides = [_Side(glob, {f.text: root / f.path for f in find_files(root, glob)}) for glob in named]
-        pairs += [_Pair(split, *sides)] * any(text in sides[1].files for text in sides[0].files)
+        pair = _Pair(split, *(_side(root, glob.replace("{split}", word)) for glob in globs))
+        pairs += [pair] * bool(pair.both)
     return pairs
 
 
@@ -232,52 +210,46 @@ def _one_a_split(pairs: list[_Pair]) -> list[_Pair]:
     """The pairs in the order of splits; what no name tells is train. Two of a split are two readings: an error."""
     named = defaultdict(list)
     for pair in pairs:
-        named[pair.split or "train"].append(pair)
+        named[pair.split or "train"].append(pair._replace(split=pair.split or "train"))
     for split, readings in ((split, found) for split, found in named.items() if len(found) > 1):
         detail = f"{split} can be read in {len(readings)} ways:"
+        word = rf"(?<![A-Za-z])({_SPLITS[split]})(?![a-z])"
         for pair in readings:
-            word = rf"(?<![A-Za-z])({_SPLITS[split]})(?![a-z])"
             images, masks = (re.sub(word, "{split}", side.glob, count=1) for side in pair[1:])
             mask = pair.masks.files[pair.both[0]]
             values = some([*map(str, sorted({*read_stored(mask).ravel().tolist()}))], 6)
             detail += f'\n  --images "{images}" --masks "{masks}"  # {len(pair.both)} pairs; {mask.name} holds {values}'
         suggestion = "\nRun `seglib init FOLDER` with the line whose masks hold a value for each class."
         raise DatasetError(detail, "two-readings", suggestion)
-    return [named[split][0]._replace(split=split) for split in _SPLITS if split in named]
+    return [named[split][0] for split in _SPLITS if split in named]
 
 
 def _splits(root: Path, pairs: list[_Pair], others: list[Path]) -> list[str]:
     """The lines of the splits, by lists such as ImageSets/Segmentation/val.txt where no folder tells them."""
-    lines, known = {}, {text.rpartition("/")[2] for text in pairs[0].both}
+    known, lines = {text.rpartition("/")[2] for text in pairs[0].both}, {}
+
+    def line(split: str, pair: _Pair, ids: str, count: str) -> str:
+        globs = f"images: {_quoted(pair.images.glob)}, masks: {_quoted(pair.masks.glob)}{ids}"
+        return f"  {split}: {{{globs}}}  # {count}"
+
     for path in (path for path in others if len(pairs) == 1 and path.suffix == ".txt"):
         split = _SPLIT_OF.get(path.stem.lower(), "")
         names = listed_ids(root / path, known) if split else []
         if names and {*names} <= known:
-            lines.setdefault(split, (pairs[0], f", ids: {_quoted(path.as_posix())}", f"{len(names)} ids"))
+            ids = f", ids: {_quoted(path.as_posix())}"
+            lines.setdefault(split, line(split, pairs[0], ids, f"{len(names)} ids"))
     if "train" not in lines:
-        lines = {}
-        for pair in pairs:
-            count = f"{len(pair.images.files)} images, {len(pair.masks.files)} masks, {len(pair.both)} pairs"
-            lines[pair.split] = pair, "", count
-    text = ["splits:"]
-    for split, (pair, ids, count) in lines.items():
-        globs = f"images: {_quoted(pair.images.glob)}, masks: {_quoted(pair.masks.glob)}{ids}"
-        text.append(f"  {split}: {{{globs}}}  # {count}")
+        lines = {pair.split: line(pair.split, pair, "", f"{len(pair.both)} pairs") for pair in pairs}
     no_val = "  # no val split, which training needs; `seglib init FOLDER --split 0.7 0.15 0.15` proposes one"
-    return text + [no_val] * ("val" not in lines)
+    return ["splits:", *lines.values(), *[no_val] * ("val" not in lines)]
 
 
-def _no_layout(root: Path, others: list[Path]) -> DatasetError:
+def _no_layout(root: Path, files: _Files, others: list[Path]) -> DatasetError:
     """Say that no masks are found, or that there are polygons, which are no masks yet."""
-    texts = {
-        p: (root / p).read_text(encoding="utf-8", errors="replace")[:200]
-        for p in others
-        if p.suffix == ".txt"
-    }
-    found = [path.as_posix() for path, text in texts.items() if re.match(r"\d+( [\d.e-]+){6,}\s", text)]
-    found += [p.as_posix() for p in others if p.suffix == ".json" and p.name.lower() not in TABLES]
-    if found:
+    told = [path for path in others if path.suffix in (".json", ".txt") and path.name.lower() not in TABLES]
+    stems = {file.stem for file in files.values()}
+    if found := [path.as_posix() for path in told if path.suffix == ".json" or path.stem in stems]:
         detail = f"{root} has no masks, but {len(found)} annotation files ({some(found)})."
         return DatasetError(detail, "polygons", f"Polygons are drawn as masks first: seglib convert '{root}'")
-    suggestion = f"Move the files so, or say where they are: seglib init FOLDER {_TELL}"
-    return DatasetError(f"{root} has none of the known layouts:\n{LAYOUTS}\n", "no-layout", suggestion)
+    detail = f"{root} has none of the known layouts, which data/README.md lists."
+    return DatasetError(detail, "no-layout", f"Say where the files are: seglib init FOLDER {_TELL}")

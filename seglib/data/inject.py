@@ -5,7 +5,6 @@ Label faults change the mask (at least `MIN_CHANGE`: what cannot be measured pro
 
 import math
 import re
-import shutil
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,18 +20,15 @@ from scipy import ndimage
 from seglib.data.classes import IGNORE
 from seglib.data.config import FILE_NAME
 from seglib.data.dataset import Dataset, read_pair
-from seglib.data.image_io import DatasetError, ImageForm, read_mask
+from seglib.data.image_io import DatasetError, read_mask
 from seglib.data.overlay import label_regions
 from seglib.runs import atomic_folder, display_path, read_table, resolve_path, write_csv, write_text
 
-LABEL_FAULTS = (
-    "swapped_classes", "missing_object", "shifted_mask", "wrong_mask", "crude_outline", "swollen_outline",
-)  # fmt: skip
+LABEL_FAULTS = ("swapped_classes", "missing_object", "shifted_mask", "wrong_mask")
+LABEL_FAULTS += ("crude_outline", "swollen_outline")
 DEGRADATIONS = ("blur", "noise", "dark", "washed_out")
 FAULT_KINDS = LABEL_FAULTS + DEGRADATIONS
 LEVELS = ("mild", "moderate", "severe")
-PLANTED_COLUMNS = ["sample", "split", "kind", "severity", "box", "detail"]
-
 MIN_CHANGE = 0.002  # share of the valid pixels: 19 x 19 pixels of 480 x 360
 MIN_WIDTH = 0.015  # an object holds a square of this share of the longer side, else it drowns in outlines
 # As shares of the longer side: how far a mask shifts, the cells of a crude outline, by how much objects swell.
@@ -60,11 +56,10 @@ def inject_faults(
 ) -> pd.DataFrame:
     """Copy a dataset into the new folder `out` and inject faults, one a chosen sample, all kinds equally often.
 
-    Images are copied byte for byte except degraded ones (PNG); masks become palette PNGs of class ids. Ids, splits,
-    sequences and frames stay. The correct masks of label faults go to clean_masks/<sample>.png.
+    Images become PNGs of what was read, masks palette PNGs of class ids. Ids, splits, sequences and frames stay. The
+    correct masks of label faults go to clean_masks/<sample>.png.
 
     Args:
-        kinds: some of `FAULT_KINDS`.
         share: of the samples of each of `splits` that get a fault, in (0, 1]; at least one sample.
 
     Returns:
@@ -74,11 +69,10 @@ def inject_faults(
     """
     out = resolve_path(out)
     if not kinds or not set(kinds) <= set(FAULT_KINDS) or not 0 < share <= 1:
-        expected = f"expected some of {', '.join(FAULT_KINDS)}, and a share above 0 and at most 1"
-        raise ValueError(f"kinds {', '.join(kinds) or '(none)'}, share {share}: {expected}.")
+        told = f"kinds {', '.join(kinds)}, share {share}: expected some of {', '.join(FAULT_KINDS)}, and a share up to 1."
+        raise ValueError(told)
     if out.exists() or out.resolve().is_relative_to(dataset.root.resolve()):
-        what = "exists and is left as it is, or lies in the dataset that is copied"
-        raise FileExistsError(f"{display_path(out)} {what}. Name another folder.")
+        raise FileExistsError(f"{display_path(out)} exists, or lies in the dataset. Name another folder.")
     faults: dict[str, Fault] = {}
     for split in splits:
         faults |= plan_faults(dataset, split, kinds, share, seed)
@@ -86,9 +80,16 @@ def inject_faults(
         for row in dataset.samples.itertuples():
             _write_sample(dataset, row, faults.get(row.id), folder, seed)
         named = dataset.samples[dataset.samples["id"].isin(faults)].itertuples()
-        rows = [(row.id, row.split, *faults[row.id][:4]) for row in named]
-        write_csv(folder / "planted.csv", table := pd.DataFrame(rows, columns=PLANTED_COLUMNS))
-        write_text(folder / FILE_NAME, _config(dataset))
+        table = pd.DataFrame([(row.id, row.split, *faults[row.id][:4]) for row in named])
+        table.columns = ["sample", "split", *Fault._fields[:4]]
+        write_csv(folder / "planted.csv", table)
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", dataset.name[:64])
+        values = {"name": f"{name}_planted", "classes": list(dataset.classes.names), "group": _GROUP}
+        values |= {"colors": dataset.classes.colors.tolist(), "splits": {}}
+        for split in dataset.splits:
+            values["splits"][split] = {key: f"{split}/{key}/**/*.png" for key in ("images", "masks")}
+        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None)
+        write_text(folder / FILE_NAME, text)
     return table
 
 
@@ -98,44 +99,25 @@ def planted(folder: str | Path) -> pd.DataFrame:
 
 
 def _write_sample(dataset: Dataset, row: Any, fault: Fault | None, folder: Path, seed: int) -> None:
-    image, mask = read_pair(dataset, row)  # sound samples are read too: no copy of what cannot be read
+    image, mask = read_pair(dataset, row)
     frame = "-" if pd.isna(row.frame) else row.frame
     place = f"{quote(row.group, safe='')}/{frame}/{row.id}" if row.group else row.id  # read back by `_GROUP`
-    target = folder / row.split / "images" / f"{place}{Path(row.image).suffix}"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    masks = {folder / row.split / "masks" / f"{place}.png": mask}
-    if (fault is None or fault.mask is not None) and dataset.form == ImageForm():
-        shutil.copyfile(dataset.root / row.image, target)
-    elif (
-        fault is None or fault.mask is not None
-    ):  # as it was read: the copy's dataset.yaml says nothing of it
-        Image.fromarray(image).save(target.with_suffix(".png"))
-    else:
+    if fault and fault.mask is None:
         rng = np.random.default_rng([seed, zlib.crc32(row.id.encode())])
         grain = rng.standard_normal(image.shape, dtype=np.float32)
-        worse = degrade(image, fault.kind, LEVELS.index(fault.severity) + 1, grain)
-        Image.fromarray(worse).save(target.with_suffix(".png"))
+        image = degrade(image, fault.kind, LEVELS.index(fault.severity) + 1, grain)
+    files = {f"{row.split}/images/{place}.png": image, f"{row.split}/masks/{place}.png": mask}
     if fault and fault.mask is not None:
-        masks = dict.fromkeys(masks, fault.mask) | {folder / "clean_masks" / f"{row.id}.png": mask}
-    for path, ids in masks.items():
+        files |= {f"{row.split}/masks/{place}.png": fault.mask, f"clean_masks/{row.id}.png": mask}
+    for name, pixels in files.items():
+        path, picture = folder / name, Image.fromarray(pixels)
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture = Image.fromarray(ids)
-        picture.putpalette(dataset.classes.palette().tobytes())
-        picture.save(path)
+        if pixels.ndim == 2:
+            picture.putpalette(dataset.classes.palette().tobytes())
+        picture.save(path, compress_level=1)
 
 
-def _config(dataset: Dataset) -> str:
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", dataset.name[:64]).lstrip("._-") or "dataset"
-    values: dict[str, Any] = {"name": f"{name}_planted", "classes": list(dataset.classes.names)}
-    values |= {"colors": dataset.classes.colors.tolist(), "group": _GROUP, "splits": {}}
-    for split in dataset.splits:
-        values["splits"][split] = {key: f"{split}/{key}/**/*.*" for key in ("images", "masks")}
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None)
-
-
-def plan_faults(
-    dataset: Dataset, split: str, kinds: Sequence[str], share: float, seed: int
-) -> dict[str, Fault]:
+def plan_faults(dataset: Dataset, split: str, kinds: Sequence, share: float, seed: int) -> dict[str, Fault]:
     """Choose a `Fault` for some samples of a split, by id; arguments as of `inject_faults`."""
     samples, kinds = dataset.split(split), list(dict.fromkeys(kinds))
     rng = np.random.default_rng([seed, zlib.crc32(split.encode())])
@@ -146,8 +128,7 @@ def plan_faults(
         kind, level = kinds[(offset + number) % len(kinds)], LEVELS[number // len(kinds) % len(LEVELS)]
         for k, row in enumerate(left):
             if fault := labels.make(kind, row) if kind in LABEL_FAULTS else Fault(kind, level):
-                chosen[row["id"]] = fault
-                del left[k]
+                chosen[left.pop(k)["id"]] = fault
                 break
         else:
             detail = f"{kind} fits none of the {len(left)} samples left in split {split!r} of {len(samples)}."
@@ -158,14 +139,10 @@ def plan_faults(
 class LabelFaults:
     """Make label faults for the samples of one split; each maker returns the changed mask and words, or None.
 
-    Args:
-        samples: rows of the samples table.
-        step: every `step`-th pixel of a mask is taken, in rows and columns.
+    Every `step`-th pixel of a mask is taken, in rows and columns.
     """
 
-    def __init__(
-        self, dataset: Dataset, samples: pd.DataFrame, rng: np.random.Generator, step: int = 1
-    ) -> None:
+    def __init__(self, dataset: Dataset, samples: pd.DataFrame, rng: Any, step: int = 1) -> None:
         self.dataset, self.samples, self.rng, self.step = dataset, samples, rng, step
         self.names = dataset.classes.names
         counts = [np.bincount(self.mask(row).ravel(), minlength=IGNORE + 1) for _, row in samples.iterrows()]
@@ -187,7 +164,8 @@ class LabelFaults:
         if share < MIN_CHANGE or (changed == IGNORE).all():
             return None
         local = kind in ("swapped_classes", "missing_object")
-        box = " ".join(map(str, bounding_box(differs))) if local else ""
+        rows, columns = ndimage.find_objects(differs.astype(np.uint8))[0]
+        box = f"{columns.start} {rows.start} {columns.stop} {rows.stop}" if local else ""
         level = LEVELS[int(share > 0.02) + int(share > 0.1)]
         return Fault(kind, level, box, f"{detail}; changed {share:.3f}", changed)
 
@@ -195,26 +173,23 @@ class LabelFaults:
         """One object or all of a class, equally often, labelled as another class."""
         counts = np.bincount(mask.ravel(), minlength=IGNORE + 1)[: len(self.names)]
         whole = np.flatnonzero((counts > 0) & (counts >= MIN_CHANGE * counts.sum()))
-        objects, what = self.objects(mask), "one"
+        objects = self.objects(mask)
         if self.occurring.sum() < 2 or not len(whole):  # nothing else to call it, or no valid pixel
             return None
-        if objects and self.rng.random() < 0.5:
-            where = objects[self.rng.integers(len(objects))]
-        else:
-            where, what = mask == self.rng.choice(whole), "all"
+        one = objects and self.rng.random() < 0.5
+        where = objects[self.rng.integers(len(objects))] if one else mask == self.rng.choice(whole)
         given = mask[where][0]
         wrong = self.rng.choice([c for c in np.flatnonzero(self.occurring) if c != given])
-        detail = f"{what} {self.names[given]} labelled {self.names[wrong]}"
+        detail = f"{'one' if one else 'all'} {self.names[given]} labelled {self.names[wrong]}"
         return np.where(where, np.uint8(wrong), mask), detail
 
     def missing_object(self, row: pd.Series, mask: np.ndarray) -> tuple[np.ndarray, str] | None:
         """One object with the labels around it."""
-        objects = self.objects(mask)
-        if not objects:
+        if not (objects := self.objects(mask)):
             return None
         where = objects[self.rng.integers(len(objects))]
         unknown = where | (mask == IGNORE)
-        nearest = ndimage.distance_transform_edt(unknown, return_distances=False, return_indices=True)
+        _, nearest = ndimage.distance_transform_edt(unknown, return_indices=True)
         return np.where(where, mask[tuple(nearest)], mask), f"{self.names[int(mask[where][0])]} left out"
 
     def shifted_mask(self, row: pd.Series, mask: np.ndarray) -> tuple[np.ndarray, str]:
@@ -237,10 +212,10 @@ class LabelFaults:
     def crude_outline(self, row: pd.Series, mask: np.ndarray) -> tuple[np.ndarray, str]:
         """Every outline drawn in cells of `CELLS`, or rounded off as much, equally often."""
         cell = max(2, round(self.rng.uniform(*CELLS) * max(mask.shape)))
-        middles = [
-            np.clip((np.arange(n) + start) // cell * cell + cell // 2 - start, 0, n - 1)
-            for n, start in zip(mask.shape, self.rng.integers(cell, size=2), strict=True)
-        ]
+        middles = []
+        for n, start in zip(mask.shape, self.rng.integers(cell, size=2), strict=True):
+            middle = (np.arange(n) + start) // cell * cell + cell // 2 - start
+            middles.append(middle.clip(0, n - 1))
         crude = mask[np.ix_(*middles)]
         if self.rng.random() < 0.5:
             ids = np.unique(crude)
@@ -266,12 +241,6 @@ class LabelFaults:
         wide = np.unique(low[low == ndimage.maximum_filter(labels, side)])  # they hold a square
         things = wide[np.isin(values[wide], np.flatnonzero(self.things))]
         return [labels == k for k in things if MIN_CHANGE * valid <= sizes[k] < 0.5 * valid]
-
-
-def bounding_box(where: np.ndarray) -> tuple[int, int, int, int]:
-    """Find x0, y0, x1, y1 around what is true in (H, W) bool, x1 and y1 exclusive; some of it must be."""
-    rows, cols = np.flatnonzero(where.any(axis=1)), np.flatnonzero(where.any(axis=0))
-    return int(cols[0]), int(rows[0]), int(cols[-1]) + 1, int(rows[-1]) + 1
 
 
 def degrade(image: np.ndarray, kind: str, level: int, grain: np.ndarray) -> np.ndarray:

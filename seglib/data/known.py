@@ -15,22 +15,6 @@ from seglib.data.image_io import DatasetError
 from seglib.runs import atomic_folder, display_path, project_root, resolve_path, write_text
 
 _STREETS = {"ash": "train", "holly": "train", "linden": "val", "cherry": "test"}
-_FAULTS = """\
-sample,split,kind,detail
-ash_0001,train,missing-mask,image without mask
-ash_0003,train,missing-image,mask without image
-ash_0005,train,unreadable,truncated image
-ash_0007,train,empty-file,image of zero bytes
-holly_0001,train,unreadable,text named .png
-holly_0003,train,size-mismatch,mask of half the size
-holly_0005,train,illegal-ids,ids 12 and 14
-holly_0007,train,rgb-mask,mask in colours that nothing names
-holly_0008,train,duplicate-stem,image as .png and .jpg
-cherry_0002,test,all-ignored,mask without a valid pixel
-cherry_0004,test,single-class,mask of nothing but sky
-,train,not-an-image,"dashcam.mp4, a video by its name"
-,val,class-not-in-split,person
-"""
 # Name -> the zip's address, and which of its members are taken: the group is a file's path in the dataset. It admits
 # no other folder and no "..". The configuration and the SHA-256 sums of the files lie in data/configs; the zip has
 # no sum, since its host packs it again from time to time.
@@ -43,37 +27,36 @@ def ensure_demo(dataset: str | Path) -> None:
     """Say how to get data/demo if `dataset` is that and not there; make the broken twin if it is data/demo_broken."""
     path, data = resolve_path(dataset).resolve(), (project_root() / "data").resolve()
     if path == data / "demo" and not path.exists():
-        detail = "the demo dataset, which comes with the repository, is not there."
-        raise DatasetError(detail, "no-folder", "Restore it with `git checkout data/demo`.")
+        raise DatasetError("the demo is not there.", "no-folder", "Restore it with `git checkout data/demo`.")
     if path == data / "demo_broken" and not (path / "planted.csv").exists():
         make_broken(path)
 
 
 def make_broken(folder: str | Path) -> Path:
-    """Write the demo's broken twin into the new `folder`: sound samples, and one for each fault.
+    """Write the demo's broken twin into the new `folder`: sound samples, and one for each fault in planted.csv.
 
-    planted.csv lists the faults; `kind` is the check that finds the fault, an empty `sample` stands for its whole split.
+    `kind` is the check that finds the fault, an empty `sample` stands for its whole split.
     """
-    folder, demo = Path(folder), project_root() / "data" / "demo"
+    folder, data = Path(folder), project_root() / "data"
     with atomic_folder(folder) as new:
         for street, split in _STREETS.items():
-            source = demo / ("val" if split == "val" else "train")
+            source = data / "demo" / ("val" if split == "val" else "train")
             for path in sorted(source.glob(f"*/{street}_000[0-8].png")):
                 target = new / split / path.relative_to(source)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
         _break(new)
-        text = (demo / "dataset.yaml").read_text(encoding="utf-8")
+        text = (data / "demo/dataset.yaml").read_text(encoding="utf-8")
         text = text.replace("name: demo", "name: demo_broken").replace("*.png", "*")
         text = re.sub("(?m)^colors:.*\n", "", text)  # without colours, an RGB mask is a fault
         write_text(new / "dataset.yaml", text)
-        write_text(new / "planted.csv", _FAULTS)
+        shutil.copyfile(Path(__file__).with_name("demo_broken.csv"), new / "planted.csv")
     return folder
 
 
 def _break(folder: Path) -> None:
     images = folder / "train" / "images"
-    (folder / "train" / "masks" / "ash_0001.png").unlink()
+    (folder / "train/masks/ash_0001.png").unlink()
     (images / "ash_0003.png").unlink()
     half = (images / "ash_0005.png").read_bytes()[:2000]
     texts = {"ash_0005.png": half, "ash_0007.png": b"", "holly_0001.png": b"A note.", "dashcam.mp4": bytes(9)}
@@ -98,49 +81,36 @@ def _break(folder: Path) -> None:
 
 def download(name: str, folder: str | Path) -> Path:
     """Download a known dataset into the new `folder`, with its dataset.yaml; it appears only when all is checked.
-
-    Raises:
-        DatasetError: an unknown name; a folder that exists; check "download" (network), "bad-archive" (no sound zip,
-            too many bytes), "wrong-sum" (damaged or missing files).
+    A DatasetError has check "no-source", "folder-exists", "download" or "wrong-sum" (damaged or missing files).
     """
     folder = Path(folder)
     if name not in KNOWN:
         raise DatasetError(f"no known dataset {name!r}; expected one of: {', '.join(KNOWN)}.", "no-source")
     if folder.exists():
-        detail = f"{display_path(folder)} exists and is left as it is; expected a new folder."
-        raise DatasetError(detail, "folder-exists", "Name another folder, or move this one away.")
+        detail = f"{display_path(folder)} exists and is left as it is."
+        raise DatasetError(detail, "folder-exists")
     configs, (url, members) = project_root() / "data" / "configs", KNOWN[name]
     with tempfile.TemporaryDirectory() as temporary, atomic_folder(folder) as new:
         files = pooch.create(temporary, "", registry={"zip": None}, urls={"zip": url}, retry_if_failed=3)
         try:
             archive = files.fetch("zip", downloader=pooch.HTTPDownloader(progressbar=True, timeout=60))
-        except (OSError, ValueError) as error:
-            detail = f"{url} could not be downloaded ({error})."
-            raise DatasetError(detail, "download", "Try again later.") from error
-        try:
-            _unpack(archive, new, members)
+            with zipfile.ZipFile(archive) as file:
+                wanted = [(re.fullmatch(members, info.filename), info) for info in file.infolist()]
+                wanted = [(match[1], info) for match, info in wanted if match]
+                if (size := sum(info.file_size for _, info in wanted)) > _MOST:
+                    raise ValueError(f"it unpacks to {size / 1e6:.0f} MB")
+                for path, info in wanted:  # plain files, named by the pattern's group
+                    info.filename = path
+                    file.extract(info, new)
         except Exception as error:  # zipfile raises BadZipFile, zlib.error, EOFError, RuntimeError, ...
-            detail = f"the archive is no sound zip of this dataset ({error})."
-            raise DatasetError(detail, "bad-archive", "Is the url right? Download it again.") from error
+            detail = f"{url} could not be downloaded, or is no sound zip of this dataset ({error})."
+            raise DatasetError(detail, "download", "Try again later.") from error
         lines = (configs / f"{name}.sha256").read_text(encoding="ascii").splitlines()
         sums = {new / path: digest for digest, path in (line.split(maxsplit=1) for line in lines)}
         wrong = [path for path in sums if not path.is_file() or pooch.file_hash(str(path)) != sums[path]]
         if wrong:
             named = some([path.relative_to(new).as_posix() for path in wrong])
             detail = f"{len(wrong)} of {len(sums)} files are missing or differ from their sums: {named}."
-            suggestion = "Download it again; if that fails, it has changed at its source."
-            raise DatasetError(detail, "wrong-sum", suggestion)
+            raise DatasetError(detail, "wrong-sum", "Download it again, or it has changed at its source.")
         shutil.copyfile(configs / f"{name}.yaml", new / "dataset.yaml")
     return folder
-
-
-def _unpack(archive: str, target: Path, members: str) -> None:
-    """Write the members of a zip whose whole name matches, as plain files named by the pattern's group."""
-    with zipfile.ZipFile(archive) as file:
-        wanted = [(m[1], info) for info in file.infolist() if (m := re.fullmatch(members, info.filename))]
-        if (size := sum(info.file_size for _, info in wanted)) > _MOST:
-            raise ValueError(f"it unpacks to {size / 1e6:.0f} MB")
-        for path, info in wanted:
-            (target / path).parent.mkdir(parents=True, exist_ok=True)
-            with file.open(info) as packed, (target / path).open("xb") as out:
-                shutil.copyfileobj(packed, out)

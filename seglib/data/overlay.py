@@ -14,10 +14,7 @@ _MOST = 2048  # pixels of a longer side: more than a figure or a screen shows
 
 
 def fitting(image: np.ndarray, *masks: np.ndarray, most: int = _MOST) -> list[np.ndarray]:
-    """Shrink an image (H, W, 3) and its masks (H, W) to `most` pixels of the longer side; smaller ones stay as they are.
-
-    The image is averaged, masks take the nearest neighbour: averaged ids would be other classes.
-    """
+    """Shrink an image (H, W, 3), averaged, and its masks (H, W), nearest neighbour, to `most` pixels of the longer side."""
     longest = max(1, *image.shape[:2])
     if longest <= most:
         return [image, *masks]
@@ -27,26 +24,13 @@ def fitting(image: np.ndarray, *masks: np.ndarray, most: int = _MOST) -> list[np
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, classes: ClassMap, alpha: float = 0.5) -> np.ndarray:
-    """Blend the mask's class colours over the image; ignored pixels are blended with black.
-
-    Args:
-        image: (H, W, 3) uint8 RGB, as the result.
-        mask: (H, W) uint8 class ids, 255 = ignored; a ValueError if its size differs.
-        alpha: 0 shows the image alone, 1 the mask alone.
-    """
-    _check_sizes(image, mask=mask)
+    """Blend the colours of an (H, W) mask over an (H, W, 3) image, ignored pixels with black; `alpha` 1: the mask alone."""
     share, colors = round(alpha * 256), classes.colorize(mask).astype(np.uint16)
     return ((image.astype(np.uint16) * (256 - share) + colors * share) >> 8).astype(np.uint8)
 
 
 def error_map(image: np.ndarray, truth: np.ndarray, pred: np.ndarray) -> np.ndarray:
-    """Paint wrong pixels orange over the dimmed greyscale image; ignored pixels are hatched.
-
-    Args:
-        image: (H, W, 3) uint8 RGB, as the result.
-        truth, pred: (H, W) uint8 class ids, 255 = ignored; a ValueError if a size differs.
-    """
-    _check_sizes(image, truth=truth, prediction=pred)
+    """Paint wrong pixels orange over the dimmed greyscale (H, W, 3) image; ignored ones, 255 in (H, W), are hatched."""
     weights = np.array([77, 150, 29], np.uint16)  # Rec. 601 luma in 1/256
     grey = ((image.astype(np.uint16) @ weights) >> 8).astype(np.float32) * 0.5 + 8
     shown = np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
@@ -96,10 +80,3 @@ def data_uri(picture: np.ndarray, width: int) -> str:
         image = image.resize((width, max(1, round(image.height * width / image.width))), Image.Resampling.BOX)
     image.save(stream, "JPEG", quality=80, subsampling=0)  # full colour resolution: masks have sharp edges
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
-
-
-def _check_sizes(image: np.ndarray, **masks: np.ndarray) -> None:
-    for name, mask in masks.items():
-        if image.shape[:2] != mask.shape:
-            sizes = f"{image.shape[0]}x{image.shape[1]}, but its {name} is {'x'.join(map(str, mask.shape))}"
-            raise ValueError(f"image is {sizes}. They must lie pixel on pixel.")

@@ -13,21 +13,17 @@ import pandas as pd
 
 from seglib.data.classes import some
 from seglib.data.config import FILE_NAME, DatasetConfig, Split, meant
-from seglib.data.image_io import EXCLUDE, SUFFIXES, DatasetError
+from seglib.data.image_io import EXCLUDE, SUFFIXES, DatasetError, visible_files
 from seglib.runs import display_path, is_plain, read_written
 
 FINDING_COLUMNS = ["severity", "check", "sample", "split", "detail", "suggestion"]
-SAMPLE_COLUMNS = ["id", "split", "image", "mask", "group", "frame"]
 LINKS = "SEGLIB_LINKS"
 _WILD = re.compile(r"(\*\*/|\*\*?|\?|\[[^\]]+\])")
-LITTER = ("thumbs.db", "desktop.ini")  # written by file managers; hidden files are passed over as well
+_CONVERT = "Polygons (JSON, YOLO's text) become masks by `seglib convert`."
 _UNSAFE = re.compile(r'[<>:"|?*\\\x00-\x1f]')  # not allowed in file names everywhere
 
 
-class _File(NamedTuple):
-    path: str  # relative to the dataset's folder
-    groups: tuple[str, ...]  # what the wildcards matched
-    text: str  # the same in one, with "/" between
+_File = tuple[str, str]  # path relative to the dataset's folder; what the wildcards matched, with "/" between
 
 
 class _Side(NamedTuple):
@@ -37,17 +33,12 @@ class _Side(NamedTuple):
 
 
 def pair_files(root: Path, config: DatasetConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Look for every split's files and pair them by what the wildcards matched.
-
-    Returns:
-        samples (`SAMPLE_COLUMNS`), complete and sound pairs only, and problems (`FINDING_COLUMNS`).
-    """
+    """Pair every split's files by what the wildcards matched: complete pairs as `Dataset.samples`, and problems."""
     sides, problems, rows = {}, [], []
-    listed = any(split.ids for split in config.splits.values())
     for name, split in config.splits.items():
         # splits with lists of ids may share their globs: once is enough
-        shared = listed and (split.images, split.masks) in [(a.glob, b.glob) for a, b in sides.values()]
-        if split.images and not shared:
+        shared = (split.images, split.masks) in [(a.glob, b.glob) for a, b in sides.values()]
+        if split.images and not (shared and any(split.ids for split in config.splits.values())):
             sides[name] = _look(root, name, split, problems)
     ids = _name_samples(sides)
     chosen = _chosen(root, config.splits, set(ids.values()))
@@ -63,17 +54,18 @@ def pair_files(root: Path, config: DatasetConfig) -> tuple[pd.DataFrame, pd.Data
         faults = [*_faults(root, name, key, images, masks), *_faults(root, name, key, masks, images)]
         problems += [("error", check, name, held, *words) for check, *words in faults]
         if not faults:
-            image, mask = images.found[key][0], masks.found[key][0]
-            rows.append((name, held, image.path, mask.path, *_group(config.group, image.text)))
+            (image, text), (mask, _) = images.found[key][0], masks.found[key][0]
+            rows.append((name, held, image, mask, *_group(config.group, text)))
     order = list(config.splits)
     rows.sort(key=lambda row: (order.index(row[1]), row[0] if chosen else ""))
-    samples = pd.DataFrame(rows, columns=SAMPLE_COLUMNS).astype({"frame": "Int64"})
     if config.limit:
-        many = len(samples)
-        parts = [part for _, part in samples.groupby("split", sort=False)] or [samples]
-        samples = pd.concat([p.iloc[:: -(-len(p) // config.limit)] for p in parts], ignore_index=True)
-        detail = f"limit: {config.limit} in {FILE_NAME}: {len(samples)} of {many} samples, evenly spread, are used."
+        parts = [[row for row in rows if row[1] == split] for split in order]
+        few = [row for part in parts for row in part[:: -(-len(part) // config.limit) or 1]]
+        detail = f"limit: {config.limit} in {FILE_NAME}: {len(few)} of {len(rows)} samples, evenly spread, are used."
         problems.append(("info", "limit", "", "", detail, "A quick try; remove the line to use all."))
+        rows = few
+    columns = ["id", "split", "image", "mask", "group", "frame"]
+    samples = pd.DataFrame(rows, columns=columns).astype({"frame": "Int64"})
     return samples, pd.DataFrame(problems, columns=FINDING_COLUMNS)
 
 
@@ -82,60 +74,47 @@ def _look(root: Path, name: str, split: Split, problems: list[tuple]) -> tuple[_
     sides = _Side("image", split.images, {}), _Side("mask", split.masks, {})
     files = [[*find_files(root, side.glob)] for side in sides]
     # both in one folder, as in *.png and *_mask.png: a file that both globs match is of the narrower one
-    both = {file.path for file in files[0]} & {file.path for file in files[1]}
-    wide = max(files, key=len)
-    wide[:] = [file for file in wide if file.path not in both]
+    both, wide = {path for path, _ in files[0]} & {path for path, _ in files[1]}, max(files, key=len)
+    wide[:] = [file for file in wide if file[0] not in both]
+
+    def problem(check: str, detail: str, suggestion: str) -> None:
+        problems.append(("error", check, "", name, detail, suggestion))
+
     for side, matched in zip(sides, files, strict=True):
-        for file in matched:
-            if not is_plain(file.path):
-                detail = f"{side.what} {file.path!a} has a control character or no UTF-8 in its name."
-                problems.append(("error", "file-name", "", name, detail, "Rename it."))
-            elif not file.path.lower().endswith(SUFFIXES):
-                detail = f"{file.path} is matched by {side.glob}; expected {', '.join(SUFFIXES)}."
-                polygons = " Polygons become masks by `seglib convert`." * file.path.endswith(
-                    (".json", ".txt")
+        for path, text in matched:
+            if not is_plain(path):
+                problem(
+                    "file-name", f"{path!a} has a control character or no UTF-8 in its name.", "Rename it."
                 )
-                suggestion = f"Move it out of the folder, or narrow the glob in {FILE_NAME}.{polygons}"
-                problems.append(("error", "not-an-image", "", name, detail, suggestion))
+            elif not path.lower().endswith(SUFFIXES):
+                detail = f"{path} is matched by {side.glob}; expected {', '.join(SUFFIXES)}."
+                problem("not-an-image", detail, f"Move it out of the folder, or narrow the glob. {_CONVERT}")
             else:
-                side.found.setdefault(file.text.casefold(), []).append(file)
-    if files[0] and not files[1] and (kinds := _annotations(root, split.masks)):
-        detail = f"{split.masks} matches no file; beside it lie {' and '.join(kinds)} files."
-        problems.append(("error", "no-masks", "", name, detail, "Polygons become masks by `seglib convert`."))
+                side.found.setdefault(text.casefold(), []).append((path, text))
+    if files[0] and not files[1]:
+        problem("no-masks", f"{split.masks} matches no file.", f"Correct the glob. {_CONVERT}")
     if not any(files) and not split.optional:
         detail = f"split {name!r} has no files: expected images at {split.images} and masks at {split.masks}."
-        suggestion = f"Add them, correct the globs, or remove the split from {FILE_NAME}."
-        problems.append(("error", "empty-split", "", name, detail, suggestion))
+        problem("empty-split", detail, f"Add them, correct the globs, or remove the split from {FILE_NAME}.")
     return sides
 
 
-def _annotations(root: Path, glob: str) -> list[str]:
-    """List the endings of annotations other than masks in the folder where a glob looks."""
-    fixed = takewhile(lambda part: not _WILD.search(part), PurePosixPath(glob).parts[:-1])
-    endings = {file.suffix.lower() for file in root.joinpath(*fixed).rglob("*")}
-    return sorted(endings & {".json", ".xml", ".txt", ".csv"})
-
-
 def find_files(root: Path, glob: str) -> Iterator[_File]:
-    """Yield the visible files that a glob matches, in order. Links to folders are followed, but not round in circles."""
+    """Yield the visible files that a glob matches, in order."""
     parts = [*PurePosixPath(glob).parts]
-    parts += ["*"] * (parts[-1] == "**")  # it stands for every file below
     fixed = [*takewhile(lambda part: not _WILD.search(part), parts[:-1])]
+    parts += ["*"] * (parts[-1] == "**")  # it stands for every file below
     stem, dot, ending = parts[-1].rpartition(".")
     stem, ending = (stem, ending) if dot else (ending, "*")
     # a wildcard in the ending is no group: `a.jpg` goes with `a.png`
     regex = _regex("/".join([*parts[len(fixed) : -1], stem]), "({})") + r"\." + _regex(ending, "{}")
-    pattern, start, seen = re.compile(regex, re.IGNORECASE), root.joinpath(*fixed), set()
-    for folder, folders, names in os.walk(start, followlinks=True):
-        real, inner = os.path.realpath(folder), Path(folder).relative_to(start)
-        folders[:] = [] if real in seen else sorted(f for f in folders if not f.startswith("."))
-        for name in [] if real in seen else sorted(names):
-            match = pattern.fullmatch((inner / name).as_posix())
-            if match and not name.startswith(".") and name.lower() not in LITTER:
-                # macOS writes letters and accents apart (NFD), others together (NFC)
-                text = normalize("NFC", "/".join(g.strip("/") for g in match.groups() if g.strip("/")))
-                yield _File(PurePosixPath(*fixed, inner, name).as_posix(), match.groups(), text)
-        seen.add(real)
+    pattern, start = re.compile(regex, re.IGNORECASE), root.joinpath(*fixed)
+    for path in visible_files(start):
+        below = path.relative_to(start).as_posix()
+        if match := pattern.fullmatch(below):
+            # macOS writes letters and accents apart (NFD), others together (NFC)
+            text = normalize("NFC", "/".join(g.strip("/") for g in match.groups() if g.strip("/")))
+            yield PurePosixPath(*fixed, below).as_posix(), text
 
 
 def _regex(glob: str, group: str) -> str:
@@ -150,7 +129,7 @@ def _name_samples(sides: dict[str, tuple[_Side, _Side]]) -> dict[tuple[str, str]
     """An id for every (split, key): the stem; where that stands twice, also its folders; then also its split."""
     left, ids = {}, {}
     for split, (images, masks) in sides.items():
-        left |= {(split, key): files[0].text for key, files in sorted((masks.found | images.found).items())}
+        left |= {(split, key): files[0][1] for key, files in sorted((masks.found | images.found).items())}
     places = list(left)
     for form in ("{stem}", "{path}", "{split}-{path}"):
         names = {}
@@ -161,8 +140,7 @@ def _name_samples(sides: dict[str, tuple[_Side, _Side]]) -> dict[tuple[str, str]
         ids |= {place: name for place, name in names.items() if count[name.casefold()] == 1}
         left = {place: text for place, text in left.items() if place not in ids}
     if left:
-        clash = " and ".join(f"{text!r} in {split}" for (split, _), text in list(left.items())[:2])
-        detail = f"{clash} lead to the same sample id; case, '/' and '-' are alike in ids."
+        detail = f"{some([*left.values()])} lead to one sample id; case, '/' and '-' are alike in ids."
         raise DatasetError(detail, "duplicate-id", "Rename one of them.")
     return {place: ids[place] for place in places}
 
@@ -171,21 +149,22 @@ def _chosen(root: Path, splits: dict[str, Split], known: set[str]) -> dict[str, 
     """Sample id -> the split whose `ids` name it; every id must be known and named once."""
     chosen: dict[str, str] = {}
     for split, ids in ((split, value.ids) for split, value in splits.items() if value.ids):
+        told = f"ids of split {split!r}"
         if isinstance(ids, str) and _leads_outside(root, ids):
-            detail = f"ids of split {split!r}: {ids} is a link that leads out of the dataset's folder."
+            detail = f"{told}: {ids} is a link that leads out of the dataset's folder."
             raise DatasetError(detail, "split-ids", f"Put the list there, or allow its folder by {LINKS}.")
         try:
             names = listed_ids(root / ids if isinstance(ids, str) else ids, known)
         except (OSError, UnicodeDecodeError):
-            detail = f"ids of split {split!r}: {ids} cannot be read; expected UTF-8 text with one id a line."
-            raise DatasetError(detail, "split-ids", "Correct ids, or put the file there.") from None
-        twice = [name for name, count in Counter([*chosen, *names]).items() if count > 1]
-        unknown = [name for name in names if name not in known]
-        for wrong, what in ((unknown, "there is no such sample"), (twice, "it is named more than once")):
-            if wrong:
-                detail = f"ids of split {split!r} name {wrong[0]!r}, but {what}{meant(wrong[0], known)}."
-                detail += f" {len(wrong)} of its {len(names)} ids are wrong so ({some(wrong)})."
-                raise DatasetError(detail, "split-ids", "Correct the list; samples.csv of 01 has all ids.")
+            detail = f"{told}: {ids} cannot be read; expected UTF-8 text with one id a line."
+            raise DatasetError(detail, "split-ids", "Correct ids.") from None
+        twice = {name for name, count in Counter([*chosen, *names]).items() if count > 1}
+        if wrong := [name for name in names if name in twice or name not in known]:
+            what = "there is no such sample" if wrong[0] not in known else "it is named more than once"
+            detail = f"{told} name {wrong[0]!r}, but {what}{meant(wrong[0], known)}. {len(wrong)} of its {len(names)} ids"
+            raise DatasetError(
+                f"{detail} are wrong.", "split-ids", "Correct it; samples.csv of 01 has all ids."
+            )
         chosen |= dict.fromkeys(names, split)
     return chosen
 
@@ -194,41 +173,37 @@ def listed_ids(names: Path | list[str], known: set[str]) -> list[str]:
     """Read a list of ids, or a file with one a line, which may name the images' files ("train/images/a.jpg b.png")."""
     lines = read_written(names).splitlines() if isinstance(names, Path) else names
     ids = [normalize("NFC", line.strip()) for line in lines if line.strip()]
-    paths = [(PurePosixPath(name), PurePosixPath(name.split()[0])) for name in ids]
-    forms = [(a.as_posix(), a.name, a.stem, b.name, b.stem) for a, b in paths]
-    return [next((form for form in forms_of if form in known), forms_of[0]) for forms_of in forms]
+    forms = [(name, PurePosixPath(name).stem, PurePosixPath(name.split()[0]).stem) for name in ids]
+    return [next((form for form in three if form in known), three[0]) for three in forms]
 
 
 def _group(pattern: str, text: str) -> tuple[str, int | None]:
     """Sequence ("" if none) and frame (None if there is no number of up to 18 digits)."""
     match = re.search(pattern, text) if pattern else None
-    parts = match.groupdict() if match else {}
-    frame = parts.get("frame") or ""
+    parts = match.groupdict("") if match else {}
+    frame = parts.get("frame", "")
     return parts.get("group") or "", int(frame) if frame.isdecimal() and len(frame) <= 18 else None
 
 
 def _faults(root: Path, name: str, key: str, side: _Side, other: _Side) -> Iterator[tuple[str, str, str]]:
     """Check, detail and suggestion of everything that keeps one side of a pair from being complete."""
-    what, files = side.what, side.found.get(key, [])
-    if not files:
-        mate = other.found[key][0]
-        groups = iter(mate.groups)
-        expected = _WILD.sub(lambda _: next(groups, "*"), side.glob)
-        detail = f"no {what} for {other.what} {name!r}, {mate.path}: expected {expected}."
+    what, paths = side.what, [path for path, _ in side.found.get(key, [])]
+    if not paths:
+        mate, text = other.found[key][0]
+        expected = side.glob.replace("*", text) if side.glob.count("*") == 1 else side.glob
+        detail = f"no {what} for {other.what} {name!r}, {mate}: expected {expected}."
         yield f"missing-{what}", detail, f"Add it, {EXCLUDE}."
-    if len(files) > 1:
-        paths = ", ".join(file.path for file in files)
-        detail = f"{len(files)} {what}s have the stem {name!r}: {paths}; expected one."
+    if len(paths) > 1:
+        detail = f"{len(paths)} {what}s have the stem {name!r}: {', '.join(paths)}; expected one."
         yield "duplicate-stem", detail, f"Rename or remove the others, {EXCLUDE}."
-    for path in (file.path for file in files):
+    for path in paths:
         if not (root / path).exists() or (root / path).stat().st_size == 0:
             detail = f"{what} {name!r} ({path}) is empty (0 bytes), or a link to nothing."
             yield "empty-file", detail, f"Copy it again, {EXCLUDE}."
         elif _leads_outside(root, path):
             real = display_path(os.path.realpath(root / path))
             detail = f"{what} {name!r} ({path}) is a link that leads out of the dataset's folder, to {real}."
-            suggestion = f"Put the file itself there, allow its folder by {LINKS}, {EXCLUDE}."
-            yield "link-outside", detail, suggestion
+            yield "link-outside", detail, f"Put the file there, allow its folder by {LINKS}, {EXCLUDE}."
 
 
 def _leads_outside(root: Path, path: str) -> bool:

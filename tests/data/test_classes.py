@@ -46,28 +46,6 @@ def test_encode_follows_id_map_value_by_value(id_map, random):
     assert ids.tolist() == [[id_map[int(v)] for v in row] for row in stored]
 
 
-def test_encode_ignores_255_and_what_ignore_ids_name():
-    classes = ClassMap(("a", "b"), ignore_ids=(11,))
-    assert classes.encode(np.array([[0, 1, 11, 255]], np.uint8)).tolist() == [[0, 1, 255, 255]]
-    assert classes.encode(np.zeros((0, 4), np.uint8)).shape == (0, 4)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "stored", "told"),
-    [
-        ({}, [[0, 300, 2]], r"holds ids \{2, 300\}; dataset.yaml names 2 classes \(0-1\)"),
-        ({}, [[0, -1, 2**31 - 1]], r"\{-1, 2147483647\}"),
-        ({"id_map": {0: 0, 255: 1}}, [[0, 1]], r"\{1\}.*2 stored values in id_map"),
-        ({"id_map": {(1, 2, 3): 0}}, [[0, 0]], "single-channel ids, but id_map"),
-        ({"colors": [[10, 0, 0], [0, 20, 0]]}, [[[10, 0, 1], [10, 0, 0]]], "#0a0001"),
-        ({}, [[[10, 0, 0]]], "names no colours"),  # seglib's own palette says nothing about files
-    ],
-)
-def test_stored_values_that_nothing_names_are_refused(arguments, stored, told):
-    with pytest.raises(ClassError, match=told):
-        ClassMap(("a", "b"), **arguments).encode(np.array(stored))
-
-
 def test_colors_round_trip_and_black_is_ignored():
     classes = ClassMap(("a", "b", "c"), colors=[[10, 0, 0], [0, 20, 0], [0, 0, 30]])
     mask = np.array([[0, 1, 2, IGNORE]], np.uint8)
@@ -77,11 +55,3 @@ def test_colors_round_trip_and_black_is_ignored():
     assert void.encode(np.zeros((1, 1, 3), np.uint8)).tolist() == [[0]]
     merged = ClassMap(("a", "b"), id_map={(1, 1, 1): 0, (2, 2, 2): 0, (3, 3, 3): 1, (9, 9, 9): IGNORE})
     assert merged.encode(np.repeat(np.uint8([[[1], [2], [3], [9]]]), 3, axis=2)).tolist() == [[0, 0, 1, 255]]
-
-
-def test_plain_data_round_trip():
-    classes = ClassMap(("a", "b"), ignore_ids=(7,), id_map={3: 0, (1, 2, 3): 1})
-    assert ClassMap.from_dict(classes.to_dict()) == classes
-    assert classes != ClassMap(("a", "c"))
-    assert classes.palette().shape == (256, 3)
-    assert not classes.palette()[2:].any()

@@ -3,30 +3,20 @@
 import hashlib
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from PIL import Image
+from pictures import IDS, RGB, save
 
-from seglib.data import DatasetError, compare_digests, digests, load_dataset, map_ahead, read_pair
+from seglib.data import DatasetError, compare_digests, digests, load_dataset, read_pair
 from seglib.data.dataset import CLASSES_FILE
 
-RNG = np.random.default_rng(0)
-RGB = RNG.integers(0, 256, (6, 8, 3), np.uint8)
-IDS = RNG.integers(0, 3, (6, 8), np.uint8)
 YAML = """\
 classes: [a, b, c]
 splits:
   train: {images: "train/images/*.png", masks: "train/masks/*.png"}
   val: {images: "val/images/*.png", masks: "val/masks/*.png"}
 """
-
-
-def save(path, array):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path)
-    return path
 
 
 def make(root, names=("train/{}/one", "train/{}/two", "val/{}/three"), text=YAML):
@@ -45,7 +35,6 @@ def test_samples_table(tmp_path):
     assert dataset.samples.columns.tolist() == ["id", "split", "image", "mask", "group", "frame"]
     assert dataset.samples.iloc[0].tolist()[2:5] == ["train/images/one.png", "train/masks/one.png", ""]
     assert dataset.samples["id"].tolist() == ["one", "two", "three"]
-    assert dataset.samples["frame"].isna().all()
     assert str(dataset.samples["frame"].dtype) == "Int64"
     assert dataset.split("val")["id"].tolist() == ["three"]
     assert dataset.problems.empty
@@ -137,13 +126,6 @@ def test_links_out_of_the_folder_are_refused_unless_allowed(tmp_path, monkeypatc
     assert len(load_dataset(root).samples) == 3
 
 
-def test_map_ahead_keeps_order_and_raises():
-    with ThreadPoolExecutor(3) as pool:
-        assert list(map_ahead(pool, str, range(40), ahead=2)) == [str(k) for k in range(40)]
-        with pytest.raises(ValueError, match="invalid literal"):
-            list(map_ahead(pool, int, ["1", "x", "2"]))
-
-
 @pytest.fixture
 def root(tmp_path):
     """3 sequences of 6 frames, every third frame in val."""
@@ -163,31 +145,12 @@ def test_lists_inline_beside_globs_and_without(root):
     val = samples[samples["split"] == "val"]
     assert val["image"].tolist() == ["train/images/p_0.png", "val/images/q_2.png"]
     assert (samples["split"] == "train").sum() == 11  # the rest of its own; the rest of val is left out
-    (root / "held.txt").write_text("\ufeffr_5\n\n  q_0 \r\n", encoding="utf-8")
+    (root / "held.txt").write_text(
+        "\ufeffr_5.png\n\n  train/images/q_0.png train/masks/q_0.png \r\n", encoding="utf-8"
+    )
     samples = load(root, extra="  held: {ids: held.txt}\n").samples
     assert samples["split"].value_counts().to_dict() == {"train": 11, "val": 5, "held": 2}
     assert samples.loc[samples["split"] == "held", "id"].tolist() == ["q_0", "r_5"]
-
-
-def test_splits_may_share_one_pair_of_globs(root):
-    globs = '{images: "*/images/*.png", masks: "*/masks/*.png", ids: '
-    text = f"classes: [a, b, c]\nsplits:\n  train: {globs}[p_0, p_2]}}\n  val: {globs}[q_1]}}\n"
-    found = load_dataset(make(root, (), text)).samples[["id", "split"]]
-    assert found.values.tolist() == [["p_0", "train"], ["p_2", "train"], ["q_1", "val"]]
-
-
-def test_what_no_list_names_does_not_count(root):
-    (root / "train/masks/p_0.png").unlink()
-    (root / "train/images/p_1.png").write_bytes(b"")
-    assert load(root, ", ids: [p_3, p_4]").problems.empty
-    with pytest.raises(DatasetError, match="no mask for image 'p_0'") as error:
-        load(root, ", ids: [p_0, p_4]")
-    assert error.value.check == "missing-mask"
-
-
-def test_lists_may_name_files(root):
-    (root / "held.txt").write_text("train/images/p_0.png train/masks/p_0.png\np_1.png\n")
-    assert load(root, extra="  held: {ids: held.txt}\n").split("held")["id"].tolist() == ["p_0", "p_1"]
 
 
 def test_a_list_is_no_link_out_of_the_folder(root, monkeypatch):
@@ -266,11 +229,3 @@ def test_digests_are_of_the_bytes_and_of_the_classes(tiny_root):
     config.write_text(config.read_text() + "ignore_ids: [255, 7]\n")
     now = digests(load_dataset("data/tiny"), "val")
     assert compare_digests(before, now) == f"1 file changed ({CLASSES_FILE})"
-
-
-def test_changes_in_words():
-    before = {"a": "1", "b": "1", "c": "1", "d": "1", "kept": "1", "lost": "1"}
-    now = {"a": "2", "b": "2", "c": "2", "d": "2", "new": "1"}
-    told = "4 files changed (a, b, c, ...), 1 file added (new), 2 files gone (kept, lost)"
-    assert compare_digests(before, now) == told
-    assert compare_digests(now, now) == ""

@@ -8,7 +8,7 @@ from PIL import Image
 from scipy import ndimage
 
 from seglib.data import FAULT_KINDS, DatasetError, inject_faults, load_dataset, planted, read_mask, read_pair
-from seglib.data.inject import DEGRADATIONS, LABEL_FAULTS, MIN_CHANGE, SHIFT, bounding_box, degrade
+from seglib.data.inject import DEGRADATIONS, LABEL_FAULTS, MIN_CHANGE, SHIFT
 
 NAMES = ("sky", "road", "car", "person")
 
@@ -78,8 +78,7 @@ def test_any_form_of_dataset_is_copied_with_its_faults(tmp_path, form):
     for before, after in zip(dataset.samples.itertuples(), copy.samples.itertuples(), strict=True):
         old, new = read_pair(dataset, before), read_pair(copy, after)
         kind = faults["kind"].get(before.id, "")
-        files = (dataset.root / before.image, copy.root / after.image)
-        assert (files[0].read_bytes() == files[1].read_bytes()) == (kind not in DEGRADATIONS)
+        assert (old[0] == new[0]).all() == (kind not in DEGRADATIONS)
         assert (old[1] == new[1]).all() == (kind not in LABEL_FAULTS)
         clean = copy.root / "clean_masks" / f"{before.id}.png"
         assert clean.exists() == (kind in LABEL_FAULTS)
@@ -104,7 +103,8 @@ def test_label_faults_change_what_they_say(tmp_path, kind):
         assert row.detail.endswith(f"changed {share:.3f}")
         assert row.severity == ("severe" if share > 0.1 else "moderate" if share > 0.02 else "mild")
         if kind in ("swapped_classes", "missing_object"):
-            assert tuple(map(int, row.box.split())) == bounding_box(changed)
+            (y, x) = ((np.flatnonzero(changed.any(axis=axis))[[0, -1]] + [0, 1]).tolist() for axis in (1, 0))
+            assert row.box == f"{x[0]} {y[0]} {x[1]} {y[1]}"
             assert (faulty[~valid] == 255).all()
             given = np.unique(mask[changed])
             assert len(given) == 1  # of one class
@@ -140,23 +140,12 @@ def test_a_seed_injects_the_same_again(tmp_path):
     assert tree("one") != tree("other")
 
 
-@pytest.mark.parametrize("kind", DEGRADATIONS)
-def test_degradations_grow_with_their_level(kind):
-    rng = np.random.default_rng(3)
-    image = rng.integers(0, 256, (301, 640, 3)).astype(np.uint8)
-    grain = rng.standard_normal(image.shape, dtype=np.float32)
-    worse = [degrade(image, kind, level, grain) for level in (1, 2, 3)]
-    assert all(some.shape == image.shape and some.dtype == np.uint8 for some in worse)
-    off = [np.abs(some.astype(int) - image).mean() for some in worse]
-    assert 3 < off[0] < off[1] < off[2]
-
-
 def test_what_cannot_be_done_is_said_and_leaves_nothing(tmp_path):
     dataset = write_dataset(tmp_path / "data")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     for error, told, out, options in (
-        (FileExistsError, "left as it is", "mine", {}),
+        (FileExistsError, "exists", "mine", {}),
         (ValueError, "kinds swirl, .* expected some of swapped_classes", "out", {"kinds": ["swirl"]}),
         (ValueError, "share 0", "out", {"share": 0}),
         (FileExistsError, "lies in the dataset", "data/planted", {}),
