@@ -39,7 +39,7 @@ HEAD = """# Which networks work
 
 Written by `python benchmarks/architectures.py`: a training step on two crops of 64 x 96 pixels and a prediction at 40 x 56, 97 x 130 and
 240 x 256 pixels of every pair, with random weights, on a CPU in {memory_format}, `train.accelerate` on. **yes**: works. A number: works, on
-images padded to multiples of, or (≥) to at least, so many pixels a side. **-**: refused before training, in words that stand below.
+images padded to a multiple of that many pixels per side, or (≥) to at least that many. **-**: refused before training; see below.
 """
 
 

@@ -93,13 +93,13 @@ def blocks(text: str) -> str:
     return re.sub(r"\s+#.*", "", "\n".join([*fenced, *inline]))
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "data/README.md"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "data/README.md", "docs/reference.md"])
 def test_commands_and_files_that_a_document_names_exist(name):
     text, here = (ROOT / name).read_text(encoding="utf-8"), (ROOT / name).parent
     assert set(re.findall(r"^(?:\$ )?make ([a-z]+)", blocks(text), re.M)) <= TARGETS
     for line in re.findall(r"^(?:\$ )?seglib ((?!--).*)", blocks(text), re.M):
         parse(shlex.split(re.sub(r"[][]", "", line).replace("...", "x=1")))  # exits if it is no such command
-    links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", text)
+    links = re.findall(r"(?:\]\(|^\[\w+\]: )(?!https?:|#|mailto:)([^)#\s]+)", text, re.M)
     assert not [link for link in links if not (here / link).exists()]
     files = re.findall(r"\b(?:notebooks|params|seglib|data/configs)/[\w./-]+\.(?:ipynb|yaml|py)\b", text)
     assert not [file for file in files if not (ROOT / file).exists() and "0N" not in file]
