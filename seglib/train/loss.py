@@ -2,9 +2,9 @@
 
 First for the sums that the losses are made of, then for the gradient, which needs the sums of all pixels.
 
-To add a term, give it a weight in `HybridLoss` and `params.Train` and a name in `LossTerms`, whose names become columns
-of history.csv. Then, in plain torch: let `HybridLoss.forward` add weight * term(logits, target) to `total`. Or as the
-three: its sums over a block's pixels in `_visit`, its value in `values`, its gradient by the logits in `_gradient`.
+To add a term, give it a weight in `HybridLoss` and `params.Train` and a name in `LossTerms`, a column of history.csv.
+Then let `HybridLoss.forward` add weight * term(logits, target) to `total`; or, in blocks as the three, give its sums to
+`_visit`, its value to `values`, its gradient by the logits to `_gradient`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,13 +31,11 @@ class LossTerms(NamedTuple):
 
 
 class HybridLoss(nn.Module):
-    """Compute the weighted sum of cross-entropy, Dice and focal loss, each as SMP defines it.
+    """Compute the weighted sum of cross-entropy, Dice and focal loss, each as torch and SMP define it.
 
-    - cross-entropy as `torch.nn.CrossEntropyLoss`: the mean over valid pixels, weighted by class;
-    - Dice (Milletari et al., V-Net, 3DV 2016) over the softmax, per class over the whole batch; a class
-      without a true pixel in the batch counts 0;
-    - focal (Lin et al., Focal Loss for Dense Object Detection, ICCV 2017; gamma 2), one class against the
-      rest over the sigmoid, the mean over valid pixels, then over classes.
+    - cross-entropy: the mean over valid pixels, weighted by class;
+    - Dice (Milletari et al., V-Net, 3DV 2016) over the softmax, per class over the whole batch; one without a pixel counts 0;
+    - focal (Lin et al., ICCV 2017; gamma 2), one class against the rest, the mean over valid pixels, then over classes.
 
     Pixels whose target is 255 have gradient 0, even where logits are NaN; a batch of only these has loss 0.
 
@@ -59,9 +57,6 @@ class HybridLoss(nn.Module):
     ) -> None:
         super().__init__()
         weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
-        for name, values in (("loss", torch.tensor((ce, dice, focal))), ("class", weights)):
-            if values is not None and (values.min() < 0 or values.sum() == 0):
-                raise ValueError(f"{name} weights must not be negative nor all 0: got {values.tolist()}.")
         self.terms, self.smoothing = (ce, dice, focal), label_smoothing
         self.reduce = reduce or (lambda sums: sums)
         self.register_buffer("class_weights", weights, persistent=False)

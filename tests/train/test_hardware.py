@@ -11,26 +11,19 @@ import torch
 from seglib import train
 from seglib.data import ClassMap
 from seglib.params import Train
-from seglib.train import DevicePlan, autotune, device, make_plan
+from seglib.train import CachedSplit, DevicePlan, autotune, device, make_plan
 from seglib.train.device import Machine, choose_plan
 
 GB = 1_000_000_000
-LAPTOP = Machine("cpu", "some CPU", "", memory=8 * GB, ram=8 * GB, threads=2)
-SERVER = replace(LAPTOP, half="bf16", memory=256 * GB, ram=256 * GB, threads=32)
+LAPTOP = Machine("cpu", "some CPU", "", memory=8 * GB, threads=2)
+SERVER = replace(LAPTOP, half="bf16", memory=256 * GB, threads=32)
 APPLE = replace(LAPTOP, device="mps")
 OLD_GPU = replace(LAPTOP, device="cuda", name="Old GPU", half="fp16", gpus=1)
 NEW_GPU = replace(OLD_GPU, name="New GPU", half="bf16", memory=80 * GB)
 EIGHT = replace(NEW_GPU, gpus=8, threads=64)
 
 
-class Cached:
-    """As much of a cached split as a plan asks for."""
-
-    image_sizes = np.array([[64, 64]] * 14)
-    nbytes, data = 1000, b""
-
-    def __len__(self) -> int:
-        return len(self.image_sizes)
+SPLIT = CachedSplit([str(k) for k in range(14)], np.array([[64, 64]] * 14), *[None] * 4)
 
 
 @pytest.fixture
@@ -52,11 +45,11 @@ def measured(monkeypatch):
 
 
 def planned(model, machine=SERVER, **how):
-    return train.plan_training(Train(**how), model, Cached(), Cached(), machine)
+    return train.plan_training(Train(**how), model, SPLIT, machine)
 
 
-def chosen(machine, batch_size=14, cache_bytes=GB, accelerations=("this", "that"), **how):
-    return choose_plan(Train(**how), machine, batch_size, cache_bytes, accelerations)
+def chosen(machine, batch_size=14, accelerations=("this", "that"), **how):
+    return choose_plan(Train(**how), machine, batch_size, accelerations)
 
 
 AUTO = {
@@ -112,24 +105,14 @@ def test_each_gpu_gets_a_process(model, measured):
     assert (plan.processes, plan.cache, plan.micro_batch) == (8, "disk", 2)
     assert chosen(EIGHT, batch_size=6).processes == 1
     assert chosen(SERVER, processes=2).threads == 16
-    assert chosen(EIGHT, cache_bytes=None).workers == 8
+    assert chosen(EIGHT, cache="none").workers == 8
     with pytest.raises(ValueError, match="15 processes cannot share a batch of 14 images"):
         chosen(LAPTOP, processes=15)
 
 
-def test_the_cache_goes_to_memory_only_while_it_fits():
-    machine = replace(LAPTOP, ram=GB)
-    assert chosen(machine, cache_bytes=400_000_000).cache == "ram"
-    assert chosen(machine, cache_bytes=400_000_001).cache == "disk"
-    plan = chosen(machine, cache_bytes=None)
-    assert (plan.cache, plan.workers) == ("none", 2)
-    assert "no room on the disk" in plan.reasons["cache"]
-
-
 def test_what_cannot_be_used_is_named():
-    for name in ("abacus", "cuda:97"):
-        with pytest.raises(ValueError, match=rf"device '{name}' cannot be used .*'auto' or 'cpu'"):
-            make_plan(name)
+    with pytest.raises(RuntimeError, match="abacus"):
+        make_plan("abacus")
     for precision in ("fp16", "tf32"):
         with pytest.raises(ValueError, match=rf"'{precision}' is for CUDA GPUs.*'cpu'.*'auto'"):
             make_plan("cpu", precision)
@@ -139,7 +122,7 @@ def test_a_container_s_limit_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(device, "_CONTAINER", tmp_path / "memory.max")
     for text, limited in (("max\n", False), ("1000000\n", True)):
         (tmp_path / "memory.max").write_text(text)
-        assert (Machine.find("cpu").ram == 1_000_000) == limited
+        assert (Machine.find("cpu").memory == 1_000_000) == limited
 
 
 def test_half_precision_that_is_clearly_slower_is_not_used(model, measured):
