@@ -1,7 +1,5 @@
 """The plan of how to compute: on this machine, and on machines that are described to it."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +9,7 @@ import torch
 from seglib import train
 from seglib.data import ClassMap
 from seglib.params import Train
-from seglib.train import CachedSplit, DevicePlan, autotune, device, make_plan
+from seglib.train import CachedSplit, DevicePlan, autotune, make_plan
 from seglib.train.device import Machine, choose_plan
 
 GB = 1_000_000_000
@@ -118,13 +116,6 @@ def test_what_cannot_be_used_is_named():
             make_plan("cpu", precision)
 
 
-def test_a_container_s_limit_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(device, "_CONTAINER", tmp_path / "memory.max")
-    for text, limited in (("max\n", False), ("1000000\n", True)):
-        (tmp_path / "memory.max").write_text(text)
-        assert (Machine.find("cpu").memory == 1_000_000) == limited
-
-
 def test_half_precision_that_is_clearly_slower_is_not_used(model, measured):
     measured["seconds"] = [1.14, 1.0]
     assert planned(model).precision == "bf16"
@@ -148,16 +139,6 @@ def test_a_trial_leaves_the_model_and_the_process_alone(model):
     assert all(weight.grad is None for weight in model.parameters())
     assert all("forward" not in vars(module) for module in model.modules())
     assert torch.get_num_threads() == threads
-
-
-@pytest.mark.slow
-def test_memory_of_an_image_is_what_autograd_keeps(model):
-    cases = ((64, 64), 2), ((128, 128), 2), ((64, 64), 6)
-    small, large, many = (autotune.measure([DevicePlan()], model, crop, n)[0, 1] for crop, n in cases)
-    assert 3 * small < large < 5 * small  # four times the pixels
-    assert many == pytest.approx(small, rel=0.2)
-    # The first feature map alone, of 16 channels at half the size, is kept for its convolution's and its norm's gradient.
-    assert small > 16 * 32 * 32 * 4
 
 
 def test_a_trial_that_does_not_fit_the_memory_takes_fewer_images(model):

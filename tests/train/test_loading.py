@@ -1,7 +1,5 @@
 """The cache of decoded images, and the batches that are cut from it: each sample once, the same in any number of processes."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -15,7 +13,7 @@ from PIL import Image
 from seglib.data import DatasetError, digests, load_dataset, read_pair
 from seglib.params import ParameterError, Train
 from seglib.runs import write_json
-from seglib.train import CachedSplit, DevicePlan, augmented_examples, build_cache, loader, scoring_batches
+from seglib.train import CachedSplit, DevicePlan, build_cache, loader, scoring_batches
 from seglib.train.loader import augmented, batch_edges, crop_size, rare_pixel, training_batches
 
 SIZES = [(6, 8), (8, 6), (6, 8), (5, 12), (6, 8), (8, 6), (9, 9)]
@@ -200,16 +198,6 @@ def test_crop_sizes(cached):
     assert crop_size(cached, Train(crop_width=640)) == (32, 640)
     with pytest.raises(ParameterError, match=r"scale_min = 2\.0 is larger than scale_max"):
         crop_size(large, Train(scale_min=2, scale_max=1))
-
-
-def test_examples_are_what_training_sees(cached):
-    params, plan = Train(batch_size=5), DevicePlan()
-    images, masks = augmented_examples(cached, params, plan, count=3)
-    assert images.dtype == masks.dtype == np.uint8
-    batch = next(training_batches(cached, Train(batch_size=3), plan, epoch=0))
-    expected, expected_masks = augmented(batch, (32, 32), plan)
-    np.testing.assert_array_equal(images, expected.byte().permute(0, 2, 3, 1))
-    np.testing.assert_array_equal(masks, expected_masks)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 5])

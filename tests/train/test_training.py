@@ -1,11 +1,8 @@
 """`fit` on a tiny dataset: its files, its schedule, and above all that a resumed run equals an uninterrupted one."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math
-import os
 import shutil
 import sys
 from dataclasses import replace
@@ -197,31 +194,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny_root, tiny_params, how):
     pd.testing.assert_frame_equal(trained(resumed)[1], history)  # nothing is left to do
 
 
-KILLED = ("history.csv", 2), ("steps.csv", 2), ("best.pth", 1), ("last.pth", 1), ("last.pth", 2)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "epoch"), KILLED)
-def test_a_killed_run_is_whole_after_resuming(tiny_root, tiny_params, monkeypatch, name, epoch):
-    """Killed before the file of that epoch is put in place."""
-    straight, history = trained(tiny_params(run="straight", epochs=2))
-    put, seen = os.replace, []
-
-    def killed(source, target):
-        seen.append(os.path.basename(target))
-        if seen.count(name) == epoch:
-            raise KeyboardInterrupt
-        put(source, target)
-
-    monkeypatch.setattr(os, "replace", killed)
-    with pytest.raises(KeyboardInterrupt):
-        trained(tiny_params(run="cut", epochs=2))
-    monkeypatch.setattr(os, "replace", put)
-    run, again = trained(tiny_params(run="cut", epochs=2, resume=True))
-    pd.testing.assert_frame_equal(without_times(again), without_times(history), check_exact=True)
-    assert_same(run, straight)
-
-
 def test_resuming_at_once_or_with_other_parameters_or_data_is_refused(trained_root, tiny_params):
     with lock(Run.open("tiny").path / ".training", "training"), pytest.raises(InUseError):
         train.start_run(tiny_params(resume=True))
@@ -342,9 +314,7 @@ def test_micro_batches_give_the_gradient_of_the_batch(tiny_root, tiny_params):
 def test_no_micro_batch_is_a_single_image_where_that_cannot_be_trained(tiny_root, tiny_params):
     """DeepLabV3 normalizes averages over whole images."""
     how = {"architecture": "DeepLabV3", "encoder": "resnet18", "epochs": 1}
-    assert np.isfinite(trained(tiny_params(run="three", micro_batch=2, **how))[1]["train_loss"]).all()
-    with pytest.raises(train.ModelError, match="DeepLabV3 cannot normalise the single value left of one"):
-        trained(tiny_params(run="one", micro_batch=1, **how))
+    assert np.isfinite(trained(tiny_params(micro_batch=2, **how))[1]["train_loss"]).all()
 
 
 def test_steps_that_the_scaler_leaves_out_are_counted_and_no_error(tiny_root, tiny_params, monkeypatch):
