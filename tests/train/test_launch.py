@@ -33,23 +33,24 @@ def trained(params, processes: int, on_epoch=None) -> tuple[Run, pd.DataFrame]:
 
 
 def test_two_processes_train_as_one_does(tiny_root, tiny_params, capsys):
+    """The default model, which has weights that take no part; without Dice, but for the layers that it drops at random."""
     how = {
         "architecture": "Unet",
         "encoder": "timm-tf_efficientnet_lite0",
+        "epochs": 6,
         "learning_rate": 1e-3,
-        "epochs": 12,
     }
-    how |= {"batch_size": 6, "micro_batch": 2, "crop_height": 64, "crop_width": 64}
-    how, seen = how | {"class_weights": "sqrt_inverse"}, []
+    how |= {"batch_size": 6, "micro_batch": 3, "dice_weight": 0.0, "crop_height": 64, "crop_width": 64}
+    seen = []
     run, history = trained(tiny_params(**how), 2, lambda table: seen.append(len(table)))
-    assert seen == pd.read_csv(run.history)["epoch"].tolist() == list(range(1, 13))
+    assert seen == pd.read_csv(run.history)["epoch"].tolist() == list(range(1, 7))
     assert history["val_miou"].iloc[-1] > history["val_miou"].iloc[0]
-    assert "epoch 12 of 12" in capsys.readouterr().out
+    assert "epoch 6 of 6" in capsys.readouterr().out
     plan = read_json(run.path / "environment.json")["plan"]
     assert (plan["processes"], plan["reasons"]) == (2, {"precision": "for a test"})
     alone = trained(tiny_params(run="alone", **how), 1)[1]
-    for name, most in (("train_loss", 0.05), ("grad_norm", 0.2)):  # but for what each normalizes
-        assert history[name].iloc[0] == pytest.approx(alone[name].iloc[0], rel=most)
+    found, wanted = (list(table.loc[0, ["train_loss", "grad_norm"]]) for table in (history, alone))
+    assert found == pytest.approx(wanted, rel=0.1)
     pd.testing.assert_frame_equal(trained(tiny_params(resume=True, **how), 2)[1], history)
 
 
