@@ -50,8 +50,7 @@ def plan_training(
     parts = math.ceil(share / min(share, fits))  # the batch is shared evenly
     why = f"an image takes {image_bytes / 1e6:,.0f} MB in a step; {budget / 1e9:,.1f} GB may be used"
     why = "asked for" if params.micro_batch else why
-    if parts > 1:
-        why += f"; {parts} make a step, and normalization and Dice see one at a time"
+    why += f"; {parts} make a step, and normalization and Dice see one at a time" * (parts > 1)
     reasons = {"encoder_weights": model.origin} | plan.reasons | {"micro_batch": why}
     return replace(plan, micro_batch=math.ceil(share / parts), reasons=reasons)
 

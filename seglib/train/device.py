@@ -15,7 +15,7 @@ from torch import nn
 from seglib.params import Train
 from seglib.train.cpu import accelerate
 
-PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")  # the memory limit of a Linux container, unknown to psutil
 
@@ -73,8 +73,8 @@ class DevicePlan:
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Return the mixed-precision context of this plan; it does nothing in fp32 and tf32."""
-        dtype = PRECISIONS[self.precision]
-        return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(self.kind, dtype=dtype)
+        half = _HALVES.get(self.precision)
+        return torch.autocast(self.kind, dtype=half) if half else contextlib.nullcontext()
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move a model to this plan's device and memory format, and accelerate it, in place; return it."""
@@ -106,10 +106,7 @@ class DevicePlan:
 
 
 def make_plan(device: str = "auto", precision: str = "auto", machine: Machine | None = None) -> DevicePlan:
-    """Choose how to predict with a torch device and one of `PRECISIONS` on this machine, or on that which is given.
-
-    "auto" is a GPU where there is one, and half precision where the device is faster in it.
-    """
+    """Choose how to predict on a machine; "auto" is a GPU if there is one, and half precision where that is faster."""
     machine = machine or Machine.find(device)
     if precision in ("fp16", "tf32") and not machine.device.startswith("cuda"):
         raise ValueError(f"precision {precision!r} is for CUDA GPUs, not {machine.device!r}. Choose 'auto'.")

@@ -79,11 +79,8 @@ def fit(
 ) -> pd.DataFrame:
     """Train as planned; keep the model that is best by validation mean IoU, and the last one to resume from.
 
-    Args:
-        run: from `start_run`; receives checkpoints, history.csv, steps.csv, environment.json and data.json.
-        model: left as it is, so that a training that was stopped can begin again.
-        train, val: cached splits; val with its masks at original size.
-        on_epoch: called after each epoch with the history, which is returned: one row an epoch, as in history.csv.
+    `run` receives checkpoints, history.csv, steps.csv, environment.json and data.json; `model` is left as it is; `val` has
+    its masks at original size. `on_epoch` is called after each epoch with the history, a row an epoch, which is returned.
     """
     context, patience = DistributedContext.current(), params.patience or params.epochs
     if plan.processes > context.size:
@@ -189,7 +186,7 @@ def predicted_examples(model: Segmenter, cached: CachedSplit, plan: DevicePlan, 
     """
     model, found = plan.place(copy.deepcopy(model)).eval(), []
     for i in np.unique(np.linspace(0, len(cached) - 1, count).round().astype(int)):
-        image, truth = (np.array(array) for array in cached.pair(i))
+        image, truth = map(np.array, cached.pair(i))
         with plan.autocast():
             logits = model.logits(torch.from_numpy(image).permute(2, 0, 1)[None].to(plan.device))
         small = Image.fromarray(truth).resize(image.shape[1::-1], Image.Resampling.NEAREST)

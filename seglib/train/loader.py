@@ -72,13 +72,9 @@ def build_cache(
 ) -> CachedSplit:
     """Decode a split into a folder of `artifacts/cache`, or open it where that was done of the same files before.
 
-    Says what changed since 01 saw the split. A DatasetError names the first sample that cannot be used.
-
-    Args:
-        long_side: shrink images whose longer side is larger, masks with them; 0: never.
-        original_masks: keep masks at their own size, for scoring.
-        cache: "none": store nothing; check every file, and decode it again whenever it is needed.
-        progress: show a bar while decoding.
+    Says what changed since 01 saw the split. A DatasetError names the first sample that cannot be used. Images are shrunk to
+    `long_side` (0: never), and their masks unless these are for scoring (`original_masks`). With `cache` "none" nothing is
+    stored: every file is checked, and decoded again whenever it is needed.
     """
     samples, files = list(dataset.split(split).itertuples(index=False)), digests(dataset, split)
     artifacts, pairs = project_root() / "artifacts", [[s.id, s.image, s.mask] for s in samples]

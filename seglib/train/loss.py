@@ -40,8 +40,8 @@ class HybridLoss(nn.Module):
     Pixels whose target is 255 have gradient 0, even where logits are NaN; a batch of only these has loss 0.
 
     Args:
-        ce, dice, focal: weights of the terms, not negative, not all 0.
-        class_weights: C weights, not negative, not all 0, used in all three terms; None: all equal.
+        ce, dice, focal: weights of the terms.
+        class_weights: C weights, used in all three terms; None: all equal.
         label_smoothing: share of the target that cross-entropy spreads evenly over all classes, in [0, 1).
         reduce: sums a tensor over all processes; the loss is then that of the batch of them all.
     """
@@ -91,17 +91,16 @@ class _Hybrid(torch.autograd.Function):
     def forward(ctx, logits, ids, valid, weights, loss):
         # Adding millions of small numbers in float32 loses digits; Apple's GPUs know no float64.
         exact = weights if logits.device.type == "mps" else weights.double()
-        sums, blocks = exact.new_zeros(3 + 3 * len(weights)), []
+        sums, blocks, wanted = exact.new_zeros(3 + 3 * len(weights)), [], ctx.needs_input_grad[0]
         for some in _slices(logits):
             part, kept = _visit(logits[some[0], :, some[1]], ids[some], valid[some], weights, loss)
             sums += part
-            if ctx.needs_input_grad[0]:
-                blocks.append((*some, kept))
-        with torch.set_grad_enabled(ctx.needs_input_grad[0]):
-            sums = loss.reduce(sums).requires_grad_(ctx.needs_input_grad[0])
+            blocks += [(*some, kept)] if wanted else []
+        with torch.set_grad_enabled(wanted):
+            sums = loss.reduce(sums).requires_grad_(wanted)
             terms = loss.values(sums, exact)
         values = tuple(value.detach().to(weights.dtype) for value in terms)
-        if ctx.needs_input_grad[0]:
+        if wanted:
             slopes = torch.autograd.grad(terms[0], sums)[0].to(weights.dtype)
             # The gradient of fp16 logits stays in float32 until it is scaled.
             stored = weights.dtype if logits.dtype == torch.float16 else logits.dtype

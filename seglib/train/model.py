@@ -90,9 +90,7 @@ def build_model(params: Train, classes: ClassMap) -> Segmenter:
 
     `params.encoder_weights`: "imagenet" (of an installed package, else of SMP's hub), "none", or a file: an encoder's state
     dict (also timm's safetensors), a Lightning or a seglib checkpoint, of whose decoder and head what fits is taken too.
-    Mean and std become those of the weights; `origin` of the model says what was taken.
-
-    Raises ModelError: an unknown name, a pair that cannot work, or weights that cannot be had.
+    `origin` of the model says what was taken. Raises ModelError: an unknown name, or a pair or weights that do not work.
     """
     torch.manual_seed(params.seed)
     spec, path = check_model(params, classes)

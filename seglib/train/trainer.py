@@ -93,8 +93,8 @@ class Trainer:
     def train_epoch(self, epoch: int, on_images: Callable[[int], Any]) -> dict[str, float]:
         """Train on every sample once; return the columns of history.csv that tell of it.
 
-        Randomness depends on the seed and on `epoch` (from 1 on) alone, so that a resumed run goes on exactly as an
-        uninterrupted one. `on_images` is called after each step with its number of images.
+        Randomness depends on seed and `epoch` (from 1 on) alone, so that a run resumes exactly. `on_images` is called with
+        each step's number of images.
         """
         params, context, encoder = self.params, self.context, self.model.net.encoder
         torch.manual_seed(params.seed * 100_003 + epoch)
@@ -135,10 +135,7 @@ class Trainer:
         }
 
     def _step(self, batch: Batch, size: int) -> Tensor:
-        """Take a step of `size` images over all processes: [*terms, norm of the gradient].
-
-        The gradients of micro-batches are added up, each by its valid pixels.
-        """
+        """Take a step of `size` images over all processes, micro-batches by their valid pixels: [*terms, gradient norm]."""
         processes, model, scaler = self.context.size, self.model, self.scaler
         shares = np.diff(loader.portions(size, processes))
         # Some networks normalize averages over whole images and cannot be trained on one: a rest of one joins the others.
