@@ -1,7 +1,7 @@
 """Per-image counts -> every score, in NumPy alone.
 
-scores: the one counter, and scores and tables of its counts. boundary, calibration, regions: counts and scores of
-outlines, of confidence and of regions by size. jackknife: intervals.
+scores: the one counter, and scores and tables of its counts. boundary, calibration, regions: counts and
+scores of outlines, of confidence and of regions by size. jackknife: intervals.
 """
 
 from seglib.metrics.boundary import boundary_counts, boundary_iou, boundary_width
@@ -11,7 +11,8 @@ from seglib.metrics.calibration import (
 from seglib.metrics.jackknife import independent_units, jackknife
 from seglib.metrics.regions import EDGES, SIZES, region_counts, region_iou, region_table
 from seglib.metrics.scores import (
-    POLICIES, confusion_matrix, image_class_iou, image_miou, iou_per_class, nanmean, per_class_table, ratio, scores,
+    POLICIES, confusion_matrix, image_class_iou, image_miou, iou_per_class, nanmean, per_class_table, ratio,
+    scores,
 )
 
 __all__ = [

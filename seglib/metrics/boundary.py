@@ -21,11 +21,11 @@ def boundary_width(size: tuple[int, int], ratio: float) -> int:
 def boundary_counts(truth: np.ndarray, pred: np.ndarray, num_classes: int, ratio: float = 0.02) -> np.ndarray:
     """Count the pixels in intersection and union of the true and the predicted boundary, class by class.
 
-    The boundary of a class is its binary mask minus the mask's erosion by `boundary_width` iterations of a 3 x 3 square;
+    The boundary of a class is its mask minus its erosion by `boundary_width` iterations of a 3 x 3 square;
     the image's border counts as background. Ignored pixels are taken out of both masks first.
 
-    Masks are uint8, as in `confusion_matrix`. `ratio`: width as a share of the image's diagonal; 0.02 is COCO's and LVIS's,
-    0.005 Cityscapes'. Returns (2, C) int64: intersections, unions. Those of several images may be added.
+    Masks are uint8. `ratio`: width as a share of the image's diagonal; 0.02 is COCO's, 0.005 Cityscapes'.
+    Returns (2, C) int64: intersections, unions. Those of several images may be added.
     """
     check_shapes(truth, pred)
     side = 2 * boundary_width(truth.shape, ratio) + 1

@@ -13,8 +13,8 @@ _MOST_BLOCKS, _LENGTHS = 10, 4  # blocks of a sequence, each at least so many au
 def jackknife(confusions: np.ndarray, units: np.ndarray, minus: np.ndarray | None = None) -> np.ndarray:
     """Compute the mean IoU (mIoU^D) and the IoU of each class with their 95 % intervals, t(G - 1).
 
-    On the logit scale, so that limits stay in [0, 1] and cover skewed scores. Source: Efron and Tibshirani, An
-    Introduction to the Bootstrap, 1993, chapter 11.
+    On the logit scale, so that limits stay in [0, 1] and cover skewed scores. Source: Efron and Tibshirani,
+    An Introduction to the Bootstrap, 1993, chapter 11.
 
     Args:
         confusions: (N, C, C) counts of the images.
@@ -22,8 +22,8 @@ def jackknife(confusions: np.ndarray, units: np.ndarray, minus: np.ndarray | Non
         minus: (N, C, C) counts of another model on the same images: takes the differences, on their own scale.
 
     Returns:
-        (3, 1 + C) float64: value, low and high, first of the mean, then of each class. Limits are NaN below five units,
-            and for a class that one unit alone holds.
+        (3, 1 + C) float64: value, low and high, first of the mean, then of each class. Limits are NaN below
+            five units, and for a class that one unit alone holds.
     """
     codes, names = pd.factorize(np.asarray(units))
     values, count = _left_out(confusions, codes, len(names)), len(names)
@@ -55,7 +55,7 @@ def independent_units(groups: np.ndarray, frames: np.ndarray, scores: np.ndarray
 
     Blocks are those of Schmeiser, Batch Size Effects in the Analysis of Simulation Output, 1982.
 
-    `groups`: (N,) names of the sequences; an image without one ("") is a unit of its own. `frames`: (N,) numbers, or NaN.
+    `groups`: (N,) names of sequences; an image without one ("") is a unit of its own. `frames`: (N,), or NaN.
     `scores`: (N,) of the images, whose measured autocorrelation sets the length of blocks; NaN is left out.
     Returns (N,) labels, and a sentence that says what they are.
     """

@@ -14,12 +14,12 @@ SIZES = ("small", "medium", "large")
 def region_counts(truth: np.ndarray, pred: np.ndarray, num_classes: int) -> np.ndarray:
     """Count right and wrong pixels by class and by the size of the true region that they belong to.
 
-    A true region is a connected area of one class (8-neighbourhood); ignored pixels separate regions. Its pixels are
-    hits or false negatives. The false positives of a connected predicted area count for the true region of its class
-    that it overlaps most; an area that overlaps none is left out (IoU and `absent_false_positives` count it).
+    A true region is a connected area of one class (8-neighbourhood). Its pixels are hits or false negatives.
+    The false positives of a connected predicted area count for the true region of its class that it overlaps
+    most; an area that overlaps none is left out (IoU and `absent_false_positives` count it).
 
-    Args are those of `confusion_matrix`. Returns (4, C, 3) int64, by class and size (`SIZES`): regions, and pixels that
-    are hits, false negatives and false positives. They may be added.
+    Returns (4, C, 3) int64, by class and size (`SIZES`): regions, and pixels that are hits, false
+    negatives and false positives. They may be added.
     """
     pred = np.where(truth == IGNORE, IGNORE, pred).astype(np.uint8)
     true_label, true_class, true_size = label_regions(truth)

@@ -11,7 +11,7 @@ POLICIES = ("truth", "union")
 def confusion_matrix(truth: np.ndarray, pred: np.ndarray, num_classes: int) -> np.ndarray:
     """Count the pixels of every (ground truth, predicted) pair of classes in one image.
 
-    `truth`, `pred`: (H, W) class ids below `num_classes` (C), uint8 is fastest; where `truth` is 255, both are ignored.
+    `truth`, `pred`: (H, W) class ids below `num_classes` (C), uint8 is fastest; ignored where `truth` is 255.
     Returns (C, C) int64; rows are ground truth, columns prediction. Counts of several images may be added.
     """
     check_shapes(truth, pred)
@@ -113,8 +113,8 @@ def worst_mean(values: np.ndarray, q: int) -> float:
 def per_class_table(confusions: np.ndarray, names: tuple[str, ...], absent: str = "truth") -> pd.DataFrame:
     """Score each class, a row each; `images` and `pixels` count the ground truth.
 
-    `miou_c` is the mean over the images in which the class counts; `absent_false_positives` counts pixels of the class in
-    images whose ground truth lacks it. A class that is never predicted has precision 0.
+    `miou_c` is the mean over the images in which the class counts; `absent_false_positives` counts its pixels
+    in images whose ground truth lacks it. A class that is never predicted has precision 0.
     """
     total, in_truth = confusions.sum(0), confusions.sum(-1) > 0
     columns = {

@@ -1,8 +1,8 @@
 """Train a segmentation model: plan for the hardware, build the model, read batches, fit, in one process or several.
 
 device: the plan; autotune: a few steps measured for it; model: networks, weights, checkpoints; loader: the cache and its batches;
-augment; loss; cpu: faster kernels; confusion: counts as a metric; trainer: the steps; fitting: the whole training; worker: one of several
-processes.
+augment; loss; cpu: faster kernels; confusion: counts as a metric; trainer: the steps; fitting: the whole training;
+worker: one of several processes.
 """
 
 from seglib.train.autotune import plan_training

@@ -25,9 +25,9 @@ class CropParams(NamedTuple):
 def draw_crop(
     random: np.random.Generator, params: Train, crop: tuple, size: tuple, center: tuple | None = None
 ) -> CropParams:
-    """Draw how an image of `size` (height, width) is flipped, scaled (log-uniformly), rotated and cropped to `crop`.
+    """Draw how an image of `size` (height, width) is flipped, scaled, rotated and cropped to `crop`.
 
-    Crops reach beyond smaller images only. `center`: a pixel (row, column) to crop around, as nearly as that allows.
+    Crops reach beyond smaller images only; `center`: (row, column) to crop around, as far as possible.
     """
     zoom = math.exp(random.uniform(math.log(params.scale_min), math.log(params.scale_max)))
     angle = math.radians(random.uniform(-params.rotation, params.rotation))
@@ -82,9 +82,9 @@ def draw_jitter(random: np.random.Generator, params: Train) -> ColorJitter:
 
 
 def warp(images: Tensor, masks: Tensor, crops: list[CropParams], size: tuple[int, int]) -> tuple:
-    """Map images (B, 3, H, W) bilinearly, masks (B, H, W) to the nearest; uint8, each part in the upper left corner.
+    """Map images (B, 3, H, W) bilinearly, masks (B, H, W) to the nearest; uint8, parts in the upper left.
 
-    Returns (B, 3, *size) float32 in 0-255, edges repeated outwards, and (B, *size) uint8, 255 outside the image.
+    Returns (B, 3, *size) float32 in 0-255, edges repeated outwards, and (B, *size) uint8, 255 outside.
     """
     device, (height, width) = images.device, masks.shape[1:]
     rows = [(*crop.matrix, crop.size[1] - 1, crop.size[0] - 1) for crop in crops]

@@ -56,9 +56,9 @@ def plan_training(
 
 
 def measure(plans: list[DevicePlan], model: Segmenter, crop: tuple[int, int], images: int) -> np.ndarray:
-    """Take a few steps of `images` crops, or fewer where memory lacks, with each plan; in turns, as other work slows all.
+    """Take a few steps of `images` crops, or fewer where memory lacks, with each plan, in turns.
 
-    Returns (P, 2) for each plan: the seconds of its fastest step, and the bytes that a step keeps for an image.
+    Returns (P, 2) for each plan: the seconds of its fastest step, and the bytes that it keeps for an image.
     """
     try:
         steps = [_training_step(plan, model, crop, images) for plan in plans]

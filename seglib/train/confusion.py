@@ -9,7 +9,7 @@ from seglib import metrics
 
 
 class ConfusionCounts(Metric):
-    """Count one (C, C) confusion matrix an image, over all processes; `compute` gives every scalar score of them.
+    """Count a (C, C) confusion matrix an image, over all processes; `compute` gives every scalar score.
 
     `absent` is as in `metrics.image_class_iou`. Memory: 8 C^2 bytes an image.
     """
@@ -22,7 +22,7 @@ class ConfusionCounts(Metric):
         self.add_state("counts", default=[], dist_reduce_fx="cat")  # (1, C, C) an image
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Count a batch: (B, H, W) ids, or (B, C, H, W) floating-point logits, against (B, H, W) ids; 255 is ignored."""
+        """Count a batch: ids (B, H, W) or float logits (B, C, H, W) against ids (B, H, W); 255 is ignored."""
         preds = preds.argmax(1) if preds.is_floating_point() else preds
         for truth, pred in zip(target.cpu().numpy(), preds.cpu().numpy(), strict=True):
             counts = metrics.confusion_matrix(truth, pred, self.num_classes)

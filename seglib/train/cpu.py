@@ -80,7 +80,7 @@ def _can_fold(module: nn.Module) -> bool:
 
 
 def _unet_block(block, feature_map, target_height, target_width, skip_connection=None) -> Tensor:
-    """Convolve features before they are upsampled to twice the size: never in memory, and by 4/9 of the products."""
+    """Convolve features before they are upsampled to twice the size, by 4/9 of the products."""
     channels, height, width = feature_map.shape[1:]
     if (target_height, target_width) != (2 * height, 2 * width):
         return UnetDecoderBlock.forward(block, feature_map, target_height, target_width, skip_connection)
@@ -96,9 +96,9 @@ def _unet_block(block, feature_map, target_height, target_width, skip_connection
 def _upsampled(x: Tensor, weight: Tensor) -> Tensor:
     """Convolve (N, D, H, W) by (C, D, 3, 3) as if it were upsampled to twice the size, (N, C, 2 H, 2 W).
 
-    A kernel of 3x3 on large pixels sees 2x2 of the small ones, in one of four ways: four kernels of 2x2. Around a corner of
-    small pixels lie the right half of the one before it and the left half of the one after it, in two rows. So a row
-    of corners, but for its ends, is a row of large pixels in their order.
+    A kernel of 3x3 on large pixels sees 2x2 of the small ones, in one of four ways. Around a corner of small
+    pixels lie the right half of the one before it and the left half of the one after it, in two rows. So a
+    row of corners, but for its ends, is a row of large pixels in their order.
     """
     rows = []
     for k, kernel in enumerate(_halves(weight, 2)):  # the upper of the two rows of a small pixel, the lower

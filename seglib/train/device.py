@@ -106,7 +106,7 @@ class DevicePlan:
 
 
 def make_plan(device: str = "auto", precision: str = "auto", machine: Machine | None = None) -> DevicePlan:
-    """Choose how to predict on a machine; "auto" is a GPU if there is one, and half precision where that is faster."""
+    """Choose how to predict; "auto" is a GPU if there is one, and half precision where that is faster."""
     machine = machine or Machine.find(device)
     if precision in ("fp16", "tf32") and not machine.device.startswith("cuda"):
         raise ValueError(f"precision {precision!r} is for CUDA GPUs, not {machine.device!r}. Choose 'auto'.")

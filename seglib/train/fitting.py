@@ -79,8 +79,8 @@ def fit(
 ) -> pd.DataFrame:
     """Train as planned; keep the model that is best by validation mean IoU, and the last one to resume from.
 
-    `run` receives checkpoints, history.csv, steps.csv, environment.json and data.json; `model` is left as it is; `val` has
-    its masks at original size. `on_epoch` is called after each epoch with the history, a row an epoch, which is returned.
+    `run` receives checkpoints and tables; `model` is left as it is; `val` has its masks at original size.
+    `on_epoch` is called after each epoch with the history, a row an epoch, which is returned.
     """
     context, patience = DistributedContext.current(), params.patience or params.epochs
     if plan.processes > context.size:
@@ -173,8 +173,10 @@ def _launch(run: Run, plan: DevicePlan, on_epoch: Callable[[pd.DataFrame], None]
         finally:
             processes.terminate()  # no process outlives an interrupted cell
     if processes.returncode:
-        told = f"exit code {processes.returncode} in one of {plan.processes} processes; resume=True goes on after"
-        raise RuntimeError(f"{told} the last finished epoch. What they said last:\n{''.join(lines[-60:])}")
+        told = (
+            f"exit code {processes.returncode} in one of {plan.processes} processes. Go on with resume=True"
+        )
+        raise RuntimeError(f"{told}. What they said last:\n{''.join(lines[-60:])}")
     return pd.read_csv(run.history)
 
 

@@ -70,11 +70,11 @@ def build_cache(
     cache: str = "auto",
     progress: bool = False,
 ) -> CachedSplit:
-    """Decode a split into a folder of `artifacts/cache`, or open it where that was done of the same files before.
+    """Decode a split into a folder of `artifacts/cache`, or open it if that was done of the same files.
 
-    Says what changed since 01 saw the split. A DatasetError names the first sample that cannot be used. Images are shrunk to
-    `long_side` (0: never), and their masks unless these are for scoring (`original_masks`). With `cache` "none" nothing is
-    stored: every file is checked, and decoded again whenever it is needed.
+    Images are shrunk to `long_side` (0: never), their masks too unless for scoring (`original_masks`).
+    With `cache` "none" nothing is stored: files are checked, and decoded again whenever they are needed.
+    Says what changed since 01 saw the split. A DatasetError names the first sample that cannot be used.
     """
     samples, files = list(dataset.split(split).itertuples(index=False)), digests(dataset, split)
     artifacts, pairs = project_root() / "artifacts", [[s.id, s.image, s.mask] for s in samples]
@@ -108,7 +108,7 @@ def build_cache(
 
 
 def _open(folder: Path, unopened: CachedSplit, cache: str) -> CachedSplit | None:
-    """Open a cache folder; None if there is none of these files, undamaged, with the bytes that `cache` asks for."""
+    """Open a cache folder; None unless it is whole, of these files, with the bytes that `cache` asks for."""
     try:
         index = read_json(folder / "index.json")
         sizes, counts = np.array(index["sizes"]), np.array(index["pixel_counts"])
@@ -122,7 +122,7 @@ def _open(folder: Path, unopened: CachedSplit, cache: str) -> CachedSplit | None
 
 
 def _decode(folder: Path, read: Callable, count: int, classes: int, cache: str, progress: bool) -> dict:
-    """Read every sample once, into samples.bin unless `cache` is "none"; return their sizes and pixel counts."""
+    """Read every sample once, into samples.bin unless `cache` is "none"; return sizes and pixel counts."""
 
     def decoded(i: int) -> tuple:
         image, mask = map(np.ascontiguousarray, read(i))
@@ -180,7 +180,7 @@ def crop_size(cached: CachedSplit, params: Train) -> tuple[int, int]:
 def training_batches(
     cached: CachedSplit, params: Train, plan: DevicePlan, epoch: int, rank: int = 0, processes: int = 1
 ) -> Iterator[Batch]:
-    """Cut process `rank`'s share of one epoch, every sample once; order and augmentation depend on (seed, epoch) alone."""
+    """Cut process `rank`'s share of one epoch; order and augmentation depend on (seed, epoch) alone."""
     random, crop = np.random.default_rng([params.seed, epoch]), crop_size(cached, params)
     pinned = plan.kind == "cuda"  # page-locked memory, from which a GPU reads while the CPU goes on
 
@@ -212,7 +212,7 @@ def training_batches(
 
 
 def rare_pixel(cached: CachedSplit, i: int, random: np.random.Generator) -> tuple | None:
-    """Draw a class of a sample, the rarer in the split the likelier; then (row, column) of one of its pixels, if any."""
+    """Draw a class of a sample, the rarer the likelier; then (row, column) of one of its pixels."""
     here = np.flatnonzero(cached.pixel_counts[i])
     if not len(here):
         return None
@@ -243,7 +243,7 @@ def scoring_batches(
 ) -> Iterator[tuple[np.ndarray, Tensor, np.ndarray]]:
     """Read every sample once, at most `batch_size` of one size together, and fewer of large images with many classes.
 
-    Yields positions (B,), images (B, 3, H, W) and masks (B, h, w), uint8; every `processes`-th batch from the `rank`-th on.
+    Yields positions (B,), images (B, 3, H, W), masks (B, h, w), uint8; every `processes`-th from `rank` on.
     """
     sizes, batches = np.concatenate([cached.image_sizes, cached.mask_sizes], axis=1), []
     for size in np.unique(sizes, axis=0):

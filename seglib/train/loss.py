@@ -2,8 +2,8 @@
 
 First for the sums that the losses are made of, then for the gradient, which needs the sums of all pixels.
 
-To add a term, give it a weight in `HybridLoss` and `params.Train` and a name in `LossTerms`, a column of history.csv.
-Then let `HybridLoss.forward` add weight * term(logits, target) to `total`; or, in blocks as the three, give its sums to
+To add a term, give it a weight in `HybridLoss` and `params.Train` and a name in `LossTerms`. Then let
+`HybridLoss.forward` add weight * term(logits, target) to `total`; or, in blocks as the three, add its sums to
 `_visit`, its value to `values`, its gradient by the logits to `_gradient`.
 """
 
@@ -34,8 +34,8 @@ class HybridLoss(nn.Module):
     """Compute the weighted sum of cross-entropy, Dice and focal loss, each as torch and SMP define it.
 
     - cross-entropy: the mean over valid pixels, weighted by class;
-    - Dice (Milletari et al., V-Net, 3DV 2016) over the softmax, per class over the whole batch; one without a pixel counts 0;
-    - focal (Lin et al., ICCV 2017; gamma 2), one class against the rest, the mean over valid pixels, then over classes.
+    - Dice (Milletari et al., V-Net, 3DV 2016) per class over the whole batch; one without a pixel counts 0;
+    - focal (Lin et al., ICCV 2017; gamma 2), one class against the rest, mean over valid pixels and classes.
 
     Pixels whose target is 255 have gradient 0, even where logits are NaN; a batch of only these has loss 0.
 

@@ -63,7 +63,7 @@ class Segmenter(nn.Module):
         return self.net(self._normalised(images))[..., :height, :width]
 
     def logits(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Compute logits (B, C, *size) float32 of images (B, 3, H, W); `size` (height, width) is theirs by default."""
+        """Compute float32 logits (B, C, *size) of images (B, 3, H, W); None: of the images' own size."""
         logits = self(images).float()
         if size is not None and tuple(size) != images.shape[-2:]:
             logits = F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
@@ -88,9 +88,9 @@ class Segmenter(nn.Module):
 def build_model(params: Train, classes: ClassMap) -> Segmenter:
     """Build the model that 02's parameters describe; its weights depend on the seed alone.
 
-    `params.encoder_weights`: "imagenet" (of an installed package, else of SMP's hub), "none", or a file: an encoder's state
-    dict (also timm's safetensors), a Lightning or a seglib checkpoint, of whose decoder and head what fits is taken too.
-    `origin` of the model says what was taken. Raises ModelError: an unknown name, or a pair or weights that do not work.
+    `params.encoder_weights`: "imagenet" (of an installed package, else of SMP's hub), "none", or a file: an
+    encoder's state dict (also timm's safetensors), a Lightning or seglib checkpoint, of whose decoder and
+    head what fits is taken too (see `origin`). A ModelError names what is unknown or does not work.
     """
     torch.manual_seed(params.seed)
     spec, path = check_model(params, classes)
@@ -117,7 +117,7 @@ def build_model(params: Train, classes: ClassMap) -> Segmenter:
 def check_model(params: Train, classes: ClassMap | None = None) -> tuple[ModelSpec, Path | None]:
     """Look up architecture, encoder and weights, whatever their case; a ModelError tells the nearest name.
 
-    Returns the spec, with names as SMP and timm write them, and the file of the weights (None: from the hub, or none).
+    Returns the spec, with names as SMP and timm write them, and the file of the weights (None: no file).
     """
     names = [cls.__name__ for cls in smp.MODEL_ARCHITECTURES_MAPPING.values()]
     architecture, encoder = _check_name("architecture", params.architecture, names), params.encoder
@@ -184,14 +184,14 @@ def _check_name(what: str, name: str, known: Collection[str]) -> str:
 
 
 def _weights(state: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """Leave out what is not learned, such as the counters of normalization, which files from before 2018 lack."""
+    """Leave out what is not learned: old files lack the counters of normalization."""
     return {str(n): v for n, v in state.items() if isinstance(v, Tensor) and v.is_floating_point()}
 
 
 def _load_weights(net: nn.Module, stored: Any, path: Path, classes: ClassMap) -> str:
     """Load an encoder, and of its decoder and head what fits; return how many tensors of each were taken.
 
-    By name, whatever stands before `encoder.`; or, where names differ, by order and shape (ports of the same network).
+    By name, whatever stands before `encoder.`; where names differ, by order and shape (ports of one network).
     """
     state = stored.get("model", stored.get("state_dict", stored)) if isinstance(stored, Mapping) else {}
     state, own = _weights(state), _weights(net.state_dict())

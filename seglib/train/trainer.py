@@ -93,8 +93,8 @@ class Trainer:
     def train_epoch(self, epoch: int, on_images: Callable[[int], Any]) -> dict[str, float]:
         """Train on every sample once; return the columns of history.csv that tell of it.
 
-        Randomness depends on seed and `epoch` (from 1 on) alone, so that a run resumes exactly. `on_images` is called with
-        each step's number of images.
+        Randomness depends on seed and `epoch` (from 1 on) alone, so that a run resumes exactly. `on_images`
+        is called with each step's number of images.
         """
         params, context, encoder = self.params, self.context, self.model.net.encoder
         torch.manual_seed(params.seed * 100_003 + epoch)
@@ -135,7 +135,7 @@ class Trainer:
         }
 
     def _step(self, batch: Batch, size: int) -> Tensor:
-        """Take a step of `size` images over all processes, micro-batches by their valid pixels: [*terms, gradient norm]."""
+        """Take a step of `size` images over all processes: [*terms, norm of the gradient]."""
         processes, model, scaler = self.context.size, self.model, self.scaler
         shares = np.diff(loader.portions(size, processes))
         # Some networks normalize averages over whole images and cannot be trained on one: a rest of one joins the others.
@@ -244,7 +244,7 @@ def make_optimizer(model: Segmenter, params: Train) -> torch.optim.AdamW:
 
 
 def rate(step: int, steps: int, warmup: int) -> float:
-    """Compute the share of the learning rate at a step (0-based): linear warm-up, then a half cosine down to 1 %."""
+    """Compute the share of the learning rate at a step (0-based): warm-up, then a half cosine down to 1 %."""
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)
@@ -252,7 +252,7 @@ def rate(step: int, steps: int, warmup: int) -> float:
 
 
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """Copy a model; its weights and statistics become an exponential moving average that forgets faster early on."""
+    """Copy a model to an exponential moving average of weights and statistics, faster early on."""
 
     def update(average: Tensor, now: Tensor, updates: Tensor) -> Tensor:
         keep = ((1 + updates) / (10 + updates)).clamp(max=decay)
