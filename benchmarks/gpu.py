@@ -49,7 +49,7 @@ def our_epochs(encoder: str, precision: str, setting: Setting) -> list[float]:
     params, dataset = train.open_dataset(params)
     caches = [train.build_cache(dataset, "train"), train.build_cache(dataset, "val", original_masks=True)]
     run, model = train.start_run(params), train.build_model(params, dataset.classes)
-    history = train.fit(run, model, *caches, params, train.plan_training(params, model, *caches))
+    history = train.fit(run, model, *caches, params, train.plan_training(params, model, caches[0]))
     return list(setting.images / history["images_per_second"].iloc[1:])
 
 

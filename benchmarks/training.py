@@ -122,7 +122,7 @@ def epochs_of_ours() -> Iterator[float]:
     while True:
         caches = [train.build_cache(dataset, "train"), train.build_cache(dataset, "val", original_masks=True)]
         run, model = train.start_run(params), train.build_model(params, dataset.classes)
-        plan = train.plan_training(params, model, *caches)
+        plan = train.plan_training(params, model, caches[0])
         history = train.fit(run, model, *caches, params, plan)
         yield from IMAGES / history["images_per_second"].iloc[1:]
 

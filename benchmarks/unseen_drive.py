@@ -80,7 +80,7 @@ def trained(drive: str, given: argparse.Namespace) -> evaluate.Evaluation:
         run, model = train.start_run(params), train.build_model(params, dataset.classes)
         cached = train.build_cache(dataset, "train", side)
         val = train.build_cache(dataset, "val", side, original_masks=True)
-        train.fit(run, model, cached, val, params, train.plan_training(params, model, cached, val))
+        train.fit(run, model, cached, val, params, train.plan_training(params, model, cached))
     return evaluate.evaluate_run(Evaluate(run=name, split="test"), progress=True)
 
 

@@ -1,18 +1,18 @@
 """Per-image counts -> every score, in NumPy alone.
 
-confusion: the one counter. scores: scores and tables of its counts. boundary, calibration, regions: counts
-and scores of outlines, of confidence and of regions by size. jackknife: intervals.
+scores: the one counter, and scores and tables of its counts. boundary, calibration, regions: counts and
+scores of outlines, of confidence and of regions by size. jackknife: intervals.
 """
 
 from seglib.metrics.boundary import boundary_counts, boundary_iou, boundary_width
 from seglib.metrics.calibration import (
     BINS, calibration_counts, expected_calibration_error, mean_confidence, reliability_table,
 )
-from seglib.metrics.confusion import confusion_matrix
 from seglib.metrics.jackknife import independent_units, jackknife
 from seglib.metrics.regions import EDGES, SIZES, region_counts, region_iou, region_table
 from seglib.metrics.scores import (
-    POLICIES, image_class_iou, image_miou, iou_per_class, nanmean, per_class_table, ratio, scores,
+    POLICIES, confusion_matrix, image_class_iou, image_miou, iou_per_class, nanmean, per_class_table, ratio,
+    scores,
 )
 
 __all__ = [

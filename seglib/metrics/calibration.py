@@ -7,32 +7,23 @@ import numpy as np
 import pandas as pd
 
 from seglib.data import IGNORE
-from seglib.metrics.confusion import check_shapes
-from seglib.metrics.scores import ratio
+from seglib.metrics.scores import check_shapes, ratio
 
 BINS = 10
 
 
-def calibration_counts(
-    truth: np.ndarray, pred: np.ndarray, confidence: np.ndarray, bins: int = BINS
-) -> np.ndarray:
-    """Count the valid pixels of one image by the model's confidence.
+def calibration_counts(truth: np.ndarray, pred: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+    """Count the valid pixels of one image by the model's confidence (H, W), in [0, 1], in its class.
 
-    Args:
-        truth, pred: (H, W) class ids; 255 is ignored.
-        confidence: (H, W) probability of the predicted class, in [0, 1].
-
-    Returns:
-        (3, bins) float64: pixels, their summed confidences, hits. Those of several images may be added.
+    Returns (3, BINS) float64: pixels, their summed confidences, hits. Those of several images may be added.
     """
     check_shapes(truth, pred, confidence)
     valid = truth != IGNORE
     values, hits = confidence[valid], (truth == pred)[valid]
-    if values.size and not -1e-4 <= float(values.min()) <= float(values.max()) <= 1 + 1e-4:  # NaN fails too
-        found = f"confidences lie between {values.min():g} and {values.max():g}"
-        raise ValueError(f"{found}; expected probabilities (0-1), not logits.")
-    place = np.minimum((values * bins).astype(np.intp), bins - 1).clip(0)
-    sums = [np.bincount(place, weights, minlength=bins) for weights in (None, values, hits)]
+    if values.size and not -1e-4 <= values.min() <= values.max() <= 1 + 1e-4:  # NaN fails too
+        raise ValueError(f"confidences {values.min():g}-{values.max():g}: expected probabilities (0-1).")
+    place = (values * BINS).astype(np.intp).clip(0, BINS - 1)
+    sums = [np.bincount(place, weights, minlength=BINS) for weights in (None, values, hits)]
     return np.stack(sums).astype(np.float64)
 
 

@@ -13,8 +13,8 @@ _MOST_BLOCKS, _LENGTHS = 10, 4  # blocks of a sequence, each at least so many au
 def jackknife(confusions: np.ndarray, units: np.ndarray, minus: np.ndarray | None = None) -> np.ndarray:
     """Compute the mean IoU (mIoU^D) and the IoU of each class with their 95 % intervals, t(G - 1).
 
-    On the logit scale, so that limits stay in [0, 1] and cover skewed scores. Rare disasters that few units
-    hold are beyond any interval of few units: it then covers about 90 %.
+    On the logit scale, so that limits stay in [0, 1] and cover skewed scores. Source: Efron and Tibshirani,
+    An Introduction to the Bootstrap, 1993, chapter 11.
 
     Args:
         confusions: (N, C, C) counts of the images.
@@ -24,15 +24,13 @@ def jackknife(confusions: np.ndarray, units: np.ndarray, minus: np.ndarray | Non
     Returns:
         (3, 1 + C) float64: value, low and high, first of the mean, then of each class. Limits are NaN below
             five units, and for a class that one unit alone holds.
-
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 11.
     """
     codes, names = pd.factorize(np.asarray(units))
     values, count = _left_out(confusions, codes, len(names)), len(names)
     if minus is not None:
         values = values - _left_out(minus, codes, count)
-    value, left_out = values[0], values[1:]
-    spread = np.sqrt((count - 1) * np.var(left_out, axis=0)) * stats.t.ppf(0.975, count - 1)
+    value = values[0]
+    spread = np.sqrt((count - 1) * np.var(values[1:], axis=0)) * stats.t.ppf(0.975, count - 1)
     if count < FEWEST_UNITS:
         spread[:] = np.nan
     if minus is not None:
@@ -55,15 +53,11 @@ def _left_out(confusions: np.ndarray, codes: np.ndarray, units: int) -> np.ndarr
 def independent_units(groups: np.ndarray, frames: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, str]:
     """Choose what is independent: whole sequences, blocks inside a single one, or images without sequences.
 
-    Args:
-        groups: (N,) names of the sequences; an image without one ("") is a unit of its own.
-        frames: (N,) numbers of the frames, or NaN.
-        scores: (N,) of the images, whose measured autocorrelation sets the length of blocks; NaN is left out.
+    Blocks are those of Schmeiser, Batch Size Effects in the Analysis of Simulation Output, 1982.
 
-    Returns:
-        (N,) labels, and a sentence that says what they are.
-
-    Source of the blocks: Schmeiser, Batch Size Effects in the Analysis of Simulation Output, 1982.
+    `groups`: (N,) names of sequences; an image without one ("") is a unit of its own. `frames`: (N,), or NaN.
+    `scores`: (N,) of the images, whose measured autocorrelation sets the length of blocks; NaN is left out.
+    Returns (N,) labels, and a sentence that says what they are.
     """
     named = groups != ""
     sequences, alone = len(pd.unique(groups[named])), int((~named).sum())

@@ -18,12 +18,8 @@ def region_counts(truth: np.ndarray, pred: np.ndarray, num_classes: int) -> np.n
     The false positives of a connected predicted area count for the true region of its class that it overlaps
     most; an area that overlaps none is left out (IoU and `absent_false_positives` count it).
 
-    Args:
-        truth, pred, num_classes: as in `confusion_matrix`; ignored pixels separate regions.
-
-    Returns:
-        (4, C, 3) int64: regions, hits, false negatives and false positives (in pixels) by class and size
-            (`SIZES`). They may be added.
+    Returns (4, C, 3) int64, by class and size (`SIZES`): regions, and pixels that are hits, false
+    negatives and false positives. They may be added.
     """
     pred = np.where(truth == IGNORE, IGNORE, pred).astype(np.uint8)
     true_label, true_class, true_size = label_regions(truth)

@@ -1,9 +1,44 @@
-"""Turn per-image confusion counts (N, C, C) into every score."""
+"""Count the pixels of every pair of classes, and turn these counts (N, C, C) of images into every score."""
 
 import numpy as np
 import pandas as pd
 
+from seglib.data import IGNORE
+
 POLICIES = ("truth", "union")
+
+
+def confusion_matrix(truth: np.ndarray, pred: np.ndarray, num_classes: int) -> np.ndarray:
+    """Count the pixels of every (ground truth, predicted) pair of classes in one image.
+
+    `truth`, `pred`: (H, W) class ids below `num_classes` (C), uint8 is fastest; ignored where `truth` is 255.
+    Returns (C, C) int64; rows are ground truth, columns prediction. Counts of several images may be added.
+    """
+    check_shapes(truth, pred)
+    pred = pred if pred.dtype == np.uint8 else np.where(truth == IGNORE, 0, pred)
+    for what, ids in (("truth", truth), ("prediction", pred)):
+        if ids.dtype != np.uint8 and ids.size and not 0 <= ids.min() <= ids.max() <= 255:
+            raise ValueError(
+                f"{what} holds ids {ids.min()}-{ids.max()}; expected class ids, 255 where ignored."
+            )
+    # Both ids in one number: bincount reads every pixel once.
+    codes = (
+        truth.astype(np.uint8, copy=False).ravel() * np.intp(256) + pred.astype(np.uint8, copy=False).ravel()
+    )
+    pairs = np.bincount(codes, minlength=1 << 16).reshape(256, 256)
+    valid = pairs[:IGNORE]
+    for what, counts in (("truth", valid.sum(1)), ("prediction", valid.sum(0))):
+        ids = np.flatnonzero(counts)
+        if len(ids) and ids[-1] >= num_classes:
+            raise ValueError(f"{what} holds ids {ids[0]}-{ids[-1]}; expected 0-{num_classes - 1}.")
+    return pairs[:num_classes, :num_classes].astype(np.int64)
+
+
+def check_shapes(truth: np.ndarray, *others: np.ndarray) -> None:
+    """Raise ValueError unless all arrays are of one size."""
+    for other in others:
+        if other.shape != truth.shape:
+            raise ValueError(f"truth is {truth.shape}, prediction {other.shape}: they must be of one size.")
 
 
 def iou_per_class(confusion: np.ndarray) -> np.ndarray:
@@ -17,14 +52,14 @@ def iou_per_class(confusion: np.ndarray) -> np.ndarray:
 
     Source: Everingham et al., The Pascal Visual Object Classes Challenge, IJCV 2010.
     """
-    hit, true, predicted = _margins(confusion)
+    hit, true, predicted = np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(-1), confusion.sum(-2)
     return ratio(hit, true + predicted - hit)
 
 
 def image_class_iou(confusions: np.ndarray, absent: str = "truth") -> np.ndarray:
     """Compute IoU(i, c) of every image and class: (N, C, C) -> (N, C), NaN where the class does not count.
 
-    `absent`: when it counts. "truth": the ground truth has it; "union": ground truth or prediction has it.
+    It does where the ground truth has it (`absent`: "truth"), or ground truth or prediction ("union").
 
     Source: Wang et al., Revisiting Evaluation Metrics for Semantic Segmentation, NeurIPS 2023.
     """
@@ -76,11 +111,10 @@ def worst_mean(values: np.ndarray, q: int) -> float:
 
 
 def per_class_table(confusions: np.ndarray, names: tuple[str, ...], absent: str = "truth") -> pd.DataFrame:
-    """Score each class, a row each.
+    """Score each class, a row each; `images` and `pixels` count the ground truth.
 
-    `images` and `pixels` count the ground truth; `miou_c` is the mean over the images in which the class
-    counts; `absent_false_positives` counts pixels of the class in images whose ground truth lacks it. A class
-    that is never predicted has precision 0.
+    `miou_c` is the mean over the images in which the class counts; `absent_false_positives` counts its pixels
+    in images whose ground truth lacks it. A class that is never predicted has precision 0.
     """
     total, in_truth = confusions.sum(0), confusions.sum(-1) > 0
     columns = {
@@ -104,14 +138,10 @@ def nanmean(values: np.ndarray, axis: int | None = None) -> np.ndarray:
 
 def _of_classes(total: np.ndarray) -> dict[str, np.ndarray]:
     """(C,) each. Precision: 0 for a class that is never predicted, as torchmetrics' zero_division=0."""
-    hit, true, predicted = _margins(total)
+    hit, true, predicted = np.diag(total), total.sum(1), total.sum(0)
     precision = ratio(hit, np.where(true > 0, np.maximum(predicted, 1), predicted))
     f1 = ratio(2 * hit, true + predicted)
     return {"iou": iou_per_class(total), "precision": precision, "recall": ratio(hit, true), "f1": f1}
-
-
-def _margins(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(-1), confusion.sum(-2)
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -19,17 +19,15 @@ class CropParams(NamedTuple):
     columns: slice
     matrix: tuple[float, ...]  # a to f, in pixels of the part
 
-    # height and width of the part
-    size = property(lambda self: tuple(side.stop - side.start for side in self[:2]))
+    size = property(lambda self: tuple(side.stop - side.start for side in self[:2]))  # height and width
 
 
 def draw_crop(
     random: np.random.Generator, params: Train, crop: tuple, size: tuple, center: tuple | None = None
 ) -> CropParams:
-    """Draw how an image is flipped, scaled (log-uniformly), rotated and cropped.
+    """Draw how an image of `size` (height, width) is flipped, scaled, rotated and cropped to `crop`.
 
-    `crop` and `size` are (height, width) of the crop and of the image. Crops reach beyond smaller images only.
-    `center` is a pixel (row, column) of the image to crop around, as nearly as that allows; None: anywhere.
+    Crops reach beyond smaller images only; `center`: (row, column) to crop around, as far as possible.
     """
     zoom = math.exp(random.uniform(math.log(params.scale_min), math.log(params.scale_max)))
     angle = math.radians(random.uniform(-params.rotation, params.rotation))
@@ -84,14 +82,9 @@ def draw_jitter(random: np.random.Generator, params: Train) -> ColorJitter:
 
 
 def warp(images: Tensor, masks: Tensor, crops: list[CropParams], size: tuple[int, int]) -> tuple:
-    """Apply each image's map: bilinear for images, nearest for masks.
+    """Map images (B, 3, H, W) bilinearly, masks (B, H, W) to the nearest; uint8, parts in the upper left.
 
-    Args:
-        images, masks: (B, 3, H, W) and (B, H, W) uint8, each image's part in the upper left corner.
-        crops, size: B maps, and (height, width) of the result.
-
-    Returns:
-        (B, 3, *size) float32 in 0-255, edges repeated outwards; (B, *size) uint8, 255 outside the image.
+    Returns (B, 3, *size) float32 in 0-255, edges repeated outwards, and (B, *size) uint8, 255 outside.
     """
     device, (height, width) = images.device, masks.shape[1:]
     rows = [(*crop.matrix, crop.size[1] - 1, crop.size[0] - 1) for crop in crops]

@@ -15,7 +15,7 @@ from seglib.train.cpu import accelerate
 from seglib.train.device import DevicePlan, Machine, choose_plan
 from seglib.train.loader import CachedSplit, crop_size
 from seglib.train.loss import HybridLoss
-from seglib.train.model import Segmenter, enough_images
+from seglib.train.model import Segmenter
 
 _PIXELS = {"cpu": 1 << 18, "mps": 1 << 19, "cuda": 1 << 22}  # of a trial step: enough to fill the device
 _STEP_SHARE = {"cpu": 0.5, "mps": 0.5, "cuda": 0.85}  # of the device's free memory, for one training step
@@ -25,7 +25,7 @@ _CLEARLY_SLOWER = 1.15
 
 
 def plan_training(
-    params: Train, model: Segmenter, train: CachedSplit, val: CachedSplit, machine: Machine | None = None
+    params: Train, model: Segmenter, train: CachedSplit, machine: Machine | None = None
 ) -> DevicePlan:
     """Choose how to train `model` on this machine. Every parameter that is not "auto" or 0 is taken as asked for.
 
@@ -33,14 +33,12 @@ def plan_training(
     than float32. A ValueError names what this machine cannot do.
     """
     machine, batch_size = machine or Machine.find(params.device), min(params.batch_size, len(train))
-    cache_bytes = None if train.data is None or val.data is None else train.nbytes + val.nbytes
-    plan = choose_plan(params, machine, batch_size, cache_bytes, accelerate(copy.deepcopy(model)))
+    plan = choose_plan(params, machine, batch_size, accelerate(copy.deepcopy(model)))
     half = params.precision == "auto" and plan.precision in ("bf16", "fp16")
-    plans = [plan, replace(plan, precision="fp32")] if half else [plan]
-    height, width = crop = crop_size(train, params)
-    images, found = min(batch_size, max(2, _PIXELS[plan.kind] // (height * width))), np.ones((1, 2))
-    if half or not params.micro_batch:  # else nothing is open
-        found = measure(plans, model, crop, images)
+    plans, crop = [plan, replace(plan, precision="fp32")] if half else [plan], crop_size(train, params)
+    images = min(batch_size, max(2, _PIXELS[plan.kind] // math.prod(crop)))
+    opened = half or not params.micro_batch
+    found = measure(plans, model, crop, images) if opened else np.ones((1, 2))
     if (ratio := found[0, 0] / found[-1, 0]) > _CLEARLY_SLOWER:
         slow = f"{plan.precision} took {ratio:.1f} times as long as fp32 in a trial"
         plan = replace(plan, precision="fp32", reasons=plan.reasons | {"precision": slow})
@@ -52,17 +50,15 @@ def plan_training(
     parts = math.ceil(share / min(share, fits))  # the batch is shared evenly
     why = f"an image takes {image_bytes / 1e6:,.0f} MB in a step; {budget / 1e9:,.1f} GB may be used"
     why = "asked for" if params.micro_batch else why
-    if parts > 1:
-        why += f"; {parts} make a step, and normalization and Dice see one at a time"
+    why += f"; {parts} make a step, and normalization and Dice see one at a time" * (parts > 1)
     reasons = {"encoder_weights": model.origin} | plan.reasons | {"micro_batch": why}
     return replace(plan, micro_batch=math.ceil(share / parts), reasons=reasons)
 
 
 def measure(plans: list[DevicePlan], model: Segmenter, crop: tuple[int, int], images: int) -> np.ndarray:
-    """Take a few training steps with each plan, in turns, since other work on this machine then slows all of them down.
+    """Take a few steps of `images` crops, or fewer where memory lacks, with each plan, in turns.
 
-    A step has `images` of the size `crop`, or fewer where they do not fit the memory. Returns (P, 2) for each plan: the seconds
-    of its fastest step, and the bytes that a step keeps for an image.
+    Returns (P, 2) for each plan: the seconds of its fastest step, and the bytes that it keeps for an image.
     """
     try:
         steps = [_training_step(plan, model, crop, images) for plan in plans]
@@ -89,7 +85,7 @@ def _training_step(plan: DevicePlan, model: Segmenter, crop: tuple[int, int], im
         kept.clear()
         started = time.perf_counter()
         with plan.applied(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            with plan.autocast(), enough_images(model.spec, pixels):
+            with plan.autocast():
                 logits = model(pixels)
             total = loss(logits, masks).total
             total.backward()

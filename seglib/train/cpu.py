@@ -11,19 +11,13 @@ _PIECE = 1 << 21  # values of a piece of a batch: its float32 copies are read wh
 
 
 def accelerate(model: nn.Module) -> list[str]:
-    """Speed up training and prediction of a model on a CPU; its results stay the same up to rounding.
+    """Speed up a model on a CPU, in place, but for its state dict; results stay the same up to rounding.
 
-    Args:
-        model: changed in place (copies of it too), but for its state dict; not for torch.compile.
-
-    Returns:
-        What was done, one phrase each; empty where nothing of the model fits.
+    Not for torch.compile. Returns what was done, one phrase each; empty where nothing of the model fits.
     """
+    depthwise = "depthwise gradients in bfloat16", _is_depthwise, _depthwise
     done = []
-    for what, fits, forward in (
-        ("depthwise gradients in bfloat16", _is_depthwise, _depthwise),
-        ("folded upsampling", _can_fold, _unet_block),
-    ):
+    for what, fits, forward in (depthwise, ("folded upsampling", _can_fold, _unet_block)):
         modules = [module for module in model.modules() if fits(module)]
         for module in modules:
             module.forward = partial(forward, module)
@@ -64,18 +58,16 @@ class _Depthwise(torch.autograd.Function):
             raise RuntimeError("accelerate() leaves no second derivative. Set accelerate=False.")
         (x, weight), stride = ctx.saved_tensors, ctx.stride
         padding, groups = weight.shape[-1] // 2, len(weight)
-        by_x = by_weight = by_bias = None
+        images, by_x, by_bias = max(1, _PIECE // x[0].numel()), None, None
+        by_weight = sum(
+            nn.grad.conv2d_weight(xs.float(), weight.shape, grads.float(), stride, padding, 1, groups)
+            for xs, grads in zip(x.split(images), grad.split(images), strict=True)
+        )
         if ctx.needs_input_grad[0]:
-            spread = grad if stride == 1 else torch.zeros_like(x)
+            spread = torch.zeros_like(x) if stride > 1 else grad
             if stride > 1:
                 spread[:, :, ::stride, ::stride] = grad
             by_x = F.conv2d(spread, weight.bfloat16().flip(2, 3), None, 1, padding, 1, groups)
-        if ctx.needs_input_grad[1]:
-            images = max(1, _PIECE // x[0].numel())
-            by_weight = sum(
-                nn.grad.conv2d_weight(xs.float(), weight.shape, grads.float(), stride, padding, 1, groups)
-                for xs, grads in zip(x.split(images), grad.split(images), strict=True)
-            )
         if ctx.needs_input_grad[2]:
             by_bias = grad.sum((0, 2, 3), dtype=torch.float32)
         return by_x, by_weight, by_bias, None
@@ -88,10 +80,7 @@ def _can_fold(module: nn.Module) -> bool:
 
 
 def _unet_block(block, feature_map, target_height, target_width, skip_connection=None) -> Tensor:
-    """Convolve features before they are upsampled to twice the size: never in memory, and by 4/9 of the products.
-
-    A kernel of 3x3 on upsampled pixels sees 2x2 of the small ones, in one of four ways: four kernels of 2x2.
-    """
+    """Convolve features before they are upsampled to twice the size, by 4/9 of the products."""
     channels, height, width = feature_map.shape[1:]
     if (target_height, target_width) != (2 * height, 2 * width):
         return UnetDecoderBlock.forward(block, feature_map, target_height, target_width, skip_connection)
@@ -107,13 +96,12 @@ def _unet_block(block, feature_map, target_height, target_width, skip_connection
 def _upsampled(x: Tensor, weight: Tensor) -> Tensor:
     """Convolve (N, D, H, W) by (C, D, 3, 3) as if it were upsampled to twice the size, (N, C, 2 H, 2 W).
 
-    Around a corner of small pixels lie the right half of the one before it and the left half of the one after
-    it, in two rows. So a row of corners, but for its ends, is a row of large pixels in their order.
+    A kernel of 3x3 on large pixels sees 2x2 of the small ones, in one of four ways. Around a corner of small
+    pixels lie the right half of the one before it and the left half of the one after it, in two rows. So a
+    row of corners, but for its ends, is a row of large pixels in their order.
     """
     rows = []
-    for k, kernel in enumerate(
-        _halves(weight, 2)
-    ):  # for the upper of the two rows of a small pixel, the lower
+    for k, kernel in enumerate(_halves(weight, 2)):  # the upper of the two rows of a small pixel, the lower
         left, right = _halves(kernel, 3)
         kernel = torch.cat([right, left]).contiguous(memory_format=torch.channels_last)
         corners = F.conv2d(x, kernel, None, 1, 1).permute(0, 2, 3, 1).flatten(2)  # (N, H + 1, (W + 1) 2 C)

@@ -15,9 +15,8 @@ from torch import nn
 from seglib.params import Train
 from seglib.train.cpu import accelerate
 
-PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-_CACHE_SHARE = 0.4  # of the free RAM: training itself, the notebook and the browser need the rest
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")  # the memory limit of a Linux container, unknown to psutil
 
 
@@ -29,7 +28,6 @@ class Machine:
     name: str  # of the CPU or GPU
     half: str  # "bf16" or "fp16", where the device computes in it faster than in float32; "" elsewhere
     memory: float  # free bytes on the device
-    ram: float  # bytes of main memory that this process may still take
     threads: int  # of torch on the CPU
     gpus: int = 0  # CUDA devices
 
@@ -39,15 +37,11 @@ class Machine:
         if device == "auto":
             others = "mps" if torch.backends.mps.is_available() else "cpu"
             device = "cuda" if torch.cuda.is_available() else others
-        try:
-            torch.empty(1, device=device)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            told = str(error).splitlines()[0]
-            raise ValueError(f"device {device!r} cannot be used ({told}). Choose 'auto' or 'cpu'.") from None
+        torch.empty(1, device=device)  # torch's error says why it cannot be used
         name, half = platform.processor() or platform.machine(), ""
-        memory = ram = psutil.virtual_memory().available
+        memory = psutil.virtual_memory().available
         with contextlib.suppress(OSError, ValueError):  # "max" without a limit
-            memory = ram = min(ram, int(_CONTAINER.read_text(encoding="ascii")))
+            memory = min(memory, int(_CONTAINER.read_text(encoding="ascii")))
         if device.startswith("cuda"):
             name, (memory, _) = torch.cuda.get_device_name(device), torch.cuda.mem_get_info(device)
             with torch.cuda.device(device):
@@ -55,7 +49,7 @@ class Machine:
         elif device == "cpu":  # without these instructions bfloat16 is slower than float32
             probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
             half = "bf16" if any(getattr(torch.cpu, probe, bool)() for probe in probes) else ""
-        return cls(device, name, half, memory, ram, torch.get_num_threads(), torch.cuda.device_count())
+        return cls(device, name, half, memory, torch.get_num_threads(), torch.cuda.device_count())
 
 
 @dataclass(frozen=True)
@@ -70,7 +64,7 @@ class DevicePlan:
     processes: int = 1  # that share every batch, one a device
     threads: int = 1  # of torch on the CPU, in each process
     micro_batch: int = 0  # images that one process computes at a time; 0: its whole share of a batch
-    cache: str = "ram"  # or disk, none: where decoded images lie while training
+    cache: str = "disk"  # or ram, none: where decoded images lie while training
     workers: int = 0  # threads that cut (or decode) batches ahead of time
     reasons: dict[str, str] = field(default_factory=dict, compare=False)  # by choice
 
@@ -79,8 +73,8 @@ class DevicePlan:
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Return the mixed-precision context of this plan; it does nothing in fp32 and tf32."""
-        dtype = PRECISIONS[self.precision]
-        return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(self.kind, dtype=dtype)
+        half = _HALVES.get(self.precision)
+        return torch.autocast(self.kind, dtype=half) if half else contextlib.nullcontext()
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move a model to this plan's device and memory format, and accelerate it, in place; return it."""
@@ -112,10 +106,7 @@ class DevicePlan:
 
 
 def make_plan(device: str = "auto", precision: str = "auto", machine: Machine | None = None) -> DevicePlan:
-    """Choose how to predict with a torch device and one of `PRECISIONS` on this machine, or on that which is given.
-
-    "auto" is a GPU where there is one, and half precision where the device is faster in it.
-    """
+    """Choose how to predict; "auto" is a GPU if there is one, and half precision where that is faster."""
     machine = machine or Machine.find(device)
     if precision in ("fp16", "tf32") and not machine.device.startswith("cuda"):
         raise ValueError(f"precision {precision!r} is for CUDA GPUs, not {machine.device!r}. Choose 'auto'.")
@@ -130,10 +121,8 @@ def make_plan(device: str = "auto", precision: str = "auto", machine: Machine | 
     return DevicePlan(machine.device, chosen, layout, threads=machine.threads, reasons=reasons)
 
 
-def choose_plan(
-    params: Train, machine: Machine, batch_size: int, cache_bytes: int | None, accelerations: list[str]
-) -> DevicePlan:
-    """Choose how to train, all but the micro-batch; `cache_bytes` is None if the disk has no room for the data."""
+def choose_plan(params: Train, machine: Machine, batch_size: int, accelerations: list[str]) -> DevicePlan:
+    """Choose how to train, all but the micro-batch; `accelerations` is what `cpu.accelerate` would do."""
     plan = make_plan(params.device, params.precision, machine)
     chosen, reasons = {}, dict(plan.reasons)
 
@@ -154,10 +143,7 @@ def choose_plan(
         told = f"{processes} processes cannot share a batch of {batch_size} images"
         raise ValueError(f"{told}. Enlarge batch_size (or the dataset), or ask for fewer processes.")
     threads = choose("threads", max(1, machine.threads // processes), "all, shared by the processes")
-    cache, why = "none", "no room on the disk: files are decoded in every epoch"
-    if cache_bytes is not None:  # several processes map the same file; a copy in each would multiply it
-        cache = "ram" if cache_bytes <= _CACHE_SHARE * machine.ram and processes == 1 else "disk"
-        why = f"{cache_bytes / 1e6:,.0f} MB decoded; up to {_CACHE_SHARE:.0%} of free memory may hold it"
-    workers = threads if choose("cache", cache, why) == "none" else 2 * (plan.kind == "cuda")
+    cache = choose("cache", "disk", "mapped: the system keeps in memory what it has room for")
+    workers = threads if cache == "none" else 2 * (plan.kind == "cuda")
     choose("workers", workers, "what cutting or decoding batches beside the training needs")
     return replace(plan, reasons=reasons, **chosen)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,9 @@ from seglib.data import Dataset, DatasetError, compare_digests, load_dataset
 from seglib.params import OTHERS, ParameterError, Train
 from seglib.runs import Run
 from seglib.train.device import DevicePlan
-from seglib.train.distributed import DistributedContext
 from seglib.train.loader import CachedSplit
 from seglib.train.model import Segmenter
-from seglib.train.trainer import Trainer
+from seglib.train.trainer import DistributedContext, Trainer
 
 _LOCK = ".training"
 # Parameters that say how to compute, not what: a run may go on with others, on another machine for instance.
@@ -80,16 +79,8 @@ def fit(
 ) -> pd.DataFrame:
     """Train as planned; keep the model that is best by validation mean IoU, and the last one to resume from.
 
-    A plan of several processes is carried out in those, started by torchrun; their output is shown here. Each reads the
-    run's parameters and builds model and data itself, since forking fails once CUDA is in use. A RuntimeError says why
-    one failed; the last finished epoch is kept.
-
-    Args:
-        run: from `start_run`; receives checkpoints, history.csv, steps.csv, environment.json and data.json.
-        model: from `build_model`; left as it is, so that a training that was stopped can begin again.
-        train, val: cached splits; val with its masks at original size.
-        params, plan: of 02_train, and of this machine.
-        on_epoch: called after each epoch with the history, which is returned: one row an epoch, as in history.csv.
+    `run` receives checkpoints and tables; `model` is left as it is; `val` has its masks at original size.
+    `on_epoch` is called after each epoch with the history, a row an epoch, which is returned.
     """
     context, patience = DistributedContext.current(), params.patience or params.epochs
     if plan.processes > context.size:
@@ -100,13 +91,13 @@ def fit(
         resuming = context.broadcast(lambda: _begin(run, train, val, params, plan))
         stack.enter_context(plan.applied())
         if plan.cache == "ram":
-            train, val = train.in_memory(), val.in_memory()
+            train, val = (replace(split, data=np.array(split.data)) for split in (train, val))
         trainer = Trainer(copy.deepcopy(model), train, val, params, plan)
         history = trainer.resume(run) if resuming else []
         log = _tracker(run, params, stack) if context.is_main else None
-        images = {"initial": len(history) * len(train), "total": params.epochs * len(train)}
+        count = {"initial": len(history) * len(train), "total": params.epochs * len(train)}
         seldom = 0.1 if context.size == 1 else 30  # torchrun prints a line for every update
-        bar = tqdm(**images, unit=" images", mininterval=seldom, leave=False, disable=not context.is_main)
+        bar = tqdm(**count, unit=" images", mininterval=seldom, leave=False, disable=not context.is_main)
         stack.enter_context(bar)
         for epoch in range(len(history) + 1, params.epochs + 1):
             if history and not any(row["best"] for row in history[-patience:]):
@@ -120,9 +111,9 @@ def fit(
             history.append(row)
             context.broadcast(lambda: trainer.save(run, history))
             bar.set_postfix({"val mean IoU": f"{row['val_miou']:.3f}"})
-            if log is not None:
+            if log:
                 log({name: float(value) for name, value in row.items()}, epoch)
-            if on_epoch is not None:
+            if on_epoch:
                 on_epoch(pd.DataFrame(history))
     return pd.DataFrame(history)
 
@@ -135,7 +126,7 @@ def _begin(run: Run, train: CachedSplit, val: CachedSplit, params: Train, plan: 
         raise DatasetError(f"{told}; masks of 0 and 255 need id_map: {{0: 0, 255: 1}} in dataset.yaml.")
     resuming, data = run.last_checkpoint.exists(), {"train": train.files, "val": val.files}
     if resuming and not params.resume:
-        told = f"run {run.name!r} has trained some epochs already, which would be lost"
+        told = f"run {run.name!r} has trained some epochs already"
         raise FileExistsError(f"{told}. Set resume = True and start again, or choose another run name.")
     before = runs.read_json(run.data) if resuming else data
     changes = {split: compare_digests(before[split], files) for split, files in data.items()}
@@ -154,48 +145,50 @@ def _tracker(run: Run, params: Train, stack: contextlib.ExitStack) -> Callable[[
 
         about = {"name": run.name, "id": run.name, "dir": run.path, "config": params.model_dump()}
         return stack.enter_context(wandb.init(project="seglib", resume="allow", **about)).log
-    if params.track == "tensorboard":
-        from torch.utils.tensorboard import SummaryWriter
+    if params.track == "csv":
+        return None
+    from torch.utils.tensorboard import SummaryWriter
 
-        writer = stack.enter_context(SummaryWriter(run.path / "tensorboard"))
-        return lambda row, epoch: [writer.add_scalar(*item, epoch) for item in row.items()]
-    return None
+    writer = stack.enter_context(SummaryWriter(run.path / "tensorboard"))
+    return lambda row, epoch: [writer.add_scalar(*item, epoch) for item in row.items()]
 
 
 def _launch(run: Run, plan: DevicePlan, on_epoch: Callable[[pd.DataFrame], None] | None) -> pd.DataFrame:
-    """Train the run in processes of torchrun's; return the history."""
+    """Train the run in processes of torchrun's; return the history. A RuntimeError says why one failed.
+
+    Each reads the run's parameters and builds model and data itself: forking fails once CUDA is in use.
+    """
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={plan.processes}"]
     worker = ["-m", "seglib.train.worker", "--params", str(run.params), "--plan", json.dumps(asdict(plan))]
-    lines, epochs = [], 0
+    lines, history = [], ()
     how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8", "errors": "replace"}
     with subprocess.Popen([sys.executable, *torchrun, *worker], **how) as processes:
         try:
             for line in processes.stdout:
                 lines.append(line)
                 print(line, end="", flush=True)
-                history = runs.read_table(run.history, index_col=False) if run.history.exists() else ()
-                if on_epoch is not None and len(history) > epochs:
-                    epochs = len(history)
+                before, history = history, pd.read_csv(run.history) if run.history.exists() else ()
+                if on_epoch and len(history) > len(before):
                     on_epoch(history)
         finally:
             processes.terminate()  # no process outlives an interrupted cell
     if processes.returncode:
-        told = f"exit code {processes.returncode} in one of {plan.processes} processes"
-        kept = "The last finished epoch is kept: resume=True goes on from there"
-        raise RuntimeError(f"{told}. {kept}. What the processes said last:\n{''.join(lines[-60:])}")
-    return runs.read_table(run.history, index_col=False)
+        told = (
+            f"exit code {processes.returncode} in one of {plan.processes} processes. Go on with resume=True"
+        )
+        raise RuntimeError(f"{told}. What they said last:\n{''.join(lines[-60:])}")
+    return pd.read_csv(run.history)
 
 
 @torch.inference_mode()
 def predicted_examples(model: Segmenter, cached: CachedSplit, plan: DevicePlan, count: int = 4) -> tuple:
-    """Predict up to `count` images, evenly spread over a split.
+    """Predict up to `count` images (H, W, 3), evenly spread over a split.
 
-    Returns:
-        images (H, W, 3), ground truths and predictions (H, W) in lists, all uint8; masks have their images' sizes.
+    Returns lists of the images, and of ground truths and predictions (H, W) of their sizes, all uint8.
     """
     model, found = plan.place(copy.deepcopy(model)).eval(), []
     for i in np.unique(np.linspace(0, len(cached) - 1, count).round().astype(int)):
-        image, truth = (np.array(array) for array in cached.pair(i))
+        image, truth = map(np.array, cached.pair(i))
         with plan.autocast():
             logits = model.logits(torch.from_numpy(image).permute(2, 0, 1)[None].to(plan.device))
         small = Image.fromarray(truth).resize(image.shape[1::-1], Image.Resampling.NEAREST)

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -18,15 +18,14 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from seglib.data import IGNORE, Dataset, DatasetError, compare_digests, digests, map_ahead, read_pair
+from seglib.data import IGNORE, Dataset, compare_digests, digests, map_ahead, read_pair
 from seglib.params import ParameterError, Train
-from seglib.runs import atomic_folder, lock, project_root, read_json, write_json
+from seglib.runs import atomic_folder, lock, project_root, read_json, stored_path, write_json
 from seglib.train.augment import ColorJitter, CropParams, adjust_colors, draw_crop, draw_jitter, warp
 from seglib.train.device import DevicePlan
 from seglib.train.model import STRIDE
 
-_VERSION = 6
-_SPARE_DISK = 2 << 30  # bytes that cache="auto" leaves free for checkpoints, predictions and everybody else
+_VERSION = 7
 _LARGEST_CROP = 512  # pixels a side, where the crop is chosen from the images' size
 _LOGITS = 1 << 26  # numbers that score a batch, at most, where it has several images: 270 MB
 
@@ -62,10 +61,6 @@ class CachedSplit:
         image, mask = np.split(sample, [3 * self.image_sizes[i].prod()])
         return image.reshape(*self.image_sizes[i], 3), mask.reshape(self.mask_sizes[i])
 
-    def in_memory(self) -> Self:
-        """Read the bytes into RAM."""
-        return replace(self, data=np.array(self.data))
-
 
 def build_cache(
     dataset: Dataset,
@@ -75,106 +70,72 @@ def build_cache(
     cache: str = "auto",
     progress: bool = False,
 ) -> CachedSplit:
-    """Decode a split into a folder of `artifacts/cache`, or open it where that was done before.
+    """Decode a split into a folder of `artifacts/cache`, or open it if that was done of the same files.
 
-    The folder is named by the files' digests, the classes and the settings. Folders of files that have changed
-    since are deleted. What changed since 01 saw the split is said.
-
-    Args:
-        dataset, split: what to read.
-        long_side: shrink images whose longer side is larger, masks with them; 0: never.
-        original_masks: keep masks at their own size, for scoring.
-        cache: "none": check every file, and decode it again whenever it is needed; "auto": the same where the
-            disk has no room for the decoded split; "disk" or "ram": store it.
-        progress: show a bar while decoding.
-
-    Raises:
-        DatasetError: samples that cannot be used (names the first three), or files that changed meanwhile.
+    Images are shrunk to `long_side` (0: never), their masks too unless for scoring (`original_masks`).
+    With `cache` "none" nothing is stored: files are checked, and decoded again whenever they are needed.
+    Says what changed since 01 saw the split. A DatasetError names the first sample that cannot be used.
     """
     samples, files = list(dataset.split(split).itertuples(index=False)), digests(dataset, split)
-    artifacts = project_root() / "artifacts"
+    artifacts, pairs = project_root() / "artifacts", [[s.id, s.image, s.mask] for s in samples]
     with contextlib.suppress(OSError, ValueError, KeyError):  # 01 has not seen the split
         seen = read_json(artifacts / "data_check" / dataset.name / "data.json")[split]
         if changes := compare_digests(seen, files):
             tqdm.write(f"Split {split!r} changed since 01_data_check saw it: {changes}. Run it again.")
-    form = asdict(dataset.form)
-    settings = [_VERSION, dataset.classes.to_dict(), form, long_side, original_masks]
-    content = [(sample.id, files[sample.image], files[sample.mask]) for sample in samples]
-    key = hashlib.sha256(json.dumps([settings, content]).encode()).hexdigest()[:16]
+    settings = json.dumps([_VERSION, stored_path(dataset.root), long_side, original_masks, pairs])
+    key = hashlib.sha256(settings.encode()).hexdigest()[:16]
     folder = artifacts / "cache" / f"{dataset.name}-{split}-{key}"
-    read = partial(_read, dataset, samples, long_side, original_masks)
-    known = partial(CachedSplit, ids=[sample.id for sample in samples], read=read, files=files, form=form)
+
+    def read(i: int) -> tuple[np.ndarray, np.ndarray]:
+        image, mask = read_pair(dataset, samples[i])
+        size = image.shape[1::-1]  # width and height
+        if long_side and max(size) > long_side:
+            small = [max(1, round(side * long_side / max(size))) for side in size]
+            image = np.asarray(Image.fromarray(image).resize(small, Image.Resampling.BOX))
+            if not original_masks:  # nearest: interpolating ids would invent classes along every boundary
+                mask = np.asarray(Image.fromarray(mask).resize(small, Image.Resampling.NEAREST))
+        return image, mask
+
+    unopened = CachedSplit([sample.id for sample in samples], *[None] * 4, read, files, asdict(dataset.form))
     with lock(folder.with_name(f".{folder.name}.lock"), "decoding", wait=3600):
-        if (found := _open(folder, known, cache)) is not None:
+        if (found := _open(folder, unopened, cache)) is not None:
             return found
-        shutil.rmtree(folder, ignore_errors=True)  # damaged, or without the bytes
+        shutil.rmtree(folder, ignore_errors=True)  # damaged, of other files, or without the bytes
         with atomic_folder(folder) as new:
             index = _decode(new, read, len(samples), len(dataset.classes), cache, progress)
-            if digests(dataset, split) != files:
-                raise DatasetError(f"files of {split!r} changed while they were read. Wait, then run again.")
-            write_json(new / "index.json", {"root": str(dataset.root), "files": files, "form": form, **index})
-        for other in folder.parent.glob(f"{dataset.name}-{split}-*"):
-            with contextlib.suppress(OSError, ValueError, KeyError):  # one that cannot be read stays
-                index = read_json(other / "index.json")
-                changed = any(files.get(path, digest) != digest for path, digest in index["files"].items())
-                if changed and index["root"] == str(dataset.root):
-                    shutil.rmtree(other)
-        return _open(folder, known, cache)
+            write_json(new / "index.json", {"files": files, **index})
+        return _open(folder, unopened, cache)
 
 
-def _read(dataset: Dataset, samples: list, long_side: int, original_masks: bool, i: int) -> tuple:
-    image, mask = read_pair(dataset, samples[i])
-    size = image.shape[1::-1]  # width and height
-    if long_side and max(size) > long_side:
-        small = [max(1, round(side * long_side / max(size))) for side in size]
-        image = np.asarray(Image.fromarray(image).resize(small, Image.Resampling.BOX))
-        if not original_masks:  # nearest: interpolating ids would invent classes along every boundary
-            mask = np.asarray(Image.fromarray(mask).resize(small, Image.Resampling.NEAREST))
-    return image, mask
-
-
-def _open(folder: Path, known: Callable[..., CachedSplit], cache: str) -> CachedSplit | None:
-    """Open a cache folder; None if it is not there, damaged, or without the bytes that `cache` asks for."""
+def _open(folder: Path, unopened: CachedSplit, cache: str) -> CachedSplit | None:
+    """Open a cache folder; None unless it is whole, of these files, with the bytes that `cache` asks for."""
     try:
         index = read_json(folder / "index.json")
         sizes, counts = np.array(index["sizes"]), np.array(index["pixel_counts"])
-        cached = known(image_sizes=sizes[:, :2], mask_sizes=sizes[:, 2:], pixel_counts=counts, data=None)
-        if cache == "none" or (cache == "auto" and index["disk_full"]):
-            return cached
-        data = np.memmap(folder / "samples.bin", np.uint8, mode="r")
+        found = replace(unopened, image_sizes=sizes[:, :2], mask_sizes=sizes[:, 2:], pixel_counts=counts)
+        if cache != "none":
+            found = replace(found, data=np.memmap(folder / "samples.bin", np.uint8, mode="r"))
     except (OSError, ValueError, KeyError):
         return None
-    return replace(cached, data=data) if len(data) == cached.nbytes else None
+    whole = found.data is None or len(found.data) == found.nbytes
+    return found if whole and index["files"] == found.files else None
 
 
 def _decode(folder: Path, read: Callable, count: int, classes: int, cache: str, progress: bool) -> dict:
-    """Read every sample once, into samples.bin unless `cache` is "none"; with "auto" while there is room."""
+    """Read every sample once, into samples.bin unless `cache` is "none"; return sizes and pixel counts."""
 
-    def attempt(i: int) -> tuple | DatasetError:
-        try:
-            image, mask = map(np.ascontiguousarray, read(i))
-        except DatasetError as error:
-            return error
+    def decoded(i: int) -> tuple:
+        image, mask = map(np.ascontiguousarray, read(i))
         return image, mask, np.bincount(mask.ravel(), minlength=classes)[:classes].tolist()
 
-    index = {"sizes": [], "pixel_counts": [], "disk_full": False}
-    errors, bar = [], {"total": count, "leave": False, "unit": "image", "disable": not progress}
+    index = {"sizes": [], "pixel_counts": []}
+    bar = {"total": count, "leave": False, "unit": "image", "disable": not progress}
     with ThreadPoolExecutor() as pool, (folder / "samples.bin").open("wb") as file:
-        for result in tqdm(map_ahead(pool, attempt, range(count)), "decoding", **bar):
-            if isinstance(result, DatasetError):
-                errors.append(str(result))
-                continue
-            image, mask, pixel_counts = result
+        for image, mask, counts in tqdm(map_ahead(pool, decoded, range(count)), "decoding", **bar):
             index["sizes"].append([*image.shape[:2], *mask.shape])
-            index["pixel_counts"].append(pixel_counts)
-            if cache == "auto" and shutil.disk_usage(folder).free < _SPARE_DISK:
-                index["disk_full"], cache = True, "none"
-                file.truncate(0)
+            index["pixel_counts"].append(counts)
             if cache != "none":
                 file.writelines((image.data, mask.data))
-    if errors:
-        told = f"{len(errors)} of {count} samples cannot be used: {' | '.join(errors[:3])}"
-        raise DatasetError(f"{told}. 01_data_check lists them all.")
     return index
 
 
@@ -211,43 +172,47 @@ def crop_size(cached: CachedSplit, params: Train) -> tuple[int, int]:
     if params.scale_min > params.scale_max:
         raise ParameterError(f"scale_min = {params.scale_min} is larger than scale_max = {params.scale_max}.")
     asked = (-(-side // STRIDE) * STRIDE for side in (params.crop_height, params.crop_width))
-    median = (int(side) // STRIDE * STRIDE for side in np.median(cached.image_sizes, axis=0))
-    height, width = (a or min(_LARGEST_CROP, max(STRIDE, m)) for a, m in zip(asked, median, strict=True))
+    own = (np.median(cached.image_sizes, axis=0) // STRIDE * STRIDE).clip(STRIDE, _LARGEST_CROP).astype(int)
+    height, width = (a or side for a, side in zip(asked, own.tolist(), strict=True))
     return height, width
 
 
 def training_batches(
     cached: CachedSplit, params: Train, plan: DevicePlan, epoch: int, rank: int = 0, processes: int = 1
 ) -> Iterator[Batch]:
-    """Cut one epoch in random order, every sample once; order and augmentation depend on (seed, epoch) alone.
-
-    Of each batch of `params.batch_size` samples the share of process `rank` is cut here.
-    """
+    """Cut process `rank`'s share of one epoch; order and augmentation depend on (seed, epoch) alone."""
     random, crop = np.random.default_rng([params.seed, epoch]), crop_size(cached, params)
     pinned = plan.kind == "cuda"  # page-locked memory, from which a GPU reads while the CPU goes on
 
     def shares() -> Iterator[tuple]:
         order, edges = random.permutation(len(cached)), batch_edges(len(cached), params.batch_size, processes)
         for index in (order[a:b] for a, b in pairwise(edges)):
-            sizes = cached.image_sizes[index].tolist()
             drawn = []
-            for i, size in zip(index, sizes, strict=True):
+            for i, size in zip(index, cached.image_sizes[index].tolist(), strict=True):
                 rare = params.rare_crops and random.random() < params.rare_crops
                 center = rare_pixel(cached, i, random) if rare else None
                 drawn.append((draw_crop(random, params, crop, size, center), draw_jitter(random, params)))
             mine = slice(*portions(len(index), processes)[rank : rank + 2])
-            yield cached, index[mine], *map(list, zip(*drawn[mine], strict=True)), pinned
+            yield index[mine], *map(list, zip(*drawn[mine], strict=True))
+
+    def cut(share: tuple[np.ndarray, list[CropParams], list[ColorJitter]]) -> Batch:
+        index, crops, jitters = share
+        size = len(index), *np.max([crop.size for crop in crops], axis=0).tolist()
+        images = torch.zeros((*size, 3), dtype=torch.uint8, pin_memory=pinned)
+        masks = torch.full(size, IGNORE, dtype=torch.uint8, pin_memory=pinned)
+        for k, (i, part) in enumerate(zip(index, crops, strict=True)):
+            height, width = part.size
+            for batch, whole in zip((images, masks), cached.pair(i), strict=True):
+                batch.numpy()[k, :height, :width] = whole[part.rows, part.columns]
+        return Batch(index, images.permute(0, 3, 1, 2), masks, crops, jitters)
 
     ahead = plan.workers + 1 if plan.workers else 0  # without workers each batch is waited for
     with ThreadPoolExecutor(max(1, plan.workers)) as pool:
-        yield from map_ahead(pool, lambda share: _cut(*share), shares(), ahead=ahead)
+        yield from map_ahead(pool, cut, shares(), ahead=ahead)
 
 
 def rare_pixel(cached: CachedSplit, i: int, random: np.random.Generator) -> tuple | None:
-    """Draw a class of a sample, the fewer pixels it has in the split the likelier; then one of its pixels.
-
-    Returns (row, column) in the image, or None where the sample has no valid pixel.
-    """
+    """Draw a class of a sample, the rarer the likelier; then (row, column) of one of its pixels."""
     here = np.flatnonzero(cached.pixel_counts[i])
     if not len(here):
         return None
@@ -255,17 +220,6 @@ def rare_pixel(cached: CachedSplit, i: int, random: np.random.Generator) -> tupl
     mask = cached.pair(i)[1]
     at = random.choice(np.flatnonzero(mask == random.choice(here, p=rarity / rarity.sum())))
     return np.unravel_index(at, mask.shape)
-
-
-def _cut(cached: CachedSplit, index: np.ndarray, crops: list, jitters: list, pinned: bool) -> Batch:
-    size = len(index), *np.max([crop.size for crop in crops], axis=0).tolist()
-    images = torch.zeros((*size, 3), dtype=torch.uint8, pin_memory=pinned)
-    masks = torch.full(size, IGNORE, dtype=torch.uint8, pin_memory=pinned)
-    for k, (i, crop) in enumerate(zip(index, crops, strict=True)):
-        height, width = crop.size
-        for batch, whole in zip((images, masks), cached.pair(i), strict=True):
-            batch.numpy()[k, :height, :width] = whole[crop.rows, crop.columns]
-    return Batch(index, images.permute(0, 3, 1, 2), masks, crops, jitters)
 
 
 def augmented(batch: Batch, crop: tuple[int, int], plan: DevicePlan) -> tuple[Tensor, Tensor]:
@@ -289,9 +243,7 @@ def scoring_batches(
 ) -> Iterator[tuple[np.ndarray, Tensor, np.ndarray]]:
     """Read every sample once, at most `batch_size` of one size together, and fewer of large images with many classes.
 
-    Yields:
-        positions (B,), images (B, 3, H, W) uint8 tensor, masks (B, h, w) uint8 array; of all batches every
-        `processes`-th from the `rank`-th on.
+    Yields positions (B,), images (B, 3, H, W), masks (B, h, w), uint8; every `processes`-th from `rank` on.
     """
     sizes, batches = np.concatenate([cached.image_sizes, cached.mask_sizes], axis=1), []
     for size in np.unique(sizes, axis=0):

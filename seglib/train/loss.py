@@ -2,9 +2,9 @@
 
 First for the sums that the losses are made of, then for the gradient, which needs the sums of all pixels.
 
-To add a term, give it a weight in `HybridLoss` and `params.Train` and a name in `LossTerms`, whose names become columns
-of history.csv. Then, in plain torch: let `HybridLoss.forward` add weight * term(logits, target) to `total`. Or as the
-three: its sums over a block's pixels in `_visit`, its value in `values`, its gradient by the logits in `_gradient`.
+To add a term, give it a weight in `HybridLoss` and `params.Train` and a name in `LossTerms`. Then let
+`HybridLoss.forward` add weight * term(logits, target) to `total`; or, in blocks as the three, add its sums to
+`_visit`, its value to `values`, its gradient by the logits to `_gradient`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,19 +31,17 @@ class LossTerms(NamedTuple):
 
 
 class HybridLoss(nn.Module):
-    """Compute the weighted sum of cross-entropy, Dice and focal loss, each as SMP defines it.
+    """Compute the weighted sum of cross-entropy, Dice and focal loss, each as torch and SMP define it.
 
-    - cross-entropy as `torch.nn.CrossEntropyLoss`: the mean over valid pixels, weighted by class;
-    - Dice (Milletari et al., V-Net, 3DV 2016) over the softmax, per class over the whole batch; a class
-      without a true pixel in the batch counts 0;
-    - focal (Lin et al., Focal Loss for Dense Object Detection, ICCV 2017; gamma 2), one class against the
-      rest over the sigmoid, the mean over valid pixels, then over classes.
+    - cross-entropy: the mean over valid pixels, weighted by class;
+    - Dice (Milletari et al., V-Net, 3DV 2016) per class over the whole batch; one without a pixel counts 0;
+    - focal (Lin et al., ICCV 2017; gamma 2), one class against the rest, mean over valid pixels and classes.
 
     Pixels whose target is 255 have gradient 0, even where logits are NaN; a batch of only these has loss 0.
 
     Args:
-        ce, dice, focal: weights of the terms, not negative, not all 0.
-        class_weights: C weights, not negative, not all 0, used in all three terms; None: all equal.
+        ce, dice, focal: weights of the terms.
+        class_weights: C weights, used in all three terms; None: all equal.
         label_smoothing: share of the target that cross-entropy spreads evenly over all classes, in [0, 1).
         reduce: sums a tensor over all processes; the loss is then that of the batch of them all.
     """
@@ -59,9 +57,6 @@ class HybridLoss(nn.Module):
     ) -> None:
         super().__init__()
         weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
-        for name, values in (("loss", torch.tensor((ce, dice, focal))), ("class", weights)):
-            if values is not None and (values.min() < 0 or values.sum() == 0):
-                raise ValueError(f"{name} weights must not be negative nor all 0: got {values.tolist()}.")
         self.terms, self.smoothing = (ce, dice, focal), label_smoothing
         self.reduce = reduce or (lambda sums: sums)
         self.register_buffer("class_weights", weights, persistent=False)
@@ -96,17 +91,16 @@ class _Hybrid(torch.autograd.Function):
     def forward(ctx, logits, ids, valid, weights, loss):
         # Adding millions of small numbers in float32 loses digits; Apple's GPUs know no float64.
         exact = weights if logits.device.type == "mps" else weights.double()
-        sums, blocks = exact.new_zeros(3 + 3 * len(weights)), []
+        sums, blocks, wanted = exact.new_zeros(3 + 3 * len(weights)), [], ctx.needs_input_grad[0]
         for some in _slices(logits):
             part, kept = _visit(logits[some[0], :, some[1]], ids[some], valid[some], weights, loss)
             sums += part
-            if ctx.needs_input_grad[0]:
-                blocks.append((*some, kept))
-        with torch.set_grad_enabled(ctx.needs_input_grad[0]):
-            sums = loss.reduce(sums).requires_grad_(ctx.needs_input_grad[0])
+            blocks += [(*some, kept)] if wanted else []
+        with torch.set_grad_enabled(wanted):
+            sums = loss.reduce(sums).requires_grad_(wanted)
             terms = loss.values(sums, exact)
         values = tuple(value.detach().to(weights.dtype) for value in terms)
-        if ctx.needs_input_grad[0]:
+        if wanted:
             slopes = torch.autograd.grad(terms[0], sums)[0].to(weights.dtype)
             # The gradient of fp16 logits stays in float32 until it is scaled.
             stored = weights.dtype if logits.dtype == torch.float16 else logits.dtype

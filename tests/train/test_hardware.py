@@ -1,7 +1,5 @@
 """The plan of how to compute: on this machine, and on machines that are described to it."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -11,26 +9,19 @@ import torch
 from seglib import train
 from seglib.data import ClassMap
 from seglib.params import Train
-from seglib.train import DevicePlan, autotune, device, make_plan
+from seglib.train import CachedSplit, DevicePlan, autotune, make_plan
 from seglib.train.device import Machine, choose_plan
 
 GB = 1_000_000_000
-LAPTOP = Machine("cpu", "some CPU", "", memory=8 * GB, ram=8 * GB, threads=2)
-SERVER = replace(LAPTOP, half="bf16", memory=256 * GB, ram=256 * GB, threads=32)
+LAPTOP = Machine("cpu", "some CPU", "", memory=8 * GB, threads=2)
+SERVER = replace(LAPTOP, half="bf16", memory=256 * GB, threads=32)
 APPLE = replace(LAPTOP, device="mps")
 OLD_GPU = replace(LAPTOP, device="cuda", name="Old GPU", half="fp16", gpus=1)
 NEW_GPU = replace(OLD_GPU, name="New GPU", half="bf16", memory=80 * GB)
 EIGHT = replace(NEW_GPU, gpus=8, threads=64)
 
 
-class Cached:
-    """As much of a cached split as a plan asks for."""
-
-    image_sizes = np.array([[64, 64]] * 14)
-    nbytes, data = 1000, b""
-
-    def __len__(self) -> int:
-        return len(self.image_sizes)
+SPLIT = CachedSplit([str(k) for k in range(14)], np.array([[64, 64]] * 14), *[None] * 4)
 
 
 @pytest.fixture
@@ -52,11 +43,11 @@ def measured(monkeypatch):
 
 
 def planned(model, machine=SERVER, **how):
-    return train.plan_training(Train(**how), model, Cached(), Cached(), machine)
+    return train.plan_training(Train(**how), model, SPLIT, machine)
 
 
-def chosen(machine, batch_size=14, cache_bytes=GB, accelerations=("this", "that"), **how):
-    return choose_plan(Train(**how), machine, batch_size, cache_bytes, accelerations)
+def chosen(machine, batch_size=14, accelerations=("this", "that"), **how):
+    return choose_plan(Train(**how), machine, batch_size, accelerations)
 
 
 AUTO = {
@@ -112,34 +103,17 @@ def test_each_gpu_gets_a_process(model, measured):
     assert (plan.processes, plan.cache, plan.micro_batch) == (8, "disk", 2)
     assert chosen(EIGHT, batch_size=6).processes == 1
     assert chosen(SERVER, processes=2).threads == 16
-    assert chosen(EIGHT, cache_bytes=None).workers == 8
+    assert chosen(EIGHT, cache="none").workers == 8
     with pytest.raises(ValueError, match="15 processes cannot share a batch of 14 images"):
         chosen(LAPTOP, processes=15)
 
 
-def test_the_cache_goes_to_memory_only_while_it_fits():
-    machine = replace(LAPTOP, ram=GB)
-    assert chosen(machine, cache_bytes=400_000_000).cache == "ram"
-    assert chosen(machine, cache_bytes=400_000_001).cache == "disk"
-    plan = chosen(machine, cache_bytes=None)
-    assert (plan.cache, plan.workers) == ("none", 2)
-    assert "no room on the disk" in plan.reasons["cache"]
-
-
 def test_what_cannot_be_used_is_named():
-    for name in ("abacus", "cuda:97"):
-        with pytest.raises(ValueError, match=rf"device '{name}' cannot be used .*'auto' or 'cpu'"):
-            make_plan(name)
+    with pytest.raises(RuntimeError, match="abacus"):
+        make_plan("abacus")
     for precision in ("fp16", "tf32"):
         with pytest.raises(ValueError, match=rf"'{precision}' is for CUDA GPUs.*'cpu'.*'auto'"):
             make_plan("cpu", precision)
-
-
-def test_a_container_s_limit_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(device, "_CONTAINER", tmp_path / "memory.max")
-    for text, limited in (("max\n", False), ("1000000\n", True)):
-        (tmp_path / "memory.max").write_text(text)
-        assert (Machine.find("cpu").ram == 1_000_000) == limited
 
 
 def test_half_precision_that_is_clearly_slower_is_not_used(model, measured):
@@ -165,16 +139,6 @@ def test_a_trial_leaves_the_model_and_the_process_alone(model):
     assert all(weight.grad is None for weight in model.parameters())
     assert all("forward" not in vars(module) for module in model.modules())
     assert torch.get_num_threads() == threads
-
-
-@pytest.mark.slow
-def test_memory_of_an_image_is_what_autograd_keeps(model):
-    cases = ((64, 64), 2), ((128, 128), 2), ((64, 64), 6)
-    small, large, many = (autotune.measure([DevicePlan()], model, crop, n)[0, 1] for crop, n in cases)
-    assert 3 * small < large < 5 * small  # four times the pixels
-    assert many == pytest.approx(small, rel=0.2)
-    # The first feature map alone, of 16 channels at half the size, is kept for its convolution's and its norm's gradient.
-    assert small > 16 * 32 * 32 * 4
 
 
 def test_a_trial_that_does_not_fit_the_memory_takes_fewer_images(model):

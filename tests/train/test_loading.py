@@ -1,13 +1,10 @@
 """The cache of decoded images, and the batches that are cut from it: each sample once, the same in any number of processes."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
 import shutil
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +13,7 @@ from PIL import Image
 from seglib.data import DatasetError, digests, load_dataset, read_pair
 from seglib.params import ParameterError, Train
 from seglib.runs import write_json
-from seglib.train import CachedSplit, DevicePlan, augmented_examples, build_cache, loader, scoring_batches
+from seglib.train import CachedSplit, DevicePlan, build_cache, loader, scoring_batches
 from seglib.train.loader import augmented, batch_edges, crop_size, rare_pixel, training_batches
 
 SIZES = [(6, 8), (8, 6), (6, 8), (5, 12), (6, 8), (8, 6), (9, 9)]
@@ -55,12 +52,11 @@ def test_a_cache_holds_what_the_files_hold(folder, cache):
     assert (cached.data is not None) == (cache != "none")
     assert cached.files == digests(dataset, "train")
     assert len(caches(folder)) == 1
-    for source in (cached, cached.in_memory() if cache != "none" else cached):
-        for i, row in enumerate(dataset.samples.itertuples()):
-            image, mask = read_pair(dataset, row)
-            np.testing.assert_array_equal(source.pair(i)[0], image)
-            np.testing.assert_array_equal(source.pair(i)[1], mask)
-            np.testing.assert_array_equal(source.pixel_counts[i], [(mask == c).sum() for c in range(3)])
+    for i, row in enumerate(dataset.samples.itertuples()):
+        image, mask = read_pair(dataset, row)
+        np.testing.assert_array_equal(cached.pair(i)[0], image)
+        np.testing.assert_array_equal(cached.pair(i)[1], mask)
+        np.testing.assert_array_equal(cached.pixel_counts[i], [(mask == c).sum() for c in range(3)])
     if cache != "none":
         with pytest.raises(ValueError, match="read-only"):
             cached.data[0] = 1
@@ -73,26 +69,23 @@ def test_it_is_decoded_once_and_again_after_a_change(folder, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(loader, "read_pair", None)
         build_cache(load_dataset(folder), "train")
-    assert caches(folder) == [cache]
-    # What no file holds any more is deleted; another dataset's of that name, and what cannot be read, stay.
     build_cache(load_dataset(folder), "train", long_side=8)
     both = caches(folder)
-    another, empty = (cache.with_name(f"set-train-{name}") for name in ("another", "empty"))
-    shutil.copytree(cache, another)
-    index = json.loads((another / "index.json").read_text())
-    (another / "index.json").write_text(json.dumps(index | {"root": "elsewhere"}))
-    empty.mkdir()
-    assert {*both, another, empty} == set(caches(folder)), "other sizes of the same files stay"
+    assert len(both) == 2
+    assert cache in both
     repaint(folder, 255)
     assert (build_cache(load_dataset(folder), "train").pair(0)[0] == 255).all()
-    left = set(caches(folder))
-    assert len(left) == 3
-    assert left & {*both, another, empty} == {another, empty}
+    assert caches(folder) == both, "what no file holds any more is replaced"
+    dataset = load_dataset(folder)
+    dataset.samples.loc[:1, "mask"] = dataset.samples.loc[:1, "mask"].to_numpy()[::-1]
+    with pytest.raises(DatasetError, match="expected equal sizes"):  # the same files in other pairs
+        build_cache(dataset, "train")
 
 
 @pytest.mark.parametrize("damage", ["truncated", "no bytes", "no JSON", "another kind", "not stored"])
 def test_a_cache_that_is_not_whole_is_made_again(folder, damage):
-    before = build_cache(load_dataset(folder), "train").in_memory()
+    before = build_cache(load_dataset(folder), "train")
+    before = replace(before, data=np.array(before.data))
     cache = caches(folder)[0]
     if damage == "truncated":
         os.truncate(cache / "samples.bin", 100)
@@ -109,32 +102,10 @@ def test_a_cache_that_is_not_whole_is_made_again(folder, damage):
 
 
 @pytest.mark.parametrize("cache", ["auto", "none"])
-def test_bad_samples_are_named_and_counted_and_leave_nothing(folder, cache):
-    for k in range(1, 5):
-        Image.fromarray(np.full(SIZES[k], 9, np.uint8)).save(folder / f"masks/{k}.png")
-    with pytest.raises(DatasetError, match="4 of 7 samples cannot be used") as caught:
+def test_a_bad_sample_is_named_and_leaves_nothing(folder, cache):
+    Image.fromarray(np.full(SIZES[1], 9, np.uint8)).save(folder / "masks/1.png")
+    with pytest.raises(DatasetError, match=r"masks/1\.png"):
         build_cache(load_dataset(folder), "train", cache=cache)
-    assert [f"masks/{k}.png" in str(caught.value) for k in range(6)] == [False, *[True] * 3, False, False]
-    assert not caches(folder)
-
-
-def test_a_split_that_does_not_fit_the_disk_is_not_stored(folder, monkeypatch):
-    free = SimpleNamespace(free=loader._SPARE_DISK - 1)
-    monkeypatch.setattr(loader.shutil, "disk_usage", lambda _: free)
-    for _ in range(2):
-        assert build_cache(load_dataset(folder), "train").data is None
-        monkeypatch.setattr(loader, "read_pair", None)  # decoded once
-    monkeypatch.undo()
-    monkeypatch.setenv("SEGLIB_ROOT", str(folder.parent))
-    assert build_cache(load_dataset(folder), "train", cache="disk").data is not None
-
-
-def test_files_that_change_while_they_are_read_are_refused(folder, monkeypatch):
-    dataset = load_dataset(folder)
-    answers = [{}, digests(dataset, "train")]
-    monkeypatch.setattr(loader, "digests", lambda *_: answers.pop())
-    with pytest.raises(DatasetError, match="changed while they were read"):
-        build_cache(dataset, "train")
     assert not caches(folder)
 
 
@@ -227,16 +198,6 @@ def test_crop_sizes(cached):
     assert crop_size(cached, Train(crop_width=640)) == (32, 640)
     with pytest.raises(ParameterError, match=r"scale_min = 2\.0 is larger than scale_max"):
         crop_size(large, Train(scale_min=2, scale_max=1))
-
-
-def test_examples_are_what_training_sees(cached):
-    params, plan = Train(batch_size=5), DevicePlan()
-    images, masks = augmented_examples(cached, params, plan, count=3)
-    assert images.dtype == masks.dtype == np.uint8
-    batch = next(training_batches(cached, Train(batch_size=3), plan, epoch=0))
-    expected, expected_masks = augmented(batch, (32, 32), plan)
-    np.testing.assert_array_equal(images, expected.byte().permute(0, 2, 3, 1))
-    np.testing.assert_array_equal(masks, expected_masks)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 5])
