@@ -13,19 +13,18 @@ from PIL import Image
 from seglib import plots
 from seglib.checks import KINDS, QUALITIES
 from seglib.data import IGNORE, ClassMap
+from seglib.failures import ERROR_KINDS
 
-ERRORS = ("boundary", "false_negative", "false_positive", "misclassified", "noise")
 
-
-@pytest.mark.parametrize("count", [1, 11, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [1, pytest.param(40, marks=pytest.mark.slow)])
 def test_figures_of_classes_are_whole_from_1_to_40_classes(count):
     classes = many(count)
     counts = RNG.integers(0, 1000, (count, count))
     ious = pd.DataFrame(RNG.random((9, count)), columns=list(classes.names)).assign(id="x")
     table = pd.DataFrame({"class": classes.names, "iou": RNG.random(count), "precision": 0.5, "recall": 0.5})
     drawn(plots.class_ious(table, classes))
-    for rows in (9, 1, 0):
-        drawn(plots.per_class_image_iou(ious[:rows].assign(**{classes.names[0]: np.nan}), classes))
+    drawn(plots.per_class_image_iou(ious.assign(**{classes.names[0]: np.nan}), classes))
+    drawn(plots.per_class_image_iou(ious[:0], classes))
     drawn(plots.confusion_matrix(counts, classes))
     drawn(plots.confusion_matrix(counts, classes, normalize=False, title="counts"))
     drawn(plots.confusion_difference(counts, counts.T, classes))
@@ -44,7 +43,6 @@ def test_classes_stand_worst_first_in_their_colours_and_absent_ones_last():
     table = pd.DataFrame({"class": CLASSES.names, "iou": [0.9, np.nan, 0.2], "precision": 0.9, "recall": 0.8})
     ax = plots.class_ious(table, CLASSES)
     assert [t.get_text() for t in ax.get_yticklabels()] == ["pole", "sky", r"road \$x_"]
-    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first row on top
     assert ax.patches[0].get_facecolor()[:3] == tuple(CLASSES.colors[2] / 255)
     assert "does not occur" in [t.get_text() for t in ax.texts]
     assert "mean IoU 0.550" in told(ax)
@@ -63,7 +61,7 @@ def test_confusion_rows_are_shares_and_small_numbers_are_left_out():
     np.testing.assert_allclose(values, [[99.6, 0.4, 0], [25, 75, 0], [np.nan] * 3])
     thousands = plots.confusion_matrix(counts * 1000, CLASSES, normalize=False)
     assert [t.get_text() for t in thousands.texts if t.get_text()] == ["996k", "50k", "150k"]
-    drawn(plots.confusion_matrix(np.zeros((3, 3)), CLASSES))
+    assert "no valid pixel" in plots.confusion_matrix(0 * counts, CLASSES).texts[0].get_text()
 
 
 @pytest.mark.slow
@@ -72,28 +70,23 @@ def test_many_classes_number_only_the_confusions_that_stand_out():
     counts[3, :2] = 12, 5
     ax = drawn(plots.confusion_matrix(counts, many(21)))
     assert [(t.get_text(), t.get_position()) for t in ax.texts if t.get_text()] == [("10", (0.5, 3.5))]
-    ax = plots.confusion_difference(counts, 100 * np.eye(21), many(21))
-    assert [t.get_text() for t in ax.texts if t.get_text()] == ["+10"]
 
 
 def test_the_difference_of_confusions_is_in_points_and_signed():
     full, failed = np.array([[90, 10], [0, 100]]), np.array([[4, 6], [0, 0]])
     ax = plots.confusion_difference(failed, full, ClassMap(("a", "b")))
     assert [t.get_text() for t in ax.texts] == ["-50", "+50"]
-    drawn(plots.confusion_difference(np.zeros((2, 2)), np.zeros((2, 2)), ClassMap(("a", "b"))))
 
 
-@pytest.mark.parametrize("scores", [[], [0.5], [np.nan], [0.2, 0.5, np.nan, 1.0, 0.505]])
-def test_the_distribution_counts_failures(scores):
-    ax = drawn(plots.iou_distribution(pd.DataFrame({"miou": np.array(scores, float)}), 0.502))
-    if len(scores) == 5:
-        assert {"below 0.502: 2 of 4 images", "1 without a valid pixel"} < set(told(ax))
-        assert max(bar.get_y() + bar.get_height() for bar in ax.patches) == 2  # a failure below its neighbour
+def test_the_distribution_counts_failures():
+    ax = drawn(plots.iou_distribution(pd.DataFrame({"miou": [0.2, 0.5, np.nan, 1.0, 0.505]}), 0.502))
+    assert {"below 0.502: 2 of 4 images", "1 without a valid pixel"} < set(told(ax))
+    assert max(bar.get_y() + bar.get_height() for bar in ax.patches) == 2  # a failure below its neighbour
+    drawn(plots.iou_distribution(pd.DataFrame({"miou": [np.nan]}), 0.5))
 
 
-@pytest.mark.parametrize("count", [1, 40])
-def test_regions_stand_worst_first(count):
-    classes = ClassMap(tuple(f"class {k}" for k in range(count)))
+def test_regions_stand_worst_first():
+    classes = ClassMap(tuple(f"class {k}" for k in range(40)))
     rows = [(name, "small", 30, 0.9 - k / 100) for k, name in enumerate(classes.names)]
     rows += [(name, "large", 1, k / 100) for k, name in enumerate(classes.names)]
     table = pd.DataFrame(rows, columns=["class", "size", "regions", "iou"])
@@ -113,7 +106,7 @@ def test_reliability_says_in_which_direction(accuracy, expected):
     ax = plots.reliability(table, 0.123)
     assert expected in told(ax)
     drawn(ax)
-    few = drawn(plots.reliability(table.assign(share=[0.009, *[0.25] * 4], confidence=accuracy)))
+    few = plots.reliability(table.assign(share=[0.009, *[0.25] * 4], confidence=accuracy))
     assert [bar.get_alpha() for bar in few.patches] == [None] * 4 + [0.2]
     assert [t.get_text() for t in few.texts] == ["<1%", *["25%"] * 4]
     assert "no pixel" in plots.reliability(table.assign(pixels=0)).texts[0].get_text()
@@ -139,15 +132,14 @@ def test_training_curves_mark_the_best_epoch_and_draw_again(epochs):
     history["val_miou"] = 0.7 - 0.1 * (epoch - 2) ** 2 / 30
     fig = plots.training_curves(history)
     assert plots.training_curves(history, fig) is drawn(fig)
-    assert plt.get_fignums() == []  # or a notebook would show it twice
-    marks = [t.get_text() for t in fig.axes[1].texts]
-    assert marks == ([f"best 0.{'697' if epochs == 1 else '700'}, epoch {min(epochs, 2)}"] if epochs else [])
+    best = f": best 0.{'697' if epochs == 1 else '700'}, epoch {min(epochs, 2)}" if epochs else ""
+    assert fig.axes[1].get_title("left") == f"Validation mean IoU{best}"
     alone = history.drop(columns=["val_loss", "train_dice"]).assign(val_miou=np.nan)
     if epochs:
         assert told(drawn(plots.training_curves(alone)).axes[0]) == ["train", "cross-entropy (train)"]
 
 
-@pytest.mark.parametrize(("height", "width", "count"), [(12, 16, 2), (12, 40, 40), (30, 10, 40), (1, 1, 2)])
+@pytest.mark.parametrize(("height", "width", "count"), [(12, 40, 40), (30, 10, 40), (1, 1, 2)])
 def test_a_sheet_has_four_panels_and_a_legend_of_what_occurs(height, width, count):
     classes = many(count)
     truth = (np.arange(height * width) % count).reshape(height, width).astype(np.uint8)
@@ -165,24 +157,24 @@ def test_a_sheet_says_what_is_wrong():
     truth, pred = np.array([[0, 0, 0, 1, IGNORE]], np.uint8), np.array([[1, 0, 0, 1, 0]], np.uint8)
     image, classes = np.zeros((1, 5, 3), np.uint8), ClassMap(("sky", "road"))
     fig = plots.failure_sheet(image, truth, pred, classes)
-    assert fig.axes[3].get_title(loc="left") == "errors in orange: 25.0% of valid pixels"
+    assert fig.axes[3].get_title(loc="left") == "errors: 25.0% of valid pixels"
     assert fig.legends[0].get_title().get_text().endswith("sky → road 25.0%")
     assert fig.axes[0].get_title(loc="left") == "image"  # no region, and no promise of one
     twice = [np.repeat(array, 2, axis=0) for array in (image, truth, pred)]
     outlined = plots.failure_sheet(*twice, classes, "", twice[2] == 1)
     assert outlined.axes[0].get_title(loc="left") == "image; outlined: label in doubt"
     nothing = drawn(plots.failure_sheet(image, np.full((1, 5), IGNORE, np.uint8), pred, classes))
-    assert nothing.axes[3].get_title(loc="left") == "errors in orange: no valid pixel"
+    assert nothing.axes[3].get_title(loc="left") == "errors: no valid pixel"
 
 
-@pytest.mark.parametrize("count", [1, 5])
-def test_grids_take_any_number_of_images_of_any_sizes(count):
+def test_grids_take_images_of_any_sizes():
+    count = 5
     images = [np.full((6 + k, 8, 3), 40 * k, np.uint8) for k in range(count)]
     masks = [np.full((6 + k, 8), k % 3, np.uint8) for k in range(count)]
     for fig in (
         plots.overlay_grid(images, masks, CLASSES, [f"id {k}" for k in range(count)]),
         plots.augmentation_grid(images, masks, CLASSES, columns=2),
-        plots.image_grid(images, ["b" * 60, "$c"][:count]),
+        plots.image_grid(images, ["b" * 60, "$c"]),
     ):
         assert sum(bool(ax.images) for ax in drawn(fig).axes) == count
     with pytest.raises(ValueError, match="argument 2 is longer"):
@@ -208,26 +200,20 @@ def test_a_small_figure_shows_the_same(monkeypatch):
         assert (other[(one == color).all(axis=2)] == color).all()
 
 
-def failed(count: int) -> pd.DataFrame:
-    parts = RNG.dirichlet(np.ones(5), count) * RNG.uniform(0.5, 1, (count, 1))
-    table = pd.DataFrame(parts, columns=[f"lost_{kind}" for kind in ERRORS])
-    return table.assign(
-        id=[f"a_long_name_in_a_sequence_$_{k:06d}" for k in range(count)], miou=1 - parts.sum(1)
-    )
-
-
 def test_bars_are_as_long_as_what_was_lost():
-    table = failed(30)
+    parts = RNG.dirichlet(np.ones(5), 30) * RNG.uniform(0.5, 1, (30, 1))
+    names = [f"a_long_name_in_a_sequence_$_{k:06d}" for k in range(30)]
+    table = pd.DataFrame(parts, columns=[f"lost_{kind}" for kind in ERROR_KINDS])
+    table = table.assign(id=names, miou=1 - parts.sum(1))
     ax = drawn(plots.lost_iou(table, 12))
     worst = table.sort_values("miou").head(12)
     ends = [max(bar.get_x() + bar.get_width() for bar in row) for row in zip(*ax.containers, strict=True)]
     np.testing.assert_allclose(ends, 1 - worst["miou"])
     assert ax.get_title(loc="left").endswith("the worst 12 of 30 failures")
     # A score just below a threshold does not read as the threshold.
-    for miou, shown in ((0.4999, "0.49"), (0.29, "0.29")):
-        assert plots.lost_iou(failed(1).assign(miou=miou)).texts[0].get_text() == shown
-    for nothing in (failed(0), failed(3)[["id", "miou"]]):
-        assert plots.lost_iou(nothing).texts[0].get_text().startswith("no failure")
+    texts = plots.lost_iou(table[:2].assign(miou=[0.29, 0.4999])).texts
+    assert [text.get_text() for text in texts[:2]] == ["0.29", "0.49"]
+    assert plots.lost_iou(table[["id", "miou"]]).texts[0].get_text().startswith("no failure")
 
 
 def test_costly_confusions_show_their_gain():
@@ -263,8 +249,7 @@ def test_qualities_show_the_limit_and_which_images_failed():
     alone = plots.degradation_sheet(few, few, failed)  # too few for a limit
     assert not alone.legends
     assert [t.get_text() for t in alone.axes[0].get_yticklabels()] == ["training", "fine (2)", "failed (1)"]
-    drawn(plots.degradation_sheet(few.assign(highlights=255.0, noise=0.0), few, failed))
-    drawn(plots.degradation_sheet(qualities(30), qualities(0), failed[:0]))
+    drawn(plots.degradation_sheet(few.assign(highlights=255.0, noise=np.nan), few[:0], failed[:0]))
 
 
 def test_class_curves_put_the_lowest_class_first():
