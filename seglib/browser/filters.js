@@ -43,26 +43,27 @@ class Filters {
     Object.assign(this, { names, none, sorts, change, views: views ?? {}, inputs: {} });
     this.bar = make(host, "form", "seg-filters");
     this.chips = make(host, "div", "seg-bar");
-    const twice = (values) => values.map((value) => [value, value]);
+    const each = (values) => values.map((value) => [value]);
     this.pairs = new Map(names.flatMap((truth, t) => names.map((pred, p) => [`${truth} -> ${pred}`, t * C + p])));
     const pairs = [...this.pairs.keys()], wrong = (_, k, all) => k % 2 === 0 && all[k] % (C + 1);
     const confused = ({ pixels, top_confusion, best_fix }) =>
       (pixels ? pixels.filter(wrong).map((code) => pairs[code]) : [top_confusion, best_fix]);
-    this.menu("images", rows.every((row) => row.failed) ? [] : twice(["failures", "passing", "all"]), false);
+    this.menu("images", rows.every((row) => row.failed) ? [] : each(["failures", "passing", "all"]), false);
     this.inputs.images.value = browse;
     this.menu("cause", counted(rows, (row) => [row.cause]));
-    this.menu("class", twice(names));
-    this.menu("which", twice(rules), false);
+    this.menu("class", each(names));
+    this.menu("which", each(rules), false);
     this.menu("confusion", counted(rows, confused));
     this.menu("sequence", counted(rows, (row) => [row.group]));
-    this.menu("verdict", twice([none, ...verdicts]));
+    this.menu("verdict", each([none, ...verdicts]));
     this.menu("change", before ? counted(rows, (row) => [row.change]) : []);
     this.menu("tag", counted(rows, tagsOf));
-    this.field("mean IoU from", { type: "number", min: 0, max: 1, step: 0.05, placeholder: "0" });
-    this.field("to", { type: "number", min: 0, max: 1, step: 0.05, placeholder: "1" });
+    for (const [name, placeholder] of [["mean IoU from", "0"], ["to", "1"]]) {
+      this.field(name, { type: "number", min: 0, max: 1, step: 0.05, placeholder });
+    }
     this.field("text", { type: "search", placeholder: "words" });
-    this.menu("sort by", sorts.map(([name]) => [name, name]), false);
-    for (const hidden of ["IoU", "map"]) this.field(hidden, { type: "hidden" }).hidden = true;
+    this.menu("sort by", sorts.map(([name]) => [name]), false);
+    for (const hidden of ["IoU", "map"]) this.field(hidden, {}).parentElement.hidden = true;
     this.initial = this.values();
     button(this.bar, "Reset", "show all failures again", () => { this.text = ""; change(); });
     this.bar.oninput = (event) => { if (event.target !== this.name) change(); };
@@ -71,37 +72,29 @@ class Filters {
 
   // Filters by a name of one's own, kept by `keep(views)`; without it they can only be chosen.
   saved(keep) {
-    const label = make(this.bar, "label", "seg-filter", "saved filters"), menu = make(label, "select");
-    const offer = () => {
-      menu.replaceChildren();
-      for (const name of ["", ...Object.keys(this.views)]) make(menu, "option", "", name);
-      label.hidden = menu.options.length === 1;
+    const menu = field(this.bar, "seg-filter", "saved filters", {}, "select");
+    const refresh = () => {
+      offer(menu, ["", ...Object.keys(this.views)].map((name) => [name]));
+      menu.parentElement.hidden = menu.options.length === 1;
     };
     menu.oninput = (event) => { event.stopPropagation(); this.text = this.views[menu.value] ?? ""; this.change(); };
-    menu.ariaLabel = "saved filters";
-    offer();
+    refresh();
     if (!keep) return;
-    const name = this.name = make(make(this.bar, "label", "seg-filter", "save filters as"), "input");
-    Object.assign(name, { placeholder: "a name, Enter", ariaLabel: "save filters as" }).onkeydown = ({ key }) => {
+    const name = this.name = field(this.bar, "seg-filter", "save filters as", { placeholder: "a name, Enter" });
+    name.onkeydown = ({ key }) => {
       if (key !== "Enter" || !name.value) return;
       keep(Object.assign(this.views, { [name.value]: this.text }));
       name.value = "";
-      offer();
+      refresh();
     };
   }
 
-  field(name, settings, tag = "input") {
-    const label = make(this.bar, "label", "seg-filter", name);
-    this.inputs[name] = Object.assign(make(label, tag), { ariaLabel: name, autocomplete: "off" }, settings);
-    return label;
-  }
+  field(name, settings, tag) { return (this.inputs[name] = field(this.bar, "seg-filter", name, settings, tag)); }
 
   menu(name, options, any = true) {
-    const label = this.field(name, {}, "select");
-    for (const [value, text] of [...(any ? [["", "any"]] : []), ...options]) {
-      make(this.inputs[name], "option", "", text).value = value;
-    }
-    label.hidden = !options.length;  // an older folder does not say, or there are no sequences
+    const menu = this.field(name, {}, "select");
+    offer(menu, any ? [["", "any"], ...options] : options);
+    menu.parentElement.hidden = !options.length;  // a folder does not say, or there are no sequences
   }
 
   values() { return Object.fromEntries(Object.entries(this.inputs).map(([name, input]) => [name, input.value])); }
@@ -110,7 +103,7 @@ class Filters {
     const input = this.inputs[name];
     if (!input) return;
     input.value = value;
-    if (input.value !== value) make(input, "option", "", value).selected = true;  // too rare to be offered
+    if (input.value !== value) make(input, "option", "", value, { selected: true });  // too rare to be offered
   }
 
   get text() {

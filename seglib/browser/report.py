@@ -34,7 +34,7 @@ _LAYERS = ("image", "ground truth", "prediction", "errors")
 _SUSPECTS = ["id", "label_score", "suspect_kind", "suspect_given", "suspect_suggested"]
 _HERE = Path(__file__).parent
 _PAGES = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined)
-_FRONT = ("picture", "list", "filters", "charts", "map", "source", "verdicts", "facts", "browser")
+_FRONT = ("picture", "list", "filters", "charts", "map", "source", "panel", "browser")
 # One module: neither a widget nor a page on the disk can import the files beside it.
 SCRIPT = "\n".join((_HERE / f"{name}.js").read_text(encoding="utf-8") for name in _FRONT)
 STYLE = (_HERE / "browser.css").read_text(encoding="utf-8")

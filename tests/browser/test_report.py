@@ -113,7 +113,7 @@ def test_the_head_and_the_tables_of_the_summary(folder, tmp_path):
     for told in (*about, "20 images fail: below a mean IoU of 0.", "Glossary"):
         assert told in words
     assert "Costliest confusions truth prediction pixels of true class images gain, mean IoU" in words
-    assert "By sequence sequence images failures mean IoU" in words
+    assert "By sequence sequence images failures miou" in words
 
 
 def test_an_older_folder_and_missing_pictures_are_no_error(folder):
