@@ -5,9 +5,9 @@ const LAYERS = [["all", "all four", "a"], ["image", "image", "i"], ["truth", "gr
   ["before", "before", "b"]];
 const STEPS = { ArrowDown: 1, ArrowUp: -1, PageDown: 8, PageUp: -8, Home: -Infinity, End: Infinity };
 const CONFIDENT = `linear-gradient(90deg, ${CIVIDIS.map((color) => `rgb(${color})`).join()})`;
-const WRONG = "#ff7a00", HATCHED = "repeating-linear-gradient(135deg, #606060 0 2px, #000 2px 6px)";
-const MORE = [["[ ]", "opacity"], [Object.keys(STEPS).join(" "), "step"], ["n", "note"], ["Escape", "leave it"], ["wheel", "zoom"],
-  ["drag", "move"], ["right click, Create New View for Cell Output", "a tab of its own in JupyterLab, at full width"]];
+const WRONG = "#ff7a00";
+const MORE = [[Object.keys(STEPS).join(" "), "step"], ["n", "note"], ["Escape", "leave it"], ["wheel", "zoom"],
+  ["drag", "move"], ["right click", "Create New View for Cell Output: a tab at full width"]];
 
 class Browser extends Panel {
   constructor(source, root) {
@@ -40,14 +40,10 @@ class Browser extends Panel {
     this.next = this.button(steps, "Next ›", "the failure after", ["ArrowRight", "j"], step(1));
     for (const [key, by] of Object.entries(STEPS)) this.keys[key] = step(by);
     this.controls(make(main, "div", "seg-bar"));
-    this.picture = new Picture(make(main, "div", "seg-picture"), colors, {
-      read: (at) => this.read(at),
-      focused: () => root.contains(root.getRootNode().activeElement),
-      sharpen: async (sample) => this.picture.sharper(sample, await source.show(sample.id, true)),
-    });
+    const focused = () => root.contains(root.getRootNode().activeElement);
+    this.picture = new Picture(make(main, "div", "seg-picture"), colors, (at) => this.read(at), focused);
     [this.readout, this.legend, this.problems] = inside(main, "seg-readout", "seg-legend", "seg-problem");
-    this.strip = new Strip(main, (id) => this.open(id));
-    [this.near, this.alike] = inside(main, "seg-near", "seg-near");
+    [this.strip, this.near, this.alike] = inside(main, "seg-strip", "seg-near", "seg-near");
     this.problems.role = "alert";
     this.judging(verdict);
     this.panels(bar, views);
@@ -101,13 +97,9 @@ class Browser extends Panel {
       });
       toggle("map", "m", host, false);
     }
-    const keys = make(this.root, "dialog", "seg-all"), table = make(keys, "table");
+    const keys = make(this.root, "dialog", "seg-all");
     this.button(bar, "?", "all keys", ["?"], () => (keys.open ? keys.close() : keys.showModal()));
-    for (const [key, text] of [...this.named, ...MORE]) {
-      const row = make(table, "tr");
-      make(row, "th", "", key);
-      make(row, "td", "", text);
-    }
+    make(keys, "pre", "", [...this.named, ...MORE].map(([key, text]) => `${key}  ${text}`).join("\n"));
     if (!this.editable || !this.data.training) return;
     const text = make(this.root, "pre", "seg-written");
     bar.after(text);
@@ -128,21 +120,15 @@ class Browser extends Panel {
       [view, this.button(bar, text, "layer", [key], () => this.look({ view }))]);
     const outline = () => this.look({ suspect: !this.picture.suspect });
     this.region = this.button(bar, "suspect", "outline the suspect region", ["s"], outline);
-    const slide = (name, min, max, value) => {
-      const slider = field(bar, "seg-opacity", name, { type: "range", min, max, value });
-      const set = (wanted) => { slider.value = wanted; this.look({ [name]: slider.value / 100 }); };
-      Object.assign(slider, { oninput: () => set(slider.value), ondblclick: () => set(value) });
-      return (by) => () => set(Number(slider.value) + by);
-    };
-    const more = slide("opacity", 0, 100, 60);
-    Object.assign(this.keys, { "[": more(-10), "]": more(10) });
-    slide("brightness", 50, 400, 100);
-    slide("contrast", 50, 400, 100);
-    const zoom = make(bar, "span", "seg-zoom");
-    this.button(zoom, "−", "zoom out", ["-"], () => this.picture.zoomBy(1 / 1.5));
-    this.button(zoom, "+", "zoom in", ["+", "="], () => this.picture.zoomBy(1.5));
-    this.button(zoom, "fit", "the whole picture, as a double click", ["f"], () => this.picture.fit());
-    this.button(zoom, "window", "fill the window", ["w"], () => this.fill());
+    for (const [name, max, value] of [["opacity", 100, 60], ["brightness", 400, 100], ["contrast", 400, 100]]) {
+      const slider = field(bar, "seg-opacity", name, { type: "range", max, value });
+      slider.oninput = () => this.look({ [name]: slider.value / 100 });
+      slider.ondblclick = () => { slider.value = value; slider.oninput(); };
+    }
+    this.button(bar, "−", "zoom out", ["-"], () => this.picture.zoomBy(1 / 1.5));
+    this.button(bar, "+", "zoom in", ["+", "="], () => this.picture.zoomBy(1.5));
+    this.button(bar, "fit", "the whole picture, as a double click", ["f"], () => this.picture.fit());
+    this.button(bar, "window", "fill the window", ["w"], () => this.fill());
   }
 
   // The picture fills the window, or is put back.
@@ -221,7 +207,7 @@ class Browser extends Panel {
     this.text.value = row.note;
     this.say(row.time && `given ${new Date(row.time).toLocaleString()}`);
     this.look({});
-    this.strip.draw(this.data.sequences?.[row.group], row.id, this.failed);
+    this.sequence(this.data.sequences?.[row.group], row);
     this.root.dataset.shown = row.id;
   }
 
@@ -241,7 +227,7 @@ class Browser extends Panel {
     this.picture.draw();
     this.legend.replaceChildren();
     if (view === "confidence") swatch(this.legend, CONFIDENT, "confidence, 0 to 1");
-    else if (view === "errors") { swatch(this.legend, WRONG, "wrong"); swatch(this.legend, HATCHED, "ignored"); }
+    else if (view === "errors") { swatch(this.legend, WRONG, "wrong"); swatch(this.legend, "#000", "ignored"); }
     else for (const id of present) swatch(this.legend, this.colors[id] ?? "#000000", this.name(id));
   }
 

@@ -12,7 +12,7 @@ from IPython.display import display
 
 from seglib import runs
 from seglib.browser.details import Details
-from seglib.browser.layers import LARGEST, QUICK, thumbnail
+from seglib.browser.layers import LARGEST, thumbnail
 from seglib.browser.report import SCRIPT, STYLE, gallery, write_findings
 from seglib.browser.table import VIEWS, describe, listing, pack_row, read_failures
 from seglib.data import ClassMap
@@ -95,7 +95,7 @@ class FailureBrowser:
         facts = describe(row, self.classes, ious) | ({} if sample in self._rows else {"rows": []})
         if self.details:
             facts["similar"] = self.details.similar(sample)
-        packed = pack_row(self.folder, row, self.details, LARGEST if message["sharp"] else QUICK)
+        packed = pack_row(self.folder, row, self.details, LARGEST)
         layers = packed.pop("layers")
         return packed | {"facts": facts, "names": list(layers)}, list(layers.values())
 

@@ -38,10 +38,10 @@ class Charts {
   }
 
   draw() {
-    const { rows } = this.data, count = (name, value) => tally(this.filters.choose(rows, name), value);
-    this.bars(this.causes, "cause", count("cause", (row) => [row.cause]));
+    const { rows } = this.data, count = (name, values) => tally(this.filters.choose(rows, name), values);
+    this.bars(this.causes, "cause", count("cause", VALUES.cause));
     this.bars(this.classes, "class", count("class", (row) => [row.worst_class]).slice(0, MATRIX));
-    const counts = new Map(count("IoU", (row) => [binOf(row.miou)])), most = Math.max(1, ...counts.values());
+    const counts = new Map(count("IoU", VALUES.IoU)), most = Math.max(1, ...counts.values());
     this.bins.replaceChildren();
     for (let k = 0; k < BINS; k++) {
       const bin = binOf(k / BINS), images = counts.get(bin) ?? 0;
@@ -80,29 +80,5 @@ class Charts {
         cell.style.background = t === p ? "#8884" : `color-mix(in srgb, ${WRONG} ${strength}%, transparent)`;
       }
     }
-  }
-}
-
-// The IoU along the frames of a sequence; a click goes to a frame.
-class Strip {
-  constructor(host, open) {
-    const canvas = this.canvas = make(host, "canvas", "seg-strip");
-    const at = ({ offsetX }) => this.frames[Math.floor((offsetX / (canvas.clientWidth + 1)) * this.frames.length)];
-    canvas.onclick = (event) => open(at(event)[0]);
-    canvas.onpointermove = (event) => { canvas.title = at(event).join(": "); };
-  }
-
-  draw(frames = [], id, failed) {
-    this.frames = frames;
-    this.canvas.hidden = frames.length < 2;
-    const width = this.canvas.parentElement.clientWidth, high = 40, step = width / frames.length;
-    const context = sized(this.canvas, width, high);
-    frames.forEach(([name, miou], k) => {
-      const tall = Math.max(2, (miou ?? 0) * high);
-      context.fillStyle = failed.has(name) ? WRONG : "#888";
-      context.fillRect(k * step, high - tall, Math.max(0.5, step - 0.5), tall);
-      context.fillStyle = "#1565c0";
-      if (name === id) context.fillRect(k * step - 1, 0, Math.max(2.5, step + 1), 4);
-    });
   }
 }

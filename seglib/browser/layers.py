@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-QUICK = 1024 * 1024  # pixels of a picture that the browser gets at first
-LARGEST = 2048 * 2048  # and at most, once a person zooms in
+LARGEST = 2048 * 1024  # pixels of a picture that the browser gets at most
 _AGAIN = "Run 04_failure_analysis again: it rebuilds this folder."
 _PLANES = {"truth": "masks", "prediction": "predictions", "confidence": "confidences", "suspect": "suspects"}
 _NEEDED = ("masks", "predictions")  # the others may be missing: not every model tells its confidence
@@ -50,10 +49,10 @@ def pack_arrays(
     """Pack an image and its planes, name -> (H, W) uint8, as the front end takes them.
 
     Planes are one deflated byte a pixel: no colour management comes between a pixel and its value. A picture of
-    more than `most` pixels is reduced by a whole number, `step`: averaged ids would be other classes. `finer` tells
-    whether a larger `most` gives more. `compact`, for a file of many failures, gives confidences in steps of 1/15.
+    more than `most` pixels is reduced by a whole number, `step`: averaged ids would be other classes. `compact`, for
+    a file of many failures, gives confidences in steps of 1/15.
     """
-    step = _step(image, most)
+    step = max(1, math.ceil(math.sqrt(image.width * image.height / most)))
     layers = {"image": _jpeg(image.convert("RGB").reduce(step), 80 if compact else 95)}
     for name, plane in planes.items():
         coarse = plane[::step, ::step]
@@ -61,9 +60,7 @@ def pack_arrays(
             coarse = (coarse >> 4) * 17
         layers[name] = zlib.compress(np.ascontiguousarray(coarse), 6 if compact else 1)
     width, height = (math.ceil(side / step) for side in image.size)
-    finer = not compact and step > _step(image, LARGEST)
-    shown = {"width": width, "height": height, "step": step, "finer": finer}
-    return shown | {"layers": layers, "problems": []}
+    return {"width": width, "height": height, "step": step, "layers": layers, "problems": []}
 
 
 def thumbnail(folder: Path, kind: str, sample: str) -> bytes:
@@ -103,11 +100,6 @@ def _plane(folder: Path, kind: str, sample: str, size: tuple[int, int]) -> np.nd
         told = f"{kind}/{sample}.png is {array.shape} {array.dtype}, expected {size[::-1]} uint8"
         raise ValueError(f"{told}. {_AGAIN}")
     return array
-
-
-def _step(image: Image.Image, most: int) -> int:
-    """Return the smallest whole number by which an image is reduced to at most `most` pixels."""
-    return max(1, math.ceil(math.sqrt(image.width * image.height / most)))
 
 
 def _jpeg(picture: Image.Image, quality: int) -> bytes:

@@ -22,15 +22,16 @@ class Embedding {
     const canvas = this.canvas = make(make(host, "div", "seg-map"), "canvas");
     this.tip = make(canvas.parentElement, "figure", "seg-tip", "", { hidden: true });
     [this.image, this.words] = [make(this.tip, "img"), make(this.tip, "figcaption")];
-    canvas.onpointerdown = (event) => { this.path = [this.share(event)]; canvas.setPointerCapture(event.pointerId); };
+    canvas.onpointerdown = (event) => { this.path = []; canvas.setPointerCapture(event.pointerId); };
     canvas.onpointermove = (event) => {
-      this.path?.push(this.share(event));
-      if (this.path) requestAnimationFrame(() => this.draw()); else this.point(event);
+      if (!this.path) { this.point(event); return; }
+      this.path.push(this.share(event).map((v) => v.toFixed(3)).join());
+      requestAnimationFrame(() => this.draw());
     };
     canvas.onpointerup = () => {
-      const path = this.path ?? [], text = path.map((at) => at.map((v) => v.toFixed(3)).join(",")).join(" ");
+      const path = this.path ?? [];
       this.path = null;
-      if (path.length > 5) lasso(text);
+      if (path.length > 5) lasso(path.join(" "));
       else if (this.under) open(this.under.id, Boolean(this.under.training));
       else lasso("");
     };
@@ -83,11 +84,8 @@ class Embedding {
       dots(groups.get(value), color, 5);
       if (k < HUES.length) swatch(this.keys, color, value || "none");
     });
-    if (!this.path) return;
-    Object.assign(context, { strokeStyle: "#1565c0", lineWidth: 2 });
-    context.beginPath();
-    for (const [x, y] of this.path) context.lineTo(8 + x * wide, 8 + y * high);
-    context.closePath();
-    context.stroke();
+    const lasso = new Path2D(), toCanvas = new DOMMatrix([wide, 0, 0, high, 8, 8]);
+    lasso.addPath(new Path2D(`M${this.path?.join(" ") ?? ""}Z`), toCanvas);
+    Object.assign(context, { strokeStyle: "#1565c0", lineWidth: 2 }).stroke(lasso);
   }
 }

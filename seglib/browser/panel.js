@@ -51,6 +51,17 @@ class Panel {
     }
   }
 
+  // The IoU along the frames of a sequence; a click goes to a frame.
+  sequence(frames, row) {
+    this.strip.replaceChildren();
+    for (const [id, miou] of frames?.length > 1 ? frames : []) {
+      const tall = `${100 * Math.max(0.05, miou ?? 0)}%`, color = this.failed.has(id) ? WRONG : "#888";
+      const frame = make(this.strip, "i", "", "", { title: `${id}: ${miou}`, onclick: () => this.open(id) });
+      frame.style.background = `linear-gradient(to top, ${color} ${tall}, transparent 0)`;
+      frame.ariaCurrent = String(id === row.id);
+    }
+  }
+
   judging(host) {
     this.label = make(host, "div", "seg-label");
     this.choices = (this.editable ? this.data.verdicts : []).map((name, k) =>

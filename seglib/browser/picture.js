@@ -7,7 +7,7 @@ const IGNORE = 255, GAP = 8, CAPTION = 19, DEEPEST = 64;
 const CIVIDIS = [[0, 34, 78], [65, 77, 107], [124, 123, 120], [188, 175, 111], [254, 232, 56]];
 
 const rgba = (r, g, b) => ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;  // as canvases store it, little endian
-const ERROR = rgba(255, 122, 0), HATCH = [rgba(96, 96, 96), rgba(0, 0, 0)];
+const ERROR = rgba(255, 122, 0), BLACK = rgba(0, 0, 0);
 const RAMP = Uint32Array.from({ length: 256 }, (_, v) => {
   const at = Math.min(3, Math.floor(v / 64)), part = (v - at * 64) / 64;
   return rgba(...CIVIDIS[at].map((low, k) => Math.round(low + part * (CIVIDIS[at + 1][k] - low))));
@@ -43,11 +43,11 @@ function outline(inside, w, h) {
 }
 
 class Picture {
-  // read(values under the pointer, or null), focused() -> whether the wheel zooms, sharpen(sample): send more pixels.
-  constructor(host, colors, { read, focused, sharpen }) {
-    Object.assign(this, { host, read, focused, sharpen, sample: null, arrays: {}, panels: [], ticket: 0 });
+  // read(values under the pointer, or null), focused() -> whether the wheel zooms
+  constructor(host, colors, read, focused) {
+    Object.assign(this, { host, read, focused, sample: null, arrays: {}, panels: [], ticket: 0 });
     Object.assign(this, { view: "all", opacity: 0.6, brightness: 1, contrast: 1, suspect: true, full: false });
-    this.palette = new Uint32Array(256).fill(rgba(0, 0, 0));
+    this.palette = new Uint32Array(256).fill(BLACK);
     const channels = (hex) => [1, 3, 5].map((k) => parseInt(hex.slice(k, k + 2), 16));
     colors.forEach((hex, c) => { this.palette[c] = rgba(...channels(hex)); });
     const canvas = this.canvas = make(host, "canvas");
@@ -61,30 +61,17 @@ class Picture {
 
   // Whether this failure is the one on show in the end: another may have been asked for while it was unpacked.
   async load(sample) {
-    const ticket = ++this.ticket;
-    if (!(await this.unpack(sample.layers, () => ticket === this.ticket))) return false;
-    this.sample = sample;
-    this.point(null);  // what was read there belongs to the picture before
-    this.fit();
-    return true;
-  }
-
-  // All pixels of the failure on show in the place of a reduced picture; what is in sight stays in sight.
-  async sharper(sample, { width, height, step, layers }) {
-    if (!(await this.unpack(layers, () => this.sample === sample))) return;
-    Object.assign(sample, { width, height, step });
-    this.point(this.pointer);
-  }
-
-  async unpack({ image, ...planes }, awaited) {
-    const picture = image && await createImageBitmap(new Blob([image])).catch(() => null), arrays = {};
+    const ticket = ++this.ticket, { image, ...planes } = sample.layers, arrays = {};
+    const picture = image && await createImageBitmap(new Blob([image])).catch(() => null);
     for (const [name, bytes] of Object.entries(planes)) arrays[name] = await inflate(bytes);
-    if (!awaited()) return false;
+    if (ticket !== this.ticket) return false;
     this.image?.close();
-    Object.assign(this, { image: picture, arrays, over: {} });
+    Object.assign(this, { sample, image: picture, arrays, over: {} });
     const seen = new Uint8Array(256);
     for (const plane of [...ALL, "before"]) for (const id of arrays[plane] ?? []) seen[id] = 1;
     this.present = [...seen.keys()].filter((id) => seen[id]);
+    this.point(null);  // what was read there belongs to the picture before
+    this.fit();
     return true;
   }
 
@@ -96,8 +83,7 @@ class Picture {
   overlay(name) {
     const { truth, prediction } = this.arrays, { width, height } = this.sample, plane = this.arrays[name];
     const palette = name === "confidence" ? RAMP : this.palette;
-    const hatch = (i) => HATCH[((i % width) + Math.floor(i / width)) % 8 < 2 ? 0 : 1];
-    const error = (i) => (truth[i] === IGNORE ? hatch(i) : truth[i] === prediction[i] ? 0 : ERROR);
+    const error = (i) => (truth[i] === IGNORE ? BLACK : truth[i] === prediction[i] ? 0 : ERROR);
     return (this.over[name] ??= painted(width, height, plane ? (i) => palette[plane[i]] : error));
   }
 
@@ -122,7 +108,6 @@ class Picture {
     if (!this.sample?.width) { this.canvas.style.height = "0"; return; }
     const context = sized(this.canvas, ...this.layout()), pixel = context.getTransform().a;  // of the screen
     Object.assign(context, { fillStyle: getComputedStyle(this.host).color, font: "12px sans-serif" });
-    if (this.sample.finer && this.panels[0].scale * pixel > 1) this.ask();
     for (const { name, x, y, width, height, left, top, scale } of this.panels) {
       context.fillText((CAPTIONS[name] ?? name) + (this.has(name) ? "" : ": unknown"), x + 1, y - 5);
       context.save();
@@ -135,13 +120,6 @@ class Picture {
       this.paint(context, name, scale);
       context.restore();
     }
-  }
-
-  // More pixels, once one stays with this failure: those who step on need none.
-  ask() {
-    const { sample } = this;
-    sample.finer = false;
-    setTimeout(() => { if (this.sample === sample) this.sharpen(sample); }, 250);
   }
 
   paint(context, name, scale) {
@@ -163,12 +141,6 @@ class Picture {
       for (const [strokeStyle, line] of [["black", 4], ["white", 2]]) {
         Object.assign(context, { strokeStyle, lineWidth: line / scale, lineCap: "square" }).stroke(this.over.edge);
       }
-    }
-    if (this.pointer && this.panels.length > 1) {  // the same place in every panel
-      const [x, y] = [this.pointer[0] * width, this.pointer[1] * height], arm = 7 / scale, thin = arm / 5;
-      Object.assign(context, { fillStyle: "white", globalCompositeOperation: "difference" });
-      context.fillRect(x - arm, y - thin / 2, 2 * arm, thin);
-      context.fillRect(x - thin / 2, y - arm, thin, 2 * arm);
     }
   }
 
@@ -216,13 +188,11 @@ class Picture {
     this.point(this.place(event));
   }
 
-  // Tell what lies at a place of the picture, and mark it in all panels.
+  // Tell what lies at a place of the picture.
   point(place) {
-    this.pointer = place;
     const { width, height, step } = this.sample ?? {}, { truth, prediction, confidence } = this.arrays;
     const [x, y] = (place ?? []).map((share, k) => Math.floor(share * (k ? height : width))), i = y * width + x;
     const values = { truth: truth?.[i], prediction: prediction?.[i], confidence: confidence?.[i] };
     this.read(place && { x: x * step, y: y * step, ...values });
-    requestAnimationFrame(() => this.draw());
   }
 }

@@ -1,5 +1,5 @@
 // Where failures come from: a kernel that answers messages, or data embedded in the page. Both give promises of
-//   open() -> what `listing` returns; show(id, sharp) -> facts, and what `pack_row` returns
+//   open() -> what `listing` returns; show(id) -> facts, and what `pack_row` returns
 //   thumb(kind, id) -> the address of a small picture, "" where there is none
 // and keep `filters`, as one string, over a reload. A kernel also takes verdicts (judge), named filters (keep) and the
 // wish to write; once it is gone, a promise is refused or waits for ever.
@@ -38,8 +38,8 @@ class Kernel {
 
   async open() { return JSON.parse(new TextDecoder().decode(await inflate((await this.ask("open")).buffers[0]))); }
 
-  async show(id, sharp = false) {
-    const { names, buffers, ...shown } = await this.ask("show", { id, sharp });
+  async show(id) {
+    const { names, buffers, ...shown } = await this.ask("show", { id });
     return { ...shown, layers: Object.fromEntries(names.map((name, k) => [name, buffers[k]])) };
   }
 

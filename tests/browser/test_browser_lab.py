@@ -86,8 +86,7 @@ def answers(address: str) -> bool:
 
 def write_notebook(path: Path) -> None:
     source = (
-        "import pandas as pd\nfrom seglib.browser import FailureBrowser, browser\nfrom seglib.data import ClassMap\n"
-        "browser.QUICK = 10_000  # every picture is a large one: reduced at first\n"
+        "import pandas as pd\nfrom seglib.browser import FailureBrowser\nfrom seglib.data import ClassMap\n"
         f"classes = ClassMap({made.CLASSES.names!r})\n"
         "FailureBrowser('failures', classes, pd.read_csv('failures/class_ious.csv', dtype={'id': str}))"
     )
@@ -137,12 +136,12 @@ def test_browse_filter_judge_and_find_it_again(lab) -> None:
             page.keyboard.press(key)
         assert page.evaluate("() => heard") == ["Escape"]
 
-        # Values under the pointer, against the files: all pixels have come by now.
+        # Values under the pointer, against the files.
         page.keyboard.press("i")
         canvas = browser.locator(".seg-picture canvas")
         box, readout = canvas.bounding_box(), browser.locator(".seg-readout")
         canvas.hover(position={"x": box["width"] * 65.5 / 160, "y": box["height"] * 0.6})
-        settled(lambda: readout.inner_text().startswith("x 65, y "), True)  # every second pixel at first
+        settled(lambda: readout.inner_text().startswith("x 65, y "), True)
         y = int(readout.inner_text().split(" · ")[0].split("y ")[1])
         names = (*made.CLASSES.names, *[""] * 249, "ignored")
         kinds = ("masks", "predictions", "confidences")
