@@ -22,13 +22,9 @@ _AXES = {"xlabel": "prediction", "ylabel": "ground truth (share of pixels)"}
 def confusion_matrix(
     counts: np.ndarray, classes: ClassMap, ax: Axes | None = None, normalize: bool = True, title: str = ""
 ) -> Axes:
-    """Draw the confusion matrix: rows ground truth, columns prediction.
+    """Draw the confusion matrix of (C, C) pixel counts: rows ground truth, columns prediction.
 
-    Args:
-        counts: (C, C) pixel counts.
-        normalize: show each row as shares of the true class's pixels (%); otherwise the counts themselves.
-
-    Colours grow with the square root, so that small confusions show. Numbers below 0.5 % are left out.
+    `normalize` shows each row as shares of the true class's pixels (%), numbers below 0.5 % left out.
     """
     counts = np.asarray(counts, float)
     if not counts.any():
@@ -50,10 +46,7 @@ def confusion_difference(
 ) -> Axes:
     """Draw what is confused more often (orange) or less often (purple) in the failed images than in all.
 
-    Args:
-        failures, full: (C, C) pixel counts of the failed and of all images.
-
-    Shown is the difference of the row-normalised matrices in percentage points.
+    Of the (C, C) pixel counts of both, it is the difference of the row-normalised matrices in percentage points.
     """
     failed, full = np.asarray(failures, float), np.asarray(full, float)
     if not failed.any():
@@ -69,11 +62,8 @@ def confusion_difference(
 def cooccurrence(table: pd.DataFrame, images: int, ax: Axes | None = None) -> Axes:
     """Draw which classes come together more (orange) or less often (purple) than their frequencies alone explain.
 
-    Args:
-        table: (C, C) counts of the images that hold both classes.
-        images: how many images there are.
-
-    A cell is P(column | row) - P(column) in percentage points: 0 for a class that every image holds.
+    `table`: (C, C) counts of the images that hold both, of `images` in all. A cell is P(column | row) - P(column) in
+    percentage points.
     """
     held, images = np.diag(table), max(images, 1)
     points = _percent(table.to_numpy(float), table.columns, held, images) - 100 * held / images

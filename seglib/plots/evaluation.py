@@ -47,10 +47,7 @@ def class_ious(per_class: pd.DataFrame, classes: ClassMap, ax: Axes | None = Non
 
 @style.apply
 def iou_distribution(per_image: pd.DataFrame, threshold: float, ax: Axes | None = None) -> Axes:
-    """Draw the histogram of the images' mean IoU; failures (below `threshold`) stand out.
-
-    `per_image`: column miou (0-1; NaN for an image without a valid pixel, which the legend counts).
-    """
+    """Draw the histogram of the images' mean IoU (column miou; 0-1 or NaN); failures (below `threshold`) stand out."""
     scores = per_image["miou"].dropna().to_numpy(float)
     if not len(scores):
         return style.empty(ax, "no image has a score")
@@ -192,8 +189,9 @@ def lost_iou(failures: pd.DataFrame, count: int = 20, ax: Axes | None = None) ->
     if table.empty:
         return style.empty(ax, "no failure of which it is known where the IoU was lost")
     title = f"Where the IoU was lost: the worst {len(table)} of {len(failures)} failures"
-    names = [style.shortened(i, 34) for i in table["id"]]
-    ax = style.rows(ax, names, title, "lost IoU (1 - mean IoU of the image)", 0.25, width=40, xlim=(0, 1))
+    ax = style.rows(
+        ax, table["id"], title, "lost IoU (1 - mean IoU of the image)", 0.25, width=50, xlim=(0, 1)
+    )
     start = np.zeros(len(table))
     for kind, (color, hatch, label) in _ERRORS.items():
         part = table[f"lost_{kind}"].to_numpy(float)
@@ -210,13 +208,12 @@ def lost_iou(failures: pd.DataFrame, count: int = 20, ax: Axes | None = None) ->
 def costly_confusions(costs: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw the costliest confusions: by how much the mean IoU would rise if their pixels were right.
 
-    `costs`: columns truth, prediction, share (0-1), images, gain (points of the split's mean IoU), gain_image (of
-    the images' own mIoU, on average).
+    `costs`: columns of `failures.error_costs`.
     """
     if costs.empty:
         return style.empty(ax, "no confusion: every valid pixel is right")
     table, title = list(costs.itertuples()), "Confusions that cost most (ground truth → prediction)"
-    names = [f"{style.shortened(r.truth, 20)} → {style.shortened(r.prediction, 20)}" for r in table]
+    names = [f"{r.truth} → {r.prediction}" for r in table]
     ax = style.rows(ax, names, title, "gain if these pixels were right (points of IoU)", width=50)
     rows, label = range(len(table)), "mean IoU of an image, on average"
     ax.barh(rows, costs["gain"], height=0.66, color=style.BLUE, label="mean IoU of the split")

@@ -78,12 +78,11 @@ def failure_sheet(
     image: np.ndarray, truth: np.ndarray, pred: np.ndarray, classes: ClassMap, title: object = "",
     region: np.ndarray | None = None,
 ) -> Figure:  # fmt: skip
-    """Show image, ground truth, prediction and error map of one sample, and the costliest confusions.
+    """Show image (H, W, 3) uint8 RGB, ground truth, prediction (H, W) uint8 class ids, errors and costliest confusions.
 
-    Args:
-        image, truth, pred: (H, W, 3) uint8 RGB, and (H, W) uint8 class ids, 255 = ignored.
-        region: (H, W) bool, outlined in image and ground truth: where a label error is suspected.
+    `region`, (H, W) bool, is outlined in image and ground truth: where a label error is suspected.
     """
+    legend = _handles(present(truth, pred), classes)
     costs = [f"{style.text(t)} → {style.text(p)} {s:.1%}" for t, p, s in top_confusions(truth, pred, classes)]
     valid = (truth != IGNORE).sum()
     share = f"{wrong_pixels(truth, pred).sum() / valid:.1%} of valid pixels" if valid else "no valid pixel"
@@ -97,7 +96,6 @@ def failure_sheet(
         f"errors: {share}": error_map(image, truth, pred),
     }
     columns = 2 if image.shape[1] > 1.7 * image.shape[0] else 4  # four wide images in a row would be tiny
-    legend = _handles(present(truth, pred), classes)
     fig = image_grid(list(panels.values()), list(panels), columns, legend, 12.4 / columns)
     for ax in fig.axes[:2] if doubted else ():
         ax.contour(region, levels=[0.5], colors="black", linewidths=2.6)

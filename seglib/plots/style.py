@@ -109,11 +109,6 @@ def text(value: object, width: int = 28) -> str:
     return textwrap.fill(" ".join(str(value).split()).replace("$", r"\$"), width)
 
 
-def shortened(name: str, most: int) -> str:
-    """Cut the middle out of a long name: ids differ at their ends."""
-    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most - most // 2) :]}"
-
-
 def rgb(names: Iterable[str], classes: ClassMap) -> np.ndarray:
     """Return the colours of the named classes, (N, 3) float64 in [0, 1]."""
     return classes.colors[[classes.names.index(name) for name in names]] / 255.0

