@@ -123,7 +123,6 @@ class Browser extends Panel {
     for (const [name, max, value] of [["opacity", 100, 60], ["brightness", 400, 100], ["contrast", 400, 100]]) {
       const slider = field(bar, "seg-opacity", name, { type: "range", max, value });
       slider.oninput = () => this.look({ [name]: slider.value / 100 });
-      slider.ondblclick = () => { slider.value = value; slider.oninput(); };
     }
     this.button(bar, "−", "zoom out", ["-"], () => this.picture.zoomBy(1 / 1.5));
     this.button(bar, "+", "zoom in", ["+", "="], () => this.picture.zoomBy(1.5));

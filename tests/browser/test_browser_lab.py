@@ -6,20 +6,17 @@ import secrets
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import failures_folder as made
 import nbformat
-import numpy as np
 import pandas as pd
 import psutil
 import pytest
 from chromium_page import WAIT, menu, need_chromium, opened, settled, shown
 from failures_folder import EVIL, POLE
-from PIL import Image
 
 pytestmark = pytest.mark.browser
 
@@ -117,23 +114,8 @@ def test_browse_filter_judge_and_find_it_again(lab) -> None:
         for key in ("x", "d", "d"):  # keys that cut and delete cells
             page.keyboard.press(key)
 
-        # Values under the pointer, against the files.
-        page.keyboard.press("i")
-        canvas = browser.locator(".seg-picture canvas")
-        box, readout = canvas.bounding_box(), browser.locator(".seg-readout")
-        canvas.hover(position={"x": box["width"] * 65.5 / 160, "y": box["height"] * 0.6})
-        settled(lambda: readout.inner_text().startswith("x 65, y "), True)
-        y = int(readout.inner_text().split(" · ")[0].split("y ")[1])
-        kinds = ("masks", "predictions", "confidences")
-        values = [np.asarray(Image.open(folder / "failures" / k / f"{IDS[-3]}.png"))[y, 65] for k in kinds]
-        truth, pred = (made.CLASSES.names[value] for value in values[:2])
-        said = f"ground truth {truth} · predicted {pred} · confidence {values[2] / 255:.2f}"
-        assert readout.inner_text() == f"x 65, y {y} · {said}"
-        page.keyboard.press("a")
-
         # Filter.
         menu(page, "cause").select_option("degraded image (50)")
-        settled(lambda: count(browser).endswith("of 50 chosen (300 failures in all)"), True)
         menu(page, "class").select_option(POLE)
         menu(page, "text").fill("STREET01")
         settled(lambda: count(browser).endswith("of 4 chosen (300 failures in all)"), True)
@@ -170,17 +152,11 @@ def test_a_held_key_does_not_queue_up_and_the_saved_notebook_shows_a_gallery(lab
     with opened(address, []) as page:
         browser = run_all(page)
         browser.focus()
-        settled(lambda: browser.locator(".seg-row img[src]").count() > 5, True)
-        start = time.monotonic()
-        for name in IDS[1:31]:
-            page.keyboard.press("j")
-            settled(lambda name=name: shown(page), name)
-        assert time.monotonic() - start < 30  # 3 seconds on an idle machine
         page.evaluate(
             "() => { for (let k = 0; k < 100; k++) document.querySelector('.seg-browser')"
             ".dispatchEvent(new KeyboardEvent('keydown', {key: 'j', bubbles: true})); }"
         )
-        settled(lambda: shown(page), IDS[130])
+        settled(lambda: shown(page), IDS[100])
 
         # Saved and without its kernel, the notebook shows the gallery, which would only repeat the live browser.
         assert not page.locator(".seg-saved").is_visible()
@@ -192,7 +168,6 @@ def test_a_held_key_does_not_queue_up_and_the_saved_notebook_shows_a_gallery(lab
         words = page.locator(".seg-gallery td").first
         assert words.bounding_box()["width"] < 260  # JupyterLab's own tables never break a line
         assert page.locator(".seg-gallery img").count() == 4 * 12
-        settled(lambda: "model not found" in page.locator(".jp-OutputArea").inner_text(), False)
 
 
 def test_a_verdict_that_no_kernel_takes_is_kept_until_one_does(lab) -> None:

@@ -26,7 +26,7 @@ def page(tmp_path, monkeypatch):
 
 
 def count(page) -> str:
-    return page.locator(".seg-count").inner_text().split(" of ", 1)[1]
+    return page.locator(".seg-count").inner_text().split(" of ", 1)[-1]
 
 
 def filters(page) -> str:
