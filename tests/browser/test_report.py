@@ -223,11 +223,11 @@ def test_layers_opacity_zoom_and_the_class_under_the_pointer(report):
         canvas.hover(position={"x": 100, "y": box["height"] * 0.9})
         said = page.locator(".seg-readout").inner_text()
         assert re.match(r"x \d+, y \d+ · ground truth road · predicted car · confidence 0\.\d\d$", said)
-        before = pixel(page, 0.1, 0.9)
+        before = pixel(page, 0.9, 0.1), pixel(page, 0.1, 0.9)
         page.mouse.wheel(0, -900)
-        settled(lambda: pixel(page, 0.1, 0.9) != before, True)
+        settled(lambda: (pixel(page, 0.9, 0.1), pixel(page, 0.1, 0.9)) != before, True)
         page.keyboard.press("f")
-        settled(lambda: pixel(page, 0.1, 0.9), before)
+        settled(lambda: (pixel(page, 0.9, 0.1), pixel(page, 0.1, 0.9)), before)
 
 
 @pytest.mark.browser
