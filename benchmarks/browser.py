@@ -96,7 +96,7 @@ def measure(folder: Path, steps: int) -> dict[str, float]:
     result["list (s)"] = seconds(lambda: ask("open"))
 
     def show(index: int) -> None:
-        ask("show", id=ids[index], sharp=False)
+        ask("show", id=ids[index])
 
     def step(index: int) -> None:
         show(index)

@@ -75,7 +75,7 @@ def through_everything(root: Path, tmp: Path) -> pd.DataFrame:
     evaluation = evaluate.evaluate_predictions("theirs", root / "theirs", "data/set", params)
     found = failures.find_failures(evaluation, 0.5)
     folder = failures.analyse(evaluation, found).folder
-    write_report(folder, evaluation.classes, "theirs")
+    write_report(folder, evaluation.classes)
     assert len(found) == len(dataset.samples) == len(list((folder / "images").iterdir()))
     with suppress(ValueError):  # names that CVAT's lists cannot hold
         failures.export_for_relabelling(evaluation, tmp / "tasks.zip", found["id"].tolist())

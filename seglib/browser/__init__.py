@@ -1,9 +1,7 @@
 """Look at failed images: live in Jupyter (`FailureBrowser`) and as one HTML file (`write_report`).
 
 `table` reads, lists and describes failures, `layers` packs their pictures, `details` adds what the analysis
-knows beyond the folder, `browser` answers the front end in
-Jupyter, `report` writes the static forms. The .js files are one front end, fed by a kernel or by embedded
-data.
+knows. The .js files are one front end, fed by a kernel (`browser`) or by embedded data (`report`).
 """
 
 from seglib.browser.browser import FailureBrowser

@@ -3,13 +3,13 @@
 const LAYERS = [["all", "all four", "a"], ["image", "image", "i"], ["truth", "ground truth", "t"],
   ["prediction", "prediction", "p"], ["errors", "errors", "e"], ["confidence", "confidence", "c"],
   ["before", "before", "b"]];
-const HELP = "Once you have clicked in here: ← → or j k: step · ?: all keys · w: fill the window · wheel: zoom · drag: "
-  + "move. Right click, Create New View for Cell Output: JupyterLab gives it a tab of its own, at full width.";
 const STEPS = { ArrowDown: 1, ArrowUp: -1, PageDown: 8, PageUp: -8, Home: -Infinity, End: Infinity };
 const CONFIDENT = `linear-gradient(90deg, ${CIVIDIS.map((color) => `rgb(${color})`).join()})`;
-const WRONG = "#ff7a00", HATCHED = "repeating-linear-gradient(135deg, #606060 0 2px, #000 2px 6px)";
+const WRONG = "#ff7a00";
+const MORE = [[Object.keys(STEPS).join(" "), "step"], ["n", "note"], ["Escape", "leave it"], ["wheel", "zoom"],
+  ["drag", "move"], ["right click", "Create New View for Cell Output: a tab at full width"]];
 
-class Browser extends Facts {
+class Browser extends Panel {
   constructor(source, root) {
     super();
     Object.assign(this, { source, root, at: 0, row: null, asked: 0, typed: false, ahead: null, keys: {} });
@@ -24,57 +24,48 @@ class Browser extends Facts {
   }
 
   build(data) {
-    const { colors, names, rows } = data;
-    Object.assign(this, { data, colors, names, chosen: [], editable: !this.source.readOnly });
-    this.unsaved = this.editable ? new Unsaved(`seglib ${data.folder}`) : { kept: {} };  // a frame may have no storage
-    this.filters = new Filters(this.root, data, (top) => this.refill(top));
-    this.filters.saved(this.editable && ((views) => this.source.keep(views)));
-    const bar = make(this.root, "div", "seg-bar"), views = make(this.root, "div", "seg-charts");
+    const { colors, names, rows } = data, { root, source } = this;
+    Object.assign(this, { data, colors, names, chosen: [], editable: !source.readOnly });
+    this.failed = new Set(rows.filter((row) => row.failed).map(({ id }) => id));
+    this.filters = new Filters(root, data, (top) => this.refill(top));
+    this.filters.saved(this.editable && ((views) => source.ask("keep", { views })));
+    const bar = make(root, "div", "seg-bar"), views = make(root, "div", "seg-charts");
     this.charts = new Charts(views, data, this.filters);
-    const page = make(this.root, "div", "seg-page");
-    const [left, main, verdict] = ["seg-left", "seg-main", "seg-verdicts"].map((name) => make(page, "div", name));
-    this.facts = make(page, "div", "seg-facts");
-    this.count = make(left, "div", "seg-count");
-    this.thumbs = new Thumbs(this.source, this.root);
-    this.list = new List(left, this.thumbs, (index, several) => {
-      this.root.focus({ preventScroll: true });
-      const [from, to] = [index, this.at].sort((a, b) => a - b);
-      this.list.marked = new Set(several ? this.chosen.slice(from, to + 1) : []);
-      this.list.draw();
-      if (several) this.count.textContent = `${to - from + 1} marked: a verdict is given to all of them`;
-      else this.go(index);
-    });
-    const steps = make(left, "div", "seg-bar");
-    const step = (by) => () => this.go(this.at + by);
+    const page = make(root, "div", "seg-page"), inside = (host, ...all) => all.map((name) => make(host, "div", name));
+    const [left, main, verdict, facts] = inside(page, "seg-left", "seg-main", "seg-verdicts", "seg-facts");
+    Object.assign(this, { main, facts, count: make(left, "div", "seg-count"), thumbs: new Thumbs(source, root) });
+    this.list = new List(left, this.thumbs, (index, several) => this.pick(index, several));
+    const steps = make(left, "div", "seg-bar"), step = (by) => () => this.go(this.at + by);
     this.previous = this.button(steps, "‹ Previous", "the failure before", ["ArrowLeft", "k"], step(-1));
     this.next = this.button(steps, "Next ›", "the failure after", ["ArrowRight", "j"], step(1));
     for (const [key, by] of Object.entries(STEPS)) this.keys[key] = step(by);
-    Object.assign(this, { main });
     this.controls(make(main, "div", "seg-bar"));
-    this.picture = new Picture(make(main, "div", "seg-picture"), colors, {
-      read: (at) => this.read(at),
-      focused: () => this.root.contains(this.root.getRootNode().activeElement),
-      sharpen: async (sample) => this.picture.sharper(sample, await this.source.show(sample.id, true)),
-    });
-    [this.readout, this.legend, this.problems] =
-      ["seg-readout", "seg-legend", "seg-problem"].map((name) => make(main, "div", name));
-    this.strip = new Strip(main, (id) => this.open(id));
-    [this.near, this.alike] = ["seg-near", "seg-near"].map((name) => make(main, "div", name));
-    this.failed = new Set(rows.filter((row) => row.failed).map(({ id }) => id));
-    this.panels(bar, views);
+    const focused = () => root.contains(root.getRootNode().activeElement);
+    this.picture = new Picture(make(main, "div", "seg-picture"), colors, (at) => this.read(at), focused);
+    [this.readout, this.legend, this.problems] = inside(main, "seg-readout", "seg-legend", "seg-problem");
+    [this.strip, this.near, this.alike] = inside(main, "seg-strip", "seg-near", "seg-near");
     this.problems.role = "alert";
     this.judging(verdict);
-    make(page, "div", "seg-help", HELP);
-    this.overlay();
-    this.root.addEventListener("keydown", (event) => this.key(event));
+    this.panels(bar, views);
+    root.addEventListener("keydown", (event) => this.key(event));
     this.observer.observe(this.filters.bar);  // its size does not depend on the picture's
     this.read(null);
-    this.filters.text = this.source.filters;
+    this.filters.text = source.filters;
     this.refill();
-    this.resend();
+    if (this.editable) this.resend();
   }
 
   close() { this.keep(); this.source.close?.(); this.observer.disconnect(); }
+
+  // A row of the list was clicked, to go there or to mark all from the one on show.
+  pick(index, several) {
+    this.root.focus({ preventScroll: true });
+    const [from, to] = [index, this.at].sort((a, b) => a - b);
+    this.list.marked = new Set(several ? this.chosen.slice(from, to + 1) : []);
+    this.list.draw();
+    if (several) this.count.textContent = `${to - from + 1} marked: a verdict is given to all of them`;
+    else this.go(index);
+  }
 
   // A button, and the keys that press it.
   button(host, text, title, keys, answer) {
@@ -84,7 +75,7 @@ class Browser extends Facts {
     return element;
   }
 
-  // What can be shown above the list, and the button that ends a review.
+  // What can be shown above the list, the button that ends a review, and all keys.
   panels(bar, views) {
     const toggle = (name, key, box, shown) => {
       const press = this.button(bar, name, "show or hide", [key], () => {
@@ -92,7 +83,7 @@ class Browser extends Facts {
         press.ariaPressed = String(!box.hidden);
         this.redraw();
       });
-      Object.assign(press, { ariaPressed: String(shown) });
+      press.ariaPressed = String(shown);
       box.hidden = !shown;
     };
     toggle("charts", "v", views, true);
@@ -106,12 +97,16 @@ class Browser extends Facts {
       });
       toggle("map", "m", host, false);
     }
+    const keys = make(this.root, "dialog", "seg-all");
+    this.button(bar, "?", "all keys", ["?"], () => (keys.open ? keys.close() : keys.showModal()));
+    make(keys, "pre", "", [...this.named, ...MORE].map(([key, text]) => `${key}  ${text}`).join("\n"));
     if (!this.editable || !this.data.training) return;
     const text = make(this.root, "pre", "seg-written");
     bar.after(text);
     button(bar, "Write actions and report", "actions.yaml and report.html, of the verdicts so far", async () => {
       text.textContent = "writing …";
-      text.textContent = await this.source.write().catch(() => "not written: run this cell again");
+      const told = await this.source.ask("write").catch(() => ({ error: "run this cell again" }));
+      text.textContent = told.text ?? `not written: ${told.error}`;
     });
   }
 
@@ -120,54 +115,32 @@ class Browser extends Facts {
     this.map?.draw(this.chosen);
   }
 
-  // All keys, by "?".
-  overlay() {
-    const box = make(this.root, "dialog", "seg-all"), table = make(box, "table");
-    const more = [["[ ]", "opacity"], [Object.keys(STEPS).join(" "), "step"], ["n", "note"], ["Escape", "leave it"]];
-    for (const [keys, text] of [...this.named, ...more, ["?", "close"]]) {
-      const row = make(table, "tr");
-      make(row, "th", "", keys);
-      make(row, "td", "", text);
-    }
-    this.keys["?"] = () => (box.open ? box.close() : box.showModal());
-  }
-
   controls(bar) {
     this.layers = LAYERS.map(([view, text, key]) =>
       [view, this.button(bar, text, "layer", [key], () => this.look({ view }))]);
     const outline = () => this.look({ suspect: !this.picture.suspect });
     this.region = this.button(bar, "suspect", "outline the suspect region", ["s"], outline);
-    this.opacity = make(make(bar, "label", "seg-opacity", "opacity"), "input");
-    const blend = (opacity) => this.look({ opacity: clamp(opacity, 0, 1) });
-    Object.assign(this.opacity, { type: "range", min: 0, max: 100, oninput: () => blend(this.opacity.value / 100) });
-    const more = (by) => () => blend(this.picture.opacity + by);
-    Object.assign(this.keys, { "[": more(-0.1), "]": more(0.1) });
-    for (const name of ["brightness", "contrast"]) {
-      const slider = make(make(bar, "label", "seg-opacity", name), "input");
-      Object.assign(slider, { type: "range", min: 50, max: 400, value: 100, ariaLabel: name });
+    for (const [name, max, value] of [["opacity", 100, 60], ["brightness", 400, 100], ["contrast", 400, 100]]) {
+      const slider = field(bar, "seg-opacity", name, { type: "range", max, value });
       slider.oninput = () => this.look({ [name]: slider.value / 100 });
-      slider.ondblclick = () => { slider.value = 100; slider.oninput(); };
     }
-    const zoom = make(bar, "span", "seg-zoom");
-    this.button(zoom, "−", "zoom out", ["-"], () => this.picture.zoomBy(1 / 1.5));
-    this.button(zoom, "+", "zoom in", ["+", "="], () => this.picture.zoomBy(1.5));
-    this.button(zoom, "fit", "the whole picture, as a double click", ["f"], () => this.picture.fit());
-    this.button(zoom, "window", "fill the window", ["w"], () => this.fill());
+    this.button(bar, "−", "zoom out", ["-"], () => this.picture.zoomBy(1 / 1.5));
+    this.button(bar, "+", "zoom in", ["+", "="], () => this.picture.zoomBy(1.5));
+    this.button(bar, "fit", "the whole picture, as a double click", ["f"], () => this.picture.fit());
+    this.button(bar, "window", "fill the window", ["w"], () => this.fill());
   }
 
   // The picture fills the window, or is put back.
   fill() {
-    const { main, picture } = this;
-    picture.full = !picture.full;
-    main.style.background = picture.full ? ground(this.root) : "";
-    main.popover = picture.full ? "manual" : null;
-    if (picture.full) main.showPopover();
-    picture.draw();
+    const full = this.picture.full = !this.picture.full;
+    this.main.popover = full ? "manual" : null;
+    if (full) this.main.showPopover();
+    this.picture.draw();
   }
 
   // The filters changed: stay with the failure on show if it passes them, or go to the first.
   refill(top = false) {
-    const current = top ? null : this.chosen[this.at], of = this.failed.size;
+    const current = top ? null : this.chosen[this.at];
     this.chosen = this.filters.choose(this.data.rows);
     this.source.filters = this.filters.text;
     this.filters.draw();
@@ -179,7 +152,7 @@ class Browser extends Facts {
     if (this.chosen.length) { this.go(Math.max(0, this.chosen.indexOf(current))); return; }
     this.keep();
     this.previous.disabled = this.next.disabled = true;
-    this.count.textContent = `0 of ${of} failures: none passes these filters. Widen them, or press Reset.`;
+    this.count.textContent = "None passes these filters. Widen them, or press Reset.";
   }
 
   // One picture is asked for at a time; of those asked for meanwhile, the last: a held key never queues up.
@@ -233,7 +206,7 @@ class Browser extends Facts {
     this.text.value = row.note;
     this.say(row.time && `given ${new Date(row.time).toLocaleString()}`);
     this.look({});
-    this.strip.draw(this.data.sequences?.[row.group], row.id, this.failed);
+    this.sequence(this.data.sequences?.[row.group], row);
     this.root.dataset.shown = row.id;
   }
 
@@ -245,7 +218,6 @@ class Browser extends Facts {
 
   look(changed) {
     Object.assign(this.picture, changed);
-    this.opacity.value = Math.round(100 * this.picture.opacity);
     const { view, present } = this.picture;
     const press = (choice, on, known) => Object.assign(choice, { ariaPressed: String(on), disabled: !known });
     for (const [name, choice] of this.layers) press(choice, name === view, this.picture.has(name));
@@ -254,7 +226,7 @@ class Browser extends Facts {
     this.picture.draw();
     this.legend.replaceChildren();
     if (view === "confidence") swatch(this.legend, CONFIDENT, "confidence, 0 to 1");
-    else if (view === "errors") { swatch(this.legend, WRONG, "wrong"); swatch(this.legend, HATCHED, "ignored"); }
+    else if (view === "errors") { swatch(this.legend, WRONG, "wrong"); swatch(this.legend, "#000", "ignored"); }
     else for (const id of present) swatch(this.legend, this.colors[id] ?? "#000000", this.name(id));
   }
 
@@ -263,9 +235,10 @@ class Browser extends Facts {
   }
 
   read(at) {
-    const confidence = at?.confidence === undefined ? "unknown" : (at.confidence / 255).toFixed(2);
-    const said = at && `ground truth ${this.name(at.truth)} · predicted ${this.name(at.prediction)}`;
-    this.readout.textContent = at ? `x ${at.x}, y ${at.y} · ${said} · confidence ${confidence}` : "Point at the picture.";
+    if (!at) { this.readout.textContent = "Point at the picture."; return; }
+    const confidence = at.confidence === undefined ? "unknown" : (at.confidence / 255).toFixed(2);
+    const classes = `ground truth ${this.name(at.truth)} · predicted ${this.name(at.prediction)}`;
+    this.readout.textContent = `x ${at.x}, y ${at.y} · ${classes} · confidence ${confidence}`;
   }
 
   key(event) {

@@ -12,9 +12,9 @@ from IPython.display import display
 
 from seglib import runs
 from seglib.browser.details import Details
-from seglib.browser.layers import LARGEST, QUICK, thumbnail
+from seglib.browser.layers import LARGEST, thumbnail
 from seglib.browser.report import SCRIPT, STYLE, gallery, write_findings
-from seglib.browser.table import VIEWS, describe, listing, pack_row, read_failures, read_views
+from seglib.browser.table import VIEWS, describe, listing, pack_row, read_failures
 from seglib.data import ClassMap
 from seglib.failures import VerdictBook
 
@@ -25,7 +25,6 @@ _SAVED = """
 .jp-OutputArea-child:has(+ .jp-OutputArea-child .seg-saved):not(:has(.seg-browser)) {display: none;}
 """
 _NONE = "<b>No failures.</b> Every image reaches the threshold: there is nothing to browse."
-_Answer = tuple[dict[str, Any], list[bytes]]  # a message and its raw buffers
 
 
 class Front(anywidget.AnyWidget):
@@ -33,9 +32,7 @@ class Front(anywidget.AnyWidget):
 
     _esm = SCRIPT
     _css = STYLE
-    filters = traitlets.Unicode("").tag(
-        sync=True
-    )  # what is listed, as one string: "cause=label+error&class=car"
+    filters = traitlets.Unicode("").tag(sync=True)  # as one string: "cause=label+error&class=car"
 
 
 class FailureBrowser:
@@ -45,30 +42,19 @@ class FailureBrowser:
     worst failures, which a saved notebook shows where there is no kernel.
 
     Args:
-        folder: failures/<split> of a run. What an older folder lacks is shown as unknown.
-        classes: of the dataset.
+        folder: failures/<split> of a run. What its failures.csv lacks is shown as unknown; without it, a
+            FileNotFoundError.
         class_ious: per_image_class_iou.csv, ids as text; without it class IoUs are not shown.
-        details: what the analysis knows beyond the folder: passing images, confusions of pixels, sequences,
-            similar and training images, the map, an earlier run.
-
-    Attributes:
-        widget: the live widget.
-        failures: the table.
-        book: the verdicts, saved in the folder at every change.
-
-    Raises:
-        FileNotFoundError: the folder holds no failures.csv.
-        ValueError: failures.csv has no ids or scores.
+        details: what the analysis knows beyond the folder, such as passing images and the map.
     """
 
     def __init__(
         self, folder: str | Path, classes: ClassMap, class_ious: pd.DataFrame | None = None,
         details: Details | None = None,
     ) -> None:  # fmt: skip
-        self.folder, self.classes = Path(folder), classes
-        self.failures, self.details = read_failures(self.folder), details
-        self.book = VerdictBook(self.folder / "verdicts.csv")
-        self._ious = None if class_ious is None else class_ious.drop_duplicates("id").set_index("id")
+        self.folder, self.classes, self.details = Path(folder), classes, details
+        self.failures, self.book = read_failures(self.folder), VerdictBook(self.folder / "verdicts.csv")
+        self._ious = None if class_ious is None else class_ious.set_index("id")
         self._table = details.add_passing(self.failures) if details else self.failures
         self._rows = {row["id"]: row for row in self._table.to_dict("records")}
         self.widget = Front()
@@ -90,47 +76,41 @@ class FailureBrowser:
     def _answer(self, widget: Front, message: dict[str, Any], _: object) -> None:
         answers = {"open": self._open, "show": self._show, "thumb": self._thumb, "judge": self._judge}
         answers |= {"keep": self._keep, "write": self._write}
-        content, buffers = answers[message["type"]](message)
+        try:
+            content, buffers = answers[message["type"]](message)  # a message and its raw buffers
+        except (OSError, ValueError) as failure:
+            content, buffers = {"error": str(failure)}, []
         widget.send(content | {"ask": message["ask"]}, buffers)
 
-    def _open(self, _: dict[str, Any]) -> _Answer:
+    def _open(self, _: dict[str, Any]) -> tuple:
         self.book.reload()
         data = listing(self._table, self.classes, self.book, self._ious, self.details)
-        data |= {"folder": str(self.folder.resolve()), "views": read_views(self.folder)}
+        data["folder"] = str(self.folder.resolve())
         return {}, [zlib.compress(json.dumps(data).encode(), 1)]  # 10,000 failures: a tenth of some megabytes
 
-    def _show(self, message: dict[str, Any]) -> _Answer:
+    def _show(self, message: dict[str, Any]) -> tuple:
         sample = message["id"]
-        known = self._ious is not None and sample in self._ious.index
         row = self._rows.get(sample, {"id": sample, "cause": "a training image", "nearest": "[]"})
-        facts = describe(row, self.classes, self._ious.loc[sample] if known else None)
-        facts |= {} if sample in self._rows else {"rows": []}
-        most = LARGEST if message["sharp"] else QUICK
-        packed = pack_row(self.folder, row, self.details, most)
+        ious = self._ious.loc[sample] if self._ious is not None and sample in self._ious.index else None
+        facts = describe(row, self.classes, ious) | ({} if sample in self._rows else {"rows": []})
         if self.details:
             facts["similar"] = self.details.similar(sample)
+        packed = pack_row(self.folder, row, self.details, LARGEST)
         layers = packed.pop("layers")
         return packed | {"facts": facts, "names": list(layers)}, list(layers.values())
 
-    def _thumb(self, message: dict[str, Any]) -> _Answer:
+    def _thumb(self, message: dict[str, Any]) -> tuple:
         small = thumbnail(self.folder, message["kind"], message["id"])
         return {}, [small or (self.details.thumbnail(message["id"]) if self.details else b"")]
 
-    def _keep(self, message: dict[str, Any]) -> _Answer:
+    def _keep(self, message: dict[str, Any]) -> tuple:
         runs.write_json(self.folder / VIEWS, message["views"])
         return {}, []
 
-    def _write(self, _: dict[str, Any]) -> _Answer:
-        try:
-            return {"text": write_findings(self.details)}, []
-        except (OSError, ValueError) as failure:
-            return {"text": f"not written: {failure}"}, []
+    def _write(self, _: dict[str, Any]) -> tuple:
+        return {"text": write_findings(self.details)}, []
 
-    def _judge(self, message: dict[str, Any]) -> _Answer:
-        error = ""
-        try:
-            self.book.set(message["id"], message["verdict"], message["note"].strip())
-        except (OSError, ValueError) as failure:
-            error = f"not saved: {failure}"
+    def _judge(self, message: dict[str, Any]) -> tuple:
+        self.book.set(message["id"], message["verdict"], message["note"].strip())
         given = self.book.get(message["id"])
-        return {"verdict": given.verdict, "time": given.time, "error": error}, []
+        return {"verdict": given.verdict, "time": given.time}, []

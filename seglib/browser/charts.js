@@ -24,7 +24,7 @@ class Charts {
       this.filters.set(name, pressed ? "" : value);
       this.filters.change(true);
     };
-    return Object.assign(button(host, "", title, pick), { ariaPressed: String(pressed), ariaLabel: title });
+    return button(host, "", title, pick, { ariaPressed: String(pressed), ariaLabel: title });
   }
 
   bars(host, name, counts) {
@@ -38,20 +38,18 @@ class Charts {
   }
 
   draw() {
-    const { rows } = this.data, { filters } = this;
-    this.bars(this.causes, "cause", tally(filters.choose(rows, "cause"), (row) => [row.cause]));
-    const classes = tally(filters.choose(rows, "class"), (row) => [row.worst_class]);
-    this.bars(this.classes, "class", classes.slice(0, MATRIX));
-    const counts = new Map(tally(filters.choose(rows, "IoU"), (row) => [binOf(row.miou)]));
-    const most = Math.max(1, ...counts.values());
+    const { rows } = this.data, count = (name, values) => tally(this.filters.choose(rows, name), values);
+    this.bars(this.causes, "cause", count("cause", VALUES.cause));
+    this.bars(this.classes, "class", count("class", (row) => [row.worst_class]).slice(0, MATRIX));
+    const counts = new Map(count("IoU", VALUES.IoU)), most = Math.max(1, ...counts.values());
     this.bins.replaceChildren();
     for (let k = 0; k < BINS; k++) {
-      const bin = binOf(k / BINS), count = counts.get(bin) ?? 0;
-      const column = this.part(this.bins, "IoU", bin, `mean IoU ${bin}: ${count} images`);
-      make(column, "i").style.height = `${(100 * count) / most}%`;
+      const bin = binOf(k / BINS), images = counts.get(bin) ?? 0;
+      const column = this.part(this.bins, "IoU", bin, `mean IoU ${bin}: ${images} images`);
+      make(column, "i").style.height = `${(100 * images) / most}%`;
     }
-    if (this.matrix) this.confusions(filters.choose(rows, "confusion"));
-    filters.choose(rows);  // its sizes of the confusion, if any
+    if (this.matrix) this.confusions(this.filters.choose(rows, "confusion"));
+    this.filters.choose(rows);  // its sizes of the confusion, if any
   }
 
   confusions(rows) {
@@ -69,10 +67,9 @@ class Charts {
     this.matrix.replaceChildren();
     this.matrix.style.gridTemplateColumns = `minmax(0, 90px) repeat(${shown.length}, minmax(0, 22px))`;
     make(this.matrix, "span");
-    const head = (c) => Object.assign(make(this.matrix, "i"), { title: names[c] }).style.background = colors[c];
-    shown.forEach(head);
+    for (const c of shown) make(this.matrix, "i", "", "", { title: names[c] }).style.background = colors[c];
     for (const t of shown) {
-      make(this.matrix, "span", "", names[t]).title = names[t];
+      make(this.matrix, "span", "", names[t], { title: names[t] });
       const total = sum(all.map((p) => pixels[t * C + p])) || 1;
       for (const p of shown) {
         const code = t * C + p, share = pixels[code] / total;
@@ -83,31 +80,5 @@ class Charts {
         cell.style.background = t === p ? "#8884" : `color-mix(in srgb, ${WRONG} ${strength}%, transparent)`;
       }
     }
-  }
-}
-
-// The IoU along the frames of a sequence; a click goes to a frame.
-class Strip {
-  constructor(host, open) {
-    const canvas = this.canvas = make(host, "canvas", "seg-strip"), at = ({ offsetX }) =>
-      this.frames[clamp(Math.floor((offsetX / canvas.clientWidth) * this.frames.length), 0, this.frames.length - 1)];
-    canvas.onclick = (event) => open(at(event)[0]);
-    canvas.onpointermove = (event) => { canvas.title = at(event).join(": "); };
-  }
-
-  draw(frames, id, failed) {
-    this.frames = frames ?? [];
-    this.canvas.hidden = this.frames.length < 2;
-    if (this.canvas.hidden) return;
-    const width = 2 * this.canvas.clientWidth, high = 80, step = width / this.frames.length;
-    Object.assign(this.canvas, { width, height: high });
-    const context = this.canvas.getContext("2d");
-    this.frames.forEach(([name, miou], k) => {
-      const tall = Math.max(3, (miou ?? 0) * high);
-      context.fillStyle = failed.has(name) ? WRONG : "#888";
-      context.fillRect(k * step, high - tall, Math.max(1, step - 1), tall);
-      context.fillStyle = "#1565c0";
-      if (name === id) context.fillRect(k * step - 2, 0, Math.max(5, step + 2), 8);
-    });
   }
 }

@@ -1,10 +1,11 @@
 // The filters above the browser, and the order of the list. All of them are one string, such as "cause=rare+class".
 
-const OFFERED = 100;  // values of a menu: the rarer ones are found by their words
 const SEARCHED = "id group worst_class top_confusion best_fix suspect_kind cause evidence note".split(" ");
 const BINS = 20;  // of the IoU
 const collator = new Intl.Collator(undefined, { numeric: true });
-const tagsOf = (row) => (row.note ?? "").match(/#[\p{L}\d_-]+/gu) ?? [];
+// The values of a row, by the filter that compares them.
+const VALUES = { cause: (row) => [row.cause], sequence: (row) => [row.group], change: (row) => [row.change],
+  tag: (row) => row.note?.match(/#[\p{L}\d_-]+/gu) ?? [], IoU: (row) => [binOf(row.miou)] };
 
 // Unknown values come last, whatever the direction.
 function compare(one, other, down) {
@@ -15,12 +16,11 @@ function compare(one, other, down) {
 
 // [value, how many rows have it], the most frequent first.
 function tally(rows, values) {
-  const counts = new Map();
-  for (const row of rows) for (const value of values(row)) if (value) counts.set(value, (counts.get(value) ?? 0) + 1);
-  return [...counts].sort((a, b) => b[1] - a[1] || collator.compare(a[0], b[0]));
+  const groups = Map.groupBy(rows.flatMap(values).filter(Boolean), (value) => value);
+  return [...groups].map(([value, all]) => [value, all.length]).sort((a, b) => b[1] - a[1] || collator.compare(a[0], b[0]));
 }
 
-const counted = (...all) => tally(...all).slice(0, OFFERED).map(([value, count]) => [value, `${value} (${count})`]);
+const counted = (...all) => tally(...all).map(([value, count]) => [value, `${value} (${count})`]);
 
 // The bin of an IoU: from its lower edge to below its upper one; 1 is in the last.
 function binOf(miou) {
@@ -30,39 +30,38 @@ function binOf(miou) {
 
 // Whether (x, y) lies in the polygon "x,y x,y ...".
 function within(text) {
-  const corners = text.split(" ").map((pair) => pair.split(",").map(Number));
-  return (x, y) => corners.reduce((inside, [x1, y1], k) => {
-    const [x0, y0] = corners.at(k - 1);
-    return (y0 > y) !== (y1 > y) && x < x0 + ((y - y0) / (y1 - y0)) * (x1 - x0) ? !inside : inside;
-  }, false);
+  const polygon = new Path2D(`M${text}Z`), context = document.createElement("canvas").getContext("2d");
+  return (x, y) => context.isPointInPath(polygon, x, y);
 }
 
 class Filters {
   constructor(host, data, change) {
-    const { rows, names, verdicts, none, rules, sorts, browse, before, views } = data, C = names.length;
-    Object.assign(this, { names, none, sorts, change, views: views ?? {}, inputs: {} });
+    const { rows, names, verdicts, none, rules, sorts, browse, views } = data, C = names.length;
+    Object.assign(this, { names, none, sorts, change, views, inputs: {} });
     this.bar = make(host, "form", "seg-filters");
     this.chips = make(host, "div", "seg-bar");
-    const twice = (values) => values.map((value) => [value, value]);
+    const each = (values) => values.map((value) => [value]);
     this.pairs = new Map(names.flatMap((truth, t) => names.map((pred, p) => [`${truth} -> ${pred}`, t * C + p])));
-    const pairs = [...this.pairs.keys()], wrong = (_, k, all) => k % 2 === 0 && all[k] % (C + 1);
+    const pairs = [...this.pairs.keys()], wrong = (code, k) => k % 2 === 0 && code % (C + 1);
     const confused = ({ pixels, top_confusion, best_fix }) =>
       (pixels ? pixels.filter(wrong).map((code) => pairs[code]) : [top_confusion, best_fix]);
-    this.menu("images", rows.every((row) => row.failed) ? [] : twice(["failures", "passing", "all"]), false);
+    const count = (name) => this.menu(name, counted(rows, VALUES[name]));
+    this.menu("images", rows.every((row) => row.failed) ? [] : each(["failures", "passing", "all"]), false);
     this.inputs.images.value = browse;
-    this.menu("cause", counted(rows, (row) => [row.cause]));
-    this.menu("class", twice(names));
-    this.menu("which", twice(rules), false);
+    count("cause");
+    this.menu("class", each(names));
+    this.menu("which", each(rules), false);
     this.menu("confusion", counted(rows, confused));
-    this.menu("sequence", counted(rows, (row) => [row.group]));
-    this.menu("verdict", twice([none, ...verdicts]));
-    this.menu("change", before ? counted(rows, (row) => [row.change]) : []);
-    this.menu("tag", counted(rows, tagsOf));
-    this.field("mean IoU from", { type: "number", min: 0, max: 1, step: 0.05, placeholder: "0" });
-    this.field("to", { type: "number", min: 0, max: 1, step: 0.05, placeholder: "1" });
+    count("sequence");
+    this.menu("verdict", each([none, ...verdicts]));
+    count("change");
+    count("tag");
+    for (const [name, placeholder] of [["mean IoU from", "0"], ["to", "1"]]) {
+      this.field(name, { type: "number", min: 0, max: 1, step: 0.05, placeholder });
+    }
     this.field("text", { type: "search", placeholder: "words" });
-    this.menu("sort by", sorts.map(([name]) => [name, name]), false);
-    for (const hidden of ["IoU", "map"]) this.field(hidden, { type: "hidden" }).hidden = true;
+    this.menu("sort by", sorts.map(([name]) => [name]), false);
+    for (const hidden of ["IoU", "map"]) this.field(hidden, {}).parentElement.hidden = true;
     this.initial = this.values();
     button(this.bar, "Reset", "show all failures again", () => { this.text = ""; change(); });
     this.bar.oninput = (event) => { if (event.target !== this.name) change(); };
@@ -71,47 +70,34 @@ class Filters {
 
   // Filters by a name of one's own, kept by `keep(views)`; without it they can only be chosen.
   saved(keep) {
-    const label = make(this.bar, "label", "seg-filter", "saved filters"), menu = make(label, "select");
-    const offer = () => {
-      menu.replaceChildren();
-      for (const name of ["", ...Object.keys(this.views)]) make(menu, "option", "", name);
-      label.hidden = menu.options.length === 1;
+    const menu = field(this.bar, "seg-filter", "saved filters", {}, "select");
+    const refresh = () => {
+      offer(menu, ["", ...Object.keys(this.views)].map((name) => [name]));
+      menu.parentElement.hidden = menu.options.length === 1;
     };
     menu.oninput = (event) => { event.stopPropagation(); this.text = this.views[menu.value] ?? ""; this.change(); };
-    menu.ariaLabel = "saved filters";
-    offer();
+    refresh();
     if (!keep) return;
-    const name = this.name = make(make(this.bar, "label", "seg-filter", "save filters as"), "input");
-    Object.assign(name, { placeholder: "a name, Enter", ariaLabel: "save filters as" }).onkeydown = ({ key }) => {
+    const name = this.name = field(this.bar, "seg-filter", "save filters as", { placeholder: "a name, Enter" });
+    name.onkeydown = ({ key }) => {
       if (key !== "Enter" || !name.value) return;
       keep(Object.assign(this.views, { [name.value]: this.text }));
       name.value = "";
-      offer();
+      refresh();
     };
   }
 
-  field(name, settings, tag = "input") {
-    const label = make(this.bar, "label", "seg-filter", name);
-    this.inputs[name] = Object.assign(make(label, tag), { ariaLabel: name, autocomplete: "off" }, settings);
-    return label;
-  }
+  field(name, settings, tag) { return (this.inputs[name] = field(this.bar, "seg-filter", name, settings, tag)); }
 
   menu(name, options, any = true) {
-    const label = this.field(name, {}, "select");
-    for (const [value, text] of [...(any ? [["", "any"]] : []), ...options]) {
-      make(this.inputs[name], "option", "", text).value = value;
-    }
-    label.hidden = !options.length;  // an older folder does not say, or there are no sequences
+    const menu = this.field(name, {}, "select");
+    offer(menu, any ? [["", "any"], ...options] : options);
+    menu.parentElement.hidden = !options.length;  // a folder does not say, or there are no sequences
   }
 
   values() { return Object.fromEntries(Object.entries(this.inputs).map(([name, input]) => [name, input.value])); }
 
-  set(name, value) {
-    const input = this.inputs[name];
-    if (!input) return;
-    input.value = value;
-    if (input.value !== value) make(input, "option", "", value).selected = true;  // too rare to be offered
-  }
+  set(name, value) { if (this.inputs[name]) this.inputs[name].value = value; }
 
   get text() {
     const set = Object.entries(this.values()).filter(([name, value]) => value !== this.initial[name]);
@@ -145,15 +131,11 @@ class Filters {
     const has = ({ pixels }) => pixels.reduce((n, v, k) => (k % 2 && pixels[k - 1] === this.code ? v : n), 0);
     const tests = [
       value.images !== "all" && !value.change && ((row) => row.failed === (value.images !== "passing")),
-      value.cause && ((row) => row.cause === value.cause),
-      value.sequence && ((row) => row.group === value.sequence),
+      ...Object.keys(VALUES).map((name) => value[name] && ((row) => VALUES[name](row).includes(value[name]))),
       value.confusion && ((row) => (this.code === undefined
         ? [row.top_confusion, row.best_fix].includes(value.confusion) : (row.confused = has(row)) > 0)),
       value.verdict && ((row) => (row.verdict || this.none) === value.verdict),
-      value.change && ((row) => row.change === value.change),
-      value.tag && ((row) => tagsOf(row).includes(value.tag)),
       value.class && ((row) => (lowest ? row.low.includes(c) : row.worst_class === value.class)),
-      value.IoU && ((row) => binOf(row.miou) === value.IoU),
       inside && ((row) => inside(row.u, row.v)),
       (low > 0 || high < 1) && (({ miou }) => miou === null || (miou >= low - 1e-9 && miou <= high + 1e-9)),
       words.length && ((row) => {

@@ -3,16 +3,25 @@
 
 const ROW = 62;  // a row's height in pixels
 
-function make(parent, tag, name = "", text = "") {
+function make(parent, tag, name = "", text = "", settings = {}) {
   const element = parent.appendChild(document.createElement(tag));
   if (name) element.className = name;
   element.textContent = text;
-  return element;
+  return Object.assign(element, settings);
 }
 
-function button(parent, text, title, answer) {
-  const element = make(parent, "button", "seg-button", text);
-  return Object.assign(element, { type: "button", title, onclick: answer });
+function button(parent, text, title, onclick, settings = {}) {
+  return make(parent, "button", "seg-button", text, { type: "button", title, onclick, ...settings });
+}
+
+// An input, or a menu, beside its name.
+function field(parent, kind, name, settings = {}, tag = "input") {
+  return make(make(parent, "label", kind, name), tag, "", "", { ariaLabel: name, autocomplete: "off", ...settings });
+}
+
+function offer(menu, options) {
+  menu.replaceChildren();
+  for (const [value, text = value] of options) make(menu, "option", "", text, { value });
 }
 
 // Whether an answer is still to be waited for: not forever, because an interrupted kernel never gives it.
@@ -22,8 +31,8 @@ const waits = (asked) => asked > 0 && performance.now() - asked < 5000;
 class Thumbs {
   constructor(source, root) { Object.assign(this, { source, root, kept: new Map(), asked: 0 }); }
 
-  put(image, kind, id) {
-    Object.assign(image, { alt: "", className: "seg-wanted", wanted: [kind, id] });
+  put(parent, kind, id) {
+    make(parent, "img", "seg-wanted", "", { alt: "", wanted: [kind, id] });
     if (!waits(this.asked)) this.next();
   }
 
@@ -43,8 +52,8 @@ class Thumbs {
 class List {
   constructor(host, thumbs, pick) {
     Object.assign(this, { thumbs, pick, rows: [], index: 0, elements: new Map(), marked: new Set() });
-    this.box = make(host, "div", "seg-list");
-    Object.assign(this.box, { role: "listbox", onscroll: () => requestAnimationFrame(() => this.draw()) });
+    const onscroll = () => requestAnimationFrame(() => this.draw());
+    this.box = make(host, "div", "seg-list", "", { role: "listbox", onscroll });
     this.inner = make(this.box, "div", "seg-rows");
   }
 
@@ -63,8 +72,7 @@ class List {
   select(index) {
     this.index = index;
     const top = index * ROW, { scrollTop, clientHeight } = this.box;
-    if (top < scrollTop) this.box.scrollTop = top;
-    else if (top + ROW > scrollTop + clientHeight) this.box.scrollTop = top + ROW - clientHeight;
+    this.box.scrollTop = clamp(scrollTop, top + ROW - clientHeight, top);
     this.draw();
   }
 
@@ -74,10 +82,10 @@ class List {
     const kept = new Map(rows.map((row) => [row, this.elements.get(row) ?? this.element(row)]));
     for (const [row, element] of this.elements) if (!kept.has(row)) element.remove();
     this.elements = kept;
-    [...this.elements.values()].forEach((element, k) => {
+    [...kept].forEach(([row, element], k) => {
       element.style.top = `${(first + k) * ROW}px`;
       element.ariaSelected = String(first + k === this.index);
-      element.classList.toggle("seg-marked", this.marked.has(this.rows[first + k]));
+      element.classList.toggle("seg-marked", this.marked.has(row));
       if (this.inner.children[k] !== element) this.inner.insertBefore(element, this.inner.children[k]);
     });
   }
@@ -85,17 +93,16 @@ class List {
   element(row) {
     const { id, miou, cause, top_confusion, worst_class, verdict, before, change } = row;
     const words = [cause, top_confusion || worst_class].filter(Boolean).join(" · ");
-    const element = make(this.inner, "div", "seg-row"), image = make(element, "img");
-    const pick = (event) => this.pick(this.rows.indexOf(row), event.shiftKey);
-    const iou = (value) => (value === null ? "–" : value.toFixed(3));
-    Object.assign(element, { title: `${id}\n${words}`, role: "option", onclick: pick });
+    const onclick = (event) => this.pick(this.rows.indexOf(row), event.shiftKey);
+    const element = make(this.inner, "div", "seg-row", "", { title: `${id}\n${words}`, role: "option", onclick });
+    this.thumbs.put(element, "images", id);
     const text = make(element, "div", "seg-words"), head = make(text, "div", "seg-head");
+    const iou = (value) => value?.toFixed(3) ?? "–";
     make(head, "b", "", before === undefined ? iou(miou) : `${iou(before)} → ${iou(miou)}`);
     if (change) make(head, "span", "seg-muted", change);
     make(head, "span", "seg-given", verdict && `✓ ${verdict}`);
     make(text, "div", "seg-name", id);
     make(text, "div", "seg-why", words);
-    this.thumbs.put(image, "images", id);
     return element;
   }
 }

@@ -16,23 +16,22 @@ class Embedding {
     }
     const bar = make(host, "div", "seg-bar");
     make(bar, "span", "seg-muted", "near: alike to the model · drag: lasso · click: open · colour by");
-    const menu = Object.assign(make(bar, "select"), { ariaLabel: "colour by" });
-    menu.oninput = () => { this.mode = menu.value; this.draw(); };
-    for (const name of Object.keys(COLORED)) make(menu, "option", "", name);
+    const oninput = (event) => { this.mode = event.target.value; this.draw(); };
+    offer(make(bar, "select", "", "", { ariaLabel: "colour by", oninput }), Object.keys(COLORED).map((name) => [name]));
     this.keys = make(bar, "span", "seg-keys");
     const canvas = this.canvas = make(make(host, "div", "seg-map"), "canvas");
-    this.tip = Object.assign(make(canvas.parentElement, "figure", "seg-tip"), { hidden: true });
+    this.tip = make(canvas.parentElement, "figure", "seg-tip", "", { hidden: true });
     [this.image, this.words] = [make(this.tip, "img"), make(this.tip, "figcaption")];
-    canvas.onpointerdown = (event) => { this.path = [this.share(event)]; canvas.setPointerCapture(event.pointerId); };
+    canvas.onpointerdown = (event) => { this.path = []; canvas.setPointerCapture(event.pointerId); };
     canvas.onpointermove = (event) => {
       if (!this.path) { this.point(event); return; }
-      this.path.push(this.share(event));
+      this.path.push(this.share(event).map((v) => v.toFixed(3)).join());
       requestAnimationFrame(() => this.draw());
     };
     canvas.onpointerup = () => {
-      const path = this.path ?? [], text = path.map((at) => at.map((v) => v.toFixed(3)).join(",")).join(" ");
+      const path = this.path ?? [];
       this.path = null;
-      if (path.length > 5) lasso(text);
+      if (path.length > 5) lasso(path.join(" "));
       else if (this.under) open(this.under.id, Boolean(this.under.training));
       else lasso("");
     };
@@ -66,12 +65,9 @@ class Embedding {
 
   draw(chosen = this.chosen) {
     this.chosen = chosen;
-    const { canvas, mode } = this, dpr = window.devicePixelRatio || 1, width = this.canvas.parentElement.clientWidth;
+    const { mode } = this, width = this.canvas.parentElement.clientWidth;
     if (!width) return;
-    Object.assign(canvas, { width: width * dpr, height: 300 * dpr });
-    Object.assign(canvas.style, { width: `${width}px`, height: "300px" });
-    const context = canvas.getContext("2d"), high = 300 - 16, wide = width - 16;
-    context.scale(dpr, dpr);
+    const context = sized(this.canvas, width, 300), high = 300 - 16, wide = width - 16;
     const dots = (points, color, size) => {
       context.fillStyle = color;
       for (const { u, v } of points) context.fillRect(8 + u * wide - size / 2, 8 + v * high - size / 2, size, size);
@@ -88,11 +84,8 @@ class Embedding {
       dots(groups.get(value), color, 5);
       if (k < HUES.length) swatch(this.keys, color, value || "none");
     });
-    if (!this.path) return;
-    Object.assign(context, { strokeStyle: "#1565c0", lineWidth: 2 });
-    context.beginPath();
-    for (const [x, y] of this.path) context.lineTo(8 + x * wide, 8 + y * high);
-    context.closePath();
-    context.stroke();
+    const lasso = new Path2D(), toCanvas = new DOMMatrix([wide, 0, 0, high, 8, 8]);
+    lasso.addPath(new Path2D(`M${this.path?.join(" ") ?? ""}Z`), toCanvas);
+    Object.assign(context, { strokeStyle: "#1565c0", lineWidth: 2 }).stroke(lasso);
   }
 }

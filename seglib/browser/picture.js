@@ -7,20 +7,27 @@ const IGNORE = 255, GAP = 8, CAPTION = 19, DEEPEST = 64;
 const CIVIDIS = [[0, 34, 78], [65, 77, 107], [124, 123, 120], [188, 175, 111], [254, 232, 56]];
 
 const rgba = (r, g, b) => ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;  // as canvases store it, little endian
-const ERROR = rgba(255, 122, 0), HATCH = [rgba(96, 96, 96), rgba(0, 0, 0)];
+const ERROR = rgba(255, 122, 0), BLACK = rgba(0, 0, 0);
 const RAMP = Uint32Array.from({ length: 256 }, (_, v) => {
   const at = Math.min(3, Math.floor(v / 64)), part = (v - at * 64) / 64;
   return rgba(...CIVIDIS[at].map((low, k) => Math.round(low + part * (CIVIDIS[at + 1][k] - low))));
 });
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
+// A canvas of the colour of each pixel.
 function painted(width, height, color) {
-  const canvas = Object.assign(document.createElement("canvas"), { width, height });
-  const context = canvas.getContext("2d"), data = context.createImageData(width, height);
-  const pixels = new Uint32Array(data.data.buffer);
-  for (let i = 0; i < pixels.length; i++) pixels[i] = color(i);
-  context.putImageData(data, 0, 0);
+  const canvas = new OffscreenCanvas(width, height), pixels = new Uint32Array(width * height).map((_, i) => color(i));
+  canvas.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(pixels.buffer), width), 0, 0);
   return canvas;
+}
+
+// The context of a canvas, cleared and of this size in CSS pixels.
+function sized(canvas, width, height) {
+  const context = canvas.getContext("2d"), dpr = window.devicePixelRatio || 1;
+  Object.assign(canvas, { width: Math.round(width * dpr), height: Math.round(height * dpr) });
+  Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });
+  context.scale(dpr, dpr);
+  return context;
 }
 
 // The edge of a region along the sides of its pixels: a path stays thin at every zoom, and hides nothing inside.
@@ -36,52 +43,35 @@ function outline(inside, w, h) {
 }
 
 class Picture {
-  // read(values under the pointer, or null), focused() -> whether the wheel zooms, sharpen(sample): send more pixels.
-  constructor(host, colors, { read, focused, sharpen }) {
-    Object.assign(this, { host, read, focused, sharpen, view: "all", opacity: 0.6, suspect: true, ticket: 0 });
-    Object.assign(this, { full: false, brightness: 1, contrast: 1 });
-    Object.assign(this, { sample: null, arrays: {}, image: null, present: [], pointer: null, panels: [] });
-    this.canvas = host.appendChild(document.createElement("canvas"));
-    this.palette = new Uint32Array(256).fill(rgba(0, 0, 0));
+  // read(values under the pointer, or null), focused() -> whether the wheel zooms
+  constructor(host, colors, read, focused) {
+    Object.assign(this, { host, read, focused, sample: null, arrays: {}, panels: [], ticket: 0 });
+    Object.assign(this, { view: "all", opacity: 0.6, brightness: 1, contrast: 1, suspect: true, full: false });
+    this.palette = new Uint32Array(256).fill(BLACK);
     const channels = (hex) => [1, 3, 5].map((k) => parseInt(hex.slice(k, k + 2), 16));
     colors.forEach((hex, c) => { this.palette[c] = rgba(...channels(hex)); });
-    const on = (name, answer, options) => this.canvas.addEventListener(name, answer, options);
-    on("wheel", (event) => this.wheel(event), { passive: false });
-    on("pointerdown", (event) => { this.drag = event; this.canvas.setPointerCapture(event.pointerId); });
-    on("pointermove", (event) => this.move(event));
-    for (const end of ["pointerup", "pointercancel"]) on(end, () => { this.drag = null; });
-    on("pointerleave", () => { this.pointer = null; this.read(null); this.draw(); });
-    on("dblclick", () => this.fit());
+    const canvas = this.canvas = make(host, "canvas");
+    canvas.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
+    canvas.onpointerdown = (event) => { this.drag = event; canvas.setPointerCapture(event.pointerId); };
+    canvas.onpointermove = (event) => this.move(event);
+    canvas.onlostpointercapture = () => { this.drag = null; };
+    canvas.onpointerleave = () => this.point(null);
+    canvas.ondblclick = () => this.fit();
   }
 
   // Whether this failure is the one on show in the end: another may have been asked for while it was unpacked.
   async load(sample) {
-    const ticket = ++this.ticket;
-    if (!(await this.unpack(sample, () => ticket === this.ticket))) return false;
-    Object.assign(this, { sample, pointer: null });  // what was read there belongs to the picture before
-    this.read(null);
-    this.fit();
-    return true;
-  }
-
-  // All pixels of the failure on show in the place of a reduced picture; what is in sight stays in sight.
-  async sharper(sample, { width, height, step, layers }) {
-    if (!(await this.unpack({ layers }, () => this.sample === sample))) return;
-    Object.assign(sample, { width, height, step });
-    if (this.pointer) this.read(this.at(...this.pointer));
-    this.draw();
-  }
-
-  async unpack({ layers: { image, ...planes } }, awaited) {
+    const ticket = ++this.ticket, { image, ...planes } = sample.layers, arrays = {};
     const picture = image && await createImageBitmap(new Blob([image])).catch(() => null);
-    const each = Object.entries(planes).map(async ([name, bytes]) => [name, await inflate(bytes)]);
-    const arrays = await Promise.all(each);
-    if (!awaited()) { picture?.close(); return false; }
+    for (const [name, bytes] of Object.entries(planes)) arrays[name] = await inflate(bytes);
+    if (ticket !== this.ticket) return false;
     this.image?.close();
-    Object.assign(this, { image: picture, arrays: Object.fromEntries(arrays), over: {} });
+    Object.assign(this, { sample, image: picture, arrays, over: {} });
     const seen = new Uint8Array(256);
-    for (const plane of [...ALL, "before"]) for (const id of this.arrays[plane] ?? []) seen[id] = 1;
+    for (const plane of [...ALL, "before"]) for (const id of arrays[plane] ?? []) seen[id] = 1;
     this.present = [...seen.keys()].filter((id) => seen[id]);
+    this.point(null);  // what was read there belongs to the picture before
+    this.fit();
     return true;
   }
 
@@ -93,8 +83,7 @@ class Picture {
   overlay(name) {
     const { truth, prediction } = this.arrays, { width, height } = this.sample, plane = this.arrays[name];
     const palette = name === "confidence" ? RAMP : this.palette;
-    const hatch = (i) => HATCH[((i % width) + Math.floor(i / width)) % 8 < 2 ? 0 : 1];
-    const error = (i) => (truth[i] === IGNORE ? hatch(i) : truth[i] === prediction[i] ? 0 : ERROR);
+    const error = (i) => (truth[i] === IGNORE ? BLACK : truth[i] === prediction[i] ? 0 : ERROR);
     return (this.over[name] ??= painted(width, height, plane ? (i) => palette[plane[i]] : error));
   }
 
@@ -102,30 +91,24 @@ class Picture {
     const names = this.view === "all" ? ALL.filter((name) => name === "image" || this.has(name)) : [this.view];
     const { width: w, height: h } = this.sample, room = Math.max(120, this.host.clientWidth);
     const highest = this.full ? innerHeight - 130 : Math.max(620, 0.6 * innerHeight);
-    const scale = (columns) => {
-      const rows = Math.ceil(names.length / columns);
-      return Math.min((room - (columns - 1) * GAP) / columns / w, (highest / rows - CAPTION) / h);
-    };
-    const columns = names.length === 1 ? 1 : [1, 2, 4].reduce((best, n) => (scale(n) > scale(best) ? n : best));
-    const fit = scale(columns), zoomed = fit * this.zoom, width = w * fit, height = h * fit;
+    const rows = (columns) => Math.ceil(names.length / columns);
+    const fits = (columns) =>
+      Math.min((room - (columns - 1) * GAP) / columns / w, (highest / rows(columns) - CAPTION) / h);
+    const columns = names.length === 1 ? 1 : [1, 2, 4].reduce((best, n) => (fits(n) > fits(best) ? n : best));
+    const fit = fits(columns), scale = fit * this.zoom, width = w * fit, height = h * fit;
     this.panels = names.map((name, k) => {
       const x = (k % columns) * (width + GAP), y = Math.floor(k / columns) * (height + CAPTION) + CAPTION;
-      const left = x + width / 2 - this.x * w * zoomed, top = y + height / 2 - this.y * h * zoomed;
-      return { name, x, y, width, height, left, top, scale: zoomed };
+      const left = x + width / 2 - this.x * w * scale, top = y + height / 2 - this.y * h * scale;
+      return { name, x, y, width, height, left, top, scale };
     });
-    return [room, Math.ceil(names.length / columns) * (height + CAPTION)];
+    return [room, rows(columns) * (height + CAPTION)];
   }
 
   draw() {
     if (!this.sample?.width) { this.canvas.style.height = "0"; return; }
-    const [room, high] = this.layout(), dpr = window.devicePixelRatio || 1;
-    Object.assign(this.canvas, { width: Math.round(room * dpr), height: Math.round(high * dpr) });  // clears it, too
-    Object.assign(this.canvas.style, { width: `${room}px`, height: `${high}px` });
-    const context = this.canvas.getContext("2d"), { scale } = this.panels[0];
-    context.scale(dpr, dpr);
+    const context = sized(this.canvas, ...this.layout()), pixel = context.getTransform().a;  // of the screen
     Object.assign(context, { fillStyle: getComputedStyle(this.host).color, font: "12px sans-serif" });
-    if (this.sample.finer && scale * dpr > 1) this.ask();
-    for (const { name, x, y, width, height, left, top } of this.panels) {
+    for (const { name, x, y, width, height, left, top, scale } of this.panels) {
       context.fillText((CAPTIONS[name] ?? name) + (this.has(name) ? "" : ": unknown"), x + 1, y - 5);
       context.save();
       context.beginPath();
@@ -133,29 +116,20 @@ class Picture {
       context.clip();
       context.translate(left, top);
       context.scale(scale, scale);
-      this.paint(context, name, scale * dpr, dpr);
+      context.imageSmoothingEnabled = scale * pixel < 1;
+      this.paint(context, name, scale);
       context.restore();
     }
   }
 
-  // More pixels, once one stays with this failure: those who step on need none.
-  ask() {
-    const { sample } = this;
-    sample.finer = false;
-    setTimeout(() => { if (this.sample === sample) this.sharpen(sample); }, 250);
-  }
-
-  paint(context, name, zoom, dpr) {
+  paint(context, name, scale) {
     const { width, height } = this.sample;
-    context.imageSmoothingEnabled = zoom < 1;
     context.filter = `brightness(${this.brightness}) contrast(${this.contrast})`;
     if (this.image) context.drawImage(this.image, 0, 0, width, height);
-    context.filter = "none";
-    context.imageSmoothingEnabled = false;  // a blend of two class colours would be a third class's
+    Object.assign(context, { filter: "none", imageSmoothingEnabled: false });  // a blend would be a third class
     if (name === "errors") {  // dimmed and without colours, as seglib.data.overlay.error_map draws it
-      for (const [mode, color] of [["saturation", "#000"], ["source-over", "rgba(0, 0, 0, 0.5)"]]) {
-        Object.assign(context, { globalCompositeOperation: mode, fillStyle: color });
-        context.fillRect(0, 0, width, height);
+      for (const [globalCompositeOperation, fillStyle] of [["saturation", "#000"], ["source-over", "#00000080"]]) {
+        Object.assign(context, { globalCompositeOperation, fillStyle }).fillRect(0, 0, width, height);
       }
     }
     // Errors are solid at the usual opacity: blended, their orange would be some class's brown.
@@ -165,15 +139,8 @@ class Picture {
     if (this.suspect && this.has("suspect")) {  // where the label is in doubt; black and white are seen on any ground
       this.over.edge ??= outline(this.arrays.suspect, width, height);
       for (const [strokeStyle, line] of [["black", 4], ["white", 2]]) {
-        Object.assign(context, { strokeStyle, lineWidth: (line * dpr) / zoom, lineCap: "square" });
-        context.stroke(this.over.edge);
+        Object.assign(context, { strokeStyle, lineWidth: line / scale, lineCap: "square" }).stroke(this.over.edge);
       }
-    }
-    if (this.pointer && this.panels.length > 1) {  // the same place in every panel
-      const [x, y] = [this.pointer[0] * width, this.pointer[1] * height], arm = (7 * dpr) / zoom, thin = arm / 5;
-      Object.assign(context, { fillStyle: "white", globalCompositeOperation: "difference" });
-      context.fillRect(x - arm, y - thin / 2, 2 * arm, thin);
-      context.fillRect(x - thin / 2, y - arm, thin, 2 * arm);
     }
   }
 
@@ -199,9 +166,8 @@ class Picture {
   // The place in the image under the pointer; null outside every panel.
   place({ offsetX: x, offsetY: y }) {
     const panel = this.panels.find((p) => x >= p.x && x < p.x + p.width && y >= p.y && y < p.y + p.height);
-    if (!panel) return null;
-    const { left, top, scale } = panel, { width, height } = this.sample;
-    return [(x - left) / scale / width, (y - top) / scale / height];
+    const { width, height } = this.sample ?? {};
+    return panel ? [(x - panel.left) / panel.scale / width, (y - panel.top) / panel.scale / height] : null;
   }
 
   wheel(event) {
@@ -213,20 +179,20 @@ class Picture {
   }
 
   move(event) {
-    if (this.drag && this.sample?.width) {
+    if (this.drag && this.panels.length) {
       const { scale } = this.panels[0], { width, height } = this.sample;
       const moved = [event.offsetX - this.drag.offsetX, event.offsetY - this.drag.offsetY];
       this.goTo(this.x - moved[0] / scale / width, this.y - moved[1] / scale / height);
       this.drag = event;
     }
-    this.pointer = this.place(event);
-    this.read(this.pointer && this.at(...this.pointer));
-    if (this.panels.length > 1) requestAnimationFrame(() => this.draw());
+    this.point(this.place(event));
   }
 
-  at(right, down) {
-    const { width, height, step } = this.sample, { truth, prediction, confidence } = this.arrays;
-    const x = Math.floor(right * width), y = Math.floor(down * height), i = y * width + x;
-    return { x: x * step, y: y * step, truth: truth?.[i], prediction: prediction?.[i], confidence: confidence?.[i] };
+  // Tell what lies at a place of the picture.
+  point(place) {
+    const { width, height, step } = this.sample ?? {}, { truth, prediction, confidence } = this.arrays;
+    const [x, y] = (place ?? []).map((share, k) => Math.floor(share * (k ? height : width))), i = y * width + x;
+    const values = { truth: truth?.[i], prediction: prediction?.[i], confidence: confidence?.[i] };
+    this.read(place && { x: x * step, y: y * step, ...values });
   }
 }

@@ -1,11 +1,8 @@
 // Where failures come from: a kernel that answers messages, or data embedded in the page. Both give promises of
-//   open() -> names, colors, verdicts, rules, sorts, rows, problem
-//   show(id, sharp) -> facts, width, height, step, finer, problems, layers: {name: Uint8Array}
+//   open() -> what `listing` returns; show(id) -> facts, and what `pack_row` returns
 //   thumb(kind, id) -> the address of a small picture, "" where there is none
-//   write() -> text of what was written; keep(views): the filters that a person named
-//   filters: the filters as one string, kept over a reload
-//   judge(id, verdict, note) -> verdict, note, time, error; nobody saves what a `readOnly` source is told
-// A kernel that is gone answers no more: a promise is then refused, or waits for ever.
+// and keep `filters`, as one string, over a reload. A kernel also takes verdicts (judge), named filters (keep) and the
+// wish to write; once it is gone, a promise is refused or waits for ever.
 
 const inflate = async (bytes) => {
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
@@ -15,9 +12,9 @@ const inflate = async (bytes) => {
 class Kernel {
   constructor(model) {
     Object.assign(this, { model, waiting: new Map(), asked: 0, token: Math.random(), readOnly: false });
-    this.hear = (message, buffers) => {
-      this.waiting.get(message.ask)?.([message, buffers]);
-      this.waiting.delete(message.ask);
+    this.hear = ({ ask, ...answer }, buffers) => {
+      this.waiting.get(ask)?.({ ...answer, buffers });
+      this.waiting.delete(ask);
     };
     model.on("msg:custom", this.hear);
   }
@@ -31,43 +28,24 @@ class Kernel {
 
   close() { this.model.off("msg:custom", this.hear); }
 
-  ask(message) {
+  ask(type, message = {}) {
     const ask = `${this.token} ${this.asked++}`;  // two views of one widget hear each other's answers
     return new Promise((answer) => {  // sending throws, or nothing comes back, once the kernel is gone
       this.waiting.set(ask, answer);
-      this.model.send({ ...message, ask });
+      this.model.send({ ...message, type, ask });
     });
   }
 
-  async open() {
-    const [, [data]] = await this.ask({ type: "open" });
-    return JSON.parse(new TextDecoder().decode(await inflate(data)));
-  }
+  async open() { return JSON.parse(new TextDecoder().decode(await inflate((await this.ask("open")).buffers[0]))); }
 
-  async show(id, sharp = false) {
-    const [{ names, ...shown }, buffers] = await this.ask({ type: "show", id, sharp });
+  async show(id) {
+    const { names, buffers, ...shown } = await this.ask("show", { id });
     return { ...shown, layers: Object.fromEntries(names.map((name, k) => [name, buffers[k]])) };
   }
 
   async thumb(kind, id) {
-    const [, [bytes]] = await this.ask({ type: "thumb", kind, id });
+    const [bytes] = (await this.ask("thumb", { kind, id })).buffers;
     return bytes.byteLength ? URL.createObjectURL(new Blob([bytes], { type: "image/jpeg" })) : "";
-  }
-
-  async judge(id, verdict, note) { return (await this.ask({ type: "judge", id, verdict, note }))[0]; }
-
-  async write() { return (await this.ask({ type: "write" }))[0].text; }
-
-  keep(views) { this.ask({ type: "keep", views }); }
-}
-
-// Verdicts that no kernel has saved yet, id -> [verdict, note]: the page keeps them, also over a reload.
-class Unsaved {
-  constructor(key) { Object.assign(this, { key, kept: JSON.parse(sessionStorage.getItem(key) ?? "{}") }); }
-
-  put(id, given) {
-    if (given) this.kept[id] = given; else delete this.kept[id];
-    sessionStorage.setItem(this.key, JSON.stringify(this.kept));
   }
 }
 
@@ -85,8 +63,8 @@ class Embedded {
   async show(id) {
     const facts = this.data.facts[id], picture = this.data.pictures[id];
     if (!picture) return { facts, layers: {}, problems: ["Its pictures do not fit into this file."] };
-    const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-    const layers = Object.entries(picture.layers).map(([name, text]) => [name, bytes(text)]);
+    const layers = Object.entries(picture.layers).map(([name, text]) =>
+      [name, Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))]);
     return { ...picture, facts, layers: Object.fromEntries(layers) };
   }
 

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from seglib.browser.details import Details
-from seglib.browser.layers import QUICK, pack_layers
+from seglib.browser.layers import pack_layers
 from seglib.data import ClassMap
 from seglib.failures import ERROR_KINDS, VERDICTS, VerdictBook
-from seglib.runs import display_path, read_table
+from seglib.runs import display_path, read_json, read_table
 
 LOW_IOU = 0.5  # the IoU of a class below it counts as low
 UNKNOWN = "unknown"
@@ -44,153 +44,113 @@ _FACTS = {
     "sequence": {"group": "{}"},
 }
 _EMPTY = {"best_fix": "none", "degradation": "none found"}  # what an empty cell says
-# Columns of earlier versions.
-_RENAMED = {"best_swap": "best_fix", "best_swap_gain": "best_fix_gain", "remedy": "suggestion"}
-_RENAMED |= {"lost_missed": "lost_false_negative", "lost_invented": "lost_false_positive"}
-_RENAMED |= {"lost_swapped": "lost_misclassified", "lost_specks": "lost_noise"}
 
 
 def read_failures(folder: Path) -> pd.DataFrame:
-    """Read failures.csv of a failures folder: text, and figures as float64.
-
-    Columns that the file lacks are missing here too; what is no finite number is NaN.
+    """Read failures.csv of a failures folder: text, and figures as float64; what is no finite number is NaN.
 
     Raises:
-        FileNotFoundError: there is none; says which notebook writes it.
-        ValueError: it has no column id or miou.
+        FileNotFoundError, ValueError: there is none, or it has no column id or miou.
     """
-    path = Path(folder) / "failures.csv"
+    path = folder / "failures.csv"
     if not path.exists():
         raise FileNotFoundError(f"no {display_path(path)}. Run 04_failure_analysis first: it writes it.")
     table = read_table(path)  # everything as text: an image may be called "NA" or "0042"
-    if missing := {"id", "miou"} - set(table):
-        lack = " and no column ".join(sorted(missing))
-        raise ValueError(f"{display_path(path)} has no column {lack}. Run 04_failure_analysis again.")
-    table = table.rename(columns={old: new for old, new in _RENAMED.items() if new not in table})
-    for name in _NUMBERS:
-        if name in table:
-            numbers = pd.to_numeric(table[name], errors="coerce").astype("float64")
-            table[name] = numbers.where(np.isfinite(numbers))
+    if not {"id", "miou"} <= set(table):
+        raise ValueError(
+            f"{display_path(path)} needs the columns id and miou. Run 04_failure_analysis again."
+        )
+    for name in set(_NUMBERS) & set(table):
+        numbers = pd.to_numeric(table[name], errors="coerce").astype("float64")
+        table[name] = numbers.where(np.isfinite(numbers))
     return table
 
 
 def pack_row(
-    folder: Path, row: Mapping, details: Details | None = None, most: int = QUICK, compact: bool = False
+    folder: Path, row: Mapping, details: Details | None, most: int, compact: bool = False
 ) -> dict[str, Any]:
     """Pack the layers of one image as `pack_layers` does; the suspect region only where the label is doubted."""
-    if details and not details.failed(row["id"]):
+    if details and not details.columns["failed"].get(row["id"], False):
         return details.pack(row["id"], most, compact)
-    more, problems = {}, []
-    try:
-        more = details.earlier(row["id"]) if details else {}
-    except (OSError, ValueError) as error:
-        problems = [str(error)]
-    packed = pack_layers(folder, row["id"], most, compact, more)
+    packed = pack_layers(folder, row["id"], most, compact, details.earlier(row["id"]) if details else {})
     if str(row.get("suspect")).lower() != "true" and row.get("cause") != "label error":
         packed["layers"].pop("suspect", None)
-    return packed | {"problems": packed["problems"] + problems}
-
-
-def read_views(folder: Path) -> dict[str, str]:
-    """Read the filters that a person named and saved: name -> filters; none where the file is not readable."""
-    try:
-        stored = json.loads((Path(folder) / VIEWS).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    named = stored.items() if isinstance(stored, dict) else ()
-    return {name: text for name, text in named if isinstance(text, str)}
+    return packed
 
 
 def listing(
     failures: pd.DataFrame, classes: ClassMap, book: VerdictBook, class_ious: pd.DataFrame | None = None,
     details: Details | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """List the failures as the front end shows, filters and sorts them.
+    """List the failures, of `read_failures`, as the front end shows, filters and sorts them.
 
-    Args:
-        failures: of `read_failures`.
-        classes: of the dataset.
-        book: the verdicts given so far.
-        class_ious: IoU by image (index: ids) and class; None where it is not known.
-        details: what is known of the images beyond the failures folder.
+    `class_ious` are IoUs by image (index: ids) and class; None where they are not known.
 
     Returns:
-        names and colors of the classes, verdicts and none (the word for no verdict), rules (what may be asked
-        of a class), sorts (name, column, whether the largest comes first), problem (of verdicts.csv), the facts
-        of `Details`, and rows: one mapping an image with the columns of `Details`, unknown numbers as None,
-        `low` the ids of its classes with a low IoU.
+        what is the same for all images, such as the classes, and rows: one mapping an image with the columns of
+        `Details`, unknown values as None, `low` the ids of its classes with a low IoU.
     """
+    try:  # filters that a person named and saved
+        views = read_json(book.path.with_name(VIEWS))
+    except (OSError, ValueError):
+        views = {}
     low = np.zeros((len(failures), len(classes)), bool)
     if class_ious is not None:
         known = class_ious.reindex(index=failures["id"], columns=list(classes.names))
         low = known.to_numpy(float) < LOW_IOU
-    columns = [name for name in _LISTED if name in failures]
-    plain = failures[columns].astype(object)
+    plain = failures.reindex(columns=_LISTED).astype(object)
     rows = plain.where(plain.notna(), None).to_dict("records")
     more = details.columns.to_dict("index") if details else {}
     for row, under in zip(rows, low, strict=True):
-        given = book.get(row["id"])
-        row |= {"verdict": given.verdict, "note": given.note, "time": given.time}
-        row["low"] = np.flatnonzero(under).tolist()
+        row |= book.get(row["id"])._asdict() | {"low": np.flatnonzero(under).tolist()}
         row |= more.get(row["id"], {"failed": True})
-    known = set(columns) | {"time"} | ({"gain"} if details and details.before else set())
+    sorted_by = {"id", "miou", "time", *plain.columns[plain.notna().any()]}
+    sorted_by |= {"gain"} if details and details.before else set()
     return {
         "names": list(classes.names),
         "colors": ["#{:02x}{:02x}{:02x}".format(*color) for color in classes.colors],
         "verdicts": list(VERDICTS),
         "none": NO_VERDICT,
         "rules": ["is the worst class", *([f"has IoU below {LOW_IOU:g}"] if class_ious is not None else [])],
-        "sorts": [sort for sort in SORTS if sort[1] in known],
+        "sorts": [sort for sort in SORTS if sort[1] in sorted_by],
         "problem": book.problem,
+        "views": views,
         **(details.facts if details else {"browse": "failures"}),
         "rows": rows,
     }
 
 
 def describe(row: Mapping, classes: ClassMap, ious: Mapping[str, float] | None = None) -> dict[str, Any]:
-    """Describe one failure as plain text and figures; `UNKNOWN` where the folder does not say.
-
-    Args:
-        row: of `read_failures`.
-        classes: of the dataset.
-        ious: IoU by class name in this image.
+    """Describe one failure, a row of `read_failures`, as plain text and figures; `UNKNOWN` where it does not say.
 
     Returns:
-        cause, sureness, evidence and suggestion (text); lost: (error kind, IoU points), empty if unknown;
-        rows: (name, text); ious: (class id, IoU) of the classes that count in the image, the lowest first;
-        nearest: ids of the nearest training images, None if unknown.
+        cause, sureness, evidence and suggestion (text), lost [(error kind, IoU points)], rows [(name, text)], ious
+        [(class id, IoU)] of the classes that count in the image, the lowest first, and nearest training images.
     """
 
     def told(name: str, form: str = "{}") -> str:
         value = row.get(name)
         value = _EMPTY.get(name) if value == "" else value
-        return form.format(value) if isinstance(value, str) or _finite(value) is not None else ""
+        return form.format(value) if isinstance(value, str) or _known(value) else ""
 
     rows = []
     for name, columns in _FACTS.items():
         said = ", ".join(filter(None, (told(column, form) for column, form in columns.items())))
         rows += [(name, said or UNKNOWN)] if said or name != "sequence" else []
-    lost = [(kind, _finite(row.get(f"lost_{kind}"))) for kind in ERROR_KINDS]
-    known = [(c, _finite(ious.get(name))) for c, name in enumerate(classes.names)] if ious is not None else []
+    lost = [(kind, row.get(f"lost_{kind}")) for kind in ERROR_KINDS]
+    scored = [(c, ({} if ious is None else ious).get(name)) for c, name in enumerate(classes.names)]
+    nearest = json.loads(row.get("nearest") or "null")
     return {
         "cause": told("cause") or "cause unknown",
         "sureness": told("cause_strength", "strength of the evidence {:.2f}"),
         "evidence": told("evidence"),
         "suggestion": told("suggestion"),
-        "lost": [] if any(points is None for _, points in lost) else lost,
+        "lost": lost if all(_known(points) for _, points in lost) else [],
         "rows": rows,
-        "ious": sorted(((c, iou) for c, iou in known if iou is not None), key=lambda pair: pair[1]),
-        "nearest": _nearest(row.get("nearest")),
+        "ious": sorted((pair for pair in scored if _known(pair[1])), key=lambda pair: pair[1]),
+        "nearest": nearest and nearest[:NEAREST],
     }
 
 
-def _finite(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
-
-
-def _nearest(text: Any) -> list[str] | None:
-    try:
-        ids = json.loads(text)
-    except (ValueError, TypeError, RecursionError):
-        return None
-    return [i for i in ids if isinstance(i, str)][:NEAREST] if isinstance(ids, list) else None
+def _known(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)

@@ -11,15 +11,15 @@ from seglib.plots import style
 _PROPERTIES = {"brightness": "mean grey value, 0-255", "contrast": "standard deviation of grey values"}
 _PROPERTIES |= {"entropy": "of the grey values, bits", "focus": "variance of the Laplacian / contrast², log"}
 _SHIFTS = {"class": "How the classes' shares differ from train", "image": "How the images differ from train"}
+_SEQUENCES = 40  # rows of the timeline, at most; its title counts the rest
 _LARGE = 0.474  # of Cliff's delta: Romano et al., 2006
 
 
 @style.apply
 def class_shares(class_stats: pd.DataFrame, classes: ClassMap, ax: Axes | None = None) -> Axes:
-    """Draw how common every class is: its share of the valid pixels and of the images, rarest first.
+    """Draw the share of each class of the valid pixels and of the images, rarest first.
 
     `class_stats`: columns split, class, pixel_share, image_share (both 0-1); one row a class and split.
-    A class that a split lacks is a cross at the left edge.
     """
     splits, names = list(class_stats["split"].unique()), list(classes.names)
     most = class_stats.groupby("class")["pixel_share"].max().reindex(names).fillna(0)
@@ -35,8 +35,8 @@ def class_shares(class_stats: pd.DataFrame, classes: ClassMap, ax: Axes | None =
         style.dots(ax, pixels, rows[of], c=style.rgb(class_stats.loc[of, "class"], classes), marker=marker)
         style.dots(ax, images, rows[of], color="white", marker=marker)
         style.dots(ax, [], [], color=style.GREY, marker=marker, label=style.text(split))
-    style.dots(ax, [], [], color=style.GREY, label="of pixels")
-    style.dots(ax, [], [], color="white", label="of images")
+    for color, label in ((style.GREY, "of pixels"), ("white", "of images")):
+        style.dots(ax, [], [], color=color, label=label)
     floor = 10.0 ** np.floor(np.log10(np.nanmin([*percent["pixel_share"], 1.0])) - 0.15)
     if len(absent := rows[percent["pixel_share"].isna()]):
         cross = {"marker": "x", "color": style.VERMILION, "linewidth": 1.8, "clip_on": False}
@@ -47,19 +47,17 @@ def class_shares(class_stats: pd.DataFrame, classes: ClassMap, ax: Axes | None =
 
 
 @style.apply
-def sequence_timeline(samples: pd.DataFrame, ax: Axes | None = None, most: int = 40) -> Axes:
-    """Draw which split every frame of every sequence is in: a row a sequence, a mark an image.
+def sequence_timeline(samples: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw which split every frame of every sequence is in: those in several splits first, then the longest.
 
-    Args:
-        samples: columns `split`, `group`, `frame`; images without a sequence or a frame number are left out.
-        most: rows; the title counts the rest. Sequences in several splits come first, then the longest.
+    `samples`: columns `split`, `group`, `frame`; images without a sequence or a frame number are left out.
     """
     known = samples[(samples["group"] != "") & samples["frame"].notna()]
     if known.empty:
         return style.empty(ax, "no sequences: dataset.yaml has no group pattern, and none could be guessed")
     order = known.groupby("group").agg(splits=("split", "nunique"), images=("split", "size"))
     order = order.sort_values(["splits", "images"], ascending=False, kind="stable").index
-    groups, splits = list(order[:most]), list(samples["split"].unique())
+    groups, splits = list(order[:_SEQUENCES]), list(samples["split"].unique())
     more = f" ({len(groups)} of {len(order)})" if len(order) > len(groups) else ""
     ax = style.rows(ax, groups, f"Sequences over the splits{more}", "frame", 0.24)
     for k, split in enumerate(splits):
@@ -75,8 +73,7 @@ def sequence_timeline(samples: pd.DataFrame, ax: Axes | None = None, most: int =
 def split_shifts(shift: pd.DataFrame) -> Figure:
     """Draw how other splits differ from train: Cliff's delta of each class's share, and of each image property.
 
-    `shift`: columns `split`, `kind` ("class" or "image"), `name`, `delta`. Beyond the shaded band (0.474) a
-    difference is called large.
+    `shift`: columns `split`, `kind` ("class" or "image"), `name`, `delta`.
     """
     if shift.empty:
         return style.empty(None, "nothing to compare with train").figure
@@ -98,23 +95,18 @@ def split_shifts(shift: pd.DataFrame) -> Figure:
 
 
 @style.apply
-def image_properties(samples: pd.DataFrame, limits: pd.DataFrame | None = None) -> Figure:
-    """Draw brightness, contrast, entropy and focus of every image, one row a split.
+def image_properties(samples: pd.DataFrame, limits: pd.DataFrame) -> Figure:
+    """Draw brightness, contrast, entropy and focus of every image (NaN where unreadable), a row a split.
 
-    Args:
-        samples: columns `split` and the four properties, NaN where a file was unreadable.
-        limits: columns `column` and `limit`, drawn as lines beyond which an image lies apart from the rest.
+    `limits`: columns `column` and `limit`, drawn as lines beyond which an image lies apart from the rest.
     """
     splits, lines = list(samples["split"].unique()), []
     fig, axs = style.sheet(1, 4, 13, 1.4 + 0.45 * max(1, len(splits)))
     for ax, (column, unit) in zip(axs[0], _PROPERTIES.items(), strict=True):
         known = samples.dropna(subset=[column])
-        if known.empty:
-            style.empty(ax, "no readable image")
-            continue
         groups = {split: (known.loc[known["split"] == split, column], style.BLUE) for split in splits}
         style.strips(ax, groups, column.capitalize(), unit, log=column == "focus")
-        for limit in () if limits is None else limits.loc[limits["column"] == column, "limit"]:
+        for limit in limits.loc[limits["column"] == column, "limit"]:
             if known[column].min() <= limit <= known[column].max():  # others would only squeeze the dots
                 lines.append(ax.axvline(limit, color=style.VERMILION, linestyle="--", linewidth=1.2))
     if lines:

@@ -1,25 +1,35 @@
-"""Figures of an evaluation: classes, images, regions, calibration, and two runs."""
+"""Figures of 03 and 04: classes, images, regions, calibration, two runs, and where and why images fail."""
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from seglib.checks import KINDS, QUALITY_OF, Reference
 from seglib.data import ClassMap
 from seglib.plots import style
 
 _SIZES = {"small": 22, "medium": 70, "large": 170}  # of regions, as points^2
 _FEW_REGIONS = 5  # fewer say little about their size
-_FEW_PIXELS = 0.01  # of all: a bin with fewer says little about its confidence
 _CHANGES = {"fine in both": ("o", "white"), "failing in both": ("X", style.GREY)}
 _CHANGES |= {"fixed": ("^", style.BLUE), "regressed": ("v", style.VERMILION)}
+_ERRORS = {  # hatches tell what greyscale does not
+    "false_negative": (style.BLUE, "", "false negative regions"),
+    "misclassified": (style.ORANGE, "////", "misclassified regions"),
+    "false_positive": (style.PINK, "", "false positive regions"),
+    "boundary": (style.SKY, "\\\\\\\\", "boundary"),
+    "noise": ("white", "....", "noise"),
+}
+_QUALITIES = {"sharpness": "sharpness", "noise": "noise, grey levels"}
+_QUALITIES |= {"highlights": "grey value of the brightest 1 %", "contrast_ratio": "contrast / brightness"}
 
 
 @style.apply
 def class_ious(per_class: pd.DataFrame, classes: ClassMap, ax: Axes | None = None) -> Axes:
     """Draw the IoU of every class as bars, worst first, with precision, recall and the mean.
 
-    `per_class`: columns class, iou, precision, recall (0-1, NaN for a class that does not occur).
+    `per_class`: columns class, iou, precision, recall (0-1; IoU NaN for a class that does not occur).
     """
     table = per_class.sort_values("iou", kind="stable").reset_index()
     ax = style.rows(ax, table["class"], "Classes, worst first", "IoU, precision, recall", xlim=(0, 1))
@@ -27,11 +37,8 @@ def class_ious(per_class: pd.DataFrame, classes: ClassMap, ax: Axes | None = Non
     ax.barh(table.index, table["iou"], height=0.68, **look)
     known = table[table["iou"].notna()]  # precision and recall of the others are 0 by convention: no finding
     # One above the other: where they are equal, neither hides the other.
-    for column, marker, color, place in (
-        ("precision", "v", "white", -0.19),
-        ("recall", "^", style.INK, 0.19),
-    ):
-        style.dots(ax, known[column], known.index + place, marker=marker, color=color, s=26, label=column)
+    for name, marker, color, place in ("precision", "v", "white", -0.19), ("recall", "^", style.INK, 0.19):
+        style.dots(ax, known[name], known.index + place, marker=marker, color=color, s=26, label=name)
     style.beside(ax, ["does not occur" if np.isnan(iou) else f"{iou:.3f}" for iou in table["iou"]], "IoU")
     mean = table["iou"].mean()
     ax.axvline(mean, color=style.INK, linestyle="--", linewidth=1, label=f"mean IoU {mean:.3f}")
@@ -40,10 +47,7 @@ def class_ious(per_class: pd.DataFrame, classes: ClassMap, ax: Axes | None = Non
 
 @style.apply
 def iou_distribution(per_image: pd.DataFrame, threshold: float, ax: Axes | None = None) -> Axes:
-    """Draw the histogram of the images' mean IoU; failures (below `threshold`) stand out.
-
-    `per_image`: column miou (0-1; NaN for an image without a valid pixel, which the legend counts).
-    """
+    """Draw the histogram of the images' mean IoU (column miou; 0-1 or NaN); failures (below `threshold`) stand out."""
     scores = per_image["miou"].dropna().to_numpy(float)
     if not len(scores):
         return style.empty(ax, "no image has a score")
@@ -66,17 +70,16 @@ def iou_distribution(per_image: pd.DataFrame, threshold: float, ax: Axes | None 
 def per_class_image_iou(per_image_class_iou: pd.DataFrame, classes: ClassMap, ax: Axes | None = None) -> Axes:
     """Draw the spread of each class's IoU over images: dots, quartiles (box) and median; lowest median first.
 
-    `per_image_class_iou`: id, then a column a class (0-1, NaN where the class does not count).
+    `per_image_class_iou`: a column a class (0-1, NaN where the class does not count).
     """
     table = per_image_class_iou.reindex(columns=list(classes.names)).astype(float)
     order = list(table.median().sort_values(kind="stable").index)
-    rows, jitter = np.arange(len(order)), np.random.default_rng(0)
-    ax = style.rows(
-        ax, order, "Classes by image, lowest median first", "IoU of the class in an image", xlim=(0, 1)
-    )
-    for row, name, color in zip(rows, order, style.rgb(order, classes), strict=True):
-        look = {"s": 16, "color": [color], "alpha": 0.6, "linewidth": 0.3, "rasterized": True}
-        style.dots(ax, table[name], row + jitter.uniform(-0.3, 0.3, len(table)), **look)
+    groups = {
+        name: (table[name], color) for name, color in zip(order, style.rgb(order, classes), strict=True)
+    }
+    title = "Classes by image, lowest median first"
+    ax = style.strips(ax, groups, title, "IoU of the class in an image", xlim=(0, 1))
+    rows = np.arange(len(order))
     low, median, high = table[order].quantile([0.25, 0.5, 0.75]).to_numpy()
     ax.barh(rows, high - low, 0.72, low, fill=False, edgecolor=style.INK, linewidth=1.1, zorder=4)
     ax.vlines(median, rows - 0.36, rows + 0.36, color=style.INK, linewidth=2.4, zorder=4)
@@ -88,9 +91,8 @@ def per_class_image_iou(per_image_class_iou: pd.DataFrame, classes: ClassMap, ax
 def region_ious(region_sizes: pd.DataFrame, classes: ClassMap, ax: Axes | None = None) -> Axes:
     """Draw the IoU of every class on its small, medium and large regions, worst class first.
 
-    `region_sizes`: a row a class and size that occurs; columns class, size, regions, iou (0-1).
-    The numbers on the right tell how many regions of each size there are. Marks of fewer than 5 regions are hollow,
-    and count for the order only where a class has no others.
+    `region_sizes`: a row a class and size that occurs; columns class, size, regions, iou (0-1). Marks of fewer than
+    5 regions are hollow, and count for the order only where a class has no others.
     """
     if not len(region_sizes):
         return style.empty(ax, "no region to be found")
@@ -114,22 +116,17 @@ def region_ious(region_sizes: pd.DataFrame, classes: ClassMap, ax: Axes | None =
 
 @style.apply
 def reliability(calibration: pd.DataFrame | None, ece: float = float("nan"), ax: Axes | None = None) -> Axes:
-    """Draw a reliability diagram: how often the model is right at each confidence.
+    """Draw a reliability diagram: how often the model is right at each confidence, and its calibration error.
 
-    Args:
-        calibration: a row a bin: confidence_from, confidence_to, pixels, share, confidence, accuracy (0-1);
-            None where no pixel has a confidence.
-        ece: expected calibration error, for the title.
-
-    Bars: accuracy; the hatched part is what the confidence promises beyond it, the dark part what it leaves out. A
-    number in each bar is its share of the pixels; bars of fewer than 1 % are pale and without either.
+    `calibration`: a row a bin: confidence_from, confidence_to, pixels, share, confidence, accuracy (0-1); None where
+    no pixel has a confidence. A number in each bar is its share of the pixels; bars of fewer than 1 % are pale.
     """
     if calibration is None or not calibration["pixels"].any():
         return style.empty(ax, "no pixel has a confidence")
     table = calibration[calibration["pixels"] > 0]
     ax = style.axes(ax, 4.6, 5.5)
     left, width = table["confidence_from"], table["confidence_to"] - table["confidence_from"]
-    accuracy, few = table["accuracy"], table["share"] < _FEW_PIXELS
+    accuracy, few = table["accuracy"], table["share"] < 0.01  # they say little
     gap, hatched = table["confidence"] - accuracy, {"hatch": "////", "edgecolor": style.VERMILION}
     parts = {
         "accuracy": (~few, 0 * gap, accuracy, {"color": style.SKY}),
@@ -145,10 +142,8 @@ def reliability(calibration: pd.DataFrame | None, ece: float = float("nan"), ax:
         ax.text(middle, 0.012, f"{share:.0%}" if share >= 0.01 else "<1%", ha="center", fontsize=7.5)
     ax.plot([0, 1], [0, 1], color=style.INK, linestyle="--", linewidth=1, label="calibrated")
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", title=f"Reliability, ECE {ece:.3f}")
-    ax.set(
-        xlabel="confidence of the predicted class\n(in the bars: share of all pixels)",
-        ylabel="share of pixels right",
-    )
+    ax.set_xlabel("confidence of the predicted class\n(in the bars: share of all pixels)")
+    ax.set_ylabel("share of pixels right")
     ax.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.16), ncols=2)  # inside, it could cover bars
     return ax
 
@@ -157,13 +152,9 @@ def reliability(calibration: pd.DataFrame | None, ece: float = float("nan"), ax:
 def run_comparison(
     per_image: pd.DataFrame, first: str, second: str, threshold: float = 0.5, ax: Axes | None = None
 ) -> Axes:
-    """Draw two runs, a point an image: above the diagonal the second run is better.
+    """Draw two runs, a point an image; the corners are fixed and regressed images, the largest moves carry their id.
 
-    Args:
-        per_image: columns id, miou_first, miou_second (0-1), difference, change.
-        first, second: names of the runs.
-
-    The shaded corners are fixed and regressed images. The two largest moves carry the image's id.
+    `per_image`: columns id, miou_first, miou_second (0-1), difference, change.
     """
     table = per_image.dropna(subset=["difference"]).sort_values("difference", kind="stable")
     if not len(table):
@@ -185,3 +176,99 @@ def run_comparison(
     ax.set_title("A point an image: above the line is better")
     ax.legend(loc="upper left", bbox_to_anchor=(0, -0.12), ncols=2)
     return ax
+
+
+@style.apply
+def lost_iou(failures: pd.DataFrame, count: int = 20, ax: Axes | None = None) -> Axes:
+    """Draw where the `count` worst failures lost their IoU: a bar an image, its length 1 - mIoU, by kind of error.
+
+    `failures`: columns id, miou (0-1) and lost_<kind> of every kind of error, points of IoU that add up to 1 - miou.
+    """
+    lost = failures.reindex(columns=["id", "miou", *(f"lost_{kind}" for kind in _ERRORS)]).dropna()
+    table = lost.sort_values("miou", kind="stable").head(count)
+    if table.empty:
+        return style.empty(ax, "no failure of which it is known where the IoU was lost")
+    title = f"Where the IoU was lost: the worst {len(table)} of {len(failures)} failures"
+    ax = style.rows(
+        ax, table["id"], title, "lost IoU (1 - mean IoU of the image)", 0.25, width=50, xlim=(0, 1)
+    )
+    start = np.zeros(len(table))
+    for kind, (color, hatch, label) in _ERRORS.items():
+        part = table[f"lost_{kind}"].to_numpy(float)
+        # The edge of an empty part would show as a line.
+        look = {"hatch": hatch, "edgecolor": style.INK, "linewidth": np.where(part > 0, 0.4, 0)}
+        ax.barh(range(len(table)), part, left=start, height=0.78, color=color, label=label, **look)
+        start += part
+    # Rounded down: a score just below a threshold does not read as the threshold.
+    style.beside(ax, [f"{np.floor(100 * miou + 1e-6) / 100:.2f}" for miou in table["miou"]], "mean IoU")
+    return style.legend_above(ax, columns=3)
+
+
+@style.apply
+def costly_confusions(costs: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw the costliest confusions: by how much the mean IoU would rise if their pixels were right.
+
+    `costs`: columns of `failures.error_costs`.
+    """
+    if costs.empty:
+        return style.empty(ax, "no confusion: every valid pixel is right")
+    table, title = list(costs.itertuples()), "Confusions that cost most (ground truth → prediction)"
+    names = [f"{r.truth} → {r.prediction}" for r in table]
+    ax = style.rows(ax, names, title, "gain if these pixels were right (points of IoU)", width=50)
+    rows, label = range(len(table)), "mean IoU of an image, on average"
+    ax.barh(rows, costs["gain"], height=0.66, color=style.BLUE, label="mean IoU of the split")
+    style.dots(ax, costs["gain_image"], rows, color=style.ORANGE, marker="D", label=label)
+    style.beside(ax, [f"+{r.gain:.3f}, {r.share:.0%} of the true class, images: {r.images}" for r in table])
+    ax.set_xlim(left=0)
+    return style.legend_above(ax)
+
+
+@style.apply
+def threshold_curve(curve: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw how many images fail at every threshold, the chosen one marked.
+
+    `curve`: of `failures.failure_curve`: of (a line each), threshold, images, scored, share (0-1), chosen.
+    """
+    known = curve.dropna(subset=["share"])
+    if known.empty:
+        return style.empty(ax, "no image has a score")
+    ax = style.axes(ax, 6.4, 3.8)
+    for k, (name, line) in enumerate(known.groupby("of", sort=False)):
+        at = line[line["chosen"]].iloc[0]
+        failing = f"{at['images']:.0f} of {at['scored']:.0f} images ({at['share']:.0%})"
+        label = f"{'mean IoU' if name == 'mIoU' else style.text(name)} below {at['threshold']:.3g}: {failing}"
+        look = {"color": style.COLORS[k % 6], "linestyle": ("-", "--", "-.", ":")[k % 4], "clip_on": False}
+        mark = {"marker": "o", "markersize": 7, "markevery": list(np.flatnonzero(line["chosen"]))}
+        ax.plot(line["threshold"], 100 * line["share"], label=label, **look, **mark)
+    ax.set(xlim=(0, 1), ylim=(0, 100), title="How many images fail at which threshold")
+    ax.set(xlabel="threshold: IoU in an image", ylabel="images that fail (%)")
+    ax.grid()
+    return style.legend_above(ax, columns=1)
+
+
+@style.apply
+def degradation_sheet(training: pd.DataFrame, images: pd.DataFrame, failed: np.ndarray) -> Figure:
+    """Draw where the images of a split lie among the training images, for every kind of degradation.
+
+    `training` and `images` are `checks.qualities`, a row an image; `failed`: (N,) bool, of `images`.
+    """
+    fig, axs = style.sheet(2, 2, 10, 5.4)
+    failed, entries = np.asarray(failed, bool), ()
+    for kind, ax in zip(KINDS, axs.flat, strict=True):
+        quality, limit = QUALITY_OF[kind], Reference.of(training).limit(kind)
+        known, values = (np.maximum(table[quality].to_numpy(float), 0.01) for table in (training, images))
+        groups = {"training": (known, style.MUTED)}
+        groups[f"fine ({(~failed).sum()})"] = values[~failed], style.BLUE
+        groups[f"failed ({failed.sum()})"] = values[failed], style.VERMILION
+        style.strips(ax, groups, kind.capitalize(), _QUALITIES[quality], log=True)
+        if np.isfinite(limit):
+            ax.axvline(limit, color=style.INK, linewidth=1, linestyle="--", label="limit")
+            low, high = ax.get_xlim()
+            end = low if limit < np.nanmedian(known) else high
+            look = {"facecolor": "none", "edgecolor": "#d9d9d9", "hatch": "///", "linewidth": 0, "zorder": 0}
+            ax.axvspan(limit, end, label="counts as degraded", **look)
+            ax.set_xlim(low, high)
+            entries = ax.get_legend_handles_labels()
+    if entries:
+        fig.legend(*entries, loc="outside upper left", ncols=2)
+    return fig

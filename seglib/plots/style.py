@@ -40,13 +40,9 @@ def axes(ax: Axes | None, width: float, height: float) -> Axes:
 
 
 def rows(
-    ax: Axes | None, names: Iterable[object], title: str, xlabel: str, step: float = 0.3, **more: Any
+    ax: Axes | None, names: Iterable, title: str, xlabel: str, step: float = 0.3, width: int = 28, **more: Any
 ) -> Axes:
-    """Make the axes of a horizontal chart: a row of `step` inches for each name, first on top.
-
-    `more`: `width`, the letters after which a name is wrapped (28), and settings of the axes, such as `xlim`.
-    """
-    width = more.pop("width", 28)
+    """Make the axes of a horizontal chart: a row of `step` inches for each name, wrapped at `width`, first on top."""
     labels = [text(name, width) for name in names]
     ax = axes(ax, 7.4, 1.5 + step * max(2, len(labels)))
     ax.set(title=title, xlabel=xlabel, ylim=(len(labels) - 0.4, -0.6), **more)
@@ -62,9 +58,9 @@ def dots(ax: Axes, x: ArrayLike, y: ArrayLike, **look: Any) -> None:
     ax.scatter(x, y, **_DOT | look)
 
 
-def strips(ax: Axes, groups: Mapping[str, tuple[ArrayLike, str]], title: str, xlabel: str, log: bool) -> None:
-    """Draw values as dots, a row a group: name -> values and colour. On a logarithmic axis the least is 0.01."""
-    rows(ax, groups, title, xlabel)
+def strips(ax: Axes | None, groups: Mapping, title: str, xlabel: str, log: bool = False, **more: Any) -> Axes:
+    """Draw values as dots, a row a group: name -> (values, colour). On a logarithmic axis the least is 0.01."""
+    ax = rows(ax, groups, title, xlabel, **more)
     jitter = np.random.default_rng(0)
     for row, (values, color) in enumerate(groups.values()):
         values = np.maximum(values, 0.01) if log else np.asarray(values)
@@ -74,6 +70,7 @@ def strips(ax: Axes, groups: Mapping[str, tuple[ArrayLike, str]], title: str, xl
         ax.set_xscale("log", subs=[])
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         ax.xaxis.set_major_formatter("{x:g}")
+    return ax
 
 
 def beside(ax: Axes, words: Iterable[str], header: str = "") -> None:
@@ -110,11 +107,6 @@ def save_figure(path: str | Path, drawn: Figure | Axes) -> Figure:
 def text(value: object, width: int = 28) -> str:
     """Make text from a dataset safe to draw: wrapped at `width` characters, and "$" is no formula."""
     return textwrap.fill(" ".join(str(value).split()).replace("$", r"\$"), width)
-
-
-def shortened(name: str, most: int) -> str:
-    """Cut the middle out of a long name: ids differ at their ends."""
-    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most - most // 2) :]}"
 
 
 def rgb(names: Iterable[str], classes: ClassMap) -> np.ndarray:

@@ -3,7 +3,6 @@
 import io
 import time
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import DisplayHandle, Image, display
 from matplotlib.figure import Figure
@@ -14,26 +13,16 @@ from PIL import Image as Pillow
 from seglib.plots import style
 
 _PAUSE = 15.0  # seconds between two drawings: each takes a good part of one
-_LOSSES = {
-    "train_loss": ("train", style.BLUE, "-", 1.8),
-    "val_loss": ("val", style.VERMILION, "-", 1.8),
-    "train_ce": ("cross-entropy (train)", style.MUTED, "--", 1.0),
-    "train_dice": ("Dice (train)", style.MUTED, "-.", 1.0),
-    "train_focal": ("focal (train)", style.MUTED, ":", 1.2),
-}
+_LOSSES = {"train_loss": ("train", style.BLUE, "-", 1.8), "val_loss": ("val", style.VERMILION, "-", 1.8)}
+_LOSSES |= {"train_ce": ("cross-entropy (train)", style.MUTED, "--", 1.0)}
+_LOSSES |= {"train_dice": ("Dice (train)", style.MUTED, "-.", 1.0)}
+_LOSSES |= {"train_focal": ("focal (train)", style.MUTED, ":", 1.2)}
 
 
 @style.apply
 def training_curves(history: pd.DataFrame, fig: Figure | None = None) -> Figure:
-    """Draw losses above the learning rate, and validation mean IoU with the best epoch marked, over epochs.
-
-    Args:
-        history: history.csv, one row an epoch; columns that are missing or all empty are left out.
-        fig: a figure to draw into again, for live curves.
-    """
-    if fig is None:
-        fig = plt.figure(figsize=(11, 4), layout="constrained")
-        plt.close(fig)
+    """Draw losses, learning rate and validation mean IoU of history.csv over epochs, into `fig` if it is given."""
+    fig = fig or style.sheet(1, 1, 11, 4)[0]
     fig.clear()
     axs = fig.subplot_mosaic([["losses", "score"], ["rate", "score"]], height_ratios=[4, 1])
     losses, score, rate = axs.values()
@@ -48,12 +37,9 @@ def training_curves(history: pd.DataFrame, fig: Figure | None = None) -> Figure:
     score.set(title="Validation mean IoU", ylabel="mean IoU", ylim=(0, 1))
     if "val_miou" in known:
         best = known.loc[known["val_miou"].idxmax()]
-        words = f"best {best['val_miou']:.3f}, epoch {int(best['epoch'])}"
         score.plot(epochs, known["val_miou"], color=style.GREEN, linewidth=1.8, **look)
         style.dots(score, best["epoch"], best["val_miou"], s=170, marker="*", color=style.GREEN)
-        # In the corner that the curve leaves free: at its end the words would cover it.
-        y, align = (0.04, "bottom") if best["val_miou"] > 0.2 else (0.96, "top")
-        score.text(0.98, y, words, transform=score.transAxes, ha="right", va=align)
+        score.set_title(f"Validation mean IoU: best {best['val_miou']:.3f}, epoch {int(best['epoch'])}")
     rate.yaxis.set_major_formatter("{x:g}")  # no power of ten above the axes: it would push the title up
     if "learning_rate" in known:
         rate.plot(epochs, known["learning_rate"], color=style.MUTED, linewidth=1.8, **look)
@@ -69,10 +55,7 @@ def training_curves(history: pd.DataFrame, fig: Figure | None = None) -> Figure:
 
 @style.apply
 def class_curves(history: pd.DataFrame) -> Figure:
-    """Draw the validation IoU of each class over epochs, one small panel a class, the lowest at the end first.
-
-    `history` is history.csv, of whose columns val_iou_<class> are read; those of older runs have none.
-    """
+    """Draw the validation IoU of each class (history.csv: val_iou_<class>) over epochs, the lowest at the end first."""
     columns = history.filter(regex="^val_iou_").dropna(axis=1, how="all")
     if columns.empty:
         return style.empty(None, "no IoU by class").figure
@@ -93,20 +76,15 @@ class LiveCurves:
     """Draw the history again while it grows, in one place: `fit(..., on_epoch=LiveCurves())`."""
 
     def __init__(self) -> None:
-        self._handle: DisplayHandle | None = None
-        self._figure: Figure | None = None
-        self._drawn = float("-inf")
+        self._handle, self._figure, self._next = DisplayHandle(), None, 0.0
 
     def __call__(self, history: pd.DataFrame) -> None:
         last = not history["seconds_left"].iloc[-1]
-        if not last and time.monotonic() < self._drawn + _PAUSE:
+        if not last and time.monotonic() < self._next:
             return
-        self._drawn = time.monotonic()
-        self._figure = training_curves(history, self._figure)
-        if self._handle is None:
-            self._handle = display(self._figure, display_id=True)
-        else:
-            self._handle.update(self._figure)
+        show = self._handle.update if self._figure else self._handle.display
+        self._figure, self._next = training_curves(history, self._figure), time.monotonic() + _PAUSE
+        show(self._figure)
 
 
 def show_small(figure: Figure) -> None:

@@ -1,10 +1,6 @@
 """A real Chromium for the tests of the front end: started, watched and closed."""
 
-from __future__ import annotations
-
 import base64
-import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -13,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-CHROMIUM = next(filter(None, map(shutil.which, _NAMES)), None)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 WAIT = 60_000  # milliseconds, for a machine that trains meanwhile; 1-2 seconds otherwise
 
@@ -26,13 +21,10 @@ def need_chromium() -> None:
 
 
 @contextmanager
-def opened(
-    address: str, said: list[str] | None = None, asked: list[str] | None = None, **options
-) -> Iterator:
+def opened(address: str, said: list, asked: list | None = None, **options) -> Iterator:
     """The address in a fresh Chromium; `said` collects the page's messages and errors, `asked` what it loads."""
     from playwright.sync_api import sync_playwright
 
-    said, asked = [] if said is None else said, [] if asked is None else asked
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=_FLAGS)
         try:
@@ -40,16 +32,16 @@ def opened(
             page.set_default_timeout(WAIT)
             page.on("console", lambda m: m.text.startswith("Canvas2D: Multiple") or said.append(m.text))
             page.on("pageerror", lambda error: said.append(str(error)))
-            page.on("request", lambda request: asked.append(request.url))
+            page.on("request", lambda request: asked is None or asked.append(request.url))
             page.goto(address)
             yield page
         finally:
             chromium.close()
 
 
-def settled(read: Callable[[], object], expected: object, seconds: float = WAIT / 1000) -> None:
+def settled(read: Callable[[], object], expected: object) -> None:
     """Wait until `read()` gives `expected`: a picture is drawn a moment after a click."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + WAIT / 1000
     while (value := read()) != expected and time.monotonic() < end:
         time.sleep(0.05)
     assert value == expected
@@ -72,12 +64,6 @@ def pixel(page, x: float, y: float) -> list[int]:
         " return [...c.getContext('2d').getImageData(x * c.width, y * c.height, 1, 1).data]; }",
         [x, y],
     )
-
-
-def shot(page, name: str, **options) -> None:
-    """Keep a picture of the page where the environment variable SEGLIB_SHOTS names a folder."""
-    if "SEGLIB_SHOTS" in os.environ:
-        page.screenshot(path=Path(os.environ["SEGLIB_SHOTS"]) / f"{name}.png", **options)
 
 
 PAGE = """<!DOCTYPE html><meta charset="utf-8"><style>%s</style><main id="host"></main><script type="module">%s
@@ -107,10 +93,7 @@ def live(folder: Path, browser, monkeypatch, **options) -> Iterator:
     def kernel(message: dict) -> list:
         browser._answer(browser.widget, message, [])
         content, buffers = answers.pop()
-        return [
-            json.loads(json.dumps(content, allow_nan=False)),
-            [base64.b64encode(b).decode() for b in buffers],
-        ]
+        return [content, [base64.b64encode(data).decode() for data in buffers]]
 
     around = (Path(__file__).parents[2] / "seglib" / "browser" / "report.css").read_text()
     (folder / "live.html").write_text(PAGE % (STYLE + around, SCRIPT), encoding="utf-8")

@@ -22,13 +22,9 @@ def evaluation(run: Run, dataset: Dataset, random: np.random.Generator, low: flo
     """Scores and counts of all images: more and more is right from the first to the last."""
     count, classes = len(IDS), len(CLASSES)
     right = np.linspace(low, 0.95, count)[:, None, None]
-    counts = np.round(
-        1000 * right * np.eye(classes) + (1 - right) * random.integers(0, 120, (count, classes, classes))
-    )
-    counts = counts.astype(np.int64)
-    counts[:, :, :] += (
-        np.eye(classes, dtype=int) * (1500 - counts.sum(2))[:, :, None]
-    )  # the same masks in every run
+    wrong = random.integers(0, 120, (count, classes, classes))
+    counts = np.round(1000 * right * np.eye(classes) + (1 - right) * wrong).astype(np.int64)
+    counts += np.eye(classes, dtype=int) * (1500 - counts.sum(2))[:, :, None]  # the same masks in every run
     iou = pd.DataFrame(metrics.image_class_iou(counts), columns=list(CLASSES.names))
     table = dataset.split("test")[["id", "group"]].assign(miou=iou.mean(axis=1), confidence=0.8)
     table["worst_class"] = iou.idxmin(axis=1)
@@ -44,13 +40,10 @@ def write_split(folder: Path, browse: str = "failures", before: bool = False) ->
     rows = [(i, "test", f"images/{i}.png", f"masks/{i}.png", i.split("_")[0] if "street" in i else "", k)
             for k, i in enumerate(IDS)]  # fmt: skip
     rows += [(i, "train", f"images/{i}.png", f"masks/{i}.png", "", 0) for i in TRAINING]
-    samples = pd.DataFrame(rows, columns=["id", "split", "image", "mask", "group", "frame"]).astype(
-        {"frame": "Int64"}
-    )
-    dataset = Dataset(folder / "data", "made", CLASSES, samples, pd.DataFrame())
-    found, earlier = (
-        evaluation(Run(folder / name), dataset, random, low) for name, low in (("now", 0.1), ("old", 0.0))
-    )
+    samples = pd.DataFrame(rows, columns=["id", "split", "image", "mask", "group", "frame"])
+    dataset = Dataset(folder / "data", "made", CLASSES, samples.astype({"frame": "Int64"}), pd.DataFrame())
+    found = evaluation(Run(folder / "now"), dataset, random, 0.1)
+    earlier = evaluation(Run(folder / "old"), dataset, random, 0.0)
     for one in (found, earlier):
         for name in IDS:
             path = one.run.evaluation("test") / "predictions" / f"{name}.png"
@@ -61,14 +54,10 @@ def write_split(folder: Path, browse: str = "failures", before: bool = False) ->
     miou = found.per_image["miou"].sort_values()
     cut = float(miou.iloc[19:21].mean())
     failed = found.per_image["miou"] < cut
-    table = pd.read_csv(at / "failures.csv", dtype=str, keep_default_na=False).assign(
-        id=found.per_image["id"][failed][:20].to_numpy()
-    )
-    table["miou"] = found.per_image["miou"][failed].to_numpy()
+    table = pd.read_csv(at / "failures.csv", dtype=str, keep_default_na=False)
+    table[["id", "miou"]] = found.per_image.loc[failed, ["id", "miou"]].to_numpy()
     table.to_csv(at / "failures.csv", index=False)
-    (found.run.path / "params.json").write_text(
-        json.dumps({"run": "now", "architecture": "Unet", "encoder": "resnet18"})
-    )
+    found.run.params.write_text(json.dumps({"architecture": "Unet", "encoder": "resnet18"}))
     images = found.per_image.assign(failed=failed, nearest=[["train_0"]] * 60, novelty=0.5)
     features = random.normal(size=(63, 8)).astype(np.float32)
     training = type("Training", (), {"samples": samples[60:], "features": features[60:]})

@@ -1,28 +1,22 @@
 """The failure browser in a real JupyterLab in a real Chromium: what a person clicks, and what is there after a reload."""
 
-from __future__ import annotations
-
 import json
 import os
 import secrets
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import failures_folder as made
 import nbformat
-import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from chromium_page import WAIT, menu, need_chromium, opened, settled, shot, shown
+from chromium_page import WAIT, menu, need_chromium, opened, settled, shown
 from failures_folder import EVIL, POLE
-from PIL import Image
 
 pytestmark = pytest.mark.browser
 
@@ -37,13 +31,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     folder = tmp_path_factory.mktemp("lab")
     made.write_folder(folder / "failures", IDS, (120, 160))
     write_notebook(folder / "browse.ipynb")
-    with running_lab(folder) as address:
-        yield folder, address
-
-
-@contextmanager
-def running_lab(folder: Path) -> Iterator[str]:
-    settings = folder / "config" / "lab" / "user-settings" / "@jupyterlab" / "apputils-extension"
+    settings = folder / "settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
     quiet = {"fetchNews": "false", "checkForUpdates": False}
     (settings / "notification.jupyterlab-settings").write_text(json.dumps(quiet))
@@ -53,20 +41,17 @@ def running_lab(folder: Path) -> Iterator[str]:
     token = secrets.token_hex(16)
     env = os.environ | {"JUPYTER_TOKEN": token, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     names = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
-    for name, part in zip(names, ("config", "data", "runtime", "ipython"), strict=True):
-        env[name] = str(folder / part)
-    env["JUPYTERLAB_SETTINGS_DIR"] = str(folder / "config" / "lab" / "user-settings")
-    env["JUPYTERLAB_WORKSPACES_DIR"] = str(folder / "config" / "lab" / "workspaces")
+    env |= {name: str(folder / name.lower()) for name in (*names, "JUPYTERLAB_WORKSPACES_DIR")}
+    env["JUPYTERLAB_SETTINGS_DIR"] = str(folder / "settings")
     flags = ("--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0")
     shown = ("--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={folder}")
     command = [sys.executable, "-m", "jupyterlab", *flags, *shown]
     with (folder / "lab.log").open("w") as log:
         server = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
         try:
-            address = f"http://127.0.0.1:{port}"
-            settled(lambda: server.poll() is not None or answers(f"{address}/api?token={token}"), True, 120)
+            settled(lambda: server.poll() is not None or answers(port), True)
             assert server.poll() is None, (folder / "lab.log").read_text()
-            yield f"{address}/lab/tree/browse.ipynb?token={token}"
+            yield folder, f"http://127.0.0.1:{port}/lab/tree/browse.ipynb?token={token}"
         finally:
             kernels = psutil.Process(server.pid).children(recursive=True) if server.poll() is None else []
             server.kill()
@@ -76,18 +61,14 @@ def running_lab(folder: Path) -> Iterator[str]:
                     kernel.kill()
 
 
-def answers(address: str) -> bool:
-    try:
-        urllib.request.urlopen(address, timeout=2).close()
-    except OSError:
-        return False
-    return True
+def answers(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
 
 
 def write_notebook(path: Path) -> None:
     source = (
-        "import pandas as pd\nfrom seglib.browser import FailureBrowser, browser\nfrom seglib.data import ClassMap\n"
-        "browser.QUICK = 10_000  # every picture is a large one: reduced at first\n"
+        "import pandas as pd\nfrom seglib.browser import FailureBrowser\nfrom seglib.data import ClassMap\n"
         f"classes = ClassMap({made.CLASSES.names!r})\n"
         "FailureBrowser('failures', classes, pd.read_csv('failures/class_ious.csv', dtype={'id': str}))"
     )
@@ -115,9 +96,8 @@ def count(browser) -> str:
 def test_browse_filter_judge_and_find_it_again(lab) -> None:
     folder, address = lab
     saved = folder / "failures" / "verdicts.csv"
-    with opened(address) as page:
+    with opened(address, []) as page:
         browser = run_all(page)
-        cells = page.locator(".jp-Notebook .jp-Cell").count()
         assert shown(page) == IDS[0] == EVIL
         settled(lambda: browser.locator(".seg-row img[src]").count() > 5, True)
         assert count(browser) == "1 of 300 failures"
@@ -131,29 +111,11 @@ def test_browse_filter_judge_and_find_it_again(lab) -> None:
         browser.locator(".seg-row", has_text=IDS[-3]).click()
         settled(lambda: shown(page), IDS[-3])
 
-        # Of keys that mean nothing here the page hears none: VS Code would cut the cell at x and delete it at d d.
-        page.evaluate("() => { window.heard = []; addEventListener('keydown', (e) => heard.push(e.key)); }")
-        for key in ("x", "d", "d", "Delete", "Escape"):
+        for key in ("x", "d", "d"):  # keys that cut and delete cells
             page.keyboard.press(key)
-        assert page.evaluate("() => heard") == ["Escape"]
-
-        # Values under the pointer, against the files: all pixels have come by now.
-        page.keyboard.press("i")
-        canvas = browser.locator(".seg-picture canvas")
-        box, readout = canvas.bounding_box(), browser.locator(".seg-readout")
-        canvas.hover(position={"x": box["width"] * 65.5 / 160, "y": box["height"] * 0.6})
-        settled(lambda: readout.inner_text().startswith("x 65, y "), True)  # every second pixel at first
-        y = int(readout.inner_text().split(" · ")[0].split("y ")[1])
-        names = (*made.CLASSES.names, *[""] * 249, "ignored")
-        kinds = ("masks", "predictions", "confidences")
-        values = [np.asarray(Image.open(folder / "failures" / k / f"{IDS[-3]}.png"))[y, 65] for k in kinds]
-        said = f"ground truth {names[values[0]]} · predicted {names[values[1]]} · confidence {values[2] / 255:.2f}"
-        assert readout.inner_text() == f"x 65, y {y} · {said}"
-        page.keyboard.press("a")
 
         # Filter.
         menu(page, "cause").select_option("degraded image (50)")
-        settled(lambda: count(browser).endswith("of 50 chosen (300 failures in all)"), True)
         menu(page, "class").select_option(POLE)
         menu(page, "text").fill("STREET01")
         settled(lambda: count(browser).endswith("of 4 chosen (300 failures in all)"), True)
@@ -167,14 +129,13 @@ def test_browse_filter_judge_and_find_it_again(lab) -> None:
         settled(saved.exists, True)
         page.keyboard.press("n")
         page.keyboard.type("the far side is unlabelled, <i>really</i>")
-        shot(page, "lab_3_judged")
         browser.get_by_role("button", name="Next").click()
         settled(lambda: shown(page) != first, True)
         settled(lambda: "really" in saved.read_text(), True)
         assert browser.locator("textarea").input_value() == ""
         browser.get_by_role("button", name="Reset").click()
         settled(lambda: "of 300 failures" in count(browser), True)
-        assert page.locator(".jp-Notebook .jp-Cell").count() == cells
+        assert page.locator(".jp-Notebook .jp-Cell").count() == 1  # no key reached the notebook
 
         page.reload()
         browser = run_all(page)
@@ -182,28 +143,20 @@ def test_browse_filter_judge_and_find_it_again(lab) -> None:
         settled(lambda: shown(page), first)
         assert browser.locator("textarea").input_value() == "the far side is unlabelled, <i>really</i>"
         assert browser.locator(".seg-verdicts [aria-pressed=true]").inner_text() == "2 label wrong"
-        assert browser.locator(".seg-row .seg-given").first.inner_text() == "✓ label wrong"
-        shot(page, "lab_4_found_again")
         assert page.evaluate("() => window.hacked === undefined")
     assert pd.read_csv(saved)[["id", "verdict"]].to_numpy().tolist() == [[first, "label wrong"]]
 
 
 def test_a_held_key_does_not_queue_up_and_the_saved_notebook_shows_a_gallery(lab) -> None:
     folder, address = lab
-    with opened(address) as page:
+    with opened(address, []) as page:
         browser = run_all(page)
         browser.focus()
-        settled(lambda: browser.locator(".seg-row img[src]").count() > 5, True)
-        start = time.monotonic()
-        for name in IDS[1:31]:
-            page.keyboard.press("j")
-            settled(lambda name=name: shown(page), name)
-        assert time.monotonic() - start < 30  # 3 seconds on an idle machine
         page.evaluate(
             "() => { for (let k = 0; k < 100; k++) document.querySelector('.seg-browser')"
             ".dispatchEvent(new KeyboardEvent('keydown', {key: 'j', bubbles: true})); }"
         )
-        settled(lambda: shown(page), IDS[130])
+        settled(lambda: shown(page), IDS[100])
 
         # Saved and without its kernel, the notebook shows the gallery, which would only repeat the live browser.
         assert not page.locator(".seg-saved").is_visible()
@@ -215,15 +168,13 @@ def test_a_held_key_does_not_queue_up_and_the_saved_notebook_shows_a_gallery(lab
         words = page.locator(".seg-gallery td").first
         assert words.bounding_box()["width"] < 260  # JupyterLab's own tables never break a line
         assert page.locator(".seg-gallery img").count() == 4 * 12
-        settled(lambda: "model not found" in page.locator(".jp-OutputArea").inner_text(), False)
-        shot(page, "lab_5_without_kernel")
 
 
 def test_a_verdict_that_no_kernel_takes_is_kept_until_one_does(lab) -> None:
     folder, address = lab
     saved = folder / "failures" / "verdicts.csv"
     saved.unlink(missing_ok=True)
-    with opened(address) as page:
+    with opened(address, []) as page:
         browser = run_all(page)
         status = browser.locator(".seg-status")
         page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
@@ -237,5 +188,6 @@ def test_a_verdict_that_no_kernel_takes_is_kept_until_one_does(lab) -> None:
         browser = run_all(page)
         settled(saved.exists, True)
         settled(lambda: browser.locator(".seg-verdicts [aria-pressed=true]").inner_text(), "3 ambiguous")
-        settled(lambda: page.evaluate("() => Object.values(sessionStorage).includes('{}')"), True)
+        kept = "() => Object.keys(sessionStorage).filter((key) => key.startsWith('seglib ')).length"
+        settled(lambda: page.evaluate(kept), 0)
     assert pd.read_csv(saved)[["id", "verdict"]].to_numpy().tolist() == [[IDS[0], "ambiguous"]]

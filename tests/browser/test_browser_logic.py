@@ -1,7 +1,5 @@
 """What the failure browser lists, says, sends and saves, without a page."""
 
-from __future__ import annotations
-
 import io
 import json
 import re
@@ -15,7 +13,7 @@ import pytest
 from failures_folder import CLASSES, EVIL, POLE
 from PIL import Image
 
-from seglib.browser import Details, FailureBrowser, browser, layers
+from seglib.browser import Details, FailureBrowser, browser
 from seglib.browser.layers import pack_layers, read_layers, thumbnail
 from seglib.browser.table import describe, listing, read_failures
 from seglib.data import ClassMap
@@ -24,16 +22,6 @@ from seglib.failures import ERROR_KINDS, VERDICTS, Threshold, VerdictBook, analy
 from seglib.params import Evaluate
 
 IDS = made.names(12)
-OLD = [
-    "id",
-    "miou",
-    "severity",
-    "worst_class",
-    "worst_class_iou",
-    "top_confusion",
-    "top_confusion_share",
-    "group",
-]
 
 
 @pytest.fixture
@@ -45,9 +33,7 @@ def folder(tmp_path: Path) -> Path:
 class Page:
     """A browser whose front end is this test: `ask` gives the answer's content and buffers."""
 
-    def __init__(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch, browser: FailureBrowser | None = None
-    ) -> None:
+    def __init__(self, folder: Path, monkeypatch, browser: FailureBrowser | None = None) -> None:
         self.browser = browser or FailureBrowser(folder, CLASSES, made.class_ious(IDS))
         monkeypatch.setattr(self.browser.widget, "send", lambda *answer: setattr(self, "answer", answer))
 
@@ -62,9 +48,6 @@ class Page:
         _, (data,) = self.ask("open")
         return json.loads(zlib.decompress(data))
 
-    def judge(self, sample: str, verdict: str, note: str = "") -> dict:
-        return self.ask("judge", id=sample, verdict=verdict, note=note)[0]
-
 
 @pytest.fixture
 def page(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Page:
@@ -75,31 +58,17 @@ def test_ids_stay_text_and_figures_that_are_none_are_unknown(folder):
     table = pd.read_csv(folder / "failures.csv", dtype=str, keep_default_na=False)
     table["confidence"] = ["high", "", "nan", "inf", *["0.5"] * 8]
     table.to_csv(folder / "failures.csv", index=False)
-    read = read_failures(folder)
-    assert read["id"].tolist() == IDS  # "NA", "0042", "1e5" among them
-    assert read["confidence"].isna().tolist() == [True] * 4 + [False] * 8
-    rows = listing(read, CLASSES, VerdictBook(folder / "verdicts.csv"))["rows"]
-    assert [row["confidence"] for row in rows[2:5]] == [None, None, 0.5]
+    rows = listing(read_failures(folder), CLASSES, VerdictBook(folder / "verdicts.csv"))["rows"]
+    assert [row["id"] for row in rows] == IDS  # "NA", "0042", "1e5" among them
+    assert [row["confidence"] for row in rows] == [None] * 4 + [0.5] * 8
 
 
-def test_columns_of_earlier_versions_are_read(folder):
-    table = pd.read_csv(folder / "failures.csv", dtype=str, keep_default_na=False)
-    old = {"lost_false_negative": "lost_missed", "lost_false_positive": "lost_invented", "suggestion": "remedy",
-           "lost_misclassified": "lost_swapped", "lost_noise": "lost_specks", "best_fix": "best_swap",
-           "best_fix_gain": "best_swap_gain"}  # fmt: skip
-    assert set(old) <= set(table)
-    new = read_failures(folder)
-    table.rename(columns=old).to_csv(folder / "failures.csv", index=False)
-    pd.testing.assert_frame_equal(read_failures(folder), new)
-
-
-@pytest.mark.parametrize(("text", "message"), [(None, "no .*failures.csv. Run 04_failure_analysis"),
-                                               ("id,a\n", "has no column miou"), ("a\n", "no column id and no column miou")])  # fmt: skip
-def test_faulty_folders_are_named(tmp_path, text, message):
-    if text:
-        (tmp_path / "failures.csv").write_text(text)
-    with pytest.raises((FileNotFoundError, ValueError), match=message):
-        FailureBrowser(tmp_path, CLASSES)
+def test_faulty_folders_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no .*failures.csv. Run 04_failure_analysis"):
+        read_failures(tmp_path)
+    (tmp_path / "failures.csv").write_text("id,a\n")
+    with pytest.raises(ValueError, match="needs the columns id and miou"):
+        read_failures(tmp_path)
 
 
 def test_what_the_front_end_lists_filters_and_sorts(folder):
@@ -113,10 +82,9 @@ def test_what_the_front_end_lists_filters_and_sorts(folder):
     assert [rows[name]["low"] for name in ("0042", "NA", EVIL)] == [[0], [3], []]  # 0.5 is not below 0.5
     assert rows["NA"]["best_fix"] == f"{POLE} -> building"
     assert (data["verdicts"], data["none"], len(data["rules"])) == (list(VERDICTS), "none yet", 2)
-    assert all(re.fullmatch("#[0-9a-f]{6}", color) for color in data["colors"])
     json.dumps(data, allow_nan=False)
     # Only what an older folder knows can be sorted by.
-    data = listing(read_failures(folder)[OLD], CLASSES, book)
+    data = listing(read_failures(folder)[["id", "miou", "worst_class"]], CLASSES, book)
     assert [column for _, column, _ in data["sorts"]] == ["miou", "miou", "id", "worst_class", "time"]
     assert len(data["rules"]) == 1
 
@@ -124,148 +92,96 @@ def test_what_the_front_end_lists_filters_and_sorts(folder):
 def test_what_a_folder_says():
     row = {
         "id": "a", "miou": 0.25, "severity": "clear", "worst_class": "car", "worst_class_iou": 0.0, "group": "night",
-        "top_confusion": "car -> road", "top_confusion_share": 0.0421, "best_fix": "car -> road", "best_fix_gain": 0.113,
-        **{f"lost_{kind}": k / 10 for k, kind in enumerate(ERROR_KINDS)}, "confidence": 0.9, "label_score": 0.97,
-        "suspect_kind": "swapped class", "suspect_given": "car", "suspect_suggested": "road", "degradation": "",
-        "degradation_z": 1.0, "novelty": 0.5, "nearest": "[]", "cause": "label error", "cause_strength": 0.8,
-        "evidence": "E.", "suggestion": "R.",
+        **{f"lost_{kind}": k / 10 for k, kind in enumerate(ERROR_KINDS)}, "label_score": 0.97, "suspect_given": "car",
+        "degradation": "", "degradation_z": 1.0, "nearest": json.dumps(list("abcdef")), "cause_strength": 0.8,
     }  # fmt: skip
     facts = describe(row, CLASSES, {"sky": 0.9, "car": 0.0, "road": np.nan})
     assert facts["lost"] == [(kind, k / 10) for k, kind in enumerate(ERROR_KINDS)]
     assert facts["ious"] == [(3, 0.0), (0, 0.9)]
     assert dict(facts["rows"]) == {
-        "mean IoU": "0.250, clear",
-        "worst class": "car, IoU 0.000",
-        "top confusion": "car -> road, 4.2% of the pixels",
-        "best fix": "car -> road, +0.113 mean IoU",
-        "label": "probability 0.97, swapped class, car given, road suggested",
-        "confidence": "0.90, mean over the image",
-        "degradation": "none found, 1.0 robust sd from training",
-        "novelty": "0.50 (1: like no training image)",
-        "sequence": "night",
-    }
-    assert [facts[n] for n in ("cause", "sureness", "suggestion")] == [
-        "label error",
-        "strength of the evidence 0.80",
-        "R.",
-    ]
-    # What an older folder does not say is unknown.
-    facts = describe({"id": "a", "miou": 0.05, "severity": "guessing", "worst_class_iou": np.nan}, CLASSES)
-    names = ("cause", "sureness", "evidence", "suggestion", "lost", "ious", "nearest")
-    assert [facts[name] for name in names] == ["cause unknown", "", "", "", [], [], None]
-    assert [value for _, value in facts["rows"]] == ["0.050, guessing", *["unknown"] * 7]
+        "mean IoU": "0.250, clear", "worst class": "car, IoU 0.000", "label": "probability 0.97, car given",
+        "degradation": "none found, 1.0 robust sd from training", "sequence": "night",
+        **dict.fromkeys(("top confusion", "best fix", "confidence", "novelty"), "unknown"),
+    }  # fmt: skip
+    told = [facts[n] for n in ("cause", "sureness", "nearest")]
+    assert told == ["cause unknown", "strength of the evidence 0.80", list("abcde")]
+    facts = describe({"id": "a", "miou": 0.05, "worst_class_iou": np.nan}, CLASSES)
+    assert [facts[name] for name in ("sureness", "lost", "ious", "nearest")] == ["", [], [], None]
 
 
-@pytest.mark.parametrize(("text", "ids"), [
-    *((text, None) for text in ("", "nonsense", "{}", "5", "[" * 100_000, '["a"', None, np.nan, "null")),
-    ("[]", []), ('["a", 1, null, ["x"], "b", "c", "d", "e", "f"]', list("abcde")),
-])  # fmt: skip
-def test_nearest_images_are_at_most_five_ids_or_unknown(text, ids):
-    assert describe({"nearest": text}, CLASSES)["nearest"] == ids
-
-
-@pytest.mark.parametrize("sample", ["../a", "x/../a", "/etc/passwd", "missing", "x" * 5000, "nul\0", "link"])
+@pytest.mark.parametrize("sample", ["../a", "x/../a", "/etc/passwd", "x" * 5000, "nul\0", "link"])
 def test_neither_id_nor_link_leaves_the_folder(folder, sample):
     Image.new("RGB", (4, 4)).save(folder.parent / "a.png")
     (folder / "images" / "link.png").symlink_to(folder.parent / "a.png")
     with pytest.raises(FileNotFoundError, match="is missing"):
         read_layers(folder, sample)
-    shown = pack_layers(folder, sample)
+    shown = pack_layers(folder, sample, 5000)
     assert (shown["layers"], len(shown["problems"])) == ({}, 1)
     assert thumbnail(folder, "images", sample) == b""
 
 
 def test_every_pixel_arrives(folder):
-    shown = pack_layers(folder, "0042")
+    shown = pack_layers(folder, "0042", 5000)
     layers = shown.pop("layers")
-    assert shown == {"width": 80, "height": 60, "step": 1, "finer": False, "problems": []}
+    assert shown == {"width": 80, "height": 60, "step": 1, "problems": []}
     image, truth, pred = read_layers(folder, "0042")
-    with Image.open(io.BytesIO(layers["image"])) as sent:
-        assert (np.asarray(sent) == image).all()
+    assert np.abs(np.asarray(Image.open(io.BytesIO(layers["image"]))).astype(int) - image).mean() < 2
     for name, expected in (("truth", truth), ("prediction", pred)):
         assert (np.frombuffer(zlib.decompress(layers[name]), np.uint8).reshape(60, 80) == expected).all()
     assert set(layers) == {"image", "truth", "prediction", "confidence", "suspect"}
 
 
-@pytest.mark.parametrize("compact", [False, True])
-def test_large_pictures_are_reduced_without_inventing_ids(folder, monkeypatch, compact):
-    shown = pack_layers(folder, "NA", 32 * 32, compact)
-    assert (shown["width"], shown["height"], shown["step"], shown["finer"]) == (27, 20, 3, True)  # 80 x 60
+def test_large_pictures_are_reduced_without_inventing_ids(folder):
+    shown = pack_layers(folder, "NA", 32 * 32, compact=True)
+    assert (shown["width"], shown["height"], shown["step"]) == (27, 20, 3)  # 80 x 60
     with Image.open(io.BytesIO(shown["layers"]["image"])) as sent:
         assert sent.size == (27, 20)
     planes = {name: np.frombuffer(zlib.decompress(data), np.uint8).reshape(20, 27)
               for name, data in shown["layers"].items() if name != "image"}  # fmt: skip
     assert (planes["truth"] == read_layers(folder, "NA")[1][::3, ::3]).all()
     stored = np.asarray(Image.open(folder / "confidences" / "NA.png"))[::3, ::3].astype(int)
-    assert np.abs(planes["confidence"] - stored).max() <= (15 if compact else 0)
-    monkeypatch.setattr(layers, "LARGEST", 32 * 32)
-    assert not pack_layers(folder, "NA", 32 * 32)["finer"]
+    assert np.abs(planes["confidence"] - stored).max() <= 15
 
 
 def test_pictures_that_are_missing_or_broken_are_named_and_the_others_shown(folder):
     (folder / "confidences" / "NA.png").unlink()
     (folder / "suspects" / "NA.png").unlink()
-    assert pack_layers(folder, "NA")["problems"] == []  # unknown, no fault
+    assert pack_layers(folder, "NA", 5000)["problems"] == []  # unknown, no fault
     (folder / "predictions" / "NA.png").unlink()
     small, colours = (Image.fromarray(np.zeros(shape, np.uint8)) for shape in ((6, 8), (60, 80, 3)))
     mask = folder / "masks" / "NA.png"
     for damage, problem in (
         (lambda: mask.write_bytes(b"\x89PNG broken"), r"masks/NA\.png cannot be read"),
-        (lambda: small.save(mask), r"masks/NA\.png is 6x8, its image 60x80: they must lie pixel on pixel\."),
-        (lambda: colours.save(mask), r"masks/NA\.png holds colours"),
+        (lambda: small.save(mask), r"masks/NA\.png is \(6, 8\) uint8, expected \(60, 80\) uint8\."),
+        (lambda: colours.save(mask), r"masks/NA\.png is \(60, 80, 3\)"),
     ):
         mask.unlink()
         damage()
-        shown = pack_layers(folder, "NA")
+        shown = pack_layers(folder, "NA", 5000)
         assert list(shown["layers"]) == ["image"]
         assert re.match(problem + r".* predictions/NA\.png is missing\. Run ", " ".join(shown["problems"]))
-        with pytest.raises((OSError, ValueError), match=problem):
-            read_layers(folder, "NA")
-    (folder / "images" / "NA.png").unlink()
-    (folder / "images" / "NA.png").write_bytes((folder / "images" / "0042.png").read_bytes()[:2000])
-    assert re.match(r"images/NA\.png cannot be read", pack_layers(folder, "NA")["problems"][0])
+    (folder / "images" / "NA.png").write_bytes(b"\x89PNG broken")
+    assert "images/NA.png cannot be read" in pack_layers(folder, "NA", 5000)["problems"][0]
 
 
 def test_it_answers_with_failures_and_pictures(page):
-    assert [row["id"] for row in page.open()["rows"]] == IDS
-    shown, buffers = page.ask("show", id=IDS[2], sharp=False)
+    shown, _ = page.ask("show", id=IDS[2])
     assert shown["names"] == ["image", "truth", "prediction", "confidence"]  # its label is not the suspect
-    assert len(buffers) == 4
-    assert "suspect" in page.ask("show", id=IDS[0], sharp=False)[0]["names"]  # its cause is a label error
+    assert "suspect" in page.ask("show", id=IDS[0])[0]["names"]  # its cause is a label error
     assert shown["facts"]["nearest"] == ["train_0", EVIL, "../outside", "train_1"]
-    assert len(shown["facts"]["ious"]) > 3
     with Image.open(io.BytesIO(page.ask("thumb", kind="images", id=IDS[0])[1][0])) as small:
         assert (small.format, small.size) == ("JPEG", (80, 60))
     assert page.ask("thumb", kind="nearest", id="../outside")[1] == [b""]
 
 
-def test_a_verdict_is_saved_at_once_and_found_again(page, folder, monkeypatch):
-    note = 'the kerb, "left";\nover there'
-    saved = page.judge(IDS[0], "label wrong", note + " ")
-    assert (saved["verdict"], saved["error"]) == ("label wrong", "")
-    stored = pd.read_csv(folder / "verdicts.csv", dtype=str)
-    assert stored[["id", "verdict"]].to_numpy().tolist() == [[IDS[0], "label wrong"]]
-    row = Page(folder, monkeypatch).open()["rows"][0]
-    assert (row["verdict"], row["note"]) == ("label wrong", note)
-    assert row["time"].endswith("+00:00")
-    VerdictBook(folder / "verdicts.csv").set(IDS[1], "ignore")  # in another browser
-    assert page.open()["rows"][1]["verdict"] == "ignore"
-    page.judge(IDS[0], "")
-    assert list(VerdictBook(folder / "verdicts.csv").rows) == [IDS[1]]
-    (folder / "verdicts.csv").write_text("nonsense")
-    assert "bak-1" in Page(folder, monkeypatch).open()["problem"]
-
-
 def test_a_verdict_that_cannot_be_saved_is_said(page, monkeypatch):
-    assert "not saved" in page.judge(IDS[0], "ignore", "half \ud83d")["error"]
-    assert page.browser.book.get(IDS[0]).verdict == ""
-
     def refuse(*_):
         raise PermissionError("read-only")
 
+    assert "surrogates" in page.ask("judge", id=IDS[0], verdict="ignore", note="half \ud83d")[0]["error"]
     monkeypatch.setattr(page.browser.book, "_write", refuse)
-    saved = page.judge(IDS[0], "ignore")
-    assert (saved["error"], saved["verdict"]) == ("not saved: read-only", "")
+    assert page.ask("judge", id=IDS[0], verdict="ignore", note="")[0] == {"error": "read-only"}
+    assert page.browser.book.get(IDS[0]).verdict == ""
 
 
 def test_it_displays_itself_live_and_as_a_gallery_of_escaped_names(folder, monkeypatch):
@@ -274,11 +190,9 @@ def test_it_displays_itself_live_and_as_a_gallery_of_escaped_names(folder, monke
     (browser := FailureBrowser(folder, classes))._ipython_display_()
     live, page = shown[0], shown[1]["text/html"]
     assert live["application/vnd.jupyter.widget-view+json"]["model_id"] == browser.widget.model_id
-    assert live["text/plain"] == "FailureBrowser(12 failures)"
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
-    # Ours: nothing before their first attribute.
-    assert set(re.findall(r"<img [^>]*?(\w+)=", page)) == {"alt"}
+    assert set(re.findall(r"<img [^>]*?(\w+)=", page)) == {"alt"}  # nothing before their first attribute
     assert page.count("<img ") == page.count("data:image/jpeg;base64,") == 4 * 12
     (folder / "failures.csv").write_text("id,miou\n")
     FailureBrowser(folder, CLASSES)._ipython_display_()
@@ -286,35 +200,9 @@ def test_it_displays_itself_live_and_as_a_gallery_of_escaped_names(folder, monke
 
 
 def test_the_front_end_makes_no_html_of_text_and_loads_nothing():
-    code = str(browser.SCRIPT)
-    ways = (
-        "innerHTML",
-        "outerHTML",
-        "insertAdjacentHTML",
-        "document.write",
-        "eval(",
-        "Function(",
-        "import ",
-        "http",
-    )
-    assert [way for way in ways if way in code] == []
-    assert "http" not in browser.STYLE
-    assert "url(" not in browser.STYLE
-
-
-def test_it_can_be_read_in_every_theme():
-    """Where a front end lacks a variable something stands in for it, and no background is a theme's.
-
-    VS Code sets some of JupyterLab's variables to its own colours and leaves others at those of a light theme: text of
-    one kind on a ground of the other is white on white.
-    """
-    css = re.sub(r"/\*.*?\*/", "", browser.STYLE, flags=re.DOTALL)
-    assert re.findall(r"var\((--(?:jp|vscode)-[\w-]+)\s*\)", css) == []
-    theirs = {name for name, value in re.findall(r"(--seg-\w+):\s*([^;]+);", css) if "--jp-" in value}
-    assert theirs == {"--seg-line", "--seg-muted", "--seg-ink", "--seg-accent"}
-    grounds = set(re.findall(r"background(?:-color)?:\s*([^;}]+)", css))
-    assert grounds == {"none", "var(--seg-raised)", "var(--seg-deep)", "var(--seg-accent)", "#fff"}
-    assert "option {color: #222; background: #fff;}" in css
+    for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "import ", "http"):
+        assert way not in browser.SCRIPT
+    assert not re.search(r"http|url\(", browser.STYLE)
 
 
 @pytest.mark.slow
@@ -337,10 +225,10 @@ def test_what_an_analysis_knows_beyond_its_folder(trained_root, monkeypatch):
         assert rows[sample]["before"] == rows[sample]["miou"]
         assert (rows[sample]["change"], rows[sample]["gain"]) == ("", 0)
     passing = data["rows"][-1]["id"]
-    shown, _ = page.ask("show", id=passing, sharp=False)
+    shown, _ = page.ask("show", id=passing)
     assert shown["names"] == ["image", "truth", "prediction", "before"]
     assert set(shown["facts"]["similar"]) == set(miou.index) - {passing}
-    training, _ = page.ask("show", id=data["training"][0][0], sharp=False)
+    training, _ = page.ask("show", id=data["training"][0][0])
     assert (training["names"], training["facts"]["cause"]) == (["image", "truth"], "a training image")
     assert page.ask("thumb", kind="nearest", id=data["training"][0][0])[1][0][:2] == b"\xff\xd8"
     text = page.ask("write")[0]["text"]

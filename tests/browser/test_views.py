@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from chromium_page import live, menu, need_chromium, settled, shot, shown
+from chromium_page import live, menu, need_chromium, settled, shown
 from failures_folder import CLASSES
 from made_split import IDS, write_split
 
@@ -26,7 +26,7 @@ def page(tmp_path, monkeypatch):
 
 
 def count(page) -> str:
-    return page.locator(".seg-count").inner_text().split(" of ", 1)[1]
+    return page.locator(".seg-count").inner_text().split(" of ", 1)[-1]
 
 
 def filters(page) -> str:
@@ -38,16 +38,12 @@ def test_charts_filter_to_exactly_the_images_they_count(page):
     evaluation, names = details.analysis.evaluation, CLASSES.names
     with opened as page:
         assert count(page) == "60 images"
-        shot(page, "views_light")
         # A confusion: every image that has it, by its pixels, largest first.
         pixels = evaluation.confusions[:, 3, 2]
         page.locator(f".seg-matrix button[aria-label^='{names[3]} -> {names[2]}:']").click()
         order = [IDS[k] for k in np.argsort(-pixels, kind="stable") if pixels[k]]
-        settled(
-            lambda: page.locator(".seg-count").inner_text().split(" of ")[1],
-            f"{len(order)} chosen (20 failures in all)",
-        )
-        listed = [name.inner_text() for name in page.locator(".seg-name").all()]
+        settled(lambda: count(page), f"{len(order)} chosen (20 failures in all)")
+        listed = page.locator(".seg-name").all_inner_texts()
         ranks = [pixels[IDS.index(name)] for name in listed]
         assert ranks == sorted(pixels[pixels > 0], reverse=True)[: len(ranks)]
         assert page.locator(".seg-bar button:has-text('car -> road, most pixels first')").count() == 1
@@ -56,9 +52,8 @@ def test_charts_filter_to_exactly_the_images_they_count(page):
         settled(lambda: filters(page).split("&")[0], "confusion=car+-%3E+road")
         low, high = map(float, filters(page).split("IoU=")[1].split("+to+"))
         miou = evaluation.per_image["miou"]
-        settled(
-            lambda: count(page).split()[0], str(int(((miou >= low) & (miou < high) & (pixels > 0)).sum()))
-        )
+        passing = (miou >= low) & (miou < high) & (pixels > 0)
+        settled(lambda: count(page).split()[0], str(passing.sum()))
         page.get_by_label("save filters as").fill("my cars")
         page.get_by_label("save filters as").press("Enter")
         page.get_by_role("button", name="Reset").click()
@@ -141,29 +136,22 @@ def test_sequence_similar_training_map_and_window(page):
         settled(lambda: shown(page), "train_0")
         assert page.get_by_role("button", name="ground truth").is_enabled()
         assert page.get_by_role("button", name="prediction", exact=True).is_disabled()
-        shot(page, "views_dark_1000", full_page=True)
 
         page.get_by_role("button", name="map").click()
         canvas = page.locator(".seg-map canvas")
         box = canvas.bounding_box()
         middle = box["x"] + box["width"] / 2
-        for x, y, do in (
-            (middle, 4, "down"),
-            (box["x"] + 2, 4, ""),
-            (box["x"] + 2, 290, ""),
-            (middle, 290, "up"),
-        ):
+        page.mouse.move(middle, box["y"] + 4)
+        page.mouse.down()
+        for x, y in ((box["x"] + 2, 4), (box["x"] + 2, 290), (middle, 290)):
             page.mouse.move(x, box["y"] + y, steps=6)
-            if do:
-                getattr(page.mouse, do)()
+        page.mouse.up()
         settled(lambda: "map=" in filters(page), True)
-        settled(lambda: page.locator(".seg-count").inner_text().endswith("chosen (20 failures in all)"), True)
+        settled(lambda: count(page).endswith("chosen (20 failures in all)"), True)
         assert 0 < int(count(page).split()[0]) < 20
-        shot(page, "map", full_page=True)
         page.get_by_role("button", name="map: lasso").click()
         page.locator(".seg-browser").focus()
         page.keyboard.press("w")
         assert page.locator(".seg-main").bounding_box()["width"] == 1000
-        shot(page, "window")
         page.keyboard.press("Escape")
         assert page.locator(".seg-main").bounding_box()["width"] < 1000
