@@ -3,7 +3,6 @@
 import re
 import shutil
 from collections.abc import Sequence
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from seglib.runs import atomic_folder, write_text
 
 PARTS = ("notebooks", "params", "data/README.md", "data/configs", "data/demo")
 _LEFT = shutil.ignore_patterns(".*", "__pycache__")
+_TRAIN = re.compile(r"(?m)^( +)train:.*\n(?:\1 .*\n)*")  # its lines in dataset.yaml
 
 
 def new_project(folder: str | Path) -> Path:
@@ -27,9 +27,11 @@ def new_project(folder: str | Path) -> Path:
         source = Path(next(files).locate()).resolve().parent.parent
     with atomic_folder(folder) as new:
         for part in PARTS:
-            copy = partial(shutil.copytree, ignore=_LEFT) if (source / part).is_dir() else shutil.copyfile
             (new / part).parent.mkdir(exist_ok=True)
-            copy(source / part, new / part)
+            if (source / part).is_dir():
+                shutil.copytree(source / part, new / part, ignore=_LEFT)
+            else:
+                shutil.copyfile(source / part, new / part)
     return Path(folder)
 
 
@@ -37,56 +39,32 @@ def propose_split(folder: str | Path, shares: Sequence[float]) -> pd.Series:
     """Divide train into train, val and test: whole sequences, near-duplicates together, classes balanced.
 
     Writes split/val.txt, split/test.txt and their lines in dataset.yaml; train keeps the rest of what its globs find.
-
-    Args:
-        folder: a dataset with a dataset.yaml.
-        shares: of train, val and, if wanted, test.
-
-    Returns:
-        images of each split.
-
-    Raises:
-        DatasetError: check "splits": a split is there already, or dataset.yaml cannot be changed; then it stays.
+    `shares` are those of train, val and, if wanted, test; 0 leaves one as it is. Returns the images of each split.
+    A DatasetError (check "splits") tells that a split is there already, or that dataset.yaml cannot be changed.
     """
     path, wanted = Path(folder) / "dataset.yaml", dict(zip(("train", "val", "test"), shares, strict=False))
-    dataset = data.load_dataset(folder)
-    if "limit" in set(dataset.problems["check"]) or len(shares) not in (2, 3):
-        detail = f"{len(shares)} shares of {dataset.name}: expected two or three, and no limit in {path}."
-        raise data.DatasetError(detail, "splits", "Remove limit, and give shares such as 0.7 0.15 0.15.")
-    there = [name for name in dataset.splits if name != "train" and wanted.get(name)]
-    if there or "train" not in dataset.splits or not all(0 <= share < 1 for share in shares):
-        detail = f"shares {wanted} are for splits that are made of train; {', '.join(dataset.splits)} are there already."
-        suggestion = f"Remove them from {path}, or give no share (0) to those that are there."
-        raise data.DatasetError(detail, "splits", suggestion)
+    dataset, text = data.load_dataset(folder), path.read_text(encoding="utf-8")
+    train, new = _TRAIN.search(text), [name for name in wanted if name != "train" and wanted[name]]
+    if not train or "ids:" in train[0] or re.search("(?m)^limit:", text):
+        detail = f"{path}: expected `  train:` below splits, without ids, and no limit."
+        raise data.DatasetError(detail, "splits", "Change it, or write lists of ids for the splits by hand.")
+    if len(shares) not in (2, 3) or set(new) & set(dataset.splits) or not all(0 <= s < 1 for s in shares):
+        detail = f"shares {wanted}: expected two or three of 0-1; there are {', '.join(dataset.splits)}."
+        raise data.DatasetError(detail, "splits", "Give 0 for a split that is there, or remove it.")
     found = checks.check_dataset(dataset)
-    inside = found.train
-    samples = found.samples[inside].reset_index(drop=True)
+    samples = found.samples[found.train].reset_index(drop=True)
     places = pd.Series(samples.index, samples["id"])
-    pairs = found.duplicates[found.duplicates[["id_1", "id_2"]].isin(places.index).all(axis=1)]
-    joined = coo_array(
-        (np.ones(len(pairs)), (places[pairs["id_1"]], places[pairs["id_2"]])), (len(samples),) * 2
-    )
+    pairs = found.duplicates[["id_1", "id_2"]]
+    pairs = pairs[pairs.isin(places.index).all(axis=1)].apply(lambda ids: ids.map(places))
+    joined = coo_array((np.ones(len(pairs)), pairs.to_numpy(int).T), (len(samples),) * 2)
     counts = (np.cumsum([0, *shares]) / sum(shares) * len(samples)).round().astype(int)
     samples["split"] = np.repeat([*wanted], np.diff(counts))  # only their shares matter
-    split = checks.suggest_split(
-        samples, found.pixel_counts[inside], connected_components(joined, directed=False)[1]
-    )
+    alike = connected_components(joined, directed=False)[1]
+    split = checks.suggest_split(samples, found.pixel_counts[found.train], alike)
     lines = ""
-    for name in (name for name in wanted if name != "train" and wanted[name]):
-        write_text(
-            path.parent / "split" / f"{name}.txt", "".join(f"{i}\n" for i in samples["id"][split == name])
-        )
-        lines += f"  {name}: {{ids: split/{name}.txt}}\n"
-    text = path.read_text(encoding="utf-8")
-    new, changed = re.subn(r"(?m)^( +)train:.*\n(?:\1 .*\n)*", lambda match: match[0] + lines, text, count=1)
-    try:
-        write_text(path, new)
-        samples = data.load_dataset(folder).samples
-        if changed:
-            return samples["split"].value_counts(sort=False)
-        raise data.DatasetError(f"{path} has no line `  train: ...`.", "splits")
-    except data.DatasetError as error:
-        write_text(path, text)
-        raise data.DatasetError(
-            f"{error} {path} stays as it was.", "splits", f"Write under splits:\n{lines}"
-        ) from None
+    for name in new:
+        ids = samples["id"][split == name]
+        write_text(path.parent / "split" / f"{name}.txt", "".join(f"{i}\n" for i in ids))
+        lines += f"{train[1]}{name}: {{ids: split/{name}.txt}}\n"
+    write_text(path, text[: train.end()] + lines + text[train.end() :])
+    return split.value_counts(sort=False)

@@ -1,6 +1,5 @@
 """The command line: what it prints, where that goes, and the exit codes."""
 
-import json
 import re
 import shutil
 import subprocess
@@ -12,11 +11,10 @@ from PIL import Image
 from seglib import cli
 from seglib.cli import main
 from seglib.params import check_chain
-from seglib.pipeline import ChainError
 from seglib.runs import Run, read_json, write_json, write_text
 
 COMMANDS = (
-    "demo run runs check evaluate compare plant predict label-next export import init convert new fetch lab"
+    "demo run runs check evaluate compare plant predict label-next export import init convert new fetch"
 )
 
 
@@ -30,12 +28,16 @@ def root(tiny_root, monkeypatch):
 def calls(root, monkeypatch):
     """The calls of `run_chain`, which only checks the parameters here."""
     made = []
-    monkeypatch.setattr(cli, "run_chain", lambda values, *steps: made.append((check_chain(values), *steps)))
+
+    def run_chain(values, start, stop, asked):
+        made.append((check_chain(values | asked), start, stop))
+
+    monkeypatch.setattr(cli, "run_chain", run_chain)
     return made
 
 
 def test_help_of_the_program_and_of_every_command(capsys):
-    for name in ("", *COMMANDS.split()):
+    for name in ("", *COMMANDS.split(), "lab"):
         with pytest.raises(SystemExit) as end:
             main([name, "--help"] if name else ["--help"])
         assert end.value.code == 0
@@ -44,8 +46,9 @@ def test_help_of_the_program_and_of_every_command(capsys):
         assert name or all(command in told for command in COMMANDS.split())
 
 
-@pytest.mark.parametrize("line", ["", "dmeo", "run", "check", "evaluate", "compare one", "run --para x", "run --params",
-    "demo left", "init a b", "export --to label-studio --out x"])  # fmt: skip
+@pytest.mark.parametrize(
+    "line", ["", "dmeo", "run", "compare one", "run --para x", "demo left", "export --to coco --out x"]
+)
 def test_wrong_usage_is_exit_code_2(line, capsys):
     with pytest.raises(SystemExit) as end:
         main(line.split())
@@ -54,16 +57,15 @@ def test_wrong_usage_is_exit_code_2(line, capsys):
 
 
 def test_an_error_is_one_message_and_debug_shows_more(root, monkeypatch, capsys):
-    assert main(["run", "--params", "none.yaml"]) == 1
-    told = "no file none.yaml: expected YAML or JSON with lines `parameter: value`, as in params/camvid.yaml."
+    write_text(root / "p.yaml", "- a")
+    assert main(["run", "--params", "p.yaml"]) == 1
+    told = "p.yaml holds ['a']; expected lines `parameter: value`, as in params/camvid.yaml."
     assert capsys.readouterr() == ("", f"seglib: {told}\n")
-    with pytest.raises(FileNotFoundError):
-        main(["--debug", "run", "--params", "none.yaml"])
-    for error, code, told in ((ChainError("03_evaluate stopped"), 1, "03_evaluate stopped"),
-                              (KeyboardInterrupt(), 130, "interrupted.")):  # fmt: skip
-        monkeypatch.setattr(cli, "run_chain", lambda *_, error=error: (_ for _ in ()).throw(error))
-        assert main(["demo"]) == code
-        assert capsys.readouterr().err == f"seglib: {told}\n"
+    with pytest.raises(ValueError, match="holds"):
+        main(["--debug", "run", "--params", "p.yaml"])
+    monkeypatch.setattr(cli, "run_chain", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert main(["demo"]) == 130
+    assert capsys.readouterr().err == "seglib: interrupted.\n"
 
 
 # run and demo
@@ -82,7 +84,7 @@ def test_run_gives_file_and_options_to_the_chain(root, calls):
 @pytest.mark.parametrize(
     ("text", "options", "run"),
     [("epochs: 1", "", "street"), ("run: night", "", "night"), ("run: night", "--run day", "day"), ("run: a", "-p run=b", "b"),
-     ("run: a", "-p epochs=3 --from 3", None), ("run: a\nepochs: 3", "--from 3", "a"), ("epoch: 3", "", None), ("epochs: x", "", None), ("run: ../a", "", None), ("", "-p flip=2", None), ("run: a", "-p flip", None)],
+     ("epoch: 3", "", None), ("epochs: x", "", None), ("run: ../a", "", None), ("", "-p flip=2", None), ("run: a", "-p flip", None)],
 )  # fmt: skip
 def test_the_run_is_named_and_a_wrong_parameter_starts_nothing(root, calls, capsys, text, options, run):
     write_text(root / "params/street.yaml", text)
@@ -116,17 +118,8 @@ def test_runs_lists_them_and_what_differs(trained_root, capsys):
     assert main(["runs"]) == 0
     head, top, old, tool = capsys.readouterr().out.splitlines()
     assert head.split() == ["run", "date", "model", "data", "val", "test", "worst_5", "minutes", "differs"]
-    assert top.split() == [
-        "second",
-        "2030-01-02",
-        "03:04",
-        "Linknet",
-        "tu-mobilenetv3_small_050",
-        "data/tiny",
-        "0.500",
-        "epochs=5,",
-        "seed=1",
-    ]
+    assert top.strip().startswith("second 2030-01-02 03:04 Linknet tu-mobilenetv3_small_050 data/tiny")
+    assert top.split()[-3:] == ["0.500", "epochs=5,", "seed=1"]
     assert re.search(r"^ *tiny .* data/tiny +0\.\d{3} +\d+\.\d{3} +epochs=3", old)
     assert tool.split() == ["other_tool", "predictions", "d"]
 
@@ -135,13 +128,12 @@ def test_runs_lists_them_and_what_differs(trained_root, capsys):
 
 
 def test_check_tells_the_verdict_and_exits_by_it(root, capsys):
-    assert main(["check", "data/tiny"]) == 0
-    assert "tiny: sound: 13 pairs, no errors" in capsys.readouterr().out
-    assert (root / "artifacts/data_check/tiny/findings.csv").exists()
     (root / "data/tiny/dataset.yaml").rename(root / "tiny.yaml")
     assert main(["check", "data/tiny"]) == 1
     assert "seglib init" in capsys.readouterr().err
     assert main(["check", "data/tiny", "--config", "tiny.yaml"]) == 0
+    assert "tiny: sound: 13 pairs, no errors" in capsys.readouterr().out
+    assert (root / "artifacts/data_check/tiny/findings.csv").exists()
     for path in (root / "data/tiny/train/masks").iterdir():
         Image.new("L", (56, 40), 7).save(path)
     assert main(f"check {root}/data/tiny --config tiny.yaml".split()) == 1
@@ -164,7 +156,6 @@ def test_predictions_are_scored_and_runs_compared(root, capsys):
         first, *_, last = capsys.readouterr().out.splitlines()
         assert first.startswith("3 images of val: mean IoU ")
         assert last == f"scores   artifacts/runs/{name}/evaluation/val"
-    assert json.loads((root / "artifacts/runs/better/params.json").read_text())["dataset"] == "data/tiny"
     assert main(["compare", "worse", "better", "--split", "val"]) == 0
     told = capsys.readouterr().out.splitlines()
     assert told[-2].startswith("better against worse on val: mean IoU 0.")
@@ -202,13 +193,11 @@ def test_fetch_goes_where_it_is_told(root, monkeypatch, capsys):
         assert capsys.readouterr().out == f"In {folder}. Next: seglib check {folder}\n"
 
 
-def test_lab_opens_on_the_project_and_hands_on_its_options(root, monkeypatch):
+def test_lab_opens_on_the_project(root, monkeypatch):
     monkeypatch.setattr(
         subprocess, "run", lambda command, check: subprocess.CompletedProcess(command, command)
     )
-    command = main(["lab", "--port=9999", "--no-browser"])
-    assert command[1:4] == ["-m", "jupyterlab", f"--ServerApp.root_dir={root}"]
-    assert command[-2:] == ["--port=9999", "--no-browser"]
+    assert main(["lab"])[1:4] == ["-m", "jupyterlab", f"--ServerApp.root_dir={root}"]
 
 
 @pytest.mark.slow
@@ -222,7 +211,7 @@ def test_faults_are_planted_and_masks_go_to_an_annotation_tool_and_back(trained_
     assert "1 faults in copy; which and where: copy/planted.csv" in capsys.readouterr().out
     line = f"export --run tiny --out {zipped}"
     assert main([*line.split(), "--ids", "0042,null"]) == 0
-    assert "2 images in out.zip" in capsys.readouterr().out
+    assert "out.zip: " in capsys.readouterr().out
     assert main(f"import --from {zipped} --dataset data/tiny --out {corrected}".split()) == 0
     assert "0 of 2 masks changed." in capsys.readouterr().out
     assert not list(corrected.rglob("*.png"))

@@ -11,13 +11,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from PIL import Image
 
 from seglib import pipeline
-from seglib.data import digests, load_dataset
 from seglib.params import NOTEBOOKS, ParameterError, check_chain
-from seglib.pipeline import ChainError, export_page, run_chain
-from seglib.runs import InUseError, Run, lock, read_json, write_json, write_text
+from seglib.pipeline import export_page, run_chain
+from seglib.runs import Run, lock, read_json, write_json, write_text
 
 NAMES = tuple(NOTEBOOKS)
 CELLS = {
@@ -75,23 +73,20 @@ def train(run: str) -> Path:
 
 @pytest.mark.slow
 def test_the_chain_passes_parameters_and_leaves_notebooks_pages_and_states(root, capsys):
-    put(root, "01_data_check", "import pathlib\nprint(dataset, pathlib.Path.cwd().name)")
     done = run_chain({"run": "mine", "epochs": 3, "split": "val", "threshold": 0.4})
     folder = root / "artifacts/runs/mine/notebooks"
     assert done == [folder / f"{name}.ipynb" for name in NAMES]
     written = {path.name for path in folder.iterdir()} - {".chain"}
     assert written == {f"{name}.{end}" for name in NAMES for end in ("html", "ipynb")}
     assert [printed(path).strip() for path in done] == [
-        "data/demo notebooks",
+        "{'dataset': 'data/demo'}",
         "{'run': 'mine', 'epochs': 3, 'resume': False}",
         "{'run': 'mine', 'split': 'val'}",
         "{'run': 'mine', 'threshold': 0.4}",
     ]
     assert states(root) == dict.fromkeys(NAMES, "done")
-    *told, _, last = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in told] == [[name, "done"] for name in NAMES]
-    assert last == "Notebooks, pages, figures and tables: artifacts/runs/mine"
-    # The committed notebooks are sources: the chain never writes into them, nor sockets beside them.
+    assert capsys.readouterr().out.endswith("\nNotebooks, pages, figures and tables: artifacts/runs/mine\n")
+    # The committed notebooks are sources: the chain never writes into them, nor beside them.
     assert sorted(p.suffix for p in (root / "notebooks").iterdir()) == [".ipynb"] * 4
     assert not any(printed(path) for path in (root / "notebooks").iterdir())
 
@@ -100,7 +95,7 @@ def test_the_chain_passes_parameters_and_leaves_notebooks_pages_and_states(root,
 def test_the_first_failing_notebook_ends_the_chain_with_its_own_error(root):
     put(root, "02_train", "print('so far')", "raise ValueError('mask a: 96 x 128')", "print('never')")
     told = r"02_train stopped: ValueError: mask a: 96 x 128\n.* artifacts/runs/mine/notebooks/02_train\.ipynb"
-    with pytest.raises(ChainError, match=told):
+    with pytest.raises(RuntimeError, match=told):
         run_chain({"run": "mine"})
     folder = root / "artifacts/runs/mine/notebooks"
     assert printed(folder / "02_train.ipynb") == "so far\n"
@@ -108,7 +103,7 @@ def test_the_first_failing_notebook_ends_the_chain_with_its_own_error(root):
     assert not (folder / "03_evaluate.ipynb").exists()
     assert states(root) == {"01_data_check": "done", "02_train": "failed"}
     put(root, "01_data_check", "import os\nos._exit(9)")
-    with pytest.raises(ChainError, match="the kernel died"):
+    with pytest.raises(RuntimeError, match="the kernel died"):
         run_chain({"run": "mine"})
     assert states(root) == {"01_data_check": "failed"}
 
@@ -117,13 +112,13 @@ def test_starting_later_keeps_what_ran_before_and_forgets_what_comes_after(root,
     run_chain({"run": "mine"})
     train("mine")
     no_kernel.append("03_evaluate")
-    with pytest.raises(ChainError, match="told to"):
+    with pytest.raises(RuntimeError, match="told to"):
         run_chain({"run": "mine"}, start="03_evaluate")
     assert states(root) == {"01_data_check": "done", "02_train": "done", "03_evaluate": "failed"}
 
 
 def test_what_needs_a_trained_run_or_would_lose_one_is_refused_before_anything_starts(root):
-    with pytest.raises(FileNotFoundError, match="run 'mine' has no trained model"):
+    with pytest.raises(FileNotFoundError, match="no trained model in artifacts/runs/mine"):
         run_chain({"run": "mine"}, start="3")
     train("mine")
     with pytest.raises(FileExistsError, match="run 'mine' exists"):
@@ -131,35 +126,12 @@ def test_what_needs_a_trained_run_or_would_lose_one_is_refused_before_anything_s
     for stop, told in ("02", "from 03_evaluate to 02"), ("tra", "expected 1-4 or one of 01_data_check"):
         with pytest.raises(ParameterError, match=told):
             run_chain({"run": "mine"}, start="evaluate", stop=stop)
-    for name, told in {
-        "architecture": "Did you mean",
-        "encoder": "Did you mean",
-        "encoder_weights": "no file",
-    }.items():
-        with pytest.raises(ValueError, match=f"{name}.*'rsnet'.*{told}"):
-            run_chain({"run": "new", name: "rsnet"})
+    with pytest.raises(ValueError, match=r"architecture.*'rsnet'.*Did you mean"):
+        run_chain({"run": "new", "architecture": "rsnet"})
     assert not (root / "artifacts/runs/mine/notebooks").exists()
     with lock(Run.open("mine").notebooks / ".chain", "running notebooks"):  # noqa: SIM117
-        with pytest.raises(InUseError, match="runs/mine/notebooks is in use"):
+        with pytest.raises(TimeoutError, match="runs/mine/notebooks is in use"):
             run_chain({"run": "mine"}, stop="1")
-
-
-def test_a_moved_dataset_is_followed_and_another_one_refused(root, no_kernel):
-    for name, shade in (("here", 1), ("moved", 1), ("other", 2)):
-        for side in ("images", "masks"):
-            path = root / name / "train" / side / "a.png"
-            path.parent.mkdir(parents=True)
-            Image.new("L", (8, 8), shade if side == "images" else 0).save(path)
-        text = 'classes: [a, b]\nsplits: {train: {images: "train/images/*", masks: "train/masks/*"}}\n'
-        write_text(root / name / "dataset.yaml", text)
-    run = Run(Run.folder("mine"))
-    train("mine")
-    write_json(run.params, {"dataset": "here"})
-    write_json(run.data, {"train": digests(load_dataset("here"), "train")})
-    with pytest.raises(ParameterError, match=r"another one than here.*changed"):
-        run_chain({"run": "mine", "dataset": "other"}, "3", "3")
-    run_chain({"run": "mine", "dataset": "moved"}, "3", "3")
-    assert read_json(run.params)["dataset"] == "moved"
 
 
 def test_a_trained_run_may_be_resumed_checked_or_replaced_by_name(root, no_kernel):
@@ -168,34 +140,40 @@ def test_a_trained_run_may_be_resumed_checked_or_replaced_by_name(root, no_kerne
     run_chain({"run": "mine"}, stop="1")
     run_chain({"run": "demo"}, stop="2")
     run_chain({"run": "mine", "replace": "mine"}, stop="2")
-    with pytest.raises(FileExistsError, match="run 'demo' exists"):
-        run_chain({"run": "demo", "replace": ""}, stop="2")
     assert all(path.exists() for path in models), "it is for 02 to replace a model, not for the chain"
-    write_json(Run.open("mine").params, {"run": "mine", "epochs": 3})
-    run_chain({"run": "mine", "epochs": 5, "split": "val", "threshold": 0.3}, start="3")
-    noted = read_json(Run.open("mine").params)
-    kept = {"run": "mine", "epochs": 3, "split": "val", "threshold": 0.3}
-    assert noted | kept == noted, "what 02 was given stays"
+    params = Run.open("mine").params
+    for dataset, kept in (
+        ("data", "data"),
+        ("gone", "notebooks"),
+    ):  # one that was moved is found where it is now
+        (root / "data").mkdir(exist_ok=True)
+        write_json(params, {"run": "mine", "epochs": 3, "dataset": dataset})
+        run_chain({"run": "mine", "epochs": 5, "split": "val", "dataset": "notebooks"}, start="3")
+        noted = {"run": "mine", "epochs": 3, "dataset": kept, "split": "val"}
+        assert read_json(params) | noted == read_json(params), "what 02 was given stays"
+    with pytest.raises(ParameterError, match=r"'epochs' \(of 02_train\): no parameter of 03_evaluate"):
+        run_chain({"run": "mine"}, "3", "3", {"epochs": 5})
 
 
 def test_the_page_loads_nothing_and_holds_its_images(tmp_path):
     png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
     (tmp_path / "dot.png").write_bytes(base64.b64decode(png))
-    widget, state = (f"application/vnd.jupyter.widget-{kind}+json" for kind in ("view", "state"))
+    widget = "application/vnd.jupyter.widget-view+json"
     shown = {widget: {"model_id": "x"}, "text/html": "<b>gallery</b>", "text/plain": "Box()"}
     bar = {widget: {"model_id": "y"}, "text/plain": "0%|   | 0/3"}
     outputs = [nbformat.v4.new_output("display_data", data) for data in (bar, shown, {"image/png": png})]
-    words = nbformat.v4.new_markdown_cell("![dot](dot.png) Next: [02](02_train.ipynb)")
-    cells = [words, nbformat.v4.new_code_cell("show()", outputs=outputs)]
-    content = {"state": {"x": {}}, "version_major": 2, "version_minor": 0}
-    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"widgets": {state: content}})
+    cells = [
+        nbformat.v4.new_markdown_cell("![dot](dot.png)"),
+        nbformat.v4.new_code_cell("show()", outputs=outputs),
+    ]
+    notebook = nbformat.v4.new_notebook(cells=cells)
     nbformat.write(notebook, tmp_path / "a.ipynb")
     text = export_page(tmp_path / "a.ipynb", tmp_path / "a.html").read_text(encoding="utf-8")
     assert text.count(png) == 2
-    assert [part in text for part in ("<b>gallery</b>", 'href="02_train.html"')] == [True, True]
-    assert [part in text for part in ("0/3", "widget-state")] == [False, False]
+    assert "<b>gallery</b>" in text
+    assert "0/3" not in text
     assert not re.search(r"<script[^>]*\bsrc=|<link\b|@import|<iframe|\bimport\(", text)
-    assert not re.search(r"""(?:src|href)=["'](?!data:|#|02_train\.html)""", text)
+    assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", text)
     assert not re.search(r"url\((?!['\"]?(?:data:|#))", text)
 
 

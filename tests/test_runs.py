@@ -1,9 +1,8 @@
 """Project root, names, files that are whole or not there, locks between processes, and run folders."""
 
-import errno
 import json
 import math
-import os
+import platform
 import subprocess
 import sys
 from contextlib import suppress
@@ -34,21 +33,23 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_the_project_root(monkeypatch, tmp_path):
     assert runs.project_root() == tmp_path.resolve()
     monkeypatch.delenv("SEGLIB_ROOT")
-    (tmp_path / "project/notebooks").mkdir(parents=True)
-    (tmp_path / "project/data/demo").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "project/data/demo")
+    below = tmp_path / "project/data/demo"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
     assert (runs.project_root() / "seglib" / "runs.py").exists(), "the checkout, from any folder"
-    monkeypatch.setattr(runs, "__file__", str(tmp_path / "lib" / "seglib" / "runs.py"))
-    assert runs.project_root() == Path.cwd().parent.parent
+    write_text(tmp_path / "project/notebooks/01_data_check.ipynb", "")
+    assert runs.project_root() == tmp_path / "project"
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no project root: expected .* notebooks/ and .*SEGLIB_ROOT"):
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / "lib" / "seglib" / "runs.py"))
+    with pytest.raises(
+        FileNotFoundError, match=r"no notebooks/01_data_check\.ipynb at or above .*SEGLIB_ROOT"
+    ):
         runs.project_root()
 
 
 def test_paths_for_the_program_for_files_and_for_people(root, monkeypatch, tmp_path_factory):
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     assert runs.resolve_path("data/demo") == root / "data/demo"
-    assert runs.resolve_path(root / "x") == root / "x"
     assert runs.resolve_path("~/x") == Path.home() / "x"
     assert runs.stored_path("data/demo") == runs.stored_path(root / "data/demo") == "data/demo"
     assert runs.display_path(root / "artifacts" / "runs" / "demo") == "artifacts/runs/demo"
@@ -70,21 +71,21 @@ def test_names_that_are_paths_or_break_somewhere_are_refused(name):
 # files
 
 
-@pytest.mark.parametrize("error", [RuntimeError("a.txt"), OSError(errno.ENOSPC, "No space left on device")])
-def test_a_file_appears_whole_or_not_at_all(tmp_path, error):
+def test_a_file_and_a_folder_appear_whole_or_not_at_all(tmp_path):
     path = write_text(tmp_path / "deep" / "a.txt", "old\n")
+    (tmp_path / "set").mkdir()
+    with suppress(RuntimeError), runs.atomic_path(path) as temporary:
+        temporary.write_text("ne")
+        raise RuntimeError
+    for stop in (True, False):
+        with suppress(RuntimeError), runs.atomic_folder(tmp_path / "set") as new:
+            write_text(new / "b.txt", "x")
+            if stop:
+                raise RuntimeError
+        assert files(tmp_path) == {"deep/a.txt": b"old\n"} | ({} if stop else {"set/b.txt": b"x"})
 
-    def fail_half_way():
-        with runs.atomic_path(path) as temporary:
-            temporary.write_text("ne")
-            raise error
 
-    with pytest.raises(type(error), match=r"a\.txt"):
-        fail_half_way()
-    assert files(tmp_path) == {"deep/a.txt": b"old\n"}
-
-
-def test_json_is_plain(tmp_path):
+def test_json_is_plain_and_damage_is_named(tmp_path):
     data = {"iou": np.float32(0.5), "nans": np.array([1, np.nan]), "inf": -math.inf, "path": Path("a/b")}
     path = write_json(tmp_path / "a.json", data | {3: (1, 2)})
     plain = {"iou": 0.5, "nans": [1, None], "inf": None, "path": "a/b", "3": [1, 2]}
@@ -92,17 +93,10 @@ def test_json_is_plain(tmp_path):
     with pytest.raises(TypeError):
         write_json(tmp_path / "b.json", {"x": object()})
     assert not (tmp_path / "b.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [("{", "is not valid JSON .*Delete it"), ("[1]", "has no JSON object"), ("{}", "has no run"),
-     ("[" * 99999, "is not valid JSON"), ("9" * 5000, "is not valid JSON")],
-)  # fmt: skip
-def test_damaged_json_is_named(root, text, told):
-    (root / "a.json").write_text(text)
-    with pytest.raises(ValueError, match=rf"^a\.json {told}"):
-        read_json(root / "a.json", ["run"])
+    for text, told in (("{", "is not valid JSON .*Delete it"), ("{}", "has no run"), ("[" * 99999, "is not")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=rf"^a\.json {told}"):
+            read_json(path, ["run"])
 
 
 def test_tables_come_back_as_they_were(tmp_path):
@@ -122,29 +116,19 @@ def test_tables_come_back_as_they_were(tmp_path):
      ("a: !!python/object/apply:os.system [id]", " at line 1"), ("? {a: b}\n: 1", "unhashable"), ("a: &b {}\n<<: *b", "merge"),
      ("a: 2024-13-45", ": month must be"), ("a: " + "[" * 3000, ": maximum recursion"), ("\0", ": unacceptable")],
 )  # fmt: skip
-def test_yaml_that_is_none_is_told_in_few_words(text, told):
+def test_yaml_is_plain_data_and_what_is_none_is_told_in_few_words(text, told):
+    assert runs.load_yaml("[1, 2, 3]: road\n'0042': {a: null}") == {(1, 2, 3): "road", "0042": {"a": None}}
     with pytest.raises(runs.UnreadableError, match=told) as error:
         runs.load_yaml(text)
     assert len(str(error.value)) < 300
 
 
-def test_yaml_is_plain_data_and_a_bomb_is_shown_short():
+def test_a_bomb_of_aliases_is_shown_short():
     bomb = ["a: &a0 [x, x]"] + [f"b{k}: &a{k + 1} [{', '.join([f'*a{k}'] * 9)}]" for k in range(12)]
     assert len(runs.brief(runs.load_yaml("\n".join(bomb)))) < 2000
-    assert runs.load_yaml("[1, 2, 3]: road\n'0042': {a: null}") == {(1, 2, 3): "road", "0042": {"a": None}}
 
 
 # folders
-
-
-def test_a_folder_appears_whole_or_not_at_all(tmp_path):
-    (tmp_path / "set").mkdir()
-    for stop in (True, False):
-        with suppress(RuntimeError), runs.atomic_folder(tmp_path / "set") as new:
-            write_text(new / "a.txt", "x")
-            if stop:
-                raise RuntimeError
-        assert files(tmp_path) == ({} if stop else {"set/a.txt": b"x"})
 
 
 def write_result(folder: Path, text: str, stop: bool = False) -> None:
@@ -214,14 +198,12 @@ def test_a_lock_keeps_others_out_and_ends_with_its_process(tmp_path):
     path = tmp_path / "run" / ".training"
     with subprocess.Popen([sys.executable, "-c", HOLD, path], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"
-        for wait in (0, 0.2):
-            told = r"run is in use: another process is training there\. Wait"
-            with pytest.raises(runs.InUseError, match=told), lock(path, "training", wait):
-                pass
+        told = r"run is in use: another process is training there"
+        with pytest.raises(TimeoutError, match=told), lock(path, "training", 0.2):
+            pass
         process.kill()
-    for _ in range(2):
-        with lock(path, "training", wait=20):
-            assert path.exists()
+    with lock(path, "training", wait=20):
+        assert path.exists()
 
 
 # runs
@@ -238,9 +220,8 @@ def test_a_trained_run_is_kept_unless_its_name_may_be_replaced(root):
     assert Run.create("street").path == root / "artifacts/runs/street"
     run = trained("street")
     verdicts = write_text(run.failures("val") / "verdicts.csv", "id,verdict\n")
-    for replace in ("", "demo"):
-        with pytest.raises(FileExistsError, match=r"'street' exists .*another run name, resume=True"):
-            Run.create("street", replace=replace)
+    with pytest.raises(FileExistsError, match=r"'street' exists .*another name, resume=True"):
+        Run.create("street", replace="demo")
     assert Run.create("street", resume=True, replace="street").best_checkpoint.exists()
     Run.create("street", replace="street")
     assert not any(path.exists() for path in (run.best_checkpoint, run.evaluation("val"), run.outputs))
@@ -248,12 +229,9 @@ def test_a_trained_run_is_kept_unless_its_name_may_be_replaced(root):
 
 
 def test_only_a_trained_run_opens():
-    with pytest.raises(FileNotFoundError, match=r"'street' has no trained model.*Trained runs: none yet"):
+    assert trained("alley") == Run.open("alley")
+    with pytest.raises(FileNotFoundError, match=r"no trained model in .*/street\. .* a trained run: alley"):
         Run.open("street")
-    trained("alley")
-    with pytest.raises(FileNotFoundError, match=r"Trained runs: alley\. Train it with 02_train"):
-        Run.open("street")
-    assert Run.open("alley").name == "alley"
     write_json(Run.folder("theirs") / "params.json", {"predictions": "masks"})
     assert Run.open("theirs").external
     with pytest.raises(ValueError, match="split name"):
@@ -264,4 +242,4 @@ def test_the_environment_names_versions_and_no_person():
     text = json.dumps(runs.environment())
     assert '"torch": "' in text
     assert str(Path.home()) not in text
-    assert not hasattr(os, "uname") or os.uname().nodename not in text
+    assert platform.node() not in text
