@@ -67,7 +67,6 @@ class Actions(BaseModel):
 
     @property
     def excluded(self) -> set[str]:
-        """The ids of the samples to exclude."""
         return {sample.id for sample in self.exclude}
 
     @property

@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,12 +13,18 @@ from typing import Any
 import seglib
 from seglib import runs
 from seglib.params import Evaluate, read_file, read_parameters
-from seglib.pipeline import run_chain
+from seglib.pipeline import new_project, run_chain
 from seglib.runs import Run, display_path, resolve_path
 
 
-def _path(text: str) -> Path:
-    return Path(text).expanduser().absolute()
+def _there(path: str) -> Path:
+    """Return a path as meant at a terminal: below the working directory if there, else the project root."""
+    place = Path(path).expanduser()
+    return place.absolute() if place.exists() else runs.resolve_path(place)
+
+
+def _new(path: str) -> Path:
+    return Path(path).expanduser().absolute()
 
 
 _FLAGS = {"parameters": "-p", "start": "--from", "stop": "--to", "source": "--from", "target": "--to"}
@@ -26,35 +33,33 @@ _PROGRESS = sys.stderr.isatty()  # bars are for people
 _OPTIONS: dict[str, dict[str, Any]] = {  # what argparse is told of each
     "against": {"default": "", "help": "a second run: where do the two disagree?"},
     "broken": {"action": "store_true", "help": "the demo's broken twin: 01 finds its faults and stops"},
-    "config": {"type": _path, "help": "a dataset.yaml that lies elsewhere"},
+    "config": {"type": _there, "help": "a dataset.yaml that lies elsewhere"},
     "count": {"default": 20, "type": int, "help": "images at most (default: 20)"},
-    "dataset": {"required": True, "type": _path, "help": "folder of the dataset"},
-    "folder": {"type": _path, "help": "folder of the dataset"},
+    "dataset": {"required": True, "type": _there, "help": "folder of the dataset"},
+    "folder": {"type": _there, "help": "folder of the dataset"},
     "form": {
         "default": "cvat",
         "choices": ["cvat", "onnx", "safetensors"],
         "help": "a zip for CVAT, or the model",
     },
     "ids": {"default": "", "help": "images, separated by commas; labels in doubt by default"},
-    "images": {"required": True, "type": _path, "help": "folder of new images"},
+    "images": {"required": True, "type": _there, "help": "folder of new images"},
     "images_glob": {"default": "", "help": "where images lie, if it must be told; {split} may stand in it"},
     "kind": {"default": "polygons", "help": "polygons (COCO, labelme, YOLO), classes or instances: folders"},
     "masks": {"default": "present", "choices": ["present", "predictions"], "help": "masks to begin with"},
     "masks_glob": {"default": "", "help": "glob of the masks"},
-    "out": {"required": True, "type": _path, "help": "what to write: a new folder, a zip, or a model file"},
+    "out": {"required": True, "type": _new, "help": "what to write: a new folder, a zip, or a model file"},
     "parameters": {"action": "append", "default": [], "metavar": "NAME=VALUE", "help": "may be repeated"},
-    "params": {"required": True, "type": _path, "help": "YAML or JSON file of lines `parameter: value`"},
-    "predictions": {"required": True, "type": _path, "help": "folder of <image id>.png"},
+    "params": {"required": True, "type": _there, "help": "YAML or JSON file of lines `parameter: value`"},
+    "predictions": {"required": True, "type": _there, "help": "folder of <image id>.png"},
     "run": {"default": "", "help": "name of the run"},
-    "share": {"default": 0.2, "type": float, "help": "share of the samples (default: 0.2)"},
     "shares": {"nargs": "+", "type": float, "help": "divide train by whole sequences, such as 0.7 0.15 0.15"},
-    "source": {"required": True, "type": _path, "help": "CVAT's zip, or a folder of <image id>.png"},
+    "source": {"required": True, "type": _there, "help": "CVAT's zip, or a folder of <image id>.png"},
     "split": {"default": "test", "help": "which split (default: test)"},
     "splits": {"default": "val", "help": "which splits get faults, separated by commas (default: val)"},
     "start": {"default": "1", "help": "first notebook, such as 2 or 02_train"},
     "stop": {"default": "4", "help": "last notebook"},
-    "target": {"type": _path, "help": "a new folder; data/NAME by default"},
-    "threshold": {"default": 0.5, "type": float, "help": "an image below it fails (default: 0.5)"},
+    "target": {"type": _new, "help": "a new folder; data/NAME by default"},
 }
 
 
@@ -156,21 +161,21 @@ def evaluate(*, predictions: Path, dataset: Path, config: Path | None, split: st
     print(f"scores   {display_path(found.run.evaluation(found.name))}")
 
 
-def compare(first: str, second: str, *, split: str, threshold: float) -> None:
+def compare(first: str, second: str, *, split: str) -> None:
     """Compare two runs on the same images, or repeated trainings of each side: a1,a2,a3 b1,b2,b3."""
     scores, plots = seglib.evaluate, seglib.plots
     sides = ([scores.open_evaluation(name, split) for name in side.split(",")] for side in (first, second))
-    found = scores.compare_runs(*sides, threshold)
+    found = scores.compare_runs(*sides)
     folder = scores.write_comparison(found)
-    plots.save_figure(folder / "images.png", plots.run_comparison(found.per_image, first, second, threshold))
+    plots.save_figure(folder / "images.png", plots.run_comparison(found.per_image, first, second, 0.5))
     print(f"{found.per_class.round(3).to_string(index=False)}\n\n{scores.comparison_sentence(found)}")
     print(f"Tables and figure: {display_path(folder)}")
 
 
-def plant(*, dataset: Path, out: Path, share: float, splits: str) -> None:
+def plant(*, dataset: Path, out: Path, splits: str) -> None:
     """Copy a dataset with recorded faults, to measure what finds them."""
     data = seglib.data
-    table = data.inject_faults(data.load_dataset(dataset), out, data.FAULT_KINDS, share, splits.split(","))
+    table = data.inject_faults(data.load_dataset(dataset), out, splits=splits.split(","))
     print(table.groupby(["split", "kind"], sort=False).size().to_string())
     print(f"{len(table)} faults in {display_path(out)}; which and where: {display_path(out / 'planted.csv')}")
 
@@ -179,10 +184,11 @@ def predict(*, run: str, images: Path, out: Path, against: str) -> int:
     """Predict a folder of new images, and say which predictions to distrust; goes on where it was interrupted."""
     model, other = Run.open(run or "demo"), Run.open(against) if against else None
     table = seglib.failures.predict_folder(model, images, out, other, _PROGRESS).table
-    warned, bad = (table["warnings"] != "").sum(), (table["error"] != "").sum()
-    print(f"{len(table)} images: {warned} with a warning, {bad} could not be predicted (column error).")
-    print(f"Table: {display_path(out / 'predictions.csv')}")
-    return int(bad == len(table))
+    bad = table.loc[table["error"] != "", "error"]
+    print(*bad.head(3), sep="\n", end="\n" * (len(bad) > 0))
+    warned = f"{(table['warnings'] != '').sum()} with a warning, {len(bad)} could not be predicted"
+    print(f"{len(table)} images: {warned}. Table: {display_path(out / 'predictions.csv')}")
+    return int(len(bad) == len(table))
 
 
 def label_next(*, run: str, images: Path, out: Path, split: str, count: int) -> None:
@@ -192,8 +198,9 @@ def label_next(*, run: str, images: Path, out: Path, split: str, count: int) -> 
     seglib.plots.save_figure(out / "label_next.png", seglib.plots.label_sheet(out, chosen))
     print(chosen[["rank", "id", "expected_miou", "novelty", "rarest_class"]].round(3).to_string(index=False))
     found = runs.read_json(out / "label_next.json")
-    off = f"{found['error']:.3f} on images left out (the mean of all: by {found['error_of_mean']:.3f})"
-    print(f"{len(chosen)} of {found['images']} images. Expected mIoU, learnt from {split}, is off by {off}.")
+    learnt = f"Expected mIoU, learnt from {found['calibrated_on']} of {split}: off by {found['error']:.3f}"
+    mean = f"on images left out (the mean of all by {found['error_of_mean']:.3f})"
+    print(f"{len(chosen)} of {found['images']} images. {learnt} {mean}.")
     print(f"Sheet, table and zip for CVAT: {display_path(out / 'label_next')}.png, .csv, .zip")
 
 
@@ -219,15 +226,47 @@ def import_(*, source: Path, dataset: Path, out: Path) -> None:
 def init(folder: Path, *, images_glob: str, masks_glob: str, shares: Sequence[float] | None) -> None:
     """Write a draft dataset.yaml from what a folder holds, or divide its train by whole sequences."""
     path = folder / "dataset.yaml"
-    if not (shares and path.exists()):
-        print(draft := seglib.data.draft_dataset(folder, images_glob, masks_glob), end="")
-        if path.exists():
-            raise FileExistsError(f"{path} stays as it is; above is what would be drafted now.")
-        runs.write_text(path, draft)
+    if not path.exists():
+        runs.write_text(path, seglib.data.draft_dataset(folder, images_glob, masks_glob))
+        print(path.read_text(encoding="utf-8"), end="")
+    elif not shares:
+        raise FileExistsError(f"{path} stays as it is. Delete or rename it for a new draft.")
     if shares:
-        counts = seglib.start.propose_split(folder, shares).to_string()
-        print(f"Images of each split, by {folder / 'split'}:\n{counts}")
+        print(f"Images of each split, by {folder / 'split'}:\n{_divide_train(path, shares)}")
     print(f"Written to {path}. Look it over, then: seglib check {folder}", file=sys.stderr)
+
+
+def _divide_train(path: Path, shares: Sequence[float]) -> str:
+    """Divide train into train, val and test: whole sequences, near-duplicates together, classes balanced.
+
+    Train keeps what split/val.txt and split/test.txt do not list.
+    """
+    import numpy as np
+    import pandas as pd
+
+    wanted, text = dict(zip(("train", "val", "test"), shares, strict=False)), path.read_text(encoding="utf-8")
+    dataset, new = seglib.data.load_dataset(path.parent), [n for n in ("val", "test") if wanted.get(n)]
+    train = re.search(r"(?m)^( +)train:.*\n(?:\1 .*\n)*", text)
+    if not train or "ids:" in train[0] or re.search("(?m)^limit:", text):
+        raise ValueError(f"{path}: expected `  train:` below splits, without ids, and no limit.")
+    if len(shares) not in (2, 3) or set(new) & set(dataset.splits) or not all(0 <= s < 1 for s in shares):
+        told = f"shares {wanted}: expected two or three of 0-1; there are {', '.join(dataset.splits)}"
+        raise ValueError(f"{told}. Give 0 for a split that is there, or remove it.")
+    found = seglib.checks.check_dataset(dataset)
+    samples = found.samples[found.train].reset_index(drop=True)
+    alike = pd.Series(range(len(samples)), samples["id"])
+    for one, two in found.duplicates[["id_1", "id_2"]].itertuples(index=False):
+        if one in alike and two in alike:
+            alike[alike == alike[two]] = alike[one]
+    counts = (np.cumsum([0, *shares]) / sum(shares) * len(samples)).round().astype(int)
+    samples["split"] = np.repeat([*wanted], np.diff(counts))  # only their shares matter
+    split, lines = seglib.checks.suggest_split(samples, found.pixel_counts[found.train], alike.to_numpy()), ""
+    for name in new:
+        ids = samples["id"][split == name]
+        runs.write_text(path.parent / "split" / f"{name}.txt", "".join(f"{i}\n" for i in ids))
+        lines += f"{train[1]}{name}: {{ids: split/{name}.txt}}\n"
+    runs.write_text(path, text[: train.end()] + lines + text[train.end() :])
+    return split.value_counts(sort=False).to_string()
 
 
 def convert(folder: Path, *, kind: str, target: Path | None) -> None:
@@ -238,7 +277,7 @@ def convert(folder: Path, *, kind: str, target: Path | None) -> None:
 
 def new(target: Path) -> None:
     """Make a project of its own: notebooks, parameters and the demo dataset."""
-    print(f"In {seglib.start.new_project(target)}. Next: cd {target} && seglib demo")
+    print(f"In {new_project(target)}. Next: cd {target} && seglib demo")
 
 
 def fetch(name: str, *, target: Path | None) -> None:

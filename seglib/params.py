@@ -34,10 +34,7 @@ class Params(BaseModel):
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:
-        """Check a notebook's namespace (`globals()`) right after its parameters cell; other names in it are ignored.
-
-        A ParameterError names values of another notebook's parameter, or nearly of one's own: papermill put them there.
-        """
+        """Check a notebook's namespace (`globals()`): its own parameters, and values that papermill put near them."""
         plain = {n for n, v in values.items() if n[:1] != "_" and isinstance(v, str | int | float | None)}
         near = {n for n in plain if difflib.get_close_matches(n, cls.model_fields, 1, 0.8)}
         asked = {*cls.model_fields, *near, *(plain & _KNOWN), *RENAMED}

@@ -1,9 +1,11 @@
-"""The four notebooks as a chain: executed by papermill into the run folder, stopped by the first that fails."""
+"""The four notebooks: in a project of one's own, and as a chain that papermill executes into the run folder."""
 
 import logging
+import shutil
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,27 @@ from seglib.params import NOTEBOOKS, OTHERS, ParameterError, Train, check_chain,
 from seglib.runs import Run
 
 STEPS = tuple(NOTEBOOKS)
+PARTS = ("notebooks", "params", "data/README.md", "data/configs", "data/demo")  # of a new project
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _SCRIPTS = ("html_head_js", "jupyter_widgets", "html_head_js_mathjax", "html_head_js_mermaidjs")
 # nbconvert's page without scripts from other servers
 _PAGE = "{% extends 'index.html.j2' %}" + "".join(f"{{% block {n} %}}{{% endblock %}}" for n in _SCRIPTS)
+
+
+def new_project(folder: str | Path) -> Path:
+    """Copy notebooks, params and the demo dataset from the checkout, or the installed package, into a new folder."""
+    source, hidden = Path(__file__).resolve().parent.parent, shutil.ignore_patterns(".*", "__pycache__")
+    if not (source / "notebooks").is_dir():
+        files = (file for file in metadata.files("seglib") or () if file.name == "01_data_check.ipynb")
+        source = Path(next(files).locate()).resolve().parent.parent
+    with runs.atomic_folder(folder) as new:
+        for part in PARTS:
+            (new / part).parent.mkdir(exist_ok=True)
+            if (source / part).is_dir():
+                shutil.copytree(source / part, new / part, ignore=hidden)
+            else:
+                shutil.copyfile(source / part, new / part)
+    return Path(folder)
 
 
 def _index(name: str) -> int:

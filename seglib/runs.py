@@ -108,8 +108,8 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
 def replace_folder(folder: str | Path, replaced: Iterable[str], last: str) -> Iterator[Path]:
     """Yield a temporary folder for a new result; its files replace those in `folder` when all are written.
 
-    The names in `replaced` go even if the new result lacks them; other files stay. `last` goes first and comes last:
-    it marks a whole result. On failure `folder` stays as it was; other processes are locked out.
+    The names in `replaced` go even if the new result lacks them; other files stay, all of them on failure. `last`
+    goes first and comes last: it marks a whole result. Other processes are locked out.
     """
     folder, new = Path(folder), Path(folder) / ".new"
     with lock(folder / ".writing", "writing"):
@@ -191,10 +191,7 @@ def read_table(path: str | Path, **options: Any) -> "pd.DataFrame":
 
 
 def load_yaml(text: str) -> Any:
-    """Read YAML as plain data: [r, g, b] may be a key, no key may stand twice, and there are no merge keys.
-
-    The UnreadableError " at line 3, column 7: why" goes after the name of the file.
-    """
+    """Read YAML as plain data; no key stands twice, [r, g, b] may be one. UnreadableError: " at line 3, column 7: why"."""
     import yaml
 
     class Loader(yaml.SafeLoader):

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from seglib import cli
+from seglib import cli, data
 from seglib.cli import main
-from seglib.params import check_chain
+from seglib.evaluate import evaluate_run
+from seglib.params import Evaluate, check_chain
 from seglib.runs import Run, read_json, write_json, write_text
 
 COMMANDS = (
@@ -178,15 +179,11 @@ def test_init_writes_a_draft_that_check_understands_and_never_overwrites(root, c
     assert main(["check", "data/tiny"]) == 0
     path.write_text("mine: by hand\n")
     assert main(["init", "data/tiny"]) == 1
-    out, err = capsys.readouterr()
-    assert "classes:" in out, "what a new draft would be"
-    assert "stays as it is" in err
+    assert "stays as it is" in capsys.readouterr().err
     assert path.read_text() == "mine: by hand\n"
 
 
 def test_fetch_goes_where_it_is_told(root, monkeypatch, capsys):
-    from seglib import data
-
     monkeypatch.setattr(data, "download", lambda name, to: Path(to))
     for options, folder in (("", "data/camvid"), (" --to sets/c", "sets/c")):
         assert main(f"fetch camvid{options}".split()) == 0
@@ -201,19 +198,13 @@ def test_lab_opens_on_the_project(root, monkeypatch):
 
 
 @pytest.mark.slow
-def test_faults_are_planted_and_masks_go_to_an_annotation_tool_and_back(trained_root, capsys):
-    from seglib.evaluate import evaluate_run
-    from seglib.params import Evaluate
-
+def test_faults_are_planted_and_masks_go_to_an_annotation_tool_and_back(trained_root, monkeypatch, capsys):
+    monkeypatch.chdir(trained_root)
     evaluate_run(Evaluate(run="tiny", split="test"), False)
-    zipped, corrected = trained_root / "out.zip", trained_root / "corrected"
-    assert main(f"plant --dataset data/tiny --out {trained_root}/copy --splits train".split()) == 0
+    assert main(["plant", "--dataset", "data/tiny", "--out", "copy", "--splits", "train"]) == 0
     assert "1 faults in copy; which and where: copy/planted.csv" in capsys.readouterr().out
-    line = f"export --run tiny --out {zipped}"
-    assert main([*line.split(), "--ids", "0042,null"]) == 0
-    assert "out.zip: " in capsys.readouterr().out
-    assert main(f"import --from {zipped} --dataset data/tiny --out {corrected}".split()) == 0
-    assert "0 of 2 masks changed." in capsys.readouterr().out
-    assert not list(corrected.rglob("*.png"))
-    assert main([*line.split(), "--ids", "none_such"]) == 1
+    for ids, code in (("none_such", 1), ("0042,null", 0)):
+        assert main(["export", "--run", "tiny", "--out", "out.zip", "--ids", ids]) == code
     assert "1 of 1 samples to export are not in dataset 'tiny': 'none_such'" in capsys.readouterr().err
+    assert main(["import", "--from", "out.zip", "--dataset", "data/tiny", "--out", "corrected"]) == 0
+    assert "0 of 2 masks changed." in capsys.readouterr().out

@@ -14,7 +14,7 @@ import yaml
 
 from seglib.cli import parse
 from seglib.params import check_chain, read_file
-from seglib.start import PARTS
+from seglib.pipeline import PARTS
 
 ROOT = Path(__file__).parent.parent
 TOML = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from seglib.cli import main
-from seglib.data import DatasetError, load_dataset
+from seglib.data import load_dataset
+from seglib.pipeline import new_project
 from seglib.runs import project_root
-from seglib.start import new_project, propose_split
 
 
 @pytest.fixture
@@ -42,21 +42,20 @@ def test_a_split_keeps_sequences_and_copies_together(root, capsys):
     assert main(["check", str(root)]) == 0
 
 
-def test_a_split_or_a_dataset_yaml_that_cannot_be_changed_stays(root):
-    path = root / "dataset.yaml"
-    for shares in ([0.5, -0.5], [0.5]):
-        with pytest.raises(DatasetError, match="expected two or three of 0-1"):
-            propose_split(root, shares)
-    propose_split(root, [0.8, 0, 0.2])
+def test_a_split_or_a_dataset_yaml_that_cannot_be_changed_stays(root, capsys):
+    path, line = root / "dataset.yaml", f"init {root} --split"
+    assert main(f"{line} 0.5".split()) == 1
+    assert "expected two or three of 0-1" in capsys.readouterr().err
+    assert main(f"{line} 0.8 0 0.2".split()) == 0
     test, text = set(load_dataset(root).split("test")["id"]), path.read_text()
-    with pytest.raises(DatasetError, match="there are train, test"):
-        propose_split(root, [0.6, 0.2, 0.2])
+    assert main(f"{line} 0.6 0.2 0.2".split()) == 1
+    assert "there are train, test" in capsys.readouterr().err
     path.write_text("limit: 3\n" + text)
-    with pytest.raises(DatasetError, match="and no limit"):
-        propose_split(root, [0.7, 0.3])
+    assert main(f"{line} 0.7 0.3".split()) == 1
     path.write_text(text)
-    assert propose_split(root, [0.7, 0.3]).index.tolist() == ["train", "val"]
+    assert main(f"{line} 0.7 0.3".split()) == 0
     assert set(load_dataset(root).split("test")["id"]) == test
+    assert set(load_dataset(root).splits) == {"train", "val", "test"}
 
 
 def test_a_new_project_is_the_root_of_what_is_done_in_it(tmp_path, monkeypatch):
