@@ -204,7 +204,7 @@ def load_yaml(text: str) -> Any:
             return dict(zip(keys, (value for _, value in pairs), strict=True))
 
     try:
-        return yaml.load(text, Loader=Loader)  # nosec B506  # a SafeLoader
+        return yaml.load(text, Loader=Loader)  # noqa: S506  # a SafeLoader
     except Exception as error:  # PyYAML's constructors raise KeyError, AttributeError, ... on odd scalars
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
