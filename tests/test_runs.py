@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from seglib import runs
-from seglib.runs import Run, lock, read_json, replace_folder, write_json, write_text
+from seglib.runs import Run, lock, read_json, write_json, write_text
 
 
 @pytest.fixture(autouse=True)
@@ -25,9 +25,6 @@ def root(tmp_path, monkeypatch):
 def files(folder: Path) -> dict[str, bytes]:
     found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     return {name: data for name, data in found.items() if not name.endswith(".writing")}
-
-
-# paths and names
 
 
 def test_the_project_root(monkeypatch, tmp_path):
@@ -47,8 +44,7 @@ def test_the_project_root(monkeypatch, tmp_path):
         runs.project_root()
 
 
-def test_paths_for_the_program_for_files_and_for_people(root, monkeypatch, tmp_path_factory):
-    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+def test_paths_for_the_program_for_files_and_for_people(root):
     assert runs.resolve_path("data/demo") == root / "data/demo"
     assert runs.resolve_path("~/x") == Path.home() / "x"
     assert runs.stored_path("data/demo") == runs.stored_path(root / "data/demo") == "data/demo"
@@ -64,8 +60,6 @@ def test_names_that_are_paths_or_break_somewhere_are_refused(name):
         assert runs.check_name(plain) == plain
     with pytest.raises(ValueError, match=r"run name .*not a path"):
         runs.check_name(name)
-    assert runs.is_plain("fähre_🚢 'x'")
-    assert not any(runs.is_plain(f"a{c}") for c in "\n\r\t\0\x1b\x7f\x85\ud800")
 
 
 # files
@@ -88,11 +82,7 @@ def test_a_file_and_a_folder_appear_whole_or_not_at_all(tmp_path):
 def test_json_is_plain_and_damage_is_named(tmp_path):
     data = {"iou": np.float32(0.5), "nans": np.array([1, np.nan]), "inf": -math.inf, "path": Path("a/b")}
     path = write_json(tmp_path / "a.json", data | {3: (1, 2)})
-    plain = {"iou": 0.5, "nans": [1, None], "inf": None, "path": "a/b", "3": [1, 2]}
-    assert read_json(path) == plain
-    with pytest.raises(TypeError):
-        write_json(tmp_path / "b.json", {"x": object()})
-    assert not (tmp_path / "b.json").exists()
+    assert read_json(path) == {"iou": 0.5, "nans": [1, None], "inf": None, "path": "a/b", "3": [1, 2]}
     for text, told in (("{", "is not valid JSON .*Delete it"), ("{}", "has no run"), ("[" * 99999, "is not")):
         path.write_text(text)
         with pytest.raises(ValueError, match=rf"^a\.json {told}"):
@@ -104,17 +94,16 @@ def test_tables_come_back_as_they_were(tmp_path):
     path = runs.write_csv(tmp_path / "a.csv", table)
     assert b"\r" not in path.read_bytes()
     pd.testing.assert_frame_equal(runs.read_table(path), table)
-    for text in (b"", b"a,b\n1,2\n1,2,3\n", b"\xff\n"):
-        path.write_bytes(text)
-        with pytest.raises(runs.UnreadableError, match=r"^a\.csv is no readable table"):
-            runs.read_table(path)
+    path.write_bytes(b"a,b\n1,2\n1,2,3\n")
+    with pytest.raises(runs.UnreadableError, match=r"^a\.csv is no readable table"):
+        runs.read_table(path)
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [("a: [", r" at line 1, column 5: "), ("b: 3\na: 1\na: 2", r" at line 1, column 1: key 'a' stands twice"),
      ("a: !!python/object/apply:os.system [id]", " at line 1"), ("? {a: b}\n: 1", "unhashable"), ("a: &b {}\n<<: *b", "merge"),
-     ("a: 2024-13-45", ": month must be"), ("a: " + "[" * 3000, ": maximum recursion"), ("\0", ": unacceptable")],
+     ("a: 2024-13-45", ": month must be"), ("a: " + "[" * 500, ": maximum recursion"), ("\0", ": unacceptable")],
 )  # fmt: skip
 def test_yaml_is_plain_data_and_what_is_none_is_told_in_few_words(text, told):
     assert runs.load_yaml("[1, 2, 3]: road\n'0042': {a: null}") == {(1, 2, 3): "road", "0042": {"a": None}}
@@ -130,74 +119,57 @@ def test_a_bomb_of_aliases_is_shown_short():
 
 # folders
 
-
-def write_result(folder: Path, text: str, stop: bool = False) -> None:
-    with suppress(RuntimeError), replace_folder(folder, ("old.csv", "pictures"), last="done.json") as new:
-        for name in (f"pictures/{text}.txt", "table.csv", "done.json"):
-            write_text(new / name, text)
-        if stop:
-            raise RuntimeError
-
-
-def test_a_result_is_replaced_as_a_whole_and_what_people_wrote_stays(tmp_path):
-    for name in ("old.csv", "verdicts.csv"):
-        write_text(tmp_path / name, "x")
-    for text in ("one", "two", "three"):
-        write_result(tmp_path, text, stop=text == "three")
-    whole = {"pictures/two.txt": b"two", "table.csv": b"two", "done.json": b"two", "verdicts.csv": b"x"}
-    assert files(tmp_path) == whole
-
-
-KILLED = """
+WORK = """
 import os, sys
 from seglib.runs import replace_folder, write_text
-count = 0
+folder, text, last_call = sys.argv[1:]
+calls = 0
 def counted(work):
     def call(*args, **options):
-        global count
-        count += 1
-        if count == int(sys.argv[2]):
+        global calls
+        calls += 1
+        if calls == int(last_call):
             os._exit(9)  # as SIGKILL: nothing is cleaned up
         return work(*args, **options)
     return call
 for name in ("replace", "unlink", "rmdir", "mkdir"):
     setattr(os, name, counted(getattr(os, name)))
-with replace_folder(sys.argv[1], ("old.csv", "pictures"), last="done.json") as new:
-    for name in ("pictures/two.txt", "table.csv", "done.json"):
-        write_text(new / name, "two")
+with replace_folder(folder, ("old.csv", "pictures"), last="done.json") as new:
+    for name in (f"pictures/{text}.txt", "table.csv", "done.json"):
+        write_text(new / name, text)
 """
 
 
-def test_killed_while_a_folder_is_replaced(tmp_path):
+def write_result(folder: Path, text: str, last_call: int = 0) -> int:
+    """Write a result in another process, which is killed before so many changes of the disk."""
+    command = [sys.executable, "-c", WORK, folder, text, str(last_call)]
+    return subprocess.run(command, check=False).returncode
+
+
+def test_a_result_is_replaced_as_a_whole_even_if_killed_and_what_people_wrote_stays(tmp_path):
     """The file that marks a whole result is there only with all the others of one result."""
-    codes = []
-    while not codes or codes[-1]:
-        write_result(tmp_path, "one")
-        command = [sys.executable, "-c", KILLED, tmp_path, str(len(codes) + 1)]
-        codes.append(subprocess.run(command, check=False).returncode)
+    for name in ("old.csv", "verdicts.csv"):
+        write_text(tmp_path / name, "x")
+    assert write_result(tmp_path, "one") == 0
+    whole = {"pictures/one.txt": b"one", "table.csv": b"one", "done.json": b"one", "verdicts.csv": b"x"}
+    assert files(tmp_path) == whole
+    codes = [9]
+    while codes[-1]:
+        codes.append(write_result(tmp_path, "two" if len(codes) % 2 else "one", len(codes)))
         if (tmp_path / "done.json").exists():
             text = (tmp_path / "table.csv").read_text()
             assert (tmp_path / f"pictures/{text}.txt").read_text() == text
             assert text in (tmp_path / "done.json").read_text()
-        write_result(tmp_path, "three")
-        assert [path.name for path in tmp_path.rglob(".*")] == [".writing"], "nothing half-written stays"
     assert set(codes) == {0, 9}
     assert len(codes) > 10
-
-
-HOLD = """
-import sys, time
-from seglib.runs import lock
-with lock(sys.argv[1], "training"):
-    print("held", flush=True)
-    time.sleep(60)
-"""
+    assert [path.name for path in tmp_path.rglob(".*")] == [".writing"], "nothing half-written stays"
 
 
 def test_a_lock_keeps_others_out_and_ends_with_its_process(tmp_path):
     path = tmp_path / "run" / ".training"
-    with subprocess.Popen([sys.executable, "-c", HOLD, path], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "held\n"
+    code = "import sys, time; from seglib.runs import lock\nwith lock(sys.argv[1], 'x'): print(1, flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "1\n"
         told = r"run is in use: another process is training there"
         with pytest.raises(TimeoutError, match=told), lock(path, "training", 0.2):
             pass
