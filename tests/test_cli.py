@@ -1,18 +1,20 @@
-"""The command line: what it prints, where that goes, and the exit codes."""
+"""The command line: what it prints, where that goes, the exit codes, and the first steps with own data."""
 
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from seglib import cli, data
 from seglib.cli import main
+from seglib.data import load_dataset
 from seglib.evaluate import evaluate_run
 from seglib.params import Evaluate, check_chain
-from seglib.runs import Run, read_json, write_json, write_text
+from seglib.runs import Run, project_root, read_json, write_json, write_text
 
 COMMANDS = (
     "demo run runs check evaluate compare plant predict label-next export import init convert new fetch"
@@ -198,3 +200,69 @@ def test_faults_are_planted_and_masks_go_to_an_annotation_tool_and_back(trained_
     assert "1 of 1 samples to export are not in dataset 'tiny': 'none_such'" in capsys.readouterr().err
     assert main(["import", "--from", "out.zip", "--dataset", "data/tiny", "--out", "corrected"]) == 0
     assert "0 of 2 masks changed." in capsys.readouterr().out
+
+
+# first steps
+
+
+@pytest.fixture
+def street(tmp_path, monkeypatch):
+    """30 images of 6 sequences in train alone, and the draft of their dataset.yaml; c_04 is f_04 again."""
+    monkeypatch.setenv("SEGLIB_ROOT", str(tmp_path))
+    random, folder = np.random.default_rng(0), tmp_path / "street"
+    for name in (f"{letter}_{k:02d}" for letter in "abcdef" for k in range(5)):
+        image = np.kron(random.integers(0, 256, (4, 6, 3), np.uint8), np.ones((8, 8, 1), np.uint8))
+        if name == "f_04":
+            image = np.array(Image.open(folder / "train/images/c_04.png"))
+        for side, array in (("images", image), ("masks", (image[..., 0] > 128).astype(np.uint8))):
+            (folder / "train" / side).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(folder / "train" / side / f"{name}.png")
+    assert main(["init", str(folder)]) == 0
+    path = folder / "dataset.yaml"
+    path.write_text(path.read_text().replace("# group", "group"))
+    return folder
+
+
+def test_a_split_keeps_sequences_and_copies_together(street, capsys):
+    assert main(["check", str(street)]) == 1
+    assert f"-> seglib init {street} --split 0.7 0.15 0.15 makes" in capsys.readouterr().out
+    assert main(["init", str(street), "--split", "0.6", "0.2", "0.2"]) == 0
+    samples = load_dataset(street).samples
+    assert list(dict.fromkeys(samples["split"])) == ["train", "val", "test"]
+    assert len(samples) == 30
+    assert (samples.groupby("group")["split"].nunique() == 1).all()
+    by_id = samples.set_index("id")["split"]
+    assert by_id["c_04"] == by_id["f_04"]
+    assert (samples["split"] == "train").sum() in range(10, 21)
+    assert main(["check", str(street)]) == 0
+
+
+def test_a_split_that_is_there_stays(street, capsys):
+    def split(*shares: str) -> int:
+        return main(["init", str(street), "--split", *shares])
+
+    path = street / "dataset.yaml"
+    assert (split("0.5"), split("0.8", "0", "0.2"), split("0.6", "0.2", "0.2")) == (1, 0, 1)
+    assert re.search("(?s)expected two or three of 0-1.*there are train, test", capsys.readouterr().err)
+    test, text = set(load_dataset(street).split("test")["id"]), path.read_text()
+    path.write_text("limit: 3\n" + text)
+    assert split("0.7", "0.3") == 1
+    path.write_text(text)
+    assert split("0.7", "0.3") == 0
+    assert set(load_dataset(street).split("test")["id"]) == test
+    assert set(load_dataset(street).splits) == {"train", "val", "test"}
+
+
+def test_a_new_project_is_the_root_of_what_is_done_in_it(tmp_path, monkeypatch):
+    assert main(["new", str(tmp_path / "mine")]) == 0
+    for name in (
+        "notebooks/02_train.ipynb",
+        "params/camvid.yaml",
+        "data/README.md",
+        "data/configs/camvid.yaml",
+    ):
+        assert (tmp_path / "mine" / name).is_file()
+    assert len(load_dataset(tmp_path / "mine/data/demo").samples) == 259
+    monkeypatch.delenv("SEGLIB_ROOT", raising=False)
+    monkeypatch.chdir(tmp_path / "mine/notebooks")
+    assert project_root() == tmp_path / "mine"

@@ -33,25 +33,20 @@ def door(name: str) -> set[str]:
     return {alias.asname or alias.name for node in froms for alias in node.names}
 
 
-def is_file(name: str, importer: str) -> bool:
-    """Whether "seglib.data.overlay" is a file to its importer; the door may hand on a function of that name."""
-    _, room_name, *rest = name.split(".")
-    handed_on = rest and room_name in ROOMS - {room(importer)} and rest[0] in door(room_name)
-    return not handed_on and (PACKAGE.parent / f"{name.replace('.', '/')}.py").exists()
-
-
 @functools.cache
 def imports(file: str) -> tuple[set[str], set[str]]:
     """Modules of seglib ("data", "data.classes"), and top names of other packages, that a file imports anywhere."""
-    names = set()
+    names, own = set(), f"seglib.{room(file)}"
     for node in ast.walk(parsed(PACKAGE / file)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}:{node.lineno}: write `from seglib.x import y`"
             whole = {f"{node.module}.{alias.name}" for alias in node.names}
-            files = {name for name in whole if is_file(name, file)}
-            names |= files or (whole if node.module == "seglib" else {node.module})
+            files = {name for name in whole if (PACKAGE.parent / f"{name.replace('.', '/')}.py").exists()}
+            names |= (
+                whole if node.module == "seglib" else files if files and node.module == own else {node.module}
+            )
     assert "seglib" not in names or file in ("cli.py", "pipeline.py"), f"{file} imports the whole house"
     inside = {name.removeprefix("seglib.") for name in names if re.match(r"seglib\.(?!__)", name)}
     return inside, {name.split(".")[0] for name in names} - {"seglib"}
@@ -65,14 +60,12 @@ def room(module: str) -> str:
 def test_a_file_imports_from_rooms_below_through_their_doors(file):
     inside, outside = imports(file)
     here = room(file)
-    for module in sorted(inside):
-        other = room(module)
-        if other != here:
-            assert FLOOR[other] < FLOOR[here], f"seglib/{file} imports {module}, which is not below {here}"
-            assert "." not in module, f"seglib/{file} imports {module}; its door is seglib.{other}"
+    for module in inside:
+        if room(module) == here:
+            assert module != here or file.endswith(("__init__.py", "worker.py")), "its own door"
         else:
-            own = module != here or file.endswith(("__init__.py", "worker.py"))
-            assert own, f"seglib/{file} imports its own door"
+            assert FLOOR[room(module)] < FLOOR[here], f"{module} is not below {here}"
+            assert "." not in module, f"the door of {module} is seglib.{room(module)}"
     refused = outside & (TORCH if here in NO_TORCH else set())
     refused |= outside & (SHOW if FLOOR[here] < FLOOR["plots"] else set())
     assert not refused, f"seglib/{file} imports {sorted(refused)}, which {here} never does"

@@ -18,7 +18,7 @@ from seglib.params import NOTEBOOKS, Evaluate
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 TAGS = {"parameters", "nbval-ignore-output"}
-DEFINITIONS = (ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.AsyncFunctionDef)
+DEFINITIONS = (ast.FunctionDef, ast.ClassDef, ast.Lambda)
 # A POSIX path of two parts or more that nothing precedes, or a Windows one; `a/b`, `</td>` and addresses are none.
 ABSOLUTE = re.compile(r"(?<![\w.:/<~\\-])/(?!/)[\w.@-]+/[\w.@-]|\b[A-Za-z]:\\\\?[\w.]|~/\w|file:/")
 

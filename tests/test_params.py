@@ -6,7 +6,7 @@ import math
 import pytest
 
 from seglib import params
-from seglib.params import NOTEBOOKS, Evaluate, Failures, ParameterError, Train, check_chain, read_file
+from seglib.params import NOTEBOOKS, Evaluate, ParameterError, Train, check_chain, read_file
 
 
 def test_the_defaults_are_the_demo_and_one_name_means_one_thing():
