@@ -21,11 +21,7 @@ def test_a_file_as_a_person_writes_it(tmp_path):
         "augment:\n- {name: blur, value: 0.4}\n- {name: blur_radius, value: 3}\nclass_weights: sqrt_inverse\n"
     )
     found = read(written(tmp_path, text))
-    assert found == Actions(
-        exclude=[Sample(id="t0"), Sample(id="t1"), Sample(id="0042", reason="a cow")],
-        augment=[Setting(name="blur", value=0.4), Setting(name="blur_radius", value=3)],
-        class_weights=Weights(value="sqrt_inverse"),
-    )
+    assert found.exclude == [Sample(id="t0"), Sample(id="t1"), Sample(id="0042", reason="a cow")]
     assert found.changes == {"blur": 0.4, "blur_radius": 3, "class_weights": "sqrt_inverse"}
     assert type(found.changes["blur_radius"]) is int
     assert found.trains_like(Actions(**found.model_dump() | {"relabel": ["t3"]}))

@@ -3,22 +3,19 @@
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from seglib import cli, data
+from seglib import cli
 from seglib.cli import main
 from seglib.data import load_dataset
 from seglib.evaluate import evaluate_run
 from seglib.params import Evaluate, check_chain
 from seglib.runs import Run, project_root, read_json, write_json, write_text
 
-COMMANDS = (
-    "demo run runs check evaluate compare plant predict label-next export import init convert new fetch"
-)
+COMMANDS = "demo run runs check evaluate compare plant predict label-next export import init convert new lab"
 
 
 @pytest.fixture
@@ -39,23 +36,19 @@ def calls(root, monkeypatch):
     return made
 
 
-def test_help_of_the_program_and_of_every_command(capsys):
-    for name in ("", *COMMANDS.split(), "lab"):
-        with pytest.raises(SystemExit) as end:
-            main([name, "--help"] if name else ["--help"])
-        assert end.value.code == 0
-        told = capsys.readouterr().out
-        assert f"usage: seglib {name}" in told
-        assert name or all(command in told for command in COMMANDS.split())
+@pytest.mark.parametrize("name", ["", *COMMANDS.split()])
+def test_help_of_the_program_and_of_every_command(name, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([name, "--help"] if name else ["--help"])
+    assert f"usage: seglib {name}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    "line", ["", "dmeo", "run", "compare one", "run --para x", "demo left", "export --to coco --out x"]
+    "line", ["", "dmeo", "compare one", "run --para x", "demo left", "export --to x --out y"]
 )
 def test_wrong_usage_is_exit_code_2(line, capsys):
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(SystemExit, match="2"):
         main(line.split())
-    assert end.value.code == 2
     assert "usage: seglib" in capsys.readouterr().err
 
 
@@ -177,13 +170,6 @@ def test_init_writes_a_draft_that_check_understands_and_never_overwrites(root, c
     assert path.read_text() == out
 
 
-def test_fetch_goes_where_it_is_told(root, monkeypatch, capsys):
-    monkeypatch.setattr(data, "download", lambda name, to: Path(to))
-    for options, folder in (("", "data/camvid"), (" --to sets/c", "sets/c")):
-        assert main(f"fetch camvid{options}".split()) == 0
-        assert capsys.readouterr().out == f"In {folder}. Next: seglib check {folder}\n"
-
-
 def test_lab_opens_on_the_project(root, monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda line, check: subprocess.CompletedProcess(line, line))
     assert main(["lab"])[1:4] == ["-m", "jupyterlab", f"--ServerApp.root_dir={root}"]
@@ -223,34 +209,28 @@ def street(tmp_path, monkeypatch):
     return folder
 
 
-def test_a_split_keeps_sequences_and_copies_together(street, capsys):
-    assert main(["check", str(street)]) == 1
-    assert f"-> seglib init {street} --split 0.7 0.15 0.15 makes" in capsys.readouterr().out
-    assert main(["init", str(street), "--split", "0.6", "0.2", "0.2"]) == 0
-    samples = load_dataset(street).samples
-    assert list(dict.fromkeys(samples["split"])) == ["train", "val", "test"]
-    assert len(samples) == 30
-    assert (samples.groupby("group")["split"].nunique() == 1).all()
-    by_id = samples.set_index("id")["split"]
-    assert by_id["c_04"] == by_id["f_04"]
-    assert (samples["split"] == "train").sum() in range(10, 21)
-    assert main(["check", str(street)]) == 0
-
-
-def test_a_split_that_is_there_stays(street, capsys):
+def test_a_split_keeps_sequences_and_copies_together_and_splits_that_are_there(street, capsys):
     def split(*shares: str) -> int:
         return main(["init", str(street), "--split", *shares])
 
-    path = street / "dataset.yaml"
-    assert (split("0.5"), split("0.8", "0", "0.2"), split("0.6", "0.2", "0.2")) == (1, 0, 1)
+    assert main(["check", str(street)]) == 1
+    assert f"-> seglib init {street} --split 0.7 0.15 0.15 makes" in capsys.readouterr().out
+    assert (split("0.5"), split("0.6", "0", "0.2"), split("0.6", "0.2", "0.2")) == (1, 0, 1)
     assert re.search("(?s)expected two or three of 0-1.*there are train, test", capsys.readouterr().err)
-    test, text = set(load_dataset(street).split("test")["id"]), path.read_text()
+    path, test = street / "dataset.yaml", set(load_dataset(street).split("test")["id"])
+    text = path.read_text()
     path.write_text("limit: 3\n" + text)
     assert split("0.7", "0.3") == 1
     path.write_text(text)
     assert split("0.7", "0.3") == 0
-    assert set(load_dataset(street).split("test")["id"]) == test
-    assert set(load_dataset(street).splits) == {"train", "val", "test"}
+    samples = load_dataset(street).samples
+    assert (len(samples), set(samples["split"])) == (30, {"train", "val", "test"})
+    assert set(samples["id"][samples["split"] == "test"]) == test
+    assert (samples.groupby("group")["split"].nunique() == 1).all()
+    by_id = samples.set_index("id")["split"]
+    assert by_id["c_04"] == by_id["f_04"]
+    assert (by_id == "train").sum() in range(10, 21)
+    assert main(["check", str(street)]) == 0
 
 
 def test_a_new_project_is_the_root_of_what_is_done_in_it(tmp_path, monkeypatch):

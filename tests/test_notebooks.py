@@ -14,7 +14,8 @@ from papermill import inspect_notebook
 from PIL import Image
 
 from seglib import data, evaluate, train
-from seglib.params import NOTEBOOKS, Evaluate
+from seglib.params import NOTEBOOKS, Evaluate, check_chain
+from seglib.runs import read_json
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 TAGS = {"parameters", "nbval-ignore-output"}
@@ -125,32 +126,45 @@ def test_04_pairs_the_dataset_once_and_loads_the_model_once(trained_root, monkey
     assert (trained_root / "artifacts/runs/tiny/failures/test/report.html").exists()
 
 
-def _one_class(folder: Path) -> None:
+def _one_class_one_image(folder: Path) -> None:
     path = folder / "dataset.yaml"
     path.write_text(path.read_text().replace("[sky, road, car]", "[all]"))
-    for mask in folder.glob("*/masks/*.png"):
-        Image.fromarray(np.asarray(Image.open(mask)) // 255 * np.uint8(255)).save(mask)
-
-
-def _one_image(folder: Path) -> None:
     for path in folder.glob("*/*/*.png"):
         if path.stem not in ("t00", "v0", "0041"):
             path.unlink()
+        elif path.parent.name == "masks":
+            Image.fromarray(np.asarray(Image.open(path)) // 255 * np.uint8(255)).save(path)
 
 
 def _nothing_valid(folder: Path) -> None:
-    for split in ("val", "test"):
-        for mask in (folder / split / "masks").glob("*.png"):
-            Image.fromarray(np.full((40, 56), 255, np.uint8)).save(mask)
+    for mask in [path for split in ("val", "test") for path in (folder / split / "masks").glob("*.png")]:
+        Image.fromarray(np.full((40, 56), 255, np.uint8)).save(mask)
+
+
+OTHER = {
+    **{
+        "architecture": "FPN",
+        "class_weights": "sqrt_inverse",
+        "crop_height": 64,
+        "crop_width": 96,
+        "examples": 3,
+    },
+    **{"split": "val", "absent": "union", "flip_tta": True, "threshold": 0.8, "sheets": 2, "seed": 1},
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", [_one_class, _one_image, _nothing_valid])
-def test_02_to_04_pass_over_datasets_with_next_to_nothing_in_them(change, tiny_root, tiny_params):
-    change(tiny_root / "data" / "tiny")
-    given = tiny_params(run="little", epochs=1, crop_height=64, crop_width=64).model_dump()
-    for name in list(NOTEBOOKS)[1:]:
-        own = set(NOTEBOOKS[name].model_fields) - {"batch_size"}
-        run_cells(name, **{n: value for n, value in given.items() if n in own})
-    evaluation = evaluate.open_evaluation("little", "test")
+@pytest.mark.parametrize("change", [_one_class_one_image, _nothing_valid, None])
+def test_the_notebooks_hold_with_other_parameters_and_next_to_nothing_in_a_dataset(
+    change, tiny_root, tiny_params
+):
+    if change:
+        change(tiny_root / "data" / "tiny")
+    small = tiny_params(run="little", epochs=1, crop_height=64, crop_width=64).model_dump()
+    given = check_chain(small | ({} if change else OTHER))
+    for name in list(NOTEBOOKS)[1 if change else 0 :]:
+        run_cells(name, **given[name])
+    evaluation = evaluate.open_evaluation("little", "test" if change else "val")
     assert np.isnan(evaluation.per_image["miou"]).all() == (change is _nothing_valid)
+    kept = read_json(evaluation.run.params)
+    assert check_chain(kept)["02_train"] == kept, "seglib run --params .../params.json --run again repeats it"

@@ -1,19 +1,14 @@
-"""The chain on four tiny notebooks in a project root of its own, and once on the real ones."""
+"""The chain on four tiny notebooks in a project root of its own."""
 
 import base64
-import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 
 from seglib import pipeline
-from seglib.params import NOTEBOOKS, check_chain
+from seglib.params import NOTEBOOKS
 from seglib.pipeline import export_page, run_chain
 from seglib.runs import Run, lock, read_json, write_json, write_text
 
@@ -58,8 +53,8 @@ def printed(notebook: Path) -> str:
     return "".join(o.text for o in outputs if o.output_type == "stream")
 
 
-def states(root: Path, run: str = "mine") -> dict[str, str]:
-    status = read_json(root / "artifacts/runs" / run / "status.json")
+def states(root: Path) -> dict[str, str]:
+    status = read_json(root / "artifacts/runs/mine/status.json")
     return {notebook: entry["state"] for notebook, entry in status.items()}
 
 
@@ -158,27 +153,3 @@ def test_the_page_loads_nothing_and_holds_its_images(tmp_path):
     assert "0/3" not in text
     assert not re.search(r"<script[^>]*\bsrc=|<link\b|@import|<iframe|\bimport\(", text)
     assert not re.search(r"""(?:src|href)=["'](?!data:|#)|url\((?!['"]?(?:data:|#))""", text)
-
-
-@pytest.mark.slow
-def test_the_real_notebooks_with_parameters_other_than_the_defaults(tmp_path):
-    """Every notebook must hold with other parameters too: another model, run, split, policy and threshold."""
-    for name in ("notebooks", "data/demo"):
-        shutil.copytree(Path(__file__).parent.parent / name, tmp_path / name)
-    values = {
-        **{"run": "other", "architecture": "FPN", "encoder_weights": "none", "epochs": 2, "batch_size": 8},
-        **{"class_weights": "sqrt_inverse", "crop_height": 64, "crop_width": 96, "split": "val", "sheets": 2},
-        **{"absent": "union", "flip_tta": True, "threshold": 0.8, "examples": 3, "seed": 1},
-    }
-    (tmp_path / "other.json").write_text(json.dumps(values))
-    line = "-m seglib.cli run --params other.json -p learning_rate=2e-3"
-    environment = os.environ | {"SEGLIB_ROOT": str(tmp_path)}
-    subprocess.run([sys.executable, *line.split()], cwd=tmp_path, env=environment, check=True)
-    assert states(tmp_path, "other") == dict.fromkeys(NAMES, "done")
-    run = tmp_path / "artifacts/runs/other"
-    used = read_json(run / "params.json")
-    shares = check_chain(used).values()  # as `seglib run --params .../params.json --run again` does
-    assert {name: value for share in shares for name, value in share.items()} == used
-    assert (values | {"learning_rate": 2e-3}).items() <= used.items()
-    for name in ("checkpoints/best.pth", "evaluation/val/metrics.json", "failures/val/failures.csv"):
-        assert (run / name).exists()

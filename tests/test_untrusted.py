@@ -28,8 +28,6 @@ NASTY = (
     "..", ".", "/abs", "C:\\x", "~root", "\0", "\x1b[2J", "\udcff", "\ud800", "\u202eabc", "fähre_🚢", "$\\frac$", "nan", "inf",
     "x" * 200, "None", "id", "car", "%s%n", "a:b", "#a", "[x](javascript:evil())", "\ufeff",
 )  # fmt: skip
-
-
 GOOD = [name for name in NASTY if name and name == name.strip() and is_plain(name) and name != "id"]
 
 
