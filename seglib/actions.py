@@ -15,23 +15,22 @@ from seglib.runs import brief, display_path, resolve_path, write_text
 
 TRAIN = "train"  # the one split of which samples may be excluded
 Augmentation = Literal[
-    *("flip", "scale_min", "scale_max", "rotation"),
-    *("color", "blur", "blur_radius", "noise", "noise_most", "darkness", "haze"),
+    *("flip", "scale_min", "scale_max", "rotation", "color"),
+    *("blur", "blur_radius", "noise", "noise_most", "darkness", "haze"),
 ]
 _MARK = "# as written (a file that no longer fits this is never overwritten): "
 _FORM = """\
 # What to change before the next training. Edit it freely, then name it in 02_train's parameter `actions`.
-# Reasons are for people: a bare id will do. Quote ids that are digits only.
 # exclude: training samples to leave out; once the mask of one is corrected, delete its line.
 # relabel: masks to look at and correct, of any split; nothing here changes the training or the scores.
 # augment: parameters of 02_train and their new values, of {names}.
-# class_weights: none, sqrt_inverse or median_frequency; {{}} leaves the parameter of 02_train as it is.
+# class_weights: none, sqrt_inverse or median_frequency. A bare id will do, without a reason; quote digits.
 
 {values}"""
 
 
 class _Entry(BaseModel):
-    """One line of actions.yaml; a bare value stands for the first field."""
+    """One line of actions.yaml, with the reason for people; a bare value stands for the first field."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -42,24 +41,18 @@ class _Entry(BaseModel):
 
 
 class Sample(_Entry):
-    """A sample by its id, and why it is named."""
-
     id: str
     reason: str = ""
 
 
 class Setting(_Entry):
-    """A parameter of 02_train that augments, its new value, and why."""
-
     name: Augmentation
     value: float
     reason: str = ""
 
 
 class Weights(_Entry):
-    """The value of 02_train's parameter class_weights, and why; "" leaves it as it is."""
-
-    value: str = ""
+    value: str = ""  # leaves 02's parameter class_weights as it is
     reason: str = ""
 
 
@@ -74,15 +67,15 @@ class Actions(BaseModel):
 
     @property
     def excluded(self) -> set[str]:
-        """The ids of the samples to exclude."""
         return {sample.id for sample in self.exclude}
 
     @property
     def changes(self) -> dict[str, Any]:
         """Parameters of 02_train and their new values."""
         values: dict[str, Any] = {setting.name: setting.value for setting in self.augment}
-        weights = {"class_weights": self.class_weights.value} if self.class_weights.value else {}
-        return Train.check(values | weights).model_dump(exclude_unset=True)
+        if self.class_weights.value:
+            values["class_weights"] = self.class_weights.value
+        return Train.check(values).model_dump(exclude_unset=True)
 
     def trains_like(self, other: Self) -> bool:
         """Tell whether both make the same training; masks to relabel and reasons do not matter."""
@@ -92,9 +85,7 @@ class Actions(BaseModel):
 def read(path: str | Path) -> Actions:
     """Read actions.yaml, relative to the project root; a ParameterError names every fault in it."""
     path = resolve_path(path)
-    values = read_file(
-        path, "keys such as exclude and augment, as in the file that 04_failure_analysis writes"
-    )
+    values = read_file(path, "keys such as exclude and augment, as 04_failure_analysis writes them")
     try:
         actions = Actions(**{key: value for key, value in values.items() if value is not None})
         _ = actions.changes  # raises for a value that 02 does not take
@@ -113,8 +104,8 @@ def check(actions: Actions, dataset: Dataset) -> None:
         lack = f"{len(unknown)} samples that dataset {dataset.name!r} does not have: {brief(unknown)}"
         raise ParameterError(f"actions name {lack}. Correct the ids or delete the lines.")
     if others := sorted(actions.excluded - set(dataset.split(TRAIN)["id"])):
-        told = f"exclude names {brief(others)}: only samples of split {TRAIN!r} can be excluded"
-        raise ParameterError(f"{told}, for scores count every image. Move them to relabel.")
+        told = f"only samples of split {TRAIN!r} can be excluded. Move the others to relabel."
+        raise ParameterError(f"exclude names {brief(others)}: {told}")
 
 
 def follow(params: Train, dataset: Dataset) -> tuple[Train, Dataset]:
@@ -131,19 +122,16 @@ def write(path: str | Path, actions: Actions) -> Path:
     """Write actions.yaml, or actions-2.yaml (-3, ...) if a person has changed the file; return the path."""
     first = target = resolve_path(path)
     numbers = count(2)
-    while target.exists() and not _is_as_written(target):
+    while target.exists() and (old := target.read_text("utf-8", "replace")) != _marked(
+        old.rpartition(_MARK)[0]
+    ):
         target = first.with_name(f"{first.stem}-{next(numbers)}{first.suffix}")
     empty = {"exclude": [], "relabel": [], "augment": [], "class_weights": {}}
     values = empty | actions.model_dump(exclude_defaults=True)
     style = {"default_flow_style": None, "sort_keys": False, "allow_unicode": True, "width": float("inf")}
     text = _FORM.format(names=", ".join(get_args(Augmentation)), values=yaml.safe_dump(values, **style))
-    return write_text(target, _signed(text))
+    return write_text(target, _marked(text))
 
 
-def _signed(text: str) -> str:
+def _marked(text: str) -> str:
     return f"{text}{_MARK}{hashlib.sha256(text.encode()).hexdigest()[:16]}\n"
-
-
-def _is_as_written(path: Path) -> bool:
-    text = path.read_text(encoding="utf-8", errors="replace")
-    return text == _signed(text.rpartition(_MARK)[0])

@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -9,25 +10,26 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from seglib import __version__, runs
+import seglib
+from seglib import runs
 from seglib.params import Evaluate, read_file, read_parameters
-from seglib.pipeline import check_asked, run_chain
+from seglib.pipeline import new_project, run_chain
 from seglib.runs import Run, display_path, resolve_path
 
 
 def _there(path: str) -> Path:
     """Return a path as meant at a terminal: below the working directory if there, else the project root."""
     place = Path(path).expanduser()
-    return place.absolute() if place.exists() else resolve_path(place)
+    return place.absolute() if place.exists() else runs.resolve_path(place)
 
 
 def _new(path: str) -> Path:
     return Path(path).expanduser().absolute()
 
 
-_ABOUT = "Four notebooks that train a segmentation model, find the images on which it fails, and say why."
-_NAMES = {"parameters": "-p", "start": "--from", "stop": "--to", "source": "--from", "target": "--to"}
-_NAMES |= {"images_glob": "--images", "masks_glob": "--masks", "shares": "--split"}
+_FLAGS = {"parameters": "-p", "start": "--from", "stop": "--to", "source": "--from", "target": "--to"}
+_FLAGS |= {"images_glob": "--images", "masks_glob": "--masks", "shares": "--split", "form": "--to"}
+_PROGRESS = sys.stderr.isatty()  # bars are for people
 _OPTIONS: dict[str, dict[str, Any]] = {  # what argparse is told of each
     "against": {"default": "", "help": "a second run: where do the two disagree?"},
     "broken": {"action": "store_true", "help": "the demo's broken twin: 01 finds its faults and stops"},
@@ -35,11 +37,15 @@ _OPTIONS: dict[str, dict[str, Any]] = {  # what argparse is told of each
     "count": {"default": 20, "type": int, "help": "images at most (default: 20)"},
     "dataset": {"required": True, "type": _there, "help": "folder of the dataset"},
     "folder": {"type": _there, "help": "folder of the dataset"},
+    "form": {
+        "default": "cvat",
+        "choices": ["cvat", "onnx", "safetensors"],
+        "help": "a zip for CVAT, or the model",
+    },
     "ids": {"default": "", "help": "images, separated by commas; labels in doubt by default"},
     "images": {"required": True, "type": _there, "help": "folder of new images"},
     "images_glob": {"default": "", "help": "where images lie, if it must be told; {split} may stand in it"},
     "kind": {"default": "polygons", "help": "polygons (COCO, labelme, YOLO), classes or instances: folders"},
-    "kinds": {"default": "", "help": "kinds of faults, separated by commas; all by default"},
     "masks": {"default": "present", "choices": ["present", "predictions"], "help": "masks to begin with"},
     "masks_glob": {"default": "", "help": "glob of the masks"},
     "out": {"required": True, "type": _new, "help": "what to write: a new folder, a zip, or a model file"},
@@ -47,25 +53,13 @@ _OPTIONS: dict[str, dict[str, Any]] = {  # what argparse is told of each
     "params": {"required": True, "type": _there, "help": "YAML or JSON file of lines `parameter: value`"},
     "predictions": {"required": True, "type": _there, "help": "folder of <image id>.png"},
     "run": {"default": "", "help": "name of the run"},
-    "seed": {"default": 0, "type": int, "help": "the same seed, the same faults (default: 0)"},
-    "shares": {
-        "nargs": "+",
-        "type": float,
-        "help": "divide train by whole sequences: shares, as 0.7 0.15 0.15",
-    },
-    "share": {"default": 0.2, "type": float, "help": "share of the samples (default: 0.2)"},
+    "shares": {"nargs": "+", "type": float, "help": "divide train by whole sequences, such as 0.7 0.15 0.15"},
     "source": {"required": True, "type": _there, "help": "CVAT's zip, or a folder of <image id>.png"},
     "split": {"default": "test", "help": "which split (default: test)"},
     "splits": {"default": "val", "help": "which splits get faults, separated by commas (default: val)"},
     "start": {"default": "1", "help": "first notebook, such as 2 or 02_train"},
     "stop": {"default": "4", "help": "last notebook"},
     "target": {"type": _new, "help": "a new folder; data/NAME by default"},
-    "threshold": {"default": 0.5, "type": float, "help": "an image below it fails (default: 0.5)"},
-    "to": {
-        "default": "cvat",
-        "choices": ["cvat", "onnx", "safetensors"],
-        "help": "a zip of masks for CVAT, or a model file",
-    },
 }
 
 
@@ -87,98 +81,65 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(argv: Sequence[str]) -> tuple[Callable[..., int | None], dict[str, Any]]:
     """Return a command and its arguments; wrong usage exits with code 2."""
-    parser = argparse.ArgumentParser(prog="seglib", allow_abbrev=False, description=_ABOUT)
+    about = "Four notebooks that train a segmentation model, find the images on which it fails, and say why."
+    parser = argparse.ArgumentParser(prog="seglib", allow_abbrev=False, description=about)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser.add_argument("--version", action="version", version=f"seglib {__version__}")
+    parser.add_argument("--version", action="version", version=f"seglib {seglib.__version__}")
     known = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    commands = (
-        demo,
-        run,
-        runs_,
-        check,
-        evaluate,
-        compare,
-        plant,
-        predict,
-        label_next,
-        export,
-        import_,
-        init,
-        convert,
-        new,
-        fetch,
-        lab,
-    )
-    for command in commands:
-        text = command.__doc__
-        one = known.add_parser(
-            command.__name__.strip("_").replace("_", "-"), help=text, description=text, allow_abbrev=False
-        )
+    first = (demo, run, runs_, check, evaluate, compare, plant, predict)
+    for command in (*first, label_next, export, import_, init, convert, new, fetch, lab):
+        name, text = command.__name__.strip("_").replace("_", "-"), command.__doc__
+        one = known.add_parser(name, help=text, description=text, allow_abbrev=False)
         one.set_defaults(command=command)
         for name, argument in inspect.signature(command).parameters.items():
             if argument.kind is argument.KEYWORD_ONLY:
-                one.add_argument(_NAMES.get(name, f"--{name}"), dest=name, **_OPTIONS[name])
-            elif command is not lab:
+                one.add_argument(_FLAGS.get(name, f"--{name}"), dest=name, **_OPTIONS[name])
+            else:
                 one.add_argument(name, metavar=name.upper(), **_OPTIONS.get(name, {}))
-    options, rest = parser.parse_known_args(argv)
-    given = vars(options)
-    if given["command"] is lab:
-        given["options"] = rest
-    elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    given = vars(parser.parse_args(argv))
     del given["debug"]  # main looks for it
     return given.pop("command"), given
 
 
 def demo(*, broken: bool, parameters: Sequence[str]) -> None:
     """Run the four notebooks on the demo dataset."""
-    name = "demo_broken" if broken else "demo"
-    changed, stop = read_parameters(parameters), "1" if broken else "4"
-    check_asked(changed, "1", stop)
-    run_chain({"dataset": f"data/{name}", "run": name} | changed, "1", stop)
+    name, stop = ("demo_broken", "1") if broken else ("demo", "4")
+    run_chain({"dataset": f"data/{name}", "run": name}, "1", stop, read_parameters(parameters))
 
 
 def run(*, params: Path, run: str, start: str, stop: str, parameters: Sequence[str]) -> None:
     """Run the notebooks with one parameter file."""
-    values, changed = read_file(params), read_parameters(parameters)
-    check_asked(changed, start, stop)
-    name = run or changed.get("run") or values.get("run", params.stem)
+    values, asked = read_file(params), read_parameters(parameters)
+    name = run or asked.get("run") or values.get("run", params.stem)
     if (params.parent / "environment.json").is_file() and name != values.get("run"):
         values = _repeat(params.parent, values)
-    run_chain(values | changed | {"run": name}, start, stop)
-
-
-def runs_() -> None:
-    """List all runs: data, model, scores, and which parameters differ between them."""
-    from seglib.evaluate import list_runs
-
-    print(list_runs().to_string(index=False, float_format="{:.3f}".format, na_rep="", justify="left"))
+    run_chain(values, start, stop, asked | {"run": name})
 
 
 def _repeat(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters that repeat a run; print which versions and data are not as they were."""
-    from seglib.data import DatasetError, load_dataset
-    from seglib.evaluate import changed_since_training
-
     kept = runs.read_json(folder / "environment.json", ["python", "packages"])
     then, now = ({"Python": facts["python"]} | facts["packages"] for facts in (kept, runs.environment()))
     changed = [f"{n} was {v} and is {now.get(n)}" for n, v in then.items() if now.get(n) != v]
-    with suppress(DatasetError):  # 01 says it better
-        dataset = load_dataset(values.get("dataset", "data/demo"), values.get("config", ""))
-        changed += filter(None, [changed_since_training(Run(folder), dataset)])
+    with suppress(seglib.data.DatasetError):  # 01 says it better
+        dataset = seglib.data.load_dataset(values.get("dataset", "data/demo"), values.get("config", ""))
+        changed += filter(None, [seglib.evaluate.changed_since_training(Run(folder), dataset)])
     if changed:
         print(f"Not as it was for run {folder.name!r}: {'; '.join(changed)}")
     actions = folder / "actions.yaml"
     return values | {"resume": False} | ({"actions": runs.stored_path(actions)} if actions.is_file() else {})
 
 
+def runs_() -> None:
+    """List all runs: data, model, scores, and which parameters differ between them."""
+    table = seglib.evaluate.list_runs()
+    print(table.to_string(index=False, float_format="{:.3f}".format, na_rep="", justify="left"))
+
+
 def check(folder: Path, *, config: Path | None) -> int:
     """Check a dataset; exit code 1 when it has errors."""
-    from seglib import checks, data
-
-    dataset = data.load_dataset(folder, config or "", strict=False)
-    found = checks.check_dataset(dataset, progress=sys.stderr.isatty())
-    out = checks.write(found, found.folder)
+    dataset = seglib.data.load_dataset(folder, config or "", strict=False)
+    found = seglib.checks.check_dataset(dataset, progress=_PROGRESS)
     for (severity, kind), group in found.findings.groupby(["severity", "check"], sort=False):
         more = [f"... and {len(group) - 3} more"] if len(group) > 3 else []
         lines = [*group["detail"].head(3), *more, f"-> {group['suggestion'].iloc[0]}"]
@@ -186,150 +147,150 @@ def check(folder: Path, *, config: Path | None) -> int:
     if lacking := [name for name in ("train", "val") if name not in dataset.splits]:
         print(f"error    no-split\n         no samples in {' and '.join(lacking)}, which training needs.")
         print(f"         -> seglib init {folder} --split 0.7 0.15 0.15 makes val and test of whole sequences")
-    print(f"All findings: {display_path(out / 'findings.csv')}\n\n{dataset.name}: {checks.conclusion(found)}")
-    return int((found.findings["severity"] == "error").any() or len(lacking) > 0)
+    table = seglib.checks.write(found) / "findings.csv"
+    print(f"All findings: {display_path(table)}\n\n{dataset.name}: {seglib.checks.conclusion(found)}")
+    return int("error" in {*found.findings["severity"]} or len(lacking) > 0)
 
 
-def evaluate(
-    *, predictions: Path, dataset: Path, config: Path | None, split: str, run: str, parameters: Sequence[str]
-) -> None:
+def evaluate(*, predictions: Path, dataset: Path, config: Path | None, split: str, run: str) -> None:
     """Score another tool's predictions: PNGs of class ids named by image."""
-    from seglib.evaluate import evaluate_predictions
-
-    named = {"run": run or predictions.resolve().name, "split": split}
-    params = Evaluate.check(named | read_parameters(parameters))
-    found = evaluate_predictions(params.run, predictions, dataset, params, config or "", sys.stderr.isatty())
+    name = run or predictions.resolve().name
+    params = Evaluate.check({"run": name, "split": split})
+    found = seglib.evaluate.evaluate_predictions(name, predictions, dataset, params, config or "", _PROGRESS)
     print(f"{len(found.per_image)} images of {found.split}: {found.summary()}")
     print(f"scores   {display_path(found.run.evaluation(found.name))}")
 
 
-def compare(first: str, second: str, *, split: str, threshold: float) -> None:
+def compare(first: str, second: str, *, split: str) -> None:
     """Compare two runs on the same images, or repeated trainings of each side: a1,a2,a3 b1,b2,b3."""
-    from seglib.evaluate import compare_runs, comparison_sentence, open_evaluation, write_comparison
-    from seglib.plots import run_comparison, save_figure
-
-    sides = ([open_evaluation(name, split) for name in side.split(",")] for side in (first, second))
-    found = compare_runs(*sides, threshold)
-    print(found.per_class.round(3).to_string(index=False))
-    folder = write_comparison(found)
-    save_figure(folder / "images.png", run_comparison(found.per_image, first, second, threshold))
-    print(f"\n{comparison_sentence(found)}\nTables and figure: {display_path(folder)}")
+    scores, plots = seglib.evaluate, seglib.plots
+    sides = ([scores.open_evaluation(name, split) for name in side.split(",")] for side in (first, second))
+    found = scores.compare_runs(*sides)
+    folder = scores.write_comparison(found)
+    plots.save_figure(folder / "images.png", plots.run_comparison(found.per_image, first, second, 0.5))
+    print(f"{found.per_class.round(3).to_string(index=False)}\n\n{scores.comparison_sentence(found)}")
+    print(f"Tables and figure: {display_path(folder)}")
 
 
-def plant(*, dataset: Path, out: Path, kinds: str, share: float, splits: str, seed: int) -> None:
+def plant(*, dataset: Path, out: Path, splits: str) -> None:
     """Copy a dataset with recorded faults, to measure what finds them."""
-    from seglib.data import FAULT_KINDS, inject_faults, load_dataset
-
-    chosen = kinds.split(",") if kinds else FAULT_KINDS
-    table = inject_faults(load_dataset(dataset), out, chosen, share, splits.split(","), seed)
+    data = seglib.data
+    table = data.inject_faults(data.load_dataset(dataset), out, splits=splits.split(","))
     print(table.groupby(["split", "kind"], sort=False).size().to_string())
     print(f"{len(table)} faults in {display_path(out)}; which and where: {display_path(out / 'planted.csv')}")
 
 
 def predict(*, run: str, images: Path, out: Path, against: str) -> int:
     """Predict a folder of new images, and say which predictions to distrust; goes on where it was interrupted."""
-    from seglib.failures import predict_folder
-
-    other = Run.open(against) if against else None
-    table = predict_folder(Run.open(run or "demo"), images, out, other, sys.stderr.isatty()).table
+    model, other = Run.open(run or "demo"), Run.open(against) if against else None
+    table = seglib.failures.predict_folder(model, images, out, other, _PROGRESS).table
     bad = table.loc[table["error"] != "", "error"]
-    for told in bad.head(3):
-        print(told)
-    distrusted = f"{(table['warnings'] != '').sum()} with a warning, {len(bad)} could not be predicted"
-    print(f"{len(table)} images: {distrusted}. Table: {display_path(out / 'predictions.csv')}")
+    print(*bad.head(3), sep="\n", end="\n" * (len(bad) > 0))
+    warned = f"{(table['warnings'] != '').sum()} with a warning, {len(bad)} could not be predicted"
+    print(f"{len(table)} images: {warned}. Table: {display_path(out / 'predictions.csv')}")
     return int(len(bad) == len(table))
 
 
 def label_next(*, run: str, images: Path, out: Path, split: str, count: int) -> None:
     """Choose the unlabelled images that would teach most, and write them for an annotation tool."""
-    from seglib import evaluate, failures
-    from seglib.plots import label_sheet, save_figure
-
-    evaluation = evaluate.open_evaluation(run or "demo", split)
-    chosen = failures.label_next(evaluation, images, out, count, sys.stderr.isatty())
-    save_figure(out / "label_next.png", label_sheet(out, chosen))
+    evaluation = seglib.evaluate.open_evaluation(run or "demo", split)
+    chosen = seglib.failures.label_next(evaluation, images, out, count, _PROGRESS)
+    seglib.plots.save_figure(out / "label_next.png", seglib.plots.label_sheet(out, chosen))
     print(chosen[["rank", "id", "expected_miou", "novelty", "rarest_class"]].round(3).to_string(index=False))
     found = runs.read_json(out / "label_next.json")
-    off = f"off by {found['error']:.3f} on images left out (the mean of all by {found['error_of_mean']:.3f})"
-    print(
-        f"{len(chosen)} of {found['images']} images. Expected mIoU, learnt from {found['calibrated_on']} of {split}: {off}."
-    )
+    learnt = f"Expected mIoU, learnt from {found['calibrated_on']} of {split}: off by {found['error']:.3f}"
+    mean = f"on images left out (the mean of all by {found['error_of_mean']:.3f})"
+    print(f"{len(chosen)} of {found['images']} images. {learnt} {mean}.")
     print(f"Sheet, table and zip for CVAT: {display_path(out / 'label_next')}.png, .csv, .zip")
 
 
-def export(*, out: Path, run: str, split: str, to: str, masks: str, ids: str) -> None:
+def export(*, out: Path, run: str, split: str, form: str, masks: str, ids: str) -> None:
     """Write doubtful masks into a zip for an annotation tool, or the model into a file for other programs."""
-    from seglib.evaluate import export_model, open_evaluation
-    from seglib.failures import export_for_relabelling, to_relabel
-
-    if to != "cvat":
-        told = export_model(Run.open(run or "demo"), out, to)
-        print(f"{display_path(out)}: {told}. How to use it: docs/deployment.md")
-        return
-    evaluation = open_evaluation(run or "demo", split)
-    samples = ids.split(",") if ids else to_relabel(evaluation.run.failures(evaluation.name))
-    if not samples:
-        raise ValueError(f"no label or verdict of split {split!r} is in doubt. Name images with --ids.")
-    path = export_for_relabelling(evaluation, out, samples, masks)
-    print(f"{len(samples)} images in {display_path(path)}. Into the tool and back: docs/annotation.md")
+    if form == "cvat":
+        evaluation = seglib.evaluate.open_evaluation(run or "demo", split)
+        seglib.failures.export_for_relabelling(evaluation, out, ids.split(",") if ids else None, masks)
+        told = "into the tool and back: docs/annotation.md"
+    else:
+        told = seglib.evaluate.export_model(Run.open(run or "demo"), out, form) + "; docs/deployment.md"
+    print(f"{display_path(out)}: {told}")
 
 
 def import_(*, source: Path, dataset: Path, out: Path) -> None:
     """Take corrected masks back, in the dataset's own form, into a folder of their own."""
-    from seglib.data import load_dataset
-    from seglib.failures import import_corrections
-
-    table = import_corrections(source, load_dataset(dataset), out)
-    changed = int((table["changed"] > 0).sum())
+    table = seglib.failures.import_corrections(source, seglib.data.load_dataset(dataset), out)
+    changed = (table["changed"] > 0).sum()
     where = f"; in {display_path(out)}. Look, then copy them over." if changed else "."
     print(f"{table.round(4).to_string(index=False)}\n{changed} of {len(table)} masks changed{where}")
 
 
 def init(folder: Path, *, images_glob: str, masks_glob: str, shares: Sequence[float] | None) -> None:
     """Write a draft dataset.yaml from what a folder holds, or divide its train by whole sequences."""
-    from seglib import data, start
-
     path = folder / "dataset.yaml"
-    if not (shares and path.exists()):
-        print(draft := data.draft_dataset(folder, images_glob, masks_glob), end="")
-        if path.exists():
-            raise FileExistsError(f"{path} stays as it is; above is what would be drafted now.")
-        runs.write_text(path, draft)
+    if not path.exists():
+        runs.write_text(path, seglib.data.draft_dataset(folder, images_glob, masks_glob))
+        print(path.read_text(encoding="utf-8"), end="")
+    elif not shares:
+        raise FileExistsError(f"{path} stays as it is. Delete or rename it for a new draft.")
     if shares:
-        print(
-            f"Images of each split, by {folder / 'split'}:\n{start.propose_split(folder, shares).to_string()}"
-        )
+        print(f"Images of each split, by {folder / 'split'}:\n{_divide_train(path, shares)}")
     print(f"Written to {path}. Look it over, then: seglib check {folder}", file=sys.stderr)
+
+
+def _divide_train(path: Path, shares: Sequence[float]) -> str:
+    """Divide train into train, val and test: whole sequences, near-duplicates together, classes balanced.
+
+    Train keeps what split/val.txt and split/test.txt do not list.
+    """
+    import numpy as np
+    import pandas as pd
+
+    wanted, text = dict(zip(("train", "val", "test"), shares, strict=False)), path.read_text(encoding="utf-8")
+    dataset, new = seglib.data.load_dataset(path.parent), [n for n in ("val", "test") if wanted.get(n)]
+    train = re.search(r"(?m)^( +)train:.*\n(?:\1 .*\n)*", text)
+    if not train or "ids:" in train[0] or re.search("(?m)^limit:", text):
+        raise ValueError(f"{path}: expected `  train:` below splits, without ids, and no limit.")
+    if len(shares) not in (2, 3) or set(new) & set(dataset.splits) or not all(0 <= s < 1 for s in shares):
+        told = f"shares {wanted}: expected two or three of 0-1; there are {', '.join(dataset.splits)}"
+        raise ValueError(f"{told}. Give 0 for a split that is there, or remove it.")
+    found = seglib.checks.check_dataset(dataset)
+    samples = found.samples[found.train].reset_index(drop=True)
+    alike = pd.Series(range(len(samples)), samples["id"])
+    for one, two in found.duplicates[["id_1", "id_2"]].itertuples(index=False):
+        if one in alike and two in alike:
+            alike[alike == alike[two]] = alike[one]
+    counts = (np.cumsum([0, *shares]) / sum(shares) * len(samples)).round().astype(int)
+    samples["split"] = np.repeat([*wanted], np.diff(counts))  # only their shares matter
+    split, lines = seglib.checks.suggest_split(samples, found.pixel_counts[found.train], alike.to_numpy()), ""
+    for name in new:
+        ids = samples["id"][split == name]
+        runs.write_text(path.parent / "split" / f"{name}.txt", "".join(f"{i}\n" for i in ids))
+        lines += f"{train[1]}{name}: {{ids: split/{name}.txt}}\n"
+    runs.write_text(path, text[: train.end()] + lines + text[train.end() :])
+    return split.value_counts(sort=False).to_string()
 
 
 def convert(folder: Path, *, kind: str, target: Path | None) -> None:
     """Draw masks of class ids from COCO, labelme or YOLO polygons, masks of single classes, or instances."""
-    from seglib import data
-
-    out, names, count = data.convert(folder, kind, target or "")
+    out, names, count = seglib.data.convert(folder, kind, target or "")
     print(f"{count} masks of {', '.join(names)} in {out}. Next: seglib init {folder}")
 
 
 def new(target: Path) -> None:
     """Make a project of its own: notebooks, parameters and the demo dataset."""
-    from seglib import start
-
-    print(f"In {start.new_project(target)}. Next: cd {target} && seglib demo")
+    print(f"In {new_project(target)}. Next: cd {target} && seglib demo")
 
 
 def fetch(name: str, *, target: Path | None) -> None:
     """Download a known dataset, such as camvid."""
-    from seglib.data import download
-
-    shown = display_path(download(name, target or resolve_path(f"data/{name}")))
+    shown = display_path(seglib.data.download(name, target or resolve_path(f"data/{name}")))
     print(f"In {shown}. Next: seglib check {shown}")
 
 
-def lab(options: Sequence[str]) -> int:
-    """Open JupyterLab on the notebooks; other options go to JupyterLab, such as --port=9999."""
+def lab() -> int:
+    """Open JupyterLab on the notebooks."""
     # the project is the server's root, so that the notebooks' links to artifacts/ open too
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={runs.project_root()}"]
-    command += ["--LabApp.default_url=/lab/tree/notebooks/01_data_check.ipynb", *options]
+    command.append("--LabApp.default_url=/lab/tree/notebooks/01_data_check.ipynb")
     return subprocess.run(command, check=False).returncode
 
 

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -15,9 +15,8 @@ Count = Annotated[int, Field(ge=1, lt=2**31)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-# Python's None and YAML's null for "none"; "ImageNet"
-Weights = Annotated[str, BeforeValidator(lambda v: _NAMED.get(str(v).lower(), v))]
-_NAMED = {"none": "none", "null": "none", "imagenet": "imagenet"}
+_WEIGHTS = {"none": "none", "null": "none", "imagenet": "imagenet"}  # also None of Python, null of YAML
+Weights = Annotated[str, BeforeValidator(lambda v: _WEIGHTS.get(str(v).lower(), v))]
 RunName = Annotated[str, AfterValidator(check_name)]
 _SCALES = r"^((0?\.[1-9]\d*|[1-3](\.\d+)?|4)([, ]+|$))*$"  # numbers from 0.1 to 4: "0.75, 1.25"
 _LINES = "lines `parameter: value`, as in params/camvid.yaml"
@@ -35,19 +34,11 @@ class Params(BaseModel):
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:
-        """Check a notebook's namespace (`globals()`) right after its parameters cell.
-
-        Other names are ignored, but for plain values under the name of another notebook's parameter or one that is
-        nearly a parameter's, such as papermill gives: a ParameterError.
-        """
-        known = cls.model_fields
-        plain = (n for n, v in values.items() if n[:1] != "_" and isinstance(v, str | int | float | None))
-        odd = [
-            n
-            for n in plain
-            if n not in known and (n in _KNOWN or difflib.get_close_matches(n, known, 1, 0.8))
-        ]
-        return cls.check({name: values[name] for name in (*known, *RENAMED, *odd) if name in values})
+        """Check a notebook's namespace (`globals()`): its own parameters, and values that papermill put near them."""
+        plain = {n for n, v in values.items() if n[:1] != "_" and isinstance(v, str | int | float | None)}
+        near = {n for n in plain if difflib.get_close_matches(n, cls.model_fields, 1, 0.8)}
+        asked = {*cls.model_fields, *near, *(plain & _KNOWN), *RENAMED}
+        return cls.check({name: value for name, value in values.items() if name in asked})
 
     @classmethod
     def pick(cls, values: Mapping[str, Any]) -> Self:
@@ -60,31 +51,32 @@ class Params(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            known = cls.model_fields
-            odd = [f"unknown parameter {_unknown(name, known)}" for name in values if name not in known]
-            wrong = [explain(fault) for fault in error.errors() if fault["type"] != "extra_forbidden"]
-            raise ParameterError(f"{cls.__name__}: {'; '.join(wrong + odd)}") from None
+            told = "; ".join(map(explain, error.errors()))
+            raise ParameterError(f"{cls.__name__}: {told}") from None
 
 
 def explain(fault: Mapping[str, Any]) -> str:
     """Word one of pydantic's errors: the place, the value there, and what was expected."""
-    name, quote = ".".join(map(str, fault["loc"])), ""
-    if fault["type"] == "string_type" and isinstance(fault["input"], int | float):
-        quote = f'; quote it: {name}: "{fault["input"]}" (papermill: -r {name} {fault["input"]})'
-    return f"{name} = {brief(fault['input'])}: {fault['msg']}{quote}"
+    name, value, quote = ".".join(map(str, fault["loc"])), fault["input"], ""
+    if fault["type"] == "extra_forbidden":
+        return f"unknown name {hint(name)}"
+    if fault["type"] == "string_type" and isinstance(value, int | float):
+        quote = f'; quote it: {name}: "{value}" (papermill: -r {name} {value})'
+    return f"{name} = {brief(value)}: {fault['msg']}{quote}"
 
 
-def _unknown(name: str, known: Collection[str]) -> str:
+def hint(name: str) -> str:
+    """Show a name that is no parameter here, with its new name, its notebooks, or the parameter that it is near."""
     if name in RENAMED:
         return f"{name!r} (is called {RENAMED[name]!r} now)"
-    if of := [n for n, model in NOTEBOOKS.items() if name in model.model_fields]:
+    if of := [notebook for notebook, model in NOTEBOOKS.items() if name in model.model_fields]:
         return f"{name!r} (of {', '.join(of)})"
-    return brief(name) + "".join(f" (did you mean {n!r}?)" for n in difflib.get_close_matches(name, known, 1))
+    return brief(name) + "".join(
+        f" (did you mean {n!r}?)" for n in difflib.get_close_matches(name, _KNOWN, 1)
+    )
 
 
 class DataCheck(Params):
-    """The parameters of 01_data_check."""
-
     dataset: str = "data/demo"
     config: str = ""
     examples: int = Field(8, ge=1, le=64)
@@ -93,8 +85,6 @@ class DataCheck(Params):
 
 
 class Train(Params):
-    """The parameters of 02_train."""
-
     run: RunName = "demo"
     dataset: str = "data/demo"
     config: str = ""
@@ -149,8 +139,6 @@ class Train(Params):
 
 
 class Evaluate(Params):
-    """The parameters of 03_evaluate."""
-
     run: RunName = "demo"
     split: str = "test"
     dataset: str = ""
@@ -170,8 +158,6 @@ class Evaluate(Params):
 
 
 class Failures(Params):
-    """The parameters of 04_failure_analysis."""
-
     run: RunName = "demo"
     split: str = "test"
     dataset: str = ""
@@ -197,8 +183,6 @@ OTHERS = tuple(sorted(_KNOWN - set(Train.model_fields)))  # those that 02 does n
 def read_file(path: Path, expected: str = _LINES) -> dict[str, Any]:
     """Read a YAML or JSON file of one mapping; a ParameterError names the file and what is wrong with it."""
     name = display_path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {name}: expected YAML or JSON with {expected}.")
     try:
         values = load_yaml(read_written(path))  # JSON is YAML
     except UnicodeDecodeError:
@@ -212,15 +196,13 @@ def read_file(path: Path, expected: str = _LINES) -> dict[str, Any]:
 
 def read_parameters(pairs: Sequence[str]) -> dict[str, str]:
     """Split `name=value` texts; `check_chain` makes numbers and booleans of the values."""
-    for pair in pairs:
-        if not re.match(r"\w+=", pair):
-            raise ParameterError(f"-p {pair}: expected NAME=VALUE, such as -p epochs=3.")
+    if wrong := [pair for pair in pairs if not re.match(r"\w+=", pair)]:
+        raise ParameterError(f"-p {wrong[0]}: expected NAME=VALUE, such as -p epochs=3.")
     return dict(pair.split("=", 1) for pair in pairs)
 
 
 def check_chain(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Give each notebook its share of one flat mapping; a ParameterError names what is unknown or refused."""
-    if unknown := sorted(set(values) - set(_KNOWN)):
-        named = ", ".join(_unknown(name, _KNOWN) for name in unknown)
-        raise ParameterError(f"unknown parameters: {named}. Known: {', '.join(sorted(_KNOWN))}.")
+    if unknown := [hint(name) for name in sorted(set(values) - _KNOWN)]:
+        raise ParameterError(f"unknown parameters: {', '.join(unknown)}. Known: {', '.join(sorted(_KNOWN))}.")
     return {name: model.pick(values).model_dump(exclude_unset=True) for name, model in NOTEBOOKS.items()}

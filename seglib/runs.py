@@ -20,8 +20,7 @@ from seglib import __version__
 if TYPE_CHECKING:
     import pandas as pd
 
-_DEVICE = r"(?i:con|prn|aux|nul|(com|lpt)[1-9])(\.|$)"  # no file of Windows may be called so
-_NAME = re.compile(rf"(?!{_DEVICE})[A-Za-z0-9][A-Za-z0-9._-]{{0,79}}(?<!\.)")
+_NAME = re.compile(r"(?!(?i:con|prn|aux|nul|(com|lpt)[1-9])(\.|$))[A-Za-z0-9][A-Za-z0-9._-]{0,79}(?<!\.)")
 _NOT_PLAIN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _PACKAGES = "torch torchvision segmentation-models-pytorch timm numpy scipy scikit-image pandas pillow"
 _SHORT = reprlib.Repr()
@@ -30,31 +29,23 @@ brief = _SHORT.repr  # a short repr(): a few lines of YAML with aliases can stan
 _AGAIN = "Delete it and run the notebook that writes it again."
 
 
-class InUseError(OSError):
-    """Another process is at work on something; names it where it is known."""
-
-
 class UnreadableError(ValueError):
     """A file or a text is not what it should be; says what is wrong with it."""
 
 
 def project_root() -> Path:
-    """Find the project: SEGLIB_ROOT, else one of `seglib new` at or above the cwd, the checkout, or notebooks/ and data/."""
-    if os.environ.get("SEGLIB_ROOT"):
-        return Path(os.environ["SEGLIB_ROOT"]).resolve()
-    above = (Path.cwd(), *Path.cwd().parents)
-    own = [folder for folder in above if (folder / "notebooks" / "01_data_check.ipynb").is_file()]
-    for folder in (*own, Path(__file__).resolve().parent.parent, *above):
-        if (folder / "notebooks").is_dir() and (folder / "data").is_dir():
+    """Find the project: SEGLIB_ROOT, else where the notebooks lie at or above the cwd, else the checkout."""
+    if root := os.environ.get("SEGLIB_ROOT"):
+        return Path(root).resolve()
+    for folder in (Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parent.parent):
+        if (folder / "notebooks" / "01_data_check.ipynb").is_file():
             return folder
-    expected = f"expected a folder with notebooks/ and data/ at or above {Path.cwd()}"
-    raise FileNotFoundError(
-        f"no project root: {expected}. Make one with `seglib new FOLDER` and work in it, or set SEGLIB_ROOT."
-    )
+    told = "Make one with `seglib new FOLDER`, or set SEGLIB_ROOT."
+    raise FileNotFoundError(f"no notebooks/01_data_check.ipynb at or above {Path.cwd()}. {told}")
 
 
 def resolve_path(path: str | Path) -> Path:
-    """Return an absolute path as it is, and a relative one below the project root (not the cwd)."""
+    """Return a relative path below the project root, not the cwd, and an absolute one as it is."""
     path = Path(path).expanduser()
     return path if path.is_absolute() else project_root() / path
 
@@ -74,8 +65,8 @@ def stored_path(path: str | Path) -> str:
 def check_name(name: str, what: str = "run") -> str:
     """Return `name` if it can name a folder on every platform; raise a ValueError otherwise."""
     if not _NAME.fullmatch(name):
-        expected = "1-80 of A-Z a-z 0-9 . _ - beginning with a letter or digit, not a path"
-        raise ValueError(f"{what} name {brief(name)}: expected {expected}. Choose one such as 'street_v2'.")
+        expected = "1-80 of A-Z a-z 0-9 . _ -, not a path, such as 'street_v2'"
+        raise ValueError(f"{what} name {brief(name)}: expected {expected}.")
     return name
 
 
@@ -93,10 +84,6 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
-    except OSError as error:
-        if error.errno and error.filename is None:  # a full disk names no file
-            error.filename = str(path)
-        raise
     finally:
         _remove(temporary)
 
@@ -121,8 +108,8 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
 def replace_folder(folder: str | Path, replaced: Iterable[str], last: str) -> Iterator[Path]:
     """Yield a temporary folder for a new result; its files replace those in `folder` when all are written.
 
-    The names in `replaced` go even if the new result lacks them; other files stay. `last` marks a whole result:
-    it goes first and comes last. Until then, and on failure, `folder` stays as it was; others are locked out.
+    The names in `replaced` go even if the new result lacks them; other files stay, all of them on failure. `last`
+    goes first and comes last: it marks a whole result. Other processes are locked out.
     """
     folder, new = Path(folder), Path(folder) / ".new"
     with lock(folder / ".writing", "writing"):
@@ -141,10 +128,7 @@ def replace_folder(folder: str | Path, replaced: Iterable[str], last: str) -> It
 
 @contextmanager
 def lock(path: str | Path, doing: str, wait: float = 0.0) -> Iterator[None]:
-    """Be the only one at work during a block; another process gets an `InUseError` after `wait` seconds.
-
-    The lock of a killed process is released. The lock file stays and means nothing by itself.
-    """
+    """Hold a system's lock, which ends with its process; another gets a TimeoutError after `wait` seconds."""
     from filelock import FileLock, Timeout
 
     folder = Path(path).parent
@@ -152,8 +136,8 @@ def lock(path: str | Path, doing: str, wait: float = 0.0) -> Iterator[None]:
     try:
         held = FileLock(path).acquire(timeout=wait)
     except Timeout:
-        told = f"{display_path(folder)} is in use: another process is {doing} there"
-        raise InUseError(f"{told}. Wait until it is finished or end it, then run again.") from None
+        told = f"{display_path(folder)} is in use: another process is {doing} there. Wait for its end."
+        raise TimeoutError(told) from None
     with held:
         yield
 
@@ -185,8 +169,7 @@ def read_json(path: str | Path, keys: Iterable[str] = ()) -> dict[str, Any]:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{display_path(path)} is not valid JSON ({error}). {_AGAIN}") from error
-    missing = [key for key in keys if key not in data] if isinstance(data, dict) else ["JSON object"]
-    if missing:
+    if missing := [key for key in keys if key not in data]:
         raise ValueError(f"{display_path(path)} has no {', '.join(missing)}. {_AGAIN}")
     return data
 
@@ -203,16 +186,12 @@ def read_table(path: str | Path, **options: Any) -> "pd.DataFrame":
     try:
         table = pd.read_csv(path, **(options or {"dtype": str, "keep_default_na": False}))
     except (ValueError, OverflowError) as error:  # pandas' own errors are ValueErrors
-        reason = " ".join(str(error).split())[:200]
-        raise UnreadableError(f"{display_path(path)} is no readable table ({reason}). {_AGAIN}") from None
+        raise UnreadableError(f"{display_path(path)} is no readable table ({error}). {_AGAIN}") from None
     return table if options else table.fillna("")  # the rest of a row that ends early
 
 
 def load_yaml(text: str) -> Any:
-    """Read YAML as plain data. [r, g, b] may be a key, no key may stand twice, and there are no merge keys.
-
-    UnreadableError says " at line 3, column 7: the reason", to be written after the name of the file.
-    """
+    """Read YAML as plain data; no key stands twice, [r, g, b] may be one. UnreadableError: " at line 3, column 7: why"."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -225,7 +204,7 @@ def load_yaml(text: str) -> Any:
             return dict(zip(keys, (value for _, value in pairs), strict=True))
 
     try:
-        return yaml.load(text, Loader=Loader)  # nosec B506  # a SafeLoader
+        return yaml.load(text, Loader=Loader)  # noqa: S506  # a SafeLoader
     except Exception as error:  # PyYAML's constructors raise KeyError, AttributeError, ... on odd scalars
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -248,6 +227,7 @@ class Run:
 
     name = property(lambda self: self.path.name)
     params = property(lambda self: self.path / "params.json")
+    status = property(lambda self: self.path / "status.json")
     data = property(lambda self: self.path / "data.json")  # the digest of every file that it was trained on
     best_checkpoint = property(lambda self: self.path / "checkpoints" / "best.pth")
     last_checkpoint = property(lambda self: self.path / "checkpoints" / "last.pth")
@@ -255,17 +235,14 @@ class Run:
     steps = property(lambda self: self.path / "steps.csv")
     outputs = property(lambda self: self.path / "outputs")
     notebooks = property(lambda self: self.path / "notebooks")
+    # without a model of its own: the predictions of another tool
+    external = property(lambda self: self.params.is_file() and "predictions" in read_json(self.params))
 
     def evaluation(self, split: str) -> Path:
         return self.path / "evaluation" / check_name(split, "split")
 
     def failures(self, split: str) -> Path:
         return self.path / "failures" / check_name(split, "split")
-
-    @property
-    def external(self) -> bool:
-        """Whether the run has no model of its own: it holds predictions that another tool made."""
-        return self.params.is_file() and "predictions" in read_json(self.params)
 
     @classmethod
     def folder(cls, name: str) -> Path:
@@ -277,8 +254,8 @@ class Run:
         run = cls(cls.folder(name))
         if run.last_checkpoint.exists() and not resume:
             if name != replace:
-                ways = f"another run name, resume=True to continue it, or replace={name!r} to train again"
-                raise FileExistsError(f"run {name!r} exists and holds a trained model: choose {ways}.")
+                ways = f"another name, resume=True to continue it, or replace={name!r} to train again"
+                raise FileExistsError(f"run {name!r} exists and is trained: choose {ways}.")
             for old in ("checkpoints", "evaluation", "outputs"):
                 shutil.rmtree(run.path / old, ignore_errors=True)
         run.path.mkdir(parents=True, exist_ok=True)
@@ -288,9 +265,8 @@ class Run:
     def open(cls, name: str) -> Self:
         """Open a run that has a model, or holds another tool's predictions; otherwise say which runs there are."""
         run = cls(cls.folder(name))
-        if not run.best_checkpoint.exists() and not run.external:
-            there = sorted(p.parent.parent.name for p in run.path.parent.glob("*/checkpoints/best.pth"))
-            told = f"run {name!r} has no trained model: expected {display_path(run.best_checkpoint)}"
-            named = f"Trained runs: {', '.join(there) or 'none yet'}"
-            raise FileNotFoundError(f"{told}. {named}. Train it with 02_train, or name another.")
-        return run
+        if run.best_checkpoint.exists() or run.external:
+            return run
+        there = sorted(path.parts[-3] for path in run.path.parent.glob("*/checkpoints/best.pth"))
+        told = f"Train it with 02_train, or name a trained run: {', '.join(there) or 'none yet'}"
+        raise FileNotFoundError(f"no trained model in {display_path(run.path)}. {told}.")

@@ -10,8 +10,8 @@ from PIL import Image
 CLASSES = ("sky", "road", "car")
 _COLORS = np.array([(60, 90, 210), (110, 110, 110), (220, 60, 50)], np.uint8)
 # The names of the test images look like numbers and like missing values, which tables must not take them for.
-_IDS = {"train": [f"t{k:02d}" for k in range(6)], "val": ["v0", "v1", "v2"], "test": ["0041", "0042", "1e5", "null"]}  # fmt: skip
-_SIZE = (40, 56)
+_IDS = {"train": "t00 t01 t02 t03 t04 t05", "val": "v0 v1 v2", "test": "0041 0042 1e5 null"}
+_HEIGHT, _WIDTH = 40, 56
 TINY_PARAMS = {
     "run": "tiny", "dataset": "data/tiny", "architecture": "Linknet", "encoder": "tu-mobilenetv3_small_050",
     "encoder_weights": "none", "epochs": 3, "batch_size": 3, "learning_rate": 3e-3, "warmup_epochs": 0.5,
@@ -19,30 +19,28 @@ TINY_PARAMS = {
 }  # fmt: skip
 
 
-def _sample(random: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def _sample(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """An image and its mask: sky above road, a car on it, one row without a label."""
-    height, width = size
-    mask = np.zeros(size, np.uint8)
-    horizon = int(random.integers(height // 4, height // 2))
+    mask = np.zeros((_HEIGHT, _WIDTH), np.uint8)
+    horizon = int(random.integers(_HEIGHT // 4, _HEIGHT // 2))
     mask[horizon:] = 1
-    left = int(random.integers(0, width // 2))
-    mask[horizon : horizon + height // 3, left : left + width // 3] = 2
-    image = _COLORS[mask].astype(np.int16) + random.integers(-12, 13, (*size, 3))
+    left = int(random.integers(0, _WIDTH // 2))
+    mask[horizon : horizon + _HEIGHT // 3, left : left + _WIDTH // 3] = 2
+    image = _COLORS[mask].astype(np.int16) + random.integers(-12, 13, (_HEIGHT, _WIDTH, 3))
     mask[-1] = 255
     return image.clip(0, 255).astype(np.uint8), mask
 
 
 def write_tiny(root: Path) -> None:
     """`root` with notebooks/ and data/tiny: 6 train, 3 val and 4 test images of 40 x 56 pixels, 3 classes."""
-    folder = root / "data" / "tiny"
     (root / "notebooks").mkdir(parents=True)
-    random = np.random.default_rng(0)
-    for split, ids in _IDS.items():
-        for name in ids:
-            for kind, array in zip(("images", "masks"), _sample(random, _SIZE), strict=True):
-                path = folder / split / kind / f"{name}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(array).save(path)
+    random, folder = np.random.default_rng(0), root / "data" / "tiny"
+    for split, names in _IDS.items():
+        for kind in ("images", "masks"):
+            (folder / split / kind).mkdir(parents=True)
+        for name in names.split():
+            for kind, array in zip(("images", "masks"), _sample(random), strict=True):
+                Image.fromarray(array).save(folder / split / kind / f"{name}.png")
     splits = "\n".join(f"  {s}: {{images: {s}/images/*.png, masks: {s}/masks/*.png}}" for s in _IDS)
     text = f"name: tiny\nclasses: [{', '.join(CLASSES)}]\nsplits:\n{splits}\n"
     (folder / "dataset.yaml").write_text(text, encoding="utf-8")

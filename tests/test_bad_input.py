@@ -1,6 +1,5 @@
 """Bad datasets, one by one: each error names the file, what was expected and the suggestion, before any training."""
 
-import re
 import struct
 import zlib
 
@@ -21,16 +20,15 @@ splits:
 
 
 def noise(path, *shape, most=256):
+    path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(RNG.integers(0, most, shape, np.uint8)).save(path)
 
 
 @pytest.fixture
 def root(tmp_path):
-    for split in ("train", "val"):
-        for side, shape, most in (("images", (6, 8, 3), 256), ("masks", (6, 8), 3)):
-            (tmp_path / split / side).mkdir(parents=True)
-            for k in range(4):
-                noise(tmp_path / f"{split}/{side}/s{k}.png", *shape, most=most)
+    for name in (f"{split}/{{}}/s{k}.png" for split in ("train", "val") for k in range(4)):
+        noise(tmp_path / name.format("images"), 6, 8, 3)
+        noise(tmp_path / name.format("masks"), 6, 8, most=3)
     (tmp_path / "dataset.yaml").write_text(GOOD)
     return tmp_path
 
@@ -41,9 +39,8 @@ def refused(root, check, *told):
         require_sound(check_dataset(load_dataset(root)))
     text = str(error.value)
     assert error.value.check == check, text
-    for part in told:
-        assert part in text
-    assert re.search(r"[.?]$", text), text
+    assert all(part in text for part in told), text
+    assert text[-1] in ".?"
     assert len(text) < 900
 
 
@@ -55,18 +52,9 @@ def bomb(path):
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
 
 
-def gone(root, *names):
-    for name in names:
-        (root / name).unlink()
-
-
-def jpeg_mask(root):
-    gone(root, "train/masks/s0.png")
-    noise(root / "train/masks/s0.jpg", 6, 8)
-
-
-def empty_val(root):
-    gone(root, *(path.relative_to(root) for path in (root / "val").rglob("*.png")))
+def gone(root, *globs):
+    for path in [path for glob in globs for path in root.glob(glob)]:
+        path.unlink()
 
 
 def cut(path, keep=-30):
@@ -78,7 +66,7 @@ def cut(path, keep=-30):
     [
         (lambda r: r.rename(r.with_name("moved")), "no-folder", ["is not there", "expected a folder", "Check the path"]),
         (lambda r: gone(r, "dataset.yaml"), "no-config", ["dataset.yaml", "`seglib init "]),
-        (empty_val, "empty-split", ["'val' has no files", "val/images/*", "correct the globs"]),
+        (lambda r: gone(r, "val/*/*"), "empty-split", ["'val' has no files", "val/images/*", "correct the globs"]),
         (lambda r: gone(r, "train/masks/s0.png", "train/masks/s2.png", "val/masks/s1.png"), "missing-mask",
          ["no mask for image 'train-s0'", "train/masks/s0", "2 such in train (train-s0, train-s2)", "exclude in dataset.yaml"]),
         (lambda r: gone(r, "val/images/s1.png"), "missing-image",
@@ -96,7 +84,7 @@ def cut(path, keep=-30):
         (lambda r: noise(r / "train/masks/s0.png", 8, 6, most=3), "size-mismatch", ["the other turned"]),
         (lambda r: Image.fromarray(np.full((6, 8), 12, np.uint8)).save(r / "train/masks/s0.png"), "illegal-ids",
          ["'train-s0' (train/masks/s0.png) holds ids {12}", "3 classes (0-2)", "Correct the mask"]),
-        (jpeg_mask, "illegal-ids", ["train/masks/s0.jpg", "export masks as PNG"]),
+        (lambda r: gone(r, "train/masks/s0.png") or noise(r / "train/masks/s0.jpg", 6, 8), "illegal-ids", ["train/masks/s0.jpg", "export masks as PNG"]),
         (lambda r: noise(r / "train/masks/s0.png", 6, 8, 3), "rgb-mask", ["is an RGB image", "id_map", "under colors"]),
         (lambda r: (r / "dataset.yaml").write_bytes(GOOD.replace("car", "stra\xdfe").encode("latin-1")), "config",
          ["not UTF-8", "Save it as UTF-8"]),

@@ -1,9 +1,8 @@
 """Project root, names, files that are whole or not there, locks between processes, and run folders."""
 
-import errno
 import json
 import math
-import os
+import platform
 import subprocess
 import sys
 from contextlib import suppress
@@ -14,7 +13,7 @@ import pandas as pd
 import pytest
 
 from seglib import runs
-from seglib.runs import Run, lock, read_json, replace_folder, write_json, write_text
+from seglib.runs import Run, lock, read_json, write_json, write_text
 
 
 @pytest.fixture(autouse=True)
@@ -28,27 +27,25 @@ def files(folder: Path) -> dict[str, bytes]:
     return {name: data for name, data in found.items() if not name.endswith(".writing")}
 
 
-# paths and names
-
-
 def test_the_project_root(monkeypatch, tmp_path):
     assert runs.project_root() == tmp_path.resolve()
     monkeypatch.delenv("SEGLIB_ROOT")
-    (tmp_path / "project/notebooks").mkdir(parents=True)
-    (tmp_path / "project/data/demo").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "project/data/demo")
+    below = tmp_path / "project/data/demo"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
     assert (runs.project_root() / "seglib" / "runs.py").exists(), "the checkout, from any folder"
-    monkeypatch.setattr(runs, "__file__", str(tmp_path / "lib" / "seglib" / "runs.py"))
-    assert runs.project_root() == Path.cwd().parent.parent
+    write_text(tmp_path / "project/notebooks/01_data_check.ipynb", "")
+    assert runs.project_root() == tmp_path / "project"
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no project root: expected .* notebooks/ and .*SEGLIB_ROOT"):
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / "lib" / "seglib" / "runs.py"))
+    with pytest.raises(
+        FileNotFoundError, match=r"no notebooks/01_data_check\.ipynb at or above .*SEGLIB_ROOT"
+    ):
         runs.project_root()
 
 
-def test_paths_for_the_program_for_files_and_for_people(root, monkeypatch, tmp_path_factory):
-    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+def test_paths_for_the_program_for_files_and_for_people(root):
     assert runs.resolve_path("data/demo") == root / "data/demo"
-    assert runs.resolve_path(root / "x") == root / "x"
     assert runs.resolve_path("~/x") == Path.home() / "x"
     assert runs.stored_path("data/demo") == runs.stored_path(root / "data/demo") == "data/demo"
     assert runs.display_path(root / "artifacts" / "runs" / "demo") == "artifacts/runs/demo"
@@ -63,46 +60,33 @@ def test_names_that_are_paths_or_break_somewhere_are_refused(name):
         assert runs.check_name(plain) == plain
     with pytest.raises(ValueError, match=r"run name .*not a path"):
         runs.check_name(name)
-    assert runs.is_plain("fähre_🚢 'x'")
-    assert not any(runs.is_plain(f"a{c}") for c in "\n\r\t\0\x1b\x7f\x85\ud800")
 
 
 # files
 
 
-@pytest.mark.parametrize("error", [RuntimeError("a.txt"), OSError(errno.ENOSPC, "No space left on device")])
-def test_a_file_appears_whole_or_not_at_all(tmp_path, error):
+def test_a_file_and_a_folder_appear_whole_or_not_at_all(tmp_path):
     path = write_text(tmp_path / "deep" / "a.txt", "old\n")
+    (tmp_path / "set").mkdir()
+    with suppress(RuntimeError), runs.atomic_path(path) as temporary:
+        temporary.write_text("ne")
+        raise RuntimeError
+    for stop in (True, False):
+        with suppress(RuntimeError), runs.atomic_folder(tmp_path / "set") as new:
+            write_text(new / "b.txt", "x")
+            if stop:
+                raise RuntimeError
+        assert files(tmp_path) == {"deep/a.txt": b"old\n"} | ({} if stop else {"set/b.txt": b"x"})
 
-    def fail_half_way():
-        with runs.atomic_path(path) as temporary:
-            temporary.write_text("ne")
-            raise error
 
-    with pytest.raises(type(error), match=r"a\.txt"):
-        fail_half_way()
-    assert files(tmp_path) == {"deep/a.txt": b"old\n"}
-
-
-def test_json_is_plain(tmp_path):
+def test_json_is_plain_and_damage_is_named(tmp_path):
     data = {"iou": np.float32(0.5), "nans": np.array([1, np.nan]), "inf": -math.inf, "path": Path("a/b")}
     path = write_json(tmp_path / "a.json", data | {3: (1, 2)})
-    plain = {"iou": 0.5, "nans": [1, None], "inf": None, "path": "a/b", "3": [1, 2]}
-    assert read_json(path) == plain
-    with pytest.raises(TypeError):
-        write_json(tmp_path / "b.json", {"x": object()})
-    assert not (tmp_path / "b.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [("{", "is not valid JSON .*Delete it"), ("[1]", "has no JSON object"), ("{}", "has no run"),
-     ("[" * 99999, "is not valid JSON"), ("9" * 5000, "is not valid JSON")],
-)  # fmt: skip
-def test_damaged_json_is_named(root, text, told):
-    (root / "a.json").write_text(text)
-    with pytest.raises(ValueError, match=rf"^a\.json {told}"):
-        read_json(root / "a.json", ["run"])
+    assert read_json(path) == {"iou": 0.5, "nans": [1, None], "inf": None, "path": "a/b", "3": [1, 2]}
+    for text, told in (("{", "is not valid JSON .*Delete it"), ("{}", "has no run"), ("[" * 99999, "is not")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=rf"^a\.json {told}"):
+            read_json(path, ["run"])
 
 
 def test_tables_come_back_as_they_were(tmp_path):
@@ -110,118 +94,88 @@ def test_tables_come_back_as_they_were(tmp_path):
     path = runs.write_csv(tmp_path / "a.csv", table)
     assert b"\r" not in path.read_bytes()
     pd.testing.assert_frame_equal(runs.read_table(path), table)
-    for text in (b"", b"a,b\n1,2\n1,2,3\n", b"\xff\n"):
-        path.write_bytes(text)
-        with pytest.raises(runs.UnreadableError, match=r"^a\.csv is no readable table"):
-            runs.read_table(path)
+    path.write_bytes(b"a,b\n1,2\n1,2,3\n")
+    with pytest.raises(runs.UnreadableError, match=r"^a\.csv is no readable table"):
+        runs.read_table(path)
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [("a: [", r" at line 1, column 5: "), ("b: 3\na: 1\na: 2", r" at line 1, column 1: key 'a' stands twice"),
      ("a: !!python/object/apply:os.system [id]", " at line 1"), ("? {a: b}\n: 1", "unhashable"), ("a: &b {}\n<<: *b", "merge"),
-     ("a: 2024-13-45", ": month must be"), ("a: " + "[" * 3000, ": maximum recursion"), ("\0", ": unacceptable")],
+     ("a: 2024-13-45", ": month must be"), ("a: " + "[" * 500, ": maximum recursion"), ("\0", ": unacceptable")],
 )  # fmt: skip
-def test_yaml_that_is_none_is_told_in_few_words(text, told):
+def test_yaml_is_plain_data_and_what_is_none_is_told_in_few_words(text, told):
+    assert runs.load_yaml("[1, 2, 3]: road\n'0042': {a: null}") == {(1, 2, 3): "road", "0042": {"a": None}}
     with pytest.raises(runs.UnreadableError, match=told) as error:
         runs.load_yaml(text)
     assert len(str(error.value)) < 300
 
 
-def test_yaml_is_plain_data_and_a_bomb_is_shown_short():
+def test_a_bomb_of_aliases_is_shown_short():
     bomb = ["a: &a0 [x, x]"] + [f"b{k}: &a{k + 1} [{', '.join([f'*a{k}'] * 9)}]" for k in range(12)]
     assert len(runs.brief(runs.load_yaml("\n".join(bomb)))) < 2000
-    assert runs.load_yaml("[1, 2, 3]: road\n'0042': {a: null}") == {(1, 2, 3): "road", "0042": {"a": None}}
 
 
 # folders
 
-
-def test_a_folder_appears_whole_or_not_at_all(tmp_path):
-    (tmp_path / "set").mkdir()
-    for stop in (True, False):
-        with suppress(RuntimeError), runs.atomic_folder(tmp_path / "set") as new:
-            write_text(new / "a.txt", "x")
-            if stop:
-                raise RuntimeError
-        assert files(tmp_path) == ({} if stop else {"set/a.txt": b"x"})
-
-
-def write_result(folder: Path, text: str, stop: bool = False) -> None:
-    with suppress(RuntimeError), replace_folder(folder, ("old.csv", "pictures"), last="done.json") as new:
-        for name in (f"pictures/{text}.txt", "table.csv", "done.json"):
-            write_text(new / name, text)
-        if stop:
-            raise RuntimeError
-
-
-def test_a_result_is_replaced_as_a_whole_and_what_people_wrote_stays(tmp_path):
-    for name in ("old.csv", "verdicts.csv"):
-        write_text(tmp_path / name, "x")
-    for text in ("one", "two", "three"):
-        write_result(tmp_path, text, stop=text == "three")
-    whole = {"pictures/two.txt": b"two", "table.csv": b"two", "done.json": b"two", "verdicts.csv": b"x"}
-    assert files(tmp_path) == whole
-
-
-KILLED = """
+WORK = """
 import os, sys
 from seglib.runs import replace_folder, write_text
-count = 0
+folder, text, last_call = sys.argv[1:]
+calls = 0
 def counted(work):
     def call(*args, **options):
-        global count
-        count += 1
-        if count == int(sys.argv[2]):
+        global calls
+        calls += 1
+        if calls == int(last_call):
             os._exit(9)  # as SIGKILL: nothing is cleaned up
         return work(*args, **options)
     return call
 for name in ("replace", "unlink", "rmdir", "mkdir"):
     setattr(os, name, counted(getattr(os, name)))
-with replace_folder(sys.argv[1], ("old.csv", "pictures"), last="done.json") as new:
-    for name in ("pictures/two.txt", "table.csv", "done.json"):
-        write_text(new / name, "two")
+with replace_folder(folder, ("old.csv", "pictures"), last="done.json") as new:
+    for name in (f"pictures/{text}.txt", "table.csv", "done.json"):
+        write_text(new / name, text)
 """
 
 
-def test_killed_while_a_folder_is_replaced(tmp_path):
+def write_result(folder: Path, text: str, last_call: int = 0) -> int:
+    """Write a result in another process, which is killed before so many changes of the disk."""
+    command = [sys.executable, "-c", WORK, folder, text, str(last_call)]
+    return subprocess.run(command, check=False).returncode
+
+
+def test_a_result_is_replaced_as_a_whole_even_if_killed_and_what_people_wrote_stays(tmp_path):
     """The file that marks a whole result is there only with all the others of one result."""
-    codes = []
-    while not codes or codes[-1]:
-        write_result(tmp_path, "one")
-        command = [sys.executable, "-c", KILLED, tmp_path, str(len(codes) + 1)]
-        codes.append(subprocess.run(command, check=False).returncode)
+    for name in ("old.csv", "verdicts.csv"):
+        write_text(tmp_path / name, "x")
+    assert write_result(tmp_path, "one") == 0
+    whole = {"pictures/one.txt": b"one", "table.csv": b"one", "done.json": b"one", "verdicts.csv": b"x"}
+    assert files(tmp_path) == whole
+    codes = [9]
+    while codes[-1]:
+        codes.append(write_result(tmp_path, "two" if len(codes) % 2 else "one", len(codes)))
         if (tmp_path / "done.json").exists():
             text = (tmp_path / "table.csv").read_text()
             assert (tmp_path / f"pictures/{text}.txt").read_text() == text
             assert text in (tmp_path / "done.json").read_text()
-        write_result(tmp_path, "three")
-        assert [path.name for path in tmp_path.rglob(".*")] == [".writing"], "nothing half-written stays"
     assert set(codes) == {0, 9}
     assert len(codes) > 10
-
-
-HOLD = """
-import sys, time
-from seglib.runs import lock
-with lock(sys.argv[1], "training"):
-    print("held", flush=True)
-    time.sleep(60)
-"""
+    assert [path.name for path in tmp_path.rglob(".*")] == [".writing"], "nothing half-written stays"
 
 
 def test_a_lock_keeps_others_out_and_ends_with_its_process(tmp_path):
     path = tmp_path / "run" / ".training"
-    with subprocess.Popen([sys.executable, "-c", HOLD, path], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "held\n"
-        for wait in (0, 0.2):
-            told = r"run is in use: another process is training there\. Wait"
-            with pytest.raises(runs.InUseError, match=told), lock(path, "training", wait):
-                pass
+    code = "import sys, time; from seglib.runs import lock\nwith lock(sys.argv[1], 'x'): print(1, flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "1\n"
+        told = r"run is in use: another process is training there"
+        with pytest.raises(TimeoutError, match=told), lock(path, "training", 0.2):
+            pass
         process.kill()
-    for _ in range(2):
-        with lock(path, "training", wait=20):
-            assert path.exists()
+    with lock(path, "training", wait=20):
+        assert path.exists()
 
 
 # runs
@@ -238,9 +192,8 @@ def test_a_trained_run_is_kept_unless_its_name_may_be_replaced(root):
     assert Run.create("street").path == root / "artifacts/runs/street"
     run = trained("street")
     verdicts = write_text(run.failures("val") / "verdicts.csv", "id,verdict\n")
-    for replace in ("", "demo"):
-        with pytest.raises(FileExistsError, match=r"'street' exists .*another run name, resume=True"):
-            Run.create("street", replace=replace)
+    with pytest.raises(FileExistsError, match=r"'street' exists .*another name, resume=True"):
+        Run.create("street", replace="demo")
     assert Run.create("street", resume=True, replace="street").best_checkpoint.exists()
     Run.create("street", replace="street")
     assert not any(path.exists() for path in (run.best_checkpoint, run.evaluation("val"), run.outputs))
@@ -248,12 +201,9 @@ def test_a_trained_run_is_kept_unless_its_name_may_be_replaced(root):
 
 
 def test_only_a_trained_run_opens():
-    with pytest.raises(FileNotFoundError, match=r"'street' has no trained model.*Trained runs: none yet"):
+    assert trained("alley") == Run.open("alley")
+    with pytest.raises(FileNotFoundError, match=r"no trained model in .*/street\. .* a trained run: alley"):
         Run.open("street")
-    trained("alley")
-    with pytest.raises(FileNotFoundError, match=r"Trained runs: alley\. Train it with 02_train"):
-        Run.open("street")
-    assert Run.open("alley").name == "alley"
     write_json(Run.folder("theirs") / "params.json", {"predictions": "masks"})
     assert Run.open("theirs").external
     with pytest.raises(ValueError, match="split name"):
@@ -264,4 +214,4 @@ def test_the_environment_names_versions_and_no_person():
     text = json.dumps(runs.environment())
     assert '"torch": "' in text
     assert str(Path.home()) not in text
-    assert not hasattr(os, "uname") or os.uname().nodename not in text
+    assert platform.node() not in text

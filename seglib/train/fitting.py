@@ -42,7 +42,7 @@ def open_dataset(params: Train) -> tuple[Train, Dataset]:
 def start_run(params: Train) -> Run:
     """Make the run's folder, with params.json in it and a copy of the actions that it follows.
 
-    Errors: it is trained already (FileExistsError), began with other parameters (ParameterError), is in training (InUseError).
+    Errors: it is trained already (FileExistsError), began with other parameters (ParameterError), is in training (TimeoutError).
     """
     with runs.lock(Run.folder(params.run) / _LOCK, "training"):
         run = Run.create(params.run, params.resume, params.replace)

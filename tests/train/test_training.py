@@ -20,7 +20,7 @@ from seglib import train
 from seglib.checks import class_weights
 from seglib.data import DatasetError, load_dataset, read_pair
 from seglib.params import ParameterError
-from seglib.runs import InUseError, Run, lock, read_json
+from seglib.runs import Run, lock, read_json
 from seglib.train import trainer
 from seglib.train.trainer import make_optimizer, moving_average, rate
 
@@ -195,7 +195,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny_root, tiny_params, how):
 
 
 def test_resuming_at_once_or_with_other_parameters_or_data_is_refused(trained_root, tiny_params):
-    with lock(Run.open("tiny").path / ".training", "training"), pytest.raises(InUseError):
+    with lock(Run.open("tiny").path / ".training", "training"), pytest.raises(TimeoutError):
         train.start_run(tiny_params(resume=True))
     match = r"'tiny' was started with other parameters \(epochs: 3 -> 5, seed: 0 -> 1\)"
     with pytest.raises(ParameterError, match=match):
