@@ -110,7 +110,7 @@ def build_cache(
 def _open(folder: Path, unopened: CachedSplit, cache: str) -> CachedSplit | None:
     """Open a cache folder; None unless it is whole, of these files, with the bytes that `cache` asks for."""
     try:
-        index = read_json(folder / "index.json")
+        index = read_json(folder / "index.json", ["sizes", "pixel_counts"])
         sizes, counts = np.array(index["sizes"]), np.array(index["pixel_counts"])
         found = replace(unopened, image_sizes=sizes[:, :2], mask_sizes=sizes[:, 2:], pixel_counts=counts)
         if cache != "none":
