@@ -48,13 +48,13 @@ def visible_files(start: Path) -> Iterator[Path]:
 
 
 def find_images(folder: Path) -> dict[str, str]:
-    """Name the image files in a folder and the folders in it: id -> path relative to `folder`.
+    """Name the image files in a folder and the folders in it: id -> path relative to `folder`, by name.
 
     An id is the path without the ending, with "-" for "/". A DatasetError says that there is no image, that two
     have one id, or that a name cannot stand in a table.
     """
     ids, seen = {}, {}
-    for path in (file.relative_to(folder) for file in visible_files(folder)):
+    for path in sorted(file.relative_to(folder) for file in visible_files(folder)):
         if path.suffix.lower() in SUFFIXES:
             name = "-".join(path.with_suffix("").parts)
             if not is_plain(name):
