@@ -58,7 +58,9 @@ def start_run(params: Train) -> Run:
                 changed.append(f"{runs.display_path(path)} is not {runs.display_path(kept)}")
             if changed:
                 told = f"run {run.name!r} was started with other parameters ({', '.join(changed)})"
-                raise ParameterError(f"{told}. Resume with the same ones, or start another run.")
+                best = runs.display_path(run.best_checkpoint)
+                ways = f"Resume with the same ones, or train on in another run with encoder_weights={best}"
+                raise ParameterError(f"{told}. {ways}: it takes decoder and head too.")
         if not params.actions:
             kept.unlink(missing_ok=True)
         elif path != kept:
