@@ -105,6 +105,7 @@ def demo(*, broken: bool, parameters: Sequence[str]) -> None:
     """Run the four notebooks on the demo dataset."""
     name, stop = ("demo_broken", "1") if broken else ("demo", "4")
     run_chain({"dataset": f"data/{name}", "run": name}, "1", stop, read_parameters(parameters))
+    print("Now: `seglib lab` and open 04, or open failures/test/report.html in that folder.")
 
 
 def run(*, params: Path, run: str, start: str, stop: str, parameters: Sequence[str]) -> None:

@@ -1,8 +1,10 @@
 """The four notebooks: in a project of one's own, and as a chain that papermill executes into the run folder."""
 
 import logging
+import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
@@ -105,15 +107,19 @@ def _run_notebook(source: Path, target: Path, given: Mapping[str, Any]) -> str:
     """Execute one notebook; return its error in words, or "" when it ran to its end."""
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
+    from traitlets.config import Config
 
     # a stored browser would come up dead, in place of its gallery
     options = {"kernel_name": "python3", "cwd": source.parent, "store_widget_state": False}
-    try:
-        execute_notebook(source, target, dict(given), progress_bar=sys.stderr.isatty(), **options)
-    except PapermillExecutionError as error:
-        return f"{error.ename}: {error.evalue}".removesuffix(": ")
-    except DeadKernelError:
-        return "the kernel died, perhaps for want of memory. Try a smaller batch_size, crop or long_side."
+    with tempfile.TemporaryDirectory(prefix="seglib-") as folder:
+        if os.name != "nt":  # sockets that no other user can reach, and no warning about TCP
+            options["config"] = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
+        try:
+            execute_notebook(source, target, dict(given), progress_bar=sys.stderr.isatty(), **options)
+        except PapermillExecutionError as error:
+            return f"{error.ename}: {error.evalue}".removesuffix(": ")
+        except DeadKernelError:
+            return "the kernel died, perhaps for want of memory. Try a smaller batch_size, crop or long_side."
     return ""
 
 
