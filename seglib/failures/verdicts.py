@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import itertools
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -72,10 +73,14 @@ class VerdictBook:
 def _parse(content: bytes) -> tuple[dict[str, Verdict], bool]:
     """Return the rows that can be read, and whether that is all of them."""
     text = content.decode("utf-8-sig", "replace")  # -sig: spreadsheets write a byte order mark
-    try:
-        table = pd.read_csv(io.StringIO(text, newline=""), dtype=str, keep_default_na=False)[_COLUMNS]
-    except (KeyError, ValueError):  # no such columns, or no table
+    for rows_of_too_many_cells in ("error", "skip"):
+        with suppress(KeyError, ValueError):  # no such columns, or no table
+            how = {"dtype": str, "keep_default_na": False, "on_bad_lines": rows_of_too_many_cells}
+            table = pd.read_csv(io.StringIO(text, newline=""), **how)[_COLUMNS]
+            break
+    else:
         return {}, False
     good = table["verdict"].isin(["", *VERDICTS]) & (table["id"] != "") & ~table["id"].duplicated()
-    whole = good.all() and text.encode() == content.removeprefix(codecs.BOM_UTF8)
+    whole = rows_of_too_many_cells == "error" and good.all()
+    whole = whole and text.encode() == content.removeprefix(codecs.BOM_UTF8)
     return {row.id: Verdict(*row[2:]) for row in table[good].itertuples()}, whole

@@ -212,7 +212,7 @@ def training_batches(
 
 
 def rare_pixel(cached: CachedSplit, i: int, random: np.random.Generator) -> tuple | None:
-    """Draw a class of a sample, the rarer the likelier; then (row, column) of one of its pixels."""
+    """Draw a class of a sample, rare ones more often; then (row, column) of one of its pixels."""
     here = np.flatnonzero(cached.pixel_counts[i])
     if not len(here):
         return None

@@ -115,7 +115,7 @@ def build_model(params: Train, classes: ClassMap) -> Segmenter:
 
 
 def check_model(params: Train, classes: ClassMap | None = None) -> tuple[ModelSpec, Path | None]:
-    """Look up architecture, encoder and weights, whatever their case; a ModelError tells the nearest name.
+    """Look up architecture, encoder and weights in any case of letters; a ModelError tells the nearest name.
 
     Returns the spec, with names as SMP and timm write them, and the file of the weights (None: no file).
     """
@@ -176,7 +176,7 @@ def _sizes(net: nn.Module) -> tuple[int, int]:
 
 
 def _check_name(what: str, name: str, known: Collection[str]) -> str:
-    """Return a name as it is known, whatever its case."""
+    """Return a name as it is known, given in any case of letters."""
     if found := name if name in known else {n.casefold(): n for n in known}.get(name.casefold()):
         return found
     near = " or ".join(map(repr, difflib.get_close_matches(name, known, 3, 0)))
@@ -191,7 +191,7 @@ def _weights(state: Mapping[Any, Any]) -> dict[str, Tensor]:
 def _load_weights(net: nn.Module, stored: Any, path: Path, classes: ClassMap) -> str:
     """Load an encoder, and of its decoder and head what fits; return how many tensors of each were taken.
 
-    By name, whatever stands before `encoder.`; where names differ, by order and shape (ports of one network).
+    By name, with any prefix before `encoder.`; where names differ, by order and shape (ports of one network).
     """
     state = stored.get("model", stored.get("state_dict", stored)) if isinstance(stored, Mapping) else {}
     state, own = _weights(state), _weights(net.state_dict())

@@ -41,6 +41,7 @@ HEAD = b"id,verdict,note,time\n"
     [
         (HEAD + b"a,ignore,x,t\nb,nonsense,,\n,ignore,,\n", ["a"]),
         (HEAD + b"a,ignore,x,t\na,ambiguous,,\n", ["a"]),
+        (HEAD + b"a,ignore,x,t\nb,ignore,a, comma,t\nc,ambiguous,,\n", ["a", "c"]),
         (HEAD + b"a,ignore,,\nx,label wrong,caf\xe9,\nb,ambiguous,,\n", ["a", "x", "b"]),
         (b"id;verdict;note;time\na;ignore;;\n", []),
         (b"\xff\xfe\x00broken", []),
