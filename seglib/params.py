@@ -88,15 +88,16 @@ class Train(Params):
     run: RunName = "demo"
     dataset: str = "data/demo"
     config: str = ""
-    actions: str = ""
-    replace: str = "demo"
-    resume: bool = False
     architecture: str = "Unet"
     encoder: str = "timm-tf_efficientnet_lite0"
     encoder_weights: Weights = "imagenet"
     epochs: Count = 30
     batch_size: Count = 14
     learning_rate: Positive = 1e-3
+    class_weights: Literal["none", "sqrt_inverse", "median_frequency"] = "none"
+    actions: str = ""
+    resume: bool = False
+    replace: str = "demo"
     encoder_lr_factor: NotNegative = 1.0
     weight_decay: NotNegative = 1e-2
     warmup_epochs: NotNegative = 1.0
@@ -105,15 +106,15 @@ class Train(Params):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     freeze_epochs: Natural = 0
     patience: Natural = 0
+    seed: Natural = 0
     ce_weight: NotNegative = 1.0
     dice_weight: NotNegative = 1.0
     focal_weight: NotNegative = 1.0
-    class_weights: Literal["none", "sqrt_inverse", "median_frequency"] = "none"
     long_side: Natural = 1024
     crop_height: Natural = 0
     crop_width: Natural = 0
-    flip: Share = 0.5
     rare_crops: Share = 0.0
+    flip: Share = 0.5
     scale_min: float = Field(0.75, gt=0, le=8)
     scale_max: float = Field(1.5, gt=0, le=8)
     rotation: float = Field(5.0, ge=0, le=180)
@@ -135,7 +136,6 @@ class Train(Params):
     cache: Literal["auto", "ram", "disk", "none"] = "auto"
     workers: int = Field(0, ge=0, le=4096)
     track: Literal["csv", "tensorboard", "wandb"] = "csv"
-    seed: Natural = 0
 
 
 class Evaluate(Params):
