@@ -2,8 +2,10 @@
 
 import difflib
 import re
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -34,7 +36,12 @@ class Params(BaseModel):
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:
-        """Check a notebook's namespace (`globals()`): its own parameters, and values that papermill put near them."""
+        """Check a notebook's namespace (`globals()`): its own parameters, and values that papermill put near them.
+
+        From here on the notebook shows an error that seglib raises as one sentence, without a traceback.
+        """
+        if "get_ipython" in values:
+            values["get_ipython"]().set_custom_exc((OSError, RuntimeError, ValueError), _show_error)
         plain = {n for n, v in values.items() if n[:1] != "_" and isinstance(v, str | int | float | None)}
         near = {n for n in plain if difflib.get_close_matches(n, cls.model_fields, 1, 0.8)}
         asked = {*cls.model_fields, *near, *(plain & _KNOWN), *RENAMED}
@@ -53,6 +60,15 @@ class Params(BaseModel):
         except ValidationError as error:
             told = "; ".join(map(explain, error.errors()))
             raise ParameterError(f"{cls.__name__}: {told}") from None
+
+
+def _show_error(
+    shell: Any, kind: type, error: Exception, trace: TracebackType, tb_offset: Any = None
+) -> None:
+    """Show an error in IPython: in one sentence if seglib raised it, else as usual."""
+    if Path(traceback.extract_tb(trace)[-1].filename).is_relative_to(Path(__file__).parent):
+        error._render_traceback_ = lambda: [f"{kind.__name__}: {error}"]
+    shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
 
 
 def explain(fault: Mapping[str, Any]) -> str:
