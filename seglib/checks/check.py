@@ -16,11 +16,12 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from seglib import data
-from seglib.checks import class_balance, duplicates, image_quality, masks, reading, splits
-from seglib.checks.findings import SEVERITIES, Finding, finding
+from seglib.checks import class_balance, duplicates, image_quality, reading, splits
 from seglib.data import IGNORE, Dataset, some
 from seglib.runs import check_name, project_root, replace_folder, write_csv, write_json, write_text
 
+SEVERITIES = ("error", "warning", "info")
+_CHECKS = pd.read_csv(Path(__file__).with_name("findings.csv"), index_col="check", keep_default_na=False)
 FEW_IMAGES = 5  # a class in fewer train images than this is learnt by heart, if at all
 # Hash, thumbnail, digest and coarse mask, by which pairs are compared; how files are stored; see `reading`.
 _HIDDEN = ["_bits", "_thumb", "_mask", "_cells", "_image", "_stored", "_soft", "_numbers", "_undecided"]
@@ -41,17 +42,15 @@ class CheckResult:
 
     findings: pd.DataFrame  # errors first, then warnings
     samples: pd.DataFrame
-    pixel_counts: (
-        np.ndarray
-    )  # (N, C) int64, valid pixels of each class in each sample; zeros where there is no mask
+    # (N, C) int64, valid pixels of each class in each sample; zeros where there is no mask
+    pixel_counts: np.ndarray
     class_stats: pd.DataFrame
     duplicates: pd.DataFrame
     sequences: pd.DataFrame
     shift: pd.DataFrame
     limits: pd.DataFrame
-    suggested: (
-        pd.Series
-    )  # (N,) a better split for each sample, of `suggest_split`; empty where none can be made
+    # (N,) a better split for each sample, of `suggest_split`; empty where none can be made
+    suggested: pd.Series
     summary: dict[str, Any]  # the counts
     files: dict[str, dict[str, str]]  # digests
 
@@ -81,23 +80,24 @@ def check_dataset(dataset: Dataset, progress: bool = False, near_frames: int = 3
     counts = np.array([fact.pop("counts") for fact in facts], np.int64).reshape(len(rows), len(names))
     found = [*dataset.problems.itertuples(index=False)]
     found += [one for fact in facts for one in fact.pop("findings")]
-    found = reading.propose_range(dataset, found)
+    judged = [*reading.propose_range(dataset, [one for one in found if one[1] == "range"])]
     samples = pd.DataFrame(facts, columns=[*_TEXTS, *_NUMBERS, *_HIDDEN]).astype(_NUMBERS)
     if (samples["group"] == "").all() and (guess := splits.guess_sequences(samples)):
         samples["group"], samples["frame"], detail = guess
-        found.append(finding("sequences-guessed", "", "", detail))
+        judged.append(("sequences-guessed", "", "", detail))
     shows = samples[samples["contrast"] >= image_quality.FLAT]  # flat pictures are all alike
     pairs, places = duplicates.near_duplicates(shows)
-    pictures = duplicates.joined(len(rows), *shows.index.to_numpy()[places])
+    pictures = data.joined(len(rows), *shows.index.to_numpy()[places])
     sequence_table = splits.sequence_table(samples, near_frames)
     shift, limits = class_balance.shifts(names, samples, counts), image_quality.limits(shows)
-    found += reading.judge_reading(dataset, samples, counts)
-    found += _judge_splits(dataset, samples, counts)
-    found += splits.judge_sequences(sequence_table, samples, near_frames)
-    found += duplicates.judge_duplicates(samples, pictures)
-    found += masks.judge_masks(samples, duplicates.first_alike(samples["_mask"]), pictures)
-    found += class_balance.judge_shifts(shift, samples["split"].value_counts())
-    found += image_quality.judge_looks(shows, limits)
+    judged += reading.judge_reading(dataset, samples, counts)
+    judged += _judge_splits(dataset, samples, counts)
+    judged += splits.judge_sequences(sequence_table, samples, near_frames)
+    judged += duplicates.judge_duplicates(samples, pictures)
+    judged += reading.judge_masks(samples, duplicates.first_alike(samples["_mask"]), pictures)
+    judged += class_balance.judge_shifts(shift, samples["split"].value_counts())
+    judged += image_quality.judge_looks(shows, limits)
+    found = [one for one in found if one[1] != "range"] + [_finding(*one) for one in judged]
     found.sort(key=lambda row: SEVERITIES.index(row[0]))
     findings = pd.DataFrame(found, columns=data.FINDING_COLUMNS)
     stats = class_balance.class_stats(names, samples["split"], counts, regions)
@@ -109,6 +109,12 @@ def check_dataset(dataset: Dataset, progress: bool = False, near_frames: int = 3
     summary["splits"] = {split: int((samples["split"] == split).sum()) for split in dataset.splits}
     summary["findings"] = {name: int((findings["severity"] == name).sum()) for name in SEVERITIES}
     return CheckResult(findings, samples.drop(columns=_HIDDEN), counts, *tables, summary, files.result())
+
+
+def _finding(check: str, sample: str, split: str, detail: str, suggestion: str = "") -> tuple[str, ...]:
+    """Make a row of the findings table of what was judged, with the severity and the usual suggestion of its check."""
+    severity, usual = _CHECKS.loc[check]
+    return severity, check, sample, split, detail, suggestion or usual
 
 
 def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
@@ -132,14 +138,14 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
         grey = Image.fromarray(pixels).convert("L")  # luma of ITU-R BT.601
         facts["width"], facts["height"] = grey.size
         facts |= image_quality.look(pixels, grey)
-        small = grey.reduce(masks.reduction(grey.size))
+        small = grey.reduce(reading.reduction(grey.size))
         facts["_bits"], facts["_thumb"] = duplicates.difference_hash(small), duplicates.thumbnail(small)
         if facts["contrast"] < image_quality.FLAT:
-            findings.append(finding("blank-image", row.id, row.split, f"image {image} is one flat colour."))
+            findings.append(_finding("blank-image", row.id, row.split, f"image {image} is one flat colour."))
     if stored is not None:
         mask, facts["_stored"] = stored
         facts["mask_mode"] = stored[1].mode
-        values, sizes = masks.region_sizes(mask)
+        _, values, sizes = data.label_regions(mask)
         count = np.bincount(values, sizes, minlength=256).astype(np.int64)
         facts["counts"], facts["regions"] = count[: len(names)], np.stack([values, sizes]).astype(np.int32)
         facts["classes_present"] = (facts["counts"] > 0).sum()
@@ -148,22 +154,22 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
         facts["_cells"] = duplicates.coarse_mask(mask)
         facts["_mask"] = mask.shape, hashlib.sha256(np.ascontiguousarray(mask)).digest()
         if facts["ignore_share"] == 1:
-            findings.append(finding("all-ignored", row.id, row.split, f"mask {label} has no valid pixel."))
+            findings.append(_finding("all-ignored", row.id, row.split, f"mask {label} has no valid pixel."))
         elif facts["classes_present"] == 1 and len(names) > 2:  # of two, one is an empty scene
             detail = f"mask {label} holds nothing but {names[facts['counts'].argmax()]!r}."
-            findings.append(finding("single-class", row.id, row.split, detail))
+            findings.append(_finding("single-class", row.id, row.split, detail))
     if picture is not None and stored is not None:
         attempt(data.check_sizes, row, grey.size[::-1], mask.shape)
         facts["_undecided"] = reading.undecided(picture[1], stored[1], mask.shape)
-        if grey.size[::-1] == mask.shape and (shift := masks.edge_shift(small, mask)):
+        if grey.size[::-1] == mask.shape and (shift := reading.edge_shift(small, mask)):
             facts["shift_x"], facts["shift_y"], facts["edge_fit"] = shift
     return facts | {"findings": findings}
 
 
-def _judge_splits(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -> Iterator[Finding]:
+def _judge_splits(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -> Iterator[tuple[str, ...]]:
     """Report what is wrong with the classes and sizes of whole splits."""
     if "train" not in dataset.splits:
-        yield finding("no-train", "", "", "no split named train has samples.")
+        yield "no-train", "", "", "no split named train has samples."
     for split in dataset.splits:
         inside, train = (samples["split"] == split).to_numpy(), split == "train"
         images = pd.Series((counts[inside] > 0).sum(axis=0), dataset.classes.names)
@@ -172,19 +178,19 @@ def _judge_splits(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -
         if samples.loc[inside, "ignore_share"].isna().all():
             pass  # no mask could be read, which is said already
         elif not images.any():
-            yield finding("nothing-scored", "", split, f"no mask in {split} has a valid pixel.")
+            yield "nothing-scored", "", split, f"no mask in {split} has a valid pixel."
         elif absent:
             check = "class-not-in-train" if train else "class-not-in-split"
-            yield finding(check, "", split, f"never in {split}: {absent}.")
+            yield check, "", split, f"never in {split}: {absent}."
         if train and few:
-            yield finding("few-images", "", split, f"in fewer than {FEW_IMAGES} train images: {few}.")
+            yield "few-images", "", split, f"in fewer than {FEW_IMAGES} train images: {few}."
         elif not train and inside.sum() < splits.SMALL_SPLIT:
             detail = f"{split} has {inside.sum()} images; fewer than {splits.SMALL_SPLIT} say little."
-            yield finding("small-split", "", split, detail)
+            yield "small-split", "", split, detail
     sizes = samples.groupby(["width", "height"]).size().sort_values(ascending=False, kind="stable")
     if len(sizes) > 1:
         listed = some([f"{w}x{h} ({n})" for (w, h), n in sizes.items()], 5)
-        yield finding("sizes-differ", "", "", f"{len(sizes)} sizes (width x height): {listed}.")
+        yield "sizes-differ", "", "", f"{len(sizes)} sizes (width x height): {listed}."
 
 
 def conclusion(check: CheckResult) -> str:
@@ -208,7 +214,7 @@ def require_sound(check: CheckResult) -> None:
 
 def examples(check: CheckResult, dataset: Dataset, count: int = 8, seed: int = 0) -> list[pd.Series]:
     """Choose rows of samples whose overlays to look at: up to half are suspect masks, the rest is random."""
-    suspect = check.findings["check"].isin(masks.SUSPECT)
+    suspect = check.findings["check"].isin(reading.SUSPECT)
     readable = check.samples.dropna(subset=["height", "ignore_share"])
     random = readable.sample(min(count, len(readable)), random_state=seed)["id"]
     chosen = pd.unique(pd.concat([check.findings.loc[suspect, "sample"].head(count // 2), random]))[:count]

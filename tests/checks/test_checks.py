@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from seglib import checks
 from seglib.checks.class_balance import class_weights, cliffs_delta
-from seglib.checks.masks import edge_shift, reduction, region_sizes
+from seglib.checks.reading import edge_shift, reduction
 from seglib.data import DatasetError, load_dataset, read_pair
 
 NAMES = ["road", "car", "person"]
@@ -313,16 +313,6 @@ def test_edge_shift_says_where_the_mask_belongs():
     assert (abs(x - 32) <= 4, abs(y + 24) <= 4, fit < 0.65) == (True, True, True)
     assert edge_shift(grey, np.zeros_like(mask)) is None  # no outline
     assert edge_shift(Image.new("L", (128, 96), 40), mask) is None  # no edge
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2), (40, 31), (0, 5), (5, 0)])
-def test_regions_are_those_of_a_labelling_class_by_class(shape):
-    for seed in range(20):
-        random, sides = np.random.default_rng(seed), [-(-side // (1 + seed // 4)) for side in shape]
-        coarse = random.integers(0, (1, 2, 3, 200)[seed % 4], sides, np.uint8)
-        mask = coarse.repeat(1 + seed // 4, 0).repeat(1 + seed // 4, 1)[: shape[0], : shape[1]]
-        found = region_sizes(mask)
-        assert sorted(zip(*(part.tolist() for part in found), strict=True)) == reference_regions(mask)
 
 
 # ---- masks and images that are not what they seem

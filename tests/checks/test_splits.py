@@ -91,7 +91,7 @@ def table(rows):
 
 
 def told(samples, near=30):
-    return [(row[1], row[3], row[4]) for row in judge_sequences(sequence_table(samples, near), samples, near)]
+    return [(row[0], *row[2:]) for row in judge_sequences(sequence_table(samples, near), samples, near)]
 
 
 def test_one_clip_inside_a_drive_of_train():
