@@ -16,10 +16,8 @@ from seglib.data import IGNORE, Dataset, some
 
 _FEWEST = 10  # masks from which an absent first class is no chance
 _SOFT = 0.15  # of the steps between ids two or more apart; sharp masks: below 0.05
-_STEPS, _CROWDED = (
-    20,
-    0.2,
-)  # such steps without which a mask says nothing; a share of the pixels that is noise
+# such steps without which a mask says nothing; a share of the pixels that is noise
+_STEPS, _CROWDED = 20, 0.2
 _NUMBERS = 5  # instances in one image at most, below which ids may be classes
 _SAMPLED = 50  # images from which a range is proposed
 _LEVELS = 64  # of 256 that a range should leave

@@ -83,9 +83,8 @@ def _look(root: Path, name: str, split: Split, problems: list[tuple]) -> tuple[_
     for side, matched in zip(sides, files, strict=True):
         for path, text in matched:
             if not is_plain(path):
-                problem(
-                    "file-name", f"{path!a} has a control character or no UTF-8 in its name.", "Rename it."
-                )
+                detail = f"{path!a} has a control character or no UTF-8 in its name."
+                problem("file-name", detail, "Rename it.")
             elif not path.lower().endswith(SUFFIXES):
                 detail = f"{path} is matched by {side.glob}; expected {', '.join(SUFFIXES)}."
                 problem("not-an-image", detail, f"Move it out of the folder, or narrow the glob. {_CONVERT}")
@@ -161,10 +160,9 @@ def _chosen(root: Path, splits: dict[str, Split], known: set[str]) -> dict[str, 
         twice = {name for name, count in Counter([*chosen, *names]).items() if count > 1}
         if wrong := [name for name in names if name in twice or name not in known]:
             what = "there is no such sample" if wrong[0] not in known else "it is named more than once"
-            detail = f"{told} name {wrong[0]!r}, but {what}{meant(wrong[0], known)}. {len(wrong)} of its {len(names)} ids"
-            raise DatasetError(
-                f"{detail} are wrong.", "split-ids", "Correct it; samples.csv of 01 has all ids."
-            )
+            detail = f"{told} name {wrong[0]!r}, but {what}{meant(wrong[0], known)}. "
+            detail += f"{len(wrong)} of its {len(names)} ids are wrong."
+            raise DatasetError(detail, "split-ids", "Correct it; samples.csv of 01 has all ids.")
         chosen |= dict.fromkeys(names, split)
     return chosen
 

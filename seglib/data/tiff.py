@@ -9,13 +9,19 @@ from PIL import Image
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MODES = {("bool", 1): "1", ("uint8", 1): "L", ("uint8", 2): "LA", ("uint8", 3): "RGB", ("uint8", 4): "RGBA"}
 _MODES |= {("uint16", 1): "I;16", ("int32", 1): "I", ("float32", 1): "F"}
-_PILLOW = (
+_PILLOW = [
     ("bool", 1),
     ("uint8", 1),
     ("uint8", 3),
     ("uint8", 4),
     ("uint16", 1),
-)  # what Pillow reads without a loss
+]  # what Pillow reads without a loss
+_ALONE = (
+    1,
+    8,
+    32773,
+    32946,
+)  # compressions that tifffile decodes without imagecodecs: none, packbits, deflate
 
 
 class Stored(NamedTuple):
@@ -39,7 +45,7 @@ class PagesError(ValueError):
 def read_tiff(file: BinaryIO) -> tuple[np.ndarray, Stored] | None:
     """Read the values of a TIFF, (H, W) or (H, W, bands), neither turned nor inverted.
 
-    None where Pillow has to: palettes, CMYK, YCbCr and Lab. A `PagesError` counts the pages of a stack, without
+    None where Pillow has to: palettes, CMYK, YCbCr and Lab, LZW and JPEG. A `PagesError` counts the pages of a stack, without
     thumbnails, overviews and transparency masks. A ValueError says what else cannot be read.
     """
     file.seek(0)
@@ -53,21 +59,15 @@ def read_tiff(file: BinaryIO) -> tuple[np.ndarray, Stored] | None:
         alpha = len(page.extrasamples) > 0 and page.extrasamples[-1] in (1, 2)
         if limit and page.imagewidth * page.imagelength > limit:
             raise Image.DecompressionBombError(f"{page.imagewidth}x{page.imagelength} pixels")
-        if page.photometric not in (0, 1, 2):
+        whole = (dtype, bands) in _PILLOW and page.photometric and (alpha or bands < 4)
+        if page.photometric not in (0, 1, 2) or (whole and page.compression not in _ALONE):
             return None
         if page.axes not in ("YX", "YXS", "SYX"):
             raise ValueError(f"its axes are {page.axes}, not height, width and bands")
         ends = [at + length for at, length in zip(page.dataoffsets, page.databytecounts, strict=True)]
         if max(ends, default=0) > file.seek(0, 2):
             raise ValueError("it ends before its pixels do")
-        try:
-            pixels = page.asarray()
-        except ValueError as error:  # without imagecodecs, Pillow decodes LZW and JPEG as well
-            whole = (dtype, bands) in _PILLOW and page.photometric and (alpha or bands < 4)
-            if "imagecodecs" in str(error) and whole:
-                return None
-            raise
-        if not pixels.size:
+        if not (pixels := page.asarray()).size:
             raise ValueError("it has no pixels")
         orientation = page.tags[274].value if 274 in page.tags else 1
     pixels = np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels
