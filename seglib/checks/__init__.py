@@ -6,7 +6,7 @@ reading: what was misread, shifted and foreign masks; duplicates and splits: whe
 """
 
 from seglib.checks.check import (
-    CheckResult, apart, check_dataset, conclusion, examples, require_sound, split_comparison, write,
+    CheckResult, apart, check_dataset, conclusion, divide_train, examples, require_sound, split_comparison, write,
 )
 from seglib.checks.class_balance import class_weights, cooccurrence, weight_table
 from seglib.checks.image_quality import APART, KINDS, QUALITIES, QUALITY_OF, Reference, degradation, qualities
@@ -15,6 +15,6 @@ from seglib.checks.splits import suggest_split
 
 __all__ = [
     "APART", "KINDS", "QUALITIES", "QUALITY_OF", "CheckResult", "Reference", "apart", "check_dataset",
-    "class_weights", "conclusion", "cooccurrence", "correlate_shifts", "degradation", "examples", "qualities",
-    "require_sound", "split_comparison", "suggest_split", "weight_table", "write",
+    "class_weights", "conclusion", "cooccurrence", "correlate_shifts", "degradation", "divide_train", "examples",
+    "qualities", "require_sound", "split_comparison", "suggest_split", "weight_table", "write",
 ]

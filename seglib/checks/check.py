@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ class CheckResult:
     pixel_counts: np.ndarray
     class_stats: pd.DataFrame
     duplicates: pd.DataFrame
+    pictures: np.ndarray  # (N,) equal numbers for near-duplicates, which share a split
     sequences: pd.DataFrame
     shift: pd.DataFrame
     limits: pd.DataFrame
@@ -104,7 +106,7 @@ def check_dataset(dataset: Dataset, progress: bool = False, near_frames: int = 3
     suggested = pd.Series(dtype=object)
     with suppress(ValueError):  # fewer sequences than splits: there is nothing to suggest
         suggested = splits.suggest_split(samples, counts, pictures)
-    tables = (stats, pairs, sequence_table, shift, limits, suggested)
+    tables = (stats, pairs, pictures, sequence_table, shift, limits, suggested)
     summary = {"dataset": dataset.name, "classes": list(names), "samples": len(rows)}
     summary["splits"] = {split: int((samples["split"] == split).sum()) for split in dataset.splits}
     summary["findings"] = {name: int((findings["severity"] == name).sum()) for name in SEVERITIES}
@@ -235,6 +237,34 @@ def split_comparison(check: CheckResult) -> pd.DataFrame:
     now = splits.balance(check.samples, check.pixel_counts, check.samples["split"])
     new = splits.balance(check.samples, check.pixel_counts, check.suggested) if len(check.suggested) else now
     return now.merge(new, on="split", suffixes=("", "_suggested")).set_index("split").round(3).T
+
+
+def divide_train(folder: Path, shares: Sequence[float]) -> pd.Series:
+    """Divide train into train, val and test: whole sequences, near-duplicates together, classes balanced.
+
+    Writes split/val.txt and split/test.txt and names them in dataset.yaml; train keeps what they do not list. A split that
+    is there already stays, at a share of 0. Returns the split of each sample of train. A ValueError says what to change.
+    """
+    path, wanted = folder / "dataset.yaml", dict(zip(("train", "val", "test"), shares, strict=False))
+    dataset, text = data.load_dataset(folder), path.read_text(encoding="utf-8")
+    train = re.search(r"(?m)^( +)train:.*\n(?:\1 .*\n)*", text)
+    if not train or "ids:" in train[0] or re.search("(?m)^limit:", text):
+        raise ValueError(f"{path}: expected `  train:` below splits, without ids, and no limit.")
+    new = [name for name in ("val", "test") if wanted.get(name)]
+    if len(shares) not in (2, 3) or {*new} & {*dataset.splits} or not all(0 <= s < 1 for s in shares):
+        told = f"shares {wanted}: expected two or three of 0-1; there are {', '.join(dataset.splits)}"
+        raise ValueError(f"{told}. Give 0 for a split that is there, or remove it.")
+    check = check_dataset(dataset)
+    samples, counts, lines = check.samples[check.train], check.pixel_counts[check.train], ""
+    ends = (np.cumsum([0, *shares]) / sum(shares) * len(samples)).round().astype(int)
+    samples = samples.assign(split=np.repeat([*wanted], np.diff(ends)))  # only their shares matter
+    split = splits.suggest_split(samples, counts, check.pictures[check.train])
+    for name in new:
+        ids = samples["id"][split == name]
+        write_text(folder / "split" / f"{name}.txt", "".join(f"{i}\n" for i in ids))
+        lines += f"{train[1]}{name}: {{ids: split/{name}.txt}}\n"
+    write_text(path, text[: train.end()] + lines + text[train.end() :])
+    return split
 
 
 def write(check: CheckResult, folder: str | Path | None = None) -> Path:

@@ -62,11 +62,8 @@ def drafted(root, **told):
         ("images/ISIC_{k}.jpg", "masks/ISIC_{k}_segmentation.png", 1),
         ("images/{k}_training.png", "1st_manual/{k}_manual1.png", 1),
         ("s{k}.jpg", "s{k}_mask.png", 1),
-        ("s{k}.jpg", "s{k}.png", 1),
-        ("s{k}.png", "s{k}_foo.png", 1),
         ("image_{k}.png", "mask_{k}.png", 1),
         ("photos of {k}/a.png", "photos of {k}/a_gt.png", 1),
-        ("A/s{k}.png", "B/s{k}.png", 1),  # their contents tell
         ("leftImg8bit/{s}/c{k}/c_{k}_leftImg8bit.png", "gtFine/{s}/c{k}/c_{k}_gtFine_labels.png", 3),
         ("{s}/f_{k}_jpg.rf.{k}ab9.jpg", "{s}/f_{k}_jpg.rf.{k}ab9_mask.png", 3),
     ],
