@@ -113,7 +113,7 @@ def test_bad_files(root, spoil, check, told):
         (('"val/images/*"', '"val/masks/*"'), "config", "images and masks are the same files"),
         (("  val:", "  train:"), "config", "'train' stands twice"),
         (("person]", "person"), "config", "not valid YAML at line"),
-        ((GOOD, ""), "config", "is empty"),
+        ((GOOD, ""), "config", "holds None; expected keys such as classes"),
         ((GOOD, "classes: [a]\nsplits: {train: {ids: [x]}}\n"), "config", "ids alone find no files"),
     ],
 )  # fmt: skip

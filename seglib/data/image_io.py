@@ -269,9 +269,7 @@ def _decode_by_pillow(file: BinaryIO, shown: bool) -> tuple[np.ndarray, Stored]:
             return pixels, Stored(f"{pixels.shape[2]} x uint16", turned, alpha)
         if shown and mode[0] == "P":
             image = image.convert("RGBA")  # not "RGB": palette transparency would be blended
-        if shown and (
-            mode[0] == "P" or mode not in ("1", "L", "LA", "RGB", "RGBA", "F", "I", "I;16", "I;16B")
-        ):
+        if shown and mode not in ("1", "L", "LA", "RGB", "RGBA", "F", "I", "I;16", "I;16B"):
             image = image.convert("RGB")
         return np.asarray(image), Stored(mode, turned, alpha)
 

@@ -22,11 +22,9 @@ _MOST = 1 << 30  # bytes; a known dataset unpacks to no more
 
 
 def ensure_demo(dataset: str | Path) -> None:
-    """Say how to get data/demo if `dataset` is that and not there; make the broken twin if it is data/demo_broken."""
-    path, data = resolve_path(dataset).resolve(), (project_root() / "data").resolve()
-    if path == data / "demo" and not path.exists():
-        raise DatasetError("the demo is not there.", "no-folder", "Restore it with `git checkout data/demo`.")
-    if path == data / "demo_broken" and not (path / "planted.csv").exists():
+    """Make the demo's broken twin if `dataset` is data/demo_broken, and not there."""
+    path = resolve_path(dataset).resolve()
+    if path == (project_root() / "data/demo_broken").resolve() and not (path / "planted.csv").exists():
         make_broken(path)
 
 

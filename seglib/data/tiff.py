@@ -9,19 +9,13 @@ from PIL import Image
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MODES = {("bool", 1): "1", ("uint8", 1): "L", ("uint8", 2): "LA", ("uint8", 3): "RGB", ("uint8", 4): "RGBA"}
 _MODES |= {("uint16", 1): "I;16", ("int32", 1): "I", ("float32", 1): "F"}
-_PILLOW = [
-    ("bool", 1),
-    ("uint8", 1),
-    ("uint8", 3),
-    ("uint8", 4),
-    ("uint16", 1),
-]  # what Pillow reads without a loss
+_PILLOW = ("1", "L", "RGB", "RGBA", "I;16")  # modes that Pillow reads without a loss
 _ALONE = (
     1,
     8,
     32773,
     32946,
-)  # compressions that tifffile decodes without imagecodecs: none, packbits, deflate
+)  # compressions that tifffile decodes without imagecodecs: none, deflate, packbits
 
 
 class Stored(NamedTuple):
@@ -59,8 +53,10 @@ def read_tiff(file: BinaryIO) -> tuple[np.ndarray, Stored] | None:
         alpha = len(page.extrasamples) > 0 and page.extrasamples[-1] in (1, 2)
         if limit and page.imagewidth * page.imagelength > limit:
             raise Image.DecompressionBombError(f"{page.imagewidth}x{page.imagelength} pixels")
-        whole = (dtype, bands) in _PILLOW and page.photometric and (alpha or bands < 4)
-        if page.photometric not in (0, 1, 2) or (whole and page.compression not in _ALONE):
+        mode = _MODES.get((dtype, bands), f"{bands} x {dtype}" if bands > 1 else dtype)
+        mode = "RGBX" if mode == "RGBA" and not alpha else mode
+        whole = mode in _PILLOW and page.photometric and page.compression not in _ALONE
+        if whole or page.photometric not in (0, 1, 2):
             return None
         if page.axes not in ("YX", "YXS", "SYX"):
             raise ValueError(f"its axes are {page.axes}, not height, width and bands")
@@ -71,8 +67,6 @@ def read_tiff(file: BinaryIO) -> tuple[np.ndarray, Stored] | None:
             raise ValueError("it has no pixels")
         orientation = page.tags[274].value if 274 in page.tags else 1
     pixels = np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels
-    mode = _MODES.get((dtype, bands), f"{bands} x {dtype}" if bands > 1 else dtype)
-    mode = "RGBX" if mode == "RGBA" and not alpha else mode
     return pixels, Stored(mode, int(orientation), alpha, page.photometric == 0)
 
 
