@@ -264,7 +264,8 @@ def _decode_by_pillow(file: BinaryIO, shown: bool) -> tuple[np.ndarray, Stored]:
             raise PagesError(f"{image.n_frames} frames")
         pixels = _sixteen_bits(file, image, raw) if raw in _DEEP else None
         image.load()
-        turned, alpha = image.getexif().get(ExifTags.Base.Orientation, 1), mode in ("LA", "PA", "RGBA")
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1)
+        alpha = mode in ("LA", "RGBA") or (mode == "PA" and not shown)
         if pixels is not None:
             return pixels, Stored(f"{pixels.shape[2]} x uint16", turned, alpha)
         if shown and mode[0] == "P":

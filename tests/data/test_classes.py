@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seglib.data import IGNORE, ClassMap, default_colors
-from seglib.data.classes import ClassError
 
 
 @pytest.mark.parametrize("count", [1, 2, 16, 17, 64, 255])
@@ -16,23 +15,6 @@ def test_default_colors_differ_and_none_is_black(count):
     assert colors.dtype == np.uint8
     assert len({tuple(c) for c in colors.tolist()} | {(0, 0, 0)}) == count + 1
     np.testing.assert_array_equal(colors, default_colors(255)[:count])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        ({"names": ()}, "0 classes"),
-        ({"names": tuple(map(str, range(256)))}, "256 classes: expected .* at most 255"),
-        ({"names": ("a", "b", "a")}, r"\['a'\]"),
-        ({"names": ("a", "id")}, "named 'id'.*Choose another"),
-        ({"names": ("a", "b"), "colors": [[0, 0, 0]]}, r"2 triples.*\(1, 3\)"),
-        ({"names": ("a",), "colors": [[0, 0, 256]]}, "0-255"),
-        ({"names": ("a", "b"), "id_map": {0: 2}}, r"ids \[2\]; there are 2 classes \(0-1\)"),
-    ],
-)
-def test_contradictions_are_named(arguments, told):
-    with pytest.raises(ClassError, match=told):
-        ClassMap(**arguments)
 
 
 @given(

@@ -70,7 +70,6 @@ def test_checks_find_every_fault_of_the_broken_twin_and_no_other_error(tmp_path)
 
 
 def test_ensure_demo(tmp_path, monkeypatch):
-    ensure_demo("data/demo")
     monkeypatch.setenv("SEGLIB_ROOT", str(tmp_path))
     for dataset in ("data/camvid", "elsewhere/demo", str(tmp_path / "demo")):
         ensure_demo(dataset)
