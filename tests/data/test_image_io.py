@@ -12,7 +12,7 @@ from pictures import IDS, RGB, RNG, save
 from PIL import Image
 
 from seglib import data
-from seglib.data import IGNORE, ClassMap, DatasetError, ImageForm, read_image, read_mask
+from seglib.data import IGNORE, ClassMap, DatasetError, ImageForm, default_colors, read_image, read_mask
 
 GREY = RGB[..., 0]
 ABC = ClassMap(("a", "b", "c"))
@@ -216,6 +216,36 @@ def test_colour_masks_by_colors_and_by_id_map(tmp_path):
     with pytest.raises(DatasetError, match=r"RGB image.*names no colours") as error:
         read_mask(path, ABC)
     assert error.value.check == "rgb-mask"
+
+
+# stored values <-> class ids <-> colours
+
+
+@pytest.mark.parametrize("count", [1, 2, 16, 17, 64, 255])
+def test_default_colors_differ_and_none_is_black(count):
+    colors = default_colors(count)
+    assert colors.shape == (count, 3)
+    assert colors.dtype == np.uint8
+    assert len({tuple(c) for c in colors.tolist()} | {(0, 0, 0)}) == count + 1
+    np.testing.assert_array_equal(colors, default_colors(255)[:count])
+
+
+@pytest.mark.parametrize("most", [256, 65536])
+def test_encode_follows_id_map_value_by_value(most):
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        known, ids = random.choice(most, 20, replace=False), random.choice([0, 1, 2, IGNORE], 20)
+        place = random.integers(0, 20, (4, 6))
+        classes = ClassMap(("a", "b", "c"), id_map=dict(zip(known.tolist(), ids.tolist(), strict=True)))
+        encoded = classes.encode(known[place].astype(np.uint8 if most == 256 else np.uint16))
+        np.testing.assert_array_equal(encoded, ids[place].astype(np.uint8), strict=True)
+
+
+def test_black_is_ignored_unless_a_class_has_it_and_colours_may_be_merged():
+    void = ClassMap(("void", "b"), colors=[[0, 0, 0], [0, 20, 0]])
+    assert void.encode(np.zeros((1, 1, 3), np.uint8)).tolist() == [[0]]
+    merged = ClassMap(("a", "b"), id_map={(1, 1, 1): 0, (2, 2, 2): 0, (3, 3, 3): 1, (9, 9, 9): IGNORE})
+    assert merged.encode(np.repeat(np.uint8([[[1], [2], [3], [9]]]), 3, axis=2)).tolist() == [[0, 0, 1, 255]]
 
 
 # masks are written in the form in which they were stored
