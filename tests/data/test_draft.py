@@ -186,11 +186,8 @@ def test_lists_make_the_splits_of_voc(tmp_path):
         (tmp_path / "ImageSets" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "ImageSets" / f"{path}.txt").write_text(text)
     dataset = drafted(tmp_path)  # d has no mask, and is in no list of those that have
-    assert dataset.samples[["id", "split"]].to_numpy().tolist() == [
-        ["a", "train"],
-        ["b", "train"],
-        ["c", "val"],
-    ]
+    assert dataset.samples["id"].tolist() == ["a", "b", "c"]
+    assert dataset.split("train")["id"].tolist() == ["a", "b"]
 
 
 def test_smeared_masks_and_polygons_are_told(tmp_path):
@@ -202,9 +199,7 @@ def test_smeared_masks_and_polygons_are_told(tmp_path):
     assert "snap: true" in text
     (tmp_path / "masks/a.jpg").unlink()
     (tmp_path / "masks/a.json").write_text('{"shapes": []}')
-    with pytest.raises(
-        DatasetError, match=r"1 annotation files \(masks/a.json\). .*: seglib convert"
-    ) as error:
+    with pytest.raises(DatasetError, match=r"1 annotation files \(masks/a.*: seglib convert") as error:
         draft_dataset(tmp_path)
     assert error.value.check == "polygons"
 
