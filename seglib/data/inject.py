@@ -81,10 +81,10 @@ def inject_faults(
         rows = [(r.id, r.split, *faults[r.id][:4]) for r in dataset.samples.itertuples() if r.id in faults]
         table = pd.DataFrame(rows, columns=["sample", "split", *Fault._fields[:4]])
         write_csv(folder / "planted.csv", table)
-        classes, kinds = dataset.classes, ("images", "masks")
-        splits = {split: {kind: f"{split}/{kind}/**/*.png" for kind in kinds} for split in dataset.splits}
+        classes, sides = dataset.classes, ("images", "masks")
+        globs = {split: {side: f"{split}/{side}/**/*.png" for side in sides} for split in dataset.splits}
         values = {"name": f"{dataset.name[:64]}_planted", "classes": list(classes.names), "group": _GROUP}
-        values |= {"colors": classes.colors.tolist(), "splits": splits}
+        values |= {"colors": classes.colors.tolist(), "splits": globs}
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None)
         write_text(folder / FILE_NAME, text)
     return table
