@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"(?!(?i:con|prn|aux|nul|(com|lpt)[1-9])(\.|$))[A-Za-z0-9][A-Za-z0-9._-]{0,79}(?<!\.)")
 _NOT_PLAIN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_PACKAGES = "torch torchvision segmentation-models-pytorch timm numpy scipy scikit-image pandas pillow"
+_PACKAGES = "torch torchvision segmentation-models-pytorch timm numpy scipy pandas pillow"
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxstring, _SHORT.maxother = 2, 4, 200, 200
 brief = _SHORT.repr  # a short repr(): a few lines of YAML with aliases can stand for a billion items

@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from seglib import data
-from seglib.checks import class_balance, duplicates, image_quality, masks, reading, splits
-from seglib.checks.findings import SEVERITIES, Finding, finding
+from seglib.checks import class_balance, duplicates, image_quality, reading, splits
 from seglib.data import IGNORE, Dataset, some
 from seglib.runs import check_name, project_root, replace_folder, write_csv, write_json, write_text
 
+SEVERITIES = ("error", "warning", "info")
+_CHECKS = pd.read_csv(Path(__file__).with_name("findings.csv"), index_col="check", keep_default_na=False)
 FEW_IMAGES = 5  # a class in fewer train images than this is learnt by heart, if at all
 # Hash, thumbnail, digest and coarse mask, by which pairs are compared; how files are stored; see `reading`.
 _HIDDEN = ["_bits", "_thumb", "_mask", "_cells", "_image", "_stored", "_soft", "_numbers", "_undecided"]
@@ -41,17 +43,16 @@ class CheckResult:
 
     findings: pd.DataFrame  # errors first, then warnings
     samples: pd.DataFrame
-    pixel_counts: (
-        np.ndarray
-    )  # (N, C) int64, valid pixels of each class in each sample; zeros where there is no mask
+    # (N, C) int64, valid pixels of each class in each sample; zeros where there is no mask
+    pixel_counts: np.ndarray
     class_stats: pd.DataFrame
     duplicates: pd.DataFrame
+    pictures: np.ndarray  # (N,) equal numbers for near-duplicates, which share a split
     sequences: pd.DataFrame
     shift: pd.DataFrame
     limits: pd.DataFrame
-    suggested: (
-        pd.Series
-    )  # (N,) a better split for each sample, of `suggest_split`; empty where none can be made
+    # (N,) a better split for each sample, of `suggest_split`; empty where none can be made
+    suggested: pd.Series
     summary: dict[str, Any]  # the counts
     files: dict[str, dict[str, str]]  # digests
 
@@ -81,34 +82,41 @@ def check_dataset(dataset: Dataset, progress: bool = False, near_frames: int = 3
     counts = np.array([fact.pop("counts") for fact in facts], np.int64).reshape(len(rows), len(names))
     found = [*dataset.problems.itertuples(index=False)]
     found += [one for fact in facts for one in fact.pop("findings")]
-    found = reading.propose_range(dataset, found)
+    judged = [*reading.propose_range(dataset, [one for one in found if one[1] == "range"])]
     samples = pd.DataFrame(facts, columns=[*_TEXTS, *_NUMBERS, *_HIDDEN]).astype(_NUMBERS)
     if (samples["group"] == "").all() and (guess := splits.guess_sequences(samples)):
         samples["group"], samples["frame"], detail = guess
-        found.append(finding("sequences-guessed", "", "", detail))
+        judged.append(("sequences-guessed", "", "", detail))
     shows = samples[samples["contrast"] >= image_quality.FLAT]  # flat pictures are all alike
     pairs, places = duplicates.near_duplicates(shows)
-    pictures = duplicates.joined(len(rows), *shows.index.to_numpy()[places])
+    pictures = data.joined(len(rows), *shows.index.to_numpy()[places])
     sequence_table = splits.sequence_table(samples, near_frames)
     shift, limits = class_balance.shifts(names, samples, counts), image_quality.limits(shows)
-    found += reading.judge_reading(dataset, samples, counts)
-    found += _judge_splits(dataset, samples, counts)
-    found += splits.judge_sequences(sequence_table, samples, near_frames)
-    found += duplicates.judge_duplicates(samples, pictures)
-    found += masks.judge_masks(samples, duplicates.first_alike(samples["_mask"]), pictures)
-    found += class_balance.judge_shifts(shift, samples["split"].value_counts())
-    found += image_quality.judge_looks(shows, limits)
+    judged += reading.judge_reading(dataset, samples, counts)
+    judged += _judge_splits(dataset, samples, counts)
+    judged += splits.judge_sequences(sequence_table, samples, near_frames)
+    judged += duplicates.judge_duplicates(samples, pictures)
+    judged += reading.judge_masks(samples, duplicates.first_alike(samples["_mask"]), pictures)
+    judged += class_balance.judge_shifts(shift, samples["split"].value_counts())
+    judged += image_quality.judge_looks(shows, limits)
+    found = [one for one in found if one[1] != "range"] + [_finding(*one) for one in judged]
     found.sort(key=lambda row: SEVERITIES.index(row[0]))
     findings = pd.DataFrame(found, columns=data.FINDING_COLUMNS)
     stats = class_balance.class_stats(names, samples["split"], counts, regions)
     suggested = pd.Series(dtype=object)
     with suppress(ValueError):  # fewer sequences than splits: there is nothing to suggest
         suggested = splits.suggest_split(samples, counts, pictures)
-    tables = (stats, pairs, sequence_table, shift, limits, suggested)
+    tables = (stats, pairs, pictures, sequence_table, shift, limits, suggested)
     summary = {"dataset": dataset.name, "classes": list(names), "samples": len(rows)}
     summary["splits"] = {split: int((samples["split"] == split).sum()) for split in dataset.splits}
     summary["findings"] = {name: int((findings["severity"] == name).sum()) for name in SEVERITIES}
     return CheckResult(findings, samples.drop(columns=_HIDDEN), counts, *tables, summary, files.result())
+
+
+def _finding(check: str, sample: str, split: str, detail: str, suggestion: str = "") -> tuple[str, ...]:
+    """Make a row of the findings table of what was judged, with the severity and the usual suggestion of its check."""
+    severity, usual = _CHECKS.loc[check]
+    return severity, check, sample, split, detail, suggestion or usual
 
 
 def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
@@ -132,38 +140,38 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
         grey = Image.fromarray(pixels).convert("L")  # luma of ITU-R BT.601
         facts["width"], facts["height"] = grey.size
         facts |= image_quality.look(pixels, grey)
-        small = grey.reduce(masks.reduction(grey.size))
+        small = grey.reduce(reading.reduction(grey.size))
         facts["_bits"], facts["_thumb"] = duplicates.difference_hash(small), duplicates.thumbnail(small)
         if facts["contrast"] < image_quality.FLAT:
-            findings.append(finding("blank-image", row.id, row.split, f"image {image} is one flat colour."))
+            findings.append(_finding("blank-image", row.id, row.split, f"image {image} is one flat colour."))
     if stored is not None:
         mask, facts["_stored"] = stored
         facts["mask_mode"] = stored[1].mode
-        values, sizes = masks.region_sizes(mask)
+        _, values, sizes = data.label_regions(mask)
         count = np.bincount(values, sizes, minlength=256).astype(np.int64)
         facts["counts"], facts["regions"] = count[: len(names)], np.stack([values, sizes]).astype(np.int32)
         facts["classes_present"] = (facts["counts"] > 0).sum()
         facts["ignore_share"] = count[IGNORE] / max(1, mask.size)
         facts["_soft"], facts["_numbers"] = reading.soft_share(mask), reading.numbered(values)
-        facts["_cells"] = duplicates.coarse_mask(mask)
+        facts["_cells"] = duplicates.thumbnail(Image.fromarray(mask), Image.Resampling.NEAREST)
         facts["_mask"] = mask.shape, hashlib.sha256(np.ascontiguousarray(mask)).digest()
         if facts["ignore_share"] == 1:
-            findings.append(finding("all-ignored", row.id, row.split, f"mask {label} has no valid pixel."))
+            findings.append(_finding("all-ignored", row.id, row.split, f"mask {label} has no valid pixel."))
         elif facts["classes_present"] == 1 and len(names) > 2:  # of two, one is an empty scene
             detail = f"mask {label} holds nothing but {names[facts['counts'].argmax()]!r}."
-            findings.append(finding("single-class", row.id, row.split, detail))
+            findings.append(_finding("single-class", row.id, row.split, detail))
     if picture is not None and stored is not None:
         attempt(data.check_sizes, row, grey.size[::-1], mask.shape)
         facts["_undecided"] = reading.undecided(picture[1], stored[1], mask.shape)
-        if grey.size[::-1] == mask.shape and (shift := masks.edge_shift(small, mask)):
+        if grey.size[::-1] == mask.shape and (shift := reading.edge_shift(small, mask)):
             facts["shift_x"], facts["shift_y"], facts["edge_fit"] = shift
     return facts | {"findings": findings}
 
 
-def _judge_splits(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -> Iterator[Finding]:
+def _judge_splits(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -> Iterator[tuple[str, ...]]:
     """Report what is wrong with the classes and sizes of whole splits."""
     if "train" not in dataset.splits:
-        yield finding("no-train", "", "", "no split named train has samples.")
+        yield "no-train", "", "", "no split named train has samples."
     for split in dataset.splits:
         inside, train = (samples["split"] == split).to_numpy(), split == "train"
         images = pd.Series((counts[inside] > 0).sum(axis=0), dataset.classes.names)
@@ -172,19 +180,19 @@ def _judge_splits(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -
         if samples.loc[inside, "ignore_share"].isna().all():
             pass  # no mask could be read, which is said already
         elif not images.any():
-            yield finding("nothing-scored", "", split, f"no mask in {split} has a valid pixel.")
+            yield "nothing-scored", "", split, f"no mask in {split} has a valid pixel."
         elif absent:
             check = "class-not-in-train" if train else "class-not-in-split"
-            yield finding(check, "", split, f"never in {split}: {absent}.")
+            yield check, "", split, f"never in {split}: {absent}."
         if train and few:
-            yield finding("few-images", "", split, f"in fewer than {FEW_IMAGES} train images: {few}.")
+            yield "few-images", "", split, f"in fewer than {FEW_IMAGES} train images: {few}."
         elif not train and inside.sum() < splits.SMALL_SPLIT:
             detail = f"{split} has {inside.sum()} images; fewer than {splits.SMALL_SPLIT} say little."
-            yield finding("small-split", "", split, detail)
+            yield "small-split", "", split, detail
     sizes = samples.groupby(["width", "height"]).size().sort_values(ascending=False, kind="stable")
     if len(sizes) > 1:
         listed = some([f"{w}x{h} ({n})" for (w, h), n in sizes.items()], 5)
-        yield finding("sizes-differ", "", "", f"{len(sizes)} sizes (width x height): {listed}.")
+        yield "sizes-differ", "", "", f"{len(sizes)} sizes (width x height): {listed}."
 
 
 def conclusion(check: CheckResult) -> str:
@@ -215,7 +223,7 @@ def examples(check: CheckResult, dataset: Dataset, count: int = 8, seed: int = 0
 
 def suspect_masks(check: CheckResult, dataset: Dataset, count: int = 8) -> list[pd.Series]:
     """Choose rows of samples whose masks seem not to fit, with the name of the check."""
-    suspect = check.findings[check.findings["check"].isin(masks.SUSPECT)].drop_duplicates("sample")
+    suspect = check.findings[check.findings["check"].isin(reading.SUSPECT)].drop_duplicates("sample")
     found = dataset.samples.merge(suspect[["sample", "check"]], left_on="id", right_on="sample")
     return [row for _, row in found.head(count).iterrows()]
 
@@ -234,6 +242,34 @@ def split_comparison(check: CheckResult) -> pd.DataFrame:
     new = splits.balance(check.samples, check.pixel_counts, check.suggested) if len(check.suggested) else now
     table = pd.concat([now.assign(which="as it is"), new.assign(which="suggested")]).sort_index(kind="stable")
     return table.set_index(["split", "which"]).round(3)
+
+
+def divide_train(folder: Path, shares: Sequence[float]) -> pd.Series:
+    """Divide train into train, val and test: whole sequences, near-duplicates together, classes balanced.
+
+    Writes split/val.txt and split/test.txt and names them in dataset.yaml; train keeps what they do not list. A split that
+    is there already stays, at a share of 0. Returns the split of each sample of train. A ValueError says what to change.
+    """
+    path, wanted = folder / "dataset.yaml", dict(zip(("train", "val", "test"), shares, strict=False))
+    dataset, text = data.load_dataset(folder), path.read_text(encoding="utf-8")
+    train = re.search(r"(?m)^( +)train:.*\n(?:\1 .*\n)*", text)
+    if not train or "ids:" in train[0] or re.search("(?m)^limit:", text):
+        raise ValueError(f"{path}: expected `  train:` below splits, without ids, and no limit.")
+    new = [name for name in ("val", "test") if wanted.get(name)]
+    if len(shares) not in (2, 3) or {*new} & {*dataset.splits} or not all(0 <= s < 1 for s in shares):
+        told = f"shares {wanted}: expected two or three of 0-1; there are {', '.join(dataset.splits)}"
+        raise ValueError(f"{told}. Give 0 for a split that is there, or remove it.")
+    check = check_dataset(dataset)
+    samples, counts, lines = check.samples[check.train], check.pixel_counts[check.train], ""
+    ends = (np.cumsum([0, *shares]) / sum(shares) * len(samples)).round().astype(int)
+    samples = samples.assign(split=np.repeat([*wanted], np.diff(ends)))  # only their shares matter
+    split = splits.suggest_split(samples, counts, check.pictures[check.train])
+    for name in new:
+        ids = samples["id"][split == name]
+        write_text(folder / "split" / f"{name}.txt", "".join(f"{i}\n" for i in ids))
+        lines += f"{train[1]}{name}: {{ids: split/{name}.txt}}\n"
+    write_text(path, text[: train.end()] + lines + text[train.end() :])
+    return split
 
 
 def write(check: CheckResult, folder: str | Path | None = None) -> Path:

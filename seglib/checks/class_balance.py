@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from seglib.checks.findings import Finding, finding
 from seglib.checks.image_quality import LOOKS
 from seglib.data import some
 
@@ -67,7 +66,7 @@ def shifts(names: Sequence[str], samples: pd.DataFrame, counts: np.ndarray) -> p
     return pd.DataFrame(rows, columns=columns)
 
 
-def judge_shifts(table: pd.DataFrame, sizes: pd.Series) -> Iterator[Finding]:
+def judge_shifts(table: pd.DataFrame, sizes: pd.Series) -> Iterator[tuple[str, ...]]:
     """Report splits in which something is largely different from train, beyond what chance would show."""
     for split, rows in table.groupby("split", sort=False):
         n, m = sizes["train"], sizes[split]
@@ -77,7 +76,7 @@ def judge_shifts(table: pd.DataFrame, sizes: pd.Series) -> Iterator[Finding]:
             large = large.sort_values("delta", key=lambda d: -d.abs(), kind="stable")
             named = some([f"{row.name} ({row.delta:+.2f})" for row in large.itertuples()], 5)
             detail = f"{split} differs largely from train in {len(large)} of {len(rows)} respects "
-            yield finding("split-shift", "", split, f"{detail}(Cliff's delta, -1 to 1): {named}.")
+            yield "split-shift", "", split, f"{detail}(Cliff's delta, -1 to 1): {named}."
 
 
 def class_weights(pixel_counts: np.ndarray, kind: str) -> np.ndarray:

@@ -5,10 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 from PIL import Image
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 
-from seglib.checks.findings import Finding, finding
 from seglib.data import IGNORE, some
 
 RADIUS = 6  # bits of 64; a JPEG of quality 40, half the size or noise of 5 grey values change no more
@@ -18,7 +15,6 @@ _MEAN = 0.08  # of the cells' standard deviation, by which they may differ in th
 _GAINS = (0.5, 2.0)  # beyond, it is no change of light
 _CROWD = 16  # images with which one is compared, nearest hashes first: a fixed camera gives many
 _DISAGREE = 0.05  # share of cells, from which masks of one image contradict each other
-_BITS = np.array([n.bit_count() for n in range(1 << 16)], np.uint8)
 _ALIKE = 0.6  # correlation of the steps between cells, which two scenes do not reach
 
 
@@ -28,21 +24,9 @@ def difference_hash(grey: Image.Image) -> np.uint64:
     return np.packbits(cells[:, 1:] > cells[:, :-1]).view(">u8")[0].astype(np.uint64)
 
 
-def thumbnail(grey: Image.Image) -> np.ndarray:
-    """Average a grey picture over 32 x 24 cells: (24, 32) uint8."""
-    return np.asarray(grey.resize(THUMBNAIL, Image.Resampling.BOX))
-
-
-def coarse_mask(mask: np.ndarray) -> np.ndarray:
-    """Take the class id in the middle of each of 32 x 24 cells: (24, 32) uint8."""
-    rows, columns = np.arange(THUMBNAIL[1]) + 0.5, np.arange(THUMBNAIL[0]) + 0.5
-    rows, columns = rows * len(mask) / len(rows), columns * mask.shape[1] / len(columns)
-    return mask[np.ix_(rows.astype(int), columns.astype(int))]
-
-
-def hamming(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Count the bits in which two arrays of uint64 differ, element by element."""
-    return _BITS[(a ^ b).view(np.uint16).reshape(-1, 4)].sum(axis=1, dtype=np.int64)
+def thumbnail(picture: Image.Image, how: int = Image.Resampling.BOX) -> np.ndarray:
+    """Average a grey picture over 32 x 24 cells, or by NEAREST take the pixel in the middle of each: (24, 32) uint8."""
+    return np.asarray(picture.resize(THUMBNAIL, how))
 
 
 def same_picture(one: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -70,7 +54,7 @@ def near_duplicates(samples: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
     thumbs = np.array(samples["_thumb"].tolist(), np.uint8).reshape(-1, *THUMBNAIL[::-1])
     named = samples[["split", "id"]].to_numpy()
     for place in range(len(samples) - 1):
-        distance = hamming(hashes[place], hashes[place + 1 :])
+        distance = np.bitwise_count(hashes[place] ^ hashes[place + 1 :])
         near = np.flatnonzero(distance <= RADIUS)
         near = near[np.argsort(distance[near], kind="stable")[:_CROWD]]
         if len(near):
@@ -81,14 +65,6 @@ def near_duplicates(samples: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
             pairs.append((place, other))
     columns = ["split_1", "id_1", "split_2", "id_2", "distance", "difference"]
     return pd.DataFrame(rows, columns=columns), np.array(pairs, int).reshape(-1, 2).T
-
-
-def joined(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Number `count` things so that all that the pairs of `first` and `second` connect have one number."""
-    order = np.argsort(first, kind="stable")  # into rows of a CSR matrix: faster than scipy's own way there
-    ends = np.bincount(first, minlength=count).cumsum()
-    graph = csr_array((np.ones(len(first)), second[order], np.append(0, ends)), (count, count))
-    return connected_components(graph, directed=False)[1]
 
 
 def first_alike(values: pd.Series) -> np.ndarray:
@@ -102,7 +78,7 @@ def repeated(numbers: np.ndarray) -> list[np.ndarray]:
     return [places for places in pd.Series(numbers).groupby(numbers).indices.values() if len(places) > 1]
 
 
-def judge_duplicates(samples: pd.DataFrame, pictures: np.ndarray) -> Iterator[Finding]:
+def judge_duplicates(samples: pd.DataFrame, pictures: np.ndarray) -> Iterator[tuple[str, ...]]:
     """Report every set of images that show the same image: (N,) equal numbers."""
     for same in (samples.iloc[places] for places in repeated(pictures)):
         splits, names = same["split"].unique(), (same["split"] + "/" + same["id"]).tolist()
@@ -113,5 +89,5 @@ def judge_duplicates(samples: pd.DataFrame, pictures: np.ndarray) -> Iterator[Fi
         differ = ((masks[:1] != masks) & valid).sum(axis=1) / valid.sum(axis=1).clip(1)
         if (apart := differ.max(initial=0)) > _DISAGREE:
             told = f"{detail} Their masks differ in {apart:.0%} of the area."
-            yield finding("duplicate-masks-differ", same["id"].iloc[-1], splits[-1], told)
-        yield finding(check, same["id"].iloc[-1], splits[-1], detail)
+            yield "duplicate-masks-differ", same["id"].iloc[-1], splits[-1], told
+        yield check, same["id"].iloc[-1], splits[-1], detail

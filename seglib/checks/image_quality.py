@@ -8,8 +8,6 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from seglib.checks.findings import Finding, finding
-
 LOOKS = ["brightness", "contrast", "entropy", "sharpness", "focus", "colour"]
 FLAT = 2.0  # standard deviation of the grey values below which a picture shows nothing
 FEWEST = 20  # images without which nothing can be said to lie apart
@@ -77,14 +75,14 @@ def limits(samples: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["check", "column", "side", "limit", "median"])
 
 
-def judge_looks(samples: pd.DataFrame, table: pd.DataFrame) -> Iterator[Finding]:
+def judge_looks(samples: pd.DataFrame, table: pd.DataFrame) -> Iterator[tuple[str, ...]]:
     """Report the images that lie beyond the `limits`."""
     for row in table.itertuples():
         values = samples[row.column]
         beyond = values.gt(row.limit) if row.side == "above" else values.lt(row.limit)
         for name, split, value in samples.loc[beyond, ["id", "split", row.column]].itertuples(index=False):
             detail = f"image {name!r} {OUTLIERS[row.check][2]} {value:.3g}; the median is {row.median:.3g}."
-            yield finding(row.check, name, split, detail)
+            yield row.check, name, split, detail
 
 
 def qualities(image: np.ndarray) -> dict[str, float]:

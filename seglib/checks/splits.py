@@ -5,9 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from seglib.checks.duplicates import first_alike, hamming, joined
-from seglib.checks.findings import Finding, finding
-from seglib.data import some
+from seglib.checks.duplicates import first_alike
+from seglib.data import joined, some
 
 PATTERN = r"(?P<group>.*?)(?:[_. -]+[A-Za-z]?)?(?P<frame>\d{1,15})(?:(?:_jpe?g|_png)?\.rf\.\w+)?$"  # Roboflow's tail
 SMALL_SPLIT = 10  # a score on fewer images than this says little
@@ -26,8 +25,8 @@ def guess_sequences(samples: pd.DataFrame) -> tuple[pd.Series, pd.Series, str] |
     bits, follows = table["bits"].to_numpy(np.uint64), table["group"].eq(table["group"].shift(-1)).to_numpy()
     if (group == "").sum() > len(group) / 10 or follows.sum() < _FEWEST_NEIGHBOURS:
         return None
-    neighbours = np.median(hamming(bits[follows], bits[np.flatnonzero(follows) + 1]))
-    any_two = np.median(hamming(bits, np.random.default_rng(0).permutation(bits)))
+    neighbours = np.median(np.bitwise_count(bits[follows] ^ bits[np.flatnonzero(follows) + 1]))
+    any_two = np.median(np.bitwise_count(bits ^ np.random.default_rng(0).permutation(bits)))
     if neighbours > _ALIKE * any_two:
         return None
     found = sorted(set(table["group"]))
@@ -57,7 +56,9 @@ def sequence_table(samples: pd.DataFrame, near_frames: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["split", "group", *_NUMBERS]).astype(types)
 
 
-def judge_sequences(table: pd.DataFrame, samples: pd.DataFrame, near_frames: int) -> Iterator[Finding]:
+def judge_sequences(
+    table: pd.DataFrame, samples: pd.DataFrame, near_frames: int
+) -> Iterator[tuple[str, ...]]:
     """Report splits whose sequences train holds too."""
     for split, images in samples[samples["split"] != "train"].groupby("split", sort=False):
         rows = table[table["split"] == split]
@@ -66,7 +67,7 @@ def judge_sequences(table: pd.DataFrame, samples: pd.DataFrame, near_frames: int
             detail = f"{len(shared)} of {len(rows)} sequences of {split} are in train too: {some(shared['group'].tolist())}; "
             detail += f"they hold {shared['images'].sum()} of its {len(images)} images; "
             detail += f"{shared['near'].sum()} of them have a train frame within {near_frames} frames."
-            yield finding("sequence-leakage", "", split, detail)
+            yield "sequence-leakage", "", split, detail
 
 
 def suggest_split(samples: pd.DataFrame, pixel_counts: np.ndarray, pictures: np.ndarray) -> pd.Series:
@@ -102,20 +103,18 @@ def suggest_split(samples: pd.DataFrame, pixel_counts: np.ndarray, pictures: np.
 
 def _improve(held: np.ndarray, target: np.ndarray, place: np.ndarray) -> float:
     """Move the unit that lowers the cost most, in `place` (U,) itself, until none does; return the cost."""
-    units, squares, sizes = np.arange(len(held)), (held**2).sum(axis=1), np.bincount(place)
-    over = -target[:, None] * held.sum(axis=0)  # (S, 1 + C) what a split holds beyond its share
-    np.add.at(over, place, held)
+    units, splits, squares = np.arange(len(held)), np.arange(len(target)), (held**2).sum(axis=1)
     while True:
+        # (S, 1 + C) what a split holds beyond its share
+        over = (place == splits[:, None]) @ held - target[:, None] * held.sum(axis=0)
         slope = 2 * held @ over.T  # (U, S)
         change = (slope + squares[:, None]) / target**2
         change += ((squares - slope[units, place]) / target[place] ** 2)[:, None]
         change[units, place] = 0
-        change[sizes[place] == 1] = 0  # it would leave an empty split
+        change[np.bincount(place)[place] == 1] = 0  # it would leave an empty split
         unit, split = np.unravel_index(change.argmin(), change.shape)
         if change[unit, split] > -1e-12:
             return float(((over / target[:, None]) ** 2).sum())
-        np.add.at(over, [place[unit], split], [-held[unit], held[unit]])
-        np.add.at(sizes, [place[unit], split], [-1, 1])
         place[unit] = split
 
 

@@ -16,7 +16,8 @@ from pydantic import AfterValidator, BaseModel, Field, StrictInt
 
 from seglib.data.classes import ClassError, ClassMap
 from seglib.data.image_io import DatasetError, ImageForm
-from seglib.runs import UnreadableError, brief, check_name, display_path, is_plain, load_yaml, read_written
+from seglib.params import ParameterError, read_file
+from seglib.runs import brief, check_name, display_path, is_plain
 
 FILE_NAME = "dataset.yaml"
 _GENERAL = "images?|imgs|data|datasets?|train(ing)?|masks|labels|export|new"
@@ -141,26 +142,22 @@ def meant(name: str, known: Iterable[str]) -> str:
 
 def read_config(path: Path) -> DatasetConfig:
     """Read dataset.yaml; a `DatasetError` (check "config" or "classes") names every wrong key."""
-    check, suggestion = "config", "data/README.md shows the form."
+    name, check = display_path(path), "config"
     try:
-        if not isinstance(values := load_yaml(read_written(path)), dict):
-            raise UnreadableError(f": it is {'empty' if values is None else 'no mapping'}")
-        config = DatasetConfig(**{str(key): value for key, value in values.items()})
+        config = DatasetConfig(**read_file(path, "keys such as classes and splits"))
         _ = config.class_map
         return config
-    except UnicodeDecodeError:
-        told, suggestion = " is not UTF-8 text.", "Save it as UTF-8."
-    except UnreadableError as error:
-        told = f" is not valid YAML{error}; expected keys such as classes and splits."
+    except ParameterError as error:
+        told = str(error)
     except ClassError as error:
-        told, check = f": {error}", "classes"
+        told, check = f"{name}: {error}", "classes"
     except pydantic.ValidationError as error:
         wrong: dict[str, str] = {}
         for problem in error.errors():  # those of a union's members differ in the end of their places
             place = re.sub(r"\.(int|constrained|tuple\[|\[key]).*", "", ".".join(map(str, problem["loc"])))
             wrong.setdefault(place, _explain(problem, place))
-        told = f": {'; '.join(wrong.values())}."
-    raise DatasetError(f"{display_path(path)}{told}", check, suggestion)
+        told = f"{name}: {'; '.join(wrong.values())}."
+    raise DatasetError(told, check, "data/README.md shows the form.")
 
 
 def _explain(problem: Any, place: str) -> str:

@@ -19,23 +19,21 @@ KINDS = ("polygons", "classes", "instances")
 _Drawn = tuple[str, list[tuple[str, Any]]]  # image; class name, and polygons, COCO's RLE or a mask file
 
 
-def convert(
-    folder: str | Path, kind: str = "polygons", target: str | Path = ""
-) -> tuple[Path, list[str], int]:
+def convert(root: Path, kind: str = "polygons", target: str | Path = "") -> tuple[Path, list[str], int]:
     """Write a PNG of class ids for every annotated image, at the image's place below `target`, and classes.txt.
 
     0 is background, what nothing covers. What is drawn later lies above; in COCO small objects come last.
 
     Args:
-        folder: images, and annotations that name them or are named as they are.
+        root: a folder of images, and annotations that name them or are named as they are.
         kind: "polygons" (COCO with RLE, labelme, YOLO), "classes" (a folder of masks a class, masks/car/x.png) or
             "instances" (masks of numbered objects, all of one class). In masks, any value but 0 counts.
-        target: a new folder; `masks` in `folder` by default.
+        target: a new folder; `masks` in `root` by default.
 
     Returns:
         the new folder, the names of the classes with background, and how many masks there are.
     """
-    root, out, names = Path(folder), Path(target or Path(folder) / "masks"), ["background"]
+    out, names = Path(target or root / "masks"), ["background"]
     if out.exists():
         raise DatasetError(f"{out} exists.", "folder-exists", "Name a new folder with --to.")
     files, others = walk(root)
@@ -78,8 +76,7 @@ def _polygons(root: Path, others: list[Path], names: list[str]) -> Iterator[_Dra
                 yield path.as_posix(), shapes
         except (ValueError, KeyError, TypeError) as error:
             detail = f"{path} is no annotation of polygons or run lengths ({type(error).__name__}: {error})."
-            suggestion = "Export it with segmentation, or move it away."
-            raise DatasetError(detail, "no-annotations", suggestion) from error
+            raise DatasetError(detail, "no-annotations", "Export polygons, or move it away.") from error
 
 
 def _from_json(found: Any, path: Path, names: list[str]) -> Iterator[_Drawn]:
@@ -118,8 +115,7 @@ def _image(name: PurePosixPath, images: list[str]) -> str:
     best = [str(image) for image, score in zip(same, alike, strict=True) if score == max(alike)]
     if len(best) != 1:
         detail = f"{len(best) or 'no'} images ({some(best)}) have the stem of annotation {name}, not one."
-        check = "duplicate-stem" if best else "missing-image"
-        raise DatasetError(detail, check, "Rename the annotation, or move it away.")
+        raise DatasetError(detail, "missing-image", "Rename the annotation, or move it away.")
     return best[0]
 
 
@@ -137,8 +133,7 @@ def _covered(shape: Any, size: tuple[int, int]) -> np.ndarray:
             ImageDraw.Draw(picture).polygon(scaled.ravel().tolist(), fill=1)
         covered = np.array(picture)
     if covered.shape != size:
-        detail = f"annotation of {covered.shape}, but its image is {size} (height, width)."
-        raise DatasetError(detail, "size-mismatch")
+        raise DatasetError(f"annotation of {covered.shape}, but its image is {size}.", "size-mismatch")
     return covered
 
 

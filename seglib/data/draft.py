@@ -12,8 +12,8 @@ from typing import NamedTuple
 from seglib.data.class_tables import TABLES, draft_classes, read_table
 from seglib.data.classes import some
 from seglib.data.config import dataset_name
-from seglib.data.image_io import SUFFIXES, DatasetError, read_stored, visible_files
-from seglib.data.pairing import find_files, listed_ids
+from seglib.data.image_io import SUFFIXES, DatasetError, read_stored
+from seglib.data.pairing import find_files, listed_ids, visible_files
 
 _SPLITS = {"train": "train|training", "val": "val|valid|validation", "test": "test|testing"}
 _SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words.split("|")}
@@ -47,7 +47,7 @@ class _Pair(NamedTuple):
 def draft_dataset(folder: str | Path, images: str = "", masks: str = "") -> str:
     """Draft the text of a dataset.yaml: splits, names of classes from a file, and what up to 200 masks hold.
 
-    Names of folders ("images", "trainannot") or files ("x_mask.png") tell images from masks, else their contents do.
+    Names of folders ("images", "trainannot") or files ("x_mask.png") tell images from masks.
     They are paired by names that are equal but for a beginning and an ending that all of them have.
     `images` and `masks` are globs where it must be told; "{split}" in them stands for train, val, test, ...
     A DatasetError has check "no-layout", "two-readings" (with the globs that choose each), "polygons" or "illegal-ids".
@@ -96,22 +96,15 @@ def meaning(name: str) -> tuple[str, str]:
 
 
 def _find_pairs(root: Path, files: _Files) -> list[_Pair]:
-    """Tell masks from images by folders' names, else by files', else by their contents, and pair what fits together."""
-    flat: dict[tuple, float] = {}
-    for stage in ("folders", "files", "contents"):
+    """Tell masks from images by folders' names, else by files', and pair what fits together."""
+    for by_files in (False, True):
         groups: dict[tuple, _Files] = defaultdict(dict)
         for parts, file in files.items():
             said, words = [meaning(part) for part in parts[:-1]], re.split(_EDGE, file.stem)
             length = 1 + max((k for k, told in enumerate(said) if any(told)), default=-1)
             split, roles = next((split for split, _ in said[::-1] if split), ""), {role for _, role in said}
-            if stage == "files" and len(words) > 1:
+            if by_files and len(words) > 1:
                 roles = {meaning(word)[1] for word in (words[-1], "".join(words[-2:]), words[0])}
-            if stage == "contents":  # masks: nearly all neighbouring pixels are equal
-                kind = parts[:-1], file.suffix, words[-1].strip("0123456789")
-                if kind not in flat:
-                    stored = read_stored(file)
-                    flat[kind] = (stored[:, 1:] == stored[:, :-1]).mean()
-                roles = {"mask" if flat[kind] > 0.75 else "image"}
             role = next((role for role in ("other", "mask", "image") if role in roles), "")
             shape = tuple(p if p == ".." or any(meaning(p)) else "*" for p in parts[:length])
             groups[split, role, shape][parts] = file

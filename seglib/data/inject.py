@@ -4,7 +4,6 @@ Label faults change the mask (at least `MIN_CHANGE`: what cannot be measured pro
 """
 
 import math
-import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,15 +78,13 @@ def inject_faults(
     with atomic_folder(out) as folder:
         for row in dataset.samples.itertuples():
             _write_sample(dataset, row, faults.get(row.id), folder, seed)
-        named = dataset.samples[dataset.samples["id"].isin(faults)].itertuples()
-        table = pd.DataFrame([(row.id, row.split, *faults[row.id][:4]) for row in named])
-        table.columns = ["sample", "split", *Fault._fields[:4]]
+        rows = [(r.id, r.split, *faults[r.id][:4]) for r in dataset.samples.itertuples() if r.id in faults]
+        table = pd.DataFrame(rows, columns=["sample", "split", *Fault._fields[:4]])
         write_csv(folder / "planted.csv", table)
-        name = re.sub(r"[^A-Za-z0-9._-]", "_", dataset.name[:64])
-        values = {"name": f"{name}_planted", "classes": list(dataset.classes.names), "group": _GROUP}
-        values |= {"colors": dataset.classes.colors.tolist(), "splits": {}}
-        for split in dataset.splits:
-            values["splits"][split] = {key: f"{split}/{key}/**/*.png" for key in ("images", "masks")}
+        classes, sides = dataset.classes, ("images", "masks")
+        globs = {split: {side: f"{split}/{side}/**/*.png" for side in sides} for split in dataset.splits}
+        values = {"name": f"{dataset.name[:64]}_planted", "classes": list(classes.names), "group": _GROUP}
+        values |= {"colors": classes.colors.tolist(), "splits": globs}
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None)
         write_text(folder / FILE_NAME, text)
     return table

@@ -6,13 +6,11 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pooch
-from PIL import Image
 
 from seglib.data.classes import some
 from seglib.data.image_io import DatasetError
-from seglib.runs import atomic_folder, display_path, project_root, resolve_path, write_text
+from seglib.runs import atomic_folder, display_path, project_root, resolve_path
 
 _STREETS = {"ash": "train", "holly": "train", "linden": "val", "cherry": "test"}
 # Name -> the zip's address, and which of its members are taken: the group is a file's path in the dataset. It admits
@@ -24,59 +22,24 @@ _MOST = 1 << 30  # bytes; a known dataset unpacks to no more
 
 
 def ensure_demo(dataset: str | Path) -> None:
-    """Say how to get data/demo if `dataset` is that and not there; make the broken twin if it is data/demo_broken."""
-    path, data = resolve_path(dataset).resolve(), (project_root() / "data").resolve()
-    if path == data / "demo" and not path.exists():
-        raise DatasetError("the demo is not there.", "no-folder", "Restore it with `git checkout data/demo`.")
-    if path == data / "demo_broken" and not (path / "planted.csv").exists():
-        make_broken(path)
+    """Make the demo's broken twin if `dataset` is data/demo_broken, and not there.
 
-
-def make_broken(folder: str | Path) -> Path:
-    """Write the demo's broken twin into the new `folder`: sound samples, and one for each fault in planted.csv.
-
-    `kind` is the check that finds the fault, an empty `sample` stands for its whole split.
+    It has sound samples, and one for each fault in planted.csv: `kind` is the check that finds the fault, an empty
+    `sample` stands for its whole split. The faulty files lie in seglib/data/demo_broken as they are.
     """
-    folder, data = Path(folder), project_root() / "data"
+    folder, demo = resolve_path(dataset).resolve(), project_root() / "data" / "demo"
+    if folder != demo.with_name("demo_broken").resolve() or (folder / "planted.csv").exists():
+        return
     with atomic_folder(folder) as new:
         for street, split in _STREETS.items():
-            source = data / "demo" / ("val" if split == "val" else "train")
-            for path in sorted(source.glob(f"*/{street}_000[0-8].png")):
+            source = demo / ("val" if split == "val" else "train")
+            for path in source.glob(f"*/{street}_000[0-8].png"):
                 target = new / split / path.relative_to(source)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
-        _break(new)
-        text = (data / "demo/dataset.yaml").read_text(encoding="utf-8")
-        text = text.replace("name: demo", "name: demo_broken").replace("*.png", "*")
-        text = re.sub("(?m)^colors:.*\n", "", text)  # without colours, an RGB mask is a fault
-        write_text(new / "dataset.yaml", text)
-        shutil.copyfile(Path(__file__).with_name("demo_broken.csv"), new / "planted.csv")
-    return folder
-
-
-def _break(folder: Path) -> None:
-    images = folder / "train" / "images"
-    (folder / "train/masks/ash_0001.png").unlink()
-    (images / "ash_0003.png").unlink()
-    half = (images / "ash_0005.png").read_bytes()[:2000]
-    texts = {"ash_0005.png": half, "ash_0007.png": b"", "holly_0001.png": b"A note.", "dashcam.mp4": bytes(9)}
-    for name, text in texts.items():
-        (images / name).write_bytes(text)
-    with Image.open(images / "holly_0008.png") as image:
-        image.save(images / "holly_0008.jpg")
-    changes = {
-        "train/masks/holly_0003.png": lambda ids: ids[::2, ::2],
-        "train/masks/holly_0005.png": lambda ids: np.array([0, 12, 2, 3, 4, 14, 6, 7, 8])[ids],
-        "train/masks/holly_0007.png": lambda ids: np.stack([ids * 28, 255 - ids * 25, ids * 9], axis=2),
-        "test/masks/cherry_0002.png": lambda ids: np.full_like(ids, 8),
-        "test/masks/cherry_0004.png": np.zeros_like,
-    }
-    for path in (folder / "val" / "masks").iterdir():  # no person in val: labelled as pavement
-        changes[f"val/masks/{path.name}"] = lambda ids: np.where(ids == 6, 3, ids)
-    for path, change in changes.items():
-        with Image.open(folder / path) as mask:
-            changed = change(np.array(mask)).astype(np.uint8)
-        Image.fromarray(changed).save(folder / path)
+        shutil.copytree(Path(__file__).with_name("demo_broken"), new, dirs_exist_ok=True)
+        for lost in ("masks/ash_0001.png", "images/ash_0003.png"):
+            (new / "train" / lost).unlink()
 
 
 def download(name: str, folder: str | Path) -> Path:

@@ -5,7 +5,8 @@ import io
 
 import numpy as np
 from PIL import Image
-from skimage import measure
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from seglib.data.classes import IGNORE, ClassMap
 
@@ -62,15 +63,34 @@ def present(*masks: np.ndarray) -> list[int]:
 def label_regions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Label the connected regions of equal values in (H, W) uint8 or bool; pixels that touch at a corner are connected.
 
+    Rows are cut into runs of one value, and runs that touch are joined: several times faster than a labelling pixel by pixel.
+
     Returns:
         labels (H, W) int64, numbered from 0 in reading order; the value of each region (R,); its pixels (R,) int64.
     """
-    stored = mask.view(np.uint8) if mask.dtype == bool else mask  # bool has no background but False
-    labels = measure.label(stored, background=-1, connectivity=2) - 1
-    sizes = np.bincount(labels.ravel())
-    values = np.empty(len(sizes), mask.dtype)
-    values[labels.ravel()] = mask.ravel()
-    return labels, values, sizes
+    flat, width = np.ascontiguousarray(mask).ravel(), mask.shape[1]
+    starts = np.ones(mask.shape, bool)
+    np.not_equal(mask[:, 1:], mask[:, :-1], out=starts[:, 1:])
+    begin, starts = np.flatnonzero(starts), starts.ravel()
+    sizes = np.diff(begin, append=flat.size)
+    run = np.repeat(np.arange(len(begin), dtype=np.int32), sizes)  # (H * W,)
+    # Where runs of two rows touch, one of them begins at p or above it; they meet there, or across a corner of p.
+    below = np.flatnonzero(starts[width:] | starts[:-width]) + width
+    inner = below[below % max(1, width) > 0]
+    pairs = []
+    for lower, upper in ((below, below - width), (inner, inner - width - 1), (inner - 1, inner - width)):
+        same = flat[lower] == flat[upper]
+        pairs.append([run[lower[same]], run[upper[same]]])
+    region = joined(len(begin), *np.concatenate(pairs, axis=1)).astype(np.int64)
+    values = np.empty(region.max(initial=-1) + 1, mask.dtype)
+    values[region] = flat[begin]
+    return region[run].reshape(mask.shape), values, np.bincount(region, sizes).astype(np.int64)
+
+
+def joined(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Number `count` things so that all that the pairs of `first` and `second` connect have one number."""
+    graph = coo_array((np.ones(len(first)), (first, second)), (count, count))
+    return connected_components(graph, directed=False)[1]
 
 
 def data_uri(picture: np.ndarray, width: int) -> str:

@@ -1,10 +1,12 @@
-"""Pictures of masks, errors and confidences."""
+"""Pictures of masks and errors, and the regions of masks."""
 
 import base64
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
+from scipy import ndimage
 
 import seglib.data as pictures
 from seglib.data import IGNORE, ClassMap
@@ -40,3 +42,22 @@ def test_thumbnails_are_jpeg_of_at_most_the_asked_width():
         assert head == "data:image/jpeg;base64"
         with Image.open(io.BytesIO(base64.b64decode(data))) as thumb:
             assert thumb.width == expected
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2), (40, 31), (0, 5), (5, 0)])
+def test_regions_are_those_of_a_labelling_class_by_class(shape):
+    for seed in range(20):
+        random, times = np.random.default_rng(seed), 1 + seed // 4
+        sides = [-(-side // times) for side in shape]
+        coarse = random.integers(0, (1, 2, 3, 200)[seed % 4], sides, np.uint8)
+        mask = coarse.repeat(times, 0).repeat(times, 1)[: shape[0], : shape[1]]
+        mask = mask > 0 if seed % 4 == 1 else mask
+        labels, values, sizes = pictures.label_regions(mask)
+        np.testing.assert_array_equal(values[labels], mask)
+        np.testing.assert_array_equal(np.bincount(labels.ravel(), minlength=len(sizes)), sizes)
+        assert (np.diff(np.unique(labels, return_index=True)[1]) > 0).all()  # in reading order
+        for value in np.unique(values):
+            inside = values[labels] == value
+            expected, count = ndimage.label(inside, np.ones((3, 3)))
+            pairs = {*zip(expected[inside].tolist(), labels[inside].tolist(), strict=True)}
+            assert len(pairs) == count == (values == value).sum()
