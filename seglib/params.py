@@ -134,7 +134,6 @@ class Train(Params):
     micro_batch: Natural = 0
     cache: Literal["auto", "ram", "disk", "none"] = "auto"
     workers: int = Field(0, ge=0, le=4096)
-    track: Literal["csv", "tensorboard", "wandb"] = "csv"
     seed: Natural = 0
 
 

@@ -1,13 +1,10 @@
 """`fit` on a tiny dataset: its files, its schedule, and above all that a resumed run equals an uninterrupted one."""
 
-import contextlib
 import json
 import math
 import shutil
-import sys
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -335,24 +332,3 @@ def test_steps_that_the_scaler_leaves_out_are_counted_and_no_error(tiny_root, ti
     history = trained(tiny_params(epochs=2, ema_decay=0.5, **PLAIN))[1]
     assert history["skipped_steps"].tolist() == [1, 0]
     assert np.isfinite(history["val_loss"]).all()
-
-
-@pytest.mark.filterwarnings("default")  # tensorboard's own imports warn
-def test_tensorboard_holds_every_epoch(tiny_root, tiny_params):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    run, history = trained(tiny_params(epochs=2, track="tensorboard"))
-    events = EventAccumulator(str(run.path / "tensorboard")).Reload()
-    scores = {event.step: event.value for event in events.Scalars("val_miou")}
-    assert scores == pytest.approx(dict(zip([1, 2], history["val_miou"], strict=True)), rel=1e-6)
-
-
-def test_wandb_is_told_the_run_and_its_parameters(tiny_root, tiny_params, monkeypatch):
-    told = []
-    logging = SimpleNamespace(log=lambda values, step: told.append((step, values["val_miou"])))
-    fake = SimpleNamespace(init=lambda **settings: told.append(settings) or contextlib.nullcontext(logging))
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    history = trained(tiny_params(track="wandb", epochs=1))[1]
-    assert (told[0]["id"], told[0]["config"]["epochs"]) == ("tiny", 1)
-    assert told[1:] == [(1, history["val_miou"][0])]
