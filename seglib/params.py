@@ -103,7 +103,6 @@ class Train(Params):
     clip_norm: Positive = 1.0
     ema_decay: float = Field(0.0, ge=0, lt=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    freeze_epochs: Natural = 0
     patience: Natural = 0
     ce_weight: NotNegative = 1.0
     dice_weight: NotNegative = 1.0

@@ -34,10 +34,8 @@ _LOCK = ".training"
 _STEP_SHARE = {"cpu": 0.5, "mps": 0.5, "cuda": 0.85}  # of the device's free memory, for one training step
 _SLACK = 1.3  # memory of a step over what autograd keeps: gradients on their way, work space
 # Parameters that say how to compute, not what: a run may go on with others, on another machine for instance.
-_MAY_CHANGE = {
-    *("device", "precision", "memory_format", "compile", "accelerate", "processes", "threads", "micro_batch"),
-    *("cache", "workers", "resume", "replace"),
-}
+_MAY_CHANGE = {"device", "precision", "memory_format", "compile", "accelerate", "processes", "threads"}
+_MAY_CHANGE |= {"micro_batch", "cache", "workers", "resume", "replace"}
 
 
 def open_dataset(params: Train) -> tuple[Train, Dataset]:
@@ -123,7 +121,7 @@ def plan_training(
 
 
 def measure(plan: DevicePlan, model: Segmenter, crop: tuple[int, int], images: int) -> float:
-    """Try a step of some crops on a copy of `model`: the bytes that autograd keeps for each until the backward pass."""
+    """Try a step of some crops on a copy of `model`: the bytes that autograd keeps of each for the backward pass."""
     model, kept = plan.place(copy.deepcopy(model)).train(), {}  # bytes by the address of the memory
     pixels = torch.zeros(images, 3, *crop, device=plan.device).contiguous(memory_format=plan.layout)
     masks = torch.zeros(images, *crop, dtype=torch.uint8, device=plan.device)
@@ -227,10 +225,9 @@ def _launch(run: Run, plan: DevicePlan, on_epoch: Callable[[pd.DataFrame], None]
         finally:
             processes.terminate()  # no process outlives an interrupted cell
     if processes.returncode:
-        told = (
-            f"exit code {processes.returncode} in one of {plan.processes} processes. Go on with resume=True"
-        )
-        raise RuntimeError(f"{told}. What they said last:\n{''.join(lines[-60:])}")
+        told = f"exit code {processes.returncode} in one of {plan.processes} processes"
+        said = "".join(lines[-60:])
+        raise RuntimeError(f"{told}. Go on with resume=True. What they said last:\n{said}")
     return pd.read_csv(run.history)
 
 
