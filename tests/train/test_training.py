@@ -76,7 +76,6 @@ def test_rate_is_that_of_torch_s_schedulers():
         assert optimizer.param_groups[0]["lr"] == pytest.approx(rate(step, 100, 10)), step
         optimizer.step()
         schedule.step()
-    assert [rate(9, 100, 10), rate(55, 100, 10), rate(100, 100, 10)] == pytest.approx([1, 0.505, 0.01])
     assert rate(0, 1, 0) == 1
     assert rate(0, 5, 8) == pytest.approx(1 / 8)  # a warm-up longer than the training
 
@@ -137,7 +136,6 @@ def test_fit_writes_history_and_checkpoints(trained_root):
     # The weights of all three terms are 1.
     terms = history[["train_ce", "train_dice", "train_focal"]].sum(axis=1)
     np.testing.assert_allclose(terms, history["train_loss"], rtol=1e-5)
-    assert history["learning_rate"].iloc[-1] < 0.3 * 3e-3
     assert history["best"].tolist() == [True, *(history["val_miou"].cummax().diff().iloc[1:] > 0)]
     best = train.load_checkpoint(run.best_checkpoint)[1]
     assert best["epoch"] == history["epoch"][history["val_miou"].idxmax()]
@@ -145,7 +143,6 @@ def test_fit_writes_history_and_checkpoints(trained_root):
     np.testing.assert_allclose(of_classes, history["val_miou"])
     assert best["val_miou"] == pytest.approx(history["val_miou"].max(), rel=1e-12)
     assert train.load_checkpoint(run.last_checkpoint)[1]["epoch"] == 3
-    assert read_json(run.path / "environment.json")["plan"]["device"] == "cpu"
     steps = pd.read_csv(run.steps)
     assert list(steps) == STEPS
     assert steps["step"].tolist() == [1, 2, 3, 4, 5, 6]
@@ -169,11 +166,11 @@ def test_validation_score_is_that_of_the_predictions(trained_root):
     assert facts["val_miou"] == pytest.approx(np.mean(ious), abs=2e-3)
 
 
-FROZEN = {"freeze_epochs": 3, "batch_size": 4, "micro_batch": 2}
+PARTS = {"batch_size": 4, "micro_batch": 2}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [{"workers": 2}, {"ema_decay": 0.9}, FROZEN, {"cache": "none"}], ids=str)
+@pytest.mark.parametrize("how", [{"workers": 2}, {"ema_decay": 0.9}, PARTS, {"cache": "none"}], ids=str)
 def test_a_resumed_run_equals_an_uninterrupted_one(tiny_root, tiny_params, how):
     """Nor can it be begun again over its epochs, by starting the notebook's cell once more."""
     straight, expected = trained(tiny_params(run="straight", epochs=4, **how))
@@ -245,12 +242,13 @@ def test_fit_leaves_the_process_as_it_was(tiny_root, tiny_params, monkeypatch):
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items()), "not a copy"
 
 
-def test_class_weights_reach_the_loss(tiny_root, tiny_params, monkeypatch):
-    seen, loss = [], trainer.HybridLoss
-    monkeypatch.setattr(trainer, "HybridLoss", lambda *a: seen.append(a[3]) or loss(*a))
-    trained(tiny_params(epochs=1, class_weights="median_frequency"))
-    counts = train.build_cache(load_dataset("data/tiny"), "train").pixel_counts
-    np.testing.assert_array_equal(seen[0], class_weights(counts, "median_frequency"))
+def test_class_weights_reach_the_loss(tiny_root, tiny_params):
+    params = tiny_params(class_weights="median_frequency")
+    splits = open_splits(params)
+    job = trainer.Trainer(new_model(params), *splits, params, train.DevicePlan())
+    expected = torch.tensor(class_weights(splits[0].pixel_counts, "median_frequency")).float()
+    assert torch.equal(job.loss.class_weights, expected)
+    assert torch.equal(job.scoring_loss.class_weights, expected)
 
 
 def test_validation_masks_without_a_label_still_leave_a_model(tiny_root, tiny_params):
@@ -259,19 +257,6 @@ def test_validation_masks_without_a_label_still_leave_a_model(tiny_root, tiny_pa
     run, history = trained(tiny_params(epochs=1))
     assert history["val_miou"].isna().all()
     assert run.best_checkpoint.exists()
-
-
-def test_a_frozen_encoder_stays_as_it_is(tiny_root, tiny_params):
-    params, seen = tiny_params(epochs=2, freeze_epochs=1), []
-    last = Run(Run.folder(params.run)).last_checkpoint
-    model = new_model(params)
-    before = model.state_dict()
-    trained(params, model, lambda _: seen.append(train.load_checkpoint(last)[0].state_dict()))
-    encoder = [name for name in before if name.startswith("net.encoder.")]
-    assert all(torch.equal(before[name], seen[0][name]) for name in encoder)
-    assert not all(torch.equal(before[name], seen[0][name]) for name in before)
-    convolutions = [name for name in encoder if name.endswith("conv.weight")]
-    assert not any(torch.equal(seen[0][name], seen[1][name]) for name in convolutions)
 
 
 def test_the_averaged_weights_are_validated_and_kept(tiny_root, tiny_params):
