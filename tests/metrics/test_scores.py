@@ -13,7 +13,6 @@ from sklearn import metrics as sklearn
 from torchmetrics import classification as theirs
 
 from seglib import metrics
-from seglib.metrics.scores import worst_mean
 
 IGNORE = 255
 NAN = float("nan")
@@ -166,15 +165,6 @@ def test_fine_grained_scores_as_their_definitions_read(case, absent):
     scores = metrics.scores(counts, absent)
     for name, value in fine_grained(counts, absent).items():
         close(scores[name], value)
-
-
-def test_shares_of_counts_that_floats_cannot_hold():
-    """0.07 of 100 is 7.000000000000001 as a float; floor(q n / 100) is meant in whole numbers."""
-    for n in range(1, 300):
-        values = np.arange(n, dtype=float)
-        for q in range(1, 101):
-            assert worst_mean(values, q) == (max(1, q * n // 100) - 1) / 2
-    assert np.isnan(worst_mean(np.array([NAN]), 10))
 
 
 def test_absent_class_policies():

@@ -47,7 +47,6 @@ def equal(a, b) -> bool:
 
 UNKNOWN = [
     ({"architecture": "UNets"}, r"architecture 'UNets' is not one of the \d+ known\. Did you mean 'Unet' or"),
-    ({"architecture": "Xyzzyq"}, "architecture 'Xyzzyq' .*Did you mean 'Un"),
     ({"encoder": "resnet43"}, "encoder 'resnet43' .*Did you mean 'resnet34'"),
     ({"encoder": "tu-resnet43"}, "encoder 'tu-resnet43' .*Did you mean 'tu-resnet34'"),
     ({"encoder_weights": "noisy-student"}, "'noisy-student': no file .*or 'imagenet' or 'none'"),
