@@ -72,8 +72,7 @@ class DevicePlan:
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Return the mixed-precision context of this plan; it does nothing in fp32 and tf32."""
-        half = _HALVES.get(self.precision)
-        return torch.autocast(self.kind, half, enabled=half is not None)
+        return torch.autocast(self.kind, _HALVES.get(self.precision), enabled=self.precision in _HALVES)
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move a model to this plan's device and memory format, and accelerate it, in place; return it."""

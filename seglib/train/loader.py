@@ -166,8 +166,7 @@ def crop_size(cached: CachedSplit, params: Train) -> tuple[int, int]:
         raise ParameterError(f"scale_min = {params.scale_min} is larger than scale_max = {params.scale_max}.")
     asked = (-(-side // STRIDE) * STRIDE for side in (params.crop_height, params.crop_width))
     own = (np.median(cached.image_sizes, axis=0) // STRIDE * STRIDE).clip(STRIDE, _LARGEST_CROP).astype(int)
-    height, width = (a or side for a, side in zip(asked, own.tolist(), strict=True))
-    return height, width
+    return tuple(a or side for a, side in zip(asked, own.tolist(), strict=True))
 
 
 def training_batches(
