@@ -120,7 +120,6 @@ class Train(Params):
     clip_norm: Positive = 1.0
     ema_decay: float = Field(0.0, ge=0, lt=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    freeze_epochs: Natural = 0
     patience: Natural = 0
     seed: Natural = 0
     ce_weight: NotNegative = 1.0
@@ -151,7 +150,6 @@ class Train(Params):
     micro_batch: Natural = 0
     cache: Literal["auto", "ram", "disk", "none"] = "auto"
     workers: int = Field(0, ge=0, le=4096)
-    track: Literal["csv", "tensorboard", "wandb"] = "csv"
 
 
 class Evaluate(Params):

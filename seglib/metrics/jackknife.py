@@ -6,7 +6,6 @@ from scipy import special, stats
 
 from seglib.metrics.scores import nanmean, ratio
 
-FEWEST_UNITS = 5  # below it no interval is given
 _MOST_BLOCKS, _LENGTHS = 10, 4  # blocks of a sequence, each at least so many autocorrelation times long
 
 
@@ -31,7 +30,7 @@ def jackknife(confusions: np.ndarray, units: np.ndarray, minus: np.ndarray | Non
         values = values - _left_out(minus, codes, count)
     value = values[0]
     spread = np.sqrt((count - 1) * np.var(values[1:], axis=0)) * stats.t.ppf(0.975, count - 1)
-    if count < FEWEST_UNITS:
+    if count < 5:  # too few to tell a spread from
         spread[:] = np.nan
     if minus is not None:
         return np.stack([value, value - spread, value + spread])

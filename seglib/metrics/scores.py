@@ -1,4 +1,4 @@
-"""Count the pixels of every pair of classes, and turn these counts (N, C, C) of images into every score."""
+"""Count the pixels of every pair of classes, and of every confidence, and turn these counts into every score."""
 
 import numpy as np
 import pandas as pd
@@ -6,6 +6,7 @@ import pandas as pd
 from seglib.data import IGNORE
 
 POLICIES = ("truth", "union")
+BINS = 10  # of confidence
 
 
 def confusion_matrix(truth: np.ndarray, pred: np.ndarray, num_classes: int) -> np.ndarray:
@@ -18,14 +19,11 @@ def confusion_matrix(truth: np.ndarray, pred: np.ndarray, num_classes: int) -> n
     pred = pred if pred.dtype == np.uint8 else np.where(truth == IGNORE, 0, pred)
     for what, ids in (("truth", truth), ("prediction", pred)):
         if ids.dtype != np.uint8 and ids.size and not 0 <= ids.min() <= ids.max() <= 255:
-            raise ValueError(
-                f"{what} holds ids {ids.min()}-{ids.max()}; expected class ids, 255 where ignored."
-            )
+            told = f"{what} holds ids {ids.min()}-{ids.max()}"
+            raise ValueError(f"{told}; expected class ids, 255 where ignored.")
+    truth, pred = (ids.astype(np.uint8, copy=False).ravel() for ids in (truth, pred))
     # Both ids in one number: bincount reads every pixel once.
-    codes = (
-        truth.astype(np.uint8, copy=False).ravel() * np.intp(256) + pred.astype(np.uint8, copy=False).ravel()
-    )
-    pairs = np.bincount(codes, minlength=1 << 16).reshape(256, 256)
+    pairs = np.bincount(truth * np.intp(256) + pred, minlength=1 << 16).reshape(256, 256)
     valid = pairs[:IGNORE]
     for what, counts in (("truth", valid.sum(1)), ("prediction", valid.sum(0))):
         ids = np.flatnonzero(counts)
@@ -128,6 +126,45 @@ def per_class_table(confusions: np.ndarray, names: tuple[str, ...], absent: str 
         "absent_false_positives": (confusions.sum(-2) * ~in_truth).sum(0),
     }
     return pd.DataFrame(columns)
+
+
+def calibration_counts(truth: np.ndarray, pred: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+    """Count the valid pixels of one image by the model's confidence (H, W), in [0, 1], in its class.
+
+    Returns (3, BINS) float64: pixels, their summed confidences, hits. Those of several images may be added.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+    """
+    check_shapes(truth, pred, confidence)
+    valid = truth != IGNORE
+    values, hits = confidence[valid], (truth == pred)[valid]
+    if values.size and not -1e-4 <= values.min() <= values.max() <= 1 + 1e-4:  # NaN fails too
+        raise ValueError(f"confidences {values.min():g}-{values.max():g}: expected probabilities (0-1).")
+    place = (values * BINS).astype(np.intp).clip(0, BINS - 1)
+    sums = [np.bincount(place, weights, minlength=BINS) for weights in (None, values, hits)]
+    return np.stack(sums).astype(np.float64)
+
+
+def reliability_table(counts: np.ndarray) -> pd.DataFrame:
+    """List the bins; `gap` is confidence - accuracy: above 0, the model is too sure. NaN in an empty bin."""
+    pixels, sums, hits = counts
+    edges = np.arange(counts.shape[1] + 1) / counts.shape[1]
+    confidence, accuracy = ratio(sums, pixels), ratio(hits, pixels)
+    table = pd.DataFrame({"confidence_from": edges[:-1], "confidence_to": edges[1:]})
+    table["pixels"], table["share"] = pixels.astype(np.int64), ratio(pixels, pixels.sum())
+    return table.assign(confidence=confidence, accuracy=accuracy, gap=confidence - accuracy)
+
+
+def expected_calibration_error(counts: np.ndarray) -> float:
+    """Average |confidence - accuracy| over bins by their pixels (ECE); NaN where no pixel is valid."""
+    pixels, sums, hits = counts
+    return float(ratio(np.abs(sums - hits).sum(), pixels.sum()))
+
+
+def mean_confidence(counts: np.ndarray) -> np.ndarray:
+    """Average the confidence of (..., 3, bins) counts over valid pixels: (...); NaN without one."""
+    pixels, sums, _ = np.moveaxis(counts, -2, 0)
+    return ratio(sums.sum(-1), pixels.sum(-1))
 
 
 def nanmean(values: np.ndarray, axis: int | None = None) -> np.ndarray:

@@ -1,17 +1,14 @@
 """Train a segmentation model: plan for the hardware, build the model, read batches, fit, in one process or several.
 
-device: the plan; autotune: a few steps measured for it; model: networks, weights, checkpoints; loader: the cache and its batches;
-augment; loss; cpu: faster kernels; confusion: counts as a metric; trainer: the steps; fitting: the whole training;
-worker: one of several processes.
+device: machine and plan; cpu: faster kernels; model: networks, weights, checkpoints; loader: the cache and its batches;
+augment; loss, and counts as a metric; trainer: the steps; fitting: the whole training; worker: one of several processes.
 """
 
-from seglib.train.autotune import plan_training
-from seglib.train.confusion import ConfusionCounts
 from seglib.train.cpu import accelerate
 from seglib.train.device import DevicePlan, make_plan
-from seglib.train.fitting import fit, open_dataset, predicted_examples, start_run
+from seglib.train.fitting import fit, open_dataset, plan_training, predicted_examples, start_run
 from seglib.train.loader import CachedSplit, augmented_examples, build_cache, scoring_batches
-from seglib.train.loss import HybridLoss
+from seglib.train.loss import ConfusionCounts, HybridLoss
 from seglib.train.model import STRIDE, ModelError, ModelSpec, Segmenter, build_model, check_model, load_checkpoint
 from seglib.train.trainer import DistributedContext
 

@@ -1,18 +1,17 @@
-"""Plan how to compute on this machine; each choice has a reason."""
+"""What this machine can do, and a plan of how to compute on it; each choice has a reason."""
 
 import contextlib
 import platform
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import pandas as pd
 import psutil
 import torch
 from torch import nn
 
-from seglib.params import Train
 from seglib.train.cpu import accelerate
 
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -73,8 +72,7 @@ class DevicePlan:
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Return the mixed-precision context of this plan; it does nothing in fp32 and tf32."""
-        half = _HALVES.get(self.precision)
-        return torch.autocast(self.kind, dtype=half) if half else contextlib.nullcontext()
+        return torch.autocast(self.kind, _HALVES.get(self.precision), enabled=self.precision in _HALVES)
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move a model to this plan's device and memory format, and accelerate it, in place; return it."""
@@ -119,31 +117,3 @@ def make_plan(device: str = "auto", precision: str = "auto", machine: Machine | 
     chosen = machine.half or "fp32" if precision == "auto" else precision
     layout = "contiguous" if machine.device.startswith("mps") else "channels_last"
     return DevicePlan(machine.device, chosen, layout, threads=machine.threads, reasons=reasons)
-
-
-def choose_plan(params: Train, machine: Machine, batch_size: int, accelerations: list[str]) -> DevicePlan:
-    """Choose how to train, all but the micro-batch; `accelerations` is what `cpu.accelerate` would do."""
-    plan = make_plan(params.device, params.precision, machine)
-    chosen, reasons = {}, dict(plan.reasons)
-
-    def choose(name: str, value: Any, why: str) -> Any:
-        asked = getattr(params, name)
-        chosen[name], reasons[name] = (value, why) if asked in ("auto", 0) else (asked, "asked for")
-        return chosen[name]
-
-    layout = choose("memory_format", plan.memory_format, reasons["memory_format"])
-    compiled = choose("compile", "off", "takes a minute or more; try it for long trainings on a GPU")
-    fast = params.accelerate and (plan.kind, layout, compiled) == ("cpu", "channels_last", "off")
-    chosen["accelerate"] = fast and bool(accelerations)
-    done = "; ".join(accelerations) or "nothing in this model is slow on a CPU"
-    reasons["accelerate"] = done if fast else "for CPUs in channels_last, without torch.compile"
-    several = plan.device == "cuda" and 1 < machine.gpus <= batch_size
-    processes = choose("processes", machine.gpus if several else 1, "one for each device")
-    if processes > batch_size:
-        told = f"{processes} processes cannot share a batch of {batch_size} images"
-        raise ValueError(f"{told}. Enlarge batch_size (or the dataset), or ask for fewer processes.")
-    threads = choose("threads", max(1, machine.threads // processes), "all, shared by the processes")
-    cache = choose("cache", "disk", "mapped: the system keeps in memory what it has room for")
-    workers = threads if cache == "none" else 2 * (plan.kind == "cuda")
-    choose("workers", workers, "what cutting or decoding batches beside the training needs")
-    return replace(plan, reasons=reasons, **chosen)

@@ -1,8 +1,9 @@
-"""Open the dataset, start the run, and train, in this process or in several."""
+"""What 02 does, in its order: open the dataset, start the run, plan, and train, in this process or in several."""
 
 import contextlib
 import copy
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -15,23 +16,26 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from seglib import actions, runs
 from seglib.data import Dataset, DatasetError, compare_digests, load_dataset
 from seglib.params import OTHERS, ParameterError, Train
 from seglib.runs import Run
-from seglib.train.device import DevicePlan
-from seglib.train.loader import CachedSplit
+from seglib.train.cpu import accelerate
+from seglib.train.device import DevicePlan, Machine, make_plan
+from seglib.train.loader import CachedSplit, crop_size
+from seglib.train.loss import HybridLoss
 from seglib.train.model import Segmenter
 from seglib.train.trainer import DistributedContext, Trainer
 
 _LOCK = ".training"
+_STEP_SHARE = {"cpu": 0.5, "mps": 0.5, "cuda": 0.85}  # of the device's free memory, for one training step
+_SLACK = 1.3  # memory of a step over what autograd keeps: gradients on their way, work space
 # Parameters that say how to compute, not what: a run may go on with others, on another machine for instance.
-_MAY_CHANGE = {
-    *("device", "precision", "memory_format", "compile", "accelerate", "processes", "threads", "micro_batch"),
-    *("cache", "workers", "resume", "replace", "track"),
-}
+_MAY_CHANGE = {"device", "precision", "memory_format", "compile", "accelerate", "processes", "threads"}
+_MAY_CHANGE |= {"micro_batch", "cache", "workers", "resume", "replace"}
 
 
 def open_dataset(params: Train) -> tuple[Train, Dataset]:
@@ -70,6 +74,70 @@ def start_run(params: Train) -> Run:
         return run
 
 
+def plan_training(
+    params: Train, model: Segmenter, train: CachedSplit, machine: Machine | None = None
+) -> DevicePlan:
+    """Choose how to train `model` on this machine. Every parameter that is not "auto" or 0 is taken as asked for.
+
+    The rest follows from what the machine can do, so that a run repeats. A ValueError names what it cannot do.
+    """
+    machine, batch_size = machine or Machine.find(params.device), min(params.batch_size, len(train))
+    plan = make_plan(params.device, params.precision, machine)
+    chosen, reasons = {}, {"encoder_weights": model.origin} | plan.reasons
+
+    def choose(name: str, value: Any, why: str) -> Any:
+        asked = getattr(params, name)
+        chosen[name], reasons[name] = (value, why) if asked in ("auto", 0) else (asked, "asked for")
+        return chosen[name]
+
+    layout = choose("memory_format", plan.memory_format, reasons["memory_format"])
+    compiled = choose("compile", "off", "takes a minute or more; try it for long trainings on a GPU")
+    done = accelerate(copy.deepcopy(model))
+    fast = params.accelerate and (plan.kind, layout, compiled) == ("cpu", "channels_last", "off")
+    chosen["accelerate"] = fast and bool(done)
+    told = "; ".join(done) or "nothing in this model is slow on a CPU"
+    reasons["accelerate"] = told if fast else "for CPUs in channels_last, without torch.compile"
+    several = plan.device == "cuda" and 1 < machine.gpus <= batch_size
+    processes = choose("processes", machine.gpus if several else 1, "one for each device")
+    if processes > batch_size:
+        told = f"{processes} processes cannot share a batch of {batch_size} images"
+        raise ValueError(f"{told}. Enlarge batch_size (or the dataset), or ask for fewer processes.")
+    threads = choose("threads", max(1, machine.threads // processes), "all, shared by the processes")
+    cache = choose("cache", "disk", "mapped: the system keeps in memory what it has room for")
+    workers = threads if cache == "none" else 2 * (plan.kind == "cuda")
+    choose("workers", workers, "what cutting or decoding batches beside the training needs")
+    fits, why, share = params.micro_batch, "asked for", math.ceil(batch_size / processes)
+    if not fits:
+        image_bytes = measure(replace(plan, **chosen), model, crop_size(train, params), min(2, batch_size))
+        # Weights, their gradients and AdamW's two moments take 4 bytes each.
+        memory = machine.memory - 16 * sum(weight.numel() for weight in model.parameters())
+        budget = _STEP_SHARE[plan.kind] * memory / (processes if plan.kind == "cpu" else 1)
+        fits = max(1, int(budget / (_SLACK * image_bytes)))
+        why = f"an image takes {image_bytes / 1e6:,.0f} MB in a step; {budget / 1e9:,.1f} GB may be used"
+    parts = math.ceil(share / min(share, fits))  # the batch is shared evenly
+    why += f"; {parts} make a step, and normalization and Dice see one at a time" * (parts > 1)
+    reasons["micro_batch"] = why
+    return replace(plan, micro_batch=math.ceil(share / parts), reasons=reasons, **chosen)
+
+
+def measure(plan: DevicePlan, model: Segmenter, crop: tuple[int, int], images: int) -> float:
+    """Try a step of some crops on a copy of `model`: the bytes that autograd keeps of each for the backward pass."""
+    model, kept = plan.place(copy.deepcopy(model)).train(), {}  # bytes by the address of the memory
+    pixels = torch.zeros(images, 3, *crop, device=plan.device).contiguous(memory_format=plan.layout)
+    masks = torch.zeros(images, *crop, dtype=torch.uint8, device=plan.device)
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with plan.autocast():
+            logits = model(pixels)
+        HybridLoss()(logits, masks)
+    return sum(kept.values()) / images
+
+
 def fit(
     run: Run,
     model: Segmenter,
@@ -96,7 +164,6 @@ def fit(
             train, val = (replace(split, data=np.array(split.data)) for split in (train, val))
         trainer = Trainer(copy.deepcopy(model), train, val, params, plan)
         history = trainer.resume(run) if resuming else []
-        log = _tracker(run, params, stack) if context.is_main else None
         count = {"initial": len(history) * len(train), "total": params.epochs * len(train)}
         seldom = 0.1 if context.size == 1 else 30  # torchrun prints a line for every update
         bar = tqdm(**count, unit=" images", mininterval=seldom, leave=False, disable=not context.is_main)
@@ -113,8 +180,6 @@ def fit(
             history.append(row)
             context.broadcast(lambda: trainer.save(run, history))
             bar.set_postfix({"val mean IoU": f"{row['val_miou']:.3f}"})
-            if log:
-                log({name: float(value) for name, value in row.items()}, epoch)
             if on_epoch:
                 on_epoch(pd.DataFrame(history))
     return pd.DataFrame(history)
@@ -140,21 +205,6 @@ def _begin(run: Run, train: CachedSplit, val: CachedSplit, params: Train, plan: 
     return resuming
 
 
-def _tracker(run: Run, params: Train, stack: contextlib.ExitStack) -> Callable[[dict, int], Any] | None:
-    """Return what records an epoch in TensorBoard or Weights & Biases, until `stack` closes it."""
-    if params.track == "wandb":
-        import wandb
-
-        about = {"name": run.name, "id": run.name, "dir": run.path, "config": params.model_dump()}
-        return stack.enter_context(wandb.init(project="seglib", resume="allow", **about)).log
-    if params.track == "csv":
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer = stack.enter_context(SummaryWriter(run.path / "tensorboard"))
-    return lambda row, epoch: [writer.add_scalar(*item, epoch) for item in row.items()]
-
-
 def _launch(run: Run, plan: DevicePlan, on_epoch: Callable[[pd.DataFrame], None] | None) -> pd.DataFrame:
     """Train the run in processes of torchrun's; return the history. A RuntimeError says why one failed.
 
@@ -175,10 +225,9 @@ def _launch(run: Run, plan: DevicePlan, on_epoch: Callable[[pd.DataFrame], None]
         finally:
             processes.terminate()  # no process outlives an interrupted cell
     if processes.returncode:
-        told = (
-            f"exit code {processes.returncode} in one of {plan.processes} processes. Go on with resume=True"
-        )
-        raise RuntimeError(f"{told}. What they said last:\n{''.join(lines[-60:])}")
+        told = f"exit code {processes.returncode} in one of {plan.processes} processes"
+        said = "".join(lines[-60:])
+        raise RuntimeError(f"{told}. Go on with resume=True. What they said last:\n{said}")
     return pd.read_csv(run.history)
 
 

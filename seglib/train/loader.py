@@ -14,11 +14,10 @@ from typing import NamedTuple, Self
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from seglib.data import IGNORE, Dataset, compare_digests, digests, map_ahead, read_pair
+from seglib.data import IGNORE, Dataset, compare_digests, digests, fitting, map_ahead, read_pair
 from seglib.params import ParameterError, Train
 from seglib.runs import atomic_folder, lock, project_root, read_json, stored_path, write_json
 from seglib.train.augment import ColorJitter, CropParams, adjust_colors, draw_crop, draw_jitter, warp
@@ -50,8 +49,6 @@ class CachedSplit:
     def offsets(self) -> np.ndarray:
         """(N + 1,) where each sample begins: its image, then its mask."""
         return np.concatenate([[0], np.cumsum(3 * self.image_sizes.prod(1) + self.mask_sizes.prod(1))])
-
-    nbytes = property(lambda self: int(self.offsets[-1]))  # of the decoded split
 
     def pair(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Get image (H, W, 3) and mask (H, W), uint8; views where the split is stored."""
@@ -88,13 +85,9 @@ def build_cache(
 
     def read(i: int) -> tuple[np.ndarray, np.ndarray]:
         image, mask = read_pair(dataset, samples[i])
-        size = image.shape[1::-1]  # width and height
-        if long_side and max(size) > long_side:
-            small = [max(1, round(side * long_side / max(size))) for side in size]
-            image = np.asarray(Image.fromarray(image).resize(small, Image.Resampling.BOX))
-            if not original_masks:  # nearest: interpolating ids would invent classes along every boundary
-                mask = np.asarray(Image.fromarray(mask).resize(small, Image.Resampling.NEAREST))
-        return image, mask
+        most = long_side or max(image.shape)
+        small = fitting(image, mask, most=most)
+        return small[0], mask if original_masks else small[1]
 
     unopened = CachedSplit([sample.id for sample in samples], *[None] * 4, read, files, asdict(dataset.form))
     with lock(folder.with_name(f".{folder.name}.lock"), "decoding", wait=3600):
@@ -117,7 +110,7 @@ def _open(folder: Path, unopened: CachedSplit, cache: str) -> CachedSplit | None
             found = replace(found, data=np.memmap(folder / "samples.bin", np.uint8, mode="r"))
     except (OSError, ValueError, KeyError):
         return None
-    whole = found.data is None or len(found.data) == found.nbytes
+    whole = found.data is None or len(found.data) == found.offsets[-1]
     return found if whole and index["files"] == found.files else None
 
 
@@ -173,8 +166,7 @@ def crop_size(cached: CachedSplit, params: Train) -> tuple[int, int]:
         raise ParameterError(f"scale_min = {params.scale_min} is larger than scale_max = {params.scale_max}.")
     asked = (-(-side // STRIDE) * STRIDE for side in (params.crop_height, params.crop_width))
     own = (np.median(cached.image_sizes, axis=0) // STRIDE * STRIDE).clip(STRIDE, _LARGEST_CROP).astype(int)
-    height, width = (a or side for a, side in zip(asked, own.tolist(), strict=True))
-    return height, width
+    return tuple(a or side for a, side in zip(asked, own.tolist(), strict=True))
 
 
 def training_batches(

@@ -1,6 +1,7 @@
-"""`HybridLoss`: cross-entropy + Dice + focal in one autograd function, visiting pixels in blocks.
+"""What batches of logits and ids are judged by: a loss to train with, and the confusion counts of every image.
 
-First for the sums that the losses are made of, then for the gradient, which needs the sums of all pixels.
+`HybridLoss` is cross-entropy + Dice + focal in one autograd function, which visits pixels in blocks: first for the
+sums that the losses are made of, then for the gradient, which needs the sums of all pixels.
 
 To add a term, give it a weight in `HybridLoss` and `params.Train` and a name in `LossTerms`. Then let
 `HybridLoss.forward` add weight * term(logits, target) to `total`; or, in blocks as the three, add its sums to
@@ -13,7 +14,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
+from seglib import metrics
 from seglib.data import IGNORE
 
 # Logits of a block: on a CPU (for each thread) what fits the cache, on a GPU a whole batch.
@@ -168,3 +172,29 @@ def _gradient(kept: tuple, weights: Tensor, slopes: Tensor) -> Tensor:
     gradient.scatter_add_(0, ids, (by_true - by_nll)[None])
     gradient.addcmul_(focal, (focal_sum * weights)[:, None])
     return gradient.sub_(by_spread[:, None]).mul_(valid)
+
+
+class ConfusionCounts(Metric):
+    """Count a (C, C) confusion matrix an image, over all processes, in training loops of your own.
+
+    `absent` is as in `metrics.image_class_iou`. Memory: 8 C^2 bytes an image.
+    """
+
+    is_differentiable, higher_is_better, full_state_update = False, True, False
+
+    def __init__(self, num_classes: int, absent: str = "truth", **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.num_classes, self.absent = num_classes, absent
+        self.add_state("counts", default=[], dist_reduce_fx="cat")  # (1, C, C) an image
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Count a batch: ids (B, H, W) or float logits (B, C, H, W) against ids (B, H, W); 255 is ignored."""
+        preds = preds.argmax(1) if preds.is_floating_point() else preds
+        for truth, pred in zip(target.cpu().numpy(), preds.cpu().numpy(), strict=True):
+            counts = metrics.confusion_matrix(truth, pred, self.num_classes)
+            self.counts.append(torch.from_numpy(counts[None]).to(target.device))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Compute the scores of all images so far by the names of `metrics.scores`, each a float64 scalar or NaN."""
+        found = metrics.scores(dim_zero_cat(self.counts).cpu().numpy(), self.absent)
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in found.items()}

@@ -4,7 +4,6 @@ import contextlib
 import difflib
 import importlib
 import re
-import tarfile
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -121,9 +120,8 @@ def check_model(params: Train, classes: ClassMap | None = None) -> tuple[ModelSp
     """
     names = [cls.__name__ for cls in smp.MODEL_ARCHITECTURES_MAPPING.values()]
     architecture, encoder = _check_name("architecture", params.architecture, names), params.encoder
-    if not (
-        encoder.startswith("tu-") and (":" in encoder or timm.is_model(encoder[3:]))
-    ):  # tu-hf-hub:timm/resnet18
+    of_timm = encoder.startswith("tu-") and (":" in encoder or timm.is_model(encoder[3:]))
+    if not of_timm:  # nor on its hub, as tu-hf-hub:timm/resnet18
         encoder = _check_name("encoder", encoder, [*smp_encoders, *(f"tu-{n}" for n in timm.list_models())])
     weights, path = params.encoder_weights, None
     if weights == "imagenet" and (lite := _LITE.fullmatch(encoder)):
@@ -138,11 +136,9 @@ def check_model(params: Train, classes: ClassMap | None = None) -> tuple[ModelSp
 
 def _build_net(spec: ModelSpec, from_hub: bool = False) -> tuple[nn.Module, int, int]:
     """Build the network, told to take images of any size where it has to be; and the sizes that it takes."""
-    weights, told = (
-        (spec.encoder.startswith("tu-") or "imagenet") if from_hub else None,
-        [],
-    )  # timm takes True
+    weights = (spec.encoder.startswith("tu-") or "imagenet") if from_hub else None  # timm takes True
     asked = {"arch": spec.architecture, "encoder_name": spec.encoder, "classes": len(spec.classes)}
+    told = []
     for variant in _VARIANTS:
         try:
             with warnings.catch_warnings(action="ignore"):  # of names that SMP deprecates, of ViTs
@@ -218,9 +214,8 @@ def _load_weights(net: nn.Module, stored: Any, path: Path, classes: ClassMap) ->
     if prefix:
         before = prefix.removesuffix("encoder.")
         same = "spec" not in stored or tuple(stored["spec"]["classes"]["names"]) == classes.names
-        rest = [
-            n for n in own if not n.startswith("encoder." if same else ("encoder.", "segmentation_head."))
-        ]
+        others = "encoder.", *(() if same else ("segmentation_head.",))
+        rest = [name for name in own if not name.startswith(others)]
         taken |= {name: before + name for name in rest if fits(name, before + name)}
     net.load_state_dict(net.state_dict() | {name: state[source] for name, source in taken.items()})
     told = []
@@ -264,8 +259,6 @@ def _read_tensors(path: Path) -> Any:
     if not path.is_file():
         raise ModelError(f"no file {display_path(path)}: expected model weights there.")
     try:
-        if tarfile.is_tarfile(path):  # PyTorch's oldest format could run code before 2.6 (CVE-2025-32434)
-            raise ValueError("a tar archive")
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)

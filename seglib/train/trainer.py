@@ -72,9 +72,11 @@ class Trainer:
         self.context = context = DistributedContext.current()
         if context.size > 1 and plan.kind == "cuda":
             model = convert_sync_batchnorm(model)  # on CPUs each process normalizes its own images
-        self.model, self.wrapped = plan.place(model), None
+        self.model = self.wrapped = plan.place(model)
         if plan.compile == "on":
             self.model.compile()
+        if context.size > 1:  # some encoders have weights that take no part, as the layer before a classifier
+            self.wrapped = DistributedDataParallel(self.model, find_unused_parameters=True)
         self.crop = loader.crop_size(train, params)
         kind, terms = params.class_weights, [params.ce_weight, params.dice_weight, params.focal_weight]
         terms.append(None if kind == "none" else class_weights(train.pixel_counts, kind))
@@ -96,17 +98,10 @@ class Trainer:
         Randomness depends on seed and `epoch` (from 1 on) alone, so that a run resumes exactly. `on_images`
         is called with each step's number of images.
         """
-        params, context, encoder = self.params, self.context, self.model.net.encoder
+        params, context = self.params, self.context
         torch.manual_seed(params.seed * 100_003 + epoch)
         torch.backends.cudnn.benchmark = True  # crops have one size, for which cuDNN may try its algorithms
         self.model.train()
-        if frozen := epoch <= params.freeze_epochs:
-            encoder.eval()
-        if self.wrapped is None or epoch == params.freeze_epochs + 1:
-            encoder.requires_grad_(not frozen)
-            # Some encoders have weights that take no part, such as the layer before a classifier.
-            several, spare = context.size > 1, {"find_unused_parameters": True}
-            self.wrapped = DistributedDataParallel(self.model, **spare) if several else self.model
         batches = loader.training_batches(self.train, params, self.plan, epoch, context.rank, context.size)
         count = len(self.sizes)
         first, warmup = (epoch - 1) * count, round(params.warmup_epochs * count)
@@ -196,9 +191,7 @@ class Trainer:
             loss += self.scoring_loss(logits, torch.from_numpy(truth).to(device)).total.item() * len(index)
             for mask, pred in zip(truth, logits.argmax(1).to(torch.uint8).cpu().numpy(), strict=True):
                 counts += metrics.confusion_matrix(mask, pred, classes)
-        sums = torch.tensor(
-            [*counts.ravel(), loss], dtype=torch.float64
-        )  # on the CPU: some GPUs lack float64
+        sums = torch.tensor([*counts.ravel(), loss], dtype=torch.float64)  # on the CPU: some GPUs lack it
         *pixels, loss = context.all_reduce(sums).tolist()
         total = np.array(pixels, np.int64).reshape(counts.shape)
         scores, ious = metrics.scores(total[None]), metrics.iou_per_class(total).tolist()

@@ -1,9 +1,10 @@
-"""IoU by region size: by hand, against a slow way to the same, and in agreement with the confusion counts."""
+"""IoU by region size and Boundary IoU: by hand, and against slow ways to the same, pixel by pixel."""
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from seglib.metrics import EDGES, region_counts, region_table
+from seglib.metrics import EDGES, boundary_counts, boundary_iou, boundary_width, region_counts, region_table
 
 
 def flood(mask: np.ndarray) -> list[set[tuple[int, int]]]:
@@ -41,7 +42,7 @@ def slowly(truth: np.ndarray, pred: np.ndarray, classes: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 12), (9, 1), (13, 17), (24, 31)])
-def test_equal_to_the_slow_way(size):
+def test_regions_equal_the_slow_way(size):
     for seed in range(6):
         random = np.random.default_rng(seed)
         truth, pred = random.choice([0, 0, 0, 1, 2, 255], size), random.choice([0, 0, 1, 2], size)
@@ -50,7 +51,7 @@ def test_equal_to_the_slow_way(size):
         np.testing.assert_array_equal(found, slowly(truth, pred, 3))
 
 
-def test_by_hand():
+def test_regions_by_hand():
     truth = np.zeros((100, 100), np.uint8)
     truth[10:40, 10:50] = 1  # 12 % of the image: large
     truth[70:74, 70:74] = 1  # 0.16 %: small
@@ -73,3 +74,43 @@ def test_a_region_of_exactly_an_edge_is_of_the_larger_size():
     counts = region_counts(truth, truth, 3)
     assert counts[0].tolist() == [[0, 0, 1], [1, 1, 0], [0, 1, 1]]
     assert region_counts(truth[:0], truth[:0], 3).tolist() == np.zeros((4, 3, 3)).tolist()
+
+
+def eroded(truth: np.ndarray, pred: np.ndarray, classes: int, width: int) -> np.ndarray:
+    counts, valid = np.zeros((2, classes), np.int64), truth != 255
+    for c in range(classes):
+        masks = [(ids == c) & valid for ids in (truth, pred)]
+        rims = [mask & ~ndimage.binary_erosion(mask, np.ones((3, 3)), iterations=width) for mask in masks]
+        counts[:, c] = (rims[0] & rims[1]).sum(), (rims[0] | rims[1]).sum()
+    return counts
+
+
+def blobs(size: tuple[int, int], classes: int, seed: int) -> np.ndarray:
+    """Rectangles over one another."""
+    random = np.random.default_rng(seed)
+    ids = np.zeros(size, np.uint8)
+    for _ in range(6):
+        top, left = random.integers(0, size[0]), random.integers(0, size[1])
+        bottom, right = top + random.integers(1, size[0] + 1), left + random.integers(1, size[1] + 1)
+        ids[top:bottom, left:right] = random.integers(0, classes)
+    return ids
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 3), (7, 5), (23, 18), (90, 120)])
+@pytest.mark.parametrize("ratio", [0.001, 0.02, 0.12, 0.5])
+def test_boundaries_equal_erosion_as_it_is_defined(size, ratio):
+    for seed in range(4):
+        truth, pred = blobs(size, 4, seed), blobs(size, 4, seed + 99)
+        truth[seed % size[0]] = 255
+        expected = eroded(truth, pred, 4, boundary_width(size, ratio))
+        np.testing.assert_array_equal(boundary_counts(truth, pred, 4, ratio), expected)
+
+
+def test_boundaries_by_hand():
+    assert (boundary_width((300, 400), 0.02), boundary_width((2, 2), 0.02)) == (10, 1)
+    truth, pred = np.zeros((5, 5), np.uint8), np.zeros((5, 5), np.uint8)
+    truth[1:4, 1:4], pred[1:4, 2:5] = 1, 1
+    # Width 1: class 1 is a rim of 8 pixels in both, of which two columns overlap but for the centres' row.
+    counts = boundary_counts(truth, pred, 3, 0.01)
+    assert counts[:, 1:].tolist() == [[4, 0], [12, 0]]
+    np.testing.assert_allclose(boundary_iou(counts)[1:], [4 / 12, np.nan])

@@ -13,7 +13,6 @@ from sklearn import metrics as sklearn
 from torchmetrics import classification as theirs
 
 from seglib import metrics
-from seglib.metrics.scores import worst_mean
 
 IGNORE = 255
 NAN = float("nan")
@@ -168,23 +167,10 @@ def test_fine_grained_scores_as_their_definitions_read(case, absent):
         close(scores[name], value)
 
 
-def test_shares_of_counts_that_floats_cannot_hold():
-    """0.07 of 100 is 7.000000000000001 as a float; floor(q n / 100) is meant in whole numbers."""
-    for n in range(1, 300):
-        values = np.arange(n, dtype=float)
-        for q in range(1, 101):
-            assert worst_mean(values, q) == (max(1, q * n // 100) - 1) / 2
-    assert np.isnan(worst_mean(np.array([NAN]), 10))
-
-
 def test_absent_class_policies():
-    truth = metrics.image_class_iou(HAND, "truth")
-    np.testing.assert_allclose(truth, [[4 / 7, NAN, 3 / 4], [1, 1, NAN], [NAN] * 3])
-    union = metrics.image_class_iou(HAND, "union")
-    np.testing.assert_allclose(union, [[4 / 7, 0, 3 / 4], [1, 1, NAN], [NAN] * 3])
-    np.testing.assert_allclose(metrics.image_miou(HAND), [(4 / 7 + 3 / 4) / 2, 1, NAN])
-    np.testing.assert_allclose(metrics.image_miou(HAND, "union"), [(4 / 7 + 3 / 4) / 3, 1, NAN])
-    np.testing.assert_allclose(metrics.iou_per_class(HAND.sum(0)), [9 / 12, 5 / 7, 3 / 4])
+    for policy, there in (("truth", NAN), ("union", 0)):
+        iou = metrics.image_class_iou(HAND, policy)
+        np.testing.assert_allclose(iou, [[4 / 7, there, 3 / 4], [1, 1, NAN], [NAN] * 3])
     with pytest.raises(ValueError, match=r"policy 'ones'.*truth, union"):
         metrics.image_class_iou(HAND, "ones")
 
@@ -192,7 +178,6 @@ def test_absent_class_policies():
 def test_scores_by_hand():
     scores = metrics.scores(HAND)
     assert scores["mean_iou"] == pytest.approx((9 / 12 + 5 / 7 + 3 / 4) / 3)
-    assert scores["pixel_accuracy"] == pytest.approx(17 / 20)
     assert scores["mean_class_accuracy"] == scores["mean_recall"] == pytest.approx((9 / 11 + 1 + 3 / 4) / 3)
     assert scores["mean_precision"] == pytest.approx((9 / 10 + 5 / 7 + 1) / 3)
     assert scores["frequency_weighted_iou"] == pytest.approx((11 * 9 / 12 + 5 * 5 / 7 + 4 * 3 / 4) / 20)
@@ -207,3 +192,45 @@ def test_one_class_and_nothing_valid():
         assert all(type(value) is float and np.isnan(value) for value in scores.values())
         assert scores.keys() == one.keys()
         assert np.isnan(metrics.image_miou(nothing)).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_calibration_is_torchmetrics(seed):
+    random = np.random.default_rng(seed)
+    probabilities = torch.from_numpy(random.normal(0, 2, (5, 4, 12, 17)).astype(np.float32)).softmax(1)
+    confidence, pred = (part.numpy() for part in probabilities.max(1))
+    truth = np.where(random.random(pred.shape) < 0.3, random.integers(0, 4, pred.shape), pred)
+    truth[random.random(pred.shape) < 0.1] = IGNORE
+    reference = theirs.MulticlassCalibrationError(4, n_bins=10, norm="l1", ignore_index=IGNORE)
+    pairs = zip(truth, pred, confidence, strict=True)
+    counts = np.stack([metrics.calibration_counts(*arrays) for arrays in pairs])
+    error = metrics.expected_calibration_error(counts.sum(0))
+    close(error, reference(probabilities, torch.from_numpy(truth)).item(), 1e-6)
+    table = metrics.reliability_table(counts.sum(0)).dropna()
+    assert (table["share"] * table["gap"].abs()).sum() == pytest.approx(error)
+    expected = [c[t != IGNORE].mean() for c, t in zip(confidence, truth, strict=True)]
+    np.testing.assert_allclose(metrics.mean_confidence(counts), expected, rtol=1e-6)
+
+
+def test_calibration_by_hand():
+    truth, pred = np.array([[0, 1, 1, 255]], np.uint8), np.array([[0, 0, 1, 1]], np.uint8)
+    counts = metrics.calibration_counts(truth, pred, np.array([[0.95, 0.85, 1.0, 0.1]], np.float32))
+    table = metrics.reliability_table(counts)
+    assert table["pixels"].tolist() == [0] * 8 + [1, 2]
+    assert table.loc[9, ["share", "confidence", "accuracy"]].tolist() == pytest.approx([2 / 3, 0.975, 1.0])
+    assert table.loc[8, "gap"] == pytest.approx(0.85)
+    assert table.loc[0, ["confidence", "accuracy", "gap"]].isna().all()
+    close(metrics.expected_calibration_error(counts), (2 * 0.025 + 0.85) / 3, 1e-6)
+    blank = metrics.calibration_counts(np.full_like(truth, IGNORE), pred, np.ones(truth.shape))
+    assert np.isnan([metrics.expected_calibration_error(blank), metrics.mean_confidence(blank)]).all()
+    ends = np.array([[-5e-5, 0.0, 1.0, 1 + 5e-5]], np.float32)
+    assert metrics.calibration_counts(pred, pred, ends)[0].tolist() == [2, 0, 0, 0, 0, 0, 0, 0, 0, 2]
+
+
+@pytest.mark.parametrize("value", [1.7, NAN, 1.0002, -0.0002])
+def test_what_is_no_probability_is_refused(value):
+    ids = np.zeros((2, 2), np.uint8)
+    with pytest.raises(ValueError, match="expected probabilities"):
+        metrics.calibration_counts(ids, ids, np.full((2, 2), value, np.float32))
+    with pytest.raises(ValueError, match="one size"):
+        metrics.calibration_counts(ids, ids, np.ones((2, 3), np.float32))

@@ -17,42 +17,31 @@ from seglib.train import CachedSplit, DevicePlan, build_cache, loader, scoring_b
 from seglib.train.loader import augmented, batch_edges, crop_size, rare_pixel, training_batches
 
 SIZES = [(6, 8), (8, 6), (6, 8), (5, 12), (6, 8), (8, 6), (9, 9)]
-YAML = 'classes: [a, b, c]\nsplits:\n  train: {images: "images/*.png", masks: "masks/*.png"}\n'
+pytestmark = pytest.mark.usefixtures("tiny_root")
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("SEGLIB_ROOT", str(tmp_path))
-    folder, random = tmp_path / "set", np.random.default_rng(0)
-    for name in ("images", "masks"):
-        (folder / name).mkdir(parents=True)
-    for k, size in enumerate(SIZES):
-        Image.fromarray(random.integers(0, 256, (*size, 3), np.uint8)).save(folder / f"images/{k}.png")
-        ids = random.choice(np.array([0, 1, 2, 255], np.uint8), size)
-        Image.fromarray(ids).save(folder / f"masks/{k}.png")
-    (folder / "dataset.yaml").write_text(YAML, encoding="utf-8")
-    return folder
+def build(**how) -> CachedSplit:
+    return build_cache(load_dataset("data/tiny"), "train", **how)
 
 
-def caches(folder):
-    return sorted(path for path in (folder.parent / "artifacts" / "cache").glob("*") if path.is_dir())
+def caches(root):
+    return sorted(path for path in (root / "artifacts" / "cache").glob("*") if path.is_dir())
 
 
-def repaint(folder, value: int) -> None:
-    Image.fromarray(np.full((*SIZES[0], 3), value, np.uint8)).save(folder / "images/0.png")
+def repaint(root, kind: str, value: int) -> None:
+    """Fill the second image or mask with a value."""
+    path = root / f"data/tiny/train/{kind}/t01.png"
+    Image.fromarray(np.full_like(Image.open(path), value)).save(path)
 
 
 @pytest.mark.parametrize("cache", ["auto", "ram", "disk", "none"])
-def test_a_cache_holds_what_the_files_hold(folder, cache):
-    dataset = load_dataset(folder)
-    cached = build_cache(dataset, "train", cache=cache)
-    assert len(cached) == len(SIZES)
-    assert cached.ids == dataset.samples["id"].tolist()
-    assert cached.nbytes == sum(4 * h * w for h, w in SIZES)
+def test_a_cache_holds_what_the_files_hold(tiny_root, cache):
+    dataset, cached = load_dataset("data/tiny"), build(cache=cache)
+    assert cached.ids == dataset.split("train")["id"].tolist()
     assert (cached.data is not None) == (cache != "none")
     assert cached.files == digests(dataset, "train")
-    assert len(caches(folder)) == 1
-    for i, row in enumerate(dataset.samples.itertuples()):
+    assert len(caches(tiny_root)) == 1
+    for i, row in enumerate(dataset.split("train").itertuples()):
         image, mask = read_pair(dataset, row)
         np.testing.assert_array_equal(cached.pair(i)[0], image)
         np.testing.assert_array_equal(cached.pair(i)[1], mask)
@@ -62,71 +51,69 @@ def test_a_cache_holds_what_the_files_hold(folder, cache):
             cached.data[0] = 1
 
 
-def test_it_is_decoded_once_and_again_after_a_change(folder, monkeypatch):
-    build_cache(load_dataset(folder), "train")
-    (cache,) = caches(folder)
-    os.utime(folder / "images/0.png", ns=(5, 5))  # the same content at another time is the same
+def test_it_is_decoded_once_and_again_after_a_change(tiny_root, monkeypatch):
+    first = build()
+    (cache,) = caches(tiny_root)
+    os.utime(tiny_root / "data/tiny/train/images/t00.png", ns=(5, 5))  # the same content at another time
     with monkeypatch.context() as patch:
         patch.setattr(loader, "read_pair", None)
-        build_cache(load_dataset(folder), "train")
-    build_cache(load_dataset(folder), "train", long_side=8)
-    both = caches(folder)
+        build()
+    build(long_side=8)
+    both = caches(tiny_root)
     assert len(both) == 2
     assert cache in both
-    repaint(folder, 255)
-    assert (build_cache(load_dataset(folder), "train").pair(0)[0] == 255).all()
-    assert caches(folder) == both, "what no file holds any more is replaced"
-    dataset = load_dataset(folder)
-    dataset.samples.loc[:1, "mask"] = dataset.samples.loc[:1, "mask"].to_numpy()[::-1]
-    with pytest.raises(DatasetError, match="is the other turned"):  # the same files in other pairs
-        build_cache(dataset, "train")
+    repaint(tiny_root, "images", 255)
+    assert (build().pair(1)[0] == 255).all()
+    assert caches(tiny_root) == both, "what no file holds any more is replaced"
+    dataset = load_dataset("data/tiny")
+    rows = dataset.samples.index[dataset.samples["split"] == "train"][:2]
+    dataset.samples.loc[rows, "mask"] = dataset.samples.loc[rows, "mask"].to_numpy()[::-1]
+    others = build_cache(dataset, "train")  # the same files in other pairs
+    np.testing.assert_array_equal(others.pair(0)[1], first.pair(1)[1])
 
 
-@pytest.mark.parametrize("damage", ["truncated", "no bytes", "no JSON", "another kind", "not stored"])
-def test_a_cache_that_is_not_whole_is_made_again(folder, damage):
-    before = build_cache(load_dataset(folder), "train")
+DAMAGES = {
+    "truncated": lambda cache: os.truncate(cache / "samples.bin", 100),
+    "no bytes": lambda cache: (cache / "samples.bin").unlink(),
+    "not stored": lambda cache: (shutil.rmtree(cache), build(cache="none")),
+    "no JSON": lambda cache: (cache / "index.json").write_text('{"sizes": ['),
+    "another kind": lambda cache: (cache / "index.json").write_text("[1, 2]"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_cache_that_is_not_whole_is_made_again(tiny_root, damage):
+    before = build()
     before = replace(before, data=np.array(before.data))
-    cache = caches(folder)[0]
-    if damage == "truncated":
-        os.truncate(cache / "samples.bin", 100)
-    elif damage == "no bytes":
-        (cache / "samples.bin").unlink()
-    elif damage == "not stored":
-        shutil.rmtree(cache)
-        build_cache(load_dataset(folder), "train", cache="none")
-    else:
-        (cache / "index.json").write_text('{"sizes": [' if damage == "no JSON" else "[1, 2]")
-    again = build_cache(load_dataset(folder), "train")
+    DAMAGES[damage](caches(tiny_root)[0])
+    again = build()
     np.testing.assert_array_equal(again.data, before.data)
     np.testing.assert_array_equal(again.pixel_counts, before.pixel_counts)
 
 
 @pytest.mark.parametrize("cache", ["auto", "none"])
-def test_a_bad_sample_is_named_and_leaves_nothing(folder, cache):
-    Image.fromarray(np.full(SIZES[1], 9, np.uint8)).save(folder / "masks/1.png")
-    with pytest.raises(DatasetError, match=r"masks/1\.png"):
-        build_cache(load_dataset(folder), "train", cache=cache)
-    assert not caches(folder)
+def test_a_bad_sample_is_named_and_leaves_nothing(tiny_root, cache):
+    repaint(tiny_root, "masks", 9)
+    with pytest.raises(DatasetError, match=r"masks/t01\.png"):
+        build(cache=cache)
+    assert not caches(tiny_root)
 
 
-def test_what_changed_since_the_data_check_is_said(folder, capsys):
-    dataset = load_dataset(folder)
-    record = {split: digests(dataset, split) for split in dataset.splits}
-    write_json(folder.parent / "artifacts/data_check/set/data.json", record)
-    build_cache(dataset, "train")
+def test_what_changed_since_the_data_check_is_said(tiny_root, capsys):
+    record = {"train": digests(load_dataset("data/tiny"), "train")}
+    write_json(tiny_root / "artifacts/data_check/tiny/data.json", record)
+    build()
     assert not capsys.readouterr().out
-    repaint(folder, 1)
-    build_cache(dataset, "train")
+    repaint(tiny_root, "images", 1)
+    build()
     told = capsys.readouterr().out
-    assert "Split 'train' changed since 01_data_check saw it: 1 file changed (images/0.png)." in told
+    assert "changed since 01_data_check saw it: 1 file changed (train/images/t01.png)." in told
 
 
-def test_long_side(folder):
-    cached = build_cache(load_dataset(folder), "train", long_side=8)
-    assert cached.image_sizes.tolist() == [[6, 8], [8, 6], [6, 8], [3, 8], [6, 8], [8, 6], [8, 8]]
-    np.testing.assert_array_equal(cached.mask_sizes, cached.image_sizes)
-    scoring = build_cache(load_dataset(folder), "train", long_side=8, original_masks=True)
-    assert scoring.mask_sizes.tolist() == [list(size) for size in SIZES]
+def test_long_side():
+    cached, scoring = build(long_side=28), build(long_side=28, original_masks=True)
+    assert cached.image_sizes.tolist() == cached.mask_sizes.tolist() == [[20, 28]] * 6
+    assert scoring.mask_sizes.tolist() == [[40, 56]] * 6
     np.testing.assert_array_equal(scoring.pair(3)[0], cached.pair(3)[0])
 
 
@@ -200,43 +187,37 @@ def test_crop_sizes(cached):
         crop_size(large, Train(scale_min=2, scale_max=1))
 
 
+@pytest.mark.parametrize(("room", "expected"), [(432, [1, 1, 2, 3]), (288, [1, 1, 1, 2, 2]), (1, [1] * 7)])
 @pytest.mark.parametrize("processes", [1, 2, 5])
-def test_scoring_reads_every_sample_in_one_process(cached, processes):
+def test_scoring_reads_every_sample_in_one_process(cached, monkeypatch, processes, room, expected):
+    """And fewer large images of many classes at a time."""
+    monkeypatch.setattr(loader, "_LOGITS", room)  # of 3 classes: 144 numbers score 6 x 8 pixels
     seen = []
     for rank in range(processes):
-        for index, images, masks in scoring_batches(cached, 2, rank, processes):
-            assert 1 <= len(index) <= 2
-            seen.extend(index)
+        for index, images, masks in scoring_batches(cached, 7, rank, processes):
+            seen.append(index)
             for i, image, mask in zip(index, images, masks, strict=True):
                 np.testing.assert_array_equal(image.permute(1, 2, 0), cached.pair(i)[0])
                 np.testing.assert_array_equal(mask, cached.pair(i)[1])
-    assert sorted(seen) == list(range(7))
+    assert sorted(map(len, seen)) == expected
+    assert sorted(np.concatenate(seen)) == list(range(7))
 
 
-@pytest.mark.parametrize(("room", "expected"), [(432, [1, 1, 2, 3]), (288, [1, 1, 1, 2, 2]), (1, [1] * 7)])
-def test_large_images_of_many_classes_are_scored_fewer_at_a_time(cached, monkeypatch, room, expected):
-    monkeypatch.setattr(loader, "_LOGITS", room)  # of 3 classes: 144 numbers score 6 x 8 pixels
-    batches = [index for index, _, _ in scoring_batches(cached, 7)]
-    assert sorted(map(len, batches)) == expected
-    assert sorted(np.concatenate(batches)) == list(range(7))
-
-
-def test_rare_crops_show_the_rare_class_more_often(tiny_root, tiny_params):
+def test_rare_crops_show_the_rare_class_more_often(tiny_params):
     """A class is drawn the likelier the fewer pixels it has, then one of its pixels; 0 leaves the training as it was."""
-    cached, random = build_cache(load_dataset("data/tiny"), "train"), np.random.default_rng(0)
+    cached, random = build(), np.random.default_rng(0)
     drawn = [cached.pair(i)[1][rare_pixel(cached, i, random)] for i in range(6) for _ in range(50)]
     counts, share = cached.pixel_counts.sum(0), 1 / cached.pixel_counts.sum(0)
     np.testing.assert_allclose(np.bincount(drawn, minlength=3) / 300, share / share.sum(), atol=0.1)
-    assert np.bincount(drawn).argmax() == counts.argmin()
-    plan, size = DevicePlan(), {"crop_height": 32, "crop_width": 32, "batch_size": 6}
 
     def of_rare(share):
-        epochs = range(20)
-        params = tiny_params(rare_crops=share, **size)
-        batches = [b for epoch in epochs for b in training_batches(cached, params, plan, epoch)]
-        return np.mean(
-            [(augmented(b, (32, 32), plan)[1] == counts.argmin()).double().mean() for b in batches]
+        params, plan = (
+            tiny_params(rare_crops=share, crop_height=32, crop_width=32, batch_size=6),
+            DevicePlan(),
         )
+        batches = [b for epoch in range(20) for b in training_batches(cached, params, plan, epoch)]
+        masks = np.concatenate([augmented(batch, (32, 32), plan)[1] for batch in batches])
+        return (masks == counts.argmin()).mean()
 
     assert of_rare(1.0) > 1.1 * of_rare(0.0)
     empty = replace(cached, pixel_counts=np.zeros_like(cached.pixel_counts))

@@ -14,17 +14,9 @@ from safetensors.torch import save_file
 
 from seglib.data import ClassMap
 from seglib.params import Train
-from seglib.train import (
-    DevicePlan,
-    ModelError,
-    ModelSpec,
-    Segmenter,
-    build_model,
-    check_model,
-    load_checkpoint,
-)
+from seglib.train import DevicePlan, ModelError, ModelSpec, Segmenter, build_model, load_checkpoint
 from seglib.train import model as models
-from seglib.train.model import save_checkpoint
+from seglib.train.model import check_model, save_checkpoint
 
 CLASSES = ClassMap(("sky", "road", "car"))
 SPEC = ModelSpec("Linknet", "tu-mobilenetv3_small_050", CLASSES)
@@ -55,26 +47,21 @@ def equal(a, b) -> bool:
 
 UNKNOWN = [
     ({"architecture": "UNets"}, r"architecture 'UNets' is not one of the \d+ known\. Did you mean 'Unet' or"),
-    ({"architecture": "Xyzzyq"}, "architecture 'Xyzzyq' .*Did you mean 'Un"),
     ({"encoder": "resnet43"}, "encoder 'resnet43' .*Did you mean 'resnet34'"),
     ({"encoder": "tu-resnet43"}, "encoder 'tu-resnet43' .*Did you mean 'tu-resnet34'"),
+    ({"encoder_weights": "noisy-student"}, "'noisy-student': no file .*or 'imagenet' or 'none'"),
 ]
 
 
 @pytest.mark.parametrize(("changed", "message"), UNKNOWN)
-@pytest.mark.parametrize("weights", ["none", "imagenet"])
-def test_unknown_names_come_with_near_ones(changed, message, weights):
+def test_unknown_names_come_with_near_ones_before_anything_is_built(changed, message):
     with pytest.raises(ModelError, match=message):
-        build(weights, **changed)
+        check_model(Train(**changed))
 
 
-def test_names_are_known_whatever_their_case_before_anything_is_built():
+def test_names_are_known_whatever_their_case():
     spec, path = check_model(Train(architecture="UNET", encoder="ResNet18", encoder_weights="None"))
     assert (spec.architecture, spec.encoder, path) == ("Unet", "resnet18", None)
-    with pytest.raises(
-        ModelError, match=r"encoder_weights = 'noisy-student': no file .*or 'imagenet' or 'none'"
-    ):
-        check_model(Train(encoder_weights="noisy-student"))
 
 
 PAIRS = {
@@ -155,9 +142,8 @@ def _timm(model, path):
 
 def _lightning(model, path):
     state = {f"model.{name}": value for name, value in model.net.state_dict().items()}
-    torch.save(
-        {"epoch": 3, "state_dict": {"std": torch.ones(1, 3, 1, 1)} | state, "hyper_parameters": {}}, path
-    )
+    state["std"] = torch.ones(1, 3, 1, 1)
+    torch.save({"epoch": 3, "state_dict": state, "hyper_parameters": {}}, path)
 
 
 def _before_2018(model, path):
@@ -204,14 +190,10 @@ def test_another_run_s_model_brings_what_fits_of_decoder_and_head(model, tmp_pat
 
 class _Bomb:
     def __init__(self, path):
-        self.path = path
+        self.path = path.with_name("ran")
 
     def __reduce__(self):
         return os.mkdir, (str(self.path),)
-
-
-def _other_shapes(path, state):
-    torch.save({name: value[None] for name, value in state.items()}, path)
 
 
 def _truncated(path, state):
@@ -223,17 +205,16 @@ UNUSABLE = {
     "no file .*expected model weights there": [lambda path, state: None],
     r"does not fit the encoder: \d+ of \d+ tensors are missing or have another shape": [
         lambda path, state: torch.save({"w": torch.zeros(3)}, path),
-        lambda path, state: torch.save({"a": 1}, path),
         lambda path, state: torch.save([1, 2], path),
-        _other_shapes,
+        lambda path, state: torch.save({name: value[None] for name, value in state.items()}, path),
     ],
     "was refused: it is truncated, no PyTorch file, or holds more than": [
         lambda path, state: path.write_bytes(b""),
         _truncated,
         lambda path, state: path.write_text("version https://git-lfs.github.com/spec/v1\n"),
         lambda path, state: tarfile.open(path, "w").close(),
-        lambda path, state: torch.save({"weight": _Bomb(path.with_name("ran"))}, path),
-        lambda path, state: path.write_bytes(pickle.dumps({"weight": _Bomb(path.with_name("ran"))}, 2)),
+        lambda path, state: torch.save({"weight": _Bomb(path)}, path),
+        lambda path, state: path.write_bytes(pickle.dumps({"weight": _Bomb(path)}, 2)),
     ],
 }
 
@@ -286,15 +267,14 @@ def test_faulty_checkpoints_say_what_is_wrong(model, tmp_path, message):
         load_checkpoint(path, ClassMap(("a", "b")))
 
 
-@pytest.mark.parametrize("size", [(1, 1), (33, 65), (32, 64), (40, 56)])
-@pytest.mark.parametrize("wanted", [None, (1, 1), (70, 90)])
-def test_logits_of_any_size(model, size, wanted):
-    images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
+@torch.inference_mode()
+def test_logits_of_any_size(model):
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (SPEC.mean, SPEC.std))
-    with torch.inference_mode():
-        logits = model.logits(images, wanted)
-        assert torch.equal(logits, model.logits(images.float(), wanted))
-        if size == (32, 64) and not wanted:
-            torch.testing.assert_close(logits, model.net((images / 255 - mean) / std), rtol=1e-4, atol=1e-5)
-    assert (logits.shape, logits.dtype) == ((2, 3, *(wanted or size)), torch.float32)
-    assert logits.isfinite().all()
+    for size in ((1, 1), (33, 65), (40, 56), (32, 64)):
+        images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
+        for wanted in ((1, 1), (70, 90), None):
+            logits = model.logits(images, wanted)
+            assert torch.equal(logits, model.logits(images.float(), wanted))
+            assert (logits.shape, logits.dtype) == ((2, 3, *(wanted or size)), torch.float32)
+            assert logits.isfinite().all()
+    torch.testing.assert_close(logits, model.net((images / 255 - mean) / std), rtol=1e-4, atol=1e-5)

@@ -1,13 +1,10 @@
 """`fit` on a tiny dataset: its files, its schedule, and above all that a resumed run equals an uninterrupted one."""
 
-import contextlib
 import json
 import math
 import shutil
-import sys
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torchmetrics.classification import MulticlassJaccardIndex
 
 from seglib import train
 from seglib.checks import class_weights
@@ -56,14 +54,10 @@ def stop(history):
         raise KeyboardInterrupt
 
 
-def without_times(history: pd.DataFrame) -> pd.DataFrame:
-    return history.drop(columns=TIMES, errors="ignore")
-
-
 def assert_same(run: Run, other: Run) -> None:
     """Both wrote the same tables and the same weights."""
     for name in ("history", "steps"):
-        tables = (without_times(pd.read_csv(getattr(r, name))) for r in (run, other))
+        tables = (pd.read_csv(getattr(r, name)).drop(columns=TIMES, errors="ignore") for r in (run, other))
         pd.testing.assert_frame_equal(*tables, rtol=1e-12)
     for name in ("best_checkpoint", "last_checkpoint"):
         ours, theirs = (train.load_checkpoint(getattr(r, name))[0].state_dict() for r in (run, other))
@@ -79,7 +73,6 @@ def test_rate_is_that_of_torch_s_schedulers():
         assert optimizer.param_groups[0]["lr"] == pytest.approx(rate(step, 100, 10)), step
         optimizer.step()
         schedule.step()
-    assert [rate(9, 100, 10), rate(55, 100, 10), rate(100, 100, 10)] == pytest.approx([1, 0.505, 0.01])
     assert rate(0, 1, 0) == 1
     assert rate(0, 5, 8) == pytest.approx(1 / 8)  # a warm-up longer than the training
 
@@ -88,13 +81,10 @@ def test_optimizer_holds_every_parameter_once_and_decays_matrices_alone(tiny_roo
     params = tiny_params(encoder_lr_factor=0.1, weight_decay=0.02)
     model = new_model(params)
     groups = make_optimizer(model, params).param_groups
-    held = [id(weight) for group in groups for weight in group["params"]]
-    assert sorted(held) == sorted(id(weight) for weight in model.parameters())
-    encoder = {id(weight) for weight in model.net.encoder.parameters()}
-    for group in groups:
-        for weight in group["params"]:
-            assert group["weight_decay"] == (0.02 if weight.ndim > 1 else 0)
-            assert group["lr"] == pytest.approx(params.learning_rate * (0.1 if id(weight) in encoder else 1))
+    held = [(id(w), group["lr"], group["weight_decay"]) for group in groups for w in group["params"]]
+    encoder = {id(w) for w in model.net.encoder.parameters()}
+    rates = {w: params.learning_rate * (0.1 if id(w) in encoder else 1) for w in model.parameters()}
+    assert sorted(held) == sorted((id(w), lr, 0.02 if w.ndim > 1 else 0) for w, lr in rates.items())
 
 
 def test_the_average_is_that_of_weights_and_statistics():
@@ -119,11 +109,9 @@ def test_the_average_is_that_of_weights_and_statistics():
 def test_a_run_follows_its_actions_and_no_others(tiny_root, tiny_params):
     path, how = tiny_root / "actions.yaml", {"actions": "actions.yaml", "epochs": 1}
     path.write_text("exclude: [t01]\naugment: [{name: blur, value: 0.5}]\n")
-    params, dataset = train.open_dataset(tiny_params(**how))
+    params = train.open_dataset(tiny_params(**how))[0]
     assert params.blur == 0.5
-    assert "t01" not in dataset.split("train")["id"].tolist()
     run = trained(params)[0]
-    assert run.path == tiny_root / "artifacts" / "runs" / "tiny"
     assert json.loads(run.params.read_text()) == params.model_dump()
     path.write_text("exclude: [t02]\n")
     with pytest.raises(ParameterError, match=r"actions\.yaml is not artifacts/runs/tiny/actions\.yaml"):
@@ -140,15 +128,11 @@ def test_fit_writes_history_and_checkpoints(trained_root):
     # The weights of all three terms are 1.
     terms = history[["train_ce", "train_dice", "train_focal"]].sum(axis=1)
     np.testing.assert_allclose(terms, history["train_loss"], rtol=1e-5)
-    assert history["learning_rate"].iloc[-1] < 0.3 * 3e-3
     assert history["best"].tolist() == [True, *(history["val_miou"].cummax().diff().iloc[1:] > 0)]
     best = train.load_checkpoint(run.best_checkpoint)[1]
     assert best["epoch"] == history["epoch"][history["val_miou"].idxmax()]
     of_classes = history[["val_iou_sky", "val_iou_road", "val_iou_car"]].mean(axis=1)
     np.testing.assert_allclose(of_classes, history["val_miou"])
-    assert best["val_miou"] == pytest.approx(history["val_miou"].max(), rel=1e-12)
-    assert train.load_checkpoint(run.last_checkpoint)[1]["epoch"] == 3
-    assert read_json(run.path / "environment.json")["plan"]["device"] == "cpu"
     steps = pd.read_csv(run.steps)
     assert list(steps) == STEPS
     assert steps["step"].tolist() == [1, 2, 3, 4, 5, 6]
@@ -161,25 +145,21 @@ def test_fit_writes_history_and_checkpoints(trained_root):
 def test_validation_score_is_that_of_the_predictions(trained_root):
     run, dataset = Run.open("tiny"), load_dataset("data/tiny")
     model, facts = train.load_checkpoint(run.best_checkpoint, dataset.classes)
-    pairs = [read_pair(dataset, sample) for sample in dataset.split("val").itertuples()]
-    images = torch.from_numpy(np.stack([image for image, _ in pairs])).permute(0, 3, 1, 2)
-    with torch.inference_mode():
-        pred = model.logits(images).argmax(1).numpy()
-    truth = np.stack([mask for _, mask in pairs])
-    pred[truth == 255] = 255
-    union = [((truth == c) | (pred == c)).sum() for c in range(3)]
-    ious = [((truth == c) & (pred == c)).sum() / n for c, n in enumerate(union) if n]
-    assert facts["val_miou"] == pytest.approx(np.mean(ious), abs=2e-3)
+    reference = MulticlassJaccardIndex(3, ignore_index=255)
+    for sample in dataset.split("val").itertuples():
+        image, mask = (torch.tensor(array)[None] for array in read_pair(dataset, sample))
+        reference.update(model.logits(image.permute(0, 3, 1, 2)).argmax(1), mask.long())
+    assert facts["val_miou"] == pytest.approx(reference.compute().item(), abs=2e-3)
 
 
-FROZEN = {"freeze_epochs": 3, "batch_size": 4, "micro_batch": 2}
+PARTS = {"batch_size": 4, "micro_batch": 2}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [{"workers": 2}, {"ema_decay": 0.9}, FROZEN, {"cache": "none"}], ids=str)
+@pytest.mark.parametrize("how", [{"workers": 2}, {"ema_decay": 0.9}, PARTS, {"cache": "none"}], ids=str)
 def test_a_resumed_run_equals_an_uninterrupted_one(tiny_root, tiny_params, how):
     """Nor can it be begun again over its epochs, by starting the notebook's cell once more."""
-    straight, expected = trained(tiny_params(run="straight", epochs=4, **how))
+    straight, _ = trained(tiny_params(run="straight", epochs=4, **how))
     params = tiny_params(run="cut", epochs=4, **how)
     splits, run, model = open_splits(params), train.start_run(params), new_model(params)
     given = run, model, *splits, params, train.plan_training(params, model, splits[0])
@@ -189,7 +169,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny_root, tiny_params, how):
         train.fit(*given)
     resumed = params.model_copy(update={"resume": True})
     history = trained(resumed, new_model(params, seed=99))[1]
-    pd.testing.assert_frame_equal(without_times(history), without_times(expected), check_exact=True)
     assert_same(run, straight)
     pd.testing.assert_frame_equal(trained(resumed)[1], history)  # nothing is left to do
 
@@ -248,12 +227,13 @@ def test_fit_leaves_the_process_as_it_was(tiny_root, tiny_params, monkeypatch):
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items()), "not a copy"
 
 
-def test_class_weights_reach_the_loss(tiny_root, tiny_params, monkeypatch):
-    seen, loss = [], trainer.HybridLoss
-    monkeypatch.setattr(trainer, "HybridLoss", lambda *a: seen.append(a[3]) or loss(*a))
-    trained(tiny_params(epochs=1, class_weights="median_frequency"))
-    counts = train.build_cache(load_dataset("data/tiny"), "train").pixel_counts
-    np.testing.assert_array_equal(seen[0], class_weights(counts, "median_frequency"))
+def test_class_weights_reach_the_loss(tiny_root, tiny_params):
+    params = tiny_params(class_weights="median_frequency")
+    splits = open_splits(params)
+    job = trainer.Trainer(new_model(params), *splits, params, train.DevicePlan())
+    expected = torch.tensor(class_weights(splits[0].pixel_counts, "median_frequency")).float()
+    assert torch.equal(job.loss.class_weights, expected)
+    assert torch.equal(job.scoring_loss.class_weights, expected)
 
 
 def test_validation_masks_without_a_label_still_leave_a_model(tiny_root, tiny_params):
@@ -262,19 +242,6 @@ def test_validation_masks_without_a_label_still_leave_a_model(tiny_root, tiny_pa
     run, history = trained(tiny_params(epochs=1))
     assert history["val_miou"].isna().all()
     assert run.best_checkpoint.exists()
-
-
-def test_a_frozen_encoder_stays_as_it_is(tiny_root, tiny_params):
-    params, seen = tiny_params(epochs=2, freeze_epochs=1), []
-    last = Run(Run.folder(params.run)).last_checkpoint
-    model = new_model(params)
-    before = model.state_dict()
-    trained(params, model, lambda _: seen.append(train.load_checkpoint(last)[0].state_dict()))
-    encoder = [name for name in before if name.startswith("net.encoder.")]
-    assert all(torch.equal(before[name], seen[0][name]) for name in encoder)
-    assert not all(torch.equal(before[name], seen[0][name]) for name in before)
-    convolutions = [name for name in encoder if name.endswith("conv.weight")]
-    assert not any(torch.equal(seen[0][name], seen[1][name]) for name in convolutions)
 
 
 def test_the_averaged_weights_are_validated_and_kept(tiny_root, tiny_params):
@@ -318,41 +285,18 @@ def test_no_micro_batch_is_a_single_image_where_that_cannot_be_trained(tiny_root
 
 
 def test_steps_that_the_scaler_leaves_out_are_counted_and_no_error(tiny_root, tiny_params, monkeypatch):
+    seen = []
+
     class Scaler(torch.amp.GradScaler):
         """Finds the first step's gradient infinite, as happens with too large a scale."""
 
-        def __init__(self, enabled):
-            super().__init__("cpu", init_scale=8.0)
-            self.seen = 0
-
         def unscale_(self, optimizer):
-            self.seen += 1
-            if self.seen == 1:
+            if not seen:
                 optimizer.param_groups[0]["params"][0].grad.fill_(math.inf)
+            seen.append(optimizer)
             super().unscale_(optimizer)
 
-    monkeypatch.setattr(trainer.torch.amp, "GradScaler", Scaler)
+    monkeypatch.setattr(trainer.torch.amp, "GradScaler", lambda enabled: Scaler("cpu", init_scale=8.0))
     history = trained(tiny_params(epochs=2, ema_decay=0.5, **PLAIN))[1]
     assert history["skipped_steps"].tolist() == [1, 0]
     assert np.isfinite(history["val_loss"]).all()
-
-
-@pytest.mark.filterwarnings("default")  # tensorboard's own imports warn
-def test_tensorboard_holds_every_epoch(tiny_root, tiny_params):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    run, history = trained(tiny_params(epochs=2, track="tensorboard"))
-    events = EventAccumulator(str(run.path / "tensorboard")).Reload()
-    scores = {event.step: event.value for event in events.Scalars("val_miou")}
-    assert scores == pytest.approx(dict(zip([1, 2], history["val_miou"], strict=True)), rel=1e-6)
-
-
-def test_wandb_is_told_the_run_and_its_parameters(tiny_root, tiny_params, monkeypatch):
-    told = []
-    logging = SimpleNamespace(log=lambda values, step: told.append((step, values["val_miou"])))
-    fake = SimpleNamespace(init=lambda **settings: told.append(settings) or contextlib.nullcontext(logging))
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    history = trained(tiny_params(track="wandb", epochs=1))[1]
-    assert (told[0]["id"], told[0]["config"]["epochs"]) == ("tiny", 1)
-    assert told[1:] == [(1, history["val_miou"][0])]
