@@ -93,14 +93,14 @@ class Browser extends Panel {
       this.map = new Embedding(host, this.data, {
         lasso: (text) => { this.filters.set("map", text); this.refill(); },
         open: (id, training) => this.open(id, training),
-        thumb: (kind, id) => this.source.thumb(kind, id),
+        thumb: (id, training) => this.source.thumb(id, training),
       });
       toggle("map", "m", host, false);
     }
     const keys = make(this.root, "dialog", "seg-all");
     this.button(bar, "?", "all keys", ["?"], () => (keys.open ? keys.close() : keys.showModal()));
     make(keys, "pre", "", [...this.named, ...MORE].map(([key, text]) => `${key}  ${text}`).join("\n"));
-    if (!this.editable || !this.data.training) return;
+    if (!this.editable) return;
     const text = make(this.root, "pre", "seg-written");
     bar.after(text);
     button(bar, "Write actions and report", "actions.yaml and report.html, of the verdicts so far", async () => {
@@ -180,7 +180,7 @@ class Browser extends Panel {
     const row = (!training && this.data.rows.find((other) => other.id === id)) || guest;
     if (row === guest && !this.editable) return;  // a file holds no other images
     this.keep();
-    if (!(await this.picture.load({ ...await this.source.show(id), id }))) return;
+    if (!(await this.picture.load({ ...await this.source.show(id, training), id }))) return;
     this.row = row;
     this.count.textContent = training ? "a training image: step to go back" : "not in the list: step to go back";
     this.tell(row);
@@ -206,7 +206,7 @@ class Browser extends Panel {
     this.text.value = row.note;
     this.say(row.time && `given ${new Date(row.time).toLocaleString()}`);
     this.look({});
-    this.sequence(this.data.sequences?.[row.group], row);
+    this.sequence(this.data.sequences[row.group], row);
     this.root.dataset.shown = row.id;
   }
 

@@ -5,7 +5,7 @@ const COLORED = { IoU: (row) => `${(Math.floor(row.miou * 5) / 5).toFixed(1)} an
   split: (row) => (row.failed ? "fails" : "passes"), sequence: (row) => row.group };
 
 class Embedding {
-  // lasso(text of the polygon, "" for none), open(id, whether it is a training image), thumb(kind, id)
+  // lasso(text of the polygon, "" for none), open(id, whether it is a training image), thumb(id, training)
   constructor(host, { rows, training }, { lasso, open, thumb }) {
     Object.assign(this, { thumb, mode: "IoU", path: null, under: null });
     this.training = training.map(([id, x, y]) => ({ id, x, y, training: true }));
@@ -59,7 +59,7 @@ class Embedding {
     const left = clamp(event.offsetX + 12, 0, w - 180);
     Object.assign(this.tip.style, { left: `${left}px`, top: `${event.offsetY + 12}px` });
     this.image.removeAttribute("src");
-    const address = await this.thumb(under.training ? "nearest" : "images", under.id);
+    const address = await this.thumb(under.id, Boolean(under.training));
     if (this.under === under && address) this.image.src = address;
   }
 

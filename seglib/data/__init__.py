@@ -15,7 +15,7 @@ from seglib.data.image_io import DatasetError, ImageForm, encode_mask, find_imag
 from seglib.data.image_io import read_mask, read_mask_and_mode, read_picture, read_stored, read_values
 from seglib.data.inject import FAULT_KINDS, LABEL_FAULTS, LabelFaults, inject_faults, planted
 from seglib.data.known import download, ensure_demo, make_broken
-from seglib.data.overlay import data_uri, error_map, fitting, label_regions, overlay, present
+from seglib.data.overlay import error_map, fitting, label_regions, overlay, present
 from seglib.data.overlay import top_confusions, wrong_pixels
 from seglib.data.pairing import FINDING_COLUMNS
 from seglib.data.tiff import Stored
@@ -23,7 +23,7 @@ from seglib.data.tiff import Stored
 __all__ = [
     "FAULT_KINDS", "FINDING_COLUMNS", "IGNORE", "LABEL_FAULTS", "ClassMap", "Dataset", "DatasetConfig",
     "DatasetError", "ImageForm", "LabelFaults", "Stored", "check_sizes", "compare_digests", "convert",
-    "data_uri", "default_colors", "digests", "download", "draft_dataset", "encode_mask", "ensure_demo",
+    "default_colors", "digests", "download", "draft_dataset", "encode_mask", "ensure_demo",
     "error_map", "explain", "find_images", "fitting", "georeference", "inject_faults", "label_regions",
     "load_dataset", "make_broken", "map_ahead", "overlay", "planted", "present", "read_image",
     "read_mask", "read_mask_and_mode", "read_pair", "read_picture", "read_stored", "read_values", "some",

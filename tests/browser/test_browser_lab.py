@@ -10,26 +10,24 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import failures_folder as made
 import nbformat
 import pandas as pd
 import psutil
 import pytest
 from chromium_page import WAIT, menu, need_chromium, opened, settled, shown
-from failures_folder import EVIL, POLE
+from made_split import EVIL, POLE, names
 
 pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).resolve().parents[2]
-IDS = made.names(300)
+IDS = names(300)
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """JupyterLab on a folder with failures and a notebook that browses them: (folder, address)."""
+    """JupyterLab on a folder with a notebook that browses 300 failures: (folder, address)."""
     need_chromium()
     folder = tmp_path_factory.mktemp("lab")
-    made.write_folder(folder / "failures", IDS, (120, 160))
     write_notebook(folder / "browse.ipynb")
     settings = folder / "settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
@@ -39,7 +37,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     token = secrets.token_hex(16)
-    env = os.environ | {"JUPYTER_TOKEN": token, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    env = os.environ | {
+        "JUPYTER_TOKEN": token,
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}",
+        "OMP_NUM_THREADS": "1",
+    }
     names = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
     env |= {name: str(folder / name.lower()) for name in (*names, "JUPYTERLAB_WORKSPACES_DIR")}
     env["JUPYTERLAB_SETTINGS_DIR"] = str(folder / "settings")
@@ -68,9 +70,8 @@ def answers(port: int) -> bool:
 
 def write_notebook(path: Path) -> None:
     source = (
-        "import pandas as pd\nfrom seglib.browser import FailureBrowser\nfrom seglib.data import ClassMap\n"
-        f"classes = ClassMap({made.CLASSES.names!r})\n"
-        "FailureBrowser('failures', classes, pd.read_csv('failures/class_ious.csv', dtype={'id': str}))"
+        "from pathlib import Path\nfrom made_split import write_split\nfrom seglib.browser import FailureBrowser\n"
+        "FailureBrowser(write_split(Path.cwd(), 300, 300))"
     )
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -95,7 +96,7 @@ def count(browser) -> str:
 
 def test_browse_filter_judge_and_find_it_again(lab) -> None:
     folder, address = lab
-    saved = folder / "failures" / "verdicts.csv"
+    saved = folder / "now" / "failures" / "test" / "verdicts.csv"
     with opened(address, []) as page:
         browser = run_all(page)
         assert shown(page) == IDS[0] == EVIL
@@ -172,7 +173,7 @@ def test_a_held_key_does_not_queue_up_and_the_saved_notebook_shows_a_gallery(lab
 
 def test_a_verdict_that_no_kernel_takes_is_kept_until_one_does(lab) -> None:
     folder, address = lab
-    saved = folder / "failures" / "verdicts.csv"
+    saved = folder / "now" / "failures" / "test" / "verdicts.csv"
     saved.unlink(missing_ok=True)
     with opened(address, []) as page:
         browser = run_all(page)

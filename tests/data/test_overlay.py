@@ -1,10 +1,6 @@
 """Pictures of masks, errors and confidences."""
 
-import base64
-import io
-
 import numpy as np
-from PIL import Image
 
 import seglib.data as pictures
 from seglib.data import IGNORE, ClassMap
@@ -31,12 +27,3 @@ def test_top_confusions_count_valid_pixels():
     costs = [("sky", "road", 0.5), ("sky", "<b>pole</b>", 0.25), ("road", "sky", 0.25)]
     assert pictures.top_confusions(truth, pred, classes) == costs
     assert pictures.top_confusions(truth, truth, classes) == []
-
-
-def test_thumbnails_are_jpeg_of_at_most_the_asked_width():
-    for width, expected in ((400, 180), (64, 64)):
-        uri = pictures.data_uri(np.zeros((30, width, 3), np.uint8), 180)
-        head, data = uri.split(",")
-        assert head == "data:image/jpeg;base64"
-        with Image.open(io.BytesIO(base64.b64decode(data))) as thumb:
-            assert thumb.width == expected
