@@ -12,8 +12,8 @@ const MORE = [[Object.keys(STEPS).join(" "), "step"], ["n", "note"], ["Escape", 
 class Browser extends Panel {
   constructor(source, root) {
     super();
-    Object.assign(this, { source, root, at: 0, row: null, asked: 0, typed: false, ahead: null, keys: {} });
-    Object.assign(this, { named: [], past: [] });  // [keys, what they do]; what undo takes back
+    // named: [keys, what they do]; past: what undo takes back
+    Object.assign(this, { source, root, at: 0, asked: 0, keys: {}, named: [], past: [] });
     Object.assign(root, { className: "seg-browser", tabIndex: 0 });
     root.dataset.lmSuppressShortcuts = "true";  // JupyterLab would take j, k and the arrows for itself
     // Also when a hidden notebook comes back.
@@ -78,13 +78,9 @@ class Browser extends Panel {
   // What can be shown above the list, the button that ends a review, and all keys.
   panels(bar, views) {
     const toggle = (name, key, box, shown) => {
-      const press = this.button(bar, name, "show or hide", [key], () => {
-        box.hidden = !box.hidden;
-        press.ariaPressed = String(!box.hidden);
-        this.redraw();
-      });
-      press.ariaPressed = String(shown);
-      box.hidden = !shown;
+      const press = this.button(bar, name, "show or hide", [key], () => { set(box.hidden); this.redraw(); });
+      const set = (on) => { box.hidden = !on; press.ariaPressed = String(on); };
+      set(shown);
     };
     toggle("charts", "v", views, true);
     if (this.data.rows.some((row) => row.x != null)) {
@@ -174,11 +170,11 @@ class Browser extends Panel {
 
   // Go to an image wherever it is: in the list, left out by the filters, or a training image.
   async open(id, training = false) {
-    const index = training ? -1 : this.chosen.findIndex((row) => row.id === id);
+    const guest = this.editable && { id, verdict: "", note: "", training };
+    const row = training ? guest : this.data.rows.find((other) => other.id === id);
+    if (!row) return;  // a file does not hold every image
+    const index = this.chosen.indexOf(row);
     if (index >= 0) { this.go(index); return; }
-    const guest = { id, verdict: "", note: "", training };
-    const row = (!training && this.data.rows.find((other) => other.id === id)) || guest;
-    if (row === guest && !this.editable) return;  // a file holds no other images
     this.keep();
     if (!(await this.picture.load({ ...await this.source.show(id, training), id }))) return;
     this.row = row;

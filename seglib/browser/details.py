@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
-from sklearn.preprocessing import normalize
+from sklearn.preprocessing import minmax_scale, normalize
 
 from seglib import evaluate, failures, runs
 from seglib.browser.layers import pack_layers, thumbnail
@@ -76,9 +76,9 @@ class Details:
 
     @cached_property
     def _places(self) -> np.ndarray:
-        """(N, 2) places on the map: those of the training images, then those of the split."""
+        """(N, 2) places on the map, 0-1: those of the training images, then those of the split."""
         features = np.concatenate([self.analysis.training.features, self.analysis.features])
-        return PCA(2, random_state=0).fit_transform(features).round(4)
+        return minmax_scale(PCA(2, random_state=0).fit_transform(features)).round(4)
 
     @cached_property
     def facts(self) -> dict[str, Any]:

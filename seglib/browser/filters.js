@@ -134,7 +134,7 @@ class Filters {
       value.confusion && ((row) => (row.confused = has(row)) > 0),
       value.verdict && ((row) => (row.verdict || this.none) === value.verdict),
       value.class && ((row) => (lowest ? row.low.includes(c) : row.worst_class === value.class)),
-      inside && ((row) => inside(row.u, row.v)),
+      inside && ((row) => inside(row.x, row.y)),
       (low > 0 || high < 1) && (({ miou }) => miou === null || (miou >= low - 1e-9 && miou <= high + 1e-9)),
       words.length && ((row) => {
         const text = SEARCHED.map((name) => row[name] ?? "").join("\n").toLowerCase();

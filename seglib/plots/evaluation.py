@@ -253,7 +253,7 @@ def degradation_sheet(training: pd.DataFrame, images: pd.DataFrame, failed: np.n
     `training` and `images` are `checks.qualities`, a row an image; `failed`: (N,) bool, of `images`.
     """
     fig, axs = style.sheet(2, 2, 10, 5.4)
-    failed, entries = np.asarray(failed, bool), ()
+    failed = np.asarray(failed, bool)
     for kind, ax in zip(KINDS, axs.flat, strict=True):
         quality, limit = QUALITY_OF[kind], Reference.of(training).limit(kind)
         known, values = (np.maximum(table[quality].to_numpy(float), 0.01) for table in (training, images))
@@ -262,13 +262,7 @@ def degradation_sheet(training: pd.DataFrame, images: pd.DataFrame, failed: np.n
         groups[f"failed ({failed.sum()})"] = values[failed], style.VERMILION
         style.strips(ax, groups, kind.capitalize(), _QUALITIES[quality], log=True)
         if np.isfinite(limit):
-            ax.axvline(limit, color=style.INK, linewidth=1, linestyle="--", label="limit")
-            low, high = ax.get_xlim()
-            end = low if limit < np.nanmedian(known) else high
-            look = {"facecolor": "none", "edgecolor": "#d9d9d9", "hatch": "///", "linewidth": 0, "zorder": 0}
-            ax.axvspan(limit, end, label="counts as degraded", **look)
-            ax.set_xlim(low, high)
-            entries = ax.get_legend_handles_labels()
-    if entries:
-        fig.legend(*entries, loc="outside upper left", ncols=2)
+            side = "below" if limit < np.nanmedian(known) else "above"
+            ax.axvline(limit, color=style.INK, linewidth=1, linestyle="--")
+            ax.set_xlabel(f"{ax.get_xlabel()} (degraded: {side} {limit:.3g})")
     return fig
