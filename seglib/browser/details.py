@@ -83,15 +83,14 @@ class Details:
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What is listed besides the images: browse, before (name or ""), sequences and training (on the map)."""
-        known = self.evaluation.dataset.split(self.evaluation.split)[["id", "group", "frame"]]
-        known = known.assign(miou=self.table["miou"].reindex(known["id"]).to_numpy())
-        named = known[known["group"] != ""].sort_values(["frame", "id"]).groupby("group")[["id", "miou"]]
-        training = []
+        samples, training = self.evaluation.dataset.split(self.evaluation.split), []
+        ordered = self.table.assign(frame=samples.set_index("id")["frame"]).sort_values(["frame", "id"])
+        groups = ordered[ordered["group"] != ""].groupby("group")[["id", "miou"]]
         if self.analysis.features is not None:
             places = zip(self.analysis.training.samples["id"], self._places.tolist(), strict=False)
             training = [[name, *place] for name, place in places]
         before = self.before.run.name if self.before else ""
-        sequences = {name: part.to_numpy().tolist() for name, part in named}
+        sequences = {name: part.to_numpy().tolist() for name, part in groups}
         return {"browse": self.browse, "before": before, "sequences": sequences, "training": training}
 
     def similar(self, sample: str) -> list[str]:

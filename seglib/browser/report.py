@@ -7,7 +7,7 @@ allows nothing but the file's own style, script and pictures.
 
 import base64
 import hashlib
-import json
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2.utils import htmlsafe_json_dumps
 
 from seglib import evaluate
 from seglib import failures as found
@@ -36,6 +37,8 @@ _SUSPECTS = ["id", "label_score", "suspect_kind", "suspect_given", "suspect_sugg
 _HERE = Path(__file__).parent
 _PAGES = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined)
 _FRONT = ("picture", "list", "filters", "charts", "map", "source", "panel", "browser")
+# Writes JSON that no text in it can turn into markup: "</script" and "<!--" never occur.
+_block = partial(htmlsafe_json_dumps, allow_nan=False, separators=(",", ":"))
 # One module: neither a widget nor a page on the disk can import the files beside it.
 SCRIPT = "\n".join((_HERE / f"{name}.js").read_text(encoding="utf-8") for name in _FRONT)
 STYLE = (_HERE / "browser.css").read_text(encoding="utf-8")
@@ -61,10 +64,8 @@ def write_report(details: Details) -> Path:
         "total": len(table),
         "listed": len(shown),
     }
-    data = listing(details, book, len(shown)) | {"pictures": {}, "nearest": {}}
-    data["facts"] = {
-        sample: describe(row, details.class_ious.loc[sample]) for sample, row in shown.iterrows()
-    }
+    data, ious = listing(details, book, len(shown)) | {"pictures": {}, "nearest": {}}, details.class_ious
+    data["facts"] = {sample: describe(row, ious.loc[sample]) for sample, row in shown.iterrows()}
     template = _PAGES.get_template("report_template.html")
     room = LIMIT - len(template.render(page, data=_block(data)).encode())
     for sample in shown.index:
@@ -98,7 +99,7 @@ def _worst(details: Details, book: VerdictBook) -> dict[str, Any]:
     for sample, row in details.table.head(min(count, GALLERY)).iterrows():
         facts, given = describe(row), book.get(sample)
         lines = [f"{name} {value}" for name, value in facts["rows"] if name in ("mean IoU", "top confusion")]
-        lines += [facts["cause"], facts["evidence"], facts["suggestion"]]
+        lines += [facts[name] for name in ("cause", "evidence", "suggestion")]
         pictures, problem = {}, ""
         try:
             image, truth, pred = evaluate.read_layers(details.evaluation, sample)
@@ -122,9 +123,8 @@ def _summary(details: Details, book: VerdictBook) -> list[dict]:
     counted = failures.assign(verdict=[book.get(i).verdict or NO_VERDICT for i in failures["id"]])
     tables = {}
     for name in ("cause", "severity", "verdict"):
-        tables[f"By {name}"] = counted[name].value_counts().rename_axis(name).reset_index(name="images")
-    fine = suspects.loc[~suspects["failed"], _SUSPECTS]
-    tables["Suspected labels of images that did not fail"] = fine
+        tables[f"By {name}"] = counted[name].value_counts().reset_index(name="images")
+    tables["Suspected labels of images that did not fail"] = suspects.loc[~suspects["failed"], _SUSPECTS]
     tables["By sequence"] = found.sequence_means(details.analysis)
     tables["Costliest confusions"] = found.error_costs(details.evaluation)
     return [_table(title, table) for title, table in tables.items()]
@@ -142,12 +142,6 @@ def _cell(value: object) -> tuple[str, bool]:
     if not isinstance(value, Real):
         return str(value), False
     return (f"{value:,d}" if isinstance(value, Integral) else f"{value:,.3f}".replace("nan", "–")), True
-
-
-def _block(data: object) -> str:
-    """Write JSON that no text in it can turn into markup: "</script" and "<!--" never occur."""
-    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _hash(text: str) -> str:

@@ -53,15 +53,13 @@ def scene(random: np.random.Generator, size: tuple[int, int]) -> dict[str, np.nd
 
 def evaluation(run: Run, dataset: Dataset, miou: np.ndarray) -> Evaluation:
     """The run's scores of all images, with counts that are not theirs."""
-    random, (count, classes) = np.random.default_rng(len(run.name)), (len(miou), len(CLASSES))
-    counts = random.integers(0, 120, (count, classes, classes))
-    counts += np.eye(classes, dtype=int) * (1500 - counts.sum(2))[:, :, None]  # the same masks in every run
+    counts = np.random.default_rng(0).integers(0, 120, (len(miou), len(CLASSES), len(CLASSES)))
+    counts += np.eye(len(CLASSES), dtype=int) * (1500 - counts.sum(2))[:, :, None]
     table = dataset.split("test")[["id", "group"]].assign(miou=miou, confidence=0.8, valid_pixels=9000)
     iou = pd.DataFrame(metrics.image_class_iou(counts), columns=list(CLASSES.names))
     table["worst_class"] = iou.idxmin(axis=1)
-    scores = {"absent": "truth", "mean_iou": 0.5}
-    ious = pd.concat([table["id"], iou], axis=1)
-    return Evaluation(run, dataset, "test", scores, table, pd.DataFrame(), ious, counts)
+    scores, iou["id"] = {"absent": "truth", "mean_iou": 0.5}, table["id"]
+    return Evaluation(run, dataset, "test", scores, table, pd.DataFrame(), iou, counts)
 
 
 def measured(found: Evaluation, failing: int) -> pd.DataFrame:

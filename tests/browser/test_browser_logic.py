@@ -10,7 +10,7 @@ import pytest
 from made_split import POLE, names, write_split
 from PIL import Image
 
-from seglib.browser import Details, FailureBrowser, browser
+from seglib.browser import Details, FailureBrowser
 from seglib.browser.layers import pack_layers
 from seglib.browser.listing import describe, listing
 from seglib.evaluate import evaluate_run
@@ -154,12 +154,6 @@ def test_it_displays_itself_live_and_as_a_gallery_of_escaped_names(details, tmp_
     assert page.count("<img ") == page.count("data:image/jpeg;base64,") == 4 * 12
     FailureBrowser(write_split(tmp_path / "good", 3, 0))._ipython_display_()
     assert "No failures" in shown[2]["text/html"]
-
-
-def test_the_front_end_makes_no_html_of_text_and_loads_nothing():
-    for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "import ", "http"):
-        assert way not in browser.SCRIPT
-    assert not re.search(r"http|url\(", browser.STYLE)
 
 
 @pytest.mark.slow
