@@ -40,19 +40,18 @@ class Filters {
     Object.assign(this, { names, none, sorts, change, views, inputs: {} });
     this.bar = make(host, "form", "seg-filters");
     this.chips = make(host, "div", "seg-bar");
-    const each = (values) => values.map((value) => [value]);
     this.pairs = new Map(names.flatMap((truth, t) => names.map((pred, p) => [`${truth} -> ${pred}`, t * C + p])));
     const pairs = [...this.pairs.keys()], wrong = (code, k) => k % 2 === 0 && code % (C + 1);
     const confused = ({ pixels }) => pixels.filter(wrong).map((code) => pairs[code]);
     const count = (name) => this.menu(name, counted(rows, VALUES[name]));
-    this.menu("images", rows.every((row) => row.failed) ? [] : each(["failures", "passing", "all"]), false);
+    this.menu("images", rows.every((row) => row.failed) ? [] : ["failures", "passing", "all"], false);
     this.inputs.images.value = browse;
     count("cause");
-    this.menu("class", each(names));
-    this.menu("which", each(rules), false);
+    this.menu("class", names);
+    this.menu("which", rules, false);
     this.menu("confusion", counted(rows, confused));
     count("sequence");
-    this.menu("verdict", each([none, ...verdicts]));
+    this.menu("verdict", [none, ...verdicts]);
     count("change");
     count("tag");
     for (const [name, placeholder] of [["mean IoU from", "0"], ["to", "1"]]) {
@@ -71,7 +70,7 @@ class Filters {
   saved(keep) {
     const menu = field(this.bar, "seg-filter", "saved filters", {}, "select");
     const refresh = () => {
-      offer(menu, ["", ...Object.keys(this.views)].map((name) => [name]));
+      offer(menu, ["", ...Object.keys(this.views)]);
       menu.parentElement.hidden = menu.options.length === 1;
     };
     menu.oninput = (event) => { event.stopPropagation(); this.text = this.views[menu.value] ?? ""; this.change(); };

@@ -19,9 +19,10 @@ function field(parent, kind, name, settings = {}, tag = "input") {
   return make(make(parent, "label", kind, name), tag, "", "", { ariaLabel: name, autocomplete: "off", ...settings });
 }
 
+// Put options, each a value or [value, text], into a menu.
 function offer(menu, options) {
   menu.replaceChildren();
-  for (const [value, text = value] of options) make(menu, "option", "", text, { value });
+  for (const [value, text = value] of options.map((one) => [one].flat())) make(menu, "option", "", text, { value });
 }
 
 // Whether an answer is still to be waited for: not forever, because an interrupted kernel never gives it.

@@ -13,7 +13,7 @@ class Embedding {
     const bar = make(host, "div", "seg-bar");
     make(bar, "span", "seg-muted", "near: alike to the model · drag: lasso · click: open · colour by");
     const oninput = (event) => { this.mode = event.target.value; this.draw(); };
-    offer(make(bar, "select", "", "", { ariaLabel: "colour by", oninput }), Object.keys(COLORED).map((name) => [name]));
+    offer(make(bar, "select", "", "", { ariaLabel: "colour by", oninput }), Object.keys(COLORED));
     this.keys = make(bar, "span", "seg-keys");
     const canvas = this.canvas = make(make(host, "div", "seg-map"), "canvas");
     this.tip = make(canvas.parentElement, "figure", "seg-tip", "", { hidden: true });
