@@ -2,8 +2,10 @@
 
 import difflib
 import re
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -33,7 +35,12 @@ class Params(BaseModel):
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:
-        """Check a notebook's namespace (`globals()`): its own parameters, and values that papermill put near them."""
+        """Check a notebook's namespace (`globals()`): its own parameters, and values that papermill put near them.
+
+        From here on the notebook shows an error that seglib raises as one sentence, without a traceback.
+        """
+        if "get_ipython" in values:
+            values["get_ipython"]().set_custom_exc((OSError, RuntimeError, ValueError), _show_error)
         plain = {n for n, v in values.items() if n[:1] != "_" and isinstance(v, str | int | float | None)}
         near = {n for n in plain if difflib.get_close_matches(n, cls.model_fields, 1, 0.8)}
         asked = {*cls.model_fields, *near, *(plain & _KNOWN)}
@@ -52,6 +59,15 @@ class Params(BaseModel):
         except ValidationError as error:
             told = "; ".join(map(explain, error.errors()))
             raise ParameterError(f"{cls.__name__}: {told}") from None
+
+
+def _show_error(
+    shell: Any, kind: type, error: Exception, trace: TracebackType, tb_offset: Any = None
+) -> None:
+    """Show an error in IPython: in one sentence if seglib raised it, else as usual."""
+    if Path(traceback.extract_tb(trace)[-1].filename).is_relative_to(Path(__file__).parent):
+        error._render_traceback_ = lambda: [f"{kind.__name__}: {error}"]
+    shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
 
 
 def explain(fault: Mapping[str, Any]) -> str:
@@ -85,15 +101,16 @@ class Train(Params):
     run: RunName = "demo"
     dataset: str = "data/demo"
     config: str = ""
-    actions: str = ""
-    replace: str = "demo"
-    resume: bool = False
     architecture: str = "Unet"
     encoder: str = "timm-tf_efficientnet_lite0"
     encoder_weights: Weights = "imagenet"
     epochs: Count = 30
     batch_size: Count = 14
     learning_rate: Positive = 1e-3
+    class_weights: Literal["none", "sqrt_inverse", "median_frequency"] = "none"
+    actions: str = ""
+    resume: bool = False
+    replace: str = "demo"
     encoder_lr_factor: NotNegative = 1.0
     weight_decay: NotNegative = 1e-2
     warmup_epochs: NotNegative = 1.0
@@ -102,15 +119,15 @@ class Train(Params):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     freeze_epochs: Natural = 0
     patience: Natural = 0
+    seed: Natural = 0
     ce_weight: NotNegative = 1.0
     dice_weight: NotNegative = 1.0
     focal_weight: NotNegative = 1.0
-    class_weights: Literal["none", "sqrt_inverse", "median_frequency"] = "none"
     long_side: Natural = 1024
     crop_height: Natural = 0
     crop_width: Natural = 0
-    flip: Share = 0.5
     rare_crops: Share = 0.0
+    flip: Share = 0.5
     scale_min: float = Field(0.75, gt=0, le=8)
     scale_max: float = Field(1.5, gt=0, le=8)
     rotation: float = Field(5.0, ge=0, le=180)
@@ -132,7 +149,6 @@ class Train(Params):
     cache: Literal["auto", "ram", "disk", "none"] = "auto"
     workers: int = Field(0, ge=0, le=4096)
     track: Literal["csv", "tensorboard", "wandb"] = "csv"
-    seed: Natural = 0
 
 
 class Evaluate(Params):

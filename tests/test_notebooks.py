@@ -77,6 +77,10 @@ def test_it_was_executed_in_order_without_errors_and_leaves_no_trace_of_that(not
     outputs = [output for cell in code for output in cell.outputs]
     assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
     assert notebook.metadata.kernelspec.name == "python3"
+    figures = [cell for cell in code if any("image/png" in output.get("data", {}) for output in cell.outputs)]
+    assert all(cell.metadata.get("alt") for cell in figures), (
+        "a picture without a text for those who do not see it"
+    )
     assert "papermill" not in notebook.metadata
     for cell in notebook.cells:
         assert set(tags(cell)) <= TAGS, "a misspelt tag does nothing"

@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
 from seglib import params
 from seglib.params import NOTEBOOKS, Evaluate, ParameterError, Train, check_chain, read_file
@@ -84,3 +85,13 @@ def test_every_parameter_can_be_given_at_a_terminal():
     for pair in ("epochs", "=3", " =3"):
         with pytest.raises(ParameterError, match=f"-p {pair}: expected NAME=VALUE"):
             params.read_parameters([pair])
+
+
+def test_a_notebook_shows_our_errors_in_one_sentence_and_others_in_full(capsys):
+    shell = InteractiveShell()
+    shell.run_cell("from seglib.params import DataCheck\nparams = DataCheck.read(globals())")
+    shell.run_cell("DataCheck.read({'exampels': 3})")
+    told = "ParameterError: DataCheck: unknown name 'exampels' (did you mean 'examples'?)"
+    assert capsys.readouterr().out.strip() == told
+    shell.run_cell("float('x')")
+    assert "Traceback" in capsys.readouterr().out

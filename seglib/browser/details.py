@@ -4,7 +4,7 @@ import datetime
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,15 +33,6 @@ class Details:
     folder = property(lambda self: self.analysis.folder)
     evaluation = property(lambda self: self.analysis.evaluation)
     classes = property(lambda self: self.evaluation.classes)
-
-    @classmethod
-    def open(
-        cls, analysis: Analysis, threshold: Threshold, before: str = "", browse: str = "failures"
-    ) -> Self:
-        """Open the details of an analysis; `before` names an earlier run that 03 evaluated on the split, if any."""
-        own = analysis.evaluation
-        found = evaluate.open_evaluation(before, own.name, own.dataset) if before else None
-        return cls(analysis, threshold, browse, found)
 
     @cached_property
     def table(self) -> pd.DataFrame:

@@ -6,7 +6,8 @@ masks: shifted and foreign masks; reading: what was misread; duplicates and spli
 """
 
 from seglib.checks.check import (
-    CheckResult, apart, check_dataset, conclusion, examples, require_sound, split_comparison, write,
+    CheckResult, apart, check_dataset, conclusion, examples, require_sound, split_comparison, suspect_masks,
+    write,
 )
 from seglib.checks.class_balance import class_weights, cooccurrence, weight_table
 from seglib.checks.image_quality import APART, KINDS, QUALITIES, QUALITY_OF, Reference, degradation, qualities
@@ -16,5 +17,5 @@ from seglib.checks.splits import suggest_split
 __all__ = [
     "APART", "KINDS", "QUALITIES", "QUALITY_OF", "CheckResult", "Reference", "apart", "check_dataset",
     "class_weights", "conclusion", "cooccurrence", "correlate_shifts", "degradation", "examples", "qualities",
-    "require_sound", "split_comparison", "suggest_split", "weight_table", "write",
+    "require_sound", "split_comparison", "suggest_split", "suspect_masks", "weight_table", "write",
 ]

@@ -188,14 +188,14 @@ def _judge_splits(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -
 
 
 def conclusion(check: CheckResult) -> str:
-    """Say in one sentence whether the data is sound, and what stands against it."""
+    """Say in one sentence whether the data is sound, usable in spite of warnings, or not sound, and why."""
     parts = []
     for severity in ("error", "warning"):
         names = check.findings.loc[check.findings["severity"] == severity, "check"].value_counts(sort=False)
         listed, total = ", ".join(f"{n} {name}" for name, n in names.items()), int(names.sum())
         parts.append(f"{total or 'no'} {severity}{'s' * (total != 1)}" + (f" ({listed})" if listed else ""))
-    sound = "sound" if parts[0] == "no errors" else "not sound"
-    return f"{sound}: {len(check.samples)} pairs, {parts[0]}, {parts[1]}."
+    word = "not sound" if parts[0] != "no errors" else "usable" if parts[1] != "no warnings" else "sound"
+    return f"{word}: {len(check.samples)} pairs, {parts[0]}, {parts[1]}."
 
 
 def require_sound(check: CheckResult) -> None:
@@ -207,13 +207,17 @@ def require_sound(check: CheckResult) -> None:
 
 
 def examples(check: CheckResult, dataset: Dataset, count: int = 8, seed: int = 0) -> list[pd.Series]:
-    """Choose rows of samples whose overlays to look at: up to half are suspect masks, the rest is random."""
-    suspect = check.findings["check"].isin(masks.SUSPECT)
-    readable = check.samples.dropna(subset=["height", "ignore_share"])
-    random = readable.sample(min(count, len(readable)), random_state=seed)["id"]
-    chosen = pd.unique(pd.concat([check.findings.loc[suspect, "sample"].head(count // 2), random]))[:count]
-    samples = dataset.samples.drop_duplicates("id").set_index("id", drop=False)
-    return [samples.loc[name] for name in chosen]
+    """Choose rows of samples to look at, at random among those without an error."""
+    bad = check.findings.loc[check.findings["severity"] == "error", "sample"]
+    sound = dataset.samples[~dataset.samples["id"].isin(bad)]
+    return [row for _, row in sound.sample(min(count, len(sound)), random_state=seed).iterrows()]
+
+
+def suspect_masks(check: CheckResult, dataset: Dataset, count: int = 8) -> list[pd.Series]:
+    """Choose rows of samples whose masks seem not to fit, with the name of the check."""
+    suspect = check.findings[check.findings["check"].isin(masks.SUSPECT)].drop_duplicates("sample")
+    found = dataset.samples.merge(suspect[["sample", "check"]], left_on="id", right_on="sample")
+    return [row for _, row in found.head(count).iterrows()]
 
 
 def apart(check: CheckResult, count: int = 8) -> pd.Series:
@@ -225,10 +229,11 @@ def apart(check: CheckResult, count: int = 8) -> pd.Series:
 
 
 def split_comparison(check: CheckResult) -> pd.DataFrame:
-    """Compare the splits as they are with the suggested ones (`<figure>_suggested`), a row a figure."""
+    """Compare the splits as they are with the suggested ones: two rows a split."""
     now = splits.balance(check.samples, check.pixel_counts, check.samples["split"])
     new = splits.balance(check.samples, check.pixel_counts, check.suggested) if len(check.suggested) else now
-    return now.merge(new, on="split", suffixes=("", "_suggested")).set_index("split").round(3).T
+    table = pd.concat([now.assign(which="as it is"), new.assign(which="suggested")]).sort_index(kind="stable")
+    return table.set_index(["split", "which"]).round(3)
 
 
 def write(check: CheckResult, folder: str | Path | None = None) -> Path:

@@ -155,10 +155,12 @@ def conclusion(evaluation: Evaluation, failures: pd.DataFrame, threshold: Thresh
     if failed == 0:
         told = f"**No image of {total} is {below}**: the lowest has mIoU {lowest:.2f}.\n\n"
         return Markdown((told + evaluation.lost_classes()).strip())
-    counts = failures["severity"].value_counts()
-    told = ", ".join(f"{counts[name]} {words}" for name, words in _SEVERITIES.items() if name in counts)
+    causes, counts = summarise_causes(failures), failures["severity"].value_counts()
+    told = ", ".join(f"{row.failures} {row.cause}" for row in causes.itertuples())
     lines = [f"**{failed} of {total} images ({failed / total:.0%}) are {below}: {told}.**", ""]
-    for row in summarise_causes(failures).sort_values("lost", ascending=False, kind="stable").itertuples():
+    told = ", ".join(f"{counts[name]} {words}" for name, words in _SEVERITIES.items() if name in counts)
+    lines += [f"How badly: {told}. What to do, by cause:", ""]
+    for row in causes.sort_values("lost", ascending=False, kind="stable").itertuples():
         share = f"{row.lost / lost:.0%} of the IoU that failures lost"
         cause = f"{row.cause.capitalize()}: {row.failures} of {failed}, {share} ({row.examples})"
         lines.append(f"- {cause}. {row.advice}")

@@ -57,15 +57,15 @@ def image_pairs(pairs: Sequence[Arrays], titles: Sequence[Sequence[object]]) -> 
 
 
 def overlay_grid(
-    images: Arrays, masks: Arrays, classes: ClassMap, titles: Sequence[object] = (), columns: int = 4
+    pairs: Sequence[Arrays], classes: ClassMap, titles: Sequence[object] = (), columns: int = 4
 ) -> Figure:
     """Show masks (H, W) uint8 ids over their images (H, W, 3) uint8 RGB, with a legend of the classes that occur."""
-    cells = [overlay(*fitting(i, m), classes, 0.55) for i, m in zip(images, masks, strict=True)]
-    return image_grid(cells, titles, columns, _handles(present(*masks), classes))
+    cells = [overlay(*fitting(*pair), classes, 0.55) for pair in pairs]
+    return image_grid(cells, titles, columns, _handles(present(*(mask for _, mask in pairs)), classes))
 
 
 def augmentation_grid(images: Arrays, masks: Arrays, classes: ClassMap, columns: int = 4) -> Figure:
-    """Show what the model sees: each augmented image above itself with its mask; arrays as in `overlay_grid`."""
+    """Show what the model sees: each augmented image above itself with its mask; images (H, W, 3), masks (H, W) uint8."""
     cells = []
     for image, mask in zip(images, masks, strict=True):
         gap = np.full((max(2, image.shape[0] // 50), image.shape[1], 3), 255, np.uint8)

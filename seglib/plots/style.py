@@ -106,7 +106,8 @@ def save_figure(path: str | Path, drawn: Figure | Axes) -> Figure:
 
 def text(value: object, width: int = 28) -> str:
     """Make text from a dataset safe to draw: wrapped at `width` characters, and "$" is no formula."""
-    return textwrap.fill(" ".join(str(value).split()).replace("$", r"\$"), width)
+    words = " ".join(str(value).split()).replace("$", r"\$")
+    return textwrap.fill(words, width, break_on_hyphens=False)
 
 
 def rgb(names: Iterable[str], classes: ClassMap) -> np.ndarray:

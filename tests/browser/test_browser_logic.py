@@ -162,7 +162,7 @@ def test_what_an_analysis_knows(trained_root, monkeypatch):
     miou = evaluation.per_image.set_index("id")["miou"]
     threshold = Threshold(float(miou.median()))
     analysis = analyse(evaluation, find_failures(evaluation, threshold))
-    page = Page(Details.open(analysis, threshold, before="tiny", browse="all"), monkeypatch)
+    page = Page(Details(analysis, threshold, "all", before=evaluation), monkeypatch)
     data = page.open()
     rows = {row["id"]: row for row in data["rows"]}
     assert [row["failed"] for row in data["rows"]] == [True, True, False, False]

@@ -171,10 +171,11 @@ def test_the_closing_words():
     words = said([GOOD, NEAR], "percentile")
     assert words[0].startswith("**1 of 2 images (50%) are below a mean IoU of 0.788, the lowest 50%: ")
     lost = "1 of 3 classes nearly lost, which the mean hides (IoU below 1/3: over two pixels wrong for each right "
-    assert words[3:] == ["", f"{lost}one): level 2 0.25 (2 images)"]
+    assert words[5:] == ["", f"{lost}one): level 2 0.25 (2 images)"]
     words = said([GOOD, GUESS, CLEAR, CLEAR], cause=["label error", "unexplained", "unexplained"])
-    told = "3 of 4 images (75%) are below a mean IoU of 0.5: 2 clear, 1 no better than guessing."
+    told = "3 of 4 images (75%) are below a mean IoU of 0.5: 1 label error, 2 unexplained."
     assert words[0] == f"**{told}**"
+    assert words[2] == "How badly: 2 clear, 1 no better than guessing. What to do, by cause:"
     start = "- Unexplained: 2 of 3, 60% of the IoU that failures lost (i2, i3). Look"
-    assert words[2].startswith(start)
-    assert words[3].startswith("- Label error: 1 of 3, ")
+    assert words[4].startswith(start)
+    assert words[5].startswith("- Label error: 1 of 3, ")

@@ -248,7 +248,7 @@ def test_a_sheet_says_what_is_wrong():
 def test_grids_take_images_of_any_sizes():
     images = [np.full((6 + k, 8, 3), 40 * k, np.uint8) for k in range(5)]
     masks = [np.full((6 + k, 8), k % 3, np.uint8) for k in range(5)]
-    overlaid = plots.overlay_grid(images, masks, CLASSES, ["b" * 60, "$c"])
+    overlaid = plots.overlay_grid([*zip(images, masks, strict=True)], CLASSES, ["b" * 60, "$c"])
     for fig in overlaid, plots.augmentation_grid(images, masks, CLASSES, columns=2):
         assert sum(bool(ax.images) for ax in drawn(fig).axes) == 5
     assert "no images" in plots.image_grid([]).axes[0].texts[0].get_text()
@@ -261,7 +261,7 @@ def test_a_small_figure_shows_the_same(monkeypatch):
     mask = np.zeros((60, 80), np.uint8)
     mask[:3, :3] = 1
     near = ClassMap(("person", "wrong"), ((213, 94, 0), (255, 122, 0)))  # a palette might take them for one
-    figure = plots.overlay_grid([photograph.astype(np.uint8)], [mask], near)
+    figure = plots.overlay_grid([(photograph.astype(np.uint8), mask)], near)
     plots.show_small(figure)
     full, small = io.BytesIO(), shown[0].data
     figure.savefig(full, format="png", dpi=figure.dpi)
