@@ -117,7 +117,8 @@ def write_split(
         for kind, array in scenes[k % 6].items():
             if kind in ("images", "masks") or (k < count if kind == "predictions" else k < failing):
                 Image.fromarray(array).save(places[kind] / f"{name}.png")
-        save_ids(old.evaluation("test") / f"predictions/{name}.png", np.fliplr(scenes[k % 6]["masks"]), CLASSES)
+        old_prediction = old.evaluation("test") / "predictions" / f"{name}.png"
+        save_ids(old_prediction, np.fliplr(scenes[k % 6]["masks"]), CLASSES)
     rows = [(i, "train" if i in TRAINING else "test", f"images/{i}.png", f"masks/{i}.png",
              i.split("_")[0] if "street" in i else "", k) for k, i in enumerate([*ids, *TRAINING])]  # fmt: skip
     samples = pd.DataFrame(rows, columns=["id", "split", "image", "mask", "group", "frame"])
