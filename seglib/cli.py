@@ -14,7 +14,7 @@ import seglib
 from seglib import runs
 from seglib.params import Evaluate, read_file, read_parameters
 from seglib.pipeline import new_project, run_chain
-from seglib.runs import Run, display_path, resolve_path
+from seglib.runs import Run, display_path
 
 
 def _there(path: str) -> Path:
@@ -40,7 +40,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {  # what argparse is told of each
     "form": {
         "default": "cvat",
         "choices": ["cvat", "onnx", "safetensors"],
-        "help": "a zip for CVAT, or the model",
+        "help": "a zip, or the model's form",
     },
     "ids": {"default": "", "help": "images, separated by commas; labels in doubt by default"},
     "images": {"required": True, "type": _there, "help": "folder of new images"},
@@ -283,7 +283,7 @@ def new(target: Path) -> None:
 
 def fetch(name: str, *, target: Path | None) -> None:
     """Download a known dataset, such as camvid."""
-    shown = display_path(seglib.data.download(name, target or resolve_path(f"data/{name}")))
+    shown = display_path(seglib.data.download(name, target or runs.resolve_path(f"data/{name}")))
     print(f"In {shown}. Next: seglib check {shown}")
 
 

@@ -127,7 +127,7 @@ def test_check_tells_the_verdict_and_exits_by_it(root, capsys):
     assert main(["check", "data/tiny"]) == 1
     assert "seglib init" in capsys.readouterr().err
     assert main(["check", "data/tiny", "--config", "tiny.yaml"]) == 0
-    assert "tiny: sound: 13 pairs, no errors" in capsys.readouterr().out
+    assert "tiny: usable: 13 pairs, no errors" in capsys.readouterr().out
     assert (root / "artifacts/data_check/tiny/findings.csv").exists()
     for path in (root / "data/tiny/train/masks").iterdir():
         Image.new("L", (56, 40), 7).save(path)

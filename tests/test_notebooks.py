@@ -146,15 +146,9 @@ def _nothing_valid(folder: Path) -> None:
 
 
 OTHER = {
-    **{
-        "architecture": "FPN",
-        "class_weights": "sqrt_inverse",
-        "crop_height": 64,
-        "crop_width": 96,
-        "examples": 3,
-    },
-    **{"split": "val", "absent": "union", "flip_tta": True, "threshold": 0.8, "sheets": 2, "seed": 1},
-}
+    "architecture": "FPN", "class_weights": "sqrt_inverse", "crop_height": 64, "crop_width": 96, "examples": 3, "seed": 1,
+    "split": "val", "absent": "union", "flip_tta": True, "threshold": 0.8, "sheets": 2,
+}  # fmt: skip
 
 
 @pytest.mark.slow

@@ -27,11 +27,7 @@ def test_read_takes_its_own_names_from_a_namespace():
     assert Evaluate(scale_tta="0.75, 1.25 1 .5 4").scales == (1.0, 0.75, 1.25, 0.5, 4.0)
     found = Train.read({"run": "street", "epochs": 3, "In": ["..."], "_": 1, "epoch": math, "title": "a"})
     assert (found.run, found.epochs, found.batch_size) == ("street", 3, 14)
-    for slip, told in {
-        "runn": r"did you mean 'run'\?",
-        "threshold": "of 04_fail",
-        "recipe": "is called 'config'",
-    }.items():
+    for slip, told in {"runn": r"did you mean 'run'\?", "threshold": "of 04_fail"}.items():
         with pytest.raises(ParameterError, match=rf"'{slip}' \({told}"):  # papermill puts them there
             Train.read({"run": "street", slip: "0.4"})
 
@@ -64,15 +60,11 @@ def test_values_bent_on_the_way_are_straightened(name, bent, value):
 
 def test_the_chain_gives_each_notebook_its_share():
     values = {"dataset": "data/mine", "run": "mine", "epochs": "3", "threshold": 0.4}
-    assert check_chain(values) == {
-        "01_data_check": {"dataset": "data/mine"},
-        "02_train": {"run": "mine", "dataset": "data/mine", "epochs": 3},
-        "03_evaluate": {"run": "mine", "dataset": "data/mine"},
-        "04_failure_analysis": {"run": "mine", "dataset": "data/mine", "threshold": 0.4},
-    }
-    with pytest.raises(
-        ParameterError, match=r"'tresholds' \(did you mean 'threshold'\?\), 'zzz'\. Known: absent, "
-    ):
+    own = {"run": "mine", "dataset": "data/mine"}
+    shares = [{"dataset": "data/mine"}, own | {"epochs": 3}, own, own | {"threshold": 0.4}]
+    assert list(check_chain(values).values()) == shares
+    told = r"'tresholds' \(did you mean 'threshold'\?\), 'zzz'\. Known: absent, "
+    with pytest.raises(ParameterError, match=told):
         check_chain({"zzz": 1, "tresholds": 0.5, "epochs": 3})
 
 
@@ -81,17 +73,6 @@ def test_a_parameter_file_is_read_as_it_was_written(tmp_path, encoding):
     path = tmp_path / "mine.yaml"
     path.write_bytes("run: a\r\ndataset: daten/Straße 1  # ü\r\nepochs: 3\r\n".encode(encoding))
     assert read_file(path) == {"run": "a", "dataset": "daten/Straße 1", "epochs": 3}
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [("", "holds None"), ("- a\n", r"holds \['a'\]"), ("a: [", "is not valid YAML at line 1"), ("run: \udcdf", "is not UTF-8 text"),
-     ("a: !!python/object:x.y {}", "is not valid YAML"), ("epochs: 3\nepochs: 30\n", "is not valid YAML .*'epochs' stands twice")],
-)  # fmt: skip
-def test_a_parameter_file_that_is_none_is_named(tmp_path, text, told):
-    (tmp_path / "p.yaml").write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(ParameterError, match=rf"p\.yaml {told}"):
-        read_file(tmp_path / "p.yaml")
 
 
 def test_every_parameter_can_be_given_at_a_terminal():

@@ -110,9 +110,6 @@ def test_yaml_is_plain_data_and_what_is_none_is_told_in_few_words(text, told):
     with pytest.raises(runs.UnreadableError, match=told) as error:
         runs.load_yaml(text)
     assert len(str(error.value)) < 300
-
-
-def test_a_bomb_of_aliases_is_shown_short():
     bomb = ["a: &a0 [x, x]"] + [f"b{k}: &a{k + 1} [{', '.join([f'*a{k}'] * 9)}]" for k in range(12)]
     assert len(runs.brief(runs.load_yaml("\n".join(bomb)))) < 2000
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from seglib import checks, data, evaluate, failures
-from seglib.browser import write_report
+from seglib.browser import Details, write_report
 from seglib.data import DatasetError, draft_dataset, load_dataset
 from seglib.params import Evaluate
 from seglib.runs import Run, is_plain
@@ -64,9 +64,9 @@ def through_everything(root: Path, tmp: Path) -> pd.DataFrame:
     params = Evaluate.check({"run": "theirs", "split": "train", "boundary_ratio": 0.0})
     evaluation = evaluate.evaluate_predictions("theirs", root / "theirs", "data/set", params)
     found = failures.find_failures(evaluation, 0.5)
-    folder = failures.analyse(evaluation, found).folder
-    write_report(folder, evaluation.classes)
-    assert len(found) == len(dataset.samples) == len(list((folder / "images").iterdir()))
+    analysis = failures.analyse(evaluation, found)
+    write_report(Details(analysis, failures.Threshold(0.5)))
+    assert len(found) == len(dataset.samples) == len(list((analysis.folder / "images").iterdir()))
     with suppress(ValueError):  # names that CVAT's lists cannot hold
         failures.export_for_relabelling(evaluation, tmp / "tasks.zip", found["id"].tolist())
     return evaluation.per_image

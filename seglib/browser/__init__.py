@@ -1,7 +1,7 @@
 """Look at failed images: live in Jupyter (`FailureBrowser`) and as one HTML file (`write_report`).
 
-`table` reads, lists and describes failures, `layers` packs their pictures, `details` adds what the analysis
-knows. The .js files are one front end, fed by a kernel (`browser`) or by embedded data (`report`).
+`details` gathers what an analysis knows of each image, `layers` packs its pictures, `listing` lists and words it.
+The .js files are one front end, fed by a kernel (`browser`) or by embedded data (`report`).
 """
 
 from seglib.browser.browser import FailureBrowser

@@ -12,8 +12,8 @@ const MORE = [[Object.keys(STEPS).join(" "), "step"], ["n", "note"], ["Escape", 
 class Browser extends Panel {
   constructor(source, root) {
     super();
-    Object.assign(this, { source, root, at: 0, row: null, asked: 0, typed: false, ahead: null, keys: {} });
-    Object.assign(this, { named: [], past: [] });  // [keys, what they do]; what undo takes back
+    // named: [keys, what they do]; past: what undo takes back
+    Object.assign(this, { source, root, at: 0, asked: 0, keys: {}, named: [], past: [] });
     Object.assign(root, { className: "seg-browser", tabIndex: 0 });
     root.dataset.lmSuppressShortcuts = "true";  // JupyterLab would take j, k and the arrows for itself
     // Also when a hidden notebook comes back.
@@ -78,13 +78,9 @@ class Browser extends Panel {
   // What can be shown above the list, the button that ends a review, and all keys.
   panels(bar, views) {
     const toggle = (name, key, box, shown) => {
-      const press = this.button(bar, name, "show or hide", [key], () => {
-        box.hidden = !box.hidden;
-        press.ariaPressed = String(!box.hidden);
-        this.redraw();
-      });
-      press.ariaPressed = String(shown);
-      box.hidden = !shown;
+      const press = this.button(bar, name, "show or hide", [key], () => { set(box.hidden); this.redraw(); });
+      const set = (on) => { box.hidden = !on; press.ariaPressed = String(on); };
+      set(shown);
     };
     toggle("charts", "v", views, true);
     if (this.data.rows.some((row) => row.x != null)) {
@@ -93,14 +89,14 @@ class Browser extends Panel {
       this.map = new Embedding(host, this.data, {
         lasso: (text) => { this.filters.set("map", text); this.refill(); },
         open: (id, training) => this.open(id, training),
-        thumb: (kind, id) => this.source.thumb(kind, id),
+        thumb: (id, training) => this.source.thumb(id, training),
       });
       toggle("map", "m", host, false);
     }
     const keys = make(this.root, "dialog", "seg-all");
     this.button(bar, "?", "all keys", ["?"], () => (keys.open ? keys.close() : keys.showModal()));
     make(keys, "pre", "", [...this.named, ...MORE].map(([key, text]) => `${key}  ${text}`).join("\n"));
-    if (!this.editable || !this.data.training) return;
+    if (!this.editable) return;
     const text = make(this.root, "pre", "seg-written");
     bar.after(text);
     button(bar, "Write actions and report", "actions.yaml and report.html, of the verdicts so far", async () => {
@@ -165,7 +161,7 @@ class Browser extends Panel {
     const row = this.chosen[this.at], asked = this.asked = performance.now();
     const late = () => { if (asked === this.asked) this.problems.textContent = "No answer: run this cell again."; };
     setTimeout(late, SLOW);
-    const shown = await (this.ahead?.row === row ? this.ahead.shown : this.source.show(row.id).catch(() => null));
+    const shown = await this.source.show(row.id).catch(() => null);
     if (asked !== this.asked || !shown) return;  // it came so late that it was asked for again, or it never comes
     this.asked = 0;
     if (this.chosen[this.at] !== row) { this.go(this.at); return; }
@@ -174,13 +170,13 @@ class Browser extends Panel {
 
   // Go to an image wherever it is: in the list, left out by the filters, or a training image.
   async open(id, training = false) {
-    const index = training ? -1 : this.chosen.findIndex((row) => row.id === id);
+    const guest = this.editable && { id, verdict: "", note: "", training };
+    const row = training ? guest : this.data.rows.find((other) => other.id === id);
+    if (!row) return;  // a file does not hold every image
+    const index = this.chosen.indexOf(row);
     if (index >= 0) { this.go(index); return; }
-    const guest = { id, verdict: "", note: "", training };
-    const row = (!training && this.data.rows.find((other) => other.id === id)) || guest;
-    if (row === guest && !this.editable) return;  // a file holds no other images
     this.keep();
-    if (!(await this.picture.load({ ...await this.source.show(id), id }))) return;
+    if (!(await this.picture.load({ ...await this.source.show(id, training), id }))) return;
     this.row = row;
     this.count.textContent = training ? "a training image: step to go back" : "not in the list: step to go back";
     this.tell(row);
@@ -189,11 +185,8 @@ class Browser extends Panel {
   show(row) {
     if (this.chosen[this.at] !== row) return;  // the filters changed meanwhile
     this.keep();
-    const { at } = this, by = at - (this.shownAt ?? -1), next = this.chosen[at + by], of = this.failed.size;
-    [this.row, this.shownAt] = [row, at];
-    // One step further in the same direction, the next picture is expected.
-    this.ahead = Math.abs(by) === 1 && next ? { row: next, shown: this.source.show(next.id).catch(() => null) } : null;
-    const all = of === this.chosen.length ? "failures" : "images";
+    this.row = row;
+    const { at } = this, of = this.failed.size, all = of === this.chosen.length ? "failures" : "images";
     const rest = this.filters.text ? `chosen (${of} failures in all)` : all;
     this.count.textContent = `${at + 1} of ${this.chosen.length} ${rest}`;
     [this.previous.disabled, this.next.disabled] = [at === 0, at === this.chosen.length - 1];
@@ -206,7 +199,7 @@ class Browser extends Panel {
     this.text.value = row.note;
     this.say(row.time && `given ${new Date(row.time).toLocaleString()}`);
     this.look({});
-    this.sequence(this.data.sequences?.[row.group], row);
+    this.sequence(this.data.sequences[row.group], row);
     this.root.dataset.shown = row.id;
   }
 

@@ -13,7 +13,7 @@ class Charts {
     };
     [this.causes, this.classes] = ["cause", "worst class"].map((title) => panel(title));
     this.bins = panel("mean IoU of an image, from 0 to 1", "seg-columns");
-    if (data.rows[0]?.pixels) this.matrix = panel("confused pixels: ground truth is taken for", "seg-matrix");
+    this.matrix = panel("confused pixels: ground truth is taken for", "seg-matrix");
   }
 
   // A button that sets a filter, or takes it away again.
@@ -48,7 +48,7 @@ class Charts {
       const column = this.part(this.bins, "IoU", bin, `mean IoU ${bin}: ${images} images`);
       make(column, "i").style.height = `${(100 * images) / most}%`;
     }
-    if (this.matrix) this.confusions(this.filters.choose(rows, "confusion"));
+    this.confusions(this.filters.choose(rows, "confusion"));
     this.filters.choose(rows);  // its sizes of the confusion, if any
   }
 

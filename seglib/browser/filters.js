@@ -40,20 +40,18 @@ class Filters {
     Object.assign(this, { names, none, sorts, change, views, inputs: {} });
     this.bar = make(host, "form", "seg-filters");
     this.chips = make(host, "div", "seg-bar");
-    const each = (values) => values.map((value) => [value]);
     this.pairs = new Map(names.flatMap((truth, t) => names.map((pred, p) => [`${truth} -> ${pred}`, t * C + p])));
     const pairs = [...this.pairs.keys()], wrong = (code, k) => k % 2 === 0 && code % (C + 1);
-    const confused = ({ pixels, top_confusion, best_fix }) =>
-      (pixels ? pixels.filter(wrong).map((code) => pairs[code]) : [top_confusion, best_fix]);
+    const confused = ({ pixels }) => pixels.filter(wrong).map((code) => pairs[code]);
     const count = (name) => this.menu(name, counted(rows, VALUES[name]));
-    this.menu("images", rows.every((row) => row.failed) ? [] : each(["failures", "passing", "all"]), false);
+    this.menu("images", rows.every((row) => row.failed) ? [] : ["failures", "passing", "all"], false);
     this.inputs.images.value = browse;
     count("cause");
-    this.menu("class", each(names));
-    this.menu("which", each(rules), false);
+    this.menu("class", names);
+    this.menu("which", rules, false);
     this.menu("confusion", counted(rows, confused));
     count("sequence");
-    this.menu("verdict", each([none, ...verdicts]));
+    this.menu("verdict", [none, ...verdicts]);
     count("change");
     count("tag");
     for (const [name, placeholder] of [["mean IoU from", "0"], ["to", "1"]]) {
@@ -72,7 +70,7 @@ class Filters {
   saved(keep) {
     const menu = field(this.bar, "seg-filter", "saved filters", {}, "select");
     const refresh = () => {
-      offer(menu, ["", ...Object.keys(this.views)].map((name) => [name]));
+      offer(menu, ["", ...Object.keys(this.views)]);
       menu.parentElement.hidden = menu.options.length === 1;
     };
     menu.oninput = (event) => { event.stopPropagation(); this.text = this.views[menu.value] ?? ""; this.change(); };
@@ -113,7 +111,7 @@ class Filters {
     this.chips.replaceChildren();
     for (const [name, value] of new URLSearchParams(this.text)) {
       if (["sort by", "which"].includes(name)) continue;
-      const largest = name === "confusion" && this.code !== undefined ? ", most pixels first" : "";
+      const largest = name === "confusion" ? ", most pixels first" : "";
       const rule = name === "class" ? ` ${this.inputs.which.value}` : "";
       const text = `${name}: ${name === "map" ? "lasso" : value}${rule}${largest} ×`;
       button(this.chips, text, "take this filter away", () => { this.set(name, this.initial[name]); this.change(); });
@@ -127,16 +125,15 @@ class Filters {
     const words = value.text.toLowerCase().split(/\s+/).filter(Boolean), c = this.names.indexOf(value.class);
     const lowest = this.inputs.which.selectedIndex > 0, inside = value.map && within(value.map);
     this.inputs.which.disabled = !value.class;
-    this.code = rows[0]?.pixels && this.pairs.get(value.confusion);
+    this.code = this.pairs.get(value.confusion);
     const has = ({ pixels }) => pixels.reduce((n, v, k) => (k % 2 && pixels[k - 1] === this.code ? v : n), 0);
     const tests = [
       value.images !== "all" && !value.change && ((row) => row.failed === (value.images !== "passing")),
       ...Object.keys(VALUES).map((name) => value[name] && ((row) => VALUES[name](row).includes(value[name]))),
-      value.confusion && ((row) => (this.code === undefined
-        ? [row.top_confusion, row.best_fix].includes(value.confusion) : (row.confused = has(row)) > 0)),
+      value.confusion && ((row) => (row.confused = has(row)) > 0),
       value.verdict && ((row) => (row.verdict || this.none) === value.verdict),
       value.class && ((row) => (lowest ? row.low.includes(c) : row.worst_class === value.class)),
-      inside && ((row) => inside(row.u, row.v)),
+      inside && ((row) => inside(row.x, row.y)),
       (low > 0 || high < 1) && (({ miou }) => miou === null || (miou >= low - 1e-9 && miou <= high + 1e-9)),
       words.length && ((row) => {
         const text = SEARCHED.map((name) => row[name] ?? "").join("\n").toLowerCase();

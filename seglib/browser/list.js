@@ -19,9 +19,10 @@ function field(parent, kind, name, settings = {}, tag = "input") {
   return make(make(parent, "label", kind, name), tag, "", "", { ariaLabel: name, autocomplete: "off", ...settings });
 }
 
+// Put options, each a value or [value, text], into a menu.
 function offer(menu, options) {
   menu.replaceChildren();
-  for (const [value, text = value] of options) make(menu, "option", "", text, { value });
+  for (const [value, text = value] of options.map((one) => [one].flat())) make(menu, "option", "", text, { value });
 }
 
 // Whether an answer is still to be waited for: not forever, because an interrupted kernel never gives it.
@@ -31,8 +32,8 @@ const waits = (asked) => asked > 0 && performance.now() - asked < 5000;
 class Thumbs {
   constructor(source, root) { Object.assign(this, { source, root, kept: new Map(), asked: 0 }); }
 
-  put(parent, kind, id) {
-    make(parent, "img", "seg-wanted", "", { alt: "", wanted: [kind, id] });
+  put(parent, id, training) {
+    make(parent, "img", "seg-wanted", "", { alt: "", wanted: [id, training] });
     if (!waits(this.asked)) this.next();
   }
 
@@ -95,7 +96,7 @@ class List {
     const words = [cause, top_confusion || worst_class].filter(Boolean).join(" · ");
     const onclick = (event) => this.pick(this.rows.indexOf(row), event.shiftKey);
     const element = make(this.inner, "div", "seg-row", "", { title: `${id}\n${words}`, role: "option", onclick });
-    this.thumbs.put(element, "images", id);
+    this.thumbs.put(element, id, false);
     const text = make(element, "div", "seg-words"), head = make(text, "div", "seg-head");
     const iou = (value) => value?.toFixed(3) ?? "–";
     make(head, "b", "", before === undefined ? iou(miou) : `${iou(before)} → ${iou(miou)}`);

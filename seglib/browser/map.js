@@ -5,19 +5,15 @@ const COLORED = { IoU: (row) => `${(Math.floor(row.miou * 5) / 5).toFixed(1)} an
   split: (row) => (row.failed ? "fails" : "passes"), sequence: (row) => row.group };
 
 class Embedding {
-  // lasso(text of the polygon, "" for none), open(id, whether it is a training image), thumb(kind, id)
+  // lasso(text of the polygon, "" for none), open(id, whether it is a training image), thumb(id, training)
   constructor(host, { rows, training }, { lasso, open, thumb }) {
     Object.assign(this, { thumb, mode: "IoU", path: null, under: null });
     this.training = training.map(([id, x, y]) => ({ id, x, y, training: true }));
     this.points = [...this.training, ...rows.filter((row) => row.x != null)];
-    for (const [from, to] of [["x", "u"], ["y", "v"]]) {  // to shares of width and height
-      const sorted = this.points.map((point) => point[from]).sort((a, b) => a - b), low = sorted[0];
-      for (const point of this.points) point[to] = (point[from] - low) / (sorted.at(-1) - low || 1);
-    }
     const bar = make(host, "div", "seg-bar");
     make(bar, "span", "seg-muted", "near: alike to the model · drag: lasso · click: open · colour by");
     const oninput = (event) => { this.mode = event.target.value; this.draw(); };
-    offer(make(bar, "select", "", "", { ariaLabel: "colour by", oninput }), Object.keys(COLORED).map((name) => [name]));
+    offer(make(bar, "select", "", "", { ariaLabel: "colour by", oninput }), Object.keys(COLORED));
     this.keys = make(bar, "span", "seg-keys");
     const canvas = this.canvas = make(make(host, "div", "seg-map"), "canvas");
     this.tip = make(canvas.parentElement, "figure", "seg-tip", "", { hidden: true });
@@ -48,7 +44,7 @@ class Embedding {
     const [x, y] = this.share(event), w = this.canvas.clientWidth, h = this.canvas.clientHeight;
     let [under, nearest] = [null, 64];
     for (const point of this.points) {
-      const far = ((point.u - x) * w) ** 2 + ((point.v - y) * h) ** 2;
+      const far = ((point.x - x) * w) ** 2 + ((point.y - y) * h) ** 2;
       if (far < nearest) [under, nearest] = [point, far];
     }
     if (under === this.under) return;
@@ -59,7 +55,7 @@ class Embedding {
     const left = clamp(event.offsetX + 12, 0, w - 180);
     Object.assign(this.tip.style, { left: `${left}px`, top: `${event.offsetY + 12}px` });
     this.image.removeAttribute("src");
-    const address = await this.thumb(under.training ? "nearest" : "images", under.id);
+    const address = await this.thumb(under.id, Boolean(under.training));
     if (this.under === under && address) this.image.src = address;
   }
 
@@ -70,10 +66,10 @@ class Embedding {
     const context = sized(this.canvas, width, 300), high = 300 - 16, wide = width - 16;
     const dots = (points, color, size) => {
       context.fillStyle = color;
-      for (const { u, v } of points) context.fillRect(8 + u * wide - size / 2, 8 + v * high - size / 2, size, size);
+      for (const { x, y } of points) context.fillRect(8 + x * wide - size / 2, 8 + y * high - size / 2, size, size);
     };
     dots(this.points, "#8883", 3);
-    const groups = Map.groupBy(chosen.filter((row) => row.u !== undefined), COLORED[mode]);
+    const groups = Map.groupBy(chosen.filter((row) => row.x != null), COLORED[mode]);
     const most = (a, b) => groups.get(b).length - groups.get(a).length, bins = mode === "IoU";
     const largest = [...groups.keys()].sort(bins ? collator.compare : most);
     this.keys.replaceChildren();

@@ -35,19 +35,18 @@ class Panel {
     if (ious.length) make(host, "div", "seg-label", "IoU of the classes here");
     const scores = make(host, "div", "seg-keys");
     for (const [c, iou] of ious) swatch(scores, this.colors[c], `${this.names[c]} ${iou.toFixed(2)}`);
-    const known = nearest?.length ? "" : nearest ? ": none" : ": unknown";
-    this.figures(this.near, `nearest training images${known}`, "nearest", nearest ?? []);
-    this.figures(this.alike, similar?.length ? "similar images of the split" : "", "images", similar ?? []);
+    this.figures(this.near, "nearest training images", nearest, true);
+    this.figures(this.alike, "similar images of the split", similar ?? [], false);
   }
 
-  figures(host, title, kind, ids) {
+  figures(host, title, ids, training) {
     host.replaceChildren();
-    make(host, "div", "seg-label", title);
+    if (ids.length) make(host, "div", "seg-label", title);
     for (const id of ids) {
       const figure = make(host, "figure", "", "", { title: id });
-      this.thumbs.put(figure, kind, id);
+      this.thumbs.put(figure, id, training);
       make(figure, "figcaption", "", id);
-      if (this.data.training && this.editable) figure.onclick = () => this.open(id, kind === "nearest");
+      if (this.editable) figure.onclick = () => this.open(id, training);
     }
   }
 

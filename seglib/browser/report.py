@@ -7,7 +7,7 @@ allows nothing but the file's own style, script and pictures.
 
 import base64
 import hashlib
-import json
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2.utils import htmlsafe_json_dumps
 
+from seglib import evaluate
 from seglib import failures as found
 from seglib.browser.details import Details
-from seglib.browser.layers import read_layers, thumbnail
-from seglib.browser.table import NO_VERDICT, UNKNOWN, describe, listing, pack_row, read_failures
-from seglib.data import IGNORE, ClassMap, data_uri, error_map, overlay
-from seglib.failures import VerdictBook, named
-from seglib.runs import display_path, read_table, write_text
+from seglib.browser.layers import thumbnail
+from seglib.browser.listing import NO_VERDICT, describe, listing
+from seglib.data import IGNORE, error_map, overlay
+from seglib.failures import VerdictBook
+from seglib.runs import display_path, write_text
 
 LIMIT = 20_000_000  # bytes of a report
 PIXELS = 640 * 480  # of a picture in it, at most
@@ -35,100 +37,96 @@ _SUSPECTS = ["id", "label_score", "suspect_kind", "suspect_given", "suspect_sugg
 _HERE = Path(__file__).parent
 _PAGES = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined)
 _FRONT = ("picture", "list", "filters", "charts", "map", "source", "panel", "browser")
+# Writes JSON that no text in it can turn into markup: "</script" and "<!--" never occur.
+_block = partial(htmlsafe_json_dumps, allow_nan=False, separators=(",", ":"))
 # One module: neither a widget nor a page on the disk can import the files beside it.
 SCRIPT = "\n".join((_HERE / f"{name}.js").read_text(encoding="utf-8") for name in _FRONT)
 STYLE = (_HERE / "browser.css").read_text(encoding="utf-8")
 
 
-def write_report(folder: str | Path, classes: ClassMap, details: Details | None = None) -> Path:
+def write_report(details: Details) -> Path:
     """Write `report.html` into failures/<split> of a run, and return its path.
 
     The worst failures come with pictures, as many as fit into 20 MB; the others are listed without.
-    FileNotFoundError, ValueError: there is no failures.csv, or it has no ids or scores.
     """
-    folder = Path(folder)
-    failures, book = read_failures(folder), VerdictBook(folder / "verdicts.csv")
+    book, about = VerdictBook(details.folder / "verdicts.csv"), details.about()
     script, style = SCRIPT + "\nopenReport();\n", STYLE + (_HERE / "report.css").read_text(encoding="utf-8")
-    about = details.about() if details else {}
-    page = _worst(folder, failures, classes, book) | {
-        "title": f"{about['run']}, {details.analysis.evaluation.split}" if details else "Failures",
+    table, failed = details.table, len(details.analysis.failures)
+    table = table if details.browse == "all" else table.head(failed)
+    shown = table.head(ROWS)
+    page = _worst(details, book) | {
+        "title": f"{about['run']}, {details.evaluation.split}",
         "about": about,
-        "headline": f"{len(failures):,} images fail" + (f": {about['a failure is']}." if details else "."),
-        "tables": _summary(folder, failures, book, details),
+        "headline": f"{failed:,} images fail: {about['a failure is']}.",
+        "tables": _summary(details, book),
         "script": (script, _hash(script)),
         "style": (style, _hash(style)),
+        "total": len(table),
+        "listed": len(shown),
     }
-    shown = details.add_passing(failures) if details and details.browse == "all" else failures
-    page |= {"total": len(shown), "listed": min(len(shown), ROWS)}
-    shown = shown.head(ROWS)
-    data = listing(shown, classes, book, details=details) | {"pictures": {}, "nearest": {}}
-    data["facts"] = {row["id"]: describe(row, classes) for row in shown.to_dict("records")}
+    data, ious = listing(details, book, len(shown)) | {"pictures": {}, "nearest": {}}, details.class_ious
+    data["facts"] = {sample: describe(row, ious.loc[sample]) for sample, row in shown.iterrows()}
     template = _PAGES.get_template("report_template.html")
     room = LIMIT - len(template.render(page, data=_block(data)).encode())
-    for row in shown.to_dict("records"):
-        picture = pack_row(folder, row, details, PIXELS, compact=True)
+    for sample in shown.index:
+        picture = details.pack(sample, False, PIXELS, compact=True)
         picture["layers"] = {name: _base64(layer) for name, layer in picture["layers"].items()}
-        new = set(data["facts"][row["id"]]["nearest"] or []) - set(data["nearest"])
-        nearest = {name: _base64(thumbnail(folder, "nearest", name)) for name in sorted(new)}
-        room -= len(_block([{row["id"]: picture}, nearest]))
+        new = set(data["facts"][sample]["nearest"]) - set(data["nearest"])
+        nearest = {name: _base64(details.thumbnail(name, True)) for name in sorted(new)}
+        room -= len(_block([{sample: picture}, nearest]))
         if room < 0:
             break
-        data["pictures"][row["id"]] = picture
+        data["pictures"][sample] = picture
         data["nearest"] |= nearest
-    return write_text(folder / "report.html", template.render(page, data=_block(data)))
+    return write_text(details.folder / "report.html", template.render(page, data=_block(data)))
 
 
 def write_findings(details: Details) -> str:
     """Write actions.yaml and report.html into the failures folder, and return what to do as text."""
     path, text = found.write_actions(details.analysis)
-    report = write_report(details.analysis.folder, details.analysis.evaluation.classes, details)
-    return f"{text}\nWritten: {display_path(path)}, {display_path(report)}"
+    return f"{text}\nWritten: {display_path(path)}, {display_path(write_report(details))}"
 
 
-def gallery(folder: Path, failures: pd.DataFrame, classes: ClassMap, book: VerdictBook) -> str:
+def gallery(details: Details, book: VerdictBook) -> str:
     """Render the worst failures as static HTML with embedded thumbnails of their layers."""
-    page = _PAGES.get_template("gallery.html")
-    return page.render(_worst(folder, failures, classes, book), title="")
+    return _PAGES.get_template("gallery.html").render(_worst(details, book), title="")
 
 
-def _worst(folder: Path, failures: pd.DataFrame, classes: ClassMap, book: VerdictBook) -> dict[str, Any]:
+def _worst(details: Details, book: VerdictBook) -> dict[str, Any]:
     """Collect what gallery.html shows."""
-    entries, ids = [], set()
-    for row in failures.sort_values("miou", kind="stable").head(GALLERY).to_dict("records"):
-        facts, given = describe(row, classes), book.get(row["id"])
+    classes, entries, ids = details.classes, [], set()
+    count = len(details.analysis.failures)
+    for sample, row in details.table.head(min(count, GALLERY)).iterrows():
+        facts, given = describe(row), book.get(sample)
         lines = [f"{name} {value}" for name, value in facts["rows"] if name in ("mean IoU", "top confusion")]
-        lines += [facts["cause"], facts["evidence"], facts["suggestion"]]
+        lines += [facts[name] for name in ("cause", "evidence", "suggestion")]
         pictures, problem = {}, ""
         try:
-            image, truth, pred = read_layers(folder, row["id"])
+            image, truth, pred = evaluate.read_layers(details.evaluation, sample)
             ids |= set(np.unique([truth, pred]).tolist())
             masks = (overlay(image, mask, classes, 0.6) for mask in (truth, pred))
             shown = zip(_LAYERS, (image, *masks, error_map(image, truth, pred)), strict=True)
-            pictures = {name: data_uri(picture, 180) for name, picture in shown}
+            pictures = {n: f"data:image/jpeg;base64,{_base64(thumbnail(p, 180))}" for n, p in shown}
         except (OSError, ValueError) as error:
             problem = str(error)
-        told = {"id": row["id"], "lines": lines, "given": [given.verdict, given.note]}
+        told = {"id": sample, "lines": lines, "given": [given.verdict, given.note]}
         entries.append(told | {"pictures": pictures, "problem": problem})
     names = dict(enumerate(classes.names)) | {IGNORE: "ignored"}
     colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in classes.palette()]
     legend = [(colors[c], names.get(c, f"unknown id {c}")) for c in sorted(ids)]
-    return {"layers": _LAYERS, "entries": entries, "legend": legend, "of": len(failures)}
+    return {"layers": _LAYERS, "entries": entries, "legend": legend, "of": count}
 
 
-def _summary(folder: Path, failures: pd.DataFrame, book: VerdictBook, details: Details | None) -> list[dict]:
+def _summary(details: Details, book: VerdictBook) -> list[dict]:
     """Tabulate what is counted, suspicious labels of images that did not fail, sequences and confusions."""
-    counted = failures.assign(verdict=failures["id"].map(lambda i: book.get(i).verdict or NO_VERDICT))
+    failures, suspects = details.analysis.failures, found.named(details.analysis.suspects)
+    counted = failures.assign(verdict=[book.get(i).verdict or NO_VERDICT for i in failures["id"]])
     tables = {}
-    for name in [name for name in ("cause", "severity", "verdict") if name in counted]:
-        counts = counted[name].replace("", UNKNOWN).value_counts().rename_axis(name)
-        tables[f"By {name}"] = counts.reset_index(name="images")
-    if (path := folder / "suspects.csv").is_file():
-        suspects = named(read_table(path))
-        fine = suspects[~suspects["id"].isin(failures["id"])].reindex(columns=_SUSPECTS, fill_value="")
-        tables["Suspected labels of images that did not fail"] = fine
-    if details:
-        tables["By sequence"] = found.sequence_means(details.analysis)
-        tables["Costliest confusions"] = found.error_costs(details.analysis.evaluation)
+    for name in ("cause", "severity", "verdict"):
+        tables[f"By {name}"] = counted[name].value_counts().reset_index(name="images")
+    tables["Suspected labels of images that did not fail"] = suspects.loc[~suspects["failed"], _SUSPECTS]
+    tables["By sequence"] = found.sequence_means(details.analysis)
+    tables["Costliest confusions"] = found.error_costs(details.evaluation)
     return [_table(title, table) for title, table in tables.items()]
 
 
@@ -144,12 +142,6 @@ def _cell(value: object) -> tuple[str, bool]:
     if not isinstance(value, Real):
         return str(value), False
     return (f"{value:,d}" if isinstance(value, Integral) else f"{value:,.3f}".replace("nan", "–")), True
-
-
-def _block(data: object) -> str:
-    """Write JSON that no text in it can turn into markup: "</script" and "<!--" never occur."""
-    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _hash(text: str) -> str:

@@ -1,6 +1,6 @@
 // Where failures come from: a kernel that answers messages, or data embedded in the page. Both give promises of
-//   open() -> what `listing` returns; show(id) -> facts, and what `pack_row` returns
-//   thumb(kind, id) -> the address of a small picture, "" where there is none
+//   open() -> what `listing` returns; show(id, training) -> facts, and what `Details.pack` returns
+//   thumb(id, training) -> the address of a small picture, "" where there is none
 // and keep `filters`, as one string, over a reload. A kernel also takes verdicts (judge), named filters (keep) and the
 // wish to write; once it is gone, a promise is refused or waits for ever.
 
@@ -38,13 +38,13 @@ class Kernel {
 
   async open() { return JSON.parse(new TextDecoder().decode(await inflate((await this.ask("open")).buffers[0]))); }
 
-  async show(id) {
-    const { names, buffers, ...shown } = await this.ask("show", { id });
+  async show(id, training = false) {
+    const { names, buffers, ...shown } = await this.ask("show", { id, training });
     return { ...shown, layers: Object.fromEntries(names.map((name, k) => [name, buffers[k]])) };
   }
 
-  async thumb(kind, id) {
-    const [bytes] = (await this.ask("thumb", { kind, id })).buffers;
+  async thumb(id, training) {
+    const [bytes] = (await this.ask("thumb", { id, training })).buffers;
     return bytes.byteLength ? URL.createObjectURL(new Blob([bytes], { type: "image/jpeg" })) : "";
   }
 }
@@ -68,8 +68,8 @@ class Embedded {
     return { ...picture, facts, layers: Object.fromEntries(layers) };
   }
 
-  async thumb(kind, id) {
-    const small = kind === "nearest" ? this.data.nearest[id] : this.data.pictures[id]?.layers.image;
+  async thumb(id, training) {
+    const small = training ? this.data.nearest[id] : this.data.pictures[id]?.layers.image;
     return small ? `data:image/jpeg;base64,${small}` : "";
   }
 }

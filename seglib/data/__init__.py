@@ -15,17 +15,16 @@ from seglib.data.image_io import DatasetError, ImageForm, Stored, encode_mask, g
 from seglib.data.image_io import read_mask_and_mode, read_picture, read_stored, read_values
 from seglib.data.inject import FAULT_KINDS, LABEL_FAULTS, LabelFaults, inject_faults, planted
 from seglib.data.known import download, ensure_demo
-from seglib.data.overlay import data_uri, error_map, fitting, joined, label_regions, overlay
+from seglib.data.overlay import error_map, fitting, joined, label_regions, overlay
 from seglib.data.overlay import present, top_confusions, wrong_pixels
 from seglib.data.pairing import FINDING_COLUMNS, find_images
 
 __all__ = [
     "FAULT_KINDS", "FINDING_COLUMNS", "IGNORE", "LABEL_FAULTS", "ClassMap", "Dataset", "DatasetConfig",
     "DatasetError", "ImageForm", "LabelFaults", "Stored", "check_sizes", "compare_digests", "convert",
-    "data_uri", "default_colors", "digests", "download", "draft_dataset", "encode_mask", "ensure_demo",
+    "default_colors", "digests", "download", "draft_dataset", "encode_mask", "ensure_demo",
     "error_map", "explain", "find_images", "fitting", "georeference", "inject_faults", "joined",
-    "label_regions",
-    "load_dataset", "map_ahead", "overlay", "planted", "present", "read_image",
+    "label_regions", "load_dataset", "map_ahead", "overlay", "planted", "present", "read_image",
     "read_mask", "read_mask_and_mode", "read_pair", "read_picture", "read_stored", "read_values", "some",
     "top_confusions", "wrong_pixels",
 ]

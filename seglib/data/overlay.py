@@ -1,8 +1,5 @@
 """Masks and errors drawn over images as uint8 arrays, and what masks hold: regions, classes, confusions."""
 
-import base64
-import io
-
 import numpy as np
 from PIL import Image
 from scipy.sparse import coo_array
@@ -91,12 +88,3 @@ def joined(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Number `count` things so that all that the pairs of `first` and `second` connect have one number."""
     graph = coo_array((np.ones(len(first)), (first, second)), (count, count))
     return connected_components(graph, directed=False)[1]
-
-
-def data_uri(picture: np.ndarray, width: int) -> str:
-    """Write a uint8 RGB picture, at most `width` pixels wide, as a JPEG `data:` address."""
-    image, stream = Image.fromarray(picture), io.BytesIO()
-    if width < image.width:
-        image = image.resize((width, max(1, round(image.height * width / image.width))), Image.Resampling.BOX)
-    image.save(stream, "JPEG", quality=80, subsampling=0)  # full colour resolution: masks have sharp edges
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -119,27 +119,24 @@ def reliability(calibration: pd.DataFrame | None, ece: float = float("nan"), ax:
     """Draw a reliability diagram: how often the model is right at each confidence, and its calibration error.
 
     `calibration`: a row a bin: confidence_from, confidence_to, pixels, share, confidence, accuracy (0-1); None where
-    no pixel has a confidence. A number in each bar is its share of the pixels; bars of fewer than 1 % are pale.
+    no pixel has a confidence. A number in each bar is its share of the pixels; bins of fewer than 1 % are left out.
     """
     if calibration is None or not calibration["pixels"].any():
         return style.empty(ax, "no pixel has a confidence")
-    table = calibration[calibration["pixels"] > 0]
+    table = calibration[calibration["share"] >= 0.01]
     ax = style.axes(ax, 4.6, 5.5)
     left, width = table["confidence_from"], table["confidence_to"] - table["confidence_from"]
-    accuracy, few = table["accuracy"], table["share"] < 0.01  # they say little
-    gap, hatched = table["confidence"] - accuracy, {"hatch": "////", "edgecolor": style.VERMILION}
-    parts = {
-        "accuracy": (~few, 0 * gap, accuracy, {"color": style.SKY}),
-        "below 1 % of the pixels": (few, 0 * gap, accuracy, {"color": style.SKY, "alpha": 0.2}),
-        "overconfident": (~few & (gap > 0.002), accuracy, gap, {"color": "none"} | hatched),
-        "underconfident": (~few & (gap < -0.002), accuracy, gap, {"color": style.BLUE}),
-    }
-    for label, (part, bottom, height, look) in parts.items():
+    accuracy, gap = table["accuracy"], table["confidence"] - table["accuracy"]
+    edge = {"align": "edge", "edgecolor": style.INK, "linewidth": 0.6}
+    ax.bar(left, accuracy, width, color=style.SKY, label="accuracy", **edge)
+    for label, part, look in (
+        ("overconfident", gap > 0.002, {"color": "none", "hatch": "////", "edgecolor": style.VERMILION}),
+        ("underconfident", gap < -0.002, {"color": style.BLUE}),
+    ):
         if part.any():
-            look = {"edgecolor": style.INK, "linewidth": 0.6, "label": label} | look
-            ax.bar(left[part], height[part], width[part], bottom[part], align="edge", **look)
+            ax.bar(left[part], gap[part], width[part], accuracy[part], label=label, **edge | look)
     for middle, share in zip(left + width / 2, table["share"], strict=True):
-        ax.text(middle, 0.012, f"{share:.0%}" if share >= 0.01 else "<1%", ha="center", fontsize=7.5)
+        ax.text(middle, 0.012, f"{share:.0%}", ha="center", fontsize=7.5)
     ax.plot([0, 1], [0, 1], color=style.INK, linestyle="--", linewidth=1, label="calibrated")
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", title=f"Reliability, ECE {ece:.3f}")
     ax.set_xlabel("confidence of the predicted class\n(in the bars: share of all pixels)")
@@ -253,7 +250,7 @@ def degradation_sheet(training: pd.DataFrame, images: pd.DataFrame, failed: np.n
     `training` and `images` are `checks.qualities`, a row an image; `failed`: (N,) bool, of `images`.
     """
     fig, axs = style.sheet(2, 2, 10, 5.4)
-    failed, entries = np.asarray(failed, bool), ()
+    failed = np.asarray(failed, bool)
     for kind, ax in zip(KINDS, axs.flat, strict=True):
         quality, limit = QUALITY_OF[kind], Reference.of(training).limit(kind)
         known, values = (np.maximum(table[quality].to_numpy(float), 0.01) for table in (training, images))
@@ -262,13 +259,7 @@ def degradation_sheet(training: pd.DataFrame, images: pd.DataFrame, failed: np.n
         groups[f"failed ({failed.sum()})"] = values[failed], style.VERMILION
         style.strips(ax, groups, kind.capitalize(), _QUALITIES[quality], log=True)
         if np.isfinite(limit):
-            ax.axvline(limit, color=style.INK, linewidth=1, linestyle="--", label="limit")
-            low, high = ax.get_xlim()
-            end = low if limit < np.nanmedian(known) else high
-            look = {"facecolor": "none", "edgecolor": "#d9d9d9", "hatch": "///", "linewidth": 0, "zorder": 0}
-            ax.axvspan(limit, end, label="counts as degraded", **look)
-            ax.set_xlim(low, high)
-            entries = ax.get_legend_handles_labels()
-    if entries:
-        fig.legend(*entries, loc="outside upper left", ncols=2)
+            side = "below" if limit < np.nanmedian(known) else "above"
+            ax.axvline(limit, color=style.INK, linewidth=1, linestyle="--")
+            ax.set_xlabel(f"{ax.get_xlabel()} (degraded: {side} {limit:.3g})")
     return fig

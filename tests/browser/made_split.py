@@ -1,65 +1,138 @@
-"""A split of 60 images, 20 of which fail, as 04 analyses it: fabricated, with an earlier run and training images."""
+"""A split of images, some of which fail, as 04 analyses it: generated, with every column, an earlier run and training images."""
 
-import json
 from pathlib import Path
 
-import failures_folder as made
 import numpy as np
 import pandas as pd
-from failures_folder import CLASSES
+from PIL import Image
 
 from seglib import metrics
 from seglib.browser import Details
-from seglib.data import Dataset
+from seglib.data import IGNORE, ClassMap, Dataset
 from seglib.evaluate import Evaluation, save_ids
-from seglib.failures import Analysis, Threshold
-from seglib.runs import Run
+from seglib.failures import ERROR_KINDS, Analysis, Threshold
+from seglib.runs import Run, write_json
 
-IDS, TRAINING = made.names(60), ["train_0", "train_1", "train_2"]
+EVIL = "<img src=x onerror=\"window.hacked='yes'\">"
+POLE = "<b>pole</b>"
+CLASSES = ClassMap(("sky", "building", "road", "car", "tree", POLE))
+# Names that tables take for numbers or missing values, pages for mark-up, and lists for too wide.
+ADVERSARIAL = (EVIL, "NA", "0042", 'it\'s "quoted" & 100%', "fähre_🚢_7", "very_long_" * 22, "1e5")
+CAUSES = ("label error", "degraded image", "unlike training", "rare class", "class confusion", "unexplained")
+TRAINING = ["train_0", "train_1", "train_2"]
 
 
-def evaluation(run: Run, dataset: Dataset, random: np.random.Generator, low: float) -> Evaluation:
-    """Scores and counts of all images: more and more is right from the first to the last."""
-    count, classes = len(IDS), len(CLASSES)
-    right = np.linspace(low, 0.95, count)[:, None, None]
-    wrong = random.integers(0, 120, (count, classes, classes))
-    counts = np.round(1000 * right * np.eye(classes) + (1 - right) * wrong).astype(np.int64)
-    counts += np.eye(classes, dtype=int) * (1500 - counts.sum(2))[:, :, None]  # the same masks in every run
+def names(count: int) -> list[str]:
+    """`count` ids: a few that are hard to show, then ordinary ones in sequences of 25."""
+    return [*ADVERSARIAL, *(f"street{k // 25:02d}_{k:04d}" for k in range(count))][:count]
+
+
+def scene(random: np.random.Generator, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """An image and its truth, prediction, confidence and suspect region: one car labelled as building, edges frayed."""
+    height, width = size
+    rows, columns = np.mgrid[:height, :width]
+    truth = np.where(rows < height * 0.3, 0, np.where(rows < height * 0.55, 1, 2)).astype(np.uint8)
+    left = int(random.integers(0, width // 2))
+    truth[int(height * 0.45) : int(height * 0.7), left : left + width // 4] = 3
+    truth[(rows - height * 0.4) ** 2 + (columns - width * 0.8) ** 2 < (height * 0.15) ** 2] = 4
+    truth[int(height * 0.2) : int(height * 0.7), width // 2 : width // 2 + max(1, width // 40)] = 5
+    light = random.normal(0, 9, (height, width, 1)) + 40 * (rows / height)[..., None]
+    image = (CLASSES.colorize(truth) * 0.6 + 45 + light).clip(0, 255).astype(np.uint8)
+    pred = np.roll(truth, int(random.integers(-3, 4)), axis=1)
+    pred[truth == 5] = 1
+    pred[int(height * 0.75) :, : width // 3] = 3
+    given = np.where(truth == 3, 1, truth)
+    given[-max(1, height // 30) :] = IGNORE
+    edge = (np.roll(pred, 2, 0) != pred) | (np.roll(pred, 2, 1) != pred)
+    confidence = np.where(edge, 120, 235) - random.integers(0, 20, (height, width))
+    layers = {"images": image, "masks": given, "predictions": pred, "confidences": confidence}
+    return {
+        kind: array.astype(np.uint8) for kind, array in (layers | {"suspects": (truth == 3) * 255}).items()
+    }
+
+
+def evaluation(run: Run, dataset: Dataset, miou: np.ndarray) -> Evaluation:
+    """The run's scores of all images, with counts that are not theirs."""
+    counts = np.random.default_rng(0).integers(0, 120, (len(miou), len(CLASSES), len(CLASSES)))
+    counts += np.eye(len(CLASSES), dtype=int) * (1500 - counts.sum(2))[:, :, None]
+    table = dataset.split("test")[["id", "group"]].assign(miou=miou, confidence=0.8, valid_pixels=9000)
     iou = pd.DataFrame(metrics.image_class_iou(counts), columns=list(CLASSES.names))
-    table = dataset.split("test")[["id", "group"]].assign(miou=iou.mean(axis=1), confidence=0.8)
     table["worst_class"] = iou.idxmin(axis=1)
-    scores = {"absent": "truth", "mean_iou": 0.5}
-    ious = pd.concat([table["id"], iou], axis=1)
-    return Evaluation(run, dataset, "test", scores, table, pd.DataFrame(), ious, counts)
+    scores, iou["id"] = {"absent": "truth", "mean_iou": 0.5}, table["id"]
+    return Evaluation(run, dataset, "test", scores, table, pd.DataFrame(), iou, counts)
 
 
-def write_split(folder: Path, browse: str = "failures", before: bool = False) -> Details:
-    """Write the dataset, the failures folder and the predictions of two runs; the threshold fails the first 20."""
-    random = np.random.default_rng(0)
-    made.write_folder(folder / "data", [*IDS, *TRAINING])
-    rows = [(i, "test", f"images/{i}.png", f"masks/{i}.png", i.split("_")[0] if "street" in i else "", k)
-            for k, i in enumerate(IDS)]  # fmt: skip
-    rows += [(i, "train", f"images/{i}.png", f"masks/{i}.png", "", 0) for i in TRAINING]
+def measured(found: Evaluation, failing: int) -> pd.DataFrame:
+    """What 04 measures of every image: the columns of `Analysis.images`."""
+    count, random = len(found.per_image), np.random.default_rng(1)
+    lost = random.dirichlet(np.ones(5), count) * (1 - found.per_image["miou"].to_numpy())[:, None]
+    return found.per_image[["id", "group", "miou", "confidence"]].assign(
+        failed=np.arange(count) < failing,
+        label_score=random.uniform(0, 1, count).round(4),
+        label_quality=0.5,
+        suspect=False,
+        suspect_kind="swapped class",
+        suspect_given="building",
+        suspect_suggested=EVIL,
+        pixels=9,
+        degradation=[("", "blur", "dark")[k % 3] for k in range(count)],
+        degradation_z=random.uniform(0, 9, count).round(2),
+        novelty=random.uniform(0, 1, count).round(3),
+        nearest=[TRAINING[:2]] * count,
+        **{f"lost_{kind}": lost[:, k] for k, kind in enumerate(ERROR_KINDS)},
+    )
+
+
+def explained(images: pd.DataFrame) -> pd.DataFrame:
+    """The failures among them, with every cause in turn."""
+    table = images[images["failed"]].drop(columns="failed").reset_index(drop=True)
+    rank, cause = table.index, pd.Series(np.resize(CAUSES, len(table)), dtype=str)
+    return table.assign(
+        severity=np.where(rank < 3, "guessing", np.where(rank < 9, "clear", "near-threshold")),
+        worst_class_iou=0.0,
+        top_confusion=np.where(rank % 2, f"{POLE} -> building", "car -> road"),
+        top_confusion_share=0.1,
+        best_fix=f"{POLE} -> building",
+        best_fix_gain=0.059,
+        cause=cause,
+        cause_strength=0.6,
+        evidence=cause + f": the model is sure of {EVIL} where the mask says building.",
+        suggestion="Look at the mask; relabel or exclude it.",
+    )
+
+
+def write_split(
+    folder: Path, count: int = 60, failing: int = 20, browse: str = "failures", before: bool = False
+) -> Details:
+    """Write the dataset, the failures folder and the predictions of two runs; `failing` images fail, the first."""
+    random, ids = np.random.default_rng(0), names(count)
+    scenes = [scene(random, (60, 80)) for _ in range(6)]
+    now, old = Run(folder / "now"), Run(folder / "old")
+    places = {"images": folder / "data/images", "masks": folder / "data/masks"}
+    places["predictions"] = now.evaluation("test") / "predictions"
+    places |= {kind: now.failures("test") / kind for kind in ("confidences", "suspects")}
+    for place in (*places.values(), old.evaluation("test") / "predictions"):
+        place.mkdir(parents=True, exist_ok=True)
+    for k, name in enumerate([*ids, *TRAINING]):
+        for kind, array in scenes[k % 6].items():
+            if kind in ("images", "masks") or (k < count if kind == "predictions" else k < failing):
+                Image.fromarray(array).save(places[kind] / f"{name}.png")
+        old_prediction = old.evaluation("test") / "predictions" / f"{name}.png"
+        save_ids(old_prediction, np.fliplr(scenes[k % 6]["masks"]), CLASSES)
+    rows = [(i, "train" if i in TRAINING else "test", f"images/{i}.png", f"masks/{i}.png",
+             i.split("_")[0] if "street" in i else "", k) for k, i in enumerate([*ids, *TRAINING])]  # fmt: skip
     samples = pd.DataFrame(rows, columns=["id", "split", "image", "mask", "group", "frame"])
     dataset = Dataset(folder / "data", "made", CLASSES, samples.astype({"frame": "Int64"}), pd.DataFrame())
-    found = evaluation(Run(folder / "now"), dataset, random, 0.1)
-    earlier = evaluation(Run(folder / "old"), dataset, random, 0.0)
-    for one in (found, earlier):
-        for name in IDS:
-            path = one.run.evaluation("test") / "predictions" / f"{name}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_ids(path, random.integers(0, 3, (60, 80), np.uint8), CLASSES)
-    at = found.run.failures("test")
-    made.write_folder(at, IDS[:20])
-    miou = found.per_image["miou"].sort_values()
-    cut = float(miou.iloc[19:21].mean())
-    failed = found.per_image["miou"] < cut
-    table = pd.read_csv(at / "failures.csv", dtype=str, keep_default_na=False)
-    table[["id", "miou"]] = found.per_image.loc[failed, ["id", "miou"]].to_numpy()
-    table.to_csv(at / "failures.csv", index=False)
-    found.run.params.write_text(json.dumps({"architecture": "Unet", "encoder": "resnet18"}))
-    images = found.per_image.assign(failed=failed, nearest=[["train_0"]] * 60, novelty=0.5)
-    features = random.normal(size=(63, 8)).astype(np.float32)
-    training = type("Training", (), {"samples": samples[60:], "features": features[60:]})
-    analysis = Analysis(found, at, table, images, pd.DataFrame(), None, training, features[:60])
-    return Details(analysis, Threshold(cut), browse, earlier if before else None)
+    miou = np.linspace(0.05, 0.95, count)
+    found = evaluation(now, dataset, miou)
+    earlier = evaluation(old, dataset, np.abs(miou - 0.2 * np.sin(np.arange(count))))
+    write_json(now.params, {"architecture": "Unet", "encoder": "resnet18"})
+    images, features = measured(found, failing), random.normal(size=(count + 3, 8)).astype(np.float32)
+    training = type("Training", (), {"samples": samples[count:], "features": features[count:]})
+    suspects = images[
+        ["id", "label_score", "suspect", "suspect_kind", "suspect_given", "suspect_suggested", "failed"]
+    ]
+    tables = explained(images), images, suspects, None
+    analysis = Analysis(found, now.failures("test"), *tables, training, features[:count])
+    threshold = Threshold(round(miou[failing] - 0.001, 3) if failing < count else 1.0)
+    return Details(analysis, threshold, browse, earlier if before else None)

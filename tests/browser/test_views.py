@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 from chromium_page import live, menu, need_chromium, settled, shown
-from failures_folder import CLASSES
-from made_split import IDS, write_split
+from made_split import CLASSES, names, write_split
 
 from seglib.browser import FailureBrowser
 
 pytestmark = pytest.mark.browser
+IDS = names(60)
 
 
 @pytest.fixture
@@ -18,9 +18,7 @@ def page(tmp_path, monkeypatch):
 
     def opens(view=None, **options):
         details = write_split(tmp_path, **options)
-        analysis = details.analysis
-        browser = FailureBrowser(analysis.folder, CLASSES, analysis.evaluation.per_image_class_iou, details)
-        return details, live(tmp_path, browser, monkeypatch, **(view or {}))
+        return details, live(tmp_path, FailureBrowser(details), monkeypatch, **(view or {}))
 
     return opens
 

@@ -1,11 +1,7 @@
 """Pictures of masks and errors, and the regions of masks."""
 
-import base64
-import io
-
 import numpy as np
 import pytest
-from PIL import Image
 from scipy import ndimage
 
 import seglib.data as pictures
@@ -33,15 +29,6 @@ def test_top_confusions_count_valid_pixels():
     costs = [("sky", "road", 0.5), ("sky", "<b>pole</b>", 0.25), ("road", "sky", 0.25)]
     assert pictures.top_confusions(truth, pred, classes) == costs
     assert pictures.top_confusions(truth, truth, classes) == []
-
-
-def test_thumbnails_are_jpeg_of_at_most_the_asked_width():
-    for width, expected in ((400, 180), (64, 64)):
-        uri = pictures.data_uri(np.zeros((30, width, 3), np.uint8), 180)
-        head, data = uri.split(",")
-        assert head == "data:image/jpeg;base64"
-        with Image.open(io.BytesIO(base64.b64decode(data))) as thumb:
-            assert thumb.width == expected
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2), (40, 31), (0, 5), (5, 0)])

@@ -159,14 +159,6 @@ def test_confusion_rows_are_shares_and_small_numbers_are_left_out():
     assert "no valid pixel" in plots.confusion_matrix(0 * counts, CLASSES).texts[0].get_text()
 
 
-@pytest.mark.slow
-def test_many_classes_number_only_the_confusions_that_stand_out():
-    counts = 100 * np.eye(21, dtype=int)
-    counts[3, :2] = 12, 5
-    ax = plots.confusion_matrix(counts, many(21))
-    assert [(t.get_text(), t.get_position()) for t in ax.texts if t.get_text()] == [("10", (0.5, 3.5))]
-
-
 def test_the_difference_of_confusions_is_in_points_and_signed():
     full, failed = np.array([[90, 10], [0, 100]]), np.array([[4, 6], [0, 0]])
     ax = plots.confusion_difference(failed, full, ClassMap(("a", "b")))
@@ -198,8 +190,7 @@ def test_reliability_says_in_which_direction():
     assert "overconfident" in told(drawn(plots.reliability(table.assign(accuracy=0.3), 0.123)))
     ax = plots.reliability(table.assign(accuracy=1.0))
     assert "underconfident" in told(ax)
-    assert [t.get_text() for t in ax.texts] == ["<1%", *["25%"] * 4]
-    assert ax.patches[4].get_alpha() == 0.2  # the first, of few pixels, comes after the others
+    assert [t.get_text() for t in ax.texts] == ["25%"] * 4  # a bin of few pixels would say little
     assert "no pixel" in plots.reliability(table.assign(pixels=0)).texts[0].get_text()
 
 
@@ -297,15 +288,6 @@ def test_bars_are_as_long_as_what_was_lost():
     assert plots.lost_iou(table[["id", "miou"]]).texts[0].get_text().startswith("no failure")
 
 
-def test_costly_confusions_show_their_gain():
-    names = ("road", "a class of a very long name indeed $")
-    costs = pd.DataFrame({"truth": names, "prediction": names[::-1], "share": [0.39, 0.1], "images": [1, 7]})
-    costs = costs.assign(gain=[0.1, 0.02], gain_image=[0.2, 0.01])
-    ax = drawn(plots.costly_confusions(costs))
-    np.testing.assert_allclose([bar.get_width() for bar in ax.containers[0]], costs["gain"])
-    assert ax.texts[0].get_text() == "+0.100, 39% of the true class, images: 1"
-
-
 def test_the_threshold_curve_marks_what_was_chosen():
     part = pd.DataFrame({"threshold": [0, 0.5, 1], "images": [0, 2, 8], "scored": 8, "share": [0, 0.25, 1]})
     curve = pd.concat([part.assign(of=name) for name in ("mIoU", "road")]).assign(
@@ -324,10 +306,11 @@ def test_qualities_show_the_limit_and_which_images_failed():
     assert [ax.get_title(loc="left") for ax in fig.axes] == [kind.capitalize() for kind in KINDS]
     for ax in fig.axes:
         assert [len(line.get_xdata()) for line in ax.lines] == [60, 16, 4, 2]  # the last: the limit
-    assert [t.get_text() for t in fig.legends[0].get_texts()] == ["limit", "counts as degraded"]
+        where = "above" if ax is fig.axes[KINDS.index("noise")] else "below"
+        assert f"(degraded: {where} {ax.lines[3].get_xdata()[0]:.3g})" in ax.get_xlabel()
     few = qualities(3).assign(highlights=255.0, noise=np.nan)
-    alone = plots.degradation_sheet(few, few, np.array([True, False, False]))  # too few for a limit
-    assert not drawn(alone).legends
+    alone = drawn(plots.degradation_sheet(few, few, np.array([True, False, False])))  # too few for a limit
+    assert "degraded" not in words(alone)
     assert [t.get_text() for t in alone.axes[0].get_yticklabels()] == ["training", "fine (2)", "failed (1)"]
 
 
