@@ -1,6 +1,5 @@
 """Look at an evaluated split once more, state the cause of every failure, and write the failures folder."""
 
-import csv
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,7 +21,6 @@ from seglib.params import Evaluate
 
 _THUMBNAIL = 256  # pixels, longer side of the copies of the nearest training images
 _FOLDERS = ("images", "masks", "predictions", "overlays", "confidences", "suspects", "nearest")  # of PNGs
-_FORMULA = tuple("=+-@\t\r\n＝＋－＠'")  # with which text begins that spreadsheets run, or hide
 
 
 class Observed(NamedTuple):
@@ -85,11 +83,10 @@ def observe(evaluation: Evaluation, scorer: Scorer | None) -> Iterator[Observed]
             yield Observed(position, sample, *evaluate.read_layers(evaluation, sample))
         return
     model, plan = scorer
-    params = Evaluate(**{name: evaluation.scores[name] for name in ("flip_tta", "scale_tta", "tile")})
-    how, split = (plan, params.flip_tta, params.tile, params.scales), evaluation.split
-    cached = train.build_cache(evaluation.dataset, split, model.spec.long_side, original_masks=True)
+    params, side = Evaluate.pick(evaluation.scores), model.spec.long_side
+    cached = train.build_cache(evaluation.dataset, evaluation.split, side, original_masks=True)
     for index, images, masks in train.scoring_batches(cached, novelty.BATCH):
-        logits = evaluate.predict(model, images, masks.shape[1:], *how)
+        logits = evaluate.predict(model, images, masks.shape[1:], plan, params)
         features = novelty.image_features(images, *scorer)
         for k, position in enumerate(map(int, index)):
             sample, image = cached.ids[position], cached.pair(position)[0]
@@ -130,11 +127,12 @@ def _facts(one: Observed, reference: checks.Reference | None, evaluation: Evalua
     facts, confusion = checks.qualities(one.image), evaluation.confusions[one.position]
     degraded = checks.degradation(facts, reference) if reference else ("", np.nan, "")
     facts |= zip(("degradation", "degradation_z", "degradation_detail"), degraded, strict=True)
-    facts |= lost_iou(truth, pred, len(confusion), absent)
+    price = pixel_price(confusion, absent)
+    facts |= lost_iou(truth, pred, price)
     _, hits, missed, added = metrics.region_counts(truth, pred, len(confusion))  # (C, sizes) each
     pixels, wrong = (hits + missed).sum(0), (missed + added)[:, 0]
     facts["small_share"] = pixels[0] / pixels.sum() if pixels.any() else np.nan
-    facts["lost_small"] = (wrong * pixel_price(confusion, absent)).sum()
+    facts["lost_small"] = (wrong * price).sum()
     facts["class_confidence"], valid = np.nan, truth != IGNORE
     if one.probabilities is not None:
         facts["class_confidence"] = class_confidence(pred[valid], one.probabilities.max(0)[valid])
@@ -185,16 +183,7 @@ def _write_tables(found: Analysis, folder: Path) -> None:
     runs.write_csv(folder / "suspects.csv", found.suspects)
     runs.write_csv(folder / "label_check.csv", found.labels.kinds)
     runs.write_json(folder / "failures.json", found.failures.assign(suspect_box=boxes).to_dict("records"))
-    write_spreadsheet(folder / "failures_spreadsheet.csv", flat)
     runs.write_csv(folder / "failures.csv", flat)
-
-
-def write_spreadsheet(path: Path, table: pd.DataFrame) -> None:
-    """Write a table for spreadsheets: text that they would run as a formula gets an apostrophe in front."""
-    plain = table.astype(object).where(table.notna(), "")
-    plain = plain.map(lambda v: f"'{v}" if isinstance(v, str) and v.startswith(_FORMULA) else v)
-    text = plain.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-    runs.write_text(path, f"\ufeff{text}")
 
 
 def sequence_means(analysis: Analysis) -> pd.DataFrame:

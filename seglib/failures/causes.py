@@ -7,6 +7,7 @@ import pandas as pd
 
 from seglib import metrics
 from seglib.checks import APART
+from seglib.failures.error_types import confusion_names
 
 ADVICE = {  # each cause and what it asks for
     "label error": "Look at the mask, and correct it before anything else: no training can make up for it.",
@@ -119,11 +120,11 @@ def recurring(confusions: np.ndarray, groups: np.ndarray, names: tuple, fixes: p
     that show the class. Images are known by position in (N, C, C) `confusions` and (N,) `groups`, the sequences
     ("" for none); `fixes` are such as "road -> pavement", or "".
     """
-    told = [""] * len(fixes)
+    told, pairs = [""] * len(fixes), confusion_names(names).tolist()
     for k, (position, fix) in enumerate(fixes.items()):
         if not fix:
             continue
-        t, p = map(names.index, fix.split(" -> "))
+        t, p = divmod(pairs.index(fix), len(names))
         pixels, where = confusions[:, t].sum(1), "sequence" if groups[position] else "split"
         shows = (groups == groups[position]) & (pixels > 0)
         has, shown = (shows & (confusions[:, t, p] >= _RECURS * pixels)).sum(), shows.sum()

@@ -10,7 +10,7 @@ from IPython.display import Markdown
 from seglib import metrics
 from seglib.evaluate import Evaluation
 from seglib.failures.causes import summarise_causes
-from seglib.failures.error_types import best_repairs, wrong_counts
+from seglib.failures.error_types import best_repairs, confusion_names, wrong_counts
 
 MODES = ("absolute", "percentile", "per_class")
 _NEAR = 0.1  # within this of the limit: a near miss
@@ -114,21 +114,15 @@ def find_failures(evaluation: Evaluation, threshold: float | Threshold = 0.5) ->
     images, counts = evaluation.per_image[failed].reset_index(drop=True), evaluation.confusions[failed]
     iou = evaluation.per_image_class_iou.loc[failed, list(names)]
     wrong = wrong_counts(counts).reshape(-1, len(names) ** 2)
-    pairs = np.array([f"{t} -> {p}" for t in names for p in names], object)
     near = np.where(score >= limit - _NEAR, "near-threshold", "clear")
     guess = images.get("baseline_miou", np.nan)  # unknown in older runs
     table = images[["id", "miou"]].assign(severity=np.where(images["miou"] <= guess, "guessing", near))
     table["worst_class"], table["worst_class_iou"] = images["worst_class"], iou.min(axis=1).to_numpy(float)
-    table["top_confusion"] = np.where(wrong.any(1), pairs[wrong.argmax(1)], "")
+    table["top_confusion"] = np.where(wrong.any(1), confusion_names(names)[wrong.argmax(1)], "")
     table["top_confusion_share"] = wrong.max(1) / images["valid_pixels"]
     table["group"] = images["group"]
     table = table.join(best_repairs(counts, names, evaluation.scores["absent"]))
     return table.sort_values(["miou", "id"], ignore_index=True)
-
-
-def failure_confusions(evaluation: Evaluation, failures: pd.DataFrame) -> np.ndarray:
-    """Add up the (C, C) counts of the failed images; zeros when there are none."""
-    return evaluation.confusions[evaluation.per_image["id"].isin(failures["id"])].sum(0)
 
 
 def class_view(evaluation: Evaluation, failures: pd.DataFrame) -> pd.DataFrame:

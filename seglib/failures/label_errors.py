@@ -109,19 +109,11 @@ class LabelCheck:
     def _add(
         self, position: int, kind: str, seen: evidence.View, truth: np.ndarray, mask: np.ndarray
     ) -> None:
-        found = evidence.measure(seen, mask)
-        regions = found.regions.assign(row=len(self.rows), position=position, hit=0.0)
-        if kind in _LOCAL:
-            labels = {side: evidence.disagreement(mask, seen.pred, side)[0] for side in (True, False)}
-            hits = []
-            for one in found.regions.itertuples():
-                inside = labels[one.by_given] == labels[one.by_given][one.y, one.x]
-                hits.append((truth != mask)[inside].mean())
-            regions["hit"] = np.array(hits, float)
+        found = evidence.measure(seen, mask, (truth != mask) & (kind in _LOCAL))
+        self.regions.append(found.regions.assign(row=len(self.rows), position=position))
         dx, dy = found.shift
         self.rows.append({"position": position, "kind": kind, "dx": dx, "dy": dy} | found.numbers)
         self.confusions.append(csr_array(found.confusion.reshape(1, -1)))
-        self.regions.append(regions)
 
     def judge(self, lost: np.ndarray) -> Findings:
         """Compute the probability of every mask to be wrong, and name those that are.

@@ -154,12 +154,10 @@ def _read_labelmap(archive: zipfile.ZipFile, classes: ClassMap) -> dict[tuple[in
 
 
 def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes:
-    """Read an entry, but not more than `limit` bytes: its header may lie about its size."""
-    with archive.open(info) as stream:
-        content = stream.read(limit + 1)
-    if len(content) > limit:
+    """Read an entry of at most `limit` bytes; of one whose header lies, zipfile reads no more than it says."""
+    if info.file_size > limit:
         raise DatasetError(f"{info.filename!r} unpacks to more than {limit:,} bytes, more than it can need.")
-    return content
+    return archive.read(info)
 
 
 def _read_colors(

@@ -34,8 +34,9 @@ def folder(tiny_root):
 
 
 def scored(folder) -> Evaluation:
-    params = Evaluate(run="right", split="val")
-    return evaluate_predictions("right", folder / "val/predictions", folder, params)
+    return evaluate_predictions(
+        folder / "val/predictions", Evaluate(run="right", split="val", dataset=str(folder))
+    )
 
 
 def test_baselines_by_hand(folder):

@@ -129,8 +129,6 @@ def test_failures_come_worst_first_with_their_confusions():
     assert found["worst_class_iou"].tolist() == pytest.approx([0, 0, 0.25])
     assert found["top_confusion"].tolist() == ["sky -> traffic sign"] * 3
     assert found["top_confusion_share"].tolist() == pytest.approx([0.5, 0.5, 0.3])
-    total = np.add(CLEAR, np.multiply(2, GUESS))
-    np.testing.assert_array_equal(failures.failure_confusions(evaluation, found), total)
     none = find_failures(made([CLEAR]), 0.25)
     assert none.empty
     assert none.columns.equals(found.columns)

@@ -123,7 +123,7 @@ def test_too_few_images_give_no_names_and_say_so(split):
 def measured(truth: np.ndarray, seen: np.ndarray, image: np.ndarray | None = None) -> evidence.Evidence:
     p = np.where(np.arange(len(NAMES))[:, None, None] == seen, 0.96, 0.01).astype(np.float32)
     image = COLORS[seen] if image is None else image
-    return evidence.measure(evidence.view(image, p, seen), truth)
+    return evidence.measure(evidence.view(image, p, seen), truth, truth != seen)
 
 
 def test_a_missing_object_is_one_region_that_the_image_bounds():
@@ -131,6 +131,7 @@ def test_a_missing_object_is_one_region_that_the_image_bounds():
     seen[20:40, 30:50] = 3
     row = measured(np.ones(SIZE, np.uint8), seen).regions.query("by_given").iloc[0]
     assert (row["given"], row["suggested"], row["pixels"], row["box"]) == (1, 3, 400, (20, 30, 40, 50))
+    assert row["hit"] == 1
     assert row["of_mask"] == pytest.approx(400 / np.prod(SIZE))
     assert row["of_pred"] == 1
     assert row["own"] > 0.9  # the contour is the prediction's alone
@@ -151,4 +152,4 @@ def test_nothing_valid_and_odd_sizes_are_finite(shape):
     p = np.full((2, *shape), 0.5, np.float32)
     seen = evidence.view(np.zeros((*shape, 3), np.uint8), p, np.zeros(shape, np.uint8))
     for truth in (np.full(shape, IGNORE, np.uint8), np.ones(shape, np.uint8)):
-        assert np.isfinite(list(evidence.measure(seen, truth).numbers.values())).all()
+        assert np.isfinite(list(evidence.measure(seen, truth, truth > 0).numbers.values())).all()

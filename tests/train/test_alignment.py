@@ -13,7 +13,7 @@ from torch import nn
 
 from seglib.data import IGNORE, ClassMap, load_dataset
 from seglib.evaluate import predict
-from seglib.params import Train
+from seglib.params import Evaluate, Train
 from seglib.train import DevicePlan, ModelSpec, Segmenter, build_cache, scoring_batches
 from seglib.train.loader import augmented, crop_size, training_batches
 
@@ -94,17 +94,17 @@ def test_padded_tiled_stitched_and_resized_logits_stand_in_their_places(size, ti
     images = torch.from_numpy(picture(*size)).permute(2, 0, 1)[None]
     for scale in (1, 0.6, 1.9):
         height, width = wanted = [max(1, round(side * scale)) for side in size]
-        found = predict(segmenter(), images, tuple(wanted), PLAN, tile=tile)[0]
+        found = predict(segmenter(), images, tuple(wanted), PLAN, Evaluate(tile=tile))[0]
         # Pixel k covers k to k + 1: its centre k + 1/2 lies at the same share of either picture.
         x, y = ((np.arange(n) + 0.5) * side / n - 0.5 for n, side in ((width, size[1]), (height, size[0])))
         np.testing.assert_allclose(found[0], np.tile(x.clip(0, size[1] - 1), (height, 1)), atol=2e-3)
         np.testing.assert_allclose(found[1], np.tile(y.clip(0, size[0] - 1)[:, None], (1, width)), atol=2e-3)
 
 
-EVERYTHING = {"flip": True, "tile": 64, "scales": (0.75, 1.0, 1.5)}
+EVERYTHING = {"flip_tta": True, "tile": 64, "scale_tta": "0.75 1.5"}
 
 
-@pytest.mark.parametrize("options", [{}, {"flip": True}, {"tile": 32}, EVERYTHING], ids=str)
+@pytest.mark.parametrize("options", [{}, {"flip_tta": True}, {"tile": 32}, EVERYTHING], ids=str)
 @pytest.mark.parametrize("long_side", [0, 60], ids=["whole", "shrunk"])
 def test_predictions_lie_on_the_masks_they_are_scored_with(tmp_path, monkeypatch, long_side, options):
     """What the network sees in the shrunk picture, brought to the mask's own size, is the mask: but for the rims of cells."""
@@ -116,7 +116,7 @@ def test_predictions_lie_on_the_masks_they_are_scored_with(tmp_path, monkeypatch
         cached = build_cache(dataset, "train", long_side, original_masks=True)
         errors = []
         for index, images, masks in scoring_batches(cached, 2):
-            pred = predict(model, images, masks.shape[1:], PLAN, **options).argmax(1).numpy()
+            pred = predict(model, images, masks.shape[1:], PLAN, Evaluate(**options)).argmax(1).numpy()
             for i, ids, mask in zip(index, pred, masks, strict=True):
                 assert mask.shape == sizes[int(cached.ids[i])]
                 shrunk = max(mask.shape) / max(cached.image_sizes[i])
