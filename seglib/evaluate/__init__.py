@@ -6,10 +6,8 @@ saved predictions), datasets (of a run, and another to score it on), compare, ex
 
 from seglib.evaluate.compare import compare_runs, comparison_sentence, list_runs, write_comparison
 from seglib.evaluate.datasets import changed_since_training, run_dataset, trained_on
-from seglib.evaluate.evaluation import (
-    Evaluation, check_as_scored, open_evaluation, read_ids, read_layers, save_ids, saved_prediction,
-    units_of,
-)  # fmt: skip
+from seglib.evaluate.evaluation import Evaluation, check_as_scored, open_evaluation, read_ids, read_layers
+from seglib.evaluate.evaluation import save_ids, saved_prediction, units_of
 from seglib.evaluate.export import export_model
 from seglib.evaluate.predict import evaluate_predictions, evaluate_run, predict, predict_image, scoring_plan
 

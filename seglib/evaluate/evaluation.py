@@ -96,10 +96,6 @@ class Evaluation:
         what = f"{len(lost)} of {len(names)} classes nearly lost, which the mean hides"
         return f"{what} (IoU below 1/3: over two pixels wrong for each right one): {told}" if lost else ""
 
-    def worst_images(self, count: int = 10) -> pd.DataFrame:
-        """Return the rows of `per_image` with the lowest mIoU, worst first; unscored images are left out."""
-        return self.per_image.dropna(subset=["miou"]).sort_values("miou", kind="stable").head(count)
-
 
 def write_evaluation(
     run: Run, dataset: Dataset, params: Evaluate, predictions: Predictions, about: dict, progress: bool
@@ -153,7 +149,8 @@ def _learn_baselines(dataset: Dataset) -> dict[str, np.ndarray]:
         places[small[seen], rows[seen], columns[seen]] += 1
     majority = int(pixels.argmax())
     often = np.where(places.any(0), places.argmax(0), majority).astype(np.uint8)
-    return {f"majority class ({dataset.classes.names[majority]})": often * 0 + majority, "mean mask": often}
+    same = np.full_like(often, majority)
+    return {f"majority class ({dataset.classes.names[majority]})": same, "mean mask": often}
 
 
 def _stretch(ids: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -136,7 +136,6 @@ def evaluate_run(params: Evaluate, progress: bool = False) -> Evaluation:
     name = evaluation_name(run, params.split, params.dataset, params.config)
     own = name == params.split
     dataset = run_dataset(run) if own else data.load_dataset(params.dataset, params.config)
-    dataset.split(params.split)  # names a missing split before anything is loaded
     model, facts = train.load_checkpoint(run.best_checkpoint, dataset.classes)
     form = asdict(dataset.form)
     if (trained := model.spec.images or form) != form:

@@ -50,13 +50,7 @@ class Evidence(NamedTuple):
 
 
 def view(image: np.ndarray, probabilities: np.ndarray, pred: np.ndarray) -> View:
-    """Prepare an image.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        probabilities: (C, H, W) floating point, summing to 1 over classes.
-        pred: (H, W) uint8 class ids.
-    """
+    """Prepare an image (H, W, 3) uint8 RGB, its probabilities (C, H, W) and its prediction (H, W) uint8 ids."""
     smooth = ndimage.gaussian_filter(image.astype(np.float32), (1, 1, 0))
     slopes = (ndimage.sobel(smooth, axis) for axis in (0, 1))
     edges = np.sqrt(np.hypot(*slopes).max(2))  # so that a few strong edges do not outvote the rest

@@ -218,11 +218,8 @@ def _cross_fitted(
 ) -> tuple[np.ndarray, np.ndarray, dict[int, int]]:
     """Learn from the images of other parts which regions lie in a wrong label and which masks are wrong.
 
-    `sound` tells of each row how much it counts as a sound mask.
-
-    Returns:
-        (R,) probability of each row to be wrong, (R,) its most probable kind as index of `LABEL_FAULTS`, and of
-        each row with regions the index of the most suspicious one.
+    `sound` tells of each row how much it counts as a sound mask. Returns (R,) the probability of each row to be
+    wrong, (R,) its most probable kind as index of `LABEL_FAULTS`, and row -> index of its most suspicious region.
     """
     position, kind = rows["position"].to_numpy(), rows["kind"].map(_NUMBER_OF).to_numpy()
     folds = np.zeros(len(rows), int)
@@ -258,12 +255,10 @@ def _region_odds(rows: pd.DataFrame, regions: pd.DataFrame, folds: np.ndarray, s
 
 def _numbers(rows: pd.DataFrame, regions: pd.DataFrame, odds: pd.Series) -> pd.DataFrame:
     """Collect what the regression of masks takes: a row's numbers, and the odds of its two worst regions."""
-    ranked = odds.sort_values(ascending=False).groupby(regions["row"])
-    first, second = (ranked.nth(k) for k in (0, 1))
+    ranked = pd.DataFrame({"row": regions["row"], "odds": odds}).sort_values("odds", ascending=False)
+    ranked = ranked.set_index(["row", ranked.groupby("row").cumcount()])["odds"].unstack()
     table = rows.drop(columns=["position", "kind", "dx", "dy"])
-    for name, found in (("region", first), ("region_2", second)):
-        by_row = pd.Series(found.to_numpy(), regions.loc[found.index, "row"])
-        table[name] = by_row.reindex(rows.index).fillna(_NONE)
+    table[["region", "region_2"]] = ranked.reindex(rows.index, columns=[0, 1]).fillna(_NONE)
     return table
 
 
@@ -303,10 +298,7 @@ def _reliability(rows: pd.DataFrame, wrong: np.ndarray) -> pd.DataFrame:
 
 def named(suspects: pd.DataFrame) -> pd.DataFrame:
     """Keep the rows of suspects.csv, as it is or read as text, that name a wrong mask, most probable first."""
-    if "suspect" not in suspects:  # of an earlier version, whose scores were ranks
-        return suspects.iloc[:0]
-    kept = suspects[suspects["suspect"].astype(str) == "True"]
-    kept = kept.assign(label_score=kept["label_score"].astype(float))
+    kept = suspects[suspects["suspect"].astype(str) == "True"].astype({"label_score": float})
     return kept.sort_values("label_score", ascending=False, kind="stable")
 
 

@@ -11,7 +11,6 @@ import zipfile
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -111,15 +110,15 @@ def import_corrections(source: str | Path, dataset: Dataset, out: str | Path) ->
     """
     source, out = Path(source), Path(out)
     if source.is_dir():
-        found = [(path.stem, path) for path in source.rglob("*.png")]
-        table, files = _changes(dataset, out, found, partial(_read_ids, dataset.classes))
+        found = [(path.stem, partial(_read_ids, path)) for path in source.rglob("*.png")]
+        table, files = _changes(dataset, out, found, ClassMap(dataset.classes.names))
     else:
         try:
             with zipfile.ZipFile(source) as archive:
                 entries = [i for i in archive.infolist() if "SegmentationClass/" in i.filename]
-                found = [(PurePosixPath(i.filename).stem, i) for i in entries if i.filename.endswith(".png")]
-                read = partial(_read_colors, archive, _read_labelmap(archive, dataset.classes))
-                table, files = _changes(dataset, out, found, read)
+                entries = [(PurePosixPath(i.filename), i) for i in entries if i.filename.endswith(".png")]
+                found = [(path.stem, partial(_read_colors, archive, info)) for path, info in entries]
+                table, files = _changes(dataset, out, found, _read_labelmap(archive, dataset.classes))
         except DatasetError:
             raise
         except Exception as error:  # damaged archives raise BadZipFile, RuntimeError, struct.error, ...
@@ -131,16 +130,16 @@ def import_corrections(source: str | Path, dataset: Dataset, out: str | Path) ->
     return table
 
 
-def _read_ids(classes: ClassMap, path: Path, shape: tuple[int, int]) -> np.ndarray:
+def _read_ids(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """Read a mask of class ids, (H, W)."""
     ids = data.read_stored(path)
-    if ids.shape != shape or not np.isin(ids, [*range(len(classes)), IGNORE]).all():
-        told = f"expected class ids from 0 to {len(classes) - 1}, or {IGNORE}, of size {shape}"
-        raise ValueError(f"{told}; it is {ids.shape}")
-    return ids.astype(np.uint8)
+    if ids.shape != shape:
+        raise ValueError(f"it is {ids.shape}, its mask {shape}")
+    return ids
 
 
-def _read_labelmap(archive: zipfile.ZipFile, classes: ClassMap) -> dict[tuple[int, ...], int]:
-    """Colour -> class id of every label of labelmap.txt."""
+def _read_labelmap(archive: zipfile.ZipFile, classes: ClassMap) -> ClassMap:
+    """Read which colour stands for which class in labelmap.txt."""
     labels, ids = _labels(classes), {}
     text = _unpack(archive, archive.getinfo("labelmap.txt"), 1 << 20).decode("utf-8", "replace")
     for line in re.findall(r"^[^#\s].*$", text, re.MULTILINE):
@@ -150,7 +149,7 @@ def _read_labelmap(archive: zipfile.ZipFile, classes: ClassMap) -> dict[tuple[in
             told = f"labelmap.txt: {brief(line)} is no 'label:red,green,blue::' with a colour of its own"
             raise DatasetError(f"{told} and one of the classes {', '.join(classes.names)}.")
         ids[color] = labels[found[1]][0]
-    return ids
+    return ClassMap(classes.names, id_map=ids)
 
 
 def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes:
@@ -160,30 +159,25 @@ def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> byte
     return archive.read(info)
 
 
-def _read_colors(
-    archive: zipfile.ZipFile, ids: dict[tuple, int], info: zipfile.ZipInfo, shape: tuple[int, int]
-) -> np.ndarray:
+def _read_colors(archive: zipfile.ZipFile, info: zipfile.ZipInfo, shape: tuple[int, int]) -> np.ndarray:
+    """Read a mask in the colours of labelmap.txt, (H, W, 3) uint8."""
     content = _unpack(archive, info, 4 * shape[0] * shape[1] + (1 << 16))
     try:
         with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
             if picture.size[::-1] != shape:  # known before anything is decoded
                 raise ValueError(f"it is {picture.size[::-1]}, its mask {shape}")
-            stored = np.asarray(picture.convert("RGB"))
+            return np.asarray(picture.convert("RGB"))
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ... on damaged files
         raise ValueError(f"it cannot be read ({error})") from None
-    mask, known = np.zeros(shape, np.uint8), np.zeros(shape, bool)
-    for color, c in ids.items():
-        place = (stored == color).all(-1)
-        mask[place], known[place] = c, True
-    if not known.all():
-        raise ValueError(f"it holds a colour that labelmap.txt lacks: {tuple(stored[~known][0].tolist())}")
-    return mask
 
 
 def _changes(
-    dataset: Dataset, out: Path, found: list[tuple[str, Any]], read: Callable[[Any, tuple], np.ndarray]
+    dataset: Dataset, out: Path, found: list[tuple[str, Callable]], labels: ClassMap
 ) -> tuple[pd.DataFrame, dict[str, bytes]]:
-    """Compare masks, found by id, with their originals: the table of `import_corrections`, and files to write."""
+    """Compare masks with their originals: the table of `import_corrections`, and files to write.
+
+    `found` are ids, and what reads a mask of a given (H, W); `labels` tells what its values stand for.
+    """
     samples, masks, names = dataset.samples, dict(found), [name for name, _ in found]
     known = set(samples["id"])
     if not names:
@@ -197,7 +191,7 @@ def _changes(
     for row in samples[samples["id"].isin(masks)].itertuples():
         original, target, changed = data.read_mask(dataset.root / row.mask, dataset.classes), "", 0
         try:
-            mask = read(masks[row.id], original.shape)
+            mask = labels.encode(masks[row.id](original.shape))
             if changed := int((mask != original).sum()):
                 # a mask beside the dataset ("../masks/a.png") comes to lie inside `out` like all others
                 parts = [part for part in PurePosixPath(row.mask).parts if part not in ("..", "/")]

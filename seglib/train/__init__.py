@@ -9,7 +9,7 @@ from seglib.train.autotune import plan_training
 from seglib.train.confusion import ConfusionCounts
 from seglib.train.cpu import accelerate
 from seglib.train.device import DevicePlan, make_plan
-from seglib.train.fitting import fit, open_dataset, predicted_examples, start_run
+from seglib.train.fitting import fit, open_dataset, start_run
 from seglib.train.loader import CachedSplit, augmented_examples, build_cache, scoring_batches
 from seglib.train.loss import HybridLoss
 from seglib.train.model import STRIDE, ModelError, ModelSpec, Segmenter, build_model, check_model, load_checkpoint
@@ -18,5 +18,5 @@ from seglib.train.trainer import DistributedContext
 __all__ = [
     "STRIDE", "CachedSplit", "ConfusionCounts", "DevicePlan", "DistributedContext", "HybridLoss", "ModelError",
     "ModelSpec", "Segmenter", "accelerate", "augmented_examples", "build_cache", "build_model", "check_model", "fit",
-    "load_checkpoint", "make_plan", "open_dataset", "plan_training", "predicted_examples", "scoring_batches", "start_run",
+    "load_checkpoint", "make_plan", "open_dataset", "plan_training", "scoring_batches", "start_run",
 ]

@@ -81,8 +81,6 @@ def test_thresholds_of_classes():
 
 
 REFUSED = [
-    ((0.5, "relative"), r"threshold_mode 'relative', .*expected one of absolute, percentile"),
-    ((1.5,), r"threshold 1\.5: expected .* a number from 0 to 1"),
     ((0.5, "per_class", " , ", NAMES), r"per_class needs classes such as 'person 0\.5'"),
     ((0.5, "absolute", "sky 0.3", NAMES), r"'absolute' with class_thresholds 'sky 0\.3'"),
     ((0.5, "per_class", "traffic sing 0.3", NAMES), r"'traffic sing 0\.3': expected a class"),

@@ -103,7 +103,6 @@ def test_wrong_masks_are_named_with_their_kind_but_where_the_model_is_lost(split
     assert {4, 44} & set(said.index)
     assert said["suspect_detail"].str.contains("px to the right").all()
     assert named(images)["label_score"].is_monotonic_decreasing
-    assert named(images.drop(columns="suspect")).empty  # of an older version
     assert not check.judge(np.ones(50, bool)).images["suspect"].any()
 
 
