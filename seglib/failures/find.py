@@ -81,22 +81,6 @@ def describe(evaluation: Evaluation, threshold: Threshold) -> str:
     return f"below a mean IoU of {cutoff(evaluation, threshold):.3g}, the lowest {100 * threshold.value:g}%"
 
 
-def failure_curve(evaluation: Evaluation, threshold: Threshold) -> pd.DataFrame:
-    """Count how many images would fail at every threshold: 0, 0.01, ..., 1, and the chosen one.
-
-    Returns of ("mIoU" or a class), threshold, images (that would fail), scored (that could), share (of those), chosen.
-    """
-    of_classes, parts = threshold.classes, []
-    for name, limit in (of_classes or {"mIoU": cutoff(evaluation, threshold)}).items():
-        scores = evaluation.per_image_class_iou[name] if of_classes else evaluation.per_image["miou"]
-        known = np.sort(scores.dropna().to_numpy(float))
-        steps = np.unique(np.append(np.arange(101) / 100, limit))
-        part = pd.DataFrame({"of": name, "threshold": steps, "images": np.searchsorted(known, steps)})
-        part["scored"], part["share"] = len(known), part["images"] / (len(known) or np.nan)
-        parts.append(part.assign(chosen=steps == limit))
-    return pd.concat(parts, ignore_index=True)
-
-
 def find_failures(evaluation: Evaluation, threshold: float | Threshold = 0.5) -> pd.DataFrame:
     """Find the images below the threshold, worst first; an image without a valid pixel cannot fail.
 

@@ -95,29 +95,6 @@ def test_thresholds_that_are_refused(arguments, told):
         read_threshold(*arguments)
 
 
-CLASSWISE = Threshold(0.5, "per_class", {"sky": 0.21, "level 2": 0.3})
-
-
-@pytest.mark.parametrize("threshold", [Threshold(0.437), Threshold(0.25, "percentile"), CLASSWISE])
-def test_the_curve_counts_what_would_fail(threshold):
-    random = np.random.default_rng(1).random((50, 3)).round(2)
-    random[random < 0.1] = NAN
-    evaluation = of_ious(random)
-    table = failures.failure_curve(evaluation, threshold)
-    assert table["of"].unique().tolist() == (list(threshold.classes) or ["mIoU"])
-    for row in table.itertuples():
-        of_class = Threshold(0, "per_class", {row.of: row.threshold})
-        single = Threshold(row.threshold) if row.of == "mIoU" else of_class
-        assert row.images == failing(evaluation, single).sum()
-        assert row.share == pytest.approx(row.images / row.scored)
-    chosen = table[table["chosen"]]
-    assert len(chosen) == table["of"].nunique()
-    if threshold.mode != "per_class":
-        assert chosen["images"].item() == failing(evaluation, threshold).sum()
-    assert set(np.arange(101) / 100) <= set(table["threshold"])
-    assert failures.failure_curve(of_ious(np.full((2, 3), NAN)), threshold)["share"].isna().all()
-
-
 def test_failures_come_worst_first_with_their_confusions():
     evaluation = made([GOOD, CLEAR, GUESS, BLANK, NEAR, GUESS])
     found = find_failures(evaluation, 0.5)
