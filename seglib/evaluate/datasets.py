@@ -20,8 +20,6 @@ def run_dataset(run: Run) -> Dataset:
 
 def evaluation_name(run: Run, split: str, dataset: str, config: str = "") -> str:
     """Name the folder of an evaluation: its split, or "<folder>-<split>" of another dataset than the run's own."""
-    if not dataset and not config:
-        return split
     own = runs.read_json(run.params, ["dataset"])
     if not dataset or runs.stored_path(dataset) == runs.stored_path(own["dataset"]):
         known = own.get("config", "")

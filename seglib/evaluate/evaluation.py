@@ -73,10 +73,8 @@ class Evaluation:
         return table.astype({self.split: float}).rename_axis("score")
 
     def compare_with_baselines(self) -> pd.DataFrame:
-        """Tabulate the baselines beside the model: predictor, and four scores; the best last."""
-        if self.baselines is None:
-            raise ValueError("no baselines were scored, for lack of a split 'train'. Run 03_evaluate again.")
-        model = pd.DataFrame([{"predictor": "this model"} | self.scores])[[*self.baselines]]
+        """Tabulate the baselines, if there is a split to learn them from, beside the model; the best last."""
+        model = pd.DataFrame([{"predictor": "this model"} | self.scores])[_BASELINE]
         return pd.concat([self.baselines, model]).sort_values("mean_iou", kind="stable", ignore_index=True)
 
     def summary(self) -> str:

@@ -1,7 +1,6 @@
 """From a model, or another tool's files, to predictions at original resolution: of a split, or of one image."""
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -212,8 +211,8 @@ def _read_external(paths: list[Path], dataset: Dataset, split: str) -> Iterator[
             faults.append(str(error))
             continue
         if pred.shape == truth.shape:
-            both, known = np.stack([pred, _as_stored(pred, dataset)]), truth != IGNORE
-            right += ((both == truth) & known).sum((1, 2))
+            known, stored = truth != IGNORE, data.read_stored(dataset.root / mask)
+            right += [(pred == ids)[known].sum() if ids.ndim == 2 else 0 for ids in (truth, stored)]
             valid += np.count_nonzero(known)
         if pred.shape != truth.shape:
             faults.append(f"{what} is {pred.shape}, its mask {truth.shape}")
@@ -230,11 +229,3 @@ def _read_external(paths: list[Path], dataset: Dataset, split: str) -> Iterator[
         told = f"{len(faults)} of {len(paths)} predictions cannot be scored: {' | '.join(faults[:3])}"
         wanted = f"one channel (height, width) of class ids 0-{classes - 1} in the order of dataset.yaml"
         raise DatasetError(f"{told}. Expected {wanted}. Resize the logits before the argmax, never the mask.")
-
-
-def _as_stored(pred: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Class ids of a prediction in stored ids; all ignored if it is in others, or dataset.yaml has no id_map."""
-    with suppress(ValueError):
-        if pred.ndim == 2 and dataset.classes.id_map:
-            return dataset.classes.encode(pred)
-    return np.full(pred.shape, IGNORE, np.uint8)

@@ -152,6 +152,6 @@ def error_costs(evaluation: Evaluation, count: int | None = 10) -> pd.DataFrame:
     table["share"] = table["pixels"] / total.sum(1)[t]
     table["images"] = (confusions > 0).sum(0)[t, p]
     table["gain"] = repair_gains(total, "union")[t, p]
-    absent, gains = evaluation.scores["absent"], np.zeros(total.shape)
-    table["gain_image"] = sum((repair_gains(one, absent) for one in confusions), gains)[t, p] / scored
+    gains = sum(repair_gains(one, evaluation.scores["absent"]) for one in confusions)
+    table["gain_image"] = gains[t, p] / scored
     return table.sort_values("gain", ascending=False, kind="stable", ignore_index=True).head(count)

@@ -127,7 +127,7 @@ def _read(path: Path, form: ImageForm) -> np.ndarray | str:
 def _predict(
     image: np.ndarray, source: Path, out: Path, name: str, scorer: Scorer, other: Scorer | None
 ) -> dict[str, Any]:
-    ids, confidence = predict_image(scorer[0], image, scorer[1])
+    ids, facts, vector = measure(image, scorer)
     classes = scorer[0].spec.classes
     evaluate.save_ids(out / "masks" / f"{name}.png", ids, classes)
     if tags := data.georeference(source):
@@ -135,24 +135,22 @@ def _predict(
         evaluate.save_ids(out / "masks" / f"{name}.tif", ids, classes, **how)
     with runs.atomic_path(out / "overlays" / f"{name}.png") as temporary:
         Image.fromarray(data.overlay(*data.fitting(image, ids), classes)).save(temporary, format="PNG")
-    facts, vector = measure(image, ids, confidence, scorer)
     if other:
         facts["disagreement"] = float((ids != predict_image(other[0], image, other[1])[0]).mean())
     return facts | {"features": base64.b64encode(vector.astype(np.float16).tobytes()).decode()}
 
 
-def measure(
-    image: np.ndarray, ids: np.ndarray, confidence: np.ndarray, scorer: Scorer
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Measure a predicted image: size, confidences, qualities, the share of each class; and its features (D,)."""
-    spec = scorer[0].spec
+def measure(image: np.ndarray, scorer: Scorer) -> tuple[np.ndarray, dict[str, Any], np.ndarray]:
+    """Predict an image (H, W, 3): ids (H, W); sizes, confidences, qualities, shares of classes; features (D,)."""
+    spec, (ids, confidence) = scorer[0].spec, predict_image(scorer[0], image, scorer[1])
     (small,) = data.fitting(image, most=min(spec.long_side or _LARGEST, _LARGEST))
     (vector,) = novelty.image_features(torch.from_numpy(np.array(small)).permute(2, 0, 1)[None], *scorer)
     facts = {"height": ids.shape[0], "width": ids.shape[1], "confidence": float(confidence.mean())}
     facts["class_confidence"] = class_confidence(ids.ravel(), confidence.ravel())
     shares = np.bincount(ids.ravel(), minlength=len(spec.classes)) / ids.size
     facts |= {f"share_{name}": share for name, share in zip(spec.classes.names, shares.tolist(), strict=True)}
-    return facts | {"qualities": checks.qualities(image)}, vector / max(float(np.linalg.norm(vector)), 1e-9)
+    facts["qualities"] = checks.qualities(image)
+    return ids, facts, vector / max(float(np.linalg.norm(vector)), 1e-9)
 
 
 def _table(rows: list, training: TrainingImages | None, names: tuple) -> tuple[pd.DataFrame, np.ndarray]:
@@ -216,12 +214,10 @@ def label_next(
 
 def _calibrate(evaluation: Evaluation, new: NewImages, progress: bool) -> tuple[LinearRegression, dict]:
     """Fit the mIoU of the evaluated images to what is known without labels; say how sure that is."""
-    samples, rows, vectors = evaluation.dataset.split(evaluation.split), [], []
-    for row in tqdm(samples.itertuples(), "calibrating", len(samples), leave=False, disable=not progress):
-        image = data.read_image(evaluation.dataset.root / row.image, form=evaluation.dataset.form)
-        facts, vector = measure(image, *predict_image(new.scorer[0], image, new.scorer[1]), new.scorer)
-        rows.append(facts)
-        vectors.append(vector)
+    dataset, samples = evaluation.dataset, evaluation.dataset.split(evaluation.split)
+    paths = tqdm(samples["image"], "calibrating", leave=False, disable=not progress)
+    images = (data.read_image(dataset.root / path, form=dataset.form) for path in paths)
+    _, rows, vectors = zip(*(measure(image, new.scorer) for image in images), strict=True)
     apart = novelty.compare(np.stack(vectors), new.training)
     table = pd.DataFrame(rows).assign(novelty=apart["novelty"])
     miou = evaluation.per_image.set_index("id")["miou"].reindex(samples["id"]).to_numpy(float)

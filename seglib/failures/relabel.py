@@ -85,9 +85,8 @@ def write_annotations(
             # objects too: CVAT takes the background for one, of a label that no task has, where there are none
             kinds = {"JPEGImages": image, "SegmentationClass": table[mask], "SegmentationObject": table[mask]}
             for kind, picture in kinds.items():
-                stream = io.BytesIO()
-                Image.fromarray(picture).save(stream, "PNG")
-                archive.writestr(f"{kind}/{sample}.png", stream.getvalue())
+                with archive.open(f"{kind}/{sample}.png", "w") as file:
+                    Image.fromarray(picture).save(file, "PNG")
         lines = [f"{name}:{','.join(map(str, color))}::\n" for name, (_, color) in labels.items()]
         archive.writestr("labelmap.txt", "".join(["# label:color_rgb:parts:actions\n", *lines]))
         archive.writestr("ImageSets/Segmentation/default.txt", "\n".join([*ids, ""]))
