@@ -1,7 +1,5 @@
 """Baselines by hand, and beside a model."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from PIL import Image

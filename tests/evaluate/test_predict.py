@@ -1,7 +1,5 @@
 """`predict` against simpler ways to the same figures: mirrored, scaled and tiled predictions, and the precision of scoring."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

@@ -1,7 +1,5 @@
 """A whole analysis of a tiny run: what it writes, what it says, and that it is what the model says."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np
@@ -85,11 +83,8 @@ def test_predictions_of_another_tool(run):
     assert not (found.folder / "confidences").exists()
     assert json.loads((found.folder / "failures.json").read_text())[0]["novelty"] is None
     source = evaluation.dataset.root / "test"
-    for kind, original in {
-        "images": source / "images",
-        "masks": source / "masks",
-        "predictions": masks,
-    }.items():
+    originals = {"images": source / "images", "masks": source / "masks", "predictions": masks}
+    for kind, original in originals.items():
         assert {path.stem for path in (found.folder / kind).iterdir()} == set(found.failures["id"])
         for path in (found.folder / kind).iterdir():  # of exactly the failures
             np.testing.assert_array_equal(read_stored(path), read_stored(original / path.name))

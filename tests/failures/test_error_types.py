@@ -1,7 +1,5 @@
 """Where the IoU was lost: exact additivity, every kind on a picture drawn for it, and repairs taken again one by one."""
 
-from __future__ import annotations
-
 from itertools import product
 from types import SimpleNamespace
 

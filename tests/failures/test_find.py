@@ -1,7 +1,5 @@
 """Which images fail: by each kind of threshold, worst first, with their confusions, and the closing words about them."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

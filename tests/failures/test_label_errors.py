@@ -1,7 +1,5 @@
 """Which masks are called wrong: simulated splits in which it is known which ones are, and what the model does."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,7 +1,5 @@
 """How far to trust it: AUROC against scikit-learn, p against all permutations and on noise; what was planted, by hand."""
 
-from __future__ import annotations
-
 from itertools import permutations
 from types import SimpleNamespace
 
