@@ -150,11 +150,10 @@ def write_comparison(comparison: Comparison) -> Path:
 
 
 def list_runs() -> pd.DataFrame:
-    """Tabulate the runs below artifacts/runs, the newest first.
+    """Tabulate the runs below artifacts/runs, the newest first; NaN or "" where something is not known.
 
-    Returns:
-        run, date, model, data, val (best mean IoU of the training), test and worst_5 (mean IoU of split test, and
-        of its worst 5 %), minutes (of training), differs (parameters that differ between runs). NaN or "": none.
+    Returns run, date, model, data, val (best mean IoU of the training), test and worst_5 (mean IoU of split test, and
+    of its worst 5 %), minutes (of training), differs (parameters that differ between runs).
     """
     known = [Run(path.parent) for path in runs.project_root().glob("artifacts/runs/*/params.json")]
     given, usual = {run: runs.read_json(run.params) for run in known}, Train().model_dump()

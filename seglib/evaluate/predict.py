@@ -101,10 +101,8 @@ def _ramp(start: int, size: int, tile: int) -> Tensor:
 def predict_image(model: Segmenter, image: np.ndarray, plan: DevicePlan) -> tuple[np.ndarray, np.ndarray]:
     """Predict an image (H, W, 3) uint8 as 03 does, without all its class scores in memory at that size.
 
-    What is longer than 2048 pixels once shrunk to `long_side` is predicted in overlapping tiles.
-
-    Returns:
-        class ids (H, W) uint8, and the probability of the predicted class (H, W) float32.
+    What is longer than 2048 pixels once shrunk to `long_side` is predicted in overlapping tiles. Returns class ids
+    (H, W) uint8, and the probability of the predicted class (H, W) float32.
     """
     size = image.shape[:2]
     (small,) = data.fitting(image, most=model.spec.long_side or max(size))
@@ -146,9 +144,8 @@ def evaluate_run(params: Evaluate, progress: bool = False) -> Evaluation:
     cached = train.build_cache(dataset, params.split, side, original_masks=True, progress=progress)
     if changed := changed_since_training(run, dataset) if own else "":
         tqdm.write(changed)
-    about = {"data_changed": changed, "epoch": facts["epoch"]}
-    about |= {"precision": plan.precision, "device": plan.kind}
-    about |= {name: getattr(params, name) for name in ("flip_tta", "scale_tta", "tile")}
+    about = {"data_changed": changed, "epoch": facts["epoch"], "precision": plan.precision}
+    about |= {"device": plan.kind} | params.model_dump(include={"flip_tta", "scale_tta", "tile"})
     if not own:
         about |= {"evaluation": name, "dataset_path": runs.stored_path(params.dataset)}
         about["config"] = params.config

@@ -195,7 +195,7 @@ def _covered(labels: np.ndarray, sizes: np.ndarray, pixels: int) -> float:
     """Compute the share of the regions under (K,) labels that they cover; slivers are left out."""
     of, overlap = np.unique(labels, return_counts=True)
     mostly = overlap >= 0.1 * pixels
-    return float(overlap[mostly].sum() / sizes[of[mostly]].sum())
+    return float(overlap[mostly].sum() / max(1, sizes[of[mostly]].sum()))
 
 
 def _best_shift(truth: np.ndarray, pred: np.ndarray) -> tuple[int, int, float]:

@@ -95,7 +95,7 @@ def find_failures(evaluation: Evaluation, threshold: float | Threshold = 0.5) ->
     iou = evaluation.per_image_class_iou.loc[failed, list(names)]
     wrong = wrong_counts(counts).reshape(-1, len(names) ** 2)
     near = np.where(score >= limit - _NEAR, "near-threshold", "clear")
-    guess = images.get("baseline_miou", np.nan)  # unknown in older runs
+    guess = images.get("baseline_miou", np.nan)  # unknown without a training split
     table = images[["id", "miou"]].assign(severity=np.where(images["miou"] <= guess, "guessing", near))
     table["worst_class"], table["worst_class_iou"] = images["worst_class"], iou.min(axis=1).to_numpy(float)
     table["top_confusion"] = np.where(wrong.any(1), confusion_names(names)[wrong.argmax(1)], "")

@@ -144,6 +144,12 @@ def test_outlines_beside_the_edges_of_the_image_are_told_from_those_on_them():
     assert on.numbers["away_90"] == 0 < off.numbers["away_90"]
 
 
+def test_a_region_that_slivers_alone_cover_has_finite_numbers():
+    noise = np.random.default_rng(0).integers(1, 5, SIZE).astype(np.uint8)
+    found = measured(np.zeros(SIZE, np.uint8), noise).regions.drop(columns="box")
+    assert np.isfinite(found.astype(float)).all(axis=None)
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (65, 3)])
 def test_nothing_valid_and_odd_sizes_are_finite(shape):
     p = np.full((2, *shape), 0.5, np.float32)
