@@ -39,7 +39,7 @@ def evaluation_name(run: Run, split: str, dataset: str, config: str = "") -> str
 def trained_on(run: Run, dataset: Dataset) -> Dataset:
     """Return the dataset without the samples that the run's actions left out of its training."""
     kept = run.path / "actions.yaml"
-    left_out = [sample.id for sample in actions.read(kept).exclude] if kept.is_file() else []
+    left_out = actions.read(kept).excluded if kept.is_file() else ()
     return replace(dataset, samples=dataset.samples[~dataset.samples["id"].isin(left_out)])
 
 
