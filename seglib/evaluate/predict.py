@@ -27,11 +27,7 @@ _SCORES = 1 << 26  # class scores of one image at original size that are held at
 
 @torch.inference_mode()
 def predict(
-    model: Segmenter,
-    images: Tensor,
-    size: tuple[int, int],
-    plan: DevicePlan,
-    params: Evaluate = _PLAINLY,
+    model: Segmenter, images: Tensor, size: tuple[int, int], plan: DevicePlan, params: Evaluate = _PLAINLY
 ) -> Tensor:
     """Compute the class scores of a batch of images of one size.
 
@@ -204,16 +200,15 @@ def _read_external(paths: list[Path], dataset: Dataset, split: str) -> Iterator[
         truth, what = data.read_mask(dataset.root / mask, dataset.classes), f"prediction {path.name!r}"
         try:
             pred = data.read_stored(path, what)
+            if pred.shape != truth.shape:
+                raise DatasetError(f"{what} is {pred.shape}, its mask {truth.shape}")
         except DatasetError as error:
             faults.append(str(error))
             continue
-        if pred.shape == truth.shape:
-            known, stored = truth != IGNORE, data.read_stored(dataset.root / mask)
-            right += [(pred == ids)[known].sum() if ids.ndim == 2 else 0 for ids in (truth, stored)]
-            valid += np.count_nonzero(known)
-        if pred.shape != truth.shape:
-            faults.append(f"{what} is {pred.shape}, its mask {truth.shape}")
-        elif wrong := [int(c) for c in np.unique(pred[truth != IGNORE]) if not 0 <= c < classes]:
+        known, stored = truth != IGNORE, data.read_stored(dataset.root / mask)
+        right += [(pred == ids)[known].sum() if ids.ndim == 2 else 0 for ids in (truth, stored)]
+        valid += np.count_nonzero(known)
+        if wrong := [int(c) for c in np.unique(pred[known]) if not 0 <= c < classes]:
             faults.append(f"{what} holds ids {wrong[:8]} on valid pixels")
         else:
             yield i, truth, np.clip(pred, 0, IGNORE).astype(np.uint8), None

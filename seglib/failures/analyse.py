@@ -60,10 +60,10 @@ def analyse(evaluation: Evaluation, failures: pd.DataFrame, progress: bool = Fal
         tqdm.write(changed)
     with runs.replace_folder(run.failures(name), _FOLDERS, last="failures.csv") as folder:
         scorer = None if run.external else novelty.load_scorer(run, evaluation.classes)
-        source, count = evaluation.training_dataset, len(evaluation.per_image)
+        source, total = evaluation.training_dataset, len(evaluation.per_image)
         training = novelty.observe_training(run, source, scorer, progress) if scorer else None
-        bar = {"total": count, "leave": False, "disable": not progress}
-        seen = tqdm(observe(evaluation, scorer), f"looking at {split}", **bar)
+        seen = observe(evaluation, scorer)
+        seen = tqdm(seen, f"looking at {split}", total, leave=False, disable=not progress)
         confidences = {sample: folder / "confidences" / f"{sample}.png" for sample in failures["id"]}
         images, labels, features = _measure(evaluation, seen, training, confidences)
         table = explain_failures(evaluation, failures, images)
@@ -112,7 +112,7 @@ def _measure(
             features[one.position] = one.features
             labels.look(one.position, one.image, one.truth, one.probabilities, one.pred)
             if one.id in confidences:
-                _save(confidences[one.id], np.round(255 * one.probabilities.max(0)))
+                save_png(confidences[one.id], np.round(255 * one.probabilities.max(0)))
     nearest = pd.DataFrame({"novelty": np.nan, "nearest": [[]] * len(images)})
     if training:
         nearest = novelty.compare(features := np.stack(features), training, images["id"].tolist())
@@ -160,19 +160,20 @@ def _write_pictures(found: Analysis, folder: Path) -> None:
     for row in images[images["failed"] | images["suspect"]].itertuples():
         (image, truth, pred), name = evaluate.read_layers(found.evaluation, row.id), f"{row.id}.png"
         if row.failed:
-            _save(folder / "images" / name, image)
-            _save(folder / "overlays" / name, overlay(image, pred, classes))
+            save_png(folder / "images" / name, image)
+            save_png(folder / "overlays" / name, overlay(image, pred, classes))
             evaluate.save_ids(folder / "masks" / name, truth, classes)
             evaluate.save_ids(folder / "predictions" / name, pred, classes)
         if row.pixels > 0:
-            _save(folder / "suspects" / name, 255 * grow_region(truth, pred, row.seed, row.by_given))
+            save_png(folder / "suspects" / name, 255 * grow_region(truth, pred, row.seed, row.by_given))
     paths = training.samples.set_index("id")["image"]
     for name in {name for names in found.failures["nearest"] for name in names}:
         image = read_image(training.root / paths[name], form=training.form)
-        _save(folder / "nearest" / f"{name}.png", fitting(image, most=_THUMBNAIL)[0])
+        save_png(folder / "nearest" / f"{name}.png", fitting(image, most=_THUMBNAIL)[0])
 
 
-def _save(path: Path, pixels: np.ndarray) -> None:
+def save_png(path: Path, pixels: np.ndarray) -> None:
+    """Write (H, W) or (H, W, 3) values 0-255 as a PNG."""
     with runs.atomic_path(path) as temporary:
         Image.fromarray(pixels.astype(np.uint8)).save(temporary, format="PNG")
 

@@ -78,10 +78,7 @@ def _far(lines: np.ndarray) -> np.ndarray:
 
 
 def measure(seen: View, truth: np.ndarray, changed: np.ndarray) -> Evidence:
-    """Compare a mask, (H, W) uint8 class ids with 255 for ignored, with what the model and the image say.
-
-    `changed` (H, W) bool is where a fault was injected into the mask.
-    """
+    """Compare a mask (H, W) uint8 with what model and image say; a fault `changed` it there, (H, W) bool."""
     pred, valid = seen.pred, truth != IGNORE
     pixels, apart, lines = max(1, np.count_nonzero(valid)), valid & (truth != pred), outlines(truth)
     ids = np.where(valid, truth, 0)[None].astype(np.intp)

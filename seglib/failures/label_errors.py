@@ -25,14 +25,9 @@ from threadpoolctl import threadpool_limits
 from seglib.data import IGNORE, LABEL_FAULTS, Dataset, LabelFaults
 from seglib.failures import evidence
 
-KIND_NAMES = {
-    "swapped_classes": "swapped class",
-    "missing_object": "missing object",
-    "shifted_mask": "shifted mask",
-    "wrong_mask": "mask of another image",
-    "crude_outline": "crude outlines",
-    "swollen_outline": "swollen outlines",
-}
+KIND_NAMES = {"swapped_classes": "swapped class", "missing_object": "missing object"}
+KIND_NAMES |= {"shifted_mask": "shifted mask", "wrong_mask": "mask of another image"}
+KIND_NAMES |= {"crude_outline": "crude outlines", "swollen_outline": "swollen outlines"}
 _NUMBER_OF = {kind: k for k, kind in enumerate(("sound", *LABEL_FAULTS))}
 SUSPECT = ["label_score", "suspect", "suspect_kind", "suspect_given", "suspect_suggested", "suspect_detail"]
 SUSPECT += ["suspect_box", "pixels", "seed", "by_given"]

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from tqdm.auto import tqdm
@@ -20,7 +19,7 @@ from seglib import checks, data, evaluate, runs
 from seglib.data import DatasetError, ImageForm
 from seglib.evaluate import Evaluation, predict_image
 from seglib.failures import novelty
-from seglib.failures.analyse import class_confidence
+from seglib.failures.analyse import class_confidence, save_png
 from seglib.failures.causes import NOVEL
 from seglib.failures.novelty import Scorer, TrainingImages
 from seglib.failures.relabel import write_annotations
@@ -133,8 +132,7 @@ def _predict(
     if tags := data.georeference(source):
         how = {"format": "TIFF", "compression": "tiff_deflate", "tiffinfo": tags}
         evaluate.save_ids(out / "masks" / f"{name}.tif", ids, classes, **how)
-    with runs.atomic_path(out / "overlays" / f"{name}.png") as temporary:
-        Image.fromarray(data.overlay(*data.fitting(image, ids), classes)).save(temporary, format="PNG")
+    save_png(out / "overlays" / f"{name}.png", data.overlay(*data.fitting(image, ids), classes))
     if other:
         facts["disagreement"] = float((ids != predict_image(other[0], image, other[1])[0]).mean())
     return facts | {"features": base64.b64encode(vector.astype(np.float16).tobytes()).decode()}
