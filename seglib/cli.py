@@ -156,8 +156,8 @@ def check(folder: Path, *, config: Path | None) -> int:
 def evaluate(*, predictions: Path, dataset: Path, config: Path | None, split: str, run: str) -> None:
     """Score another tool's predictions: PNGs of class ids named by image."""
     name = run or predictions.resolve().name
-    params = Evaluate.check({"run": name, "split": split})
-    found = seglib.evaluate.evaluate_predictions(name, predictions, dataset, params, config or "", _PROGRESS)
+    values = {"run": name, "split": split, "dataset": str(dataset), "config": str(config or "")}
+    found = seglib.evaluate.evaluate_predictions(predictions, Evaluate.check(values), _PROGRESS)
     print(f"{len(found.per_image)} images of {found.split}: {found.summary()}")
     print(f"scores   {display_path(found.run.evaluation(found.name))}")
 

@@ -61,8 +61,8 @@ def through_everything(root: Path, tmp: Path) -> pd.DataFrame:
     for sample in dataset.split("train").itertuples():
         truth = data.read_mask(dataset.root / sample.mask, dataset.classes)
         evaluate.save_ids(root / "theirs" / f"{sample.id}.png", 1 - truth, dataset.classes)
-    params = Evaluate.check({"run": "theirs", "split": "train", "boundary_ratio": 0.0})
-    evaluation = evaluate.evaluate_predictions("theirs", root / "theirs", "data/set", params)
+    params = Evaluate(run="theirs", split="train", dataset="data/set", boundary_ratio=0.0)
+    evaluation = evaluate.evaluate_predictions(root / "theirs", params)
     found = failures.find_failures(evaluation, 0.5)
     analysis = failures.analyse(evaluation, found)
     write_report(Details(analysis, failures.Threshold(0.5)))

@@ -6,16 +6,14 @@ saved predictions), datasets (of a run, and another to score it on), compare, ex
 
 from seglib.evaluate.compare import compare_runs, comparison_sentence, list_runs, write_comparison
 from seglib.evaluate.datasets import changed_since_training, run_dataset, trained_on
-from seglib.evaluate.evaluation import (
-    Evaluation, check_as_scored, open_evaluation, predicted_pairs, read_ids, read_layers, save_ids, saved_prediction,
-    units_of,
-)  # fmt: skip
+from seglib.evaluate.evaluation import Evaluation, check_as_scored, open_evaluation, read_ids, read_layers
+from seglib.evaluate.evaluation import save_ids, saved_prediction, units_of
 from seglib.evaluate.export import export_model
 from seglib.evaluate.predict import evaluate_predictions, evaluate_run, predict, predict_image, scoring_plan
 
 __all__ = [
     "Evaluation", "changed_since_training", "check_as_scored", "compare_runs", "comparison_sentence",
     "evaluate_predictions", "evaluate_run", "export_model", "list_runs", "open_evaluation", "predict", "predict_image",
-    "predicted_pairs", "read_ids", "read_layers", "run_dataset", "save_ids", "saved_prediction", "scoring_plan",
+    "read_ids", "read_layers", "run_dataset", "save_ids", "saved_prediction", "scoring_plan",
     "trained_on", "units_of", "write_comparison",
 ]  # fmt: skip

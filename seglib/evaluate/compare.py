@@ -84,10 +84,9 @@ def _check_same(first: Sequence[Evaluation], second: Sequence[Evaluation]) -> No
         raise ValueError(f"a run stands twice: {', '.join(names)}. Name each training once.")
     for name, facts in zip(names[1:], map(_facts, every[1:]), strict=True):
         if odd := [key for key in sorted(wanted | facts) if wanted.get(key) != facts.get(key)]:
-            told = f"runs {names[0]!r} and {name!r} were not scored on the same images, masks and classes"
-            raise ValueError(
-                f"{told} ({len(odd)} differing: {', '.join(odd[:3])}). Run 03_evaluate for both."
-            )
+            what = f"images, masks and classes ({len(odd)} differing: {', '.join(odd[:3])})"
+            told = f"runs {names[0]!r} and {name!r} were not scored on the same {what}"
+            raise ValueError(f"{told}. Run 03_evaluate for both.")
     for one, other in [*combinations(first, 2), *combinations(second, 2)]:
         if np.array_equal(one.confusions, other.confusions):
             told = f"runs {one.run.name!r} and {other.run.name!r} predict the same in every image"
@@ -151,24 +150,22 @@ def write_comparison(comparison: Comparison) -> Path:
 
 
 def list_runs() -> pd.DataFrame:
-    """Tabulate the runs below artifacts/runs, the newest first.
+    """Tabulate the runs below artifacts/runs, the newest first; NaN or "" where something is not known.
 
-    Returns:
-        run, date, model, data, val (best mean IoU of the training), test and worst_5 (mean IoU of split test, and
-        of its worst 5 %), minutes (of training), differs (parameters that differ between runs). NaN or "": none.
+    Returns run, date, model, data, val (best mean IoU of the training), test and worst_5 (mean IoU of split test, and
+    of its worst 5 %), minutes (of training), differs (parameters that differ between runs).
     """
     known = [Run(path.parent) for path in runs.project_root().glob("artifacts/runs/*/params.json")]
     given, usual = {run: runs.read_json(run.params) for run in known}, Train().model_dump()
     shown = {"run", "dataset", "architecture", "encoder", "resume", "replace"}
     trained = [values for run, values in given.items() if not run.external]
     several = [name for name in usual if len({str(values.get(name, usual[name])) for values in trained}) > 1]
-    rows = []
+    rows, none = [], pd.DataFrame(columns=["val_miou", "seconds"], dtype=float)
     for run, values in given.items():
         environment, scores = run.path / "environment.json", run.evaluation("test") / "metrics.json"
         time = runs.read_json(environment)["time"] if environment.is_file() else ""
         found = runs.read_json(scores, ["mean_iou"]) if scores.is_file() else {}
-        history = pd.DataFrame(columns=["val_miou", "seconds"], dtype=float)
-        history = runs.read_table(run.history, index_col=False) if run.history.is_file() else history
+        history = runs.read_table(run.history, index_col=False) if run.history.is_file() else none
         model = "predictions" if run.external else f"{values.get('architecture')} {values.get('encoder')}"
         row = {"run": run.name, "date": time[:16].replace("T", " "), "model": model}
         row |= {"data": values.get("dataset", ""), "val": history["val_miou"].max()}

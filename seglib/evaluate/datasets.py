@@ -6,28 +6,23 @@ from pathlib import Path
 
 from seglib import actions, data, runs
 from seglib.data import Dataset, DatasetError, compare_digests, digests
-from seglib.params import Train
 from seglib.runs import Run, display_path
 
 
 def run_dataset(run: Run) -> Dataset:
     """Open the dataset that a run was trained on."""
     stored = runs.read_json(run.params, ["dataset"])
-    config = stored.get("config", stored.get("recipe", ""))  # older runs call it recipe
-    params = Train.check({"dataset": stored["dataset"], "config": config})
-    if not (folder := runs.resolve_path(params.dataset)).is_dir():
+    if not (folder := runs.resolve_path(stored["dataset"])).is_dir():
         told = f"{folder} is not there, on which run {run.name!r} was trained. If it was moved, start the chain at 03 with"
         raise DatasetError(f"{told} dataset=..., or correct {display_path(run.params)}.", "no-folder")
-    return data.load_dataset(params.dataset, params.config)
+    return data.load_dataset(folder, stored.get("config", ""))
 
 
 def evaluation_name(run: Run, split: str, dataset: str, config: str = "") -> str:
     """Name the folder of an evaluation: its split, or "<folder>-<split>" of another dataset than the run's own."""
-    if not dataset and not config:
-        return split
     own = runs.read_json(run.params, ["dataset"])
     if not dataset or runs.stored_path(dataset) == runs.stored_path(own["dataset"]):
-        known = own.get("config", own.get("recipe", ""))
+        known = own.get("config", "")
         if config and runs.stored_path(config) != runs.stored_path(known or "."):
             told = f"config = {config!r}, but run {run.name!r} was trained with {known!r}"
             raise ValueError(f"{told}. Leave it empty, or name the other dataset that it is of.")
@@ -44,7 +39,7 @@ def evaluation_name(run: Run, split: str, dataset: str, config: str = "") -> str
 def trained_on(run: Run, dataset: Dataset) -> Dataset:
     """Return the dataset without the samples that the run's actions left out of its training."""
     kept = run.path / "actions.yaml"
-    left_out = [sample.id for sample in actions.read(kept).exclude] if kept.is_file() else []
+    left_out = actions.read(kept).excluded if kept.is_file() else ()
     return replace(dataset, samples=dataset.samples[~dataset.samples["id"].isin(left_out)])
 
 

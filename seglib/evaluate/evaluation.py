@@ -1,7 +1,7 @@
 """Predictions beside their ground truth -> every score of a split, written to `evaluation/<split>/`."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -73,10 +73,8 @@ class Evaluation:
         return table.astype({self.split: float}).rename_axis("score")
 
     def compare_with_baselines(self) -> pd.DataFrame:
-        """Tabulate the baselines beside the model: predictor, and four scores; the best last."""
-        if self.baselines is None:
-            raise ValueError("no baselines were scored, for lack of a split 'train'. Run 03_evaluate again.")
-        model = pd.DataFrame([{"predictor": "this model"} | self.scores])[[*self.baselines]]
+        """Tabulate the baselines, if there is a split to learn them from, beside the model; the best last."""
+        model = pd.DataFrame([{"predictor": "this model"} | self.scores])[_BASELINE]
         return pd.concat([self.baselines, model]).sort_values("mean_iou", kind="stable", ignore_index=True)
 
     def summary(self) -> str:
@@ -96,10 +94,6 @@ class Evaluation:
         what = f"{len(lost)} of {len(names)} classes nearly lost, which the mean hides"
         return f"{what} (IoU below 1/3: over two pixels wrong for each right one): {told}" if lost else ""
 
-    def worst_images(self, count: int = 10) -> pd.DataFrame:
-        """Return the rows of `per_image` with the lowest mIoU, worst first; unscored images are left out."""
-        return self.per_image.dropna(subset=["miou"]).sort_values("miou", kind="stable").head(count)
-
 
 def write_evaluation(
     run: Run, dataset: Dataset, params: Evaluate, predictions: Predictions, about: dict, progress: bool
@@ -111,22 +105,21 @@ def write_evaluation(
     split, samples, classes = params.split, dataset.split(params.split), dataset.classes
     name = about.get("evaluation", split)
     files, ids, rows = digests(dataset, split), samples["id"].tolist(), [{}] * len(samples)
-    guess = _learn_baselines(dataset if name == split else run_dataset(run))
+    guesses = _learn_baselines(dataset if name == split else run_dataset(run))
     started, replaced = time.perf_counter(), ("predictions", *(f"{what}.csv" for what in _OPTIONAL))
     with runs.replace_folder(run.evaluation(name), replaced, last="metrics.json") as new:
         bar = tqdm(predictions, f"scoring {split}", len(ids), leave=False, unit="image", disable=not progress)
         for i, truth, pred, confidence in bar:
             rows[i] = _count(truth, pred, confidence, len(classes), params.boundary_ratio)
-            if guess:
-                guessed = _stretch(guess[1], truth.shape)
-                rows[i]["mean_mask"] = metrics.confusion_matrix(truth, guessed, len(classes))
+            for what, guess in guesses.items():
+                rows[i][what] = metrics.confusion_matrix(truth, _stretch(guess, truth.shape), len(classes))
             save_ids(new / "predictions" / f"{ids[i]}.png", pred, classes)
         speed = len(ids) / (time.perf_counter() - started)
         counts = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         tables = _tables(samples, counts, classes.names, params.absent)
-        if guess:
-            beside = counts["mean_mask"], guess[0], classes.names, params.absent
-            tables["baselines"], tables["per_image"]["baseline_miou"] = _score_baselines(*beside)
+        if guesses:
+            scored = _score_baselines({what: counts[what] for what in guesses}, params.absent)
+            tables["baselines"], tables["per_image"]["baseline_miou"] = scored
         for what, table in tables.items():
             runs.write_csv(new / f"{what}.csv", table)
         kept = {name: counts[name] for name in ("confusions", "boundary", "calibration")}
@@ -139,10 +132,10 @@ def write_evaluation(
     return open_evaluation(run, name, dataset)
 
 
-def _learn_baselines(dataset: Dataset) -> tuple[int, np.ndarray] | None:
-    """Learn what needs no image of the training masks: the majority class, and the most frequent at each place."""
+def _learn_baselines(dataset: Dataset) -> dict[str, np.ndarray]:
+    """Learn from the training masks what never looks at an image: predictor -> ids (128, 128); {} without any."""
     if "train" not in dataset.splits:
-        return None
+        return {}
     classes = len(dataset.classes)
     pixels, places = np.zeros(classes, np.int64), np.zeros((classes, *_GRID), np.int64)
     rows, columns = np.indices(_GRID)
@@ -153,7 +146,9 @@ def _learn_baselines(dataset: Dataset) -> tuple[int, np.ndarray] | None:
         seen = small != data.IGNORE
         places[small[seen], rows[seen], columns[seen]] += 1
     majority = int(pixels.argmax())
-    return majority, np.where(places.any(0), places.argmax(0), majority).astype(np.uint8)
+    often = np.where(places.any(0), places.argmax(0), majority).astype(np.uint8)
+    same = np.full_like(often, majority)
+    return {f"majority class ({dataset.classes.names[majority]})": same, "mean mask": often}
 
 
 def _stretch(ids: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -161,11 +156,8 @@ def _stretch(ids: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(ids).resize(size[::-1], Image.Resampling.NEAREST))
 
 
-def _score_baselines(of_mask: np.ndarray, majority: int, names: tuple, absent: str) -> tuple:
-    """Score both, given the (N, C, C) counts of the mean mask: `_BASELINE`, and the mIoU (N,) of the better one."""
-    of_majority = np.zeros_like(of_mask)
-    of_majority[:, :, majority] = of_mask.sum(-1)
-    counts = {f"majority class ({names[majority]})": of_majority, "mean mask": of_mask}
+def _score_baselines(counts: dict[str, np.ndarray], absent: str) -> tuple[pd.DataFrame, np.ndarray]:
+    """Score both, given the (N, C, C) counts of each: `_BASELINE`, and the mIoU (N,) of the better one."""
     table = pd.DataFrame([metrics.scores(n, absent) | {"predictor": p} for p, n in counts.items()])[_BASELINE]
     table = table.sort_values("mean_iou", kind="stable", ignore_index=True)
     return table, metrics.image_miou(counts[table["predictor"].iloc[-1]], absent)
@@ -276,7 +268,7 @@ def _read_table(path: Path) -> pd.DataFrame:
     blank = {name: [""] for name in runs.read_table(path, nrows=0).columns if name not in text}
     table = runs.read_table(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=blank)
     table.drop(columns=text).astype(float)  # raises where a column is missing, or holds text for numbers
-    return table.rename(columns={"scored_pixels": "valid_pixels"})  # the name in older runs
+    return table
 
 
 def _check_whole(found: Evaluation) -> None:
@@ -335,10 +327,3 @@ def read_layers(evaluation: Evaluation, sample: str) -> tuple[np.ndarray, np.nda
         raise DatasetError(f"sample {sample!r} is no longer in split {split!r}. Run 03_evaluate again.")
     image, truth = data.read_pair(evaluation.dataset, rows.loc[sample])
     return image, truth, saved_prediction(evaluation, sample, truth.shape)
-
-
-def predicted_pairs(evaluation: Evaluation) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Yield id, ground truth (H, W) and saved prediction (H, W) of every image of the split, in its order."""
-    for sample in evaluation.dataset.split(evaluation.split).itertuples():
-        truth = data.read_mask(evaluation.dataset.root / sample.mask, evaluation.classes)
-        yield sample.id, truth, saved_prediction(evaluation, sample.id, truth.shape)

@@ -96,15 +96,14 @@ def _write_onnx(run: Run, model: Segmenter, card: dict, path: Path) -> str:
 
 def _exported(model: Segmenter, image: np.ndarray) -> tuple[Any, bool]:
     """Return the ONNX model, and whether its size is fixed: a ViT has an embedding for each position."""
-    names = {"input_names": ["images"], "output_names": ["ids", "probabilities"], "dynamo": True}
+    how = {"input_names": ["images"], "output_names": ["ids", "probabilities"], "dynamo": True}
+    how["verbose"] = False
     dynamic, error = {"images": dict.fromkeys(range(3), torch.export.Dim.DYNAMIC)}, None
     for count, sizes in ((2, dynamic), (1, None)):  # of a dynamic size 1 would be taken as fixed
         images = torch.from_numpy(image[None].repeat(count, 0))
         try:
             with warnings.catch_warnings(action="ignore"):  # about the exporter's own parts
-                program = torch.onnx.export(
-                    _Deployed(model).eval(), (images,), dynamic_shapes=sizes, verbose=False, **names
-                )
+                program = torch.onnx.export(_Deployed(model).eval(), (images,), dynamic_shapes=sizes, **how)
             return program.model_proto, sizes is None
         except Exception as failed:
             error = " ".join(str(failed).split())[:300]

@@ -1,7 +1,6 @@
 """From a model, or another tool's files, to predictions at original resolution: of a split, or of one image."""
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -22,18 +21,13 @@ from seglib.train import STRIDE, CachedSplit, DevicePlan, Segmenter
 # Pixels left out along a tile's inner borders, where the network sees too little, and pixels of blending.
 _MARGIN, _BLEND = 96, 64
 _TILE = 1024  # pixels a side of the tiles that one image of more than twice that is cut into
+_PLAINLY = Evaluate()  # neither tiled nor averaged
 _SCORES = 1 << 26  # class scores of one image at original size that are held at once: 256 MiB
 
 
 @torch.inference_mode()
 def predict(
-    model: Segmenter,
-    images: Tensor,
-    size: tuple[int, int],
-    plan: DevicePlan,
-    flip: bool = False,
-    tile: int = 0,
-    scales: tuple[float, ...] = (1.0,),
+    model: Segmenter, images: Tensor, size: tuple[int, int], plan: DevicePlan, params: Evaluate = _PLAINLY
 ) -> Tensor:
     """Compute the class scores of a batch of images of one size.
 
@@ -41,26 +35,24 @@ def predict(
         model: in eval mode, on the plan's device.
         images: (B, 3, H, W) uint8 RGB.
         size: (height, width) of the result.
-        flip: average with the prediction of the mirrored images.
-        tile: the longest side in pixels that is predicted at once; larger images are cut into tiles that
-            overlap and are blended. 0: whole images.
-        scales: sizes, as factors of the images', at which they are predicted; the predictions are averaged.
+        params: `tile`, above which images are cut into tiles that overlap and are blended (0: never); and what
+            predictions are averaged over: `scales`, and with `flip_tta` mirrored images.
 
     Returns:
         (B, C, *size) float32 logits (of an average: log of the mean probability) on the plan's device.
     """
     images, total = images.to(plan.device), None
-    for scale in scales:
+    for scale in params.scales:
         inner, how = [max(1, round(side * scale)) for side in images.shape[-2:]], {"antialias": scale < 1}
         view = images if scale == 1 else F.interpolate(images.float(), inner, mode="bilinear", **how)
-        for mirrored in (False, True) if flip else (False,):
-            logits = _logits(model, view.flip(-1) if mirrored else view, size, plan, tile)
+        for mirrored in (False, True) if params.flip_tta else (False,):
+            logits = _logits(model, view.flip(-1) if mirrored else view, size, plan, params.tile)
             logits = logits.flip(-1) if mirrored else logits
-            if len(scales) == 1 and not flip:
+            if len(params.scales) == 1 and not params.flip_tta:
                 return logits
             probability = logits.log_softmax(1)
             total = probability if total is None else torch.logaddexp(total, probability)
-    return total - np.log(len(scales) * (1 + flip))
+    return total - np.log(len(params.scales) * (1 + params.flip_tta))
 
 
 def _logits(model: Segmenter, images: Tensor, size: tuple[int, int], plan: DevicePlan, tile: int) -> Tensor:
@@ -105,35 +97,21 @@ def _ramp(start: int, size: int, tile: int) -> Tensor:
 def predict_image(model: Segmenter, image: np.ndarray, plan: DevicePlan) -> tuple[np.ndarray, np.ndarray]:
     """Predict an image (H, W, 3) uint8 as 03 does, without all its class scores in memory at that size.
 
-    What is longer than 2048 pixels once shrunk to `long_side` is predicted in overlapping tiles.
-
-    Returns:
-        class ids (H, W) uint8, and the probability of the predicted class (H, W) float32.
+    What is longer than 2048 pixels once shrunk to `long_side` is predicted in overlapping tiles. Returns class ids
+    (H, W) uint8, and the probability of the predicted class (H, W) float32.
     """
     size = image.shape[:2]
     (small,) = data.fitting(image, most=model.spec.long_side or max(size))
     inner = small.shape[:2]
     views = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None]  # (h, w, 3) -> (1, 3, h, w)
-    logits = predict(model, views, inner, plan, tile=_TILE if max(inner) > 2 * _TILE else 0)[0]
-    ids, confidence = np.empty(size, np.uint8), np.empty(size, np.float32)
-    step = max(1, _SCORES // (len(logits) * size[1]))
-    for top in range(0, size[0], step):
-        rows = slice(top, min(top + step, size[0]))
-        ids[rows], confidence[rows] = _decided(_resized_rows(logits, rows, size))
-    return ids, confidence
-
-
-def _resized_rows(logits: Tensor, rows: slice, size: tuple[int, int]) -> Tensor:
-    """Some rows (C, R, W) of (C, h, w) logits resized to `size` as `F.interpolate` does, bilinear."""
-    height = logits.shape[1]
-    if logits.shape[1:] == size:
-        return logits[:, rows]
-    place = torch.arange(rows.start, rows.stop, device=logits.device, dtype=torch.float32)
-    place = ((place + 0.5) * (height / size[0]) - 0.5).clamp(0, height - 1)  # in rows of the logits
-    above = place.long()
-    below = (above + 1).clamp(max=height - 1)
-    part = torch.lerp(logits[:, above], logits[:, below], (place - above)[:, None])
-    return F.interpolate(part[None], (len(place), size[1]), mode="bilinear")[0]
+    params = Evaluate(tile=_TILE if max(inner) > 2 * _TILE else 0)
+    logits = predict(model, views, inner, plan, params)
+    if inner != size:  # first the height, then the width of a few rows at a time
+        logits = F.interpolate(logits, (size[0], inner[1]), mode="bilinear")  # (1, C, h, w) -> (1, C, H, w)
+    strips = logits.split(max(1, _SCORES // (logits.shape[1] * size[1])), dim=2)
+    whole = (F.interpolate(rows, (rows.shape[2], size[1]), mode="bilinear")[0] for rows in strips)
+    ids, confidence = zip(*map(_decided, whole), strict=True)
+    return np.concatenate(ids), np.concatenate(confidence)
 
 
 def _decided(scores: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -151,7 +129,6 @@ def evaluate_run(params: Evaluate, progress: bool = False) -> Evaluation:
     name = evaluation_name(run, params.split, params.dataset, params.config)
     own = name == params.split
     dataset = run_dataset(run) if own else data.load_dataset(params.dataset, params.config)
-    dataset.split(params.split)  # names a missing split before anything is loaded
     model, facts = train.load_checkpoint(run.best_checkpoint, dataset.classes)
     form = asdict(dataset.form)
     if (trained := model.spec.images or form) != form:
@@ -163,21 +140,17 @@ def evaluate_run(params: Evaluate, progress: bool = False) -> Evaluation:
     cached = train.build_cache(dataset, params.split, side, original_masks=True, progress=progress)
     if changed := changed_since_training(run, dataset) if own else "":
         tqdm.write(changed)
-    about = {"data_changed": changed, "epoch": facts["epoch"]}
-    about |= {"precision": plan.precision, "device": plan.kind}
-    about |= {name: getattr(params, name) for name in ("flip_tta", "scale_tta", "tile")}
+    about = {"data_changed": changed, "epoch": facts["epoch"], "precision": plan.precision}
+    about |= {"device": plan.kind} | params.model_dump(include={"flip_tta", "scale_tta", "tile"})
     if not own:
-        about |= {
-            "evaluation": name,
-            "dataset_path": runs.stored_path(params.dataset),
-            "config": params.config,
-        }
+        about |= {"evaluation": name, "dataset_path": runs.stored_path(params.dataset)}
+        about["config"] = params.config
     return write_evaluation(run, dataset, params, _predictions(model, cached, params, plan), about, progress)
 
 
 def _predictions(model: Segmenter, cached: CachedSplit, params: Evaluate, plan: DevicePlan) -> Predictions:
     for index, images, masks in train.scoring_batches(cached, params.batch_size):
-        logits = predict(model, images, masks.shape[1:], plan, params.flip_tta, params.tile, params.scales)
+        logits = predict(model, images, masks.shape[1:], plan, params)
         for position, mask, scores in zip(index, masks, logits, strict=True):
             yield position, mask, *_decided(scores)
 
@@ -194,34 +167,29 @@ def scoring_plan(run: Run, device: str = "auto") -> DevicePlan:
     return replace(plan, memory_format=trained.get("memory_format", plan.memory_format))
 
 
-def evaluate_predictions(
-    name: str,
-    folder: Path,
-    dataset: str | Path,
-    params: Evaluate,
-    config: str | Path = "",
-    progress: bool = False,
-) -> Evaluation:
-    """Score another tool's predictions as a checkpoint's, in a run of their own, `name`, without a model.
+def evaluate_predictions(folder: str | Path, params: Evaluate, progress: bool = False) -> Evaluation:
+    """Score another tool's predictions of `params.dataset` as a checkpoint's, in a run of their own, `params.run`.
 
     `folder` holds `<id>.png` for every image of the split, of the mask's size: one channel or a palette, class ids
     in the order of dataset.yaml's classes. Ids at ignored pixels do not matter.
     """
-    run, opened, split = Run(Run.folder(name)), data.load_dataset(dataset, config), params.split
-    record = {"run": name, "dataset": runs.stored_path(dataset), "predictions": runs.stored_path(folder)}
-    record["config"] = runs.stored_path(config) if config else ""
+    run, split = Run(Run.folder(params.run)), params.split
+    dataset = data.load_dataset(params.dataset, params.config)
+    record = {"run": run.name, "dataset": runs.stored_path(params.dataset)}
+    record["config"] = runs.stored_path(params.config) if params.config else ""
+    record["predictions"] = runs.stored_path(folder)
     trained = run.best_checkpoint.exists() or run.last_checkpoint.exists()
     known = runs.read_json(run.params, ["dataset"]) if run.params.exists() else record
     if trained or known["dataset"] != record["dataset"]:
         what = "holds a trained model" if trained else "is of another dataset"
-        raise FileExistsError(f"run {name!r} exists and {what}. Choose another name with --run.")
-    paths = [Path(folder) / f"{sample}.png" for sample in opened.split(split)["id"]]
+        raise FileExistsError(f"run {run.name!r} exists and {what}. Choose another name with --run.")
+    paths = [Path(folder) / f"{sample}.png" for sample in dataset.split(split)["id"]]
     if missing := [path for path in paths if not path.is_file()]:
         told = f"{len(missing)} of {len(paths)} images of split {split!r} have no prediction: expected"
         raise DatasetError(f"{told} {', '.join(map(display_path, missing[:3]))}. Name the files by the ids.")
     runs.write_json(run.params, record)
     about = {"predictions": record["predictions"]}
-    return write_evaluation(run, opened, params, _read_external(paths, opened, split), about, progress)
+    return write_evaluation(run, dataset, params, _read_external(paths, dataset, split), about, progress)
 
 
 def _read_external(paths: list[Path], dataset: Dataset, split: str) -> Iterator[tuple]:
@@ -232,34 +200,24 @@ def _read_external(paths: list[Path], dataset: Dataset, split: str) -> Iterator[
         truth, what = data.read_mask(dataset.root / mask, dataset.classes), f"prediction {path.name!r}"
         try:
             pred = data.read_stored(path, what)
+            if pred.shape != truth.shape:
+                raise DatasetError(f"{what} is {pred.shape}, its mask {truth.shape}")
         except DatasetError as error:
             faults.append(str(error))
             continue
-        if pred.shape == truth.shape:
-            both, known = np.stack([pred, _as_stored(pred, dataset)]), truth != IGNORE
-            right += ((both == truth) & known).sum((1, 2))
-            valid += np.count_nonzero(known)
-        if pred.shape != truth.shape:
-            faults.append(f"{what} is {pred.shape}, its mask {truth.shape}")
-        elif wrong := [int(c) for c in np.unique(pred[truth != IGNORE]) if not 0 <= c < classes]:
+        known, stored = truth != IGNORE, data.read_stored(dataset.root / mask)
+        right += [(pred == ids)[known].sum() if ids.ndim == 2 else 0 for ids in (truth, stored)]
+        valid += np.count_nonzero(known)
+        if wrong := [int(c) for c in np.unique(pred[known]) if not 0 <= c < classes]:
             faults.append(f"{what} holds ids {wrong[:8]} on valid pixels")
         else:
             yield i, truth, np.clip(pred, 0, IGNORE).astype(np.uint8), None
     if right[1] > 2 * right[0] and right[1] > 0.5 * valid:
         told = f"the predictions agree with the ground truth in {right[0] / valid:.1%} of the pixels as class ids, but in "
-        told += f"{right[1] / valid:.1%} as the ids that masks are stored in (id_map of dataset.yaml)"
-        raise DatasetError(
-            f"{told}. Write class ids, 0-{classes - 1}: dataset.classes.encode(prediction) maps them."
-        )
+        told += f"{right[1] / valid:.1%} as the ids that masks are stored in (id_map of dataset.yaml). "
+        told += f"Write class ids, 0-{classes - 1}: dataset.classes.encode(prediction) maps them."
+        raise DatasetError(told)
     if faults:
         told = f"{len(faults)} of {len(paths)} predictions cannot be scored: {' | '.join(faults[:3])}"
         wanted = f"one channel (height, width) of class ids 0-{classes - 1} in the order of dataset.yaml"
         raise DatasetError(f"{told}. Expected {wanted}. Resize the logits before the argmax, never the mask.")
-
-
-def _as_stored(pred: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Class ids of a prediction in stored ids; all ignored if it is in others, or dataset.yaml has no id_map."""
-    with suppress(ValueError):
-        if pred.ndim == 2 and dataset.classes.id_map:
-            return dataset.classes.encode(pred)
-    return np.full(pred.shape, IGNORE, np.uint8)

@@ -1,6 +1,5 @@
 """Look at an evaluated split once more, state the cause of every failure, and write the failures folder."""
 
-import csv
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,7 +21,6 @@ from seglib.params import Evaluate
 
 _THUMBNAIL = 256  # pixels, longer side of the copies of the nearest training images
 _FOLDERS = ("images", "masks", "predictions", "overlays", "confidences", "suspects", "nearest")  # of PNGs
-_FORMULA = tuple("=+-@\t\r\n＝＋－＠'")  # with which text begins that spreadsheets run, or hide
 
 
 class Observed(NamedTuple):
@@ -62,10 +60,10 @@ def analyse(evaluation: Evaluation, failures: pd.DataFrame, progress: bool = Fal
         tqdm.write(changed)
     with runs.replace_folder(run.failures(name), _FOLDERS, last="failures.csv") as folder:
         scorer = None if run.external else novelty.load_scorer(run, evaluation.classes)
-        source, count = evaluation.training_dataset, len(evaluation.per_image)
+        source, total = evaluation.training_dataset, len(evaluation.per_image)
         training = novelty.observe_training(run, source, scorer, progress) if scorer else None
-        bar = {"total": count, "leave": False, "disable": not progress}
-        seen = tqdm(observe(evaluation, scorer), f"looking at {split}", **bar)
+        seen = observe(evaluation, scorer)
+        seen = tqdm(seen, f"looking at {split}", total, leave=False, disable=not progress)
         confidences = {sample: folder / "confidences" / f"{sample}.png" for sample in failures["id"]}
         images, labels, features = _measure(evaluation, seen, training, confidences)
         table = explain_failures(evaluation, failures, images)
@@ -85,11 +83,10 @@ def observe(evaluation: Evaluation, scorer: Scorer | None) -> Iterator[Observed]
             yield Observed(position, sample, *evaluate.read_layers(evaluation, sample))
         return
     model, plan = scorer
-    params = Evaluate(**{name: evaluation.scores[name] for name in ("flip_tta", "scale_tta", "tile")})
-    how, split = (plan, params.flip_tta, params.tile, params.scales), evaluation.split
-    cached = train.build_cache(evaluation.dataset, split, model.spec.long_side, original_masks=True)
+    params, side = Evaluate.pick(evaluation.scores), model.spec.long_side
+    cached = train.build_cache(evaluation.dataset, evaluation.split, side, original_masks=True)
     for index, images, masks in train.scoring_batches(cached, novelty.BATCH):
-        logits = evaluate.predict(model, images, masks.shape[1:], *how)
+        logits = evaluate.predict(model, images, masks.shape[1:], plan, params)
         features = novelty.image_features(images, *scorer)
         for k, position in enumerate(map(int, index)):
             sample, image = cached.ids[position], cached.pair(position)[0]
@@ -115,7 +112,7 @@ def _measure(
             features[one.position] = one.features
             labels.look(one.position, one.image, one.truth, one.probabilities, one.pred)
             if one.id in confidences:
-                _save(confidences[one.id], np.round(255 * one.probabilities.max(0)))
+                save_png(confidences[one.id], np.round(255 * one.probabilities.max(0)))
     nearest = pd.DataFrame({"novelty": np.nan, "nearest": [[]] * len(images)})
     if training:
         nearest = novelty.compare(features := np.stack(features), training, images["id"].tolist())
@@ -130,11 +127,12 @@ def _facts(one: Observed, reference: checks.Reference | None, evaluation: Evalua
     facts, confusion = checks.qualities(one.image), evaluation.confusions[one.position]
     degraded = checks.degradation(facts, reference) if reference else ("", np.nan, "")
     facts |= zip(("degradation", "degradation_z", "degradation_detail"), degraded, strict=True)
-    facts |= lost_iou(truth, pred, len(confusion), absent)
+    price = pixel_price(confusion, absent)
+    facts |= lost_iou(truth, pred, price)
     _, hits, missed, added = metrics.region_counts(truth, pred, len(confusion))  # (C, sizes) each
     pixels, wrong = (hits + missed).sum(0), (missed + added)[:, 0]
     facts["small_share"] = pixels[0] / pixels.sum() if pixels.any() else np.nan
-    facts["lost_small"] = (wrong * pixel_price(confusion, absent)).sum()
+    facts["lost_small"] = (wrong * price).sum()
     facts["class_confidence"], valid = np.nan, truth != IGNORE
     if one.probabilities is not None:
         facts["class_confidence"] = class_confidence(pred[valid], one.probabilities.max(0)[valid])
@@ -162,19 +160,20 @@ def _write_pictures(found: Analysis, folder: Path) -> None:
     for row in images[images["failed"] | images["suspect"]].itertuples():
         (image, truth, pred), name = evaluate.read_layers(found.evaluation, row.id), f"{row.id}.png"
         if row.failed:
-            _save(folder / "images" / name, image)
-            _save(folder / "overlays" / name, overlay(image, pred, classes))
+            save_png(folder / "images" / name, image)
+            save_png(folder / "overlays" / name, overlay(image, pred, classes))
             evaluate.save_ids(folder / "masks" / name, truth, classes)
             evaluate.save_ids(folder / "predictions" / name, pred, classes)
         if row.pixels > 0:
-            _save(folder / "suspects" / name, 255 * grow_region(truth, pred, row.seed, row.by_given))
+            save_png(folder / "suspects" / name, 255 * grow_region(truth, pred, row.seed, row.by_given))
     paths = training.samples.set_index("id")["image"]
     for name in {name for names in found.failures["nearest"] for name in names}:
         image = read_image(training.root / paths[name], form=training.form)
-        _save(folder / "nearest" / f"{name}.png", fitting(image, most=_THUMBNAIL)[0])
+        save_png(folder / "nearest" / f"{name}.png", fitting(image, most=_THUMBNAIL)[0])
 
 
-def _save(path: Path, pixels: np.ndarray) -> None:
+def save_png(path: Path, pixels: np.ndarray) -> None:
+    """Write (H, W) or (H, W, 3) values 0-255 as a PNG."""
     with runs.atomic_path(path) as temporary:
         Image.fromarray(pixels.astype(np.uint8)).save(temporary, format="PNG")
 
@@ -185,16 +184,7 @@ def _write_tables(found: Analysis, folder: Path) -> None:
     runs.write_csv(folder / "suspects.csv", found.suspects)
     runs.write_csv(folder / "label_check.csv", found.labels.kinds)
     runs.write_json(folder / "failures.json", found.failures.assign(suspect_box=boxes).to_dict("records"))
-    write_spreadsheet(folder / "failures_spreadsheet.csv", flat)
     runs.write_csv(folder / "failures.csv", flat)
-
-
-def write_spreadsheet(path: Path, table: pd.DataFrame) -> None:
-    """Write a table for spreadsheets: text that they would run as a formula gets an apostrophe in front."""
-    plain = table.astype(object).where(table.notna(), "")
-    plain = plain.map(lambda v: f"'{v}" if isinstance(v, str) and v.startswith(_FORMULA) else v)
-    text = plain.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-    runs.write_text(path, f"\ufeff{text}")
 
 
 def sequence_means(analysis: Analysis) -> pd.DataFrame:

@@ -7,6 +7,8 @@ import pandas as pd
 
 from seglib import metrics
 from seglib.checks import APART
+from seglib.data import some
+from seglib.failures.error_types import confusion_names
 
 ADVICE = {  # each cause and what it asks for
     "label error": "Look at the mask, and correct it before anything else: no training can make up for it.",
@@ -78,9 +80,7 @@ def _ranks(row: Any) -> list[list[_Claim]]:
     pair = f"one confusion, {row.best_fix}, costs {parts[2]:.2f} of the lost {lost:.2f}"
     repeated = min(1.0, SURE * fix / _THIRD) if row.recurs else 0.0
     unsure = SURE + 0.1 * min(1.0, row.unsure / _UNSURE[0] - 1) if row.is_lost else 0.0
-    blind = (
-        f"the model is {row.unsure:.1f} times as unsure all over it as in the typical image of this split."
-    )
+    times = f"{row.unsure:.1f} times as unsure all over it as in the typical image of this split."
     return [
         [
             ("label error", row.label_score if row.suspect else 0.0, f"{row.suspect_kind}: {label}."),
@@ -93,7 +93,7 @@ def _ranks(row: Any) -> list[list[_Claim]]:
             ("class confusion", fix, f"{pair}."),
             ("systematic confusion", repeated, f"{pair}, and recurs {row.recurs}."),
         ],
-        [("unlike training", unsure, blind + row.nearest)],
+        [("unlike training", unsure, f"the model is {times}{row.nearest}")],
     ]
 
 
@@ -104,9 +104,8 @@ def summarise_causes(failures: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for cause, group in failures.groupby("cause", sort=False):
-        examples = ", ".join(group["id"].head(3)) + ", ..." * (len(group) > 3)
-        lost = float((1 - group["miou"]).sum())
-        rows.append((cause, len(group), len(group) / len(failures), lost, examples, ADVICE[cause]))
+        share, lost = len(group) / len(failures), float((1 - group["miou"]).sum())
+        rows.append((cause, len(group), share, lost, some(group["id"].tolist()), ADVICE[cause]))
     rows.sort(key=lambda row: (row[0] == "unexplained", -row[1]))
     return pd.DataFrame(rows, columns=["cause", "failures", "share", "lost", "examples", "advice"])
 
@@ -119,11 +118,11 @@ def recurring(confusions: np.ndarray, groups: np.ndarray, names: tuple, fixes: p
     that show the class. Images are known by position in (N, C, C) `confusions` and (N,) `groups`, the sequences
     ("" for none); `fixes` are such as "road -> pavement", or "".
     """
-    told = [""] * len(fixes)
+    told, pairs = [""] * len(fixes), confusion_names(names).tolist()
     for k, (position, fix) in enumerate(fixes.items()):
         if not fix:
             continue
-        t, p = map(names.index, fix.split(" -> "))
+        t, p = divmod(pairs.index(fix), len(names))
         pixels, where = confusions[:, t].sum(1), "sequence" if groups[position] else "split"
         shows = (groups == groups[position]) & (pixels > 0)
         has, shown = (shows & (confusions[:, t, p] >= _RECURS * pixels)).sum(), shows.sum()

@@ -12,8 +12,11 @@
 After Bolya et al., TIDE: A General Toolbox for Identifying Object Detection Errors, ECCV 2020, for boxes.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
+from numpy.lib.stride_tricks import sliding_window_view
 
 from seglib import metrics
 from seglib.data import IGNORE, label_regions
@@ -73,12 +76,9 @@ def _near(ids: np.ndarray, wanted: np.ndarray, wrong: np.ndarray, width: int) ->
 
 
 def _spread(bits: np.ndarray, width: int) -> np.ndarray:
-    """(H, W) -> bits of all rows from `width` above to `width` below, by windows that double."""
-    rows, span, full = np.pad(bits, ((width, width), (0, 0))), 1, 2 * width + 1
-    while span < full:
-        step = min(span, full - span)
-        rows, span = rows[:-step] | rows[step:], span + step
-    return rows
+    """(H, W) -> bits of all rows from `width` above to `width` below."""
+    rows = np.pad(bits, ((width, width), (0, 0)))
+    return np.bitwise_or.reduce(sliding_window_view(rows, 2 * width + 1, axis=0), axis=-1)
 
 
 def wrong_counts(confusions: np.ndarray) -> np.ndarray:
@@ -96,12 +96,11 @@ def pixel_price(confusion: np.ndarray, absent: str = "truth") -> np.ndarray:
     return counted / np.maximum(union, 1) / (counted.sum() or np.nan)
 
 
-def lost_iou(truth: np.ndarray, pred: np.ndarray, classes: int, absent: str = "truth") -> dict[str, float]:
-    """Compute the points of mIoU that one image loses to each kind of error, lost_<kind>; NaN: no valid pixel."""
-    price = pixel_price(metrics.confusion_matrix(truth, pred, classes), absent)
+def lost_iou(truth: np.ndarray, pred: np.ndarray, price: np.ndarray) -> dict[str, float]:
+    """Compute what one image loses to each kind of error, lost_<kind>, by the (C,) `pixel_price` of its classes."""
     kinds, lost = error_kinds(truth, pred), {}
     for k, kind in enumerate(ERROR_KINDS):
-        errors = metrics.confusion_matrix(truth[kinds == k], pred[kinds == k], classes)
+        errors = metrics.confusion_matrix(truth[kinds == k], pred[kinds == k], len(price))
         lost[f"lost_{kind}"] = float((errors * (price[:, None] + price)).sum())
     return lost
 
@@ -125,15 +124,19 @@ def repair_gains(confusion: np.ndarray, absent: str = "truth") -> np.ndarray:
     return np.where(moved > 0, after - before.sum() / max(1, counted.sum()), 0.0)
 
 
+def confusion_names(names: Sequence[str]) -> np.ndarray:
+    """Name every confusion as "pole -> building": (C * C,), ground truth by ground truth."""
+    return np.array([f"{t} -> {p}" for t in names for p in names], object)
+
+
 def best_repairs(confusions: np.ndarray, names: tuple[str, ...], absent: str = "truth") -> pd.DataFrame:
     """Find the confusion of each image whose repair would raise its mIoU most.
 
     Returns best_fix ("pole -> building"; "" where nothing is wrong) and best_fix_gain (points of mIoU).
     """
     gains = np.reshape([repair_gains(one, absent) for one in confusions], (-1, len(names) ** 2))
-    pairs = np.array([f"{t} -> {p}" for t in names for p in names], object)
-    most = gains.max(1)
-    return pd.DataFrame({"best_fix": np.where(most > 0, pairs[gains.argmax(1)], ""), "best_fix_gain": most})
+    most, fixes = gains.max(1), confusion_names(names)[gains.argmax(1)]
+    return pd.DataFrame({"best_fix": np.where(most > 0, fixes, ""), "best_fix_gain": most})
 
 
 def error_costs(evaluation: Evaluation, count: int | None = 10) -> pd.DataFrame:
@@ -149,6 +152,6 @@ def error_costs(evaluation: Evaluation, count: int | None = 10) -> pd.DataFrame:
     table["share"] = table["pixels"] / total.sum(1)[t]
     table["images"] = (confusions > 0).sum(0)[t, p]
     table["gain"] = repair_gains(total, "union")[t, p]
-    absent, gains = evaluation.scores["absent"], np.zeros(total.shape)
-    table["gain_image"] = sum((repair_gains(one, absent) for one in confusions), gains)[t, p] / scored
+    gains = sum(repair_gains(one, evaluation.scores["absent"]) for one in confusions)
+    table["gain_image"] = gains[t, p] / scored
     return table.sort_values("gain", ascending=False, kind="stable", ignore_index=True).head(count)

@@ -23,8 +23,8 @@ _BAND = 2.5  # units on both sides of an outline in which disagreement may be a 
 _BESIDE = (3.0, 6.0)  # units from an outline: what its edge strength is compared with
 _COARSE, _REACH = 64, 0.15  # longer side of the grid on which shifts are tried; how far, as a share of it
 _FLAT = 0.05  # edge strength, as a share of the image's mean, below which an area is flat
-_COLUMNS = ["given", "suggested", "by_given", "pixels", "y", "x", "box", "size", "contradicted", "mass"]
-_COLUMNS += ["own", "of_mask", "of_pred", "color", "edge", "edge_own", "edge_mask"]
+_COLUMNS = ["given", "suggested", "by_given", "pixels", "y", "x", "box", "hit", "size", "contradicted"]
+_COLUMNS += ["mass", "own", "of_mask", "of_pred", "color", "edge", "edge_own", "edge_mask"]
 
 
 class View(NamedTuple):
@@ -50,13 +50,7 @@ class Evidence(NamedTuple):
 
 
 def view(image: np.ndarray, probabilities: np.ndarray, pred: np.ndarray) -> View:
-    """Prepare an image.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        probabilities: (C, H, W) floating point, summing to 1 over classes.
-        pred: (H, W) uint8 class ids.
-    """
+    """Prepare an image (H, W, 3) uint8 RGB, its probabilities (C, H, W) and its prediction (H, W) uint8 ids."""
     smooth = ndimage.gaussian_filter(image.astype(np.float32), (1, 1, 0))
     slopes = (ndimage.sobel(smooth, axis) for axis in (0, 1))
     edges = np.sqrt(np.hypot(*slopes).max(2))  # so that a few strong edges do not outvote the rest
@@ -83,8 +77,8 @@ def _far(lines: np.ndarray) -> np.ndarray:
     return ndimage.distance_transform_edt(~lines) * (_UNIT / max(lines.shape))
 
 
-def measure(seen: View, truth: np.ndarray) -> Evidence:
-    """Compare a mask, (H, W) uint8 class ids with 255 for ignored, with what the model and the image say."""
+def measure(seen: View, truth: np.ndarray, changed: np.ndarray) -> Evidence:
+    """Compare a mask (H, W) uint8 with what model and image say; a fault `changed` it there, (H, W) bool."""
     pred, valid = seen.pred, truth != IGNORE
     pixels, apart, lines = max(1, np.count_nonzero(valid)), valid & (truth != pred), outlines(truth)
     ids = np.where(valid, truth, 0)[None].astype(np.intp)
@@ -118,9 +112,7 @@ def measure(seen: View, truth: np.ndarray) -> Evidence:
         half, most = np.percentile(away, [50, 90]) if len(away) else (0.0, 0.0)
         numbers |= {f"{name}_50": np.log1p(half), f"{name}_90": np.log1p(most)}
     confusion = metrics.confusion_matrix(truth, pred, len(seen.log_p))
-    regions, weight = label_regions(truth), np.where(inner, ratio**2, 0)
-    found = (_regions(seen, truth, regions, ratio, weight, lines, side) for side in (True, False))
-    table = pd.DataFrame([row for rows in found for row in rows], columns=_COLUMNS)
+    table = pd.DataFrame(_regions(seen, truth, ratio, inner, lines, changed), columns=_COLUMNS)
     return Evidence({k: float(v) for k, v in numbers.items()}, confusion, table, (dx, dy))
 
 
@@ -142,65 +134,65 @@ def disagreement(truth: np.ndarray, pred: np.ndarray, by_given: bool) -> tuple[n
 def _regions(
     seen: View,
     truth: np.ndarray,
-    regions: tuple,
     ratio: np.ndarray,
-    weight: np.ndarray,
+    inner: np.ndarray,
     lines: np.ndarray,
-    by_given: bool,
+    changed: np.ndarray,
 ) -> Iterator[dict]:
     """Yield what the regions with most evidence tell.
 
     given, suggested: class ids of mask and model. y, x: one of its pixels. by_given: connected by its given
-    class or not. box: y0, x0, y1, x1. The rest are numbers: size, how surely the model contradicts the mask,
-    how much of the mask's and of the prediction's regions it covers, whether its contour is the prediction's
-    own, and whether image and colours change where it ends.
+    class or not. box: y0, x0, y1, x1. hit: share of it that is `changed`. The rest are numbers: size, how surely
+    the model contradicts the mask, how much of the mask's and of the prediction's regions it covers, whether its
+    contour is the prediction's own, and whether image and colours change where it ends.
     """
-    labels, values, sizes = disagreement(truth, seen.pred, by_given)
-    (of_mask, _, mask_sizes), (of_pred, _, pred_sizes) = regions, seen.regions
-    other = seen.pred if by_given else truth
-    mass = np.bincount(labels.ravel(), weight.ravel(), minlength=len(values))
-    boxes = ndimage.find_objects(labels + 1)
-    for k in np.argsort(-mass, kind="stable")[: min(REGIONS, np.count_nonzero(mass))]:
-        y0, y1, x0, x1 = boxes[k][0].start, boxes[k][0].stop, boxes[k][1].start, boxes[k][1].stop
-        place = np.s_[max(0, y0 - 4) : y1 + 4, max(0, x0 - 4) : x1 + 4]
-        inside = labels[place] == k
-        pair = int(values[k]), int(np.bincount(other[place][inside], weight[place][inside]).argmax())
-        edge = inside & ~ndimage.binary_erosion(inside)
-        ring = ndimage.binary_dilation(inside, iterations=4) & ~inside & (truth[place] == pair[not by_given])
-        edges, core = seen.edges[place], inside & ~edge
-        within = edges[core if core.any() else inside].mean()
-        own = edge & seen.outline[place] & ~lines[place]
-        shared = edge & lines[place] & ~seen.outline[place]
-        strength = {
-            name: np.log(((edges[part].mean() if part.any() else within) + _FLAT) / (within + _FLAT))
-            for name, part in (("edge", edge), ("edge_own", own), ("edge_mask", shared))
-        }
-        color = seen.color[place]
-        change = np.abs(color[inside].mean(0) - color[ring].mean(0)).mean() if ring.any() else 0.0
-        yield {
-            "given": pair[not by_given],
-            "suggested": pair[by_given],
-            "by_given": by_given,
-            "pixels": int(sizes[k]),
-            "y": y0,
-            "x": x0 + int(np.flatnonzero(labels[y0, x0:x1] == k)[0]),
-            "box": (y0, x0, y1, x1),
-            "size": np.log(sizes[k] / labels.size),
-            "contradicted": ratio[place][inside].mean(),
-            "mass": np.log(mass[k] / sizes[k] + 1e-2),
-            "own": own.sum() / edge.sum(),
-            "of_mask": _covered(of_mask[place][inside], mask_sizes, sizes[k]),
-            "of_pred": _covered(of_pred[place][inside], pred_sizes, sizes[k]),
-            "color": np.log(change + 2.0),
-            **strength,
-        }
+    (of_mask, _, mask_sizes), (of_pred, _, pred_sizes) = label_regions(truth), seen.regions
+    weight = np.where(inner, ratio**2, 0)
+    for by_given, other in ((True, seen.pred), (False, truth)):
+        labels, values, sizes = disagreement(truth, seen.pred, by_given)
+        mass = np.bincount(labels.ravel(), weight.ravel(), minlength=len(values))
+        boxes = ndimage.find_objects(labels + 1)
+        for k in np.argsort(-mass, kind="stable")[: min(REGIONS, np.count_nonzero(mass))]:
+            (y0, y1), (x0, x1) = ((side.start, side.stop) for side in boxes[k])
+            place = np.s_[max(0, y0 - 4) : y1 + 4, max(0, x0 - 4) : x1 + 4]
+            inside, color = labels[place] == k, seen.color[place]
+            pair = int(values[k]), int(np.bincount(other[place][inside], weight[place][inside]).argmax())
+            edge, around = (
+                inside & ~ndimage.binary_erosion(inside),
+                ndimage.binary_dilation(inside, iterations=4),
+            )
+            ring = around & ~inside & (truth[place] == pair[not by_given])
+            own = edge & seen.outline[place] & ~lines[place]
+            shared = edge & lines[place] & ~seen.outline[place]
+            edges, core, parts = seen.edges[place], inside & ~edge, {"": edge, "_own": own, "_mask": shared}
+            within = edges[core if core.any() else inside].mean() + _FLAT
+            on = {name: edges[part].mean() + _FLAT if part.any() else within for name, part in parts.items()}
+            change = np.abs(color[inside].mean(0) - color[ring].mean(0)).mean() if ring.any() else 0.0
+            yield {
+                "given": pair[not by_given],
+                "suggested": pair[by_given],
+                "by_given": by_given,
+                "pixels": int(sizes[k]),
+                "y": y0,
+                "x": x0 + int(np.flatnonzero(labels[y0, x0:x1] == k)[0]),
+                "box": (y0, x0, y1, x1),
+                "hit": changed[place][inside].mean(),
+                "size": np.log(sizes[k] / labels.size),
+                "contradicted": ratio[place][inside].mean(),
+                "mass": np.log(mass[k] / sizes[k] + 1e-2),
+                "own": own.sum() / edge.sum(),
+                "of_mask": _covered(of_mask[place][inside], mask_sizes, sizes[k]),
+                "of_pred": _covered(of_pred[place][inside], pred_sizes, sizes[k]),
+                "color": np.log(change + 2.0),
+                **{f"edge{name}": np.log(strength / within) for name, strength in on.items()},
+            }
 
 
 def _covered(labels: np.ndarray, sizes: np.ndarray, pixels: int) -> float:
     """Compute the share of the regions under (K,) labels that they cover; slivers are left out."""
     of, overlap = np.unique(labels, return_counts=True)
     mostly = overlap >= 0.1 * pixels
-    return float(overlap[mostly].sum() / sizes[of[mostly]].sum())
+    return float(overlap[mostly].sum() / max(1, sizes[of[mostly]].sum()))
 
 
 def _best_shift(truth: np.ndarray, pred: np.ndarray) -> tuple[int, int, float]:

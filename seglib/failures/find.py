@@ -10,9 +10,8 @@ from IPython.display import Markdown
 from seglib import metrics
 from seglib.evaluate import Evaluation
 from seglib.failures.causes import summarise_causes
-from seglib.failures.error_types import best_repairs, wrong_counts
+from seglib.failures.error_types import best_repairs, confusion_names, wrong_counts
 
-MODES = ("absolute", "percentile", "per_class")
 _NEAR = 0.1  # within this of the limit: a near miss
 _SEVERITIES = {"near-threshold": "near-threshold", "clear": "clear", "guessing": "no better than guessing"}
 
@@ -34,9 +33,6 @@ def read_threshold(value: float, mode: str = "absolute", classes: str = "", name
 
     `classes`, for "per_class", such as "person 0.5, sign 0.3, bicyclist": of `names`, with an IoU or `value`.
     """
-    if mode not in MODES or not 0 <= value <= 1:
-        told = f"threshold_mode {mode!r}, threshold {value:g}: expected one of {', '.join(MODES)}"
-        raise ValueError(f"{told}, and a number from 0 to 1.")
     entries, limits = [part.strip() for part in classes.split(",") if part.strip()], {}
     if (mode == "per_class") != bool(entries):
         told = f"threshold_mode {mode!r} with class_thresholds {classes!r}: per_class needs classes"
@@ -85,22 +81,6 @@ def describe(evaluation: Evaluation, threshold: Threshold) -> str:
     return f"below a mean IoU of {cutoff(evaluation, threshold):.3g}, the lowest {100 * threshold.value:g}%"
 
 
-def failure_curve(evaluation: Evaluation, threshold: Threshold) -> pd.DataFrame:
-    """Count how many images would fail at every threshold: 0, 0.01, ..., 1, and the chosen one.
-
-    Returns of ("mIoU" or a class), threshold, images (that would fail), scored (that could), share (of those), chosen.
-    """
-    of_classes, parts = threshold.classes, []
-    for name, limit in (of_classes or {"mIoU": cutoff(evaluation, threshold)}).items():
-        scores = evaluation.per_image_class_iou[name] if of_classes else evaluation.per_image["miou"]
-        known = np.sort(scores.dropna().to_numpy(float))
-        steps = np.unique(np.append(np.arange(101) / 100, limit))
-        part = pd.DataFrame({"of": name, "threshold": steps, "images": np.searchsorted(known, steps)})
-        part["scored"], part["share"] = len(known), part["images"] / (len(known) or np.nan)
-        parts.append(part.assign(chosen=steps == limit))
-    return pd.concat(parts, ignore_index=True)
-
-
 def find_failures(evaluation: Evaluation, threshold: float | Threshold = 0.5) -> pd.DataFrame:
     """Find the images below the threshold, worst first; an image without a valid pixel cannot fail.
 
@@ -114,21 +94,15 @@ def find_failures(evaluation: Evaluation, threshold: float | Threshold = 0.5) ->
     images, counts = evaluation.per_image[failed].reset_index(drop=True), evaluation.confusions[failed]
     iou = evaluation.per_image_class_iou.loc[failed, list(names)]
     wrong = wrong_counts(counts).reshape(-1, len(names) ** 2)
-    pairs = np.array([f"{t} -> {p}" for t in names for p in names], object)
     near = np.where(score >= limit - _NEAR, "near-threshold", "clear")
-    guess = images.get("baseline_miou", np.nan)  # unknown in older runs
+    guess = images.get("baseline_miou", np.nan)  # unknown without a training split
     table = images[["id", "miou"]].assign(severity=np.where(images["miou"] <= guess, "guessing", near))
     table["worst_class"], table["worst_class_iou"] = images["worst_class"], iou.min(axis=1).to_numpy(float)
-    table["top_confusion"] = np.where(wrong.any(1), pairs[wrong.argmax(1)], "")
+    table["top_confusion"] = np.where(wrong.any(1), confusion_names(names)[wrong.argmax(1)], "")
     table["top_confusion_share"] = wrong.max(1) / images["valid_pixels"]
     table["group"] = images["group"]
     table = table.join(best_repairs(counts, names, evaluation.scores["absent"]))
     return table.sort_values(["miou", "id"], ignore_index=True)
-
-
-def failure_confusions(evaluation: Evaluation, failures: pd.DataFrame) -> np.ndarray:
-    """Add up the (C, C) counts of the failed images; zeros when there are none."""
-    return evaluation.confusions[evaluation.per_image["id"].isin(failures["id"])].sum(0)
 
 
 def class_view(evaluation: Evaluation, failures: pd.DataFrame) -> pd.DataFrame:

@@ -25,14 +25,9 @@ from threadpoolctl import threadpool_limits
 from seglib.data import IGNORE, LABEL_FAULTS, Dataset, LabelFaults
 from seglib.failures import evidence
 
-KIND_NAMES = {
-    "swapped_classes": "swapped class",
-    "missing_object": "missing object",
-    "shifted_mask": "shifted mask",
-    "wrong_mask": "mask of another image",
-    "crude_outline": "crude outlines",
-    "swollen_outline": "swollen outlines",
-}
+KIND_NAMES = {"swapped_classes": "swapped class", "missing_object": "missing object"}
+KIND_NAMES |= {"shifted_mask": "shifted mask", "wrong_mask": "mask of another image"}
+KIND_NAMES |= {"crude_outline": "crude outlines", "swollen_outline": "swollen outlines"}
 _NUMBER_OF = {kind: k for k, kind in enumerate(("sound", *LABEL_FAULTS))}
 SUSPECT = ["label_score", "suspect", "suspect_kind", "suspect_given", "suspect_suggested", "suspect_detail"]
 SUSPECT += ["suspect_box", "pixels", "seed", "by_given"]
@@ -109,19 +104,11 @@ class LabelCheck:
     def _add(
         self, position: int, kind: str, seen: evidence.View, truth: np.ndarray, mask: np.ndarray
     ) -> None:
-        found = evidence.measure(seen, mask)
-        regions = found.regions.assign(row=len(self.rows), position=position, hit=0.0)
-        if kind in _LOCAL:
-            labels = {side: evidence.disagreement(mask, seen.pred, side)[0] for side in (True, False)}
-            hits = []
-            for one in found.regions.itertuples():
-                inside = labels[one.by_given] == labels[one.by_given][one.y, one.x]
-                hits.append((truth != mask)[inside].mean())
-            regions["hit"] = np.array(hits, float)
+        found = evidence.measure(seen, mask, (truth != mask) & (kind in _LOCAL))
+        self.regions.append(found.regions.assign(row=len(self.rows), position=position))
         dx, dy = found.shift
         self.rows.append({"position": position, "kind": kind, "dx": dx, "dy": dy} | found.numbers)
         self.confusions.append(csr_array(found.confusion.reshape(1, -1)))
-        self.regions.append(regions)
 
     def judge(self, lost: np.ndarray) -> Findings:
         """Compute the probability of every mask to be wrong, and name those that are.
@@ -226,11 +213,8 @@ def _cross_fitted(
 ) -> tuple[np.ndarray, np.ndarray, dict[int, int]]:
     """Learn from the images of other parts which regions lie in a wrong label and which masks are wrong.
 
-    `sound` tells of each row how much it counts as a sound mask.
-
-    Returns:
-        (R,) probability of each row to be wrong, (R,) its most probable kind as index of `LABEL_FAULTS`, and of
-        each row with regions the index of the most suspicious one.
+    `sound` tells of each row how much it counts as a sound mask. Returns (R,) the probability of each row to be
+    wrong, (R,) its most probable kind as index of `LABEL_FAULTS`, and row -> index of its most suspicious region.
     """
     position, kind = rows["position"].to_numpy(), rows["kind"].map(_NUMBER_OF).to_numpy()
     folds = np.zeros(len(rows), int)
@@ -266,12 +250,10 @@ def _region_odds(rows: pd.DataFrame, regions: pd.DataFrame, folds: np.ndarray, s
 
 def _numbers(rows: pd.DataFrame, regions: pd.DataFrame, odds: pd.Series) -> pd.DataFrame:
     """Collect what the regression of masks takes: a row's numbers, and the odds of its two worst regions."""
-    ranked = odds.sort_values(ascending=False).groupby(regions["row"])
-    first, second = (ranked.nth(k) for k in (0, 1))
+    ranked = pd.DataFrame({"row": regions["row"], "odds": odds}).sort_values("odds", ascending=False)
+    ranked = ranked.set_index(["row", ranked.groupby("row").cumcount()])["odds"].unstack()
     table = rows.drop(columns=["position", "kind", "dx", "dy"])
-    for name, found in (("region", first), ("region_2", second)):
-        by_row = pd.Series(found.to_numpy(), regions.loc[found.index, "row"])
-        table[name] = by_row.reindex(rows.index).fillna(_NONE)
+    table[["region", "region_2"]] = ranked.reindex(rows.index, columns=[0, 1]).fillna(_NONE)
     return table
 
 
@@ -311,10 +293,7 @@ def _reliability(rows: pd.DataFrame, wrong: np.ndarray) -> pd.DataFrame:
 
 def named(suspects: pd.DataFrame) -> pd.DataFrame:
     """Keep the rows of suspects.csv, as it is or read as text, that name a wrong mask, most probable first."""
-    if "suspect" not in suspects:  # of an earlier version, whose scores were ranks
-        return suspects.iloc[:0]
-    kept = suspects[suspects["suspect"].astype(str) == "True"]
-    kept = kept.assign(label_score=kept["label_score"].astype(float))
+    kept = suspects[suspects["suspect"].astype(str) == "True"].astype({"label_score": float})
     return kept.sort_values("label_score", ascending=False, kind="stable")
 
 

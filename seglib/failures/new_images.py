@@ -1,4 +1,4 @@
-"""Predict a folder of new images: masks, overlays, and a table with what warns of each prediction."""
+"""Predict a folder of new images, with what warns of each prediction; and choose which of them to label next."""
 
 import base64
 import hashlib
@@ -11,21 +11,28 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
+from sklearn.linear_model import LinearRegression
+from sklearn.model_selection import GroupKFold, cross_val_predict
 from tqdm.auto import tqdm
 
 from seglib import checks, data, evaluate, runs
 from seglib.data import DatasetError, ImageForm
-from seglib.evaluate import predict_image
+from seglib.evaluate import Evaluation, predict_image
 from seglib.failures import novelty
-from seglib.failures.analyse import class_confidence
+from seglib.failures.analyse import class_confidence, save_png
 from seglib.failures.causes import NOVEL
 from seglib.failures.novelty import Scorer, TrainingImages
+from seglib.failures.relabel import write_annotations
 from seglib.runs import Run, display_path
 
 _LARGEST = 2048  # pixels a side of what features are computed from
 _COLUMNS = ["id", "image", "height", "width", "confidence", "class_confidence", "novelty", "disagreement"]
 _COLUMNS += ["warnings", "error"]
+_SIGNALS = ["confidence", "class_confidence", "novelty"]
+_CHOSEN = ["rank", "id", "image", "score", "expected_miou", "novelty", "distance", "rarest_class"]
+_CHOSEN += ["confidence", "warnings"]
+_PRESENT = 0.001  # share of an image from which a predicted class counts as in it
+_SAME = 1e-6  # distance below which an image adds nothing to one that is chosen or trained on
 _UNLIKE = "unlike training: {:.0%} of the training images have a nearer neighbour than it has."
 
 
@@ -58,9 +65,9 @@ def predict_folder(
     other = novelty.load_scorer(against, spec.classes) if against else None
     with runs.lock(out / ".writing", "predicting"):
         _claim(images, out, files, {"run": _digest(run), "against": _digest(against)})
-        done, form = _measured(out), ImageForm(**spec.images)
-        todo = [name for name in files if name not in done]
-        bar = {"total": len(files), "initial": len(done), "unit": "image", "disable": not progress}
+        rows, form = _measured(out), ImageForm(**spec.images)
+        todo = [name for name in files if name not in rows]
+        bar = {"total": len(files), "initial": len(rows), "unit": "image", "disable": not progress}
         with (out / "images.jsonl").open("a", encoding="utf-8") as lines, ThreadPoolExecutor(2) as pool:
             lines.write("\n")  # what a killed process left of a line stays a line of its own
             read = data.map_ahead(pool, lambda name: (name, _read(images / files[name], form)), todo, ahead=2)
@@ -70,7 +77,8 @@ def predict_folder(
                     row |= _predict(image, images / files[name], out, name, scorer, other)
                 lines.write(json.dumps(row) + "\n")
                 lines.flush()
-        rows, training = _measured(out), None
+                rows[name] = row
+        training = None
         try:
             training = novelty.observe_training(run, evaluate.run_dataset(run), scorer, progress)
         except DatasetError as error:
@@ -116,39 +124,31 @@ def _read(path: Path, form: ImageForm) -> np.ndarray | str:
 
 
 def _predict(
-    image: np.ndarray,
-    source: Path,
-    out: Path,
-    name: str,
-    scorer: Scorer,
-    other: Scorer | None,
+    image: np.ndarray, source: Path, out: Path, name: str, scorer: Scorer, other: Scorer | None
 ) -> dict[str, Any]:
-    ids, confidence = predict_image(scorer[0], image, scorer[1])
+    ids, facts, vector = measure(image, scorer)
     classes = scorer[0].spec.classes
     evaluate.save_ids(out / "masks" / f"{name}.png", ids, classes)
     if tags := data.georeference(source):
         how = {"format": "TIFF", "compression": "tiff_deflate", "tiffinfo": tags}
         evaluate.save_ids(out / "masks" / f"{name}.tif", ids, classes, **how)
-    with runs.atomic_path(out / "overlays" / f"{name}.png") as temporary:
-        Image.fromarray(data.overlay(*data.fitting(image, ids), classes)).save(temporary, format="PNG")
-    facts, vector = measure(image, ids, confidence, scorer)
+    save_png(out / "overlays" / f"{name}.png", data.overlay(*data.fitting(image, ids), classes))
     if other:
         facts["disagreement"] = float((ids != predict_image(other[0], image, other[1])[0]).mean())
     return facts | {"features": base64.b64encode(vector.astype(np.float16).tobytes()).decode()}
 
 
-def measure(
-    image: np.ndarray, ids: np.ndarray, confidence: np.ndarray, scorer: Scorer
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Measure a predicted image: size, confidences, qualities, the share of each class; and its features (D,)."""
-    spec = scorer[0].spec
+def measure(image: np.ndarray, scorer: Scorer) -> tuple[np.ndarray, dict[str, Any], np.ndarray]:
+    """Predict an image (H, W, 3): ids (H, W); sizes, confidences, qualities, shares of classes; features (D,)."""
+    spec, (ids, confidence) = scorer[0].spec, predict_image(scorer[0], image, scorer[1])
     (small,) = data.fitting(image, most=min(spec.long_side or _LARGEST, _LARGEST))
     (vector,) = novelty.image_features(torch.from_numpy(np.array(small)).permute(2, 0, 1)[None], *scorer)
     facts = {"height": ids.shape[0], "width": ids.shape[1], "confidence": float(confidence.mean())}
     facts["class_confidence"] = class_confidence(ids.ravel(), confidence.ravel())
     shares = np.bincount(ids.ravel(), minlength=len(spec.classes)) / ids.size
     facts |= {f"share_{name}": share for name, share in zip(spec.classes.names, shares.tolist(), strict=True)}
-    return facts | {"qualities": checks.qualities(image)}, vector / max(float(np.linalg.norm(vector)), 1e-9)
+    facts["qualities"] = checks.qualities(image)
+    return ids, facts, vector / max(float(np.linalg.norm(vector)), 1e-9)
 
 
 def _table(rows: list, training: TrainingImages | None, names: tuple) -> tuple[pd.DataFrame, np.ndarray]:
@@ -167,3 +167,89 @@ def _table(rows: list, training: TrainingImages | None, names: tuple) -> tuple[p
             told[k] = " ".join(filter(None, found))
     kinds = {"height": "Int64", "width": "Int64", "novelty": float, "disagreement": float}
     return table.assign(warnings=told).astype(kinds), features
+
+
+def label_next(
+    evaluation: Evaluation, images: str | Path, out: str | Path, count: int = 20, progress: bool = False
+) -> pd.DataFrame:
+    """Choose the images of a folder that would teach most, and write them for an annotation tool.
+
+    The value of an image is (1 - expected mIoU) x (1 + rarity of its rarest predicted class). The expected mIoU
+    is a regression on confidences and novelty, fitted on the images that 03 scored. The next image has the highest
+    value x distance to its nearest neighbour among the training images and those chosen before. Beside the files
+    of `predict_folder`, it writes label_next.csv, .json (how sure the expected mIoU is) and .zip (for CVAT), and
+    returns label_next.csv: `count` images, fewer where the rest repeats what is chosen or trained on.
+
+    Source: Sener and Savarese, Active Learning for Convolutional Neural Networks: A Core-Set Approach, ICLR 2018
+    (k-center, here weighted by the value).
+    """
+    evaluate.check_as_scored(evaluation)
+    new = predict_folder(evaluation.run, images, out, progress=progress)
+    table, out = new.table[new.table["error"] == ""].reset_index(drop=True), Path(out)
+    if table.empty:
+        raise DatasetError(f"none of {len(new.table)} images can be read: {new.table['error'].iloc[0]}")
+    model, sure = _calibrate(evaluation, new, progress)
+    names, rarity = evaluation.classes.names, checks.class_weights(new.training.pixels[None], "sqrt_inverse")
+    held = table[[f"share_{name}" for name in names]].to_numpy(float) >= _PRESENT
+    rare = np.where(held, rarity / rarity.max(), 0.0)  # (N, C); 1: the rarest class of all
+    table["rarest_class"] = [names[k] for k in rare.argmax(1)]
+    table["expected_miou"] = model.predict(_signals(table)).clip(0, 1)
+    value = (1 - table["expected_miou"].to_numpy()) * (1 + rare.max(1))
+    places, distances = choose(value, new.features, new.training.features, count)
+    columns = {"rank": range(1, len(places) + 1), "distance": distances, "score": value[places] * distances}
+    chosen = table.iloc[places].assign(**columns)[_CHOSEN].reset_index(drop=True)
+    paths, form = chosen.set_index("id")["image"].to_dict(), evaluation.dataset.form
+
+    def read(name: str) -> tuple[np.ndarray, np.ndarray]:
+        image = data.read_image(runs.resolve_path(images) / paths[name], form=form)
+        return image, evaluate.read_ids(out / "masks" / f"{name}.png")
+
+    write_annotations(out / "label_next.zip", evaluation.classes, list(paths), read)
+    runs.write_json(out / "label_next.json", {"split": evaluation.split, "images": len(table)} | sure)
+    runs.write_csv(out / "label_next.csv", chosen)
+    return chosen
+
+
+def _calibrate(evaluation: Evaluation, new: NewImages, progress: bool) -> tuple[LinearRegression, dict]:
+    """Fit the mIoU of the evaluated images to what is known without labels; say how sure that is."""
+    dataset, samples = evaluation.dataset, evaluation.dataset.split(evaluation.split)
+    paths = tqdm(samples["image"], "calibrating", leave=False, disable=not progress)
+    images = (data.read_image(dataset.root / path, form=dataset.form) for path in paths)
+    _, rows, vectors = zip(*(measure(image, new.scorer) for image in images), strict=True)
+    apart = novelty.compare(np.stack(vectors), new.training)
+    table = pd.DataFrame(rows).assign(novelty=apart["novelty"])
+    miou = evaluation.per_image.set_index("id")["miou"].reindex(samples["id"]).to_numpy(float)
+    known = np.isfinite(miou)
+    signals, miou, samples = _signals(table)[known], miou[known], samples[known]
+    units = evaluate.units_of(samples, pd.Series(miou))[0]
+    parts = min(5, len(np.unique(units)))
+    if parts < 2:
+        told = f"split {evaluation.split!r} has {parts} independent images that are scored"
+        raise DatasetError(f"{told}; expected 2 or more. Evaluate a larger split.")
+    model = LinearRegression(positive=True)  # more confidence never lowers the expected mIoU
+    told = cross_val_predict(model, signals, miou, groups=units, cv=GroupKFold(parts))
+    errors = {"error": np.abs(told - miou).mean(), "error_of_mean": np.abs(miou.mean() - miou).mean()}
+    weights = dict(zip(_SIGNALS, model.fit(signals, miou).coef_, strict=True))
+    return model, {"calibrated_on": int(known.sum()), **errors, "weights": weights}
+
+
+def _signals(table: pd.DataFrame) -> np.ndarray:
+    """The signals (N, 3), each higher where the model should be better."""
+    return table[_SIGNALS].assign(novelty=1 - table["novelty"].fillna(0.0)).to_numpy(float)
+
+
+def choose(value: np.ndarray, features: np.ndarray, seen: np.ndarray, count: int) -> tuple[list, list]:
+    """Choose images one after the other by value (N,) x distance to the nearest that is seen (M, D) or chosen.
+
+    Returns positions among the features (N, D), of length 1, and the cosine distance of each when it was chosen.
+    """
+    seen = seen / np.maximum(np.linalg.norm(seen, axis=1, keepdims=True), 1e-9)
+    parts = np.array_split(features, len(features) // 1000 + 1)  # (N, M) may not fit into memory
+    nearest, places, distances = np.concatenate([1 - (part @ seen.T).max(1) for part in parts]), [], []
+    while len(places) < count and (nearest > _SAME).any():
+        k = int(np.where(nearest > _SAME, value * nearest, -1).argmax())
+        places.append(k)
+        distances.append(float(nearest[k]))
+        nearest = np.minimum(nearest, 1 - features @ features[k])
+        nearest[k] = 0
+    return places, distances

@@ -45,14 +45,14 @@ def image_features(images: torch.Tensor, model: train.Segmenter, plan: train.Dev
 def observe_training(run: Run, dataset: Dataset, scorer: Scorer, progress: bool = False) -> TrainingImages:
     """Measure the images that the run was trained on, as its encoder sees them."""
     dataset = evaluate.trained_on(run, dataset)
-    cached, order, features = train.build_cache(dataset, "train", scorer[0].spec.long_side), [], []
+    cached, features = train.build_cache(dataset, "train", scorer[0].spec.long_side), {}
     batches = train.scoring_batches(cached, BATCH)
     for index, images, _ in tqdm(batches, "looking at train", leave=False, disable=not progress):
-        order.extend(index)
-        features.extend(image_features(images, *scorer))
+        features |= zip(index, image_features(images, *scorer), strict=True)
+    features = np.stack([features[k] for k in range(len(cached))])
     qualities = pd.DataFrame([checks.qualities(cached.pair(k)[0]) for k in range(len(cached))])
     samples, pixels = dataset.split("train")[["id", "group"]], cached.pixel_counts.sum(0)
-    return TrainingImages(samples, np.stack(features)[np.argsort(order)], qualities, pixels)
+    return TrainingImages(samples, features, qualities, pixels)
 
 
 def compare(features: np.ndarray, training: TrainingImages, own: Sequence[str] = ()) -> pd.DataFrame:

@@ -11,7 +11,6 @@ import zipfile
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -86,9 +85,8 @@ def write_annotations(
             # objects too: CVAT takes the background for one, of a label that no task has, where there are none
             kinds = {"JPEGImages": image, "SegmentationClass": table[mask], "SegmentationObject": table[mask]}
             for kind, picture in kinds.items():
-                stream = io.BytesIO()
-                Image.fromarray(picture).save(stream, "PNG")
-                archive.writestr(f"{kind}/{sample}.png", stream.getvalue())
+                with archive.open(f"{kind}/{sample}.png", "w") as file:
+                    Image.fromarray(picture).save(file, "PNG")
         lines = [f"{name}:{','.join(map(str, color))}::\n" for name, (_, color) in labels.items()]
         archive.writestr("labelmap.txt", "".join(["# label:color_rgb:parts:actions\n", *lines]))
         archive.writestr("ImageSets/Segmentation/default.txt", "\n".join([*ids, ""]))
@@ -104,22 +102,20 @@ def import_corrections(source: str | Path, dataset: Dataset, out: str | Path) ->
     `source` is a folder of `<id>.png` with class ids (255: ignored), or a zip of CVAT's "Segmentation mask 1.1":
     pixels without a label are of the class "background" where there is one, else ignored. Everything is read before
     anything is written: samples, labels or values that the dataset lacks, masks of another size, or a file that
-    would lie on an original are a DatasetError.
-
-    Returns:
-        a row a mask: id, mask (path in `out`; "" where nothing changed), changed (pixels), share (of all pixels).
+    would lie on an original are a DatasetError. Returns a row a mask: id, mask (path in `out`; "" where nothing
+    changed), changed (pixels), share (of all pixels).
     """
     source, out = Path(source), Path(out)
     if source.is_dir():
-        found = [(path.stem, path) for path in source.rglob("*.png")]
-        table, files = _changes(dataset, out, found, partial(_read_ids, dataset.classes))
+        found = [(path.stem, partial(_read_ids, path)) for path in source.rglob("*.png")]
+        table, files = _changes(dataset, out, found, ClassMap(dataset.classes.names))
     else:
         try:
             with zipfile.ZipFile(source) as archive:
                 entries = [i for i in archive.infolist() if "SegmentationClass/" in i.filename]
-                found = [(PurePosixPath(i.filename).stem, i) for i in entries if i.filename.endswith(".png")]
-                read = partial(_read_colors, archive, _read_labelmap(archive, dataset.classes))
-                table, files = _changes(dataset, out, found, read)
+                entries = [(PurePosixPath(i.filename), i) for i in entries if i.filename.endswith(".png")]
+                found = [(path.stem, partial(_read_colors, archive, info)) for path, info in entries]
+                table, files = _changes(dataset, out, found, _read_labelmap(archive, dataset.classes))
         except DatasetError:
             raise
         except Exception as error:  # damaged archives raise BadZipFile, RuntimeError, struct.error, ...
@@ -131,16 +127,16 @@ def import_corrections(source: str | Path, dataset: Dataset, out: str | Path) ->
     return table
 
 
-def _read_ids(classes: ClassMap, path: Path, shape: tuple[int, int]) -> np.ndarray:
+def _read_ids(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """Read a mask of class ids, (H, W)."""
     ids = data.read_stored(path)
-    if ids.shape != shape or not np.isin(ids, [*range(len(classes)), IGNORE]).all():
-        told = f"expected class ids from 0 to {len(classes) - 1}, or {IGNORE}, of size {shape}"
-        raise ValueError(f"{told}; it is {ids.shape}")
-    return ids.astype(np.uint8)
+    if ids.shape != shape:
+        raise ValueError(f"it is {ids.shape}, its mask {shape}")
+    return ids
 
 
-def _read_labelmap(archive: zipfile.ZipFile, classes: ClassMap) -> dict[tuple[int, ...], int]:
-    """Colour -> class id of every label of labelmap.txt."""
+def _read_labelmap(archive: zipfile.ZipFile, classes: ClassMap) -> ClassMap:
+    """Read which colour stands for which class in labelmap.txt."""
     labels, ids = _labels(classes), {}
     text = _unpack(archive, archive.getinfo("labelmap.txt"), 1 << 20).decode("utf-8", "replace")
     for line in re.findall(r"^[^#\s].*$", text, re.MULTILINE):
@@ -150,42 +146,35 @@ def _read_labelmap(archive: zipfile.ZipFile, classes: ClassMap) -> dict[tuple[in
             told = f"labelmap.txt: {brief(line)} is no 'label:red,green,blue::' with a colour of its own"
             raise DatasetError(f"{told} and one of the classes {', '.join(classes.names)}.")
         ids[color] = labels[found[1]][0]
-    return ids
+    return ClassMap(classes.names, id_map=ids)
 
 
 def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes:
-    """Read an entry, but not more than `limit` bytes: its header may lie about its size."""
-    with archive.open(info) as stream:
-        content = stream.read(limit + 1)
-    if len(content) > limit:
+    """Read an entry of at most `limit` bytes; of one whose header lies, zipfile reads no more than it says."""
+    if info.file_size > limit:
         raise DatasetError(f"{info.filename!r} unpacks to more than {limit:,} bytes, more than it can need.")
-    return content
+    return archive.read(info)
 
 
-def _read_colors(
-    archive: zipfile.ZipFile, ids: dict[tuple, int], info: zipfile.ZipInfo, shape: tuple[int, int]
-) -> np.ndarray:
+def _read_colors(archive: zipfile.ZipFile, info: zipfile.ZipInfo, shape: tuple[int, int]) -> np.ndarray:
+    """Read a mask in the colours of labelmap.txt, (H, W, 3) uint8."""
     content = _unpack(archive, info, 4 * shape[0] * shape[1] + (1 << 16))
     try:
         with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
             if picture.size[::-1] != shape:  # known before anything is decoded
                 raise ValueError(f"it is {picture.size[::-1]}, its mask {shape}")
-            stored = np.asarray(picture.convert("RGB"))
+            return np.asarray(picture.convert("RGB"))
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ... on damaged files
         raise ValueError(f"it cannot be read ({error})") from None
-    mask, known = np.zeros(shape, np.uint8), np.zeros(shape, bool)
-    for color, c in ids.items():
-        place = (stored == color).all(-1)
-        mask[place], known[place] = c, True
-    if not known.all():
-        raise ValueError(f"it holds a colour that labelmap.txt lacks: {tuple(stored[~known][0].tolist())}")
-    return mask
 
 
 def _changes(
-    dataset: Dataset, out: Path, found: list[tuple[str, Any]], read: Callable[[Any, tuple], np.ndarray]
+    dataset: Dataset, out: Path, found: list[tuple[str, Callable]], labels: ClassMap
 ) -> tuple[pd.DataFrame, dict[str, bytes]]:
-    """Compare masks, found by id, with their originals: the table of `import_corrections`, and files to write."""
+    """Compare masks with their originals: the table of `import_corrections`, and files to write.
+
+    `found` are ids, and what reads a mask of a given (H, W); `labels` tells what its values stand for.
+    """
     samples, masks, names = dataset.samples, dict(found), [name for name, _ in found]
     known = set(samples["id"])
     if not names:
@@ -199,7 +188,7 @@ def _changes(
     for row in samples[samples["id"].isin(masks)].itertuples():
         original, target, changed = data.read_mask(dataset.root / row.mask, dataset.classes), "", 0
         try:
-            mask = read(masks[row.id], original.shape)
+            mask = labels.encode(masks[row.id](original.shape))
             if changed := int((mask != original).sum()):
                 # a mask beside the dataset ("../masks/a.png") comes to lie inside `out` like all others
                 parts = [part for part in PurePosixPath(row.mask).parts if part not in ("..", "/")]

@@ -1,7 +1,5 @@
 """How far to trust it: does the model's own confidence warn of failures, and were planted faults found?"""
 
-from typing import NamedTuple
-
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
@@ -19,61 +17,52 @@ _EXPECTED |= {"unseen_condition": "unlike training", "far_tiny": "small objects"
 _OF_THE_MODEL = ("rare class", "small objects", "systematic confusion", "class confusion")
 
 
-class EarlyWarning(NamedTuple):
-    """What a signal tells of failures; below ten failed or ten sound images auroc and p are NaN."""
-
-    signal: str
-    images: int  # that have the signal, as those of failures
-    failures: int
-    auroc: float = float("nan")  # chance that a failed image has the lower signal; 0.5: nothing is known
-    p: float = float("nan")  # chance of an AUROC as high where the signal knows nothing
-
-
-def warnings_of(analysis: Analysis) -> dict[str, EarlyWarning]:
-    """Judge how well the mean confidence over pixels, and over classes, warns of failures."""
+def warnings_of(analysis: Analysis) -> str:
+    """Say how well the mean confidence over pixels, and over classes, warns of failures: a line each."""
     images, evaluation = analysis.images, analysis.evaluation
     units, _ = units_of(evaluation.dataset.split(evaluation.split), images["miou"])
-    signals = {"confidence": images["confidence"], "confidence by class": images["class_confidence"]}
-    failed = images["failed"].to_numpy()
-    return {name: early_warning(one.to_numpy(float), failed, units, name) for name, one in signals.items()}
+    names = {"confidence": "confidence", "class_confidence": "confidence by class"}
+    signals = [(images[column].to_numpy(float), name) for column, name in names.items()]
+    return "\n".join(warning(signal, images["failed"].to_numpy(), units, name) for signal, name in signals)
+
+
+def warning(signal: np.ndarray, failed: np.ndarray, units: np.ndarray, name: str = "confidence") -> str:
+    """Say whether a signal (N,) warns of failures, see `early_warning`; where it is NaN, an image is left out."""
+    known = np.isfinite(signal)
+    signal, failed, units = signal[known], failed[known], units[known]
+    bad, good = failed.sum(), (~failed).sum()
+    if min(bad, good) < FEWEST:
+        few = f"{bad} failed and {good} sound images have a {name}"
+        return f"{few}: at least {FEWEST} of each are needed to say whether it warns."
+    auroc, p = early_warning(signal, failed, units)
+    what = "warns of failures" if p <= LEVEL else "may be no better than chance"
+    return f"AUROC of the {name} for failure {auroc:.2f} (permutation p {p:.3f}): it {what}."
 
 
 def early_warning(
-    signal: np.ndarray, failed: np.ndarray, units: np.ndarray, name: str = "confidence", draws: int = 1000
-) -> EarlyWarning:
-    """Test a signal that should be low where the model fails, by permutations of whole units.
+    signal: np.ndarray, failed: np.ndarray, units: np.ndarray, draws: int = 1000
+) -> tuple[float, float]:
+    """Test a signal (N,) that should be low where the model fails, by permutations of whole units.
 
-    `signal` (N,) is such as the mean confidence of each image; where NaN, it is left out. `units` (N,) label what is
-    independent (`evaluate.units_of`). In each draw a unit gets the signals of another one, in their order, repeated
-    where that one is shorter. AUROC is the Mann-Whitney statistic: Hanley and McNeil, Radiology 1982.
+    `units` (N,) label what is independent (`evaluate.units_of`). In each draw a unit gets the signals of another
+    one, in their order, repeated where that one is shorter. Returns the AUROC, the chance that a failed image has
+    the lower signal (Mann-Whitney statistic: Hanley and McNeil, Radiology 1982), and p, that of one as high where
+    the signal knows nothing.
     """
-    known = np.isfinite(signal)
-    signal, failed, (codes, names) = signal[known], failed[known], pd.factorize(np.asarray(units)[known])
-    bad, good = int(failed.sum()), int((~failed).sum())
-    if min(bad, good) < FEWEST:
-        return EarlyWarning(name, len(signal), bad)
+    codes, names = pd.factorize(units)
     order = np.argsort(codes, kind="stable")  # unit by unit
     ranks, failed, codes = rankdata(signal)[order], failed[order], codes[order]
     sizes = np.bincount(codes)
     starts = np.cumsum(sizes) - sizes
-    place, weights = np.arange(len(codes)) - starts[codes], np.where(failed, -1 / bad, 1 / good)
+    place = np.arange(len(codes)) - starts[codes]
+    weights = np.where(failed, -1 / failed.sum(), 1 / (~failed).sum())
     random, found, as_high = np.random.default_rng(0), ranks @ weights, 1
     for _ in range(draws):
         source = random.permutation(len(names))[codes]
         shift = random.integers(len(codes), size=len(names))[codes]
         drawn = ranks[starts[source] + (place + shift) % sizes[source]]
         as_high += drawn @ weights >= found - 1e-9
-    return EarlyWarning(name, len(signal), bad, float(found / len(signal) + 0.5), as_high / (draws + 1))
-
-
-def warning_sentence(found: EarlyWarning) -> str:
-    """Word what it comes to, for a reader."""
-    if np.isnan(found.p):
-        few = f"{found.failures} failed and {found.images - found.failures} sound images"
-        return f"{few} have a {found.signal}: at least {FEWEST} of each are needed to say whether it warns."
-    what = "warns of failures" if found.p <= LEVEL else "may be no better than chance"
-    auroc = f"{found.auroc:.2f} (permutation p {found.p:.3f})"
-    return f"AUROC of the {found.signal} for failure {auroc}: it {what}."
+    return float(found / len(signal) + 0.5), as_high / (draws + 1)
 
 
 def was_it_right(analysis: Analysis, threshold: float = 0.65) -> pd.DataFrame | None:
@@ -95,8 +84,8 @@ def was_it_right(analysis: Analysis, threshold: float = 0.65) -> pd.DataFrame | 
     result = stated.where(stated.isin(["passed", "unexplained"]), "blamed_wrongly").mask(right, "found")
     columns = ["found", "passed", "unexplained", "blamed_wrongly"]
     table = pd.crosstab(kind, result).reindex(columns=columns, fill_value=0).rename_axis(columns=None)
-    table.insert(0, "planted", kind.value_counts())
-    for name, causes in stated[stated != "passed"].groupby(kind):
-        table.loc[name, "stated"] = ", ".join(f"{cause} {n}" for cause, n in causes.value_counts().items())
-    table = table.reindex(columns=["planted", *columns, "stated"]).fillna({"stated": ""})
+    table.insert(0, "planted", table.sum(axis=1))
+    for name, causes in stated.groupby(kind):
+        counts = causes[causes != "passed"].value_counts()
+        table.loc[name, "stated"] = ", ".join(f"{cause} {n}" for cause, n in counts.items())
     return table.rename_axis("fault").reset_index()

@@ -1,10 +1,12 @@
 """Figures of 03 and 04: classes, images, regions, calibration, two runs, and where and why images fail."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from seglib.checks import KINDS, QUALITY_OF, Reference
 from seglib.data import ClassMap
@@ -221,24 +223,24 @@ def costly_confusions(costs: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 @style.apply
-def threshold_curve(curve: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw how many images fail at every threshold, the chosen one marked.
+def threshold_curve(scores: pd.DataFrame, limits: Mapping[str, float], ax: Axes | None = None) -> Axes:
+    """Draw how many images fail at every threshold, the chosen one marked: a line a column of `scores`.
 
-    `curve`: of `failures.failure_curve`: of (a line each), threshold, images, scored, share (0-1), chosen.
+    `scores`: IoUs, a row an image (0-1 or NaN); `limits`: the thresholds of the columns that are drawn.
     """
-    known = curve.dropna(subset=["share"])
-    if known.empty:
+    known = {name: scores[name].dropna().to_numpy(float) for name in limits}
+    if not any(len(values) for values in known.values()):
         return style.empty(ax, "no image has a score")
     ax = style.axes(ax, 6.4, 3.8)
-    for k, (name, line) in enumerate(known.groupby("of", sort=False)):
-        at = line[line["chosen"]].iloc[0]
-        failing = f"{at['images']:.0f} of {at['scored']:.0f} images ({at['share']:.0%})"
-        label = f"{'mean IoU' if name == 'mIoU' else style.text(name)} below {at['threshold']:.3g}: {failing}"
-        look = {"color": style.COLORS[k % 6], "linestyle": ("-", "--", "-.", ":")[k % 4], "clip_on": False}
-        mark = {"marker": "o", "markersize": 7, "markevery": list(np.flatnonzero(line["chosen"]))}
-        ax.plot(line["threshold"], 100 * line["share"], label=label, **look, **mark)
-    ax.set(xlim=(0, 1), ylim=(0, 100), title="How many images fail at which threshold")
-    ax.set(xlabel="threshold: IoU in an image", ylabel="images that fail (%)")
+    for k, (name, values) in enumerate((name, values) for name, values in known.items() if len(values)):
+        below = np.count_nonzero(values < limits[name])
+        share, color = below / len(values), style.COLORS[k % 6]
+        label = f"{style.text(name)} below {limits[name]:.3g}: {below} of {len(values)} images ({share:.0%})"
+        ax.ecdf(values, label=label, color=color, linestyle=("-", "--", "-.", ":")[k % 4])
+        ax.plot(limits[name], share, "o", color=color, markersize=7, clip_on=False)
+    ax.set(xlim=(0, 1), ylim=(0, 1), title="How many images fail at which threshold")
+    ax.set(xlabel="threshold: IoU in an image", ylabel="images that fail")
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.grid()
     return style.legend_above(ax, columns=1)
 

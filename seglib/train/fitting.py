@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -229,19 +228,3 @@ def _launch(run: Run, plan: DevicePlan, on_epoch: Callable[[pd.DataFrame], None]
         said = "".join(lines[-60:])
         raise RuntimeError(f"{told}. Go on with resume=True. What they said last:\n{said}")
     return pd.read_csv(run.history)
-
-
-@torch.inference_mode()
-def predicted_examples(model: Segmenter, cached: CachedSplit, plan: DevicePlan, count: int = 4) -> tuple:
-    """Predict up to `count` images (H, W, 3), evenly spread over a split.
-
-    Returns lists of the images, and of ground truths and predictions (H, W) of their sizes, all uint8.
-    """
-    model, found = plan.place(copy.deepcopy(model)).eval(), []
-    for i in np.unique(np.linspace(0, len(cached) - 1, count).round().astype(int)):
-        image, truth = map(np.array, cached.pair(i))
-        with plan.autocast():
-            logits = model.logits(torch.from_numpy(image).permute(2, 0, 1)[None].to(plan.device))
-        small = Image.fromarray(truth).resize(image.shape[1::-1], Image.Resampling.NEAREST)
-        found.append((image, np.asarray(small), logits.argmax(1)[0].to(torch.uint8).cpu().numpy()))
-    return tuple(map(list, zip(*found, strict=True)))

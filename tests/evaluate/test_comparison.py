@@ -1,7 +1,5 @@
 """Runs beside each other: hand-made counts, SciPy as reference, simulated trainings, and what cannot be compared."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Evaluations of a model and of another tool's predictions: files, scores against torchmetrics, damage and bad input."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from dataclasses import replace
@@ -16,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 
 from seglib import evaluate, failures, metrics
 from seglib.data import ClassMap, DatasetError
-from seglib.evaluate import evaluate_predictions, evaluate_run, open_evaluation, predicted_pairs
+from seglib.evaluate import evaluate_predictions, evaluate_run, open_evaluation
 from seglib.params import Evaluate
 from seglib.runs import Run, read_json, write_json
 from seglib.train import load_checkpoint, make_plan
@@ -75,11 +73,11 @@ def test_an_evaluation_holds_what_it_promises(run):
     assert evaluation.scores == read_json(folder / "metrics.json")
     assert (evaluation.scores["images"], evaluation.scores["images_unscored"]) == (4, [])
     check_against_torchmetrics(evaluation)
-    for (_, truth, pred), confusion in zip(predicted_pairs(evaluation), evaluation.confusions, strict=True):
+    for name, confusion in zip(TEST_IDS, evaluation.confusions, strict=True):
+        _, truth, pred = evaluate.read_layers(evaluation, name)
         counts = [[((truth == t) & (pred == p)).sum() for p in range(3)] for t in range(3)]
         np.testing.assert_array_equal(confusion, counts)
     assert evaluation.headline().loc["mean IoU", "test"] == evaluation.scores["mean_iou"]
-    assert evaluation.worst_images(2)["miou"].tolist() == sorted(evaluation.per_image["miou"])[:2]
     image, truth, pred = evaluate.read_layers(evaluation, "1e5")
     np.testing.assert_array_equal(image, Image.open(evaluation.dataset.root / "test/images/1e5.png"))
     assert image.shape[:2] == truth.shape == pred.shape
@@ -90,7 +88,7 @@ def test_an_evaluation_holds_what_it_promises(run):
 @pytest.mark.slow
 def test_the_streamed_scores_are_those_of_the_files(run):
     evaluation = evaluate_run(Evaluate(run="tiny", device="cpu", boundary_ratio=0.05, batch_size=1))
-    pairs, scores = [(t, p) for _, t, p in predicted_pairs(evaluation)], evaluation.scores
+    pairs, scores = [evaluate.read_layers(evaluation, name)[1:] for name in TEST_IDS], evaluation.scores
     with pytest.raises(FileExistsError, match="'tiny' exists and holds a trained model"):
         score(run.evaluation("test") / "predictions", "tiny")
     counts = sum(metrics.boundary_counts(truth, pred, 3, 0.05) for truth, pred in pairs)
@@ -131,7 +129,6 @@ def test_images_of_different_sizes_and_without_a_label(run, trained_root, monkey
     assert evaluation.scores["images_unscored"] == ["null"]
     assert images.loc["null", ["miou", "pixel_accuracy"]].isna().all()
     assert images.loc["null", ["worst_class", "valid_pixels"]].tolist() == ["", 0]
-    assert "null" not in evaluation.worst_images(10)["id"].tolist()
     assert evaluation.scores["precision"] in ("fp32", "bf16")
     assert evaluation.scores["mean_boundary_iou"] is None
     assert evaluation.scores["boundary"]["width"] == "off"
@@ -187,6 +184,11 @@ def test_an_interrupted_evaluation_is_none_and_leaves_an_earlier_one_whole(run, 
 # another tool's predictions
 
 
+def change(path, of_ids) -> None:
+    """Change the ids (H, W) in an image file."""
+    Image.fromarray(of_ids(np.array(Image.open(path))).astype(np.uint8)).save(path)
+
+
 @pytest.fixture
 def external(tiny_root):
     """A folder of predictions of the test split: the truth, with the sky taken for a car here and there."""
@@ -201,7 +203,7 @@ def external(tiny_root):
 
 
 def score(folder, name="theirs"):
-    return evaluate_predictions(name, folder, "data/tiny", Evaluate(run=name))
+    return evaluate_predictions(folder, Evaluate(run=name, dataset="data/tiny"))
 
 
 def test_predictions_of_another_tool_are_scored_alike(external):
@@ -221,8 +223,7 @@ def test_predictions_of_another_tool_are_scored_alike(external):
 def test_a_lost_class_is_named_however_good_the_mean(external):
     assert score(external).lost_classes() == ""
     for path in external.iterdir():
-        mask = np.array(Image.open(path))
-        Image.fromarray(np.where(mask == 2, 1, mask).astype(np.uint8)).save(path)
+        change(path, lambda ids: np.where(ids == 2, 1, ids))
     evaluation = score(external)
     first, second = evaluation.summary().splitlines()
     assert re.match(r"mean IoU 0\..*, no interval: too little is independent \(4 images, taken as", first)
@@ -235,11 +236,9 @@ def test_a_lost_class_is_named_however_good_the_mean(external):
 def test_faults_of_predictions_are_named_and_counted(external):
     for name in ("0042", "1e5"):
         Image.open(external / f"{name}.png").crop((0, 0, 50, 40)).save(external / f"{name}.png")
-    ids = np.array(Image.open(external / "null.png"))
-    ids[0, :2] = 7, 9
-    Image.fromarray(ids).save(external / "null.png")
+    change(external / "null.png", lambda ids: np.where(np.arange(56) < 2, 7, ids))
     told = r"3 of 4 predictions .*: prediction '0042.png' is \(40, 50\), its mask \(40, 56\)"
-    with pytest.raises(DatasetError, match=told + r".* 'null.png' holds ids \[7, 9\] .*ids 0-2"):
+    with pytest.raises(DatasetError, match=told + r".* 'null.png' holds ids \[7\] .*ids 0-2"):
         score(external)
     with pytest.raises(FileNotFoundError, match="no evaluation"):
         open_evaluation(Run(Run.folder("theirs")), "test")
@@ -264,15 +263,11 @@ def test_class_names_that_look_like_gaps_or_numbers_survive(external, tiny_root)
     assert pd.api.types.is_float_dtype(evaluation.per_image_class_iou["NA"])
 
 
-def test_an_older_run_is_read_and_a_damaged_one_refused(external):
+def test_a_damaged_evaluation_is_refused(external):
     score(external)
     run = Run.open("theirs")
     folder = run.evaluation("test")
     images = folder / "per_image.csv"
-    images.write_text(images.read_text().replace("valid_pixels", "scored_pixels"))
-    params = read_json(run.params)
-    write_json(run.params, {("recipe" if key == "config" else key): value for key, value in params.items()})
-    assert (open_evaluation(run, "test").per_image["valid_pixels"] > 0).all()
     whole = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     with np.load(folder / "confusions.npz") as stored:
         kept = dict(stored)
@@ -290,14 +285,18 @@ def test_an_older_run_is_read_and_a_damaged_one_refused(external):
             path.write_bytes(content)
 
 
-def test_changed_files_are_told(external):
-    evaluation = score(external)
+def test_what_changed_and_what_is_gone_since_is_told(external):
+    evaluation, root = score(external), external.parent / "data" / "tiny"
     evaluate.check_as_scored(evaluation)
-    mask = evaluation.dataset.root / "test" / "masks" / "0042.png"
-    ids = np.array(Image.open(mask))
-    Image.fromarray(np.where(ids == 2, 1, ids).astype(np.uint8)).save(mask)
+    change(root / "test" / "masks" / "0042.png", lambda ids: np.where(ids == 2, 1, ids))
     with pytest.raises(DatasetError, match=r"'theirs' was evaluated .*masks/0042\.png.* again, then 04"):
         evaluate.check_as_scored(evaluation)
+    (evaluation.run.evaluation("test") / "predictions" / "0042.png").unlink()
+    with pytest.raises(DatasetError, match=r"deleted\. Run 03_evaluate again"):
+        evaluate.read_layers(evaluation, "0042")
+    root.rename(root.with_name("elsewhere"))
+    with pytest.raises(DatasetError, match=r"tiny is not there.*'theirs' was trained.*params\.json"):
+        open_evaluation("theirs", "test")
 
 
 def test_saved_ids_come_back(external, tmp_path):
@@ -313,26 +312,9 @@ def test_predictions_in_the_ids_of_the_files_are_told_and_not_scored(external):
     path = external.parent / "data" / "tiny" / "dataset.yaml"
     path.write_text(path.read_text() + "id_map: {0: 255, 1: 0, 2: 1, 3: 2}\n")
     for file in [*external.glob("*.png"), *path.parent.glob("*/masks/*.png")]:
-        ids = np.array(Image.open(file))
-        Image.fromarray(np.where(ids == 255, 0, ids + 1).astype(np.uint8)).save(file)
-    for name in TEST_IDS:  # without the last class, no id is illegal
-        ids = np.array(Image.open(external / f"{name}.png"))
-        Image.fromarray(np.where(ids == 3, 1, ids).astype(np.uint8)).save(external / f"{name}.png")
-    with pytest.raises(
-        DatasetError, match=r"as class ids, but in .*% as the ids that masks are stored in.*encode"
-    ):
+        change(file, lambda ids: np.where(ids == 255, 0, ids + 1))
+    for file in external.iterdir():  # without the last class, no id is illegal
+        change(file, lambda ids: np.where(ids == 3, 1, ids))
+    told = r"as class ids, but in .*% as the ids that masks are stored in.*encode"
+    with pytest.raises(DatasetError, match=told):
         score(external)
-
-
-def test_a_deleted_prediction_is_told(external):
-    evaluation = score(external)
-    (Run.open("theirs").evaluation("test") / "predictions" / "0042.png").unlink()
-    with pytest.raises(DatasetError, match=r"deleted\. Run 03_evaluate again"):
-        evaluate.read_layers(evaluation, "0042")
-
-
-def test_a_dataset_that_is_gone_is_named_with_the_file_that_names_it(external):
-    score(external)
-    (external.parent / "data" / "tiny").rename(external.parent / "data" / "elsewhere")
-    with pytest.raises(DatasetError, match=r"tiny is not there.*'theirs' was trained.*params\.json"):
-        open_evaluation("theirs", "test")

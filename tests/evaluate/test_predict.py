@@ -1,13 +1,12 @@
 """`predict` against simpler ways to the same figures: mirrored, scaled and tiled predictions, and the precision of scoring."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn
 
 from seglib.data import ClassMap
 from seglib.evaluate import predict, scoring_plan
+from seglib.params import Evaluate
 from seglib.runs import Run, read_json, write_json
 from seglib.train import Segmenter, load_checkpoint, make_plan
 from seglib.train.model import ModelSpec
@@ -65,8 +64,8 @@ def test_flips_and_scales_average_probabilities(trained):
     one, large = (predict(trained, x, (32, 64), PLAN).softmax(1) for x in (images, larger))
     mirrored = predict(trained, images.flip(-1), (32, 64), PLAN).softmax(1).flip(-1)
     assert (one - mirrored).abs().max() > 1e-3
-    for other, how in ((mirrored, {"flip": True}), (large, {"scales": (1.0, 1.5)})):
-        both = predict(trained, images, (32, 64), PLAN, **how).exp()
+    for other, how in ((mirrored, {"flip_tta": True}), (large, {"scale_tta": "1.5"})):
+        both = predict(trained, images, (32, 64), PLAN, Evaluate(**how)).exp()
         torch.testing.assert_close(both, (one + other) / 2, rtol=1e-4, atol=1e-5)
 
 
@@ -76,10 +75,10 @@ def test_tiles_blend_to_the_whole(pixelwise, size, tile):
     images = images_of(*size)
     whole = predict(pixelwise, images, size, PLAN)
     pixelwise.net.sides.clear()
-    tiled = predict(pixelwise, images, size, PLAN, tile=tile)
+    tiled = predict(pixelwise, images, size, PLAN, Evaluate(tile=tile))
     assert max(pixelwise.net.sides) <= -(-tile // 32) * 32
     torch.testing.assert_close(tiled, whole, rtol=1e-4, atol=1e-4)
-    resized = predict(pixelwise, images, (50, 20), PLAN, tile=tile)
+    resized = predict(pixelwise, images, (50, 20), PLAN, Evaluate(tile=tile))
     torch.testing.assert_close(resized, predict(pixelwise, images, (50, 20), PLAN), rtol=1e-3, atol=1e-3)
 
 
@@ -87,7 +86,7 @@ def test_tiles_blend_to_the_whole(pixelwise, size, tile):
 def test_tiles_are_exact_where_the_model_sees_no_further(size, tile):
     model = Segmenter(Local(), ModelSpec("Unet", "resnet18", CLASSES)).eval()
     images = images_of(*size)
-    whole, tiled = predict(model, images, size, PLAN), predict(model, images, size, PLAN, tile=tile)
+    whole, tiled = (predict(model, images, size, PLAN, Evaluate(tile=t)) for t in (0, tile))
     assert (tiled - whole).abs().max() < 1e-3
     assert whole.std() > 1e-2
 

@@ -1,7 +1,5 @@
 """A whole analysis of a tiny run: what it writes, what it says, and that it is what the model says."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np
@@ -14,7 +12,7 @@ from seglib import actions, failures
 from seglib.actions import Actions
 from seglib.data import load_dataset, read_pair, read_stored
 from seglib.evaluate import evaluate_predictions, evaluate_run
-from seglib.failures.analyse import observe, write_spreadsheet
+from seglib.failures.analyse import observe
 from seglib.failures.novelty import load_scorer
 from seglib.params import Evaluate
 from seglib.runs import Run
@@ -79,17 +77,14 @@ def test_a_copy_of_a_training_image_is_nearest_to_it(run, trained_root):
 def test_predictions_of_another_tool(run):
     evaluate_run(Evaluate(run="tiny", split="test"))
     masks = run.evaluation("test") / "predictions"
-    evaluation = evaluate_predictions("other", masks, "data/tiny", Evaluate(run="other", split="test"))
+    evaluation = evaluate_predictions(masks, Evaluate(run="other", split="test", dataset="data/tiny"))
     found = failures.analyse(evaluation, failures.find_failures(evaluation, 2.0).iloc[:2])
     assert (len(found.failures), found.suspects.empty, found.training) == (2, True, None)
     assert not (found.folder / "confidences").exists()
     assert json.loads((found.folder / "failures.json").read_text())[0]["novelty"] is None
     source = evaluation.dataset.root / "test"
-    for kind, original in {
-        "images": source / "images",
-        "masks": source / "masks",
-        "predictions": masks,
-    }.items():
+    originals = {"images": source / "images", "masks": source / "masks", "predictions": masks}
+    for kind, original in originals.items():
         assert {path.stem for path in (found.folder / kind).iterdir()} == set(found.failures["id"])
         for path in (found.folder / kind).iterdir():  # of exactly the failures
             np.testing.assert_array_equal(read_stored(path), read_stored(original / path.name))
@@ -97,7 +92,7 @@ def test_predictions_of_another_tool(run):
     means = failures.sequence_means(found)
     assert means[["sequence", "images", "failures"]].to_numpy().tolist() == [["", 4, 2]]
     assert means["miou"].item() == pytest.approx(evaluation.per_image["miou"].mean())
-    assert {warning.images for warning in failures.warnings_of(found).values()} == {0}
+    assert failures.warnings_of(found).count("0 failed and 0 sound images") == 2
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -129,13 +124,3 @@ def test_training_images_are_those_that_the_run_was_trained_on(run):
     assert found.samples["id"].tolist() == every.samples["id"].drop(2).tolist()
     np.testing.assert_allclose(found.features, np.delete(every.features, 2, axis=0), atol=1e-5)
     assert found.pixels.sum() < every.pixels.sum()
-
-
-def test_a_spreadsheet_runs_nothing(tmp_path):
-    cells = ["=1+1", "+cmd", "-2", "@SUM(A1)", "\tx", "'quoted", "＝1"]
-    cells += ["a,b", 'say "x"', "0042", "", "two\nlines"]
-    write_spreadsheet(path := tmp_path / "failures.csv", pd.DataFrame({"id": cells, "miou": -0.5}))
-    read = pd.read_csv(path, dtype=str, keep_default_na=False)
-    assert path.read_bytes().startswith(b"\xef\xbb\xbf")
-    assert read["id"].tolist() == [*(f"'{cell}" for cell in cells[:7]), *cells[7:]]
-    assert set(read["miou"]) == {"-0.5"}  # a number stays one

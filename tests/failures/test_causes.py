@@ -1,7 +1,5 @@
 """Which cause is stated on which evidence, and what images lose to rare classes against counting by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -113,8 +111,9 @@ def test_a_confusion_recurs_in_its_own_sequence_alone(erring, told):
     confusions = np.tile(np.diag([100, 100, 0]), (12, 1, 1))
     confusions[:erring, 0] = [70, 30, 0]  # of the first sequence; in the second, all images but one are sound
     confusions[6, 0] = [10, 90, 0]
-    groups, fixes = np.repeat(["a", "b"], 6), pd.Series({0: "sky -> road", 6: "sky -> road", 1: ""})
-    found = recurring(confusions, groups, ("sky", "road", "sign"), fixes)
+    groups, names = np.repeat(["a", "b"], 6), ("sky", "road -> path", "sign")  # as a class may be called
+    fixes = pd.Series({0: "sky -> road -> path", 6: "sky -> road -> path", 1: ""})
+    found = recurring(confusions, groups, names, fixes)
     assert found[0].startswith(told)
     assert bool(found[0]) == bool(told)
     assert found[1:] == ["", ""]

@@ -1,7 +1,9 @@
-"""A folder of new images: what is predicted, written, warned of, refused and gone on with."""
+"""A folder of new images: what is predicted, written, warned of, refused and gone on with; which to label next."""
 
 import importlib
+import json
 import shutil
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -10,13 +12,16 @@ import torch
 from PIL import Image, TiffImagePlugin
 
 from seglib import data, evaluate, failures
+from seglib.cli import main
 from seglib.data import DatasetError
 from seglib.failures import new_images
+from seglib.failures.new_images import choose
 from seglib.params import Evaluate
 from seglib.runs import Run, read_table
 from seglib.train import ModelError, load_checkpoint, make_plan
 
 pytestmark = pytest.mark.slow
+RANDOM = np.random.default_rng(3)
 
 
 @pytest.fixture
@@ -67,9 +72,7 @@ def test_every_form_of_image_and_bad_files_are_listed(run, tmp_path, monkeypatch
     assert "range" in table.loc["sixteen", "error"]  # the model learned from 8 bits: which of 16 are meant?
     assert not list((tmp_path / "out").rglob("broken*"))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)  # of 21 x 33
-    error = (
-        failures.predict_folder(run, folder, tmp_path / "again").table.set_index("id").loc["eight", "error"]
-    )
+    (error,) = failures.predict_folder(run, folder, tmp_path / "again").table.query("id == 'eight'")["error"]
     assert "more pixels than is safe to open" in error
     assert error.endswith("Cut it into tiles.")
 
@@ -187,6 +190,86 @@ def test_a_large_image_is_tiled_and_rows_resized_in_parts_are_those_of_the_whole
     object.__setattr__(model.spec, "long_side", 0)
     monkeypatch.setattr(module, "_TILE", 64)  # 150 x 210 is more than twice that
     asked, predict = [], module.predict
-    monkeypatch.setattr(module, "predict", lambda *a, **how: asked.append(how["tile"]) or predict(*a, **how))
+    monkeypatch.setattr(module, "predict", lambda *given: asked.append(given[-1].tile) or predict(*given))
     assert np.isfinite(module.predict_image(model, image, plan)[1]).all()
     assert asked == [64]
+
+
+def unit(vectors):
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_the_choice_is_that_of_brute_force():
+    features, seen = unit(RANDOM.standard_normal((40, 6))), RANDOM.standard_normal((9, 6))
+    value = RANDOM.random(40)
+    places, distances = choose(value, features, seen, 12)
+    known = list(unit(seen))
+    for place, distance in zip(places, distances, strict=True):
+        nearest = np.array([min(1 - one @ other for other in known) for one in features])
+        assert place == np.argmax(value * nearest)
+        assert distance == pytest.approx(nearest[place], abs=1e-6)
+        known.append(features[place])
+    assert len(set(places)) == 12
+
+
+def test_frames_of_one_second_are_chosen_once_and_copies_never():
+    scenes = unit(RANDOM.standard_normal((4, 16)))
+    frames = unit(np.repeat(scenes, 10, axis=0) + 0.01 * RANDOM.standard_normal((40, 16)))
+    value = np.repeat([0.9, 0.8, 0.7, 0.1], 10)
+    places, _ = choose(value, frames, RANDOM.standard_normal((5, 16)), 4)
+    assert sorted(k // 10 for k in places[:3]) == [0, 1, 2], "three scenes before a second frame of one"
+    copies = np.repeat(scenes, 5, axis=0)
+    places, _ = choose(np.ones(20), copies, scenes[:1] * 7, 20)
+    assert sorted(k // 5 for k in places) == [1, 2, 3], "the first scene is trained on"
+
+
+@pytest.fixture
+def evaluation(run) -> evaluate.Evaluation:
+    return evaluate.evaluate_run(Evaluate(run="tiny", split="val"))
+
+
+def test_the_command_writes_a_list_a_sheet_and_a_zip_that_comes_back(
+    evaluation, folder, trained_root, capsys
+):
+    (folder / "broken.png").write_bytes(b"no image")
+    shutil.copy(folder / "0041.png", folder / "again.png")
+    line = f"--run tiny --images new --out {trained_root}/chosen --split val"
+    assert main(f"label-next {line} --count 3".split()) == 0
+    told, out = capsys.readouterr().out, trained_root / "chosen"
+    assert "3 of 5 images. Expected mIoU, learnt from 3 of val: off by " in told
+    table, predictions = read_table(out / "label_next.csv"), read_table(out / "predictions.csv")
+    assert table["rank"].tolist() == ["1", "2", "3"]
+    assert len({"0041", "again"} & set(table["id"])) <= 1, "one picture is not labelled twice"
+    assert table["expected_miou"].astype(float).between(0, 1).all()
+    assert predictions.set_index("id").loc[table["id"], "confidence"].tolist() == table["confidence"].tolist()
+    assert set(table["rarest_class"]) <= {"sky", "road", "car"}
+    assert data.read_image(out / "label_next.png").size
+    kept = json.loads((out / "label_next.json").read_text())
+    assert (kept["calibrated_on"], kept["images"]) == (3, 5)
+    assert min(kept["weights"].values()) >= 0
+    with zipfile.ZipFile(out / "label_next.zip") as archive:
+        named = archive.read("ImageSets/Segmentation/default.txt").decode().split()
+    assert named == table["id"].tolist()
+
+
+def test_predict_by_the_command_line(evaluation, trained_root, capsys):
+    (trained_root / "bad").mkdir()
+    (trained_root / "bad/broken.png").write_bytes(b"no image")
+    assert main(f"predict --run tiny --images data/tiny/val/images --out {trained_root}/out".split()) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("3 images: ")
+    assert told.endswith("0 could not be predicted. Table: out/predictions.csv\n")
+    assert main(f"predict --run tiny --images bad --out {trained_root}/out2".split()) == 1
+    assert capsys.readouterr().out.startswith("image 'broken.png' cannot be read")
+    with pytest.raises(DatasetError, match="none of 1 images can be read"):
+        failures.label_next(evaluation, trained_root / "bad", trained_root / "out3")
+
+
+def test_the_expected_miou_follows_the_confidence(evaluation, folder, tmp_path):
+    """Where mIoU rises with confidence in the evaluated split, so does what is expected of new images."""
+    evaluation.per_image["miou"] = 0.2 * evaluation.per_image["confidence"].rank()
+    table = failures.label_next(evaluation, folder, tmp_path / "out", 4)
+    assert table["expected_miou"].corr(table["confidence"]) > 0
+    evaluation.per_image["miou"] = np.nan
+    with pytest.raises(DatasetError, match="has 0 independent images that are scored"):
+        failures.label_next(evaluation, folder, tmp_path / "out", 4)

@@ -1,7 +1,5 @@
 """What verdicts, suspected labels and causes propose for the next training."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from types import SimpleNamespace

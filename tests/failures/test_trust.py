@@ -1,16 +1,17 @@
-"""How well a signal warns of failures: AUROC against scikit-learn, p against all permutations and on noise."""
-
-from __future__ import annotations
+"""How far to trust it: AUROC against scikit-learn, p against all permutations and on noise; what was planted, by hand."""
 
 from itertools import permutations
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from seglib.failures import warning_sentence
+from seglib import failures
+from seglib.failures import trust
 from seglib.failures.analyse import class_confidence
-from seglib.failures.trust import LEVEL, early_warning
+from seglib.failures.trust import LEVEL, early_warning, warning
 
 
 def case(seed: int, units: int = 12, size: int = 6, knows: float = 0.0):
@@ -23,41 +24,37 @@ def case(seed: int, units: int = 12, size: int = 6, knows: float = 0.0):
 
 def test_auroc_is_scikit_learns_and_p_that_of_all_permutations():
     signal, failed, units = case(1, units=5, size=9, knows=0.3)
-    found = early_warning(signal, failed, units, draws=2000)
-    assert found.auroc == pytest.approx(roc_auc_score(failed, -signal), abs=1e-12)
+    auroc, p = early_warning(signal, failed, units, draws=2000)
+    assert auroc == pytest.approx(roc_auc_score(failed, -signal), abs=1e-12)
     parts = np.array(np.split(signal, 5))
     drawn = [roc_auc_score(failed, -np.concatenate(parts[list(order)])) for order in permutations(range(5))]
     # Inside a unit the order starts anywhere: compared with all orders of units it is the same on average.
-    assert found.p == pytest.approx(np.mean(np.array(drawn) >= found.auroc), abs=0.05)
+    assert p == pytest.approx(np.mean(np.array(drawn) >= auroc), abs=0.05)
 
 
 @pytest.mark.parametrize("sizes", ["images", "sequences"])
 def test_noise_is_seldom_claimed(sizes):
     """A claim in 5 % of 200 cases would be 10; 11 or more of a rate of 2.5 % happen once in 100 times."""
     shape = {"units": 60, "size": 1} if sizes == "images" else {"units": 10, "size": 7}
-    claimed = sum(early_warning(*case(seed, **shape), draws=99).p <= LEVEL for seed in range(200))
+    claimed = sum(early_warning(*case(seed, **shape), draws=99)[1] <= LEVEL for seed in range(200))
     assert claimed <= 10
 
 
 def test_a_signal_that_knows_everything_or_nothing():
     _, failed, units = case(2)
-    knowing, blind = (early_warning(s, failed, units) for s in (-failed.astype(float), np.ones(len(failed))))
-    assert (knowing.auroc, blind.auroc, blind.p) == (1, 0.5, 1)
-    assert warning_sentence(knowing).endswith("1.00 (permutation p 0.001): it warns of failures.")
-    assert "0.50 (permutation p 1.000): it may be no better than chance" in warning_sentence(blind)
+    knowing, blind = -failed.astype(float), np.ones(len(failed))
+    assert warning(knowing, failed, units).endswith("1.00 (permutation p 0.001): it warns of failures.")
+    assert "0.50 (permutation p 1.000): it may be no better than chance" in warning(blind, failed, units)
 
 
 def test_nothing_is_said_of_fewer_than_ten():
     signal, failed, units = np.arange(30.0), np.arange(30) < 9, np.arange(30)
     for some in (failed, ~failed):
-        found = early_warning(signal, some, units)
-        assert np.isnan([found.auroc, found.p]).all()
-        assert "failed and" in warning_sentence(found)
-        assert "at least 10 of each are needed" in warning_sentence(found)
+        assert "at least 10 of each are needed" in warning(signal, some, units)
     failed[9] = True
-    assert early_warning(signal, failed, units).auroc == 1
+    assert "warns of failures" in warning(signal, failed, units)
     signal[9] = np.nan  # is left out
-    assert warning_sentence(early_warning(signal, failed, units)).startswith("9 failed and 20 sound images")
+    assert warning(signal, failed, units).startswith("9 failed and 20 sound images")
 
 
 def test_class_confidence_by_hand():
@@ -65,3 +62,25 @@ def test_class_confidence_by_hand():
     confidence = np.array([[1, 1, 1, 0.4], [1, 1, 0.4, 0.7]], np.float32)
     assert class_confidence(pred.ravel(), confidence.ravel()) == pytest.approx((0.9 + 0.4 + 0.7) / 3)
     assert np.isnan(class_confidence(pred[:0].ravel(), confidence[:0].ravel()))
+
+
+def test_what_was_planted_and_found_is_counted_by_kind(tmp_path, monkeypatch):
+    kinds = "wrong_mask", "wrong_mask", "blur", "far_tiny", "dark", "blur"
+    rows = [(name, "test", kind, "mild", "", "") for name, kind in zip("abcdex", kinds, strict=True)]
+    columns = ["sample", "split", "kind", "severity", "box", "detail"]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "planted.csv", index=False)
+    images = pd.DataFrame({"id": list("abcdefg"), "suspect": [True, *[False] * 5, True]})
+    stated = {"b": "degraded image", "c": "degraded image", "d": "unexplained", "f": "rare class"}
+    failed = pd.DataFrame({"id": list(stated), "cause": list(stated.values())})
+    monkeypatch.setattr(trust, "find_failures", lambda evaluation, threshold: failed)
+    monkeypatch.setattr(trust, "explain_failures", lambda evaluation, found, images: found)
+    evaluation = SimpleNamespace(dataset=SimpleNamespace(root=tmp_path))
+    table = failures.was_it_right(SimpleNamespace(evaluation=evaluation, images=images)).set_index("fault")
+    assert table.loc["wrong_mask"].tolist() == [2, 1, 0, 0, 1, "label error 1, degraded image 1"]
+    assert table.loc["blur"].tolist() == [1, 1, 0, 0, 0, "degraded image 1"]
+    assert table.loc["far_tiny"].tolist() == [1, 0, 0, 1, 0, "unexplained 1"]
+    assert table.loc["dark"].tolist() == [1, 0, 1, 0, 0, ""]
+    # without a fault: a cause of the model's is no wrong answer, a label that is called wrong is one
+    assert table.loc["no fault"].tolist() == [2, 1, 0, 0, 1, "rare class 1, label error 1"]
+    (tmp_path / "planted.csv").unlink()
+    assert failures.was_it_right(SimpleNamespace(evaluation=evaluation, images=images)) is None

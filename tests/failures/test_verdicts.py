@@ -1,7 +1,5 @@
 """verdicts.csv: saved at every change, read back to the last character, never lost."""
 
-from __future__ import annotations
-
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 

@@ -289,13 +289,12 @@ def test_bars_are_as_long_as_what_was_lost():
 
 
 def test_the_threshold_curve_marks_what_was_chosen():
-    part = pd.DataFrame({"threshold": [0, 0.5, 1], "images": [0, 2, 8], "scored": 8, "share": [0, 0.25, 1]})
-    curve = pd.concat([part.assign(of=name) for name in ("mIoU", "road")]).assign(
-        chosen=lambda t: t["threshold"] == 0.5
+    scores = pd.DataFrame(
+        {"mean IoU": [0.1, 0.4, 0.5, *[0.9] * 5], "road": np.nan, "sky": [0.2, *[np.nan] * 7]}
     )
-    ax = drawn(plots.threshold_curve(curve))
-    assert told(ax) == [f"{name} below 0.5: 2 of 8 images (25%)" for name in ("mean IoU", "road")]
-    assert "no image has a score" in plots.threshold_curve(curve.assign(share=np.nan)).texts[0].get_text()
+    ax = drawn(plots.threshold_curve(scores, {"mean IoU": 0.5, "road": 0.5, "sky": 0.3}))
+    assert told(ax) == ["mean IoU below 0.5: 2 of 8 images (25%)", "sky below 0.3: 1 of 1 images (100%)"]
+    assert "no image has a score" in plots.threshold_curve(scores, {"road": 0.5}).texts[0].get_text()
 
 
 def test_qualities_show_the_limit_and_which_images_failed():

@@ -13,7 +13,7 @@ from torch import nn
 
 from seglib.data import IGNORE, load_dataset
 from seglib.evaluate import predict
-from seglib.params import Train
+from seglib.params import Evaluate, Train
 from seglib.train import DevicePlan, ModelSpec, Segmenter, build_cache, scoring_batches
 from seglib.train.loader import augmented, crop_size, training_batches
 
@@ -81,10 +81,10 @@ class Sees(nn.Module):
         return -((seen[:, self.channel, None] - centres) ** 2)
 
 
-EVERYTHING = {"flip": True, "tile": 64, "scales": (0.75, 1.0, 1.5)}
+EVERYTHING = {"flip_tta": True, "tile": 64, "scale_tta": "0.75 1.5"}
 
 
-@pytest.mark.parametrize("options", [{}, {"flip": True}, {"tile": 32}, EVERYTHING], ids=str)
+@pytest.mark.parametrize("options", [{}, {"flip_tta": True}, {"tile": 32}, EVERYTHING], ids=str)
 @pytest.mark.parametrize("long_side", [0, 60], ids=["whole", "shrunk"])
 def test_predictions_lie_on_the_masks_they_are_scored_with(tmp_path, monkeypatch, long_side, options):
     """What the network sees in the shrunk picture, brought to the mask's own size, is the mask: but for the rims of cells."""
@@ -97,7 +97,7 @@ def test_predictions_lie_on_the_masks_they_are_scored_with(tmp_path, monkeypatch
         cached = build_cache(dataset, "train", long_side, original_masks=True)
         errors = []
         for index, images, masks in scoring_batches(cached, 2):
-            pred = predict(model, images, masks.shape[1:], PLAN, **options).argmax(1).numpy()
+            pred = predict(model, images, masks.shape[1:], PLAN, Evaluate(**options)).argmax(1).numpy()
             for i, ids, mask in zip(index, pred, masks, strict=True):
                 assert mask.shape == sizes[int(cached.ids[i])]
                 shrunk = max(mask.shape) / max(cached.image_sizes[i])
