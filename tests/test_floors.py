@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "seglib"
-FLOORS = "runs,params,data,actions metrics,checks,train,evaluate,failures,browser plots,pipeline,cli"
+FLOORS = "runs,params,data,actions metrics,checks,train,evaluate,failures,plots,browser,pipeline,cli"
 ROOMS = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
 FLOOR = {name: floor for floor, names in enumerate(FLOORS.split(",")) for name in names.split()}
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))[1:]  # without __init__

@@ -13,7 +13,7 @@ class Browser extends Panel {
   constructor(source, root) {
     super();
     // named: [keys, what they do]; past: what undo takes back
-    Object.assign(this, { source, root, at: 0, asked: 0, keys: {}, named: [], past: [] });
+    Object.assign(this, { source, root, at: 0, asked: 0, keys: {}, named: [], past: [], ahead: null });
     Object.assign(root, { className: "seg-browser", tabIndex: 0 });
     root.dataset.lmSuppressShortcuts = "true";  // JupyterLab would take j, k and the arrows for itself
     // Also when a hidden notebook comes back.
@@ -161,7 +161,7 @@ class Browser extends Panel {
     const row = this.chosen[this.at], asked = this.asked = performance.now();
     const late = () => { if (asked === this.asked) this.problems.textContent = "No answer: run this cell again."; };
     setTimeout(late, SLOW);
-    const shown = await this.source.show(row.id).catch(() => null);
+    const shown = await (this.ahead?.row === row ? this.ahead.shown : this.source.show(row.id).catch(() => null));
     if (asked !== this.asked || !shown) return;  // it came so late that it was asked for again, or it never comes
     this.asked = 0;
     if (this.chosen[this.at] !== row) { this.go(this.at); return; }
@@ -185,8 +185,11 @@ class Browser extends Panel {
   show(row) {
     if (this.chosen[this.at] !== row) return;  // the filters changed meanwhile
     this.keep();
-    this.row = row;
     const { at } = this, of = this.failed.size, all = of === this.chosen.length ? "failures" : "images";
+    const by = at - (this.shownAt ?? -1), next = this.chosen[at + by];
+    [this.row, this.shownAt] = [row, at];
+    // One step further in the same direction, the next picture is expected.
+    this.ahead = Math.abs(by) === 1 && next ? { row: next, shown: this.source.show(next.id).catch(() => null) } : null;
     const rest = this.filters.text ? `chosen (${of} failures in all)` : all;
     this.count.textContent = `${at + 1} of ${this.chosen.length} ${rest}`;
     [this.previous.disabled, this.next.disabled] = [at === 0, at === this.chosen.length - 1];

@@ -8,17 +8,18 @@ import anywidget
 import traitlets
 from IPython.display import display
 
-from seglib import runs
+from seglib import plots, runs
 from seglib.browser.details import Details
 from seglib.browser.layers import LARGEST
 from seglib.browser.listing import VIEWS, describe, listing
-from seglib.browser.report import SCRIPT, STYLE, gallery, write_findings
+from seglib.browser.report import SCRIPT, STYLE, worst_failures, write_findings
 from seglib.failures import VerdictBook
 
-# Hides the gallery beside a live browser, and JupyterLab's error of a widget without its kernel. Outputs are
-# in a .jp-OutputArea in JupyterLab, Notebook and Voila, in a .cell_container in VS Code.
+# Hides the picture of the worst failures beside a live browser, and JupyterLab's error of a widget without its kernel.
+# Outputs are in a .jp-OutputArea in JupyterLab, Notebook and Voila, in a .cell_container in VS Code.
 _SAVED = """
 :is(.jp-OutputArea, .cell_container):has(.seg-browser) .seg-saved {display: none;}
+.jp-OutputArea:has(.seg-browser) .jp-OutputArea-child:has(.seg-saved) + .jp-OutputArea-child {display: none;}
 .jp-OutputArea-child:has(+ .jp-OutputArea-child .seg-saved):not(:has(.seg-browser)) {display: none;}
 """
 _NONE = "<b>No failures.</b> Every image reaches the threshold: there is nothing to browse."
@@ -35,8 +36,8 @@ class Front(anywidget.AnyWidget):
 class FailureBrowser:
     """Browse the images of a split: filter, sort, step, look at layers, record verdicts and notes.
 
-    Show it as the value of a notebook cell. It displays itself twice: live, and as a static gallery of the
-    worst failures, which a saved notebook shows where there is no kernel.
+    Show it as the value of a notebook cell. It displays itself twice: live, and as a picture of the worst failures,
+    which a saved notebook shows where there is no kernel.
     """
 
     def __init__(self, details: Details) -> None:
@@ -51,11 +52,15 @@ class FailureBrowser:
         if self.details.analysis.failures.empty and self.details.browse != "all":
             display({"text/html": _NONE, "text/plain": repr(self)}, raw=True)
             return
-        # Two outputs: JupyterLab shows no other form of an output whose widget has lost its kernel.
+        # More outputs: JupyterLab shows no other form of an output whose widget has lost its kernel, and GitHub no styles.
         live, _ = self.widget._repr_mimebundle_()
         display(live | {"text/plain": repr(self)}, raw=True)
-        page = gallery(self.details, self.book)
-        display({"text/html": f"<style>{_SAVED}</style>{page}", "text/plain": ""}, raw=True)
+        told = "Run this cell to browse. The worst failures:"
+        display(
+            {"text/html": f"<style>{_SAVED}</style><p class='seg-saved'>{told}</p>", "text/plain": told},
+            raw=True,
+        )
+        plots.show_small(worst_failures(self.details))
 
     def _answer(self, widget: Front, message: dict[str, Any], _: object) -> None:
         answers = {"open": self._open, "show": self._show, "thumb": self._thumb, "judge": self._judge}

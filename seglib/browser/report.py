@@ -1,4 +1,4 @@
-"""The static forms of the browser: `report.html` for colleagues, and the gallery of a saved notebook.
+"""The static forms of the browser: `report.html` for colleagues, and the picture in a saved notebook.
 
 `report.html` is the front end with its data embedded, read-only. Names and notes come from outside: the templates
 escape them, the embedded data cannot close its block, the script writes text alone, and a content security policy
@@ -16,19 +16,20 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
+from matplotlib.figure import Figure
 
-from seglib import evaluate
+from seglib import evaluate, plots
 from seglib import failures as found
 from seglib.browser.details import Details
 from seglib.browser.layers import thumbnail
 from seglib.browser.listing import NO_VERDICT, describe, listing
-from seglib.data import IGNORE, error_map, overlay
+from seglib.data import IGNORE, error_map, fitting, overlay
 from seglib.failures import VerdictBook
 from seglib.runs import display_path, write_text
 
 LIMIT = 20_000_000  # bytes of a report
 PIXELS = 640 * 480  # of a picture in it, at most
-GALLERY = 12  # failures in the static gallery
+GALLERY, PICTURED = 12, 6  # failures in the report when it is printed, and in the picture
 ROWS = 5_000  # in it at most: more would leave no room for pictures
 _TABLE_ROWS = 10  # of a table in the summary
 _HEADS = {"share": "of true class", "gain": "gain, mean IoU", "gain_image": "gain, mean IoU of an image"}
@@ -87,9 +88,15 @@ def write_findings(details: Details) -> str:
     return f"{text}\nWritten: {display_path(path)}, {display_path(write_report(details))}"
 
 
-def gallery(details: Details, book: VerdictBook) -> str:
-    """Render the worst failures as static HTML with embedded thumbnails of their layers."""
-    return _PAGES.get_template("gallery.html").render(_worst(details, book), title="")
+def worst_failures(details: Details) -> Figure:
+    """Draw image, ground truth, prediction and errors of the worst failures, for a notebook without a kernel."""
+    cells, titles, failures = [], [], details.analysis.failures.head(PICTURED)
+    for row in failures.itertuples():
+        image, truth, pred = evaluate.read_layers(details.evaluation, row.id)
+        masks = (overlay(image, mask, details.classes, 0.6) for mask in (truth, pred))
+        cells += [image, *masks, error_map(image, truth, pred)]
+        titles += [f"{row.id}: {row.miou:.2f}, {row.cause}", *_LAYERS[1:]]
+    return plots.image_grid([fitting(cell, most=480)[0] for cell in cells], titles)
 
 
 def _worst(details: Details, book: VerdictBook) -> dict[str, Any]:
