@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -171,8 +170,10 @@ def test_init_writes_a_draft_that_check_understands_and_never_overwrites(root, c
 
 
 def test_lab_opens_on_the_project(root, monkeypatch):
-    monkeypatch.setattr(subprocess, "run", lambda line, check: subprocess.CompletedProcess(line, line))
-    assert main(["lab"])[1:4] == ["-m", "jupyterlab", f"--ServerApp.root_dir={root}"]
+    started = []
+    monkeypatch.setattr("jupyterlab.labapp.LabApp.launch_instance", started.extend)
+    assert main(["lab"]) == 0
+    assert started[0] == f"--ServerApp.root_dir={root}"
 
 
 @pytest.mark.slow
