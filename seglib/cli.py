@@ -91,7 +91,10 @@ def parse(argv: Sequence[str]) -> tuple[Callable[..., int | None], dict[str, Any
         one.set_defaults(command=command)
         for name, argument in inspect.signature(command).parameters.items():
             if argument.kind is argument.KEYWORD_ONLY:
-                flags = [_FLAGS.get(name, f"--{name}"), *["--recipe"] * (name == "config")]  # its earlier name
+                flags = [
+                    _FLAGS.get(name, f"--{name}"),
+                    *["--recipe"] * (name == "config"),
+                ]  # its earlier name
                 one.add_argument(*flags, dest=name, **_OPTIONS[name])
             else:
                 one.add_argument(name, metavar=name.upper(), **_OPTIONS.get(name, {}))

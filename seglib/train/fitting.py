@@ -89,7 +89,13 @@ def plan_training(
         chosen[name], reasons[name] = (value, why) if asked in ("auto", 0) else (asked, "asked for")
         return chosen[name]
 
-    layout = choose("memory_format", plan.memory_format, reasons["memory_format"])
+    layout, why = plan.memory_format, reasons["memory_format"]
+    if plan.kind == "cpu" and any(_breaks_channels_last(module) for module in model.modules()):
+        layout, why = (
+            "contiguous",
+            "PyTorch 2.14 crashes in channels_last on one of this network's convolutions",
+        )
+    layout = choose("memory_format", layout, why)
     compiled = choose("compile", "off", "takes a minute or more; try it for long trainings on a GPU")
     done = accelerate(copy.deepcopy(model))
     fast = params.accelerate and (plan.kind, layout, compiled) == ("cpu", "channels_last", "off")
@@ -117,6 +123,12 @@ def plan_training(
     why += f"; {parts} make a step, and normalization and Dice see one at a time" * (parts > 1)
     reasons["micro_batch"] = why
     return replace(plan, micro_batch=math.ceil(share / parts), reasons=reasons, **chosen)
+
+
+def _breaks_channels_last(module: nn.Module) -> bool:
+    """Tell a convolution (of FastViT, MobileOne) whose gradient writes beyond its memory on a CPU."""
+    strided = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and max(module.stride) > 1
+    return strided and module.in_channels < 16  # tried: 2 to 12 crash, 16 and more do not
 
 
 def measure(plan: DevicePlan, model: Segmenter, crop: tuple[int, int], images: int) -> float:

@@ -58,6 +58,15 @@ def test_auto_follows_what_the_device_can_do_and_says_why(planned, machine, devi
     assert table["value"][["memory_format", "compile"]].tolist() == [layout, "off"]
 
 
+def test_a_convolution_that_crashes_in_channels_last_is_told(planned, model):
+    assert planned(SERVER).memory_format == "channels_last"
+    model.stem = torch.nn.Conv2d(3, 48, 1, stride=2)
+    plan = planned(SERVER)
+    assert (plan.memory_format, plan.accelerate) == ("contiguous", False)
+    assert "crashes" in plan.reasons["memory_format"]
+    assert planned(NEW_GPU).memory_format == "channels_last"
+
+
 def test_what_is_asked_for_is_given(planned):
     asked = {"precision": "fp32", "threads": 3, "processes": 2, "cache": "disk", "workers": 5}
     asked |= {"micro_batch": 3, "memory_format": "contiguous", "compile": "on"}
