@@ -25,6 +25,7 @@ class Stored(NamedTuple):
     orientation: int = 1  # 1-8, of EXIF; 1: upright
     alpha: bool = False  # the last of several bands is transparency
     white_is_zero: bool = False  # a TIFF whose lowest value is white
+    palette: bytes = b""  # red, green and blue of each index
 
     @property
     def deep(self) -> bool:
