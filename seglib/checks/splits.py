@@ -103,20 +103,18 @@ def suggest_split(samples: pd.DataFrame, pixel_counts: np.ndarray, pictures: np.
 
 def _improve(held: np.ndarray, target: np.ndarray, place: np.ndarray) -> float:
     """Move the unit that lowers the cost most, in `place` (U,) itself, until none does; return the cost."""
-    units, squares, sizes = np.arange(len(held)), (held**2).sum(axis=1), np.bincount(place)
-    over = -target[:, None] * held.sum(axis=0)  # (S, 1 + C) what a split holds beyond its share
-    np.add.at(over, place, held)
+    units, splits, squares = np.arange(len(held)), np.arange(len(target)), (held**2).sum(axis=1)
     while True:
+        # (S, 1 + C) what a split holds beyond its share
+        over = (place == splits[:, None]) @ held - target[:, None] * held.sum(axis=0)
         slope = 2 * held @ over.T  # (U, S)
         change = (slope + squares[:, None]) / target**2
         change += ((squares - slope[units, place]) / target[place] ** 2)[:, None]
         change[units, place] = 0
-        change[sizes[place] == 1] = 0  # it would leave an empty split
+        change[np.bincount(place)[place] == 1] = 0  # it would leave an empty split
         unit, split = np.unravel_index(change.argmin(), change.shape)
         if change[unit, split] > -1e-12:
             return float(((over / target[:, None]) ** 2).sum())
-        np.add.at(over, [place[unit], split], [-held[unit], held[unit]])
-        np.add.at(sizes, [place[unit], split], [-1, 1])
         place[unit] = split
 
 

@@ -1,7 +1,7 @@
 """dataset.yaml -> samples, images and masks.
 
 classes (names, ids, colours), config (dataset.yaml), pairing and dataset (the samples, digests of their files),
-image_io and tiff (files), overlay (drawn images, regions), known (the demo, downloads), draft and class_tables
+image_io (files), overlay (drawn images, regions), known (the demo, downloads), draft and class_tables
 (a first dataset.yaml), convert (polygons -> masks), inject (recorded faults).
 """
 
@@ -11,14 +11,13 @@ from seglib.data.convert import convert
 from seglib.data.dataset import Dataset, check_sizes, compare_digests, digests, explain, load_dataset
 from seglib.data.dataset import map_ahead, read_pair
 from seglib.data.draft import draft_dataset
-from seglib.data.image_io import DatasetError, ImageForm, encode_mask, find_images, georeference, read_image
-from seglib.data.image_io import read_mask, read_mask_and_mode, read_picture, read_stored, read_values
+from seglib.data.image_io import DatasetError, ImageForm, Stored, encode_mask, georeference, read_image, read_mask
+from seglib.data.image_io import read_mask_and_mode, read_picture, read_stored, read_values
 from seglib.data.inject import FAULT_KINDS, LABEL_FAULTS, LabelFaults, inject_faults, planted
-from seglib.data.known import download, ensure_demo, make_broken
+from seglib.data.known import download, ensure_demo
 from seglib.data.overlay import data_uri, error_map, fitting, joined, label_regions, overlay
 from seglib.data.overlay import present, top_confusions, wrong_pixels
-from seglib.data.pairing import FINDING_COLUMNS
-from seglib.data.tiff import Stored
+from seglib.data.pairing import FINDING_COLUMNS, find_images
 
 __all__ = [
     "FAULT_KINDS", "FINDING_COLUMNS", "IGNORE", "LABEL_FAULTS", "ClassMap", "Dataset", "DatasetConfig",
@@ -26,7 +25,7 @@ __all__ = [
     "data_uri", "default_colors", "digests", "download", "draft_dataset", "encode_mask", "ensure_demo",
     "error_map", "explain", "find_images", "fitting", "georeference", "inject_faults", "joined",
     "label_regions",
-    "load_dataset", "make_broken", "map_ahead", "overlay", "planted", "present", "read_image",
+    "load_dataset", "map_ahead", "overlay", "planted", "present", "read_image",
     "read_mask", "read_mask_and_mode", "read_pair", "read_picture", "read_stored", "read_values", "some",
     "top_confusions", "wrong_pixels",
 ]

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from seglib.data.class_tables import TABLES, draft_classes, read_table
 from seglib.data.classes import some
 from seglib.data.config import dataset_name
-from seglib.data.image_io import SUFFIXES, DatasetError, read_stored, visible_files
-from seglib.data.pairing import find_files, listed_ids
+from seglib.data.image_io import SUFFIXES, DatasetError, read_stored
+from seglib.data.pairing import find_files, listed_ids, visible_files
 
 _SPLITS = {"train": "train|training", "val": "val|valid|validation", "test": "test|testing"}
 _SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words.split("|")}

@@ -2,18 +2,15 @@
 
 import contextlib
 import io
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
+import tifffile
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from seglib.data.classes import IGNORE, ClassError, ClassMap, suggest
-from seglib.data.tiff import MAGIC, PagesError, Stored, read_tiff, upright
-from seglib.runs import display_path, is_plain
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # the only decoders that files reach, under any file name
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
@@ -23,7 +20,12 @@ _DEEP = ("RGB;16B", "RGBA;16B", "LA;16B")  # PNGs of which Pillow keeps the uppe
 # How other files begin that come under such names, or, from the fifth byte on, HEIC and AVIF.
 _OTHERS = {b"GIF8": "a GIF", b"ftyp": "an HEIC or AVIF image", b"{": "JSON", b"[": "JSON"}
 _OTHERS |= {b"git-lfs": "a Git LFS pointer (`git lfs pull` fetches it)", b"<": "XML, SVG or a web page"}
-_LITTER = ("thumbs.db", "desktop.ini")  # written by file managers; hidden files are passed over as well
+# How TIFFs begin; Pillow's words for their pixels, and those that it reads without a loss.
+_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_MODES = {("bool", 1): "1", ("uint8", 1): "L", ("uint8", 2): "LA", ("uint8", 3): "RGB", ("uint8", 4): "RGBA"}
+_MODES |= {("uint16", 1): "I;16", ("int32", 1): "I", ("float32", 1): "F"}
+_PILLOW = ("1", "L", "RGB", "RGBA", "I;16")
+_ALONE = (1, 8, 32773, 32946)  # none, deflate and packbits, which tifffile decodes without imagecodecs
 EXCLUDE = "or list the id under exclude in dataset.yaml"
 
 
@@ -35,36 +37,23 @@ class DatasetError(ValueError):
         self.detail, self.check, self.suggestion = detail, check, suggestion
 
 
-def visible_files(start: Path) -> Iterator[Path]:
-    """Yield the visible files of a folder, in order. Links to folders are followed, but not round in circles."""
-    seen = set()
-    for folder, folders, names in os.walk(start, followlinks=True):
-        real = os.path.realpath(folder)
-        folders[:] = [] if real in seen else sorted(name for name in folders if name[0] != ".")
-        for name in [] if real in seen else sorted(names):
-            if name[0] != "." and name.lower() not in _LITTER:
-                yield Path(folder, name)
-        seen.add(real)
+class Stored(NamedTuple):
+    """What a file says of its pixels."""
+
+    mode: str  # Pillow's word for them ("L", "P", "I;16"), or bands and sample type ("5 x uint8")
+    orientation: int = 1  # 1-8, of EXIF; 1: upright
+    alpha: bool = False  # the last of several bands is transparency
+    white_is_zero: bool = False  # a TIFF whose lowest value is white
+    palette: bytes = b""  # red, green and blue of each index
+
+    @property
+    def deep(self) -> bool:
+        """Whether a channel has more than 8 bits."""
+        return self.mode[0] in "IF" or self.mode.endswith(("16", "32", "64"))
 
 
-def find_images(folder: Path) -> dict[str, str]:
-    """Name the image files in a folder and the folders in it: id -> path relative to `folder`, by name.
-
-    An id is the path without the ending, with "-" for "/". A DatasetError says that there is no image, that two
-    have one id, or that a name cannot stand in a table.
-    """
-    ids, seen = {}, {}
-    for path in sorted(file.relative_to(folder) for file in visible_files(folder)):
-        if path.suffix.lower() in SUFFIXES:
-            name = "-".join(path.with_suffix("").parts)
-            if not is_plain(name):
-                raise DatasetError(f"{str(path)!a} holds a control character or is no UTF-8. Rename it.")
-            if (twin := seen.setdefault(name.casefold(), path)) != path:  # one file on Windows and macOS
-                raise DatasetError(f"{twin} and {path} would have one id. Rename one.")
-            ids[name] = path.as_posix()
-    if not ids:
-        raise DatasetError(f"no image in {display_path(folder)}: expected {', '.join(SUFFIXES)}.")
-    return ids
+class PagesError(ValueError):
+    """A file holds several pages or frames; the message counts them."""
 
 
 def georeference(path: Path) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
@@ -237,8 +226,8 @@ def _decode(path: Path, label: str, exif: bool = True, shown: bool = False) -> t
     try:
         with path.open("rb") as file:
             head = file.read(32)
-            pixels, stored = (head[:4] in MAGIC and read_tiff(file)) or _decode_by_pillow(file, shown)
-            return np.atleast_3d(upright(pixels, stored.orientation) if exif else pixels), stored
+            pixels, stored = (head[:4] in _MAGIC and _read_tiff(file)) or _decode_by_pillow(file, shown)
+            return np.atleast_3d(_upright(pixels, stored.orientation) if exif else pixels), stored
     except PagesError as error:
         check, told = "pages", f"holds {error}; expected one."
         suggestion = "Save the one that is meant as a file of its own"
@@ -252,7 +241,7 @@ def _decode(path: Path, label: str, exif: bool = True, shown: bool = False) -> t
         reason = " ".join(str(error).replace(str(path), path.name).split())[:300] or type(error).__name__
         told = f"is {known}" if known else f"cannot be read ({reason})"
         check, told = "unreadable", f"{told}; expected PNG, JPEG, TIFF, BMP or WebP."
-        suggestion = "Save it as PNG" if known or head[:4] in MAGIC else "Copy it again"
+        suggestion = "Save it as PNG" if known or head[:4] in _MAGIC else "Copy it again"
         suggestion = "Fetch it" if "fetches" in known else suggestion
     raise DatasetError(f"{label} {told}", check, f"{suggestion}, {EXCLUDE}.")
 
@@ -288,3 +277,44 @@ def _sixteen_bits(file: BinaryIO, image: Image.Image, raw: str) -> np.ndarray:
     with Image.open(file, formats=["PNG"]) as again:
         again.tile = [(*again.tile[0][:3], raw[:-1] + "L")]  # the lower bytes
         return upper << 8 | np.asarray(again)
+
+
+def _read_tiff(file: BinaryIO) -> tuple[np.ndarray, Stored] | None:
+    """Read the values of a TIFF, (H, W) or (H, W, bands), neither turned nor inverted.
+
+    None where Pillow has to: palettes, CMYK, YCbCr and Lab, LZW and JPEG. A `PagesError` counts the pages of a stack, without
+    thumbnails, overviews and transparency masks. A ValueError says what else cannot be read.
+    """
+    file.seek(0)
+    with tifffile.TiffFile(file) as tif:
+        pages = [page for page in tif.pages if not page.subfiletype & 5] or [tif.pages[0]]
+        stack = (tif.imagej_metadata or {}).get("images", 1) if tif.is_imagej else 1
+        if (count := max(len(pages), stack)) > 1:
+            raise PagesError(f"{count} pages")
+        page, limit = pages[0], 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        bands, dtype = page.samplesperpixel, str(page.dtype)
+        alpha = len(page.extrasamples) > 0 and page.extrasamples[-1] in (1, 2)
+        if limit and page.imagewidth * page.imagelength > limit:
+            raise Image.DecompressionBombError(f"{page.imagewidth}x{page.imagelength} pixels")
+        mode = _MODES.get((dtype, bands), f"{bands} x {dtype}" if bands > 1 else dtype)
+        mode = "RGBX" if mode == "RGBA" and not alpha else mode
+        whole = mode in _PILLOW and page.photometric and page.compression not in _ALONE
+        if whole or page.photometric not in (0, 1, 2):
+            return None
+        if page.axes not in ("YX", "YXS", "SYX"):
+            raise ValueError(f"its axes are {page.axes}, not height, width and bands")
+        ends = [at + length for at, length in zip(page.dataoffsets, page.databytecounts, strict=True)]
+        if max(ends, default=0) > file.seek(0, 2):
+            raise ValueError("it ends before its pixels do")
+        if not (pixels := page.asarray()).size:
+            raise ValueError("it has no pixels")
+        orientation = page.tags[274].value if 274 in page.tags else 1
+    pixels = np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels
+    return pixels, Stored(mode, int(orientation), alpha, page.photometric == 0)
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn (H, W, ...) pixels as the EXIF orientation 1-8 says, like `ImageOps.exif_transpose`."""
+    pixels = pixels.swapaxes(0, 1) if orientation in (5, 6, 7, 8) else pixels
+    pixels = pixels[::-1] if orientation in (3, 4, 7, 8) else pixels
+    return pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels

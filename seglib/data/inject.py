@@ -81,14 +81,10 @@ def inject_faults(
         rows = [(r.id, r.split, *faults[r.id][:4]) for r in dataset.samples.itertuples() if r.id in faults]
         table = pd.DataFrame(rows, columns=["sample", "split", *Fault._fields[:4]])
         write_csv(folder / "planted.csv", table)
-        values = {
-            "name": f"{dataset.name[:64]}_planted",
-            "classes": list(dataset.classes.names),
-            "group": _GROUP,
-        }
-        values |= {"colors": dataset.classes.colors.tolist(), "splits": {}}
-        for split in dataset.splits:
-            values["splits"][split] = {key: f"{split}/{key}/**/*.png" for key in ("images", "masks")}
+        classes, sides = dataset.classes, ("images", "masks")
+        globs = {split: {side: f"{split}/{side}/**/*.png" for side in sides} for split in dataset.splits}
+        values = {"name": f"{dataset.name[:64]}_planted", "classes": list(classes.names), "group": _GROUP}
+        values |= {"colors": classes.colors.tolist(), "splits": globs}
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None)
         write_text(folder / FILE_NAME, text)
     return table

@@ -22,19 +22,14 @@ _MOST = 1 << 30  # bytes; a known dataset unpacks to no more
 
 
 def ensure_demo(dataset: str | Path) -> None:
-    """Make the demo's broken twin if `dataset` is data/demo_broken, and not there."""
-    path = resolve_path(dataset).resolve()
-    if path == (project_root() / "data/demo_broken").resolve() and not (path / "planted.csv").exists():
-        make_broken(path)
+    """Make the demo's broken twin if `dataset` is data/demo_broken, and not there.
 
-
-def make_broken(folder: str | Path) -> Path:
-    """Write the demo's broken twin into the new `folder`: sound samples, and one for each fault in planted.csv.
-
-    `kind` is the check that finds the fault, an empty `sample` stands for its whole split. The faulty files lie in
-    seglib/data/demo_broken as they are.
+    It has sound samples, and one for each fault in planted.csv: `kind` is the check that finds the fault, an empty
+    `sample` stands for its whole split. The faulty files lie in seglib/data/demo_broken as they are.
     """
-    folder, demo = Path(folder), project_root() / "data" / "demo"
+    folder, demo = resolve_path(dataset).resolve(), project_root() / "data" / "demo"
+    if folder != demo.with_name("demo_broken").resolve() or (folder / "planted.csv").exists():
+        return
     with atomic_folder(folder) as new:
         for street, split in _STREETS.items():
             source = demo / ("val" if split == "val" else "train")
@@ -45,7 +40,6 @@ def make_broken(folder: str | Path) -> Path:
         shutil.copytree(Path(__file__).with_name("demo_broken"), new, dirs_exist_ok=True)
         for lost in ("masks/ash_0001.png", "images/ash_0003.png"):
             (new / "train" / lost).unlink()
-    return folder
 
 
 def download(name: str, folder: str | Path) -> Path:

@@ -13,11 +13,12 @@ import pandas as pd
 
 from seglib.data.classes import some
 from seglib.data.config import FILE_NAME, DatasetConfig, Split, meant
-from seglib.data.image_io import EXCLUDE, SUFFIXES, DatasetError, visible_files
+from seglib.data.image_io import EXCLUDE, SUFFIXES, DatasetError
 from seglib.runs import display_path, is_plain, read_written
 
 FINDING_COLUMNS = ["severity", "check", "sample", "split", "detail", "suggestion"]
 LINKS = "SEGLIB_LINKS"
+_LITTER = ("thumbs.db", "desktop.ini")  # written by file managers; hidden files are passed over as well
 _WILD = re.compile(r"(\*\*/|\*\*?|\?|\[[^\]]+\])")
 _CONVERT = "Polygons (JSON, YOLO's text) become masks by `seglib convert`."
 _UNSAFE = re.compile(r'[<>:"|?*\\\x00-\x1f]')  # not allowed in file names everywhere
@@ -96,6 +97,38 @@ def _look(root: Path, name: str, split: Split, problems: list[tuple]) -> tuple[_
         detail = f"split {name!r} has no files: expected images at {split.images} and masks at {split.masks}."
         problem("empty-split", detail, f"Add them, correct the globs, or remove the split from {FILE_NAME}.")
     return sides
+
+
+def visible_files(start: Path) -> Iterator[Path]:
+    """Yield the visible files of a folder, in order. Links to folders are followed, but not round in circles."""
+    seen = set()
+    for folder, folders, names in os.walk(start, followlinks=True):
+        real = os.path.realpath(folder)
+        folders[:] = [] if real in seen else sorted(name for name in folders if name[0] != ".")
+        for name in [] if real in seen else sorted(names):
+            if name[0] != "." and name.lower() not in _LITTER:
+                yield Path(folder, name)
+        seen.add(real)
+
+
+def find_images(folder: Path) -> dict[str, str]:
+    """Name the image files in a folder and the folders in it: id -> path relative to `folder`, by name.
+
+    An id is the path without the ending, with "-" for "/". A DatasetError says that there is no image, that two
+    have one id, or that a name cannot stand in a table.
+    """
+    ids, seen = {}, {}
+    for path in sorted(file.relative_to(folder) for file in visible_files(folder)):
+        if path.suffix.lower() in SUFFIXES:
+            name = "-".join(path.with_suffix("").parts)
+            if not is_plain(name):
+                raise DatasetError(f"{str(path)!a} holds a control character or is no UTF-8. Rename it.")
+            if (twin := seen.setdefault(name.casefold(), path)) != path:  # one file on Windows and macOS
+                raise DatasetError(f"{twin} and {path} would have one id. Rename one.")
+            ids[name] = path.as_posix()
+    if not ids:
+        raise DatasetError(f"no image in {display_path(folder)}: expected {', '.join(SUFFIXES)}.")
+    return ids
 
 
 def find_files(root: Path, glob: str) -> Iterator[_File]:
