@@ -3,17 +3,19 @@
 import json
 import re
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from seglib.data.classes import IGNORE, pack_rgb
-from seglib.data.image_io import DatasetError, read_stored
+from seglib.data.classes import APART, IGNORE, MANY, levels, nearest, pack_rgb, palette_conflict, tally
+from seglib.data.image_io import EXCLUDE, DatasetError, read_form
+from seglib.data.overlay import label_regions
 
 TABLES = ("labelmap.txt", "_classes.csv", "class_dict.csv", "classes.json", "class_names.txt", "classes.txt")
 TABLES += ("codes.txt", "labels.txt", "objectinfo150.txt")
+_NO_DATA = (IGNORE, 65535, 2**32 - 1)  # the highest value of a type
 _GAP = r"\s*[\s,;:]\s*"
 _ROW = rf"(?:(\d+){_GAP})?(.*?\D.*?)(?:{_GAP}(\d+){_GAP}(\d+){_GAP}(\d+)|\s*[,;:\t]\s*(\d+))?[,;:\s]*"
 
@@ -54,9 +56,18 @@ def _from_lines(text: str) -> list[Named]:
     for first, name, *color, last in (m.groups() for m in (re.fullmatch(_ROW, line) for line in lines) if m):
         stored, name = first or last, name.split("\t")[-1].strip(' "')
         rows.append(Named(name, stored and int(stored), (*map(int, color),) if color[0] else None))
-    rows = rows[any(rows[0][1:]) < any(any(row[1:]) for row in rows) :]  # without a heading
+    told = [row[1:] != (None, None) for row in rows]
+    rows = rows[told[0] < any(told) :]  # without a heading
     whole = all(row.color for row in rows) or len({row.stored for row in rows}) == len(rows)
     return rows if whole else [Named(line) for line in lines]
+
+
+class _Held(NamedTuple):
+    pixels: Counter  # by stored id, or by the 24 bits of a colour
+    colored: bool
+    palette: dict[int, tuple[int, ...]]  # empty where it is grey
+    smeared: bool
+    notes: list[str]
 
 
 def draft_classes(files: list[Path], named: list[Named], source: str, glob: str) -> list[str]:
@@ -65,11 +76,14 @@ def draft_classes(files: list[Path], named: list[Named], source: str, glob: str)
     Without names the classes are class_0, class_1, ... by stored ids, or by how much the colours cover.
     `named` are the classes that the file `source` names; "labelIds" or "labelTrainIds" in `glob` are Cityscapes' ids.
     """
-    pixels, colored, palette, notes = _count(files)
-    city, id_map = re.search("label(train)?ids", glob, re.IGNORECASE), {IGNORE: IGNORE}
+    pixels, colored, palette, smeared, notes = _count(files, named)
+    city, id_map = re.search("label(train)?ids", glob, re.IGNORECASE), {} if smeared else {IGNORE: IGNORE}
     if colored:
         if not all(row.color for row in named):
-            notes, named = [f"# {source} names no colours: write its names in place of class_0, ..."], []
+            notes, named = (
+                [*notes, f"# {source} names no colours: write its names in place of class_0, ..."],
+                [],
+            )
         found = [(value >> 16, value >> 8 & 255, value & 255) for value, _ in pixels.most_common()]
         rows = named + [Named("", None, rgb) for rgb in found if rgb not in {row.color for row in named}]
         rows = [row._replace(stored=int(pack_rgb(np.array(row.color)))) for row in rows]
@@ -78,12 +92,17 @@ def draft_classes(files: list[Path], named: list[Named], source: str, glob: str)
         rows = [row._replace(stored=c) if city[1] else row for c, row in enumerate(rows)]
         source, id_map = "Cityscapes", dict.fromkeys([*range(34), IGNORE], IGNORE)
     else:
-        rows = _by_id(pixels, named)
+        no_data = [] if smeared else _no_data(sorted(pixels))
+        rows = _by_palette(pixels, named, palette) or _by_id(sorted({*pixels} - {*no_data}) or [0], named)
         if 0 in pixels and all(row.stored for row in rows):
             id_map[0] = IGNORE
             notes.append(f"# 0 is not in {source} and is ignored. If it is a class (background), name it.")
+        elif named and named[0][:2] == (rows[0].name, None) and not palette:
+            told = f"# In the order of {source}, {rows[0].stored} is {rows[0].name!r}."
+            notes.append(f"{told} If it is a background without a line there, give it one.")
         rows = [row._replace(color=row.color or palette.get(row.stored)) for row in rows]
-    id_map |= {row.stored: c for c, row in enumerate(rows)}
+        notes += [f"ignore_ids: {[v for v in no_data if v != IGNORE]}"] * any(v != IGNORE for v in no_data)
+    id_map |= {row.stored: c for c, row in enumerate(rows) if row.stored is not None}
     lines = [f"classes:{f'  # of {source}' * bool(rows[0].name)}"]
     for c, row in enumerate(rows):
         name = json.dumps(row.name, ensure_ascii=False) if row.name else f"class_{c}"
@@ -92,42 +111,116 @@ def draft_classes(files: list[Path], named: list[Named], source: str, glob: str)
     if all(row.color for row in rows):
         lines.append(f"colors: {[[*row.color] for row in rows]}")
     if not colored and [*id_map] != [IGNORE, *range(len(rows))]:
-        lines.append(f"id_map: {id_map}{f'  # {IGNORE}: ignored' * (id_map[IGNORE] == IGNORE)}")
+        lines.append(f"id_map: {id_map}{f'  # {IGNORE}: ignored' * (id_map.get(IGNORE) == IGNORE)}")
     return [*lines, *notes]
 
 
-def _by_id(pixels: Counter, named: list[Named]) -> list[Named]:
+def _no_data(found: list[int]) -> list[int]:
+    """The values of missing pixels: negative ones, and the highest of a type unless it ends a scale, as in 0, 127, 255."""
+    ids = [value for value in found if value >= 0]
+    scale = ids[:1] == [0] and len(ids) > 1 and np.ptp(np.diff(ids)) <= 2 and ids[1] >= APART
+    return [value for value in found if value < 0 or (value in _NO_DATA and not scale)]
+
+
+def _by_palette(pixels: Counter, named: list[Named], palette: dict[int, tuple[int, ...]]) -> list[Named]:
+    """The named classes with the indices of their colours, if masks hold no other colours; [] if they do."""
+    used = {rgb: k for k, rgb in palette.items() if k in pixels}
+    known = {*used} <= {row.color for row in named}
+    return [row._replace(stored=used.get(row.color)) for row in named] if used and known else []
+
+
+def _by_id(found: list[int], named: list[Named]) -> list[Named]:
     """The classes of masks of ids: those that are named, then those that are only found."""
-    found, binary = sorted({*pixels} - {IGNORE}) or [0], {*pixels} == {0, IGNORE}
+    scale = len(found) > 1 and np.diff(found).min() >= APART
     if not named:
         nearly_all = found[0] == 0 and max(found) < 2 * len(found)  # the others may be rare
-        ids = [0, IGNORE] if binary else range(max(found) + 1) if nearly_all else found
-        return [Named("", k) for k in ids]
+        return [Named("", k) for k in (range(max(found) + 1) if nearly_all else found)]
+    if len(named) == 1 and named[0].stored is None and found[0] == 0 and len(found) == 2:
+        named, scale = [Named("background"), *named], True
     start = max(found) == len(named)  # the list leaves out 0
-    order = [0, IGNORE] if binary and len(named) == 2 else range(start, start + len(named))
+    order = found if scale and len(found) == len(named) else range(start, start + len(named))
     rows = [Named(n, k if s is None else s, rgb) for (n, s, rgb), k in zip(named, order, strict=True)]
     return rows + [Named("", k) for k in found if k and k not in {row.stored for row in rows}]
 
 
-def _count(files: list[Path]) -> tuple[Counter, bool, dict[int, tuple[int, ...]], list[str]]:
-    """Pixels by stored id, or by the 24 bits of a colour; whether they are colours; a palette; a line if smeared."""
+def _count(files: list[Path], named: list[Named]) -> _Held:
+    """Count what masks hold; a DatasetError says why it is no classes: noise, numbers of objects, or two forms."""
+    tallies, colored, palettes, notes = _tallies(files, bool(named) and all(row.color for row in named))
+    color = True in colored
+    if color and False in colored:
+        detail = f"{colored.count(False)} of {len(colored)} masks have one channel, the others are RGB."
+        raise DatasetError(
+            detail, "two-readings", "Export all in one form, or tell by --masks which are meant."
+        )
+    for counts, kind in zip(tallies, colored, strict=True):
+        counts[0] *= 0x10101 if color and not kind else 1  # a grey among colours
+    together = np.hstack(tallies)
+    values, where = np.unique(together[0], return_inverse=True)
+    counts = np.stack([values, *(np.bincount(where, row, len(values)) for row in together[1:])]).astype(
+        np.int64
+    )
+    kept = levels(counts, color, any(file.suffix.lower() in (".jpg", ".jpeg") for file in files))
+    if smeared := kept is not None and 2 <= len(kept) <= MANY:
+        notes.append(f"snap: true  # {len(values)} values: smeared by JPEG or soft edges")
+        values = nearest(values, np.array(kept), color)[0]
+    elif kept is not None or len(values) > IGNORE + 1:
+        detail = f"the masks hold {len(values)} different values, which are no classes."
+        suggestion = "Are they photographs, or smeared by JPEG or by resizing? Export class ids as PNG."
+        raise DatasetError(detail, "illegal-ids", suggestion)
+    elif _are_numbers(files, tallies, color, len(named)):
+        detail = f"the masks hold {len(values)} values that number objects: nearly every region has its own."
+        told = "Objects of one class become masks by `seglib convert FOLDER --kind instances --to FOLDER/class_masks`"
+        raise DatasetError(
+            detail, "instance-numbers", f"{told}; if they are classes, list all in classes.txt."
+        )
+    used = [{k: p[k] for k in t[0].tolist() if k in p} for p, t in zip(palettes, tallies, strict=True)]
+    if conflict := palette_conflict(used):
+        raise DatasetError(conflict, "palettes-differ", "Export RGB masks, or class ids.")
     pixels: Counter = Counter()
+    for value, count in zip(values.tolist(), counts[1].tolist(), strict=True):
+        pixels[value] += count
+    palette = next((palette for palette in palettes if any(len({*rgb}) > 1 for rgb in palette.values())), {})
+    return _Held(pixels, color, palette, smeared, notes)
+
+
+def _tallies(
+    files: list[Path], by_color: bool
+) -> tuple[list[np.ndarray], list[bool | None], list[dict], list[str]]:
+    """The `tally`, whether it is of colours (None: of three equal channels), and the palette of each mask; notes on bad ones."""
+    tallies, colored, palettes, failed = [], [], [], []
     for file in files:
-        stored = read_stored(file)
-        color = stored.ndim == 3
-        values, counts = np.unique(pack_rgb(stored) if color else stored * 1, return_counts=True)
-        pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-        if len(pixels) > IGNORE + 1:
-            detail = f"the masks hold more than {IGNORE} different values, {file.name} among them."
-            suggestion = "Are they photographs, or smoothed by JPEG or by resizing? Export class ids as PNG."
-            raise DatasetError(detail, "illegal-ids", suggestion)
-    between = [value for value in pixels if 8 <= value < 248]
-    grey = not color and len(between) > 8 and max(between) >= 128 and max(pixels) <= IGNORE
-    if grey and sum(pixels[value] for value in between) < 0.4 * pixels.total():
-        line = f"snap: true  # {len(pixels)} values, most near 0 or 255: smeared by JPEG or soft edges"
-        white = sum(count for value, count in pixels.items() if value >= 128)
-        return Counter({0: pixels.total() - white, IGNORE: white}), False, {}, [line]
-    with Image.open(file, formats=["PNG", "TIFF", "BMP"]) as image:
-        table = np.reshape(image.getpalette("RGB") if image.mode == "P" else [], (-1, 3)).astype(int)
-    palette = {k: (*rgb,) for k, rgb in enumerate(table.tolist())}
-    return pixels, color, palette if np.ptp(table, axis=1).any() else {}, []
+        try:
+            stored, form = read_form(file, f"mask {file.name!r}")
+        except DatasetError as error:
+            failed.append(error)
+            continue
+        kind = stored.ndim == 3
+        if kind and not by_color and (stored == stored[..., :1]).all():
+            kind, stored = None, stored[..., 0]
+        tallies.append(tally(stored))
+        colored.append(kind)
+        colors = np.reshape([*form.palette], (-1, 3)).tolist()
+        palettes.append({k: (*colors[k],) for k in range(len(colors))})
+        if sum(map(np.size, tallies)) > 1e7:  # photographs
+            break
+    if 2 * len(failed) > len(files):
+        raise DatasetError(
+            failed[0].detail, failed[0].check, failed[0].suggestion.replace(f", {EXCLUDE}", "")
+        )
+    return tallies, colored, palettes, [f"# Left out of these shares: {error.detail}" for error in failed]
+
+
+def _are_numbers(files: list[Path], tallies: list[np.ndarray], color: bool, named: int) -> bool:
+    """Tell whether nearly every region has its own value, or nearly every mask its own, or all are class x 1000 + number."""
+    masks = Counter(value for counts in tallies for value in counts[0].tolist())
+    large = [value for value in masks if value >= 1000 and value not in _NO_DATA]
+    if not color and len({value // 1000 for value in large}) < len(large):
+        return True
+    regions: list[int] = []
+    for file in files[:20] if len(masks) > max(MANY, named) else []:
+        with suppress(DatasetError):
+            stored = read_form(file, "")[0]
+            values = label_regions(pack_rgb(stored) if stored.ndim == 3 else stored)[1]
+            regions += np.unique(values[values != 0], return_counts=True)[1].tolist()
+    once = len(tallies) > 4 and [*masks.values()].count(1) > 0.8 * len(masks)
+    return bool(regions) and (once or regions.count(1) > 0.9 * len(regions))

@@ -1,7 +1,8 @@
 """Class names, colours and the ignored id; stored mask values <-> class ids <-> colours."""
 
 import colorsys
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -152,23 +153,27 @@ class ClassMap:
         return cls(tuple(data["names"]), colors, ignored, id_map, bool(data.get("snap")))
 
 
-def _distance(values: np.ndarray, others: np.ndarray | int, color: bool) -> np.ndarray:
-    """How far grey values, or colours as 24 bits, lie apart; from 1 on they are two, however smeared a mask is."""
+def nearest(values: np.ndarray, keys: np.ndarray, color: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Find the nearest key of each value (V,), colours as 24 bits, and how far it is; from 1 on they are two classes."""
     if not color:
-        return np.abs(values - others) / APART
-    return sum(((values >> k & 255) - (others >> k & 255)) ** 2 for k in (16, 8, 0)) ** 0.5 / (2 * APART)
+        distance = np.abs(values[:, None] - keys) / APART
+    else:
+        channels = [(values >> k & 255)[:, None] - (keys >> k & 255) for k in (16, 8, 0)]
+        distance = np.linalg.norm(channels, axis=0) / (2 * APART)
+    return keys[distance.argmin(axis=1)], distance.min(axis=1)
 
 
 def _snap(stored: np.ndarray, keys: np.ndarray, color: bool, flat: np.ndarray) -> np.ndarray:
     """Replace every value by the nearest key; a ClassError names one that covers `flat` places far from all keys."""
     values, where = np.unique(stored.astype(np.int64), return_inverse=True)
-    distance, where = _distance(values[:, None], keys, color), where.reshape(stored.shape)
-    lost = flat & (distance.min(axis=1) >= 1)[where]
+    near, distance = nearest(values, keys, color)
+    where = where.reshape(stored.shape)
+    lost = flat & (distance >= 1)[where]
     if lost.mean() > _LEAST:
         most = values[np.bincount(where[lost]).argmax()]
         told = f"holds {f'#{most:06x}' if color else most} or the like in {lost.mean():.1%} of its pixels"
         raise ClassError(f"{told}, which is no soft edge; dataset.yaml names no value near it.")
-    return keys[distance.argmin(axis=1)][where]
+    return near[where]
 
 
 def _spread(stored: np.ndarray) -> np.ndarray:
@@ -192,16 +197,29 @@ def levels(counts: np.ndarray, color: bool, lossy: bool = False) -> list[int] | 
     """Tell what smeared masks held before JPEG or smooth edges, commonest first; None if the `tally` is of sharp ones."""
     values, pixels, equal, flat = counts
     specks = equal < 0.05 * pixels  # a class has an inside
-    few = not color and len(values) <= MANY / 2 and values[-1] < 128  # they may be ids
-    if not flat.any() or (not lossy and (few or specks.sum() < 3 or specks.mean() < 0.5)):
+    ids = not color and len(values) <= MANY / 2 and np.diff(values).min(initial=0) < APART
+    if not flat.any() or (not lossy and (ids or len(values) < 5 or specks.mean() < 0.5)):
         return None
     kept, left = [], flat.copy()
     while left.sum() > _LEAST * flat.sum():
         kept.append(int(values[left.argmax()]))
-        left[_distance(values, kept[-1], color) < 1] = 0
+        left[nearest(values, np.array(kept[-1:]), color)[1] < 1] = 0
     if len(kept) == 1 and not color and kept[0] < APART and 255 - APART < values[-1] <= 255:
         kept.append(255)  # lines too thin for an inside
     return kept
+
+
+def palette_conflict(palettes: Iterable[Mapping[int, tuple[int, ...]]]) -> str:
+    """Say which index has two colours, in palettes that give two or more of their colours to several indices; or ""."""
+    indices, colors = defaultdict(set), defaultdict(set)
+    for index, rgb in (item for palette in palettes for item in palette.items()):
+        indices[rgb].add(index)
+        colors[index].add(rgb)
+    twice = [index for index in sorted(colors) if len(colors[index]) > 1]
+    if not twice or sum(len(places) > 1 for places in indices.values()) < 2:
+        return ""
+    one, two, *_ = sorted(colors[twice[0]])
+    return f"palettes differ: index {twice[0]} is {one} in one and {two} in another, and their colours change places."
 
 
 def suggest(stored: np.ndarray, classes: ClassMap) -> str:
