@@ -97,12 +97,13 @@ def draft_classes(files: list[Path], named: list[Named], source: str, glob: str)
         if 0 in pixels and all(row.stored for row in rows):
             id_map[0] = IGNORE
             notes.append(f"# 0 is not in {source} and is ignored. If it is a class (background), name it.")
-        elif named and named[0][:2] == (rows[0].name, None) and not palette:
+        elif named and named[0].stored is None and not palette and "back" not in rows[0].name.lower():
             told = f"# In the order of {source}, {rows[0].stored} is {rows[0].name!r}."
             notes.append(f"{told} If it is a background without a line there, give it one.")
         rows = [row._replace(color=row.color or palette.get(row.stored)) for row in rows]
         notes += [f"ignore_ids: {[v for v in no_data if v != IGNORE]}"] * any(v != IGNORE for v in no_data)
     id_map |= {row.stored: c for c, row in enumerate(rows) if row.stored is not None}
+    id_map = dict(sorted(id_map.items()))
     lines = [f"classes:{f'  # of {source}' * bool(rows[0].name)}"]
     for c, row in enumerate(rows):
         name = json.dumps(row.name, ensure_ascii=False) if row.name else f"class_{c}"
@@ -110,15 +111,17 @@ def draft_classes(files: list[Path], named: list[Named], source: str, glob: str)
         lines.append(f"  - {name}  # stored as {stored}: {share:.1%} of the pixels")
     if all(row.color for row in rows):
         lines.append(f"colors: {[[*row.color] for row in rows]}")
-    if not colored and [*id_map] != [IGNORE, *range(len(rows))]:
+    if not colored and id_map != {c: c for c in [*range(len(rows)), IGNORE]}:
         lines.append(f"id_map: {id_map}{f'  # {IGNORE}: ignored' * (id_map.get(IGNORE) == IGNORE)}")
     return [*lines, *notes]
 
 
 def _no_data(found: list[int]) -> list[int]:
     """The values of missing pixels: negative ones, and the highest of a type unless it ends a scale, as in 0, 127, 255."""
-    ids = [value for value in found if value >= 0]
-    scale = ids[:1] == [0] and len(ids) > 1 and np.ptp(np.diff(ids)) <= 2 and ids[1] >= APART
+    ids = np.array([value for value in found if value >= 0])
+    shades = [ids / ids.max(initial=1) * count for count in range(1, 9)]
+    scale = any((np.abs(shade - shade.round()) <= count / 255).all() for count, shade in enumerate(shades, 1))
+    scale &= 0 in ids and np.diff(ids).min(initial=IGNORE) >= APART
     return [value for value in found if value < 0 or (value in _NO_DATA and not scale)]
 
 

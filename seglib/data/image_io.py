@@ -16,6 +16,19 @@ _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # the only decoders that file
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 # tags: ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory, GeoDoubleParams, GeoAsciiParams
 _GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737)
+FOREIGN = (
+    ".gif",
+    ".npy",
+    ".npz",
+    ".pgm",
+    ".ppm",
+    ".jp2",
+    ".heic",
+    ".dcm",
+    ".nii",
+    ".gz",
+    ".mat",
+)  # are to be saved as PNG
 _DEEP = ("RGB;16B", "RGBA;16B", "LA;16B")  # PNGs of which Pillow keeps the upper bytes
 # How other files begin that come under such names, or, from the fifth byte on, HEIC and AVIF.
 _OTHERS = {b"GIF8": "a GIF", b"ftyp": "an HEIC or AVIF image", b"{": "JSON", b"[": "JSON"}
