@@ -103,7 +103,7 @@ def judge_reading(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -
     ):
         share, names = samples.loc[alone, "ignore_share"].mean(), samples.loc[alone, "id"].tolist()
         detail = f"{alone.sum()} masks ({some(names)}) hold 0 and 255 alone: 255 is ignored, {share:.1%} of their pixels."
-        line = "{0: 0, 1: 1, 255: 1}" if others.any() else "{0: 0, 255: 1}"
+        line = {c: c for c in range(len(classes) if others.any() else 1)} | {IGNORE: 1}
         told = f"Write id_map: {line} into dataset.yaml if 255 is a class, ignore_ids: [255] if it is not."
         yield "all-255", "", "", detail, told
     absent = len(total) > 1 and not total[0] and total[1:].all() and 0 not in classes.ignore_ids

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from seglib.data.classes import APART, IGNORE, MANY, levels, nearest, pack_rgb, palette_conflict, tally
-from seglib.data.image_io import EXCLUDE, DatasetError, read_form
+from seglib.data.image_io import DatasetError, read_form
 from seglib.data.overlay import label_regions
 
 TABLES = ("labelmap.txt", "_classes.csv", "class_dict.csv", "classes.json", "class_names.txt", "classes.txt")
@@ -62,28 +63,19 @@ def _from_lines(text: str) -> list[Named]:
     return rows if whole else [Named(line) for line in lines]
 
 
-class _Held(NamedTuple):
-    pixels: Counter  # by stored id, or by the 24 bits of a colour
-    colored: bool
-    palette: dict[int, tuple[int, ...]]  # empty where it is grey
-    smeared: bool
-    notes: list[str]
-
-
 def draft_classes(files: list[Path], named: list[Named], source: str, glob: str) -> list[str]:
     """Draft the lines from `classes` to `colors`, `id_map` or `snap`, with the share of each class in the masks.
 
     Without names the classes are class_0, class_1, ... by stored ids, or by how much the colours cover.
     `named` are the classes that the file `source` names; "labelIds" or "labelTrainIds" in `glob` are Cityscapes' ids.
     """
-    pixels, colored, palette, smeared, notes = _count(files, named)
+    (pixels, colored, smeared), palette, notes = _count(files, named)
     city, id_map = re.search("label(train)?ids", glob, re.IGNORECASE), {} if smeared else {IGNORE: IGNORE}
+    used = {rgb: k for k, rgb in palette.items() if k in pixels}
     if colored:
         if not all(row.color for row in named):
-            notes, named = (
-                [*notes, f"# {source} names no colours: write its names in place of class_0, ..."],
-                [],
-            )
+            notes += [f"# {source} names no colours: write its names in place of class_0, ..."]
+            named = []
         found = [(value >> 16, value >> 8 & 255, value & 255) for value, _ in pixels.most_common()]
         rows = named + [Named("", None, rgb) for rgb in found if rgb not in {row.color for row in named}]
         rows = [row._replace(stored=int(pack_rgb(np.array(row.color)))) for row in rows]
@@ -91,17 +83,20 @@ def draft_classes(files: list[Path], named: list[Named], source: str, glob: str)
         rows = read_table(Path(__file__).with_name("cityscapes.txt"))
         rows = [row._replace(stored=c) if city[1] else row for c, row in enumerate(rows)]
         source, id_map = "Cityscapes", dict.fromkeys([*range(34), IGNORE], IGNORE)
+    elif used and {*used} <= {row.color for row in named}:  # in any order
+        rows = [row._replace(stored=used.get(row.color)) for row in named]
     else:
         no_data = [] if smeared else _no_data(sorted(pixels))
-        rows = _by_palette(pixels, named, palette) or _by_id(sorted({*pixels} - {*no_data}) or [0], named)
+        rows = _by_id(sorted({*pixels} - {*no_data}) or [0], named)
         if 0 in pixels and all(row.stored for row in rows):
             id_map[0] = IGNORE
             notes.append(f"# 0 is not in {source} and is ignored. If it is a class (background), name it.")
-        elif named and named[0].stored is None and not palette and "back" not in rows[0].name.lower():
-            told = f"# In the order of {source}, {rows[0].stored} is {rows[0].name!r}."
-            notes.append(f"{told} If it is a background without a line there, give it one.")
+        elif named and named[0].stored is None and "back" not in rows[0].name.lower():
+            told = f"# By its place in {source}, {rows[0].name!r} is {rows[0].stored}."
+            notes.append(f"{told} If that is a background without a line there, give it one.")
         rows = [row._replace(color=row.color or palette.get(row.stored)) for row in rows]
-        notes += [f"ignore_ids: {[v for v in no_data if v != IGNORE]}"] * any(v != IGNORE for v in no_data)
+        no_data = [value for value in no_data if value != IGNORE]
+        notes += [f"ignore_ids: {no_data}"] * bool(no_data)
     id_map |= {row.stored: c for c, row in enumerate(rows) if row.stored is not None}
     id_map = dict(sorted(id_map.items()))
     lines = [f"classes:{f'  # of {source}' * bool(rows[0].name)}"]
@@ -118,18 +113,12 @@ def draft_classes(files: list[Path], named: list[Named], source: str, glob: str)
 
 def _no_data(found: list[int]) -> list[int]:
     """The values of missing pixels: negative ones, and the highest of a type unless it ends a scale, as in 0, 127, 255."""
-    ids = np.array([value for value in found if value >= 0])
-    shades = [ids / ids.max(initial=1) * count for count in range(1, 9)]
-    scale = any((np.abs(shade - shade.round()) <= count / 255).all() for count, shade in enumerate(shades, 1))
-    scale &= 0 in ids and np.diff(ids).min(initial=IGNORE) >= APART
-    return [value for value in found if value < 0 or (value in _NO_DATA and not scale)]
-
-
-def _by_palette(pixels: Counter, named: list[Named], palette: dict[int, tuple[int, ...]]) -> list[Named]:
-    """The named classes with the indices of their colours, if masks hold no other colours; [] if they do."""
-    used = {rgb: k for k, rgb in palette.items() if k in pixels}
-    known = {*used} <= {row.color for row in named}
-    return [row._replace(stored=used.get(row.color)) for row in named] if used and known else []
+    ids = [value for value in found if value >= 0]
+    scales = [np.array(ids) / max([1, *ids]) * count for count in range(1, 9)]
+    drawn = 0 in ids and any(
+        len({*scale.round()}) == len(ids) and (np.abs(scale - scale.round()) < 0.04).all() for scale in scales
+    )
+    return [value for value in found if value < 0 or (value in _NO_DATA and not drawn)]
 
 
 def _by_id(found: list[int], named: list[Named]) -> list[Named]:
@@ -146,84 +135,77 @@ def _by_id(found: list[int], named: list[Named]) -> list[Named]:
     return rows + [Named("", k) for k in found if k and k not in {row.stored for row in rows}]
 
 
-def _count(files: list[Path], named: list[Named]) -> _Held:
-    """Count what masks hold; a DatasetError says why it is no classes: noise, numbers of objects, or two forms."""
-    tallies, colored, palettes, notes = _tallies(files, bool(named) and all(row.color for row in named))
-    color = True in colored
-    if color and False in colored:
-        detail = f"{colored.count(False)} of {len(colored)} masks have one channel, the others are RGB."
-        raise DatasetError(
-            detail, "two-readings", "Export all in one form, or tell by --masks which are meant."
-        )
-    for counts, kind in zip(tallies, colored, strict=True):
-        counts[0] *= 0x10101 if color and not kind else 1  # a grey among colours
-    together = np.hstack(tallies)
-    values, where = np.unique(together[0], return_inverse=True)
-    counts = np.stack([values, *(np.bincount(where, row, len(values)) for row in together[1:])]).astype(
-        np.int64
-    )
-    kept = levels(counts, color, any(file.suffix.lower() in (".jpg", ".jpeg") for file in files))
-    if smeared := kept is not None and 2 <= len(kept) <= MANY:
-        notes.append(f"snap: true  # {len(values)} values: smeared by JPEG or soft edges")
-        values = nearest(values, np.array(kept), color)[0]
-    elif kept is not None or len(values) > IGNORE + 1:
-        detail = f"the masks hold {len(values)} different values, which are no classes."
-        suggestion = "Are they photographs, or smeared by JPEG or by resizing? Export class ids as PNG."
-        raise DatasetError(detail, "illegal-ids", suggestion)
-    elif _are_numbers(files, tallies, color, len(named)):
-        detail = f"the masks hold {len(values)} values that number objects: nearly every region has its own."
-        told = "Objects of one class become masks by `seglib convert FOLDER --kind instances --to FOLDER/class_masks`"
-        raise DatasetError(
-            detail, "instance-numbers", f"{told}; if they are classes, list all in classes.txt."
-        )
-    used = [{k: p[k] for k in t[0].tolist() if k in p} for p, t in zip(palettes, tallies, strict=True)]
-    if conflict := palette_conflict(used):
-        raise DatasetError(conflict, "palettes-differ", "Export RGB masks, or class ids.")
-    pixels: Counter = Counter()
-    for value, count in zip(values.tolist(), counts[1].tolist(), strict=True):
-        pixels[value] += count
-    palette = next((palette for palette in palettes if any(len({*rgb}) > 1 for rgb in palette.values())), {})
-    return _Held(pixels, color, palette, smeared, notes)
+def _count(files: list[Path], named: list[Named]) -> tuple[tuple[Counter, bool, bool], dict, list[str]]:
+    """Count pixels by stored id or 24 bits of colour; whether they are colours, smeared; a palette; comments.
 
-
-def _tallies(
-    files: list[Path], by_color: bool
-) -> tuple[list[np.ndarray], list[bool | None], list[dict], list[str]]:
-    """The `tally`, whether it is of colours (None: of three equal channels), and the palette of each mask; notes on bad ones."""
-    tallies, colored, palettes, failed = [], [], [], []
+    A DatasetError says why the values are no classes: noise, numbers of objects, two forms, palettes that differ.
+    """
+    tallies, forms, palettes, notes, palette = [], [], [], [], b""
+    by_color = bool(named) and all(row.color for row in named)
     for file in files:
         try:
             stored, form = read_form(file, f"mask {file.name!r}")
         except DatasetError as error:
-            failed.append(error)
+            notes.append(f"# Left out of these shares: {error.detail}")
+            if 2 * len(notes) > len(files):
+                raise DatasetError(
+                    error.detail, error.check, error.suggestion.split(", or list")[0]
+                ) from None
             continue
-        kind = stored.ndim == 3
-        if kind and not by_color and (stored == stored[..., :1]).all():
-            kind, stored = None, stored[..., 0]
-        tallies.append(tally(stored))
-        colored.append(kind)
-        colors = np.reshape([*form.palette], (-1, 3)).tolist()
-        palettes.append({k: (*colors[k],) for k in range(len(colors))})
-        if sum(map(np.size, tallies)) > 1e7:  # photographs
+        grey = stored.ndim == 3 and not by_color and (stored == stored[..., :1]).all()
+        forms.append("grey" if grey else "RGB" if stored.ndim == 3 else "ids")
+        tallies.append(tally(stored[..., 0] if grey else stored))
+        palette = form.palette or palette
+        palettes.append({k: (*form.palette[3 * k : 3 * k + 3],) for k in tallies[-1].index if form.palette})
+        if sum(map(len, tallies)) > 1e6:  # photographs
             break
-    if 2 * len(failed) > len(files):
+    if color := "RGB" in forms:
+        if count := forms.count("ids"):
+            detail = f"{count} of {len(forms)} masks have one channel, the others are RGB."
+            raise DatasetError(detail, "two-readings", "Export all in one form.")
+        tallies = [
+            t.set_axis(t.index * (1, 0x10101)[f == "grey"]) for t, f in zip(tallies, forms, strict=True)
+        ]
+    if conflict := palette_conflict(palettes):
+        raise DatasetError(conflict, "palettes-differ", "Export RGB masks, or class ids.")
+    pixels, smeared = _judge(tallies, files, color, len(named))
+    notes += ["snap: true  # smeared by JPEG or soft edges: other values are read as the nearest"] * smeared
+    colors = np.reshape([*palette], (-1, 3)).astype(int)
+    shown = (
+        dict(enumerate(map(tuple, colors.tolist()))) if colors.size and np.ptp(colors, axis=1).any() else {}
+    )
+    return (pixels, color, smeared), shown, notes
+
+
+def _judge(tallies: list[pd.DataFrame], files: list[Path], color: bool, named: int) -> tuple[Counter, bool]:
+    """Pixels by value, of smeared masks by the nearest of their classes, and whether they are smeared."""
+    together, lossy = pd.concat(tallies), any(file.suffix.lower() in (".jpg", ".jpeg") for file in files)
+    counts = together.groupby(level=0).sum()
+    kept = levels(counts, color, lossy)
+    if kept is not None and 2 <= len(kept) <= MANY:
+        near = nearest(counts.index.to_numpy(), np.array(kept), color)[0]
+        return Counter(counts["pixels"].groupby(near).sum().to_dict()), True
+    if kept is not None or len(counts) > IGNORE + 1:
+        detail = f"the masks hold {len(counts)} different values, which are no classes."
+        suggestion = "Are they photographs, or smeared by JPEG or by resizing? Export class ids as PNG."
+        raise DatasetError(detail, "illegal-ids", suggestion)
+    large = counts.index[(counts.index >= 1000) & ~counts.index.isin(_NO_DATA) & (not color)]
+    once = len(tallies) > 4 and together.index.value_counts().eq(1).mean() > 0.8  # values of one mask
+    many = len(counts) > max(MANY, named) and (once or _numbers_regions(files))
+    if many or (large // 1000).duplicated().any():  # class x 1000 + number
+        detail = f"the masks hold {len(counts)} values that number objects: nearly every region has its own."
+        told = "Draw them as one class: `seglib convert FOLDER --kind instances --to FOLDER/class_masks`. If they are"
         raise DatasetError(
-            failed[0].detail, failed[0].check, failed[0].suggestion.replace(f", {EXCLUDE}", "")
+            detail, "instance-numbers", f"{told} classes, list the names of all in classes.txt."
         )
-    return tallies, colored, palettes, [f"# Left out of these shares: {error.detail}" for error in failed]
+    return Counter(counts["pixels"].to_dict()), False
 
 
-def _are_numbers(files: list[Path], tallies: list[np.ndarray], color: bool, named: int) -> bool:
-    """Tell whether nearly every region has its own value, or nearly every mask its own, or all are class x 1000 + number."""
-    masks = Counter(value for counts in tallies for value in counts[0].tolist())
-    large = [value for value in masks if value >= 1000 and value not in _NO_DATA]
-    if not color and len({value // 1000 for value in large}) < len(large):
-        return True
-    regions: list[int] = []
-    for file in files[:20] if len(masks) > max(MANY, named) else []:
+def _numbers_regions(files: list[Path]) -> bool:
+    regions: list[int] = []  # of each value in each mask
+    for file in files[:20]:
         with suppress(DatasetError):
             stored = read_form(file, "")[0]
             values = label_regions(pack_rgb(stored) if stored.ndim == 3 else stored)[1]
             regions += np.unique(values[values != 0], return_counts=True)[1].tolist()
-    once = len(tallies) > 4 and [*masks.values()].count(1) > 0.8 * len(masks)
-    return bool(regions) and (once or regions.count(1) > 0.9 * len(regions))
+    return regions.count(1) > 0.9 * len(regions)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
+import pandas as pd
 
 IGNORE = 255  # the id of ignored pixels everywhere inside seglib
 APART = 16  # grey values between named ids, where others are read as the nearest: JPEG's noise is below half of it
@@ -185,17 +186,17 @@ def _spread(stored: np.ndarray) -> np.ndarray:
     return high - low if stored.ndim == 2 else (high - low).max(axis=2)
 
 
-def tally(stored: np.ndarray) -> np.ndarray:
-    """Count a mask's values, colours as 24 bits: (4, V) values, pixels, those whose 3x3 are equal, and nearly equal."""
+def tally(stored: np.ndarray) -> pd.DataFrame:
+    """Count a mask's values, colours as 24 bits: `pixels`, those whose 3x3 are `equal`, and `flat`: nearly equal."""
     values, where = np.unique(pack_rgb(stored) if stored.ndim == 3 else stored * 1, return_inverse=True)
-    spread = _spread(stored * 1).ravel()
-    counts = (np.bincount(where.ravel(), spread <= most, len(values)) for most in (np.inf, 0, _NOISE))
-    return np.stack([values, *counts]).astype(np.int64)
+    spread, most = _spread(stored * 1).ravel(), {"pixels": np.inf, "equal": 0, "flat": _NOISE}
+    counts = {name: np.bincount(where.ravel(), spread <= n, len(values)) for name, n in most.items()}
+    return pd.DataFrame(counts, values.astype(np.int64), dtype=int)
 
 
-def levels(counts: np.ndarray, color: bool, lossy: bool = False) -> list[int] | None:
+def levels(counts: pd.DataFrame, color: bool, lossy: bool = False) -> list[int] | None:
     """Tell what smeared masks held before JPEG or smooth edges, commonest first; None if the `tally` is of sharp ones."""
-    values, pixels, equal, flat = counts
+    values, (pixels, equal, flat) = counts.index.to_numpy(), counts.to_numpy().T
     specks = equal < 0.05 * pixels  # a class has an inside
     ids = not color and len(values) <= MANY / 2 and np.diff(values).min(initial=0) < APART
     if not flat.any() or (not lossy and (ids or len(values) < 5 or specks.mean() < 0.5)):
@@ -225,7 +226,7 @@ def palette_conflict(palettes: Iterable[Mapping[int, tuple[int, ...]]]) -> str:
 def suggest(stored: np.ndarray, classes: ClassMap) -> str:
     """Suggest what to write into dataset.yaml for a mask with unknown values, (H, W) ids or (H, W, 3) colours."""
     color, count, counts = stored.ndim == 3, len(classes), tally(stored)
-    ids = counts[0].tolist()
+    ids = counts.index.tolist()
     if classes.snap:
         return "Name it there: a class, or 255 if it is to be ignored."
     if (kept := levels(counts, color)) is not None:

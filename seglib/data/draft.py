@@ -84,12 +84,13 @@ def _table(root: Path, pairs: list[_Pair], others: list[Path]) -> tuple[str, lis
         return not beside, len(path.parts), TABLES.index(path.name.lower())
 
     tables = sorted((path for path in others if path.name.lower() in TABLES), key=far)
-    named = {path: read_table(root / path) for path in tables if far(path) == far(tables[0])}
-    for path in named:
-        if named[path] != named[tables[0]]:
-            detail = f"{tables[0]} and {path} name different classes."
-            raise DatasetError(detail, "two-readings", "Correct or remove one.")
-    return (tables[0].as_posix(), named[tables[0]]) if tables else ("", [])
+    named = read_table(root / tables[0]) if tables else []
+    for path in (
+        path for path in tables[1:] if far(path) == far(tables[0]) and read_table(root / path) != named
+    ):
+        detail = f"{tables[0]} and {path} name different classes."
+        raise DatasetError(detail, "two-readings", "Correct or remove one.")
+    return tables[0].as_posix() if tables else "", named
 
 
 def _withheld(pairs: list[_Pair], classes: str) -> list[_Pair]:
@@ -253,29 +254,32 @@ def _one_a_split(pairs: list[_Pair]) -> list[_Pair]:
 
 def _splits(root: Path, pairs: list[_Pair], others: list[Path]) -> list[str]:
     """The lines of the splits, by lists such as ImageSets/Segmentation/val.txt where no folder tells them."""
-    stems = Counter(text.rpartition("/")[2] for text in pairs[0].both)
-    known = {*stems} | {text.replace("/", "-") for text in pairs[0].both}
-    known -= {stem for stem, count in stems.items() if count > 1}
+    known = {name for text in pairs[0].both for name in (text.rpartition("/")[2], text.replace("/", "-"))}
     lists: dict[Path, dict[str, tuple[Path, list[str]]]] = defaultdict(dict)
+    notes, lines = [], {}
     for path in (path for path in others if len(pairs) == 1 and path.suffix == ".txt"):
-        if split := _SPLIT_OF.get(path.stem.lower(), ""):
-            lists[path.parent].setdefault(split, (path, listed_ids(root / path, known)))
-    ranks = {}
-    for place, found in lists.items():
-        unknown = sum(name not in known for _, names in found.values() for name in names)
-        ranks[place] = unknown > 0, meaning(place.name)[1] != "mask"
-    best = sorted(ranks, key=lambda place: ranks[place])[:2]
-    if len(best) > 1 and ranks[best[0]] == ranks[best[1]]:
-        detail = f"{best[0]} and {best[1]} hold lists of splits."
+        split = _SPLIT_OF.get(path.stem.lower(), "")
+        names = listed_ids(root / path, known) if split else []
+        if known & {*names}:
+            lists[path.parent].setdefault(split, (path, names))
+        elif names:
+            notes.append(f"  # {path.as_posix()} names none of these pairs")
+
+    def rank(place: Path) -> tuple[bool, bool]:
+        return any(not {*names} <= known for _, names in lists[place].values()), meaning(place.name)[
+            1
+        ] != "mask"
+
+    places = sorted(lists, key=rank)
+    if len(places) > 1 and rank(places[0]) == rank(places[1]):
+        detail = f"{places[0]} and {places[1]} hold lists of splits."
         raise DatasetError(detail, "two-readings", "Remove or rename those that are not meant.")
-    chosen, notes, lines = lists[best[0]] if best else {}, [], {}
-    for split, (path, names) in [*chosen.items()]:
+    chosen = lists[places[0]] if places else {}
+    for path, names in chosen.values():
         if wrong := [name for name in names if name not in known]:
             notes.append(
                 f"  # {path.as_posix()}: {len(wrong)} of {len(names)} ids have no pair ({some(wrong)})"
             )
-            if len(wrong) == len(names):
-                del chosen[split]
     for pair in pairs:
         globs = f"images: {_quoted(pair.images.glob)}, masks: {_quoted(pair.masks.glob)}"
         for split, (path, names) in chosen.items():
