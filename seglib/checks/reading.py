@@ -95,12 +95,8 @@ def judge_reading(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -
         return
     total, whole = counts.sum(axis=0), some_mask & (samples["mask_mode"] != "1").to_numpy()
     ignored, others = samples["ignore_share"].to_numpy() > 0, counts[:, 1:].any(axis=1)
-    alone = whole & ignored & ~others
-    if (
-        alone.any()
-        and IGNORE not in classes.ignore_ids
-        and not (others & (ignored | bool(classes.ignore_ids))).any()
-    ):
+    alone, usual = whole & ignored & ~others, others & (ignored | bool(classes.ignore_ids))
+    if alone.any() and not usual.any() and IGNORE not in classes.ignore_ids:
         share, names = samples.loc[alone, "ignore_share"].mean(), samples.loc[alone, "id"].tolist()
         detail = f"{alone.sum()} masks ({some(names)}) hold 0 and 255 alone: 255 is ignored, {share:.1%} of their pixels."
         line = {c: c for c in range(len(classes) if others.any() else 1)} | {IGNORE: 1}

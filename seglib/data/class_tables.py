@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from seglib.data.classes import APART, IGNORE, MANY, levels, nearest, pack_rgb, palette_conflict, tally
-from seglib.data.image_io import DatasetError, read_form
+from seglib.data.image_io import EXCLUDE, DatasetError, read_form
 from seglib.data.overlay import label_regions
 
 TABLES = ("labelmap.txt", "_classes.csv", "class_dict.csv", "classes.json", "class_names.txt", "classes.txt")
@@ -114,11 +114,10 @@ def draft_classes(files: list[Path], named: list[Named], source: str, glob: str)
 def _no_data(found: list[int]) -> list[int]:
     """The values of missing pixels: negative ones, and the highest of a type unless it ends a scale, as in 0, 127, 255."""
     ids = [value for value in found if value >= 0]
-    scales = [np.array(ids) / max([1, *ids]) * count for count in range(1, 9)]
-    drawn = 0 in ids and any(
-        len({*scale.round()}) == len(ids) and (np.abs(scale - scale.round()) < 0.04).all() for scale in scales
-    )
-    return [value for value in found if value < 0 or (value in _NO_DATA and not drawn)]
+    scales = (np.array(ids) / max([1, *ids]) * count for count in range(1, 9))
+    wholes = ((scale, scale.round()) for scale in scales)
+    drawn = any(len({*whole}) == len(ids) and np.allclose(scale, whole, 0, 0.04) for scale, whole in wholes)
+    return [value for value in found if value < 0 or (value in _NO_DATA and not (drawn and 0 in ids))]
 
 
 def _by_id(found: list[int], named: list[Named]) -> list[Named]:
@@ -149,7 +148,7 @@ def _count(files: list[Path], named: list[Named]) -> tuple[tuple[Counter, bool, 
             notes.append(f"# Left out of these shares: {error.detail}")
             if 2 * len(notes) > len(files):
                 raise DatasetError(
-                    error.detail, error.check, error.suggestion.split(", or list")[0]
+                    error.detail, error.check, error.suggestion.split(f", {EXCLUDE}")[0]
                 ) from None
             continue
         grey = stored.ndim == 3 and not by_color and (stored == stored[..., :1]).all()
@@ -163,18 +162,14 @@ def _count(files: list[Path], named: list[Named]) -> tuple[tuple[Counter, bool, 
         if count := forms.count("ids"):
             detail = f"{count} of {len(forms)} masks have one channel, the others are RGB."
             raise DatasetError(detail, "two-readings", "Export all in one form.")
-        tallies = [
-            t.set_axis(t.index * (1, 0x10101)[f == "grey"]) for t, f in zip(tallies, forms, strict=True)
-        ]
+        for counts, form in zip(tallies, forms, strict=True):
+            counts.index *= 0x10101 if form == "grey" else 1
     if conflict := palette_conflict(palettes):
         raise DatasetError(conflict, "palettes-differ", "Export RGB masks, or class ids.")
     pixels, smeared = _judge(tallies, files, color, len(named))
     notes += ["snap: true  # smeared by JPEG or soft edges: other values are read as the nearest"] * smeared
-    colors = np.reshape([*palette], (-1, 3)).astype(int)
-    shown = (
-        dict(enumerate(map(tuple, colors.tolist()))) if colors.size and np.ptp(colors, axis=1).any() else {}
-    )
-    return (pixels, color, smeared), shown, notes
+    shown = dict(enumerate(map(tuple, np.reshape([*palette], (-1, 3)).tolist())))
+    return (pixels, color, smeared), shown if any(len({*rgb}) > 1 for rgb in shown.values()) else {}, notes
 
 
 def _judge(tallies: list[pd.DataFrame], files: list[Path], color: bool, named: int) -> tuple[Counter, bool]:
@@ -195,9 +190,7 @@ def _judge(tallies: list[pd.DataFrame], files: list[Path], color: bool, named: i
     if many or (large // 1000).duplicated().any():  # class x 1000 + number
         detail = f"the masks hold {len(counts)} values that number objects: nearly every region has its own."
         told = "Draw them as one class: `seglib convert FOLDER --kind instances --to FOLDER/class_masks`. If they are"
-        raise DatasetError(
-            detail, "instance-numbers", f"{told} classes, list the names of all in classes.txt."
-        )
+        raise DatasetError(detail, "instance-numbers", f"{told} classes, name them all in classes.txt.")
     return Counter(counts["pixels"].to_dict()), False
 
 

@@ -5,18 +5,16 @@ import re
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 from seglib.data.class_tables import TABLES, Named, draft_classes, read_table
-from seglib.data.classes import IGNORE, some
-from seglib.data.config import DatasetConfig, dataset_name
-from seglib.data.image_io import FOREIGN, SUFFIXES, DatasetError, read_mask, read_stored
+from seglib.data.classes import some
+from seglib.data.config import dataset_name
+from seglib.data.image_io import FOREIGN, SUFFIXES, DatasetError, read_stored
 from seglib.data.pairing import find_files, listed_ids, literal, visible_files
-from seglib.runs import load_yaml
 
 _SPLITS = {"train": "train|training", "val": "val|valid|validation", "test": "test|testing"}
 _SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words.split("|")}
@@ -66,9 +64,6 @@ def draft_dataset(folder: str | Path, images: str = "", masks: str = "") -> str:
     truth = [pair.masks.files[text] for pair in pairs for text in pair.both]
     table, named = _table(root, pairs, others)
     classes = draft_classes(truth[:: -(-len(truth) // 200)], named, table, pairs[0].masks.glob)
-    if withheld := _withheld(pairs, "\n".join(classes)):
-        pairs = [pair for pair in pairs if pair not in withheld]
-        classes += [f"# {pair.split} is left out: its masks hold no class." for pair in withheld]
     tail = r"(?:_(?:jpe?g|png))?\.rf\..+" * any(".rf." in text for text in pairs[0].images.files)
     head = "# A draft: name the classes, compare the counts with what you expect, then run 01_data_check."
     lines = [head, f"name: {dataset_name(root)}", *classes, *_splits(root, pairs, others)]
@@ -85,24 +80,11 @@ def _table(root: Path, pairs: list[_Pair], others: list[Path]) -> tuple[str, lis
 
     tables = sorted((path for path in others if path.name.lower() in TABLES), key=far)
     named = read_table(root / tables[0]) if tables else []
-    for path in (
-        path for path in tables[1:] if far(path) == far(tables[0]) and read_table(root / path) != named
-    ):
-        detail = f"{tables[0]} and {path} name different classes."
-        raise DatasetError(detail, "two-readings", "Correct or remove one.")
+    for path in tables[1:]:
+        if far(path) == far(tables[0]) and read_table(root / path) != named:
+            detail = f"{tables[0]} and {path} name different classes."
+            raise DatasetError(detail, "two-readings", "Correct or remove one.")
     return tables[0].as_posix() if tables else "", named
-
-
-def _withheld(pairs: list[_Pair], classes: str) -> list[_Pair]:
-    """The splits whose masks hold no class, as Cityscapes' test; none where all do, or where masks cannot be read."""
-    with suppress(ValueError):  # the check says it better
-        config = DatasetConfig(**load_yaml(classes), splits={"all": {"images": "a", "masks": "b"}})
-        empty = []
-        for pair in pairs:
-            masks = (read_mask(pair.masks.files[text], config.class_map) for text in pair.both[:5])
-            empty += [pair] * all((mask == IGNORE).all() for mask in masks)
-        return empty if len(empty) < len(pairs) else []
-    return []
 
 
 def walk(root: Path) -> tuple[_Files, list[Path]]:
@@ -266,20 +248,17 @@ def _splits(root: Path, pairs: list[_Pair], others: list[Path]) -> list[str]:
             notes.append(f"  # {path.as_posix()} names none of these pairs")
 
     def rank(place: Path) -> tuple[bool, bool]:
-        return any(not {*names} <= known for _, names in lists[place].values()), meaning(place.name)[
-            1
-        ] != "mask"
+        strange = any(not {*names} <= known for _, names in lists[place].values())
+        return strange, meaning(place.name)[1] != "mask"
 
-    places = sorted(lists, key=rank)
-    if len(places) > 1 and rank(places[0]) == rank(places[1]):
-        detail = f"{places[0]} and {places[1]} hold lists of splits."
+    first, *more = sorted(lists, key=rank) or [Path()]
+    if more and rank(first) == rank(more[0]):
+        detail = f"{first} and {more[0]} hold lists of splits."
         raise DatasetError(detail, "two-readings", "Remove or rename those that are not meant.")
-    chosen = lists[places[0]] if places else {}
+    chosen = lists[first]
     for path, names in chosen.values():
         if wrong := [name for name in names if name not in known]:
-            notes.append(
-                f"  # {path.as_posix()}: {len(wrong)} of {len(names)} ids have no pair ({some(wrong)})"
-            )
+            notes.append(f"  # {path.as_posix()}: {len(wrong)} ids have no pair ({some(wrong)})")
     for pair in pairs:
         globs = f"images: {_quoted(pair.images.glob)}, masks: {_quoted(pair.masks.glob)}"
         for split, (path, names) in chosen.items():
@@ -287,12 +266,8 @@ def _splits(root: Path, pairs: list[_Pair], others: list[Path]) -> list[str]:
         count = f"what no list names of {len(pair.both)} pairs" if chosen else f"{len(pair.both)} pairs"
         lines.setdefault("train" if chosen else pair.split, f"  {pair.split}: {{{globs}}}  # {count}")
     no_val = "  # no val split, which training needs; `seglib init FOLDER --split 0.7 0.15 0.15` proposes one"
-    return [
-        "splits:",
-        *(lines[split] for split in _SPLITS if split in lines),
-        *notes,
-        *[no_val] * ("val" not in lines),
-    ]
+    ordered = [lines[split] for split in _SPLITS if split in lines]
+    return ["splits:", *ordered, *notes, *[no_val] * ("val" not in lines)]
 
 
 def _no_layout(root: Path, files: _Files, others: list[Path]) -> DatasetError:

@@ -26,9 +26,8 @@ FOREIGN = (
     ".heic",
     ".dcm",
     ".nii",
-    ".gz",
     ".mat",
-)  # are to be saved as PNG
+)  # to be saved as PNG
 _DEEP = ("RGB;16B", "RGBA;16B", "LA;16B")  # PNGs of which Pillow keeps the upper bytes
 # How other files begin that come under such names, or, from the fifth byte on, HEIC and AVIF.
 _OTHERS = {b"GIF8": "a GIF", b"ftyp": "an HEIC or AVIF image", b"{": "JSON", b"[": "JSON"}
@@ -255,7 +254,7 @@ def _decode(path: Path, label: str, exif: bool = True, shown: bool = False) -> t
         told = f"is {known}" if known else f"cannot be read ({reason})"
         check, told = "unreadable", f"{told}; expected PNG, JPEG, TIFF, BMP or WebP."
         suggestion = "Save it as PNG" if known or head[:4] in _MAGIC else "Copy it again"
-        suggestion = "Fetch it" if "fetches" in known else suggestion
+        suggestion = "Run that" if "LFS" in known else suggestion
     raise DatasetError(f"{label} {told}", check, f"{suggestion}, {EXCLUDE}.")
 
 
