@@ -319,6 +319,13 @@ def smooth(mask):
     ("found", "classes", "masks", "line"),
     [
         ("all-255", "[road, car]", lambda m: (m > 0) * np.uint8(255), "id_map: {0: 0, 255: 1}"),
+        (
+            "all-255",
+            "[road, car]",
+            lambda m: (m > 0) * np.uint8(255 if m[0, 0] else 1),
+            "{0: 0, 1: 1, 255: 1}",
+        ),
+        ("one-class", "[road]", lambda m: m * 0, "background"),
         ("ids-from-1", "[road, car, person, sky]", lambda m: m + np.uint8(1), "id_map: {1: 0, 2: 1, 3: 2}"),
         ("instance-numbers", "[a, b, c, d, e, f, g]", numbered, "id_map"),
         ("soft-edges", "[a, b, c, d, e]", smooth, "nearest neighbour"),
@@ -332,6 +339,14 @@ def test_masks_that_were_misread_are_errors_with_the_line_to_write(root, found, 
     if found in ("all-255", "ids-from-1"):  # the line that is named mends it
         mended = rewrite(root, line, classes=classes.replace(", sky", "")).findings
         assert "error" not in set(mended["severity"])
+
+
+def test_palettes_that_change_places_are_an_error(root):
+    for k, file in enumerate(sorted(root.glob("*/masks/*.png"))):
+        image = Image.open(file)
+        image.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0] if k else [9, 9, 9, 0, 200, 0, 200, 0, 0])
+        image.save(file)
+    assert check(root).findings["check"].tolist() == ["palettes-differ"]
 
 
 def test_sixteen_bits_ask_for_a_range_and_tell_which_was_taken(root):
