@@ -323,7 +323,7 @@ def smooth(mask):
             "all-255",
             "[road, car]",
             lambda m: (m > 0) * np.uint8(255 if m[0, 0] else 1),
-            "{0: 0, 1: 1, 255: 1}",
+            "id_map: {0: 0, 1: 1, 255: 1}",
         ),
         ("one-class", "[road]", lambda m: m * 0, "background"),
         ("ids-from-1", "[road, car, person, sky]", lambda m: m + np.uint8(1), "id_map: {1: 0, 2: 1, 3: 2}"),
