@@ -275,6 +275,11 @@ def test_values_that_are_smeared_drawn_or_missing_are_read_as_they_are_meant(
         ([NUMBERS], "png", "40 values that number objects.*--kind instances"),
         ([BLOCKS.astype(np.uint16) + 7000], "", "number objects"),
         ([BLOCKS], "jpg", "which are no classes"),
+        (
+            [np.tile(np.arange(256, dtype=np.uint8), (64, 1))],
+            "png",
+            "256 different values, which are no classes",
+        ),
         ([BLOCKS, COLORS[BLOCKS]], "png", "1 of 2 masks have one channel"),
         ([palette(BLOCKS, COLORS), palette(2 - BLOCKS, COLORS[::-1])], "png", "palettes differ: index 0 is"),
     ],

@@ -161,7 +161,9 @@ def test_smeared_masks_are_refused_or_snapped_to_the_nearest_value(tmp_path):
     snapping = ClassMap(names, id_map=id_map, snap=True)
     np.testing.assert_array_equal(read_mask(path, snapping), large // 255)
     assert ClassMap.from_dict(snapping.to_dict()) == snapping
-    with pytest.raises(DatasetError, match=r"holds 100 or the like in 19.1% of its pixels.*Name it there"):
+    with pytest.raises(
+        DatasetError, match=r"holds 100 or the like in 19.1% of its pixels, inside.*Name it there"
+    ):
         read_mask(save(tmp_path / "n.png", large // 255 * np.uint8(100)), snapping)
     colors = ClassMap(names, colors=[[10, 0, 0], [250, 240, 0]], snap=True)
     noisy = colors.colors[large // 255].astype(int) + RNG.integers(-9, 10, (64, 64, 3))
