@@ -160,7 +160,9 @@ def _count(files: list[Path], named: list[Named]) -> tuple[tuple[Counter, bool, 
         raise DatasetError(
             failed[0].detail, failed[0].check, failed[0].suggestion.replace(f", {EXCLUDE}", "")
         )
-    notes = [f"# Left out of these shares: {error.detail}" for error in failed]
+    notes = [
+        f"# Left out of these shares: {json.dumps(error.detail, ensure_ascii=False)}" for error in failed
+    ]
     lossy = any(file.suffix.lower() in (".jpg", ".jpeg") for file in files)
     if color := "RGB" in forms:
         if count := forms.count("ids"):

@@ -307,8 +307,8 @@ def test_lists_of_one_split_bad_masks_and_names_with_wildcards(tmp_path):
     (tmp_path / "masks [1]/b.png").write_bytes(b"version https://git-lfs")
     (tmp_path / "val.txt").write_text("b\nz\n")
     text = draft_dataset(tmp_path)
-    assert "# Left out of these shares: mask 'b.png' is a Git LFS pointer" in text
-    assert "# val.txt: 1 ids have no pair (z)" in text
+    assert "shares: \"mask 'b.png' is a Git LFS pointer" in text
+    assert '# val.txt: 1 ids have no pair: "z"' in text
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists/val.txt").write_text("b\n")
     assert 'ids: "lists/val.txt"' in draft_dataset(tmp_path)
