@@ -256,13 +256,8 @@ def new(target: Path) -> None:
 
 def fetch(name: str, *, target: Path | None) -> None:
     """Download a known dataset, such as camvid."""
-<<<<<<< HEAD
     shown = display_path(seglib.data.download(name, target or runs.resolve_path(f"data/{name}")))
-    print(f"In {shown}. Next: seglib check {shown}")
-=======
-    shown = display_path(seglib.data.download(name, target or resolve_path(f"data/{name}")))
     print(f"In {shown}. Next: seglib check {shlex.quote(shown)}")
->>>>>>> w2/form
 
 
 def lab() -> None:
