@@ -60,7 +60,10 @@ def draft_dataset(folder: str | Path, images: str = "", masks: str = "") -> str:
     pairs = _one_a_split(pairs)
     truth = [pair.masks.files[text] for pair in pairs for text in pair.both]
     tables = [(len(p.parts), TABLES.index(p.name.lower()), p) for p in others if p.name.lower() in TABLES]
-    table = min(tables)[2].as_posix() if tables else ""
+    beside = [
+        one for one in tables if pairs[0].masks.glob.startswith(f"{one[2].parent.as_posix()}/")
+    ]  # first
+    table = min(beside or tables)[2].as_posix() if tables else ""
     named = read_table(root / table) if table else []
     classes = draft_classes(truth[:: -(-len(truth) // 200)], named, table, pairs[0].masks.glob)
     tail = r"(?:_(?:jpe?g|png))?\.rf\..+" * any(".rf." in text for text in pairs[0].images.files)

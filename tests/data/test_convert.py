@@ -24,6 +24,13 @@ def write(path, content):
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
 
 
+def coco(polygons, name="car", area=143, **size):
+    """COCO's JSON of one object on b.png."""
+    one = {"id": 5, "image_id": 1, "category_id": 1, "area": area, "segmentation": polygons}
+    images = [{"id": 1, "file_name": "b.png"} | size]
+    return {"images": images, "annotations": [one], "categories": [{"id": 1, "name": name}]}
+
+
 @pytest.fixture
 def root(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
@@ -86,7 +93,7 @@ def test_masks_of_single_classes_and_instances(root):
     assert (names, count) == (["background", "car", "wheel"], 2)
     mask = np.array(Image.open(out / "images/train/a.png"))
     np.testing.assert_array_equal(mask, SQUARE + INNER.astype(int))
-    assert (out / "classes.txt").read_text() == "background\ncar\nwheel\n"
+    assert (out / "classes.txt").read_text() == '0 "background"\n1 "car"\n2 "wheel"\n'
     save(root / "inst/instances/train/b.png", (SQUARE * np.uint16(1000)))
     for path in (root / "masks").rglob("*.png"):
         path.unlink()
@@ -104,6 +111,12 @@ def test_masks_of_single_classes_and_instances(root):
         ("train/b.json", "{", "train/b.json is no annotation .*JSONDecodeError"),
         ("b.json", {"annotations": [{"image_id": 1}], "categories": []}, "KeyError: 'category_id'"),
         ("b.json", {"shapes": [{"label": "a", "points": [], "shape_type": "circle"}]}, "'a' is a circle"),
+        ("b.json", coco([]), r"b.json .*annotation 5 is a box"),
+        ("b.json", coco([CORNERS], height=40, width=60), r"b.json .*is of 60 x 40 pixels, b.png has 30 x 20"),
+        ("b.json", {"via": {"regions": []}}, "b.json .*VIA.* export COCO"),
+        ("b.txt", "0 .1 .1 .5 .5 .1 .5\n0 .5 .5 .1 .1\n", r"b.txt .*a box or a line"),
+        ("b.txt", "0 .1 .1 .5 .5 .1 .5 .9\n", "b.txt .*7 numbers, not x and y"),
+        ("b.txt", "0 1 1 5 5 1 5\n", "b.txt .*a corner at 5; YOLO's are shares"),
     ],
 )
 def test_what_fits_no_image_is_an_error(root, path, content, told):
@@ -111,3 +124,69 @@ def test_what_fits_no_image_is_an_error(root, path, content, told):
     with pytest.raises(DatasetError, match=told):
         convert(root)
     assert not (root / "masks").exists()
+
+
+def test_coco_files_of_one_image_are_drawn_together_and_two_others_are_refused(root):
+    write(root / "cars.json", coco([CORNERS], "car"))
+    write(root / "wheels.json", "\ufeff" + json.dumps(coco([INNER_CORNERS], "wheel", area=50)))
+    out, names, _ = convert(root)
+    assert names == ["background", "car", "wheel"]
+    np.testing.assert_array_equal(
+        np.array(Image.open(out / "images/train/b.png")), SQUARE + INNER.astype(int)
+    )
+    for folder in ("one", "two"):
+        write(root / folder / "b.json", {"shapes": []})
+    with pytest.raises(DatasetError, match=r"one/b\.json .*both are of one image: move one away"):
+        convert(root, target=root / "new")
+
+
+@pytest.mark.parametrize(
+    ("table", "content", "names"),
+    [("data.yaml", "nc: 2\n", ["class_0"]), ("data.yaml", "names: car\n", ["car"]),
+     ("coco8.yaml", "names: {0: car, 3: dog}\n", ["car", "dog"]), ("obj.names", "\ufeffcar\r\ndog\r\n", ["car", "dog"]),
+     ("classes.txt", "car\nclass 7, 8\n", ["car", "class 7, 8"])],
+)  # fmt: skip
+def test_the_names_of_yolo_go_with_their_ids(root, table, content, names):
+    corners = np.divide(CORNERS, [30, 20] * 4)
+    corners[2:6:2] = 1.0004  # as some tools round
+    write(root / table, content)
+    write(root / "labels/train/a.txt", f"0 {' '.join(map(str, corners))}\n")
+    expected = SQUARE.copy()
+    expected[4:15, 19:] = True
+    result(root, expected, ["background", *names])
+
+
+@pytest.mark.parametrize(
+    ("size", "orientation", "told"),
+    [((20, 30), 6, ""), ((30, 20), 6, "is of 20 x 30 .* has 30 x 20 once"), ((20, 30), 3, "EXIF turns b.jpg"), ((0, 0), 6, "EXIF turns b.jpg")],
+)  # fmt: skip
+def test_labels_of_labelme_and_images_that_exif_turns(root, size, orientation, told):
+    labels = {"__ignore__": CORNERS, "_background_": INNER_CORNERS}
+    shapes = [{"label": name, "points": np.reshape(xy, (-1, 2)).tolist()} for name, xy in labels.items()]
+    write(root / "b.json", {"shapes": shapes, "imageHeight": size[0], "imageWidth": size[1]})
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (root / "images/train/b.png").unlink()
+    Image.new("RGB", (20, 30) if orientation == 6 else (30, 20)).save(root / "images/train/b.jpg", exif=exif)
+    if told:
+        with pytest.raises(DatasetError, match=told):
+            convert(root)
+    else:
+        mask = Image.open(convert(root)[0] / "images/train/b.png")
+        np.testing.assert_array_equal(np.array(mask), 255 * (SQUARE & ~INNER))
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "values", "expected"),
+    [("classes", "masks/car/b.jpg", SQUARE * 255, SQUARE), ("classes", "masks/car/b.png", SQUARE + INNER * 1, "holds 0, 1, 2"),
+     ("instances", "instances/b.png", SQUARE * 1 + INNER * 254, SQUARE + INNER * 254), ("instances", "instances/b.jpg", SQUARE * 9, "JPEG|smeared"),
+     ("classes", "masks/b.png", SQUARE * 1, "lies in no folder of a class"), ("class", "masks/b.png", SQUARE * 1, "'class' is none of polygons")],
+)  # fmt: skip
+def test_masks_of_one_class_and_instances_are_told_from_others(root, kind, place, values, expected):
+    save(root / place, values.astype(np.uint8))
+    if isinstance(expected, str):
+        with pytest.raises(DatasetError, match=expected):
+            convert(root, kind, root / "new")
+    else:
+        out = convert(root, kind, root / "new")[0]
+        np.testing.assert_array_equal(np.array(Image.open(out / "images/train/b.png")), expected)
