@@ -72,8 +72,13 @@ def run_chain(
             Run.create(training.run, training.resume)
     elif first > STEPS.index("02_train"):
         kept = runs.read_json(Run.open(training.run).params)
-        if "dataset" in values and not runs.resolve_path(kept["dataset"]).is_dir():  # it was moved
-            runs.write_json(run.params, kept | {"dataset": runs.stored_path(values["dataset"])})
+        if "dataset" in values and not runs.resolve_path(kept["dataset"]).is_dir():
+            config = values.get("config") or kept.get("config", "")
+            there = seglib.data.load_dataset(values["dataset"], config)
+            if not seglib.evaluate.changed_since_training(
+                run, there
+            ):  # it was moved; else 03 scores another one
+                runs.write_json(run.params, kept | {"dataset": runs.stored_path(values["dataset"])})
     with runs.lock(run.notebooks / ".chain", "running notebooks"):
         before, status = (runs.read_json(p) if p.is_file() else {} for p in (run.params, run.status))
         # 02 adds its own parameters: this one file repeats the run

@@ -128,8 +128,15 @@ def test_a_trained_run_may_be_resumed_checked_or_replaced_by_name(root, no_kerne
     assert run.last_checkpoint.exists(), "it is for 02 to replace a model, not for the chain"
 
 
-@pytest.mark.parametrize(("dataset", "kept"), [("data", "data"), ("gone", "notebooks")])
-def test_params_keep_what_02_was_given_but_for_a_dataset_that_was_moved(root, no_kernel, dataset, kept):
+@pytest.mark.parametrize(
+    ("dataset", "changed", "kept"),
+    [("data", "", "data"), ("gone", "", "notebooks"), ("gone", "2 files gone", "gone")],
+)
+def test_params_keep_what_02_was_given_but_for_a_dataset_that_was_moved(
+    root, no_kernel, monkeypatch, dataset, changed, kept
+):
+    monkeypatch.setattr("seglib.data.load_dataset", lambda *_: None)
+    monkeypatch.setattr("seglib.evaluate.changed_since_training", lambda *_: changed)
     (root / "data").mkdir()
     run = train("mine")
     write_json(run.params, read_json(run.params) | {"dataset": dataset})
