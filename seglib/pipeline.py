@@ -26,6 +26,8 @@ _PAGE = "{% extends 'index.html.j2' %}" + "".join(f"{{% block {n} %}}{{% endbloc
 
 def new_project(folder: str | Path) -> Path:
     """Copy notebooks, params and the demo dataset from the checkout, or the installed package, into a new folder."""
+    if Path(folder).exists() and (Path(folder).is_file() or os.listdir(folder)):
+        raise FileExistsError(f"{folder} exists and is not empty. Name a new folder.")
     source, hidden = Path(__file__).resolve().parent.parent, shutil.ignore_patterns(".*", "__pycache__")
     if not (source / "notebooks").is_dir():
         files = (file for file in metadata.files("seglib") or () if file.name == "01_data_check.ipynb")
