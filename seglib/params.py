@@ -60,9 +60,8 @@ def explain(fault: Mapping[str, Any]) -> str:
     name, value, quote = ".".join(map(str, fault["loc"])), fault["input"], ""
     if fault["type"] == "extra_forbidden":
         return f"unknown name {hint(name)}"
-    written = {"string_type": int | float, "literal_error": bool}.get(
-        fault["type"]
-    )  # YAML makes 7 of 007, False of off
+    # YAML makes 7 of 007, and False of off
+    written = {"string_type": int | float, "literal_error": bool}.get(fault["type"])
     if written and isinstance(value, written):
         quote = f'; quote it as you wrote it: {name}: "..." (papermill: -r {name} ...)'
     return f"{name} = {brief(value)}: {fault['msg']}{quote}"

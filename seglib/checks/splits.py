@@ -9,7 +9,7 @@ from seglib.checks.duplicates import first_alike
 from seglib.data import joined, some
 
 PATTERN = r"(?P<group>.*?)(?:[_. -]+[A-Za-z]?)?(?P<frame>\d{1,15})(?:(?:_jpe?g|_png)?\.rf\.\w+)?$"  # Roboflow's tail
-COPIES = r"(?P<group>.+)\.rf\.\w+$"  # Roboflow's copies of one image, such as flips
+COPIES = r"(?P<group>.+)\.rf\.\w+$"
 SMALL_SPLIT = 10  # a score on fewer images than this says little
 _ALIKE = 0.6  # of the distance of any two images, below which neighbours look like neighbours
 _FEWEST_NEIGHBOURS = 8
@@ -17,7 +17,7 @@ _NUMBERS = ["images", "first", "last", "train_images", "nearest", "nearest_media
 
 
 def guess_sequences(samples: pd.DataFrame) -> tuple[pd.Series, pd.Series, str] | None:
-    """Read group and frame by `PATTERN`, or by `COPIES`; say why. None if names or pictures (hashes `_bits`) say otherwise."""
+    """Read group and frame by `PATTERN`, and say why; None if names or pictures (the hashes `_bits`) say otherwise."""
     names = [n.removeprefix(f"{s}-") for s, n in zip(samples["split"], samples["id"], strict=True)]
     parts = pd.Series(names, samples.index, dtype=str).str.extract(PATTERN)
     group, frame = parts["group"].fillna(""), pd.to_numeric(parts["frame"]).astype("Int64")
@@ -26,25 +26,23 @@ def guess_sequences(samples: pd.DataFrame) -> tuple[pd.Series, pd.Series, str] |
     bits, after = table["bits"].to_numpy(np.uint64), table.shift(-1)
     follows = (table["group"].eq(after["group"]) & table["frame"].ne(after["frame"])).to_numpy()
     if (group == "").sum() > len(group) / 10 or follows.sum() < _FEWEST_NEIGHBOURS:
-        return _copies(names, samples.index)
+        return None
     neighbours = np.median(np.bitwise_count(bits[follows] ^ bits[np.flatnonzero(follows) + 1]))
     any_two = np.median(np.bitwise_count(bits ^ np.random.default_rng(0).permutation(bits)))
     if neighbours > _ALIKE * any_two:
-        return _copies(names, samples.index)
+        return None
     found = sorted(set(table["group"]))
     detail = f"by '{PATTERN}' the names read as {len(found)} sequences ({some(found)}), and consecutive frames look alike: "
     detail += f"their hashes differ in {neighbours:g} of 64 bits, those of any two images in {any_two:g}."
     return group, frame, detail
 
 
-def _copies(names: list[str], index: pd.Index) -> tuple[pd.Series, pd.Series, str] | None:
-    """Take copies of one image for a sequence without frames; None if there are none."""
-    group = pd.Series(names, index, dtype=str).str.extract(COPIES)["group"].fillna("")
-    images = len({*group} - {""})
-    detail = (
-        f"by '{COPIES}' the names read as {(group != '').sum()} copies of {images} images, each a sequence."
-    )
-    return (group, pd.Series(pd.NA, index, dtype="Int64"), detail) if images < (group != "").sum() else None
+def group_copies(samples: pd.DataFrame) -> tuple[pd.Series, pd.Series, str] | None:
+    """Take Roboflow's copies of one image, such as flips, for a sequence without frames; None if there are none."""
+    group = samples["id"].str.extract(COPIES)["group"].fillna("")
+    copies, images = (group != "").sum(), len({*group} - {""})
+    detail = f"by '{COPIES}' the names read as {copies} copies of {images} images, each a sequence."
+    return (group, samples["frame"].mask(group != ""), detail) if images < copies else None
 
 
 def sequence_table(samples: pd.DataFrame, near_frames: int) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -15,19 +15,9 @@ from seglib.runs import load_yaml, read_written
 
 SHARES = (1, 1)
 _TOOLS = {"regions": "VIA", "classTitle": "Supervisely", "imgHeight": "Cityscapes"}  # by a key of their JSON
-
-
-class Drawn(NamedTuple):
-    """What a file draws on an image.
-
-    `size` is the image's height and width by that file, or SHARES, of which its polygons are, or None. `shapes`, of which the
-    lowest order is drawn first: order, class, and polygons (N, 2) of x and y or a function that gives the pixels (H, W).
-    """
-
-    source: str  # the file, below the dataset's folder
-    image: str  # as the file calls it
-    size: tuple[int, int] | None
-    shapes: list[tuple[float, str, Any]]
+# Source, the file; the image as it is called there; its height and width there, SHARES of which polygons are, or None; and
+# what is drawn: an order, the lowest first, a class, and polygons (N, 2) of x and y or a function that gives the pixels.
+Drawn = tuple[str, str, tuple[int, int] | None, list[tuple[float, str, Any]]]
 
 
 @contextmanager
@@ -56,7 +46,7 @@ def read_polygons(root: Path, others: list[Path], images: set[str], names: list[
                 names += listed.values()
                 rows = [line.split() for line in read_written(root / path).splitlines() if line.strip()]
                 objects = [(listed.get(int(c), f"class_{c}"), _corners(xy, 1.1)) for c, *xy in rows]
-                yield Drawn(source, stem, SHARES, [(0, label, [corners]) for label, corners in objects])
+                yield source, stem, SHARES, [(0, label, [corners]) for label, corners in objects]
 
 
 def _yolo_names(root: Path, others: list[Path]) -> dict[int, str]:
@@ -92,7 +82,7 @@ def _from_json(text: str, source: str, stem: str, names: list[str]) -> Iterator[
                 (one.get("height"), one.get("width")),
                 f"{stem}/{one['file_name']}".replace("\\", "/"),
             )
-            yield Drawn(source, name, size if all(size) else None, shapes[one["id"]])
+            yield source, name, size if all(size) else None, shapes[one["id"]]
     elif "shapes" in keys:
         for one in found["shapes"]:
             points, kind = np.array(one["points"], float), one.get("shape_type") or "polygon"
@@ -103,19 +93,23 @@ def _from_json(text: str, source: str, stem: str, names: list[str]) -> Iterator[
                 raise ValueError(f"{one['label']!r} is a {kind}, not a polygon")
             shapes[stem].append((0, str(one["label"]), [_corners(points.ravel())]))
         size = found.get("imageHeight"), found.get("imageWidth")
-        yield Drawn(source, stem, size if all(size) else None, shapes[stem])
+        yield source, stem, size if all(size) else None, shapes[stem]
     elif tool := next((tool for key, tool in _TOOLS.items() if f'"{key}"' in text), ""):
         raise ValueError(f"it looks like JSON of {tool}, which is not read: export COCO there")
 
 
 def _corners(numbers: Any, most: float = np.inf) -> np.ndarray:
-    """The corners (N, 2) of x, y, x, y, ..., in pixels or, of at most `most`, in shares of the sides."""
+    """The corners (N, 2) of x, y, x, y, ..., in pixels or, up to `most`, in shares of the sides."""
     points = np.array(numbers, float)
-    if points.size < 6 or points.size % 2 or not np.isfinite(points).all():
-        what = "a box or a line" if points.size == 4 else f"{points.size} numbers"
-        raise ValueError(f"{what}, not x and y of three corners or more")
-    if np.abs(points).max() > most:
-        raise ValueError(f"a corner at {np.abs(points).max():g}; YOLO's are shares of the sides, from 0 to 1")
+    if points.size < 6 or points.size % 2 or not np.abs(points).max() <= most:
+        what = (
+            "a box or a line"
+            if points.size == 4
+            else f"{points.size} numbers up to {points.max(initial=0):g}"
+        )
+        raise ValueError(
+            f"{what}, not x and y of three corners or more{', as shares of the sides' * (most < 2)}"
+        )
     return points.reshape(-1, 2)
 
 

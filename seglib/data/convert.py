@@ -45,13 +45,10 @@ def convert(root: Path, kind: str = "polygons", target: str | Path = "") -> tupl
     images = defaultdict(list)
     for parts in (parts for parts in files if parts not in masks and parts[0] != ".."):
         images[PurePosixPath(parts[-1]).stem].append(PurePosixPath(*parts))
-    if kind == "polygons":
-        found = read_polygons(root, others, {*images}, names)
-    else:
-        found = _masks(root, sorted(masks), kind)
-    for one in found:
-        drawn[_image(one, images)].append(one)
-    names += [label for ones in drawn.values() for one in ones for _, label, _ in one.shapes]
+    polygons = read_polygons(root, others, {*images}, names)
+    for one in polygons if kind == "polygons" else _masks(root, sorted(masks), kind):
+        drawn[_image(*one[:2], images)].append(one)
+    names += [label for ones in drawn.values() for *_, shapes in ones for _, label, _ in shapes]
     names = ["background", *dict.fromkeys(name for name in names if name not in _FIXED)]
     if not drawn or len(names) > IGNORE:
         detail = f"{root}: {len(drawn)} annotated images of {len(names)} classes; expected some, and at most {IGNORE}."
@@ -61,7 +58,7 @@ def convert(root: Path, kind: str = "polygons", target: str | Path = "") -> tupl
         for image, ones in drawn.items():
             path = (new / image).with_suffix(".png")
             path.parent.mkdir(parents=True, exist_ok=True)
-            with naming(" and ".join(dict.fromkeys(one.source for one in ones))):
+            with naming(" and ".join(dict.fromkeys(source for source, *_ in ones))):
                 Image.fromarray(_draw(root / image, ones, ids)).save(path)
         write_text(new / "classes.txt", "".join(f'{c} "{name}"\n' for c, name in enumerate(names)))
     return out, names, len(drawn)
@@ -76,7 +73,7 @@ def _masks(root: Path, masks: list[tuple[str, ...]], kind: str) -> Iterator[Draw
             detail = f"{path} lies in no folder of a class, such as masks/train/car/x.png."
             raise DatasetError(detail, "no-annotations", "Are they masks of classes already?")
         found["/".join([*place, path.stem])].append((0, label, partial(_marked, path, kind)))
-    yield from (Drawn(name, name, None, shapes) for name, shapes in found.items())
+    yield from ((name, name, None, shapes) for name, shapes in found.items())
 
 
 def _marked(path: Path, kind: str) -> np.ndarray:
@@ -88,53 +85,48 @@ def _marked(path: Path, kind: str) -> np.ndarray:
     found = np.unique(values).tolist()
     if (kind == "classes" and len(found) > 1 + (found[0] == 0)) or (kind == "instances" and jpeg):
         told = (
-            "smeared, or not of one class; export PNGs of black and white, or of numbers for --kind instances"
+            "smeared, or not of one class; export PNGs, of black and white or (--kind instances) of numbers"
         )
         raise ValueError(f"{path.name} holds {some([*map(str, found)])}: {told}")
     border = stored.ndim == 2 and len(found) > 2 and found[-1] == IGNORE and IGNORE - 1 not in found
     return np.where((values == IGNORE) & border, IGNORE, values != 0)
 
 
-def _image(one: Drawn, images: dict[str, list[PurePosixPath]]) -> PurePosixPath:
+def _image(source: str, called: str, images: dict[str, list[PurePosixPath]]) -> PurePosixPath:
     """The image of that stem; of several, the one whose folders are called most alike."""
-    name = PurePosixPath(one.image)
+    name = PurePosixPath(called)
     same = images.get(name.stem, [])
     words = [{*re.split(r"[/_. -]+", str(path.parent))} for path in (name, *same)]
     alike = [len(words[0] & others) for others in words[1:]]
     best = [image for image, score in zip(same, alike, strict=True) if score == max(alike)]
     if len(best) != 1:
-        detail = f"{len(best) or 'no'} images ({some([*map(str, best)])}) have the stem of annotation {one.source}, {name.stem!r}."
+        detail = f"{len(best) or 'no'} images ({some([*map(str, best)])}) have the stem of annotation {source}, {name.stem!r}."
         raise DatasetError(detail, "missing-image", "Rename the annotation, or move it away.")
     return best[0]
 
 
 def _draw(path: Path, ones: list[Drawn], ids: dict[str, int]) -> np.ndarray:
     """Draw the mask of an image, upright as images are read: (H, W) uint8. A ValueError says what does not fit."""
-    if len(ones) > 1 and any(PurePosixPath(one.image).name == PurePosixPath(one.source).stem for one in ones):
-        raise ValueError("both are of one image: move one away")  # of COCO's files several may be
-    size, turn = read_size(path)
-    mask, sure = np.zeros(size, np.uint8), turn > 4 and size != size[::-1]
-    has = f"{path.name} has {size[1]} x {size[0]}{' once EXIF has turned it' * (turn > 1)}"
-    for told in (one.size for one in ones if one.shapes):
+    per_image = [PurePosixPath(name).name == PurePosixPath(source).stem for source, name, *_ in ones]
+    if len(ones) > 1 and any(per_image):  # COCO may have a file a class
+        raise ValueError("both are of one image: move one away")
+    (size, turn), shapes = read_size(path), [(*one, told) for *_, told, shapes in ones for one in shapes]
+    mask = np.zeros(size, np.uint8)
+    for _, label, shape, told in sorted(shapes, key=itemgetter(0)):
+        if callable(shape):
+            covered = shape()
+            told = covered.shape
+        else:
+            picture = Image.new("1", size[::-1])
+            for polygon in shape:
+                corners = polygon * size[::-1] if told == SHARES else polygon
+                ImageDraw.Draw(picture).polygon(corners.ravel().tolist(), fill=1)
+            covered = np.array(picture)
         if told not in (SHARES, None, size):
+            has = f"{path.name} has {size[1]} x {size[0]}{' once EXIF has turned it' * (turn > 1)}"
             raise ValueError(f"it is of {told[1]} x {told[0]} pixels, {has}")
-        if turn > 1 and not (sure and told == size):
+        if turn > 1 and (turn < 5 or told != size or size == size[::-1]):
             raise ValueError(f"EXIF turns {path.name}, before or after it was annotated: save it upright")
-    shapes = [(*shape, one.size == SHARES) for one in ones for shape in one.shapes]
-    for _, label, shape, shares in sorted(shapes, key=itemgetter(0)):
-        covered = shape() if callable(shape) else _filled(shape, size, shares)
-        if covered.shape != size:
-            raise ValueError(f"a mask is of {covered.shape[1]} x {covered.shape[0]} pixels, {has}")
         mask[covered > 0] = ids[label]
         mask[covered == IGNORE] = IGNORE
     return mask
-
-
-def _filled(polygons: list[np.ndarray], size: tuple[int, int], shares: bool) -> np.ndarray:
-    """The pixels of polygons (N, 2), in pixels or in shares of the sides: (H, W) bool."""
-    picture = Image.new("1", size[::-1])
-    for polygon in polygons:
-        ImageDraw.Draw(picture).polygon(
-            (polygon * size[::-1] if shares else polygon).ravel().tolist(), fill=1
-        )
-    return np.array(picture)
