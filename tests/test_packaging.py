@@ -66,10 +66,10 @@ def test_every_requirement_has_a_lower_bound_and_every_file_is_packaged():
     assert conda["dependencies"] == [f"python{PROJECT['requires-python']}", "pip", {"pip": ["-e .[test]"]}]
     assert TOML["tool"]["setuptools"]["packages"] == {"find": {"include": ["seglib*"]}}
     for file in (p for p in (ROOT / "seglib").rglob("*") if p.is_file() and p.parent.name != "__pycache__"):
-        folder = file.parent
+        folder = next(parent for parent in file.parents if (parent / "__init__.py").exists())
         patterns = TOML["tool"]["setuptools"]["package-data"].get(f"seglib.{folder.name}", [])
-        assert (folder / "__init__.py").exists()
-        assert file.suffix == ".py" or any(file.match(pattern) for pattern in patterns), file
+        packed = {path for pattern in patterns for path in folder.glob(pattern)}
+        assert (file.suffix == ".py" and folder == file.parent) or file in packed, file
 
 
 def test_the_wheel_carries_what_a_new_project_copies():

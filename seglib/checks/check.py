@@ -154,7 +154,7 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
         facts["classes_present"] = (facts["counts"] > 0).sum()
         facts["ignore_share"] = count[IGNORE] / max(1, mask.size)
         facts["_soft"], facts["_numbers"] = reading.soft_share(mask), reading.numbered(values)
-        facts["_cells"] = duplicates.coarse_mask(mask)
+        facts["_cells"] = duplicates.thumbnail(Image.fromarray(mask), Image.Resampling.NEAREST)
         facts["_mask"] = mask.shape, hashlib.sha256(np.ascontiguousarray(mask)).digest()
         if facts["ignore_share"] == 1:
             findings.append(_finding("all-ignored", row.id, row.split, f"mask {label} has no valid pixel."))

@@ -24,16 +24,9 @@ def difference_hash(grey: Image.Image) -> np.uint64:
     return np.packbits(cells[:, 1:] > cells[:, :-1]).view(">u8")[0].astype(np.uint64)
 
 
-def thumbnail(grey: Image.Image) -> np.ndarray:
-    """Average a grey picture over 32 x 24 cells: (24, 32) uint8."""
-    return np.asarray(grey.resize(THUMBNAIL, Image.Resampling.BOX))
-
-
-def coarse_mask(mask: np.ndarray) -> np.ndarray:
-    """Take the class id in the middle of each of 32 x 24 cells: (24, 32) uint8."""
-    rows, columns = np.arange(THUMBNAIL[1]) + 0.5, np.arange(THUMBNAIL[0]) + 0.5
-    rows, columns = rows * len(mask) / len(rows), columns * mask.shape[1] / len(columns)
-    return mask[np.ix_(rows.astype(int), columns.astype(int))]
+def thumbnail(picture: Image.Image, how: int = Image.Resampling.BOX) -> np.ndarray:
+    """Average a grey picture over 32 x 24 cells, or by NEAREST take the pixel in the middle of each: (24, 32) uint8."""
+    return np.asarray(picture.resize(THUMBNAIL, how))
 
 
 def same_picture(one: np.ndarray, others: np.ndarray) -> np.ndarray:

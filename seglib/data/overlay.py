@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 from PIL import Image
-from scipy.sparse import csr_array
+from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from seglib.data.classes import IGNORE, ClassMap
@@ -63,7 +63,7 @@ def present(*masks: np.ndarray) -> list[int]:
 def label_regions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Label the connected regions of equal values in (H, W) uint8 or bool; pixels that touch at a corner are connected.
 
-    Rows are cut into runs of one value, and runs that touch are joined: eight times faster than scikit-image's way.
+    Rows are cut into runs of one value, and runs that touch are joined: several times faster than a labelling pixel by pixel.
 
     Returns:
         labels (H, W) int64, numbered from 0 in reading order; the value of each region (R,); its pixels (R,) int64.
@@ -74,14 +74,13 @@ def label_regions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     begin, starts = np.flatnonzero(starts), starts.ravel()
     sizes = np.diff(begin, append=flat.size)
     run = np.repeat(np.arange(len(begin), dtype=np.int32), sizes)  # (H * W,)
-    upper, lower = begin[: np.searchsorted(begin, flat.size - width)], begin[np.searchsorted(begin, width) :]
-    both = starts[lower - width]  # rows that begin a run in the same column
-    corner, lower = lower[both & (lower % max(1, width) > 0)], lower[~both]
-    # Where two runs touch, one of them begins, or both do and they touch diagonally.
+    # Where runs of two rows touch, one of them begins at p or above it; they meet there, or across a corner of p.
+    below = np.flatnonzero(starts[width:] | starts[:-width]) + width
+    inner = below[below % max(1, width) > 0]
     pairs = []
-    for place, step in ((upper, width), (lower, -width), (corner, -width - 1), (corner - 1, 1 - width)):
-        same = place[flat[place] == flat[place + step]]
-        pairs.append([run[same], run[same + step]])
+    for lower, upper in ((below, below - width), (inner, inner - width - 1), (inner - 1, inner - width)):
+        same = flat[lower] == flat[upper]
+        pairs.append([run[lower[same]], run[upper[same]]])
     region = joined(len(begin), *np.concatenate(pairs, axis=1)).astype(np.int64)
     values = np.empty(region.max(initial=-1) + 1, mask.dtype)
     values[region] = flat[begin]
@@ -90,9 +89,7 @@ def label_regions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def joined(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Number `count` things so that all that the pairs of `first` and `second` connect have one number."""
-    order = np.argsort(first, kind="stable")  # into rows of a CSR matrix: faster than scipy's own way there
-    ends = np.bincount(first, minlength=count).cumsum()
-    graph = csr_array((np.ones(len(first)), second[order], np.append(0, ends)), (count, count))
+    graph = coo_array((np.ones(len(first)), (first, second)), (count, count))
     return connected_components(graph, directed=False)[1]
 
 

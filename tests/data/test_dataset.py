@@ -161,8 +161,7 @@ def test_a_list_is_no_link_out_of_the_folder(root, monkeypatch):
 
 
 def test_a_limit_is_spread_evenly_and_said(root):
-    (root / "dataset.yaml").write_text("limit: 2\n" + YAML)
-    dataset = load_dataset(root)
+    dataset = load(root, extra="limit: 2\n")
     assert dataset.name.endswith("-limit2")
     assert dataset.samples.groupby("split").size().max() == 2
     assert dataset.problems[["severity", "check"]].to_numpy().tolist() == [["info", "limit"]]
