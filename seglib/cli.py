@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -147,7 +148,9 @@ def check(folder: Path, *, config: Path | None) -> int:
         print(f"{severity:<7}  {kind} ({len(group)})\n         " + "\n         ".join(lines))
     if lacking := [name for name in ("train", "val") if name not in dataset.splits]:
         print(f"error    no-split\n         no samples in {' and '.join(lacking)}, which training needs.")
-        print(f"         -> seglib init {folder} --split 0.7 0.15 0.15 makes val and test of whole sequences")
+        print(
+            f"         -> seglib init {shlex.quote(str(folder))} --split 0.7 0.15 0.15 makes val and test of whole sequences"
+        )
     table = seglib.checks.write(found) / "findings.csv"
     print(f"All findings: {display_path(table)}\n\n{dataset.name}: {seglib.checks.conclusion(found)}")
     return int("error" in {*found.findings["severity"]} or len(lacking) > 0)
@@ -234,7 +237,7 @@ def init(folder: Path, *, images_glob: str, masks_glob: str, shares: Sequence[fl
         raise FileExistsError(f"{path} stays as it is. Delete or rename it for a new draft.")
     if shares:
         print(f"Images of each split, by {folder / 'split'}:\n{_divide_train(path, shares)}")
-    print(f"Written to {path}. Look it over, then: seglib check {folder}", file=sys.stderr)
+    print(f"Written to {path}. Look it over, then: seglib check {shlex.quote(str(folder))}", file=sys.stderr)
 
 
 def _divide_train(path: Path, shares: Sequence[float]) -> str:
@@ -273,7 +276,7 @@ def _divide_train(path: Path, shares: Sequence[float]) -> str:
 def convert(folder: Path, *, kind: str, target: Path | None) -> None:
     """Draw masks of class ids from COCO, labelme or YOLO polygons, masks of single classes, or instances."""
     out, names, count = seglib.data.convert(folder, kind, target or "")
-    print(f"{count} masks of {', '.join(names)} in {out}. Next: seglib init {folder}")
+    print(f"{count} masks of {', '.join(names)} in {out}. Next: seglib init {shlex.quote(str(folder))}")
 
 
 def new(target: Path) -> None:
@@ -284,7 +287,7 @@ def new(target: Path) -> None:
 def fetch(name: str, *, target: Path | None) -> None:
     """Download a known dataset, such as camvid."""
     shown = display_path(seglib.data.download(name, target or resolve_path(f"data/{name}")))
-    print(f"In {shown}. Next: seglib check {shown}")
+    print(f"In {shown}. Next: seglib check {shlex.quote(shown)}")
 
 
 def lab() -> int:

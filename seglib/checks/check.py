@@ -181,7 +181,8 @@ def _judge_splits(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -
         if samples.loc[inside, "ignore_share"].isna().all():
             pass  # no mask could be read, which is said already
         elif not images.any():
-            yield "nothing-scored", "", split, f"no mask in {split} has a valid pixel."
+            check = "nothing-scored" if split in ("train", "val") else "labels-withheld"
+            yield check, "", split, f"no mask in {split} has a valid pixel."
         elif absent:
             check = "class-not-in-train" if train else "class-not-in-split"
             yield check, "", split, f"never in {split}: {absent}."

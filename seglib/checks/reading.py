@@ -87,13 +87,20 @@ def judge_reading(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -
     """Report what whole datasets show: masks that were misread, and by what rule images were read."""
     yield from _judge_images(dataset, samples)
     classes, some_mask = dataset.classes, samples["ignore_share"].notna().to_numpy()
+    if len(classes) == 1:
+        yield "one-class", "", "", f"{classes.names[0]} is the only class: there is nothing to tell it from."
+    if conflict := data.palette_conflict(_palettes(dataset, samples, counts)):
+        yield "palettes-differ", "", "", conflict
     if classes.id_map or classes.by_color:
         return
     total, whole = counts.sum(axis=0), some_mask & (samples["mask_mode"] != "1").to_numpy()
-    share = samples.loc[whole, "ignore_share"].mean()
-    if share > 0 and IGNORE not in classes.ignore_ids and not counts[whole, 1:].any():
-        detail = f"{whole.sum()} masks hold 0 and 255 alone: 255 is ignored, {share:.1%} of their pixels."
-        told = "Write id_map: {0: 0, 255: 1} into dataset.yaml if 255 is a class, ignore_ids: [255] if it is not."
+    ignored, others = samples["ignore_share"].to_numpy() > 0, counts[:, 1:].any(axis=1)
+    alone, usual = whole & ignored & ~others, others & (ignored | bool(classes.ignore_ids))
+    if alone.any() and not usual.any() and IGNORE not in classes.ignore_ids:
+        share, names = samples.loc[alone, "ignore_share"].mean(), samples.loc[alone, "id"].tolist()
+        detail = f"{alone.sum()} masks ({some(names)}) hold 0 and 255 alone: 255 is ignored, {share:.1%} of their pixels."
+        line = {c: c for c in range(len(classes) if others.any() else 1)} | {IGNORE: 1}
+        told = f"Write id_map: {line} into dataset.yaml if 255 is a class, ignore_ids: [255] if it is not."
         yield "all-255", "", "", detail, told
     absent = len(total) > 1 and not total[0] and total[1:].all() and 0 not in classes.ignore_ids
     if absent and some_mask.sum() >= _FEWEST:
@@ -110,6 +117,16 @@ def judge_reading(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -
     if len(numbers) and (numbers > 0).mean() >= 0.9 and numbers.max() >= _NUMBERS and numbers.nunique() > 1:
         detail = f"ids number the regions of each mask, 1 to {numbers.max():.0f}: they look like instances, not classes."
         yield "instance-numbers", samples.loc[numbers.idxmax(), "id"], "", detail
+
+
+def _palettes(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -> Iterator[dict]:
+    """The colours of the stored ids in each palette mask, and those that dataset.yaml gives them."""
+    ids = {c: k for k, c in dataset.classes.stored_values(color=False).items() if c != IGNORE}
+    for stored, held in zip(samples["_stored"], counts > 0, strict=True):
+        if isinstance(stored, data.Stored) and stored.palette:
+            yield {k: (*stored.palette[3 * k : 3 * k + 3],) for c, k in ids.items() if held[c]}
+    if dataset.classes.colors_named:
+        yield {k: (*dataset.classes.colors[c].tolist(),) for c, k in ids.items()}
 
 
 def _judge_images(dataset: Dataset, samples: pd.DataFrame) -> Iterator[tuple[str, ...]]:

@@ -5,7 +5,7 @@ image_io (files), overlay (drawn images, regions), known (the demo, downloads), 
 (a first dataset.yaml), convert (polygons -> masks), inject (recorded faults).
 """
 
-from seglib.data.classes import IGNORE, ClassMap, default_colors, some
+from seglib.data.classes import IGNORE, ClassMap, default_colors, palette_conflict, some
 from seglib.data.config import DatasetConfig
 from seglib.data.convert import convert
 from seglib.data.dataset import Dataset, check_sizes, compare_digests, digests, explain, load_dataset
@@ -25,7 +25,7 @@ __all__ = [
     "data_uri", "default_colors", "digests", "download", "draft_dataset", "encode_mask", "ensure_demo",
     "error_map", "explain", "find_images", "fitting", "georeference", "inject_faults", "joined",
     "label_regions",
-    "load_dataset", "map_ahead", "overlay", "planted", "present", "read_image",
+    "load_dataset", "map_ahead", "overlay", "palette_conflict", "planted", "present", "read_image",
     "read_mask", "read_mask_and_mode", "read_pair", "read_picture", "read_stored", "read_values", "some",
     "top_confusions", "wrong_pixels",
 ]

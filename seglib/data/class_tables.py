@@ -3,17 +3,20 @@
 import json
 import re
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+import pandas as pd
 
-from seglib.data.classes import IGNORE, pack_rgb
-from seglib.data.image_io import DatasetError, read_stored
+from seglib.data.classes import APART, IGNORE, MANY, levels, nearest, pack_rgb, palette_conflict, tally
+from seglib.data.image_io import EXCLUDE, DatasetError, read_form
+from seglib.data.overlay import label_regions
 
 TABLES = ("labelmap.txt", "_classes.csv", "class_dict.csv", "classes.json", "class_names.txt", "classes.txt")
 TABLES += ("codes.txt", "labels.txt", "objectinfo150.txt")
+_NO_DATA = (IGNORE, 65535, 2**32 - 1)  # the highest value of a type
 _GAP = r"\s*[\s,;:]\s*"
 _ROW = rf"(?:(\d+){_GAP})?(.*?\D.*?)(?:{_GAP}(\d+){_GAP}(\d+){_GAP}(\d+)|\s*[,;:\t]\s*(\d+))?[,;:\s]*"
 
@@ -54,7 +57,8 @@ def _from_lines(text: str) -> list[Named]:
     for first, name, *color, last in (m.groups() for m in (re.fullmatch(_ROW, line) for line in lines) if m):
         stored, name = first or last, name.split("\t")[-1].strip(' "')
         rows.append(Named(name, stored and int(stored), (*map(int, color),) if color[0] else None))
-    rows = rows[any(rows[0][1:]) < any(any(row[1:]) for row in rows) :]  # without a heading
+    told = [row[1:] != (None, None) for row in rows]
+    rows = rows[told[0] < any(told) :]  # without a heading
     whole = all(row.color for row in rows) or len({row.stored for row in rows}) == len(rows)
     return rows if whole else [Named(line) for line in lines]
 
@@ -65,11 +69,13 @@ def draft_classes(files: list[Path], named: list[Named], source: str, glob: str)
     Without names the classes are class_0, class_1, ... by stored ids, or by how much the colours cover.
     `named` are the classes that the file `source` names; "labelIds" or "labelTrainIds" in `glob` are Cityscapes' ids.
     """
-    pixels, colored, palette, notes = _count(files)
-    city, id_map = re.search("label(train)?ids", glob, re.IGNORECASE), {IGNORE: IGNORE}
+    (pixels, colored, smeared), palette, notes = _count(files, named)
+    city, id_map = re.search("label(train)?ids", glob, re.IGNORECASE), {} if smeared else {IGNORE: IGNORE}
+    used = {rgb: k for k, rgb in palette.items() if k in pixels}
     if colored:
         if not all(row.color for row in named):
-            notes, named = [f"# {source} names no colours: write its names in place of class_0, ..."], []
+            notes += [f"# {source} names no colours: write its names in place of class_0, ..."]
+            named = []
         found = [(value >> 16, value >> 8 & 255, value & 255) for value, _ in pixels.most_common()]
         rows = named + [Named("", None, rgb) for rgb in found if rgb not in {row.color for row in named}]
         rows = [row._replace(stored=int(pack_rgb(np.array(row.color)))) for row in rows]
@@ -77,13 +83,22 @@ def draft_classes(files: list[Path], named: list[Named], source: str, glob: str)
         rows = read_table(Path(__file__).with_name("cityscapes.txt"))
         rows = [row._replace(stored=c) if city[1] else row for c, row in enumerate(rows)]
         source, id_map = "Cityscapes", dict.fromkeys([*range(34), IGNORE], IGNORE)
+    elif used and {*used} <= {row.color for row in named}:  # in any order
+        rows = [row._replace(stored=used.get(row.color)) for row in named]
     else:
-        rows = _by_id(pixels, named)
+        no_data = [] if smeared else _no_data(sorted(pixels))
+        rows = _by_id(sorted({*pixels} - {*no_data}) or [0], named)
         if 0 in pixels and all(row.stored for row in rows):
             id_map[0] = IGNORE
             notes.append(f"# 0 is not in {source} and is ignored. If it is a class (background), name it.")
+        elif named and named[0].stored is None and "back" not in rows[0].name.lower():
+            told = f"# By its place in {source}, {rows[0].name!r} is {rows[0].stored}."
+            notes.append(f"{told} If that is a background without a line there, give it one.")
         rows = [row._replace(color=row.color or palette.get(row.stored)) for row in rows]
-    id_map |= {row.stored: c for c, row in enumerate(rows)}
+        no_data = [value for value in no_data if value != IGNORE]
+        notes += [f"ignore_ids: {no_data}"] * bool(no_data)
+    id_map |= {row.stored: c for c, row in enumerate(rows) if row.stored is not None}
+    id_map = dict(sorted(id_map.items()))
     lines = [f"classes:{f'  # of {source}' * bool(rows[0].name)}"]
     for c, row in enumerate(rows):
         name = json.dumps(row.name, ensure_ascii=False) if row.name else f"class_{c}"
@@ -91,43 +106,99 @@ def draft_classes(files: list[Path], named: list[Named], source: str, glob: str)
         lines.append(f"  - {name}  # stored as {stored}: {share:.1%} of the pixels")
     if all(row.color for row in rows):
         lines.append(f"colors: {[[*row.color] for row in rows]}")
-    if not colored and [*id_map] != [IGNORE, *range(len(rows))]:
-        lines.append(f"id_map: {id_map}{f'  # {IGNORE}: ignored' * (id_map[IGNORE] == IGNORE)}")
+    if not colored and id_map != {c: c for c in [*range(len(rows)), IGNORE]}:
+        lines.append(f"id_map: {id_map}{f'  # {IGNORE}: ignored' * (id_map.get(IGNORE) == IGNORE)}")
     return [*lines, *notes]
 
 
-def _by_id(pixels: Counter, named: list[Named]) -> list[Named]:
+def _no_data(found: list[int]) -> list[int]:
+    """The values of missing pixels: negative ones, and the highest of a type unless it ends a scale, as in 0, 127, 255."""
+    ids = [value for value in found if value >= 0]
+    scales = (np.array(ids) / max([1, *ids]) * count for count in range(1, 9))
+    wholes = ((scale, scale.round()) for scale in scales)
+    drawn = any(len({*whole}) == len(ids) and np.allclose(scale, whole, 0, 0.04) for scale, whole in wholes)
+    return [value for value in found if value < 0 or (value in _NO_DATA and not (drawn and 0 in ids))]
+
+
+def _by_id(found: list[int], named: list[Named]) -> list[Named]:
     """The classes of masks of ids: those that are named, then those that are only found."""
-    found, binary = sorted({*pixels} - {IGNORE}) or [0], {*pixels} == {0, IGNORE}
+    scale = len(found) > 1 and np.diff(found).min() >= APART
     if not named:
         nearly_all = found[0] == 0 and max(found) < 2 * len(found)  # the others may be rare
-        ids = [0, IGNORE] if binary else range(max(found) + 1) if nearly_all else found
-        return [Named("", k) for k in ids]
+        return [Named("", k) for k in (range(max(found) + 1) if nearly_all else found)]
+    if len(named) == 1 and named[0].stored is None and found[0] == 0 and len(found) == 2:
+        named, scale = [Named("background"), *named], True
     start = max(found) == len(named)  # the list leaves out 0
-    order = [0, IGNORE] if binary and len(named) == 2 else range(start, start + len(named))
+    order = found if scale and len(found) == len(named) else range(start, start + len(named))
     rows = [Named(n, k if s is None else s, rgb) for (n, s, rgb), k in zip(named, order, strict=True)]
     return rows + [Named("", k) for k in found if k and k not in {row.stored for row in rows}]
 
 
-def _count(files: list[Path]) -> tuple[Counter, bool, dict[int, tuple[int, ...]], list[str]]:
-    """Pixels by stored id, or by the 24 bits of a colour; whether they are colours; a palette; a line if smeared."""
-    pixels: Counter = Counter()
+def _count(files: list[Path], named: list[Named]) -> tuple[tuple[Counter, bool, bool], dict, list[str]]:
+    """Count pixels by stored id or 24 bits of colour; whether they are colours, smeared; a palette; comments.
+
+    A DatasetError says why the values are no classes: noise, numbers of objects, two forms, palettes that differ.
+    """
+    tallies, forms, palettes, notes, palette = [], [], [], [], b""
+    by_color = bool(named) and all(row.color for row in named)
     for file in files:
-        stored = read_stored(file)
-        color = stored.ndim == 3
-        values, counts = np.unique(pack_rgb(stored) if color else stored * 1, return_counts=True)
-        pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-        if len(pixels) > IGNORE + 1:
-            detail = f"the masks hold more than {IGNORE} different values, {file.name} among them."
-            suggestion = "Are they photographs, or smoothed by JPEG or by resizing? Export class ids as PNG."
-            raise DatasetError(detail, "illegal-ids", suggestion)
-    between = [value for value in pixels if 8 <= value < 248]
-    grey = not color and len(between) > 8 and max(between) >= 128 and max(pixels) <= IGNORE
-    if grey and sum(pixels[value] for value in between) < 0.4 * pixels.total():
-        line = f"snap: true  # {len(pixels)} values, most near 0 or 255: smeared by JPEG or soft edges"
-        white = sum(count for value, count in pixels.items() if value >= 128)
-        return Counter({0: pixels.total() - white, IGNORE: white}), False, {}, [line]
-    with Image.open(file, formats=["PNG", "TIFF", "BMP"]) as image:
-        table = np.reshape(image.getpalette("RGB") if image.mode == "P" else [], (-1, 3)).astype(int)
-    palette = {k: (*rgb,) for k, rgb in enumerate(table.tolist())}
-    return pixels, color, palette if np.ptp(table, axis=1).any() else {}, []
+        try:
+            stored, form = read_form(file, f"mask {file.name!r}")
+        except DatasetError as error:
+            notes.append(f"# Left out of these shares: {error.detail}")
+            if 2 * len(notes) > len(files):
+                raise DatasetError(
+                    error.detail, error.check, error.suggestion.split(f", {EXCLUDE}")[0]
+                ) from None
+            continue
+        grey = stored.ndim == 3 and not by_color and (stored == stored[..., :1]).all()
+        forms.append("grey" if grey else "RGB" if stored.ndim == 3 else "ids")
+        tallies.append(tally(stored[..., 0] if grey else stored))
+        palette = form.palette or palette
+        palettes.append({k: (*form.palette[3 * k : 3 * k + 3],) for k in tallies[-1].index if form.palette})
+        if sum(map(len, tallies)) > 1e6:  # photographs
+            break
+    if color := "RGB" in forms:
+        if count := forms.count("ids"):
+            detail = f"{count} of {len(forms)} masks have one channel, the others are RGB."
+            raise DatasetError(detail, "two-readings", "Export all in one form.")
+        for counts, form in zip(tallies, forms, strict=True):
+            counts.index *= 0x10101 if form == "grey" else 1
+    if conflict := palette_conflict(palettes):
+        raise DatasetError(conflict, "palettes-differ", "Export RGB masks, or class ids.")
+    pixels, smeared = _judge(tallies, files, color, len(named))
+    notes += ["snap: true  # smeared by JPEG or soft edges: other values are read as the nearest"] * smeared
+    shown = dict(enumerate(map(tuple, np.reshape([*palette], (-1, 3)).tolist())))
+    return (pixels, color, smeared), shown if any(len({*rgb}) > 1 for rgb in shown.values()) else {}, notes
+
+
+def _judge(tallies: list[pd.DataFrame], files: list[Path], color: bool, named: int) -> tuple[Counter, bool]:
+    """Pixels by value, of smeared masks by the nearest of their classes, and whether they are smeared."""
+    together, lossy = pd.concat(tallies), any(file.suffix.lower() in (".jpg", ".jpeg") for file in files)
+    counts = together.groupby(level=0).sum()
+    kept = levels(counts, color, lossy)
+    if kept is not None and 2 <= len(kept) <= MANY:
+        near = nearest(counts.index.to_numpy(), np.array(kept), color)[0]
+        return Counter(counts["pixels"].groupby(near).sum().to_dict()), True
+    if kept is not None or len(counts) > IGNORE + 1:
+        detail = f"the masks hold {len(counts)} different values, which are no classes."
+        suggestion = "Are they photographs, or smeared by JPEG or by resizing? Export class ids as PNG."
+        raise DatasetError(detail, "illegal-ids", suggestion)
+    large = counts.index[(counts.index >= 1000) & ~counts.index.isin(_NO_DATA) & (not color)]
+    once = len(tallies) > 4 and together.index.value_counts().eq(1).mean() > 0.8  # values of one mask
+    many = len(counts) > max(MANY, named) and (once or _numbers_regions(files))
+    if many or (large // 1000).duplicated().any():  # class x 1000 + number
+        detail = f"the masks hold {len(counts)} values that number objects: nearly every region has its own."
+        told = "Draw them as one class: `seglib convert FOLDER --kind instances --to FOLDER/class_masks`. If they are"
+        raise DatasetError(detail, "instance-numbers", f"{told} classes, name them all in classes.txt.")
+    return Counter(counts["pixels"].to_dict()), False
+
+
+def _numbers_regions(files: list[Path]) -> bool:
+    regions: list[int] = []  # of each value in each mask
+    for file in files[:20]:
+        with suppress(DatasetError):
+            stored = read_form(file, "")[0]
+            values = label_regions(pack_rgb(stored) if stored.ndim == 3 else stored)[1]
+            regions += np.unique(values[values != 0], return_counts=True)[1].tolist()
+    return regions.count(1) > 0.9 * len(regions)

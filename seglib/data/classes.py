@@ -1,15 +1,19 @@
 """Class names, colours and the ignored id; stored mask values <-> class ids <-> colours."""
 
 import colorsys
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
+import pandas as pd
 
 IGNORE = 255  # the id of ignored pixels everywhere inside seglib
 APART = 16  # grey values between named ids, where others are read as the nearest: JPEG's noise is below half of it
-_MANY, _RARE = 12, 0.2  # values in a smeared mask, and the share of the pixels that the rare ones cover
+MANY = 24  # values beyond which masks may hold no classes but numbers of objects, or noise
+_NOISE = 8  # grey values by which the neighbours in a flat place of a smeared mask differ, at most
+_LEAST = 0.005  # share of the pixels in flat places below which they are no class
 # Okabe and Ito's colour-blind-safe palette, then Paul Tol's "muted" scheme.
 _SAFE_COLORS = (
     (0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66),
@@ -105,13 +109,13 @@ class ClassMap:
             raise ClassError(f"is an RGB image, but dataset.yaml names no colours. {hint}")
         if self.by_color and self.id_map and not color:
             raise ClassError("holds single-channel ids, but id_map in dataset.yaml names colours.")
-        values = self.stored_values(color)
+        values, flat = self.stored_values(color), _spread(stored) <= _NOISE if self.snap else None
         if color:
             values = {r << 16 | g << 8 | b: c for (r, g, b), c in values.items()}
             stored = pack_rgb(stored)  # (H, W, 3) -> (H, W)
         keys = np.array(sorted(values))
         if self.snap:
-            stored = _nearest(stored, keys, color)
+            stored = _snap(stored, keys, color, flat)
         elif stored.dtype == np.uint8:  # the usual case, several times faster as bytes
             raw, lut = stored.tobytes(), bytes(values.get(v, 0) for v in range(256))
             if not raw.translate(None, bytes(v for v in values if 0 <= v < 256)):  # no unknown value is left
@@ -150,27 +154,83 @@ class ClassMap:
         return cls(tuple(data["names"]), colors, ignored, id_map, bool(data.get("snap")))
 
 
-def _nearest(stored: np.ndarray, keys: np.ndarray, color: bool) -> np.ndarray:
-    """Replace every value by the nearest key; colours, as 24 bits, by the one that differs least in RGB."""
+def nearest(values: np.ndarray, keys: np.ndarray, color: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Find the nearest key of each value (V,), colours as 24 bits, and how far it is; from 1 on they are two classes."""
     if not color:
-        return keys[np.searchsorted((keys[1:] + keys[:-1]) / 2, stored)]
-    values, where = np.unique(stored, return_inverse=True)
-    rgb, named = (np.stack([v >> 16, v >> 8 & 255, v & 255], -1) for v in (values, keys))
-    return keys[((rgb[:, None] - named) ** 2).sum(-1).argmin(1)][where].reshape(stored.shape)
+        distance = np.abs(values[:, None] - keys) / APART
+    else:
+        channels = [(values >> k & 255)[:, None] - (keys >> k & 255) for k in (16, 8, 0)]
+        distance = np.linalg.norm(channels, axis=0) / (2 * APART)
+    return keys[distance.argmin(axis=1)], distance.min(axis=1)
+
+
+def _snap(stored: np.ndarray, keys: np.ndarray, color: bool, flat: np.ndarray) -> np.ndarray:
+    """Replace every value by the nearest key; a ClassError names one that covers `flat` places far from all keys."""
+    values, where = np.unique(stored.astype(np.int64), return_inverse=True)
+    near, distance = nearest(values, keys, color)
+    where = where.reshape(stored.shape)
+    lost = flat & (distance >= 1)[where]
+    if lost.mean() > _LEAST:
+        most = values[np.bincount(where[lost]).argmax()]
+        told = f"holds {f'#{most:06x}' if color else most} or the like in {lost.mean():.1%} of its pixels"
+        raise ClassError(f"{told}, which is no soft edge; dataset.yaml names no value near it.")
+    return near[where]
+
+
+def _spread(stored: np.ndarray) -> np.ndarray:
+    """How much the values within 3x3 pixels differ, (H, W); of colours, in the channel where they differ most."""
+    low = high = np.pad(stored, [(1, 1), (1, 1), (0, 0)][: stored.ndim], "edge")
+    for _ in range(2):  # rows, then columns
+        low = np.minimum(np.minimum(low[:-2], low[1:-1]), low[2:]).swapaxes(0, 1)
+        high = np.maximum(np.maximum(high[:-2], high[1:-1]), high[2:]).swapaxes(0, 1)
+    return high - low if stored.ndim == 2 else (high - low).max(axis=2)
+
+
+def tally(stored: np.ndarray) -> pd.DataFrame:
+    """Count a mask's values, colours as 24 bits: `pixels`, those whose 3x3 are `equal`, and `flat`: nearly equal."""
+    values, where = np.unique(pack_rgb(stored) if stored.ndim == 3 else stored * 1, return_inverse=True)
+    spread, most = _spread(stored * 1).ravel(), {"pixels": np.inf, "equal": 0, "flat": _NOISE}
+    counts = {name: np.bincount(where.ravel(), spread <= n, len(values)) for name, n in most.items()}
+    return pd.DataFrame(counts, values.astype(np.int64), dtype=int)
+
+
+def levels(counts: pd.DataFrame, color: bool, lossy: bool = False) -> list[int] | None:
+    """Tell what smeared masks held before JPEG or smooth edges, commonest first; None if the `tally` is of sharp ones."""
+    values, (pixels, equal, flat) = counts.index.to_numpy(), counts.to_numpy().T
+    specks = equal < 0.05 * pixels  # a class has an inside
+    ids = not color and len(values) <= MANY / 2 and np.diff(values).min(initial=0) < APART
+    if not flat.any() or (not lossy and (ids or len(values) < 5 or specks.mean() < 0.5)):
+        return None
+    kept, left = [], flat.copy()
+    while left.sum() > _LEAST * flat.sum():
+        kept.append(int(values[left.argmax()]))
+        left[nearest(values, np.array(kept[-1:]), color)[1] < 1] = 0
+    if len(kept) == 1 and not color and kept[0] < APART and 255 - APART < values[-1] <= 255:
+        kept.append(255)  # lines too thin for an inside
+    return kept
+
+
+def palette_conflict(palettes: Iterable[Mapping[int, tuple[int, ...]]]) -> str:
+    """Say which index has two colours, in palettes that give two or more of their colours to several indices; or ""."""
+    indices, colors = defaultdict(set), defaultdict(set)
+    for index, rgb in (item for palette in palettes for item in palette.items()):
+        indices[rgb].add(index)
+        colors[index].add(rgb)
+    twice = [index for index in sorted(colors) if len(colors[index]) > 1]
+    if not twice or sum(len(places) > 1 for places in indices.values()) < 2:
+        return ""
+    one, two, *_ = sorted(colors[twice[0]])
+    return f"palettes differ: index {twice[0]} is {one} in one and {two} in another, and their colours change places."
 
 
 def suggest(stored: np.ndarray, classes: ClassMap) -> str:
     """Suggest what to write into dataset.yaml for a mask with unknown values, (H, W) ids or (H, W, 3) colours."""
-    color, count = stored.ndim == 3, len(classes)
-    values, counts = np.unique(pack_rgb(stored) if color else stored, return_counts=True)
-    ids = values.tolist()
-    common = values[counts > 0.02 * counts.sum()].tolist()
-    rare = counts[~np.isin(values, common)].sum() / counts.sum()
-    if len(ids) > max(_MANY, 2 * len(common)) and rare < _RARE:
-        kept: list[int] = []
-        for value in values[np.argsort(-counts)][: len(common)].tolist():  # noise lies about a common value
-            kept += [value] if all(abs(value - other) >= APART for other in kept) else []
-        named = "" if classes.id_map or color else f" and {_id_map(sorted(kept))}"
+    color, count, counts = stored.ndim == 3, len(classes), tally(stored)
+    ids = counts.index.tolist()
+    if classes.snap:
+        return "Name it there: a class, or 255 if it is to be ignored."
+    if (kept := levels(counts, color)) is not None:
+        named = "" if classes.id_map or color or len(kept) < 2 else f" and {_id_map(sorted(kept))}"
         told = "Its values are smeared, by JPEG or smooth edges: export it as PNG without smoothing, or write"
         return f"{told} snap: true{named} into dataset.yaml: pixels are read as the nearest named value."
     found, suggestion = [v for v in ids if v not in (0, IGNORE)], "Correct the mask, or dataset.yaml."
@@ -178,16 +238,19 @@ def suggest(stored: np.ndarray, classes: ClassMap) -> str:
         return suggestion
     if ids[0] < 0:
         return f"If they are ignored, write ignore_ids: {[v for v in ids if v < 0]} into dataset.yaml."
+    if ids in ([0, 65535], [65535]):
+        return f"If 65535 is a class, write {_id_map([0, 65535])} into dataset.yaml."
     if found and min(found) >= 1000:
         return "They look like instance numbers (class x 1000 + number): name masks of class ids (labelIds)."
+    in_order = f"If they are the classes in this order, write {_id_map(ids)} into dataset.yaml."
+    in_order *= not classes.id_map and 1 < len(ids) <= count
     if found == list(range(1, count + 1)) or (not classes.id_map and found and found[-1] == count):
         line = _id_map(list(range(1, count + 1)), [0] * (ids[0] == 0))
-        return f"If ids begin at 1, write {line} into dataset.yaml ({IGNORE}: ignored)."
+        told = f"If ids begin at 1, write {line} into dataset.yaml ({IGNORE}: ignored)."
+        return f"{told} {in_order * (0 in ids)}".rstrip()
     if len(found) > count and found == list(range(1, len(found) + 1)):
         return "Are they instance numbers? Export class ids; or, if all are of one class, id_map: {0: 0, 1: 1, 2: 1, ...}."
-    if not classes.id_map and 1 < len(ids) <= count:
-        return f"If they are the classes in this order, write {_id_map(ids)} into dataset.yaml."
-    return suggestion
+    return in_order or suggestion
 
 
 def _id_map(values: list[int], ignored: Sequence[int] = ()) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -70,7 +71,9 @@ def load_dataset(folder: str | Path, config: str | Path = "", strict: bool = Tru
         told = f"Check the path; a relative one starts at the project root.{there}"
         raise DatasetError(detail, "no-folder", told)
     if not path.is_file():
-        suggestion = f"Draft one with `seglib init {folder}`, or name one elsewhere as config."
+        suggestion = (
+            f"Draft one with `seglib init {shlex.quote(str(folder))}`, or name one elsewhere as config."
+        )
         raise DatasetError(f"no {path.name} at {path}.", "no-config", suggestion)
     settings = read_config(path)
     samples, problems = pair_files(root, settings)

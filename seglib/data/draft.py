@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -9,11 +10,11 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-from seglib.data.class_tables import TABLES, draft_classes, read_table
+from seglib.data.class_tables import TABLES, Named, draft_classes, read_table
 from seglib.data.classes import some
 from seglib.data.config import dataset_name
-from seglib.data.image_io import SUFFIXES, DatasetError, read_stored
-from seglib.data.pairing import find_files, listed_ids, visible_files
+from seglib.data.image_io import FOREIGN, SUFFIXES, DatasetError, read_stored
+from seglib.data.pairing import find_files, listed_ids, literal, visible_files
 
 _SPLITS = {"train": "train|training", "val": "val|valid|validation", "test": "test|testing"}
 _SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words.split("|")}
@@ -53,24 +54,37 @@ def draft_dataset(folder: str | Path, images: str = "", masks: str = "") -> str:
     A DatasetError has check "no-layout", "two-readings" (with the globs that choose each), "polygons" or "illegal-ids".
     """
     root = Path(folder)
+    if not root.is_dir():
+        raise DatasetError(f"{root} is no folder.", "no-folder", "Check the path.")
     files, others = walk(root)
     pairs = _told(root, images, masks) if images or masks else _find_pairs(root, files)
     if not pairs:
         raise _no_layout(root, files, others)
     pairs = _one_a_split(pairs)
     truth = [pair.masks.files[text] for pair in pairs for text in pair.both]
-    tables = [(len(p.parts), TABLES.index(p.name.lower()), p) for p in others if p.name.lower() in TABLES]
-    beside = [
-        one for one in tables if pairs[0].masks.glob.startswith(f"{one[2].parent.as_posix()}/")
-    ]  # first
-    table = min(beside or tables)[2].as_posix() if tables else ""
-    named = read_table(root / table) if table else []
+    table, named = _table(root, pairs, others)
     classes = draft_classes(truth[:: -(-len(truth) // 200)], named, table, pairs[0].masks.glob)
     tail = r"(?:_(?:jpe?g|png))?\.rf\..+" * any(".rf." in text for text in pairs[0].images.files)
     head = "# A draft: name the classes, compare the counts with what you expect, then run 01_data_check."
     lines = [head, f"name: {dataset_name(root)}", *classes, *_splits(root, pairs, others)]
     lines += [f"# group: '(?P<group>.+)_(?P<frame>[0-9]+){tail}$'  # sequences, if there are any\n"]
     return "\n".join(lines)
+
+
+def _table(root: Path, pairs: list[_Pair], others: list[Path]) -> tuple[str, list[Named]]:
+    """The file that names classes, and what it names; the one nearest to the masks, whose equals must agree."""
+
+    def far(path: Path) -> tuple[bool, int, int]:
+        beside = any(pair.masks.glob.startswith(f"{literal(path.parent.as_posix())}/") for pair in pairs)
+        return not beside, len(path.parts), TABLES.index(path.name.lower())
+
+    tables = sorted((path for path in others if path.name.lower() in TABLES), key=far)
+    named = read_table(root / tables[0]) if tables else []
+    for path in tables[1:]:
+        if far(path) == far(tables[0]) and read_table(root / path) != named:
+            detail = f"{tables[0]} and {path} name different classes."
+            raise DatasetError(detail, "two-readings", "Correct or remove one.")
+    return tables[0].as_posix() if tables else "", named
 
 
 def walk(root: Path) -> tuple[_Files, list[Path]]:
@@ -150,7 +164,7 @@ def _names(root: Path, shape: tuple, group: _Files) -> tuple[str, list[tuple[str
     for names in zip(*(parts[:-1] for parts in group), strict=False):
         if len({*names}) > 1 and len(folders) >= len(shape):
             break
-        folders.append(names[0] if len({*names}) == 1 else "*")
+        folders.append(literal(names[0]) if len({*names}) == 1 else "*")
     deeper = any(len(parts) - 1 > len(folders) for parts in group)
     base = "".join(f"{name}/" for name in folders) + "**/" * deeper
     found = (text for path, text in find_files(root, base + "*") if tuple(path.split("/")) in group)
@@ -161,7 +175,7 @@ def _glob(base: str, group: _Files, before: str, after: str) -> str:
     """The glob of the files of a group whose names begin and end so."""
     stems = ((file.stem, file.suffix.lower()) for file in group.values())
     endings = {ending for stem, ending in stems if stem.startswith(before) and stem.endswith(after)}
-    return f"{base}{before}*{after}{endings.pop() if len(endings) == 1 else '.*'}"
+    return f"{base}{literal(before)}*{literal(after)}{endings.pop() if len(endings) == 1 else '.*'}"
 
 
 def _side(root: Path, glob: str) -> _Side:
@@ -222,30 +236,52 @@ def _one_a_split(pairs: list[_Pair]) -> list[_Pair]:
 
 def _splits(root: Path, pairs: list[_Pair], others: list[Path]) -> list[str]:
     """The lines of the splits, by lists such as ImageSets/Segmentation/val.txt where no folder tells them."""
-    known, lines = {text.rpartition("/")[2] for text in pairs[0].both}, {}
-
-    def line(split: str, pair: _Pair, ids: str, count: str) -> str:
-        globs = f"images: {_quoted(pair.images.glob)}, masks: {_quoted(pair.masks.glob)}{ids}"
-        return f"  {split}: {{{globs}}}  # {count}"
-
+    known = {name for text in pairs[0].both for name in (text.rpartition("/")[2], text.replace("/", "-"))}
+    lists: dict[Path, dict[str, tuple[Path, list[str]]]] = defaultdict(dict)
+    notes, lines = [], {}
     for path in (path for path in others if len(pairs) == 1 and path.suffix == ".txt"):
         split = _SPLIT_OF.get(path.stem.lower(), "")
         names = listed_ids(root / path, known) if split else []
-        if names and {*names} <= known:
-            ids = f", ids: {_quoted(path.as_posix())}"
-            lines.setdefault(split, line(split, pairs[0], ids, f"{len(names)} ids"))
-    if "train" not in lines:
-        lines = {pair.split: line(pair.split, pair, "", f"{len(pair.both)} pairs") for pair in pairs}
+        if known & {*names}:
+            lists[path.parent].setdefault(split, (path, names))
+        elif names:
+            notes.append(f"  # {path.as_posix()} names none of these pairs")
+
+    def rank(place: Path) -> tuple[bool, bool]:
+        strange = any(not {*names} <= known for _, names in lists[place].values())
+        return strange, meaning(place.name)[1] != "mask"
+
+    first, *more = sorted(lists, key=rank) or [Path()]
+    if more and rank(first) == rank(more[0]):
+        detail = f"{first} and {more[0]} hold lists of splits."
+        raise DatasetError(detail, "two-readings", "Remove or rename those that are not meant.")
+    chosen = lists[first]
+    for path, names in chosen.values():
+        if wrong := [name for name in names if name not in known]:
+            notes.append(f"  # {path.as_posix()}: {len(wrong)} ids have no pair ({some(wrong)})")
+    for pair in pairs:
+        globs = f"images: {_quoted(pair.images.glob)}, masks: {_quoted(pair.masks.glob)}"
+        for split, (path, names) in chosen.items():
+            lines[split] = f"  {split}: {{{globs}, ids: {_quoted(path.as_posix())}}}  # {len(names)} ids"
+        count = f"what no list names of {len(pair.both)} pairs" if chosen else f"{len(pair.both)} pairs"
+        lines.setdefault("train" if chosen else pair.split, f"  {pair.split}: {{{globs}}}  # {count}")
     no_val = "  # no val split, which training needs; `seglib init FOLDER --split 0.7 0.15 0.15` proposes one"
-    return ["splits:", *lines.values(), *[no_val] * ("val" not in lines)]
+    ordered = [lines[split] for split in _SPLITS if split in lines]
+    return ["splits:", *ordered, *notes, *[no_val] * ("val" not in lines)]
 
 
 def _no_layout(root: Path, files: _Files, others: list[Path]) -> DatasetError:
-    """Say that no masks are found, or that there are polygons, which are no masks yet."""
+    """Say that no masks are found, or that there are polygons or formats which are no masks yet."""
     told = [path for path in others if path.suffix in (".json", ".txt") and path.name.lower() not in TABLES]
-    stems = {file.stem for file in files.values()}
+    stems, quoted = {file.stem for file in files.values()}, shlex.quote(str(root))
     if found := [path.as_posix() for path in told if path.suffix == ".json" or path.stem in stems]:
         detail = f"{root} has no masks, but {len(found)} annotation files ({some(found)})."
-        return DatasetError(detail, "polygons", f"Polygons are drawn as masks first: seglib convert '{root}'")
+        return DatasetError(detail, "polygons", f"Polygons are drawn as masks first: seglib convert {quoted}")
+    if found := [path.as_posix() for path in others if path.suffix.lower() in FOREIGN]:
+        detail = f"{root} has {len(found)} files that are not read ({some(found)}); expected {', '.join(SUFFIXES)}."
+        return DatasetError(detail, "no-layout", "Save them as PNG first.")
     detail = f"{root} has none of the known layouts, which data/README.md lists."
+    if any(meaning(part)[1] == "mask" for parts in files for part in parts[:-1]):
+        detail += " Folders of masks of one class each, or masks of numbered objects, become masks of all classes by "
+        detail += f"seglib convert {quoted} --kind classes (or instances)."
     return DatasetError(detail, "no-layout", f"Say where the files are: seglib init FOLDER {_TELL}")

@@ -16,6 +16,18 @@ _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # the only decoders that file
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 # tags: ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory, GeoDoubleParams, GeoAsciiParams
 _GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737)
+FOREIGN = (
+    ".gif",
+    ".npy",
+    ".npz",
+    ".pgm",
+    ".ppm",
+    ".jp2",
+    ".heic",
+    ".dcm",
+    ".nii",
+    ".mat",
+)  # to be saved as PNG
 _DEEP = ("RGB;16B", "RGBA;16B", "LA;16B")  # PNGs of which Pillow keeps the upper bytes
 # How other files begin that come under such names, or, from the fifth byte on, HEIC and AVIF.
 _OTHERS = {b"GIF8": "a GIF", b"ftyp": "an HEIC or AVIF image", b"{": "JSON", b"[": "JSON"}
@@ -44,6 +56,7 @@ class Stored(NamedTuple):
     orientation: int = 1  # 1-8, of EXIF; 1: upright
     alpha: bool = False  # the last of several bands is transparency
     white_is_zero: bool = False  # a TIFF whose lowest value is white
+    palette: bytes = b""  # red, green and blue of each index
 
     @property
     def deep(self) -> bool:
@@ -153,7 +166,7 @@ def read_mask(path: str | Path, classes: ClassMap, label: str = "") -> np.ndarra
 def read_mask_and_mode(path: str | Path, classes: ClassMap, label: str = "") -> tuple[np.ndarray, Stored]:
     """Read a mask as `read_mask` does, and how the file stores it."""
     label = f"mask {label or repr(Path(path).name)}"
-    values, stored = _read_stored(Path(path), label)
+    values, stored = read_form(Path(path), label)
     values = _as_values(values, classes)
     try:
         return classes.encode(values), stored
@@ -165,7 +178,7 @@ def read_mask_and_mode(path: str | Path, classes: ClassMap, label: str = "") -> 
 
 def read_stored(path: str | Path, label: str = "") -> np.ndarray:
     """Read a mask file's values as they are stored: (H, W) integers or bool, or (H, W, 3) uint8 colours."""
-    return np.array(_read_stored(Path(path), label or f"mask {Path(path).name!r}")[0])
+    return np.array(read_form(Path(path), label or f"mask {Path(path).name!r}")[0])
 
 
 def _as_values(stored: np.ndarray, classes: ClassMap) -> np.ndarray:
@@ -181,7 +194,7 @@ def encode_mask(path: str | Path, classes: ClassMap, mask: np.ndarray) -> bytes:
 
     Pixels whose class stays keep their stored value, even where several stand for one class; the palette stays.
     """
-    original, (out, form) = read_mask(path, classes), _read_stored(Path(path), f"mask {Path(path).name!r}")
+    original, (out, form) = read_mask(path, classes), read_form(Path(path), f"mask {Path(path).name!r}")
     out = _as_values(out, classes).copy()
     values = {c: value for value, c in reversed(classes.stored_values(color=out.ndim == 3).items())}
     for c in np.unique(mask[mask != original]).tolist():
@@ -201,8 +214,8 @@ def encode_mask(path: str | Path, classes: ClassMap, mask: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def _read_stored(path: Path, label: str) -> tuple[np.ndarray, Stored]:
-    """A mask's values, of one band or of three uint8 ones, and how the file stores them."""
+def read_form(path: Path, label: str) -> tuple[np.ndarray, Stored]:
+    """Read a mask's values, of one band or of three uint8 ones, and how the file stores them."""
     (values, stored), suggestion = _decode(path, label), "Save the band of the ids alone, as PNG."
     if stored.alpha and values.shape[2] > 1:
         alpha, values = values[..., -1], values[..., :-1]
@@ -247,6 +260,7 @@ def _decode(path: Path, label: str, exif: bool = True, shown: bool = False) -> t
         told = f"is {known}" if known else f"cannot be read ({reason})"
         check, told = "unreadable", f"{told}; expected PNG, JPEG, TIFF, BMP or WebP."
         suggestion = "Save it as PNG" if known or head[:4] in _MAGIC else "Copy it again"
+        suggestion = "Run that" if "LFS" in known else suggestion
     raise DatasetError(f"{label} {told}", check, f"{suggestion}, {EXCLUDE}.")
 
 
@@ -262,11 +276,12 @@ def _decode_by_pillow(file: BinaryIO, shown: bool) -> tuple[np.ndarray, Stored]:
         alpha = mode in ("LA", "RGBA") or (mode == "PA" and not shown)
         if pixels is not None:
             return pixels, Stored(f"{pixels.shape[2]} x uint16", turned, alpha)
+        palette = image.getpalette("RGB") if mode == "P" else []
         if shown and mode[0] == "P":
             image = image.convert("RGBA")  # not "RGB": palette transparency would be blended
         if shown and mode not in ("1", "L", "LA", "RGB", "RGBA", "F", "I", "I;16", "I;16B"):
             image = image.convert("RGB")
-        return np.asarray(image), Stored(mode, turned, alpha)
+        return np.asarray(image), Stored(mode, turned, alpha, palette=bytes(palette))
 
 
 def _sixteen_bits(file: BinaryIO, image: Image.Image, raw: str) -> np.ndarray:

@@ -13,13 +13,13 @@ import pandas as pd
 
 from seglib.data.classes import some
 from seglib.data.config import FILE_NAME, DatasetConfig, Split, meant
-from seglib.data.image_io import EXCLUDE, SUFFIXES, DatasetError
+from seglib.data.image_io import EXCLUDE, FOREIGN, SUFFIXES, DatasetError
 from seglib.runs import display_path, is_plain, read_written
 
 FINDING_COLUMNS = ["severity", "check", "sample", "split", "detail", "suggestion"]
 LINKS = "SEGLIB_LINKS"
 _LITTER = ("thumbs.db", "desktop.ini")  # written by file managers; hidden files are passed over as well
-_WILD = re.compile(r"(\*\*/|\*\*?|\?|\[[^\]]+\])")
+_WILD = re.compile(r"(\*\*/|\*\*?|\?|\[[^\]]{2,}\])")  # [x], a class of one, is that character
 _CONVERT = "Polygons (JSON, YOLO's text) become masks by `seglib convert`."
 _UNSAFE = re.compile(r'[<>:"|?*\\\x00-\x1f]')  # not allowed in file names everywhere
 
@@ -88,7 +88,9 @@ def _look(root: Path, name: str, split: Split, problems: list[tuple]) -> tuple[_
                 problem("file-name", detail, "Rename it.")
             elif not path.lower().endswith(SUFFIXES):
                 detail = f"{path} is matched by {side.glob}; expected {', '.join(SUFFIXES)}."
-                problem("not-an-image", detail, f"Move it out of the folder, or narrow the glob. {_CONVERT}")
+                foreign = path.lower().endswith(FOREIGN)
+                told = "Save it as PNG." if foreign else f"Move it away, or narrow the glob. {_CONVERT}"
+                problem("not-an-image", detail, told)
             else:
                 side.found.setdefault(text.casefold(), []).append((path, text))
     if files[0] and not files[1]:
@@ -134,7 +136,7 @@ def find_images(folder: Path) -> dict[str, str]:
 def find_files(root: Path, glob: str) -> Iterator[_File]:
     """Yield the visible files that a glob matches, in order."""
     parts = [*PurePosixPath(glob).parts]
-    fixed = [*takewhile(lambda part: not _WILD.search(part), parts[:-1])]
+    fixed = [_plain(part) for part in takewhile(lambda part: not _WILD.search(part), parts[:-1])]
     parts += ["*"] * (parts[-1] == "**")  # it stands for every file below
     stem, dot, ending = parts[-1].rpartition(".")
     stem, ending = (stem, ending) if dot else (ending, "*")
@@ -149,12 +151,21 @@ def find_files(root: Path, glob: str) -> Iterator[_File]:
             yield PurePosixPath(*fixed, below).as_posix(), text
 
 
+def literal(text: str) -> str:
+    """Write text so that no character of it is a wildcard."""
+    return re.sub(r"([\[*?])", r"[\1]", text)
+
+
+def _plain(glob: str) -> str:
+    return re.sub(r"\[(.)\]", r"\1", glob)
+
+
 def _regex(glob: str, group: str) -> str:
     """Turn a glob into a regular expression; `group` is how a wildcard's part is written."""
     known = {"**/": "(?:[^/]+/)*", "?": "[^/]", "*": "[^/]*", "**": "[^/]*"}
     pieces = _WILD.split(glob)  # every second one is a wildcard
     wild = (group.format(known.get(piece) or piece.replace("[!", "[^", 1)) for piece in pieces[1::2])
-    return "".join(next(wild) if k % 2 else re.escape(piece) for k, piece in enumerate(pieces))
+    return "".join(next(wild) if k % 2 else re.escape(_plain(piece)) for k, piece in enumerate(pieces))
 
 
 def _name_samples(sides: dict[str, tuple[_Side, _Side]]) -> dict[tuple[str, str], str]:
@@ -204,8 +215,15 @@ def listed_ids(names: Path | list[str], known: set[str]) -> list[str]:
     """Read a list of ids, or a file with one a line, which may name the images' files ("train/images/a.jpg b.png")."""
     lines = read_written(names).splitlines() if isinstance(names, Path) else names
     ids = [normalize("NFC", line.strip()) for line in lines if line.strip()]
-    forms = [(name, PurePosixPath(name).stem, PurePosixPath(name.split()[0]).stem) for name in ids]
-    return [next((form for form in three if form in known), three[0]) for three in forms]
+    return [next((form for form in _forms(name) if form in known), name) for name in ids]
+
+
+def _forms(name: str) -> Iterator[str]:
+    """What a line of a list may mean: an id, or a path whose last folders may be in the id."""
+    yield name
+    for path in (PurePosixPath(text.replace("\\", "/")) for text in (name, name.split()[0])):
+        parts = [*path.parts[:-1], path.stem]
+        yield from ("-".join(parts[k:]) for k in range(len(parts)))
 
 
 def _group(pattern: str, text: str) -> tuple[str, int | None]:
