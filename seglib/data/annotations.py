@@ -30,7 +30,8 @@ def naming(source: str) -> Iterator[None]:
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
         detail = f"{source} is no annotation that can be drawn ({reason})."
-        raise DatasetError(detail, "no-annotations", "Correct it, export it again, or move it.") from error
+        way = "Correct it, export outlines for the images as they are, or move it away."
+        raise DatasetError(detail, "no-annotations", way) from error
 
 
 def read_polygons(root: Path, others: list[Path], images: set[str], names: list[str]) -> Iterator[Drawn]:
