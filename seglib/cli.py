@@ -2,7 +2,6 @@
 
 import argparse
 import inspect
-import re
 import shlex
 import subprocess
 import sys
@@ -236,41 +235,9 @@ def init(folder: Path, *, images_glob: str, masks_glob: str, shares: Sequence[fl
     elif not shares:
         raise FileExistsError(f"{path} stays as it is. Delete or rename it for a new draft.")
     if shares:
-        print(f"Images of each split, by {folder / 'split'}:\n{_divide_train(path, shares)}")
+        split = seglib.checks.divide_train(folder, shares)
+        print(f"Images of each split, by {folder / 'split'}:\n{split.value_counts(sort=False).to_string()}")
     print(f"Written to {path}. Look it over, then: seglib check {shlex.quote(str(folder))}", file=sys.stderr)
-
-
-def _divide_train(path: Path, shares: Sequence[float]) -> str:
-    """Divide train into train, val and test: whole sequences, near-duplicates together, classes balanced.
-
-    Train keeps what split/val.txt and split/test.txt do not list.
-    """
-    import numpy as np
-    import pandas as pd
-
-    wanted, text = dict(zip(("train", "val", "test"), shares, strict=False)), path.read_text(encoding="utf-8")
-    dataset, new = seglib.data.load_dataset(path.parent), [n for n in ("val", "test") if wanted.get(n)]
-    train = re.search(r"(?m)^( +)train:.*\n(?:\1 .*\n)*", text)
-    if not train or "ids:" in train[0] or re.search("(?m)^limit:", text):
-        raise ValueError(f"{path}: expected `  train:` below splits, without ids, and no limit.")
-    if len(shares) not in (2, 3) or set(new) & set(dataset.splits) or not all(0 <= s < 1 for s in shares):
-        told = f"shares {wanted}: expected two or three of 0-1; there are {', '.join(dataset.splits)}"
-        raise ValueError(f"{told}. Give 0 for a split that is there, or remove it.")
-    found = seglib.checks.check_dataset(dataset)
-    samples = found.samples[found.train].reset_index(drop=True)
-    alike = pd.Series(range(len(samples)), samples["id"])
-    for one, two in found.duplicates[["id_1", "id_2"]].itertuples(index=False):
-        if one in alike and two in alike:
-            alike[alike == alike[two]] = alike[one]
-    counts = (np.cumsum([0, *shares]) / sum(shares) * len(samples)).round().astype(int)
-    samples["split"] = np.repeat([*wanted], np.diff(counts))  # only their shares matter
-    split, lines = seglib.checks.suggest_split(samples, found.pixel_counts[found.train], alike.to_numpy()), ""
-    for name in new:
-        ids = samples["id"][split == name]
-        runs.write_text(path.parent / "split" / f"{name}.txt", "".join(f"{i}\n" for i in ids))
-        lines += f"{train[1]}{name}: {{ids: split/{name}.txt}}\n"
-    runs.write_text(path, text[: train.end()] + lines + text[train.end() :])
-    return split.value_counts(sort=False).to_string()
 
 
 def convert(folder: Path, *, kind: str, target: Path | None) -> None:
