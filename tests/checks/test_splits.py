@@ -6,14 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from seglib.checks.splits import (
-    balance,
-    group_copies,
-    guess_sequences,
-    judge_sequences,
-    sequence_table,
-    suggest_split,
-)
+from seglib.checks import splits
+from seglib.checks.splits import balance, guess_sequences, judge_sequences, sequence_table, suggest_split
 
 
 def samples_of(groups, splits=("train", "val")):
@@ -117,18 +111,14 @@ def test_sequences_are_guessed_where_pictures_bear_the_names_out(form):
 
 
 def test_copies_of_one_image_are_a_sequence():
-    ids = [f"photo{k}_jpg.rf.{k}{c}9e" for k in range(12) for c in "abc"]
-    bits = np.random.default_rng(0).integers(0, 2**63, 36).astype(np.uint64)
-    samples = pd.DataFrame(
-        {"id": ids, "split": ["train", "train", "val"] * 12, "_bits": [*bits], "frame": None}
-    )
+    samples = named("photo{}_jpg.rf.{}ab").assign(frame=None)
     assert guess_sequences(samples) is None
-    samples["group"], samples["frame"], detail = group_copies(samples)
-    assert samples["group"].tolist() == [f"photo{k}_jpg" for k in range(12) for _ in "abc"]
-    assert "36 copies of 12 images" in detail
+    samples["group"], samples["frame"], detail = splits.group_copies(samples)
+    assert samples["group"].tolist() == [f"photo{g}_jpg" for g in "abcd" for _ in range(8)]
+    assert "32 copies of 4 images" in detail
     ((check, *_, told),) = judge_sequences(sequence_table(samples, 30), samples, 30)
-    assert (check, "12 of 12 sequences of val are in train too" in told) == ("sequence-leakage", True)
-    assert group_copies(samples.iloc[::3]) is None  # one of each
+    assert (check, "4 of 4 sequences of val are in train too" in told) == ("sequence-leakage", True)
+    assert splits.group_copies(samples.iloc[::8]) is None  # one of each
 
 
 def test_nothing_is_guessed_from_other_names():
