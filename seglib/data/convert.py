@@ -80,13 +80,11 @@ def _marked(path: Path, kind: str) -> np.ndarray:
     """Where a mask shows its class, or numbered objects: (H, W), 0, 1, or 255 for ignored."""
     stored, jpeg = read_stored(path), path.suffix.lower() in (".jpg", ".jpeg")
     values = np.atleast_3d(stored).max(axis=2) * 1
-    if jpeg:  # smeared
+    if jpeg and values.max() >= 128:  # smeared
         values = np.where(values > values.max() / 2, values.max(), 0)
     found = np.unique(values).tolist()
     if (kind == "classes" and len(found) > 1 + (found[0] == 0)) or (kind == "instances" and jpeg):
-        told = (
-            "smeared, or not of one class; export PNGs, of black and white or (--kind instances) of numbers"
-        )
+        told = "smeared, or not one class; export black and white, or numbers for --kind instances, as PNG"
         raise ValueError(f"{path.name} holds {some([*map(str, found)])}: {told}")
     border = stored.ndim == 2 and len(found) > 2 and found[-1] == IGNORE and IGNORE - 1 not in found
     return np.where((values == IGNORE) & border, IGNORE, values != 0)
@@ -120,6 +118,8 @@ def _draw(path: Path, ones: list[Drawn], ids: dict[str, int]) -> np.ndarray:
             picture = Image.new("1", size[::-1])
             for polygon in shape:
                 corners = polygon * size[::-1] if told == SHARES else polygon
+                if told is None and (corners > 1.1 * np.array(size[::-1])).any():
+                    raise ValueError(f"it tells no size, and reaches beyond {path.name}")
                 ImageDraw.Draw(picture).polygon(corners.ravel().tolist(), fill=1)
             covered = np.array(picture)
         if told not in (SHARES, None, size):

@@ -113,6 +113,7 @@ def test_masks_of_single_classes_and_instances(root):
         ("b.json", {"shapes": [{"label": "a", "points": [], "shape_type": "circle"}]}, "'a' is a circle"),
         ("b.json", coco([]), r"b.json .*annotation 5 is a box"),
         ("b.json", coco([CORNERS], height=40, width=60), r"b.json .*is of 60 x 40 pixels, b.png has 30 x 20"),
+        ("b.json", coco([[6, 4, 60, 4, 60, 14]]), "b.json .*tells no size, and reaches beyond b.png"),
         ("b.json", {"via": {"regions": []}}, "b.json .*VIA.* export COCO"),
         ("b.txt", "0 .1 .1 .5 .5 .1 .5\n0 .5 .5 .1 .1\n", r"b.txt .*a box or a line"),
         ("b.txt", "0 .1 .1 .5 .5 .1 .5 .9\n", "b.txt .*7 numbers .* not x and y"),
