@@ -94,7 +94,9 @@ def suggest_split(samples: pd.DataFrame, pixel_counts: np.ndarray, pictures: np.
     unit = joined(len(samples), np.r_[places, places], np.r_[sequence, first_alike(pd.Series(pictures))])
     count = len(set(unit))
     if len(names) < 2 or count < len(names):
-        raise ValueError(f"{count} independent sequences cannot fill {len(names)} splits.")
+        raise ValueError(
+            f"{count} independent sequences cannot fill {len(names)} splits: add some, or list the ids of each."
+        )
     counts = np.asarray(pixel_counts, float)
     counts = counts[:, counts.sum(axis=0) > 0]
     held = np.zeros((count, 1 + counts.shape[1]))  # (U, 1 + C) a unit's share of the images and of each class

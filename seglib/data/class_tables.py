@@ -139,17 +139,13 @@ def _count(files: list[Path], named: list[Named]) -> tuple[tuple[Counter, bool, 
 
     A DatasetError says why the values are no classes: noise, numbers of objects, two forms, palettes that differ.
     """
-    tallies, forms, palettes, notes, palette = [], [], [], [], b""
+    tallies, forms, palettes, failed, palette = [], [], [], [], b""
     by_color = bool(named) and all(row.color for row in named)
     for file in files:
         try:
             stored, form = read_form(file, f"mask {file.name!r}")
         except DatasetError as error:
-            notes.append(f"# Left out of these shares: {error.detail}")
-            if 2 * len(notes) > len(files):
-                raise DatasetError(
-                    error.detail, error.check, error.suggestion.split(f", {EXCLUDE}")[0]
-                ) from None
+            failed.append(error)
             continue
         grey = stored.ndim == 3 and not by_color and (stored == stored[..., :1]).all()
         forms.append("grey" if grey else "RGB" if stored.ndim == 3 else "ids")
@@ -158,6 +154,11 @@ def _count(files: list[Path], named: list[Named]) -> tuple[tuple[Counter, bool, 
         palettes.append({k: (*form.palette[3 * k : 3 * k + 3],) for k in tallies[-1].index if form.palette})
         if sum(map(len, tallies)) > 1e6:  # photographs
             break
+    if 2 * len(failed) > len(files):
+        raise DatasetError(
+            failed[0].detail, failed[0].check, failed[0].suggestion.replace(f", {EXCLUDE}", "")
+        )
+    notes = [f"# Left out of these shares: {error.detail}" for error in failed]
     if color := "RGB" in forms:
         if count := forms.count("ids"):
             detail = f"{count} of {len(forms)} masks have one channel, the others are RGB."

@@ -172,8 +172,8 @@ def _snap(stored: np.ndarray, keys: np.ndarray, color: bool, flat: np.ndarray) -
     lost = flat & (distance >= 1)[where]
     if lost.mean() > _LEAST:
         most = values[np.bincount(where[lost]).argmax()]
-        told = f"holds {f'#{most:06x}' if color else most} or the like in {lost.mean():.1%} of its pixels"
-        raise ClassError(f"{told}, which is no soft edge; dataset.yaml names no value near it.")
+        told = f"holds {f'#{most:06x}' if color else most} or the like in {lost.mean():.1%} of its pixels, inside regions"
+        raise ClassError(f"{told}; dataset.yaml names no value near it.")
     return near[where]
 
 
@@ -195,7 +195,10 @@ def tally(stored: np.ndarray) -> pd.DataFrame:
 
 
 def levels(counts: pd.DataFrame, color: bool, lossy: bool = False) -> list[int] | None:
-    """Tell what smeared masks held before JPEG or smooth edges, commonest first; None if the `tally` is of sharp ones."""
+    """Tell what smeared masks held before JPEG or smooth edges, commonest first: [] if that is unclear, as in photographs.
+
+    None if the `tally` is of sharp masks, and `lossy` does not say otherwise.
+    """
     values, (pixels, equal, flat) = counts.index.to_numpy(), counts.to_numpy().T
     specks = equal < 0.05 * pixels  # a class has an inside
     ids = not color and len(values) <= MANY / 2 and np.diff(values).min(initial=0) < APART
@@ -205,6 +208,9 @@ def levels(counts: pd.DataFrame, color: bool, lossy: bool = False) -> list[int] 
     while left.sum() > _LEAST * flat.sum():
         kept.append(int(values[left.argmax()]))
         left[nearest(values, np.array(kept[-1:]), color)[1] < 1] = 0
+    close = flat[nearest(values, np.array(kept), color)[1] < 0.25].sum()
+    if close < 0.8 * flat.sum() or flat.sum() < 0.3 * pixels.sum():
+        return []
     if len(kept) == 1 and not color and kept[0] < APART and 255 - APART < values[-1] <= 255:
         kept.append(255)  # lines too thin for an inside
     return kept
@@ -229,7 +235,7 @@ def suggest(stored: np.ndarray, classes: ClassMap) -> str:
     ids = counts.index.tolist()
     if classes.snap:
         return "Name it there: a class, or 255 if it is to be ignored."
-    if (kept := levels(counts, color)) is not None:
+    if kept := levels(counts, color):
         named = "" if classes.id_map or color or len(kept) < 2 else f" and {_id_map(sorted(kept))}"
         told = "Its values are smeared, by JPEG or smooth edges: export it as PNG without smoothing, or write"
         return f"{told} snap: true{named} into dataset.yaml: pixels are read as the nearest named value."

@@ -238,18 +238,18 @@ def _splits(root: Path, pairs: list[_Pair], others: list[Path]) -> list[str]:
     """The lines of the splits, by lists such as ImageSets/Segmentation/val.txt where no folder tells them."""
     known = {name for text in pairs[0].both for name in (text.rpartition("/")[2], text.replace("/", "-"))}
     lists: dict[Path, dict[str, tuple[Path, list[str]]]] = defaultdict(dict)
-    notes, lines = [], {}
+    notes, lines, strange = [], {}, []
     for path in (path for path in others if len(pairs) == 1 and path.suffix == ".txt"):
         split = _SPLIT_OF.get(path.stem.lower(), "")
         names = listed_ids(root / path, known) if split else []
         if known & {*names}:
             lists[path.parent].setdefault(split, (path, names))
         elif names:
-            notes.append(f"  # {path.as_posix()} names none of these pairs")
+            strange.append(f"  # {path.as_posix()} names none of these pairs")
 
     def rank(place: Path) -> tuple[bool, bool]:
-        strange = any(not {*names} <= known for _, names in lists[place].values())
-        return strange, meaning(place.name)[1] != "mask"
+        unknown = any(not {*names} <= known for _, names in lists[place].values())
+        return unknown, meaning(place.name)[1] != "mask"
 
     first, *more = sorted(lists, key=rank) or [Path()]
     if more and rank(first) == rank(more[0]):
@@ -267,7 +267,7 @@ def _splits(root: Path, pairs: list[_Pair], others: list[Path]) -> list[str]:
         lines.setdefault("train" if chosen else pair.split, f"  {pair.split}: {{{globs}}}  # {count}")
     no_val = "  # no val split, which training needs; `seglib init FOLDER --split 0.7 0.15 0.15` proposes one"
     ordered = [lines[split] for split in _SPLITS if split in lines]
-    return ["splits:", *ordered, *notes, *[no_val] * ("val" not in lines)]
+    return ["splits:", *ordered, *(notes if chosen else strange), *[no_val] * ("val" not in lines)]
 
 
 def _no_layout(root: Path, files: _Files, others: list[Path]) -> DatasetError:

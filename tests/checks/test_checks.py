@@ -319,6 +319,13 @@ def smooth(mask):
     ("found", "classes", "masks", "line"),
     [
         ("all-255", "[road, car]", lambda m: (m > 0) * np.uint8(255), "id_map: {0: 0, 255: 1}"),
+        (
+            "all-255",
+            "[road, car]",
+            lambda m: (m > 0) * np.uint8(255 if m[0, 0] else 1),
+            "id_map: {0: 0, 1: 1, 255: 1}",
+        ),
+        ("one-class", "[road]", lambda m: m * 0, "background"),
         ("ids-from-1", "[road, car, person, sky]", lambda m: m + np.uint8(1), "id_map: {1: 0, 2: 1, 3: 2}"),
         ("instance-numbers", "[a, b, c, d, e, f, g]", numbered, "id_map"),
         ("soft-edges", "[a, b, c, d, e]", smooth, "nearest neighbour"),
@@ -334,8 +341,22 @@ def test_masks_that_were_misread_are_errors_with_the_line_to_write(root, found, 
         assert "error" not in set(mended["severity"])
 
 
-def test_sixteen_bits_ask_for_a_range_and_tell_which_was_taken(root):
-    findings = rewrite(root, images=lambda image: image[..., 0].astype(np.uint16) * 2 + 5000).findings
+def test_palettes_that_change_places_are_an_error(root):
+    for k, file in enumerate(sorted(root.glob("*/masks/*.png"))):
+        image = Image.open(file)
+        image.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0] if k else [9, 9, 9, 0, 200, 0, 200, 0, 0])
+        image.save(file)
+    assert check(root).findings["check"].tolist() == ["palettes-differ"]
+
+
+@pytest.mark.parametrize("border", [0, 5])  # rows of 0, no data
+def test_sixteen_bits_ask_for_a_range_and_tell_which_was_taken(root, border):
+    def deep(image):
+        image = image[..., 0].astype(np.uint16) * 2 + 5000
+        image[:border] = 0
+        return image
+
+    findings = rewrite(root, images=deep).findings
     assert findings["check"].tolist() == ["range"]
     line = findings["suggestion"].iloc[0].split(" into ")[0].removeprefix("Write ")
     low, high = json.loads(line.removeprefix("range: "))

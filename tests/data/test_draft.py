@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import tifffile
 from pictures import IDS, RGB, RNG, save
 from PIL import Image
 
@@ -110,6 +111,8 @@ def test_two_readings_are_a_question_that_globs_answer(tmp_path):
         ("codes.txt", "a\nb\nc", "abc", [0, 1, 2]),
         ("train/_classes.csv", "Pixel Value, Class\n0, sky\n1, road\n2, car\n", ["sky", "road", "car"], [0, 1, 2]),
         ("classes.txt", "2 c\n0 a\n1 b\n", "cab", [1, 2, 0]),
+        ("classes.txt", "0 a\n1 b\n2 c\n", "abc", [0, 1, 2]),
+        ("masks/classes.txt", "a: 0\nb: 1\nc: 2\n", "abc", [0, 1, 2]),
         ("classes.json", '{"a": 1, "b": 0, "c": 2}', "abc", [1, 0, 2]),
         ("classes.json", '{"0": "a", "1": "b", "2": "c"}', "abc", [0, 1, 2]),
         ("classes.json", '[{"name": "a", "id": 2}, {"name": "b", "id": 1}, {"name": "c", "id": 0}]', "abc", [2, 1, 0]),
@@ -216,3 +219,111 @@ def test_draft_refuses_what_it_does_not_know(tmp_path):
     (tmp_path / "train/masks/a.png").write_bytes(b"text")
     with pytest.raises(DatasetError, match="cannot be read"):
         draft_dataset(tmp_path)
+
+
+BLOCKS = np.kron(np.array([[0, 0, 1], [1, 2, 0]], np.uint8), np.ones((16, 16), np.uint8))
+COLORS = np.array([[70, 110, 60], [190, 60, 50], [60, 80, 200]], np.uint8)
+SPECKS = (RNG.random((32, 48, 1)) < 0.05) * np.array([1, 0, 0], np.uint8)
+NO_DATA = np.where(np.arange(48) < 4, -9999, BLOCKS.astype(int))
+NUMBERS = np.kron(RNG.permutation(40).reshape(5, 8), np.ones((5, 5))).astype(np.uint8)
+
+
+def masks_of(root, *masks, ending="png"):
+    """Images and masks a, b, ...; arrays that Pillow does not know become TIFFs."""
+    for name, mask in zip("abc", masks, strict=False):
+        size = np.shape(mask)[1::-1] if isinstance(mask, np.ndarray) else mask.size
+        save(root / f"images/{name}.png", Image.fromarray(RGB).resize(size))
+        if isinstance(mask, np.ndarray) and mask.dtype != np.uint8:
+            (root / "masks").mkdir(exist_ok=True)
+            tifffile.imwrite(root / f"masks/{name}.tif", mask)
+        else:
+            save(root / f"masks/{name}.{ending}", mask)
+    return root
+
+
+def palette(mask, colors):
+    image = Image.fromarray(mask)
+    image.putpalette(colors.ravel().tolist())
+    return image
+
+
+@pytest.mark.parametrize(
+    ("mask", "ending", "line", "order"),
+    [
+        (BLOCKS * np.uint8(100), "jpg", "snap: true", [0, 1, 2]),
+        (COLORS[BLOCKS], "jpg", "snap: true", [0, 1, 2]),
+        (COLORS[BLOCKS] + SPECKS, "png", "snap: true", [0, 1, 2]),
+        (np.repeat(BLOCKS[..., None] // 2 * 255, 3, 2), "png", "id_map: {0: 0, 255: 1}", [0, 0, 1]),
+        (np.array([0, 127, 255], np.uint8)[BLOCKS], "png", "id_map: {0: 0, 127: 1, 255: 2}", [0, 1, 2]),
+        (np.array([0, 85, 255], np.uint8)[BLOCKS], "png", "id_map: {0: 0, 85: 1, 255: 2}", [0, 1, 2]),
+        (NO_DATA.astype(np.int32), "", "ignore_ids: [-9999]", [0, 1, 2]),
+        (NO_DATA.astype(np.float64), "", "ignore_ids: [-9999]", [0, 1, 2]),
+    ],
+)
+def test_values_that_are_smeared_drawn_or_missing_are_read_as_they_are_meant(
+    tmp_path, mask, ending, line, order
+):
+    assert line in draft_dataset(masks_of(tmp_path, mask, ending=ending))
+    dataset = drafted(tmp_path)
+    found, valid = read_pair(dataset, dataset.samples.iloc[0])[1], NO_DATA >= 0 if "ignore" in line else ...
+    assert (found == np.array(order)[BLOCKS])[valid].mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("masks", "ending", "told"),
+    [
+        ([NUMBERS], "png", "40 values that number objects.*--kind instances"),
+        ([BLOCKS.astype(np.uint16) + 7000], "", "number objects"),
+        ([BLOCKS], "jpg", "which are no classes"),
+        (
+            [np.tile(np.arange(256, dtype=np.uint8), (64, 1))],
+            "png",
+            "256 different values, which are no classes",
+        ),
+        ([BLOCKS, COLORS[BLOCKS]], "png", "1 of 2 masks have one channel"),
+        ([palette(BLOCKS, COLORS), palette(2 - BLOCKS, COLORS[::-1])], "png", "palettes differ: index 0 is"),
+    ],
+)
+def test_what_are_no_classes_is_refused(tmp_path, masks, ending, told):
+    with pytest.raises(DatasetError, match=told):
+        draft_dataset(masks_of(tmp_path, *masks, ending=ending))
+
+
+def test_a_table_of_one_name_or_of_colours_in_another_order(tmp_path):
+    (masks_of(tmp_path / "one", BLOCKS // 2) / "classes.txt").write_text("crack\n")
+    assert drafted(tmp_path / "one").classes.names == ("background", "crack")
+    root = masks_of(tmp_path / "two", palette(BLOCKS, COLORS))
+    (root / "labelmap.txt").write_text("bar:60,80,200::\nground:70,110,60::\ndisc:190,60,50::\n")
+    np.testing.assert_array_equal(read_mask(root / "masks/a.png", drafted(root).classes), (BLOCKS + 1) % 3)
+    (root / "images/labelmap.txt").write_text("bar:60,80,200::\n")
+    (root / "masks/labelmap.txt").write_text("disc:60,80,200::\n")
+    (root / "masks/more").mkdir()
+    assert "disc" in draft_dataset(root)
+
+
+def test_lists_of_one_split_and_names_with_wildcards(tmp_path):
+    masks_of(tmp_path, BLOCKS, BLOCKS, BLOCKS)
+    for side in ("images", "masks"):
+        (tmp_path / side).rename(tmp_path / f"{side} [1]")
+    (tmp_path / "val.txt").write_text("images [1]\\b.png\n")
+    assert drafted(tmp_path).split("train")["id"].tolist() == ["a", "c"]
+    (tmp_path / "val.txt").write_text("b\nz\n")
+    assert "# val.txt: 1 ids have no pair (z)" in draft_dataset(tmp_path)
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/val.txt").write_text("b\n")
+    assert 'ids: "lists/val.txt"' in draft_dataset(tmp_path)
+    (tmp_path / "val.txt").write_text("c\n")
+    with pytest.raises(DatasetError, match="lists hold lists of splits"):
+        draft_dataset(tmp_path)
+
+
+def test_a_bad_mask_is_told_and_formats_that_are_not_read_are_named(tmp_path):
+    masks_of(tmp_path, BLOCKS, BLOCKS)
+    (tmp_path / "masks/b.png").write_bytes(b"version https://git-lfs")
+    assert "# Left out of these shares: mask 'b.png' is a Git LFS pointer" in draft_dataset(tmp_path)
+    save(tmp_path / "other/images/a.png", RGB)
+    save(tmp_path / "other/masks/a.gif", IDS)
+    with pytest.raises(DatasetError, match=r"1 files that are not read \(masks/a.gif\).* as PNG"):
+        draft_dataset(tmp_path / "other")
+    with pytest.raises(DatasetError, match="is no folder"):
+        draft_dataset(tmp_path / "none")

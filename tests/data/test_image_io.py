@@ -138,6 +138,8 @@ def test_what_is_no_single_picture_is_named(tmp_path):
         ([0, 128, 255], ABC, r"id_map: \{0: 0, 128: 1, 255: 2\}"),
         ([0, 26001, 26002, 7000], ABC, "instance numbers.*labelIds"),
         ([*range(12)], ABC, "instance numbers.*id_map"),
+        ([0, 1, 3], ABC, r"begin at 1.*in this order, write id_map: \{0: 0, 1: 1, 3: 2\}"),
+        ([0, 65535], ABC, r"id_map: \{0: 0, 65535: 1\}"),
         ([0, 77, 78, 200, 201], ABC, "Correct the mask"),
     ],
 )
@@ -159,6 +161,10 @@ def test_smeared_masks_are_refused_or_snapped_to_the_nearest_value(tmp_path):
     snapping = ClassMap(names, id_map=id_map, snap=True)
     np.testing.assert_array_equal(read_mask(path, snapping), large // 255)
     assert ClassMap.from_dict(snapping.to_dict()) == snapping
+    with pytest.raises(
+        DatasetError, match=r"holds 100 or the like in 19.1% of its pixels, inside.*Name it there"
+    ):
+        read_mask(save(tmp_path / "n.png", large // 255 * np.uint8(100)), snapping)
     colors = ClassMap(names, colors=[[10, 0, 0], [250, 240, 0]], snap=True)
     noisy = colors.colors[large // 255].astype(int) + RNG.integers(-9, 10, (64, 64, 3))
     mask = read_mask(save(tmp_path / "c.png", noisy.clip(0, 255).astype(np.uint8)), colors)
