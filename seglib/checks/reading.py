@@ -64,7 +64,7 @@ def propose_range(dataset: Dataset, lacking: list[tuple]) -> Iterator[tuple[str,
     """Make one finding of those of all images without a range, with the line of dataset.yaml that gives them one."""
     if lacking:
         low, high = _robust_range(dataset, [one[2] for one in lacking])
-        told = f"Write range: [{low:.6g}, {high:.6g}] into dataset.yaml: between them lie 99.8 % of the training pixels."
+        told = f"Write range: [{low:.6g}, {high:.6g}] into dataset.yaml: between them lie 99.8 % of the pixels that hold data."
         yield "range", lacking[0][2], "", f"{len(lacking)} images have no range: {lacking[0][4]}", told
 
 
