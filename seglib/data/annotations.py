@@ -43,8 +43,9 @@ def read_polygons(root: Path, others: list[Path], images: set[str], names: list[
             if path.suffix.lower() == ".json":
                 yield from _from_json(read_written(root / path), source, stem, names)
             elif path.suffix.lower() == ".txt" and path.stem in images:
-                listed = _yolo_names(root, others) if listed is None else listed
-                names += listed.values()
+                if listed is None:
+                    listed = _yolo_names(root, others)
+                    names += listed.values()
                 rows = [line.split() for line in read_written(root / path).splitlines() if line.strip()]
                 objects = [(listed.get(int(c), f"class_{c}"), _corners(xy, 1.1)) for c, *xy in rows]
                 yield source, stem, SHARES, [(0, label, [corners]) for label, corners in objects]
@@ -79,11 +80,8 @@ def _from_json(text: str, source: str, stem: str, names: list[str]) -> Iterator[
             form = partial(_runs, form) if isinstance(form, dict) else [_corners(xy) for xy in form]
             shapes[one["image_id"]].append((-one.get("area", 0), label, form))
         for one in found["images"]:
-            size, name = (
-                (one.get("height"), one.get("width")),
-                f"{stem}/{one['file_name']}".replace("\\", "/"),
-            )
-            yield source, name, size if all(size) else None, shapes[one["id"]]
+            size, name = (one.get("height"), one.get("width")), one["file_name"].replace("\\", "/")
+            yield source, f"{stem}/{name}", size if all(size) else None, shapes[one["id"]]
     elif "shapes" in keys:
         for one in found["shapes"]:
             points, kind = np.array(one["points"], float), one.get("shape_type") or "polygon"
@@ -102,15 +100,10 @@ def _from_json(text: str, source: str, stem: str, names: list[str]) -> Iterator[
 def _corners(numbers: Any, most: float = np.inf) -> np.ndarray:
     """The corners (N, 2) of x, y, x, y, ..., in pixels or, up to `most`, in shares of the sides."""
     points = np.array(numbers, float)
-    if points.size < 6 or points.size % 2 or not np.abs(points).max() <= most:
-        what = (
-            "a box or a line"
-            if points.size == 4
-            else f"{points.size} numbers up to {points.max(initial=0):g}"
-        )
-        raise ValueError(
-            f"{what}, not x and y of three corners or more{', as shares of the sides' * (most < 2)}"
-        )
+    size = points.size
+    if size < 6 or size % 2 or not np.abs(points).max() <= most:
+        what = "a box or a line" if size == 4 else f"{size} numbers up to {points.max(initial=0):g}"
+        raise ValueError(f"{what}, not x and y of three corners{' in shares of the sides' * (most < 2)}")
     return points.reshape(-1, 2)
 
 
