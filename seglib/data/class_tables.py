@@ -3,7 +3,6 @@
 import json
 import re
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -139,7 +138,7 @@ def _count(files: list[Path], named: list[Named]) -> tuple[tuple[Counter, bool, 
 
     A DatasetError says why the values are no classes: noise, numbers of objects, two forms, palettes that differ.
     """
-    tallies, forms, palettes, failed, palette = [], [], [], [], b""
+    tallies, forms, palettes, failed, regions, palette = [], [], [], [], [], b""
     by_color = bool(named) and all(row.color for row in named)
     for file in files:
         try:
@@ -150,6 +149,9 @@ def _count(files: list[Path], named: list[Named]) -> tuple[tuple[Counter, bool, 
         grey = stored.ndim == 3 and not by_color and (stored == stored[..., :1]).all()
         forms.append("grey" if grey else "RGB" if stored.ndim == 3 else "ids")
         tallies.append(tally(stored[..., 0] if grey else stored))
+        if len(tallies) <= 20 and len(tallies[-1]) <= IGNORE:
+            values = label_regions(pack_rgb(stored) if stored.ndim == 3 else stored)[1]
+            regions += np.unique(values[values != 0], return_counts=True)[1].tolist()  # of each value
         palette = form.palette or palette
         palettes.append({k: (*form.palette[3 * k : 3 * k + 3],) for k in tallies[-1].index if form.palette})
         if sum(map(len, tallies)) > 1e6:  # photographs
@@ -159,6 +161,7 @@ def _count(files: list[Path], named: list[Named]) -> tuple[tuple[Counter, bool, 
             failed[0].detail, failed[0].check, failed[0].suggestion.replace(f", {EXCLUDE}", "")
         )
     notes = [f"# Left out of these shares: {error.detail}" for error in failed]
+    lossy = any(file.suffix.lower() in (".jpg", ".jpeg") for file in files)
     if color := "RGB" in forms:
         if count := forms.count("ids"):
             detail = f"{count} of {len(forms)} masks have one channel, the others are RGB."
@@ -167,15 +170,20 @@ def _count(files: list[Path], named: list[Named]) -> tuple[tuple[Counter, bool, 
             counts.index *= 0x10101 if form == "grey" else 1
     if conflict := palette_conflict(palettes):
         raise DatasetError(conflict, "palettes-differ", "Export RGB masks, or class ids.")
-    pixels, smeared = _judge(tallies, files, color, len(named))
+    pixels, smeared = _judge(tallies, color, lossy, len(named), regions.count(1) > 0.9 * len(regions))
     notes += ["snap: true  # smeared by JPEG or soft edges: other values are read as the nearest"] * smeared
     shown = dict(enumerate(map(tuple, np.reshape([*palette], (-1, 3)).tolist())))
     return (pixels, color, smeared), shown if any(len({*rgb}) > 1 for rgb in shown.values()) else {}, notes
 
 
-def _judge(tallies: list[pd.DataFrame], files: list[Path], color: bool, named: int) -> tuple[Counter, bool]:
-    """Pixels by value, of smeared masks by the nearest of their classes, and whether they are smeared."""
-    together, lossy = pd.concat(tallies), any(file.suffix.lower() in (".jpg", ".jpeg") for file in files)
+def _judge(
+    tallies: list[pd.DataFrame], color: bool, lossy: bool, named: int, single: bool
+) -> tuple[Counter, bool]:
+    """Pixels by value, of smeared masks by the nearest of their classes, and whether they are smeared.
+
+    `single`: nearly every region of a mask has a value of its own.
+    """
+    together = pd.concat(tallies)
     counts = together.groupby(level=0).sum()
     kept = levels(counts, color, lossy)
     if kept is not None and 2 <= len(kept) <= MANY:
@@ -187,19 +195,9 @@ def _judge(tallies: list[pd.DataFrame], files: list[Path], color: bool, named: i
         raise DatasetError(detail, "illegal-ids", suggestion)
     large = counts.index[(counts.index >= 1000) & ~counts.index.isin(_NO_DATA) & (not color)]
     once = len(tallies) > 4 and together.index.value_counts().eq(1).mean() > 0.8  # values of one mask
-    many = len(counts) > max(MANY, named) and (once or _numbers_regions(files))
+    many = len(counts) > max(MANY, named) and (once or single)
     if many or (large // 1000).duplicated().any():  # class x 1000 + number
         detail = f"the masks hold {len(counts)} values that number objects: nearly every region has its own."
         told = "Draw them as one class: `seglib convert FOLDER --kind instances --to FOLDER/class_masks`. If they are"
         raise DatasetError(detail, "instance-numbers", f"{told} classes, name them all in classes.txt.")
     return Counter(counts["pixels"].to_dict()), False
-
-
-def _numbers_regions(files: list[Path]) -> bool:
-    regions: list[int] = []  # of each value in each mask
-    for file in files[:20]:
-        with suppress(DatasetError):
-            stored = read_form(file, "")[0]
-            values = label_regions(pack_rgb(stored) if stored.ndim == 3 else stored)[1]
-            regions += np.unique(values[values != 0], return_counts=True)[1].tolist()
-    return regions.count(1) > 0.9 * len(regions)

@@ -1,7 +1,7 @@
 """Class names, colours and the ignored id; stored mask values <-> class ids <-> colours."""
 
 import colorsys
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -217,16 +217,14 @@ def levels(counts: pd.DataFrame, color: bool, lossy: bool = False) -> list[int] 
 
 
 def palette_conflict(palettes: Iterable[Mapping[int, tuple[int, ...]]]) -> str:
-    """Say which index has two colours, in palettes that give two or more of their colours to several indices; or ""."""
-    indices, colors = defaultdict(set), defaultdict(set)
-    for index, rgb in (item for palette in palettes for item in palette.items()):
-        indices[rgb].add(index)
-        colors[index].add(rgb)
-    twice = [index for index in sorted(colors) if len(colors[index]) > 1]
-    if not twice or sum(len(places) > 1 for places in indices.values()) < 2:
+    """Say which colour has two indices, if several have, and an index has several colours; "" if palettes agree."""
+    pairs = {pair for palette in palettes for pair in palette.items()}
+    indices, colors = (Counter(side) for side in zip(*pairs, strict=True)) if pairs else ({}, {})
+    twice = sorted(rgb for rgb, count in colors.items() if count > 1)
+    if len(twice) < 2 or max(indices.values()) < 2:
         return ""
-    one, two, *_ = sorted(colors[twice[0]])
-    return f"palettes differ: index {twice[0]} is {one} in one and {two} in another, and their colours change places."
+    one, two, *_ = sorted(index for index, rgb in pairs if rgb == twice[0])
+    return f"palettes differ: {twice[0]} is index {one} in one and {two} in another, and so are others."
 
 
 def suggest(stored: np.ndarray, classes: ClassMap) -> str:

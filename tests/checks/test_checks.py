@@ -146,6 +146,8 @@ def test_class_that_train_never_shows_and_split_without_scores(root):
     found = result.findings
     assert "never in train: person" in found.set_index("check").loc["class-not-in-train", "detail"]
     assert found.iloc[0][["severity", "check", "split"]].tolist() == ["error", "nothing-scored", "val"]
+    (root / "dataset.yaml").write_text((root / "dataset.yaml").read_text().replace("val: {", "test: {"))
+    assert "labels-withheld" in check(root).findings["check"].tolist()
     row = result.class_stats.query("split == 'train' and class_id == 2").iloc[0]
     assert row["regions"] == row["images"] == 0
     assert row[["regions_per_image", "median_region"]].isna().all()
@@ -311,6 +313,10 @@ def numbered(mask):
     return np.tile(numbers * (numbers <= 3 + mask.sum() % 4), (H, 1))
 
 
+def mixed(mask):
+    return (mask > 0) * np.uint8(255 if mask[0, 0] else 1)
+
+
 def smooth(mask):
     return np.tile(np.array([0] * 6 + [1, 3] + [4] * 8, np.uint8), (H, 1))
 
@@ -319,12 +325,7 @@ def smooth(mask):
     ("found", "classes", "masks", "line"),
     [
         ("all-255", "[road, car]", lambda m: (m > 0) * np.uint8(255), "id_map: {0: 0, 255: 1}"),
-        (
-            "all-255",
-            "[road, car]",
-            lambda m: (m > 0) * np.uint8(255 if m[0, 0] else 1),
-            "id_map: {0: 0, 1: 1, 255: 1}",
-        ),
+        ("all-255", "[road, car]", mixed, "id_map: {0: 0, 1: 1, 255: 1}"),
         ("one-class", "[road]", lambda m: m * 0, "background"),
         ("ids-from-1", "[road, car, person, sky]", lambda m: m + np.uint8(1), "id_map: {1: 0, 2: 1, 3: 2}"),
         ("instance-numbers", "[a, b, c, d, e, f, g]", numbered, "id_map"),
