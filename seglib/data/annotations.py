@@ -59,7 +59,7 @@ def _yolo_names(root: Path, others: list[Path]) -> dict[int, str]:
             if path.suffix.lower() in (".yaml", ".yml"):
                 held = load_yaml(read_written(root / path))
                 listed = (isinstance(held, dict) and held.get("names")) or listed
-            elif path.name.lower() in ("classes.txt", "obj.names"):
+            elif path.name.lower() in ("classes.txt", "obj.names") and path.parts[0] != "masks":  # ours
                 listed = listed or read_written(root / path).split("\n")
     listed = [listed] if isinstance(listed, str) else listed
     rows = listed.items() if isinstance(listed, dict) else enumerate(listed)

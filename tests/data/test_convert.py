@@ -74,15 +74,6 @@ def test_labelme(root):
     result(root, SQUARE + INNER.astype(int), ["background", "leaf", "hole"])
 
 
-def test_yolo(root):
-    shares = [np.divide(corners, [30, 20] * 4).round(6).astype(str) for corners in (CORNERS, INNER_CORNERS)]
-    rows = [f"{c} {' '.join(xy)}" for c, xy in zip((1, 0), shares, strict=True)]
-    write(root / "data.yaml", "names: {0: hole, 1: leaf}\nnc: 2\n")
-    for place, text in (("train/a", "\n".join(rows) + "\n"), ("train/b", ""), ("val/a", rows[0])):
-        write(root / f"labels/{place}.txt", text)
-    result(root, 2 * SQUARE - INNER.astype(int), ["background", "hole", "leaf"])
-
-
 def test_masks_of_single_classes_and_instances(root):
     for split in ("train", "val"):
         save(root / f"masks/{split}/car/a.png", SQUARE * np.uint8(255))
@@ -143,18 +134,19 @@ def test_coco_files_of_one_image_are_drawn_together_and_two_others_are_refused(r
 
 @pytest.mark.parametrize(
     ("table", "content", "names"),
-    [("data.yaml", "nc: 2\n", ["class_0"]), ("data.yaml", "names: car\n", ["car"]),
-     ("coco8.yaml", "names: {0: car, 3: dog}\n", ["car", "dog"]), ("obj.names", "\ufeffcar\r\ndog\r\n", ["car", "dog"]),
-     ("classes.txt", "car\nclass 7, 8\n", ["car", "class 7, 8"])],
+    [("data.yaml", "nc: 2\n", ["class_1"]), ("data.yaml", "names: car\n", ["car", "class_1"]),
+     ("coco8.yaml", "names: {0: car, 1: dog, 3: cat}\nnc: 3\n", ["car", "dog", "cat"]),
+     ("obj.names", "\ufeffcar\r\ndog\r\n", ["car", "dog"]), ("classes.txt", "car\nclass 7, 8\n", ["car", "class 7, 8"])],
 )  # fmt: skip
-def test_the_names_of_yolo_go_with_their_ids(root, table, content, names):
+def test_yolo_and_its_names(root, table, content, names):
     corners = np.divide(CORNERS, [30, 20] * 4)
     corners[2:6:2] = 1.0004  # as some tools round
     write(root / table, content)
-    write(root / "labels/train/a.txt", f"0 {' '.join(map(str, corners))}\n")
-    expected = SQUARE.copy()
-    expected[4:15, 19:] = True
-    result(root, expected, ["background", *names])
+    write(root / "labels/train/a.txt", f"1 {' '.join(map(str, corners))}\n")
+    write(root / "labels/train/b.txt", "")
+    expected = np.zeros(SIZE, int)
+    expected[4:15, 6:] = min(2, len(names))
+    assert not result(root, expected, ["background", *names])["masks/images/train/b.png"].any()
 
 
 @pytest.mark.parametrize(
