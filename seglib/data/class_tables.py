@@ -157,10 +157,10 @@ def _count(files: list[Path], named: list[Named]) -> tuple[tuple[Counter, bool, 
         if sum(map(len, tallies)) > 1e6:  # photographs
             break
     if 2 * len(failed) > len(files):
-        raise DatasetError(
-            failed[0].detail, failed[0].check, failed[0].suggestion.replace(f", {EXCLUDE}", "")
-        )
-    notes = [f"# Left out of these shares: {error.detail}" for error in failed]
+        first = failed[0]
+        raise DatasetError(first.detail, first.check, first.suggestion.replace(f", {EXCLUDE}", ""))
+    bad = [json.dumps(error.detail, ensure_ascii=False) for error in failed]
+    notes = [f"# Left out of these shares: {detail}" for detail in bad]
     lossy = any(file.suffix.lower() in (".jpg", ".jpeg") for file in files)
     if color := "RGB" in forms:
         if count := forms.count("ids"):
@@ -170,14 +170,14 @@ def _count(files: list[Path], named: list[Named]) -> tuple[tuple[Counter, bool, 
             counts.index *= 0x10101 if form == "grey" else 1
     if conflict := palette_conflict(palettes):
         raise DatasetError(conflict, "palettes-differ", "Export RGB masks, or class ids.")
-    pixels, smeared = _judge(tallies, color, lossy, len(named), regions.count(1) > 0.9 * len(regions))
+    pixels, smeared = _judge(tallies, color, lossy, named, regions.count(1) > 0.9 * len(regions))
     notes += ["snap: true  # smeared by JPEG or soft edges: other values are read as the nearest"] * smeared
     shown = dict(enumerate(map(tuple, np.reshape([*palette], (-1, 3)).tolist())))
     return (pixels, color, smeared), shown if any(len({*rgb}) > 1 for rgb in shown.values()) else {}, notes
 
 
 def _judge(
-    tallies: list[pd.DataFrame], color: bool, lossy: bool, named: int, single: bool
+    tallies: list[pd.DataFrame], color: bool, lossy: bool, named: list[Named], single: bool
 ) -> tuple[Counter, bool]:
     """Pixels by value, of smeared masks by the nearest of their classes, and whether they are smeared.
 
@@ -187,7 +187,9 @@ def _judge(
     counts = together.groupby(level=0).sum()
     kept = levels(counts, color, lossy)
     if kept is not None and 2 <= len(kept) <= MANY:
-        near = nearest(counts.index.to_numpy(), np.array(kept), color)[0]
+        keys = [int(pack_rgb(np.array(row.color))) for row in named if color and row.color]
+        keys += [k for k in kept if not keys or nearest(np.array([k]), np.array(keys), color)[1] >= 1]
+        near = nearest(counts.index.to_numpy(), np.array(keys), color)[0]
         return Counter(counts["pixels"].groupby(near).sum().to_dict()), True
     if kept is not None or len(counts) > IGNORE + 1:
         detail = f"the masks hold {len(counts)} different values, which are no classes."
@@ -195,7 +197,7 @@ def _judge(
         raise DatasetError(detail, "illegal-ids", suggestion)
     large = counts.index[(counts.index >= 1000) & ~counts.index.isin(_NO_DATA) & (not color)]
     once = len(tallies) > 4 and together.index.value_counts().eq(1).mean() > 0.8  # values of one mask
-    many = len(counts) > max(MANY, named) and (once or single)
+    many = len(counts) > max(MANY, len(named)) and (once or single)
     if many or (large // 1000).duplicated().any():  # class x 1000 + number
         detail = f"the masks hold {len(counts)} values that number objects: nearly every region has its own."
         told = "Draw them as one class: `seglib convert FOLDER --kind instances --to FOLDER/class_masks`. If they are"

@@ -15,6 +15,7 @@ from seglib.data.classes import some
 from seglib.data.config import dataset_name
 from seglib.data.image_io import FOREIGN, SUFFIXES, DatasetError, read_stored
 from seglib.data.pairing import find_files, listed_ids, literal, visible_files
+from seglib.runs import is_plain
 
 _SPLITS = {"train": "train|training", "val": "val|valid|validation", "test": "test|testing"}
 _SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words.split("|")}
@@ -27,7 +28,7 @@ _GAP = r"[_\-. ]+"
 _EDGE = rf"{_GAP}|(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])"
 _Files = dict[tuple[str, ...], Path]  # by the parts of their paths below the dataset's folder
 _quoted = partial(json.dumps, ensure_ascii=False)
-_TELL = '--images "photos/*.jpg" --masks "truth/*.png" ({split} may stand in both for train, val, ...)'
+_TELL = '--images "photos/*.jpg" --masks "truth/*.png", or "*/image.png" and "*/mask.png" ({split} may stand in both)'
 
 
 class _Side(NamedTuple):
@@ -94,6 +95,8 @@ def walk(root: Path) -> tuple[_Files, list[Path]]:
     for start in (root, *beside):
         up = ("..", start.name) * (start != root)
         for path in visible_files(start):
+            if not is_plain(path.relative_to(start).as_posix()):
+                continue  # the check names it
             if path.name.lower().endswith(SUFFIXES):
                 files[(*up, *path.relative_to(start).parts)] = path
             elif not up:
@@ -258,7 +261,7 @@ def _splits(root: Path, pairs: list[_Pair], others: list[Path]) -> list[str]:
     chosen = lists[first]
     for path, names in chosen.values():
         if wrong := [name for name in names if name not in known]:
-            notes.append(f"  # {path.as_posix()}: {len(wrong)} ids have no pair ({some(wrong)})")
+            notes.append(f"  # {path.as_posix()}: {len(wrong)} ids have no pair: {_quoted(some(wrong))}")
     for pair in pairs:
         globs = f"images: {_quoted(pair.images.glob)}, masks: {_quoted(pair.masks.glob)}"
         for split, (path, names) in chosen.items():

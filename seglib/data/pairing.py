@@ -89,7 +89,11 @@ def _look(root: Path, name: str, split: Split, problems: list[tuple]) -> tuple[_
             elif not path.lower().endswith(SUFFIXES):
                 detail = f"{path} is matched by {side.glob}; expected {', '.join(SUFFIXES)}."
                 foreign = path.lower().endswith(FOREIGN)
-                told = "Save it as PNG." if foreign else f"Move it away, or narrow the glob. {_CONVERT}"
+                told = (
+                    "Save it as PNG."
+                    if foreign
+                    else f"Move it out of the folder, or narrow the glob. {_CONVERT}"
+                )
                 problem("not-an-image", detail, told)
             else:
                 side.found.setdefault(text.casefold(), []).append((path, text))

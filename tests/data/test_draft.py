@@ -292,6 +292,9 @@ def test_tables_of_one_name_of_colours_in_another_order_and_that_disagree(tmp_pa
     (root / "masks/labelmap.txt").write_text("bar:60,80,200::\nground:70,110,60::\ndisc:190,60,50::\n")
     (root / "labelmap.txt").write_text("farther away\n")
     np.testing.assert_array_equal(read_mask(root / "masks/a.png", drafted(root).classes), (BLOCKS + 1) % 3)
+    root = masks_of(tmp_path / "three", COLORS[BLOCKS], ending="jpg")
+    (root / "class_dict.csv").write_text("name,r,g,b\na,70,110,60\nb,190,62,49\nc,60,80,200\n")
+    assert drafted(root).classes.names == ("a", "b", "c")
     for split in ("train", "val"):
         (masks_of(tmp_path / split, BLOCKS) / "masks/classes.txt").write_text(f"{split}\n")
     with pytest.raises(DatasetError, match=r"train/masks/classes.txt and val/\S+ name different classes"):
@@ -307,8 +310,8 @@ def test_lists_of_one_split_bad_masks_and_names_with_wildcards(tmp_path):
     (tmp_path / "masks [1]/b.png").write_bytes(b"version https://git-lfs")
     (tmp_path / "val.txt").write_text("b\nz\n")
     text = draft_dataset(tmp_path)
-    assert "# Left out of these shares: mask 'b.png' is a Git LFS pointer" in text
-    assert "# val.txt: 1 ids have no pair (z)" in text
+    assert "shares: \"mask 'b.png' is a Git LFS pointer" in text
+    assert '# val.txt: 1 ids have no pair: "z"' in text
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists/val.txt").write_text("b\n")
     assert 'ids: "lists/val.txt"' in draft_dataset(tmp_path)
