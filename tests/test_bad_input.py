@@ -72,7 +72,7 @@ def cut(path, keep=-30):
         (lambda r: cut(r / "train/masks/s2.png", 0), "empty-file", ["'train-s2' (train/masks/s2.png)", "exclude"]),
         (lambda r: bomb(r / "val/images/s0.png"), "too-large", ["'val-s0' (val/images/s0.png)", "3600000000 pixels"]),
         (lambda r: (r / "val/images/clip.mp4").write_bytes(b"\0\0\0\x18ftypmp42"), "not-an-image",
-         ["val/images/clip.mp4", "expected .png", "Move it away"]),
+         ["val/images/clip.mp4", "expected .png", "Move it out of the folder"]),
         (lambda r: noise(r / "val/images/s1.jpg", 6, 8, 3), "duplicate-stem",
          ["'val-s1'", "val/images/s1.jpg, val/images/s1.png", "Rename or remove"]),
         (lambda r: noise(r / "train/masks/s0.png", 6, 9, most=3), "size-mismatch",
