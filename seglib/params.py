@@ -75,8 +75,10 @@ def explain(fault: Mapping[str, Any]) -> str:
     name, value, quote = ".".join(map(str, fault["loc"])), fault["input"], ""
     if fault["type"] == "extra_forbidden":
         return f"unknown name {hint(name)}"
-    if fault["type"] == "string_type" and isinstance(value, int | float):
-        quote = f'; quote it: {name}: "{value}" (papermill: -r {name} {value})'
+    # YAML makes 7 of 007, and False of off
+    written = {"string_type": int | float, "literal_error": bool}.get(fault["type"])
+    if written and isinstance(value, written):
+        quote = f'; quote it as you wrote it: {name}: "..." (papermill: -r {name} ...)'
     return f"{name} = {brief(value)}: {fault['msg']}{quote}"
 
 
@@ -84,9 +86,9 @@ def hint(name: str) -> str:
     """Show a name that is no parameter here, with its notebooks, or the parameter that it is near."""
     if of := [notebook for notebook, model in NOTEBOOKS.items() if name in model.model_fields]:
         return f"{name!r} (of {', '.join(of)})"
-    return brief(name) + "".join(
-        f" (did you mean {n!r}?)" for n in difflib.get_close_matches(name, _KNOWN, 1)
-    )
+    initials = [known for known in sorted(_KNOWN) if name == re.sub(r"([a-z])[a-z]*_?", r"\1", known)]
+    near = initials or difflib.get_close_matches(name, _KNOWN, 1)
+    return brief(name) + "".join(f" (did you mean {n!r}?)" for n in near)
 
 
 class DataCheck(Params):

@@ -26,6 +26,8 @@ _PAGE = "{% extends 'index.html.j2' %}" + "".join(f"{{% block {n} %}}{{% endbloc
 
 def new_project(folder: str | Path) -> Path:
     """Copy notebooks, params and the demo dataset from the checkout, or the installed package, into a new folder."""
+    if Path(folder).exists() and (Path(folder).is_file() or os.listdir(folder)):
+        raise FileExistsError(f"{folder} exists and is not empty. Name a new folder.")
     source, hidden = Path(__file__).resolve().parent.parent, shutil.ignore_patterns(".*", "__pycache__")
     if not (source / "notebooks").is_dir():
         files = (file for file in metadata.files("seglib") or () if file.name == "01_data_check.ipynb")
@@ -72,7 +74,12 @@ def run_chain(
             Run.create(training.run, training.resume)
     elif first > STEPS.index("02_train"):
         kept = runs.read_json(Run.open(training.run).params)
-        if "dataset" in values and not runs.resolve_path(kept["dataset"]).is_dir():  # it was moved
+        if "dataset" in values and not runs.resolve_path(kept["dataset"]).is_dir():
+            place, config = values["dataset"], values.get("config") or kept.get("config", "")
+            there = seglib.data.load_dataset(place, config)
+            if changed := seglib.evaluate.changed_since_training(run, there):
+                told = f"{kept['dataset']} is not there, and {place} holds other files. {changed} Name where that one is"
+                raise ParameterError(f"{told}; if this is it, correct {runs.display_path(run.params)}.")
             runs.write_json(run.params, kept | {"dataset": runs.stored_path(values["dataset"])})
     with runs.lock(run.notebooks / ".chain", "running notebooks"):
         before, status = (runs.read_json(p) if p.is_file() else {} for p in (run.params, run.status))

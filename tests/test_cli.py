@@ -244,6 +244,8 @@ def test_a_new_project_is_the_root_of_what_is_done_in_it(tmp_path, monkeypatch):
     ):
         assert (tmp_path / "mine" / name).is_file()
     assert len(load_dataset(tmp_path / "mine/data/demo").samples) == 259
+    with pytest.raises(FileExistsError, match="mine exists and is not empty"):
+        main(["--debug", "new", str(tmp_path / "mine")])
     monkeypatch.delenv("SEGLIB_ROOT", raising=False)
     monkeypatch.chdir(tmp_path / "mine/notebooks")
     assert project_root() == tmp_path / "mine"

@@ -37,7 +37,8 @@ def test_read_takes_its_own_names_from_a_namespace():
     [(Train, {"epochs": "many"}, r"Train: epochs = 'many': .*integer"), (Train, {"epochs": 0}, r"epochs = 0: .*equal to 1"),
      (Train, {"learning_rate": math.inf}, r"learning_rate = inf: .*finite"), (Train, {"run": "../up"}, r"run = '\.\./up': .*not a path"),
      (Train, {"precision": "fp8"}, r"precision = 'fp8': .*'auto', 'fp32', 'tf32', 'bf16' or 'fp16'"),
-     (Train, {"run": 2024}, r"run = 2024: .*string; quote it: run: \"2024\" \(papermill: -r run 2024\)"),
+     (Train, {"run": 2024}, r"run = 2024: .*string; quote it as you wrote it: run: \"\.\.\.\" \(papermill: -r run"),
+     (Train, {"compile": False}, r"compile = False: .*'auto', 'on' or 'off'; quote it as you wrote it: compile: "),
      (Evaluate, {"scale_tta": "0.5, big"}, r"scale_tta = '0\.5, big': "), (Evaluate, {"scale_tta": "9"}, r"scale_tta = '9': "),
      (Train, {"epochs": 0, "batch_size": -1, "flop": 1}, r"epochs = 0: .*; batch_size = -1: .*; unknown name 'flop'")],
 )  # fmt: skip
@@ -66,6 +67,8 @@ def test_the_chain_gives_each_notebook_its_share():
     told = r"'tresholds' \(did you mean 'threshold'\?\), 'zzz'\. Known: absent, "
     with pytest.raises(ParameterError, match=told):
         check_chain({"zzz": 1, "tresholds": 0.5, "epochs": 3})
+    with pytest.raises(ParameterError, match=r"'lr' \(did you mean 'learning_rate'\?\)\."):
+        check_chain({"lr": 1})
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])  # editors on Windows; PowerShell

@@ -84,7 +84,8 @@ def check_dataset(dataset: Dataset, progress: bool = False, near_frames: int = 3
     found += [one for fact in facts for one in fact.pop("findings")]
     judged = [*reading.propose_range(dataset, [one for one in found if one[1] == "range"])]
     samples = pd.DataFrame(facts, columns=[*_TEXTS, *_NUMBERS, *_HIDDEN]).astype(_NUMBERS)
-    if (samples["group"] == "").all() and (guess := splits.guess_sequences(samples)):
+    ungrouped = (samples["group"] == "").all()
+    if ungrouped and (guess := splits.guess_sequences(samples) or splits.group_copies(samples)):
         samples["group"], samples["frame"], detail = guess
         judged.append(("sequences-guessed", "", "", detail))
     shows = samples[samples["contrast"] >= image_quality.FLAT]  # flat pictures are all alike

@@ -2,7 +2,7 @@
 their edges or of another image.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -63,23 +63,30 @@ def undecided(image: data.Stored, mask: data.Stored, size: tuple[int, int]) -> b
 def propose_range(dataset: Dataset, lacking: list[tuple]) -> Iterator[tuple[str, ...]]:
     """Make one finding of those of all images without a range, with the line of dataset.yaml that gives them one."""
     if lacking:
-        low, high = _robust_range(dataset)
-        told = f"Write range: [{low:.6g}, {high:.6g}] into dataset.yaml: between them lie 99.8 % of the training pixels."
+        low, high = _robust_range(dataset, [one[2] for one in lacking])
+        told = f"Write range: [{low:.6g}, {high:.6g}] into dataset.yaml: between them lie 99.8 % of the pixels that hold data."
         yield "range", lacking[0][2], "", f"{len(lacking)} images have no range: {lacking[0][4]}", told
 
 
-def _robust_range(dataset: Dataset) -> tuple[float, float]:
-    """The 0.1st and 99.9th percentile of the training images' values, of those of more than 8 bits."""
-    train = dataset.samples["split"] == "train"
-    samples = dataset.samples[train if train.any() else ~train]
-    values = []
+def _robust_range(dataset: Dataset, deep: Sequence[str]) -> tuple[float, float]:
+    """The 0.1st and 99.9th percentile of the values of images of more than 8 bits, of train if it has some.
+
+    A lowest or highest value that lies farther from all others than these spread is no data, as -9999 or a border of 0.
+    """
+    samples = dataset.samples[dataset.samples["id"].isin(deep)]
+    train, values = samples["split"] == "train", [np.array([0, 65535])]
+    samples = samples[train if train.any() else ~train]
     for row in samples.iloc[:: -(-len(samples) // _SAMPLED)].itertuples():
         with suppress(data.DatasetError):  # a finding already
             pixels = data.read_values(dataset.root / row.image, dataset.form)
-            if pixels.dtype not in (bool, np.uint8):
-                values.append(pixels.ravel()[:: max(1, pixels.size // 20_000)])
-    known = np.concatenate(values or [np.array([0, 65535])]).astype(float)
-    low, high = np.percentile(known[np.isfinite(known)], [0.1, 99.9]).tolist()
+            values.append(pixels.ravel()[:: max(1, pixels.size // 20_000)])
+    known = np.concatenate(values[1:] or values).astype(float)
+    known = known[np.isfinite(known)] if np.isfinite(known).any() else values[0]
+    for end in (known.min(), known.max()):
+        rest = known[known != end]
+        if len(rest) and np.abs(rest - end).min() > np.ptp(np.percentile(rest, [0.1, 99.9])):
+            known = rest
+    low, high = np.percentile(known, [0.1, 99.9]).tolist()
     return low, max(high, low + 1e-6 * abs(low) or 1.0)
 
 
@@ -143,12 +150,12 @@ def _judge_images(dataset: Dataset, samples: pd.DataFrame) -> Iterator[tuple[str
             yield "exif-orientation", which[0], "", told
         else:
             yield "exif-turned", "", "", detail
-    deep = sum(stored.deep for stored in images)
-    if deep and dataset.form.range:
+    deep = samples["id"][images.index[[stored.deep for stored in images]]]
+    if len(deep) and dataset.form.range:
         low, high = dataset.form.range
-        first, last = _robust_range(dataset)
+        first, last = _robust_range(dataset, deep)
         levels = max(0, 256 * (min(high, last) - max(low, first)) / (high - low))
-        detail = f"{deep} images of more than 8 bits: {low:g} to {high:g} become 0-255. 99.8 % of the training pixels lie "
+        detail = f"{len(deep)} images of more than 8 bits: {low:g} to {high:g} become 0-255. 99.8 % of the training pixels lie "
         detail += f"in {first:.6g} to {last:.6g}, which are {levels:.0f} grey levels."
         yield "range-taken" if levels >= _LEVELS else "range-too-wide", "", "", detail
 

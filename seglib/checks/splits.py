@@ -9,6 +9,7 @@ from seglib.checks.duplicates import first_alike
 from seglib.data import joined, some
 
 PATTERN = r"(?P<group>.*?)(?:[_. -]+[A-Za-z]?)?(?P<frame>\d{1,15})(?:(?:_jpe?g|_png)?\.rf\.\w+)?$"  # Roboflow's tail
+COPIES = r"(?P<group>.+)\.rf\.\w+$"
 SMALL_SPLIT = 10  # a score on fewer images than this says little
 _ALIKE = 0.6  # of the distance of any two images, below which neighbours look like neighbours
 _FEWEST_NEIGHBOURS = 8
@@ -22,7 +23,8 @@ def guess_sequences(samples: pd.DataFrame) -> tuple[pd.Series, pd.Series, str] |
     group, frame = parts["group"].fillna(""), pd.to_numeric(parts["frame"]).astype("Int64")
     table = pd.DataFrame({"group": group, "frame": frame, "bits": samples["_bits"]})
     table = table[table["bits"].notna() & (group != "")].sort_values(["group", "frame"], kind="stable")
-    bits, follows = table["bits"].to_numpy(np.uint64), table["group"].eq(table["group"].shift(-1)).to_numpy()
+    bits, after = table["bits"].to_numpy(np.uint64), table.shift(-1)
+    follows = (table["group"].eq(after["group"]) & table["frame"].ne(after["frame"])).to_numpy()
     if (group == "").sum() > len(group) / 10 or follows.sum() < _FEWEST_NEIGHBOURS:
         return None
     neighbours = np.median(np.bitwise_count(bits[follows] ^ bits[np.flatnonzero(follows) + 1]))
@@ -33,6 +35,14 @@ def guess_sequences(samples: pd.DataFrame) -> tuple[pd.Series, pd.Series, str] |
     detail = f"by '{PATTERN}' the names read as {len(found)} sequences ({some(found)}), and consecutive frames look alike: "
     detail += f"their hashes differ in {neighbours:g} of 64 bits, those of any two images in {any_two:g}."
     return group, frame, detail
+
+
+def group_copies(samples: pd.DataFrame) -> tuple[pd.Series, pd.Series, str] | None:
+    """Take Roboflow's copies of one image, such as flips, for a sequence without frames; None if there are none."""
+    group = samples["id"].str.extract(COPIES)["group"].fillna("")
+    copies, images = (group != "").sum(), len({*group} - {""})
+    detail = f"by '{COPIES}' the names read as {copies} copies of {images} images, each a sequence."
+    return (group, samples["frame"].mask(group != ""), detail) if images < copies else None
 
 
 def sequence_table(samples: pd.DataFrame, near_frames: int) -> pd.DataFrame:

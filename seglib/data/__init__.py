@@ -2,7 +2,7 @@
 
 classes (names, ids, colours), config (dataset.yaml), pairing and dataset (the samples, digests of their files),
 image_io (files), overlay (drawn images, regions), known (the demo, downloads), draft and class_tables
-(a first dataset.yaml), convert (polygons -> masks), inject (recorded faults).
+(a first dataset.yaml), annotations and convert (polygons -> masks), inject (recorded faults).
 """
 
 from seglib.data.classes import IGNORE, ClassMap, default_colors, palette_conflict, some

@@ -112,6 +112,12 @@ def read_picture(path: str | Path, label: str = "", form: ImageForm = PLAIN) -> 
     return np.array(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), order="C"), stored
 
 
+def read_size(path: Path) -> tuple[tuple[int, int], int]:
+    """Read the height and width of an image, turned by its EXIF orientation, and that, 1-8 (1: upright)."""
+    pixels, stored = _decode(path, f"image {path.name!r}")
+    return pixels.shape[:2], stored.orientation
+
+
 def read_values(path: Path, form: ImageForm = PLAIN) -> np.ndarray:
     """Read an image's bands as they are stored, (H, W, 1 or 3) of any sample type, before `form.range`."""
     label = f"image {path.name!r}"

@@ -212,7 +212,7 @@ def _read_external(paths: list[Path], dataset: Dataset, split: str) -> Iterator[
             faults.append(f"{what} holds ids {wrong[:8]} on valid pixels")
         else:
             yield i, truth, np.clip(pred, 0, IGNORE).astype(np.uint8), None
-    if right[1] > 2 * right[0] and right[1] > 0.5 * valid:
+    if valid - right[1] < (valid - right[0]) / 2:
         told = f"the predictions agree with the ground truth in {right[0] / valid:.1%} of the pixels as class ids, but in "
         told += f"{right[1] / valid:.1%} as the ids that masks are stored in (id_map of dataset.yaml). "
         told += f"Write class ids, 0-{classes - 1}: dataset.classes.encode(prediction) maps them."

@@ -352,8 +352,14 @@ def test_palettes_that_change_places_are_an_error(root):
     assert check(root).findings["check"].tolist() == ["palettes-differ"]
 
 
-def test_sixteen_bits_ask_for_a_range_and_tell_which_was_taken(root):
-    findings = rewrite(root, images=lambda image: image[..., 0].astype(np.uint16) * 2 + 5000).findings
+@pytest.mark.parametrize("border", [0, 5])  # rows of 0, no data
+def test_sixteen_bits_ask_for_a_range_and_tell_which_was_taken(root, border):
+    def deep(image):
+        image = image[..., 0].astype(np.uint16) * 2 + 5000
+        image[:border] = 0
+        return image
+
+    findings = rewrite(root, images=deep).findings
     assert findings["check"].tolist() == ["range"]
     line = findings["suggestion"].iloc[0].split(" into ")[0].removeprefix("Write ")
     low, high = json.loads(line.removeprefix("range: "))

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from seglib.checks import splits
 from seglib.checks.splits import balance, guess_sequences, judge_sequences, sequence_table, suggest_split
 
 
@@ -107,6 +108,17 @@ def test_sequences_are_guessed_where_pictures_bear_the_names_out(form):
     assert "4 sequences (drivea, driveb, drivec, ...)" in detail
     samples["_bits"] = np.random.default_rng(0).permutation(samples["_bits"])
     assert guess_sequences(samples) is None  # numbers that mean nothing
+
+
+def test_copies_of_one_image_are_a_sequence():
+    samples = named("photo{}_jpg.rf.{}ab").assign(frame=None)
+    assert guess_sequences(samples) is None
+    samples["group"], samples["frame"], detail = splits.group_copies(samples)
+    assert samples["group"].tolist() == [f"photo{g}_jpg" for g in "abcd" for _ in range(8)]
+    assert "32 copies of 4 images" in detail
+    ((check, *_, told),) = judge_sequences(sequence_table(samples, 30), samples, 30)
+    assert (check, "4 of 4 sequences of val are in train too" in told) == ("sequence-leakage", True)
+    assert splits.group_copies(samples.iloc[::8]) is None  # one of each
 
 
 def test_nothing_is_guessed_from_other_names():

@@ -24,6 +24,13 @@ def write(path, content):
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
 
 
+def coco(polygons, name="car", area=143, **size):
+    """COCO's JSON of one object on b.png."""
+    one = {"id": 5, "image_id": 1, "category_id": 1, "area": area, "segmentation": polygons}
+    images = [{"id": 1, "file_name": "b.png"} | size]
+    return {"images": images, "annotations": [one], "categories": [{"id": 1, "name": name}]}
+
+
 @pytest.fixture
 def root(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
@@ -67,15 +74,6 @@ def test_labelme(root):
     result(root, SQUARE + INNER.astype(int), ["background", "leaf", "hole"])
 
 
-def test_yolo(root):
-    shares = [np.divide(corners, [30, 20] * 4).round(6).astype(str) for corners in (CORNERS, INNER_CORNERS)]
-    rows = [f"{c} {' '.join(xy)}" for c, xy in zip((1, 0), shares, strict=True)]
-    write(root / "data.yaml", "names: {0: hole, 1: leaf}\nnc: 2\n")
-    for place, text in (("train/a", "\n".join(rows) + "\n"), ("train/b", ""), ("val/a", rows[0])):
-        write(root / f"labels/{place}.txt", text)
-    result(root, 2 * SQUARE - INNER.astype(int), ["background", "hole", "leaf"])
-
-
 def test_masks_of_single_classes_and_instances(root):
     for split in ("train", "val"):
         save(root / f"masks/{split}/car/a.png", SQUARE * np.uint8(255))
@@ -86,7 +84,7 @@ def test_masks_of_single_classes_and_instances(root):
     assert (names, count) == (["background", "car", "wheel"], 2)
     mask = np.array(Image.open(out / "images/train/a.png"))
     np.testing.assert_array_equal(mask, SQUARE + INNER.astype(int))
-    assert (out / "classes.txt").read_text() == "background\ncar\nwheel\n"
+    assert (out / "classes.txt").read_text() == '0 "background"\n1 "car"\n2 "wheel"\n'
     save(root / "inst/instances/train/b.png", (SQUARE * np.uint16(1000)))
     for path in (root / "masks").rglob("*.png"):
         path.unlink()
@@ -104,6 +102,13 @@ def test_masks_of_single_classes_and_instances(root):
         ("train/b.json", "{", "train/b.json is no annotation .*JSONDecodeError"),
         ("b.json", {"annotations": [{"image_id": 1}], "categories": []}, "KeyError: 'category_id'"),
         ("b.json", {"shapes": [{"label": "a", "points": [], "shape_type": "circle"}]}, "'a' is a circle"),
+        ("b.json", coco([]), r"b.json .*annotation 5 is a box"),
+        ("b.json", coco([CORNERS], height=40, width=60), r"b.json .*is of 60 x 40 pixels, b.png has 30 x 20"),
+        ("b.json", coco([[6, 4, 60, 4, 60, 14]]), "b.json .*tells no size, and reaches beyond b.png"),
+        ("b.json", {"via": {"regions": []}}, "b.json .*VIA.* export COCO"),
+        ("b.txt", "0 .1 .1 .5 .5 .1 .5\n0 .5 .5 .1 .1\n", r"b.txt .*a box or a line"),
+        ("b.txt", "0 .1 .1 .5 .5 .1 .5 .9\n", "b.txt .*7 numbers .* not x and y"),
+        ("b.txt", "0 1 1 5 5 1 5\n", "b.txt .*numbers up to 5, not .* shares of the sides"),
     ],
 )
 def test_what_fits_no_image_is_an_error(root, path, content, told):
@@ -111,3 +116,70 @@ def test_what_fits_no_image_is_an_error(root, path, content, told):
     with pytest.raises(DatasetError, match=told):
         convert(root)
     assert not (root / "masks").exists()
+
+
+def test_coco_files_of_one_image_are_drawn_together_and_two_others_are_refused(root):
+    write(root / "cars.json", coco([CORNERS], "car"))
+    write(root / "wheels.json", "\ufeff" + json.dumps(coco([INNER_CORNERS], "wheel", area=50)))
+    out, names, _ = convert(root)
+    assert names == ["background", "car", "wheel"]
+    np.testing.assert_array_equal(
+        np.array(Image.open(out / "images/train/b.png")), SQUARE + INNER.astype(int)
+    )
+    for folder in ("one", "two"):
+        write(root / folder / "b.json", {"shapes": []})
+    with pytest.raises(DatasetError, match=r"one/b\.json .*both are of one image: move one away"):
+        convert(root, target=root / "new")
+
+
+@pytest.mark.parametrize(
+    ("table", "content", "names"),
+    [("data.yaml", "nc: 2\n", ["class_1"]), ("data.yaml", "names: car\n", ["car", "class_1"]),
+     ("coco8.yaml", "names: {0: car, 1: dog, 3: cat}\nnc: 3\n", ["car", "dog", "cat"]),
+     ("obj.names", "\ufeffcar\r\ndog\r\n", ["car", "dog"]), ("classes.txt", "car\nclass 7, 8\n", ["car", "class 7, 8"])],
+)  # fmt: skip
+def test_yolo_and_its_names(root, table, content, names):
+    corners = np.divide(CORNERS, [30, 20] * 4)
+    corners[2:6:2] = 1.0004  # as some tools round
+    write(root / table, content)
+    write(root / "labels/train/a.txt", f"1 {' '.join(map(str, corners))}\n")
+    write(root / "labels/train/b.txt", "")
+    expected = np.zeros(SIZE, int)
+    expected[4:15, 6:] = min(2, len(names))
+    assert not result(root, expected, ["background", *names])["masks/images/train/b.png"].any()
+
+
+@pytest.mark.parametrize(
+    ("size", "orientation", "told"),
+    [((20, 30), 6, ""), ((30, 20), 6, "is of 20 x 30 .* has 30 x 20 once"), ((20, 30), 3, "EXIF turns b.jpg"), ((0, 0), 6, "EXIF turns b.jpg")],
+)  # fmt: skip
+def test_labels_of_labelme_and_images_that_exif_turns(root, size, orientation, told):
+    labels = {"__ignore__": CORNERS, "_background_": INNER_CORNERS}
+    shapes = [{"label": name, "points": np.reshape(xy, (-1, 2)).tolist()} for name, xy in labels.items()]
+    write(root / "b.json", {"shapes": shapes, "imageHeight": size[0], "imageWidth": size[1]})
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (root / "images/train/b.png").unlink()
+    Image.new("RGB", (20, 30) if orientation == 6 else (30, 20)).save(root / "images/train/b.jpg", exif=exif)
+    if told:
+        with pytest.raises(DatasetError, match=told):
+            convert(root)
+    else:
+        mask = Image.open(convert(root)[0] / "images/train/b.png")
+        np.testing.assert_array_equal(np.array(mask), 255 * (SQUARE & ~INNER))
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "values", "expected"),
+    [("classes", "masks/car/b.jpg", SQUARE * 255, SQUARE), ("classes", "masks/car/b.png", SQUARE + INNER * 1, "holds 0, 1, 2"),
+     ("instances", "instances/b.png", SQUARE * 1 + INNER * 254, SQUARE + INNER * 254), ("instances", "instances/b.jpg", SQUARE * 9, "JPEG|smeared"),
+     ("classes", "masks/b.png", SQUARE * 1, "lies in no folder of a class"), ("class", "masks/b.png", SQUARE * 1, "'class' is none of polygons")],
+)  # fmt: skip
+def test_masks_of_one_class_and_instances_are_told_from_others(root, kind, place, values, expected):
+    save(root / place, values.astype(np.uint8))
+    if isinstance(expected, str):
+        with pytest.raises(DatasetError, match=expected):
+            convert(root, kind, root / "new")
+    else:
+        out = convert(root, kind, root / "new")[0]
+        np.testing.assert_array_equal(np.array(Image.open(out / "images/train/b.png")), expected)
