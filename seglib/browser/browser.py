@@ -19,7 +19,7 @@ from seglib.failures import VerdictBook
 # Outputs are in a .jp-OutputArea in JupyterLab, Notebook and Voila, in a .cell_container in VS Code.
 _SAVED = """
 :is(.jp-OutputArea, .cell_container):has(.seg-browser) .seg-saved {display: none;}
-.jp-OutputArea:has(.seg-browser) .jp-OutputArea-child:has(.seg-saved) + .jp-OutputArea-child {display: none;}
+.jp-OutputArea:has(.seg-browser) .jp-RenderedImage {display: none;}
 .jp-OutputArea-child:has(+ .jp-OutputArea-child .seg-saved):not(:has(.seg-browser)) {display: none;}
 """
 _NONE = "<b>No failures.</b> Every image reaches the threshold: there is nothing to browse."
