@@ -130,7 +130,7 @@ def conclusion(evaluation: Evaluation, failures: pd.DataFrame, threshold: Thresh
         told = f"**No image of {total} is {below}**: the lowest has mIoU {lowest:.2f}.\n\n"
         return Markdown((told + evaluation.lost_classes()).strip())
     causes, counts = summarise_causes(failures), failures["severity"].value_counts()
-    told = ", ".join(f"{row.failures} {row.cause}" for row in causes.itertuples())
+    told = ", ".join(f"{row.cause} {row.failures}" for row in causes.itertuples())
     lines = [f"**{failed} of {total} images ({failed / total:.0%}) are {below}: {told}.**", ""]
     told = ", ".join(f"{counts[name]} {words}" for name, words in _SEVERITIES.items() if name in counts)
     lines += [f"How badly: {told}. What to do, by cause:", ""]

@@ -144,7 +144,7 @@ def test_the_closing_words():
     lost = "1 of 3 classes nearly lost, which the mean hides (IoU below 1/3: over two pixels wrong for each right "
     assert words[5:] == ["", f"{lost}one): level 2 0.25 (2 images)"]
     words = said([GOOD, GUESS, CLEAR, CLEAR], cause=["label error", "unexplained", "unexplained"])
-    told = "3 of 4 images (75%) are below a mean IoU of 0.5: 1 label error, 2 unexplained."
+    told = "3 of 4 images (75%) are below a mean IoU of 0.5: label error 1, unexplained 2."
     assert words[0] == f"**{told}**"
     assert words[2] == "How badly: 2 clear, 1 no better than guessing. What to do, by cause:"
     start = "- Unexplained: 2 of 3, 60% of the IoU that failures lost (i2, i3). Look"
