@@ -1,6 +1,7 @@
 """Check a dataset in one pass over every file: findings, facts of every sample, statistics; and read and write them."""
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -275,7 +276,10 @@ def divide_train(folder: Path, shares: Sequence[float]) -> pd.Series:
 
 
 def write(check: CheckResult, folder: str | Path | None = None) -> Path:
-    """Write a CSV each table, summary.json, data.json (digests) and suggested_split/ into a folder, and return that."""
+    """Write a CSV each table, summary.json, data.json (digests), suggested_split/ and exclude.yaml; return their folder.
+
+    exclude.yaml is a line for dataset.yaml that leaves out the samples with errors.
+    """
     folder, names, counts = Path(folder or check.folder), check.summary["classes"], check.pixel_counts
     listed = ("findings", "class_stats", "shift", "duplicates", "sequences", "limits")
     tables = {name: getattr(check, name) for name in listed}
@@ -289,6 +293,10 @@ def write(check: CheckResult, folder: str | Path | None = None) -> Path:
         for split in check.summary["splits"] if len(check.suggested) else ():
             ids = check.samples.loc[check.suggested == split, "id"]
             write_text(new / "suggested_split" / f"{split}.txt", "".join(f"{name}\n" for name in ids))
+        bad = check.findings.loc[check.findings["severity"] == "error", "sample"]
+        write_text(
+            new / "exclude.yaml", f"exclude: {json.dumps(sorted({*bad} - {''}), ensure_ascii=False)}\n"
+        )
         write_json(new / "data.json", check.files)
         write_json(new / "summary.json", check.summary | {"conclusion": conclusion(check)})
     return folder

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import yaml
 from PIL import Image, ImageFilter
 
 from seglib import checks
@@ -191,6 +192,10 @@ def test_written_files_read_back(root, monkeypatch):
     for split in ("train", "val"):
         listed = (folder / "suggested_split" / f"{split}.txt").read_text().split()
         assert listed == samples["id"][result.suggested == split].tolist()
+    bad = sorted(result.findings.loc[result.findings["severity"] == "error", "sample"])
+    assert yaml.safe_load((folder / "exclude.yaml").read_text()) == {
+        "exclude": [name for name in bad if name]
+    }
     assert (summary["splits"], summary["conclusion"]) == ({"train": 10, "val": 10}, checks.conclusion(result))
 
 
