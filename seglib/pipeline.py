@@ -20,8 +20,11 @@ STEPS = tuple(NOTEBOOKS)
 PARTS = ("notebooks", "params", "data/README.md", "data/configs", "data/demo")  # of a new project
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _SCRIPTS = ("html_head_js", "jupyter_widgets", "html_head_js_mathjax", "html_head_js_mermaidjs")
-# nbconvert's page without scripts from other servers
+# nbconvert's page without scripts from other servers, and with what the cells say of their pictures
 _PAGE = "{% extends 'index.html.j2' %}" + "".join(f"{{% block {n} %}}{{% endblock %}}" for n in _SCRIPTS)
+_PAGE += """{% block data_png scoped %}<div class="jp-RenderedImage jp-OutputArea-output">
+<img src="data:image/png;base64,{{ output.data['image/png'] | escape_html }}"
+alt="{{ cell.metadata.get('alt', 'figure') | escape_html }}"></div>{% endblock %}"""
 
 
 def new_project(folder: str | Path) -> Path:

@@ -154,9 +154,11 @@ def test_the_page_loads_nothing_and_holds_its_images(tmp_path):
     bar = {widget: {"model_id": "y"}, "text/plain": "0%|   | 0/3"}
     outputs = [nbformat.v4.new_output("display_data", data) for data in (bar, shown, {"image/png": png})]
     cells = [nbformat.v4.new_markdown_cell("![dot](dot.png)"), nbformat.v4.new_code_cell(outputs=outputs)]
+    cells[1].metadata["alt"] = "a dot"
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "a.ipynb")
     text = export_page(tmp_path / "a.ipynb", tmp_path / "a.html").read_text(encoding="utf-8")
     assert text.count(png) == 2
+    assert 'alt="a dot"' in text
     assert "<b>gallery</b>" in text
     assert "0/3" not in text
     assert not re.search(r"<script[^>]*\bsrc=|<link\b|@import|<iframe|\bimport\(", text)

@@ -7,6 +7,7 @@ allows nothing but the file's own style, script and pictures.
 
 import base64
 import hashlib
+import textwrap
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
@@ -85,7 +86,10 @@ def write_report(details: Details) -> Path:
 def write_findings(details: Details) -> str:
     """Write actions.yaml and report.html into the failures folder, and return what to do as text."""
     path, text = found.write_actions(details.analysis)
-    return f"{text}\nWritten: {display_path(path)}, {display_path(write_report(details))}"
+    lines = [
+        textwrap.fill(line, 100, subsequent_indent="    ") for line in text.splitlines()
+    ]  # no page breaks words
+    return "\n".join(lines) + f"\n\nWritten: {display_path(path)}, {display_path(write_report(details))}"
 
 
 def worst_failures(details: Details) -> Figure:

@@ -92,7 +92,7 @@ class Evaluation:
         lost = [c for c in np.argsort(iou, kind="stable") if images[c] and iou[c] < _LOST]
         told = ", ".join(f"{names[c]} {iou[c]:.2f} ({images[c]} images)" for c in lost)
         what = f"{len(lost)} of {len(names)} classes nearly lost, which the mean hides"
-        return f"{what} (IoU below 1/3: over two pixels wrong for each right one): {told}" if lost else ""
+        return f"{what} (IoU below 1/3): {told}" if lost else ""
 
 
 def write_evaluation(
