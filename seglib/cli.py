@@ -214,7 +214,11 @@ def export(*, out: Path, run: str, split: str, form: str, masks: str, ids: str) 
     """Write doubtful masks into a zip for an annotation tool, or the model into a file for other programs."""
     if form == "cvat":
         evaluation = seglib.evaluate.open_evaluation(run or "demo", split)
-        seglib.failures.export_for_relabelling(evaluation, out, ids.split(",") if ids else None, masks)
+        folder = evaluation.run.failures(evaluation.name)
+        if not (listed := ids.split(",") if ids else seglib.failures.to_relabel(folder)):
+            told = "no mask is in doubt" if folder.is_dir() else "04_failure_analysis has not looked at it"
+            raise ValueError(f"split {split!r} of run {evaluation.run.name!r}: {told}. Name images by --ids.")
+        seglib.failures.export_for_relabelling(evaluation, out, listed, masks)
         told = "into the tool and back: docs/annotation.md"
     else:
         told = seglib.evaluate.export_model(Run.open(run or "demo"), out, form) + "; docs/deployment.md"

@@ -182,6 +182,14 @@ def test_faults_are_planted_and_masks_go_to_an_annotation_tool_and_back(trained_
     evaluate_run(Evaluate(run="tiny", split="test"), False)
     assert main(["plant", "--dataset", "data/tiny", "--out", "copy", "--splits", "train"]) == 0
     assert "1 faults in copy; which and where: copy/planted.csv" in capsys.readouterr().out
+    assert main(["export", "--run", "tiny", "--out", "out.zip"]) == 1
+    assert (
+        "'tiny': 04_failure_analysis has not looked at it. Name images by --ids." in capsys.readouterr().err
+    )
+    verdicts = trained_root / "artifacts/runs/tiny/failures/test/verdicts.csv"
+    verdicts.parent.mkdir(parents=True)
+    verdicts.write_text("id,verdict,note,time\n0042,label wrong,,\n")
+    assert main(["export", "--run", "tiny", "--out", "out.zip"]) == 0
     for ids, code in (("none_such", 1), ("0042,null", 0)):
         assert main(["export", "--run", "tiny", "--out", "out.zip", "--ids", ids]) == code
     assert "1 of 1 samples to export are not in dataset 'tiny': 'none_such'" in capsys.readouterr().err
