@@ -33,9 +33,10 @@ coverage: $(INSTALLED)  ## the quick tests, and the lines of seglib that they do
 lab: $(INSTALLED)  ## open JupyterLab on the notebooks
 	$(BIN)/seglib lab
 
-notebooks: $(INSTALLED)  ## execute the committed notebooks in place, in order
+notebooks: $(INSTALLED)  ## execute the committed notebooks in place, in order; publish the report
 	$(BIN)/jupyter nbconvert --execute --inplace --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False \
 		--ExecutePreprocessor.kernel_name=python3 --NotebookExporter.preprocessors=seglib.pipeline.drop_dead_widgets notebooks/0*.ipynb
+	cp artifacts/runs/demo/failures/test/report.html docs/report.html
 
 clean:  ## remove the environment and the caches (never data or runs)
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -28,6 +28,7 @@ def _new(path: str) -> Path:
 
 _FLAGS = {"parameters": "-p", "start": "--from", "stop": "--to", "source": "--from", "target": "--to"}
 _FLAGS |= {"images_glob": "--images", "masks_glob": "--masks", "shares": "--split", "form": "--to"}
+_EARLIER = {"config": ("--recipe",)}  # flags in earlier versions
 _PROGRESS = sys.stderr.isatty()  # bars are for people
 _OPTIONS: dict[str, dict[str, Any]] = {  # what argparse is told of each
     "against": {"default": "", "help": "a second run: where do the two disagree?"},
@@ -92,11 +93,9 @@ def parse(argv: Sequence[str]) -> tuple[Callable[..., int | None], dict[str, Any
         one.set_defaults(command=command)
         for name, argument in inspect.signature(command).parameters.items():
             if argument.kind is argument.KEYWORD_ONLY:
-                flags = [
-                    _FLAGS.get(name, f"--{name}"),
-                    *["--recipe"] * (name == "config"),
-                ]  # its earlier name
-                one.add_argument(*flags, dest=name, **_OPTIONS[name])
+                one.add_argument(
+                    _FLAGS.get(name, f"--{name}"), *_EARLIER.get(name, ()), dest=name, **_OPTIONS[name]
+                )
             else:
                 one.add_argument(name, metavar=name.upper(), **_OPTIONS.get(name, {}))
     given = vars(parser.parse_args(argv))

@@ -22,6 +22,7 @@ Weights = Annotated[str, BeforeValidator(lambda v: _WEIGHTS.get(str(v).lower(), 
 RunName = Annotated[str, AfterValidator(check_name)]
 _SCALES = r"^((0?\.[1-9]\d*|[1-3](\.\d+)?|4)([, ]+|$))*$"  # numbers from 0.1 to 4: "0.75, 1.25"
 _LINES = "lines `parameter: value`, as in params/camvid.yaml"
+_EARLIER = {"recipe": "config"}  # names in earlier versions
 
 
 class ParameterError(ValueError):
@@ -43,7 +44,7 @@ class Params(BaseModel):
             values["get_ipython"]().set_custom_exc((OSError, RuntimeError, ValueError), _show_error)
         plain = {n for n, v in values.items() if n[:1] != "_" and isinstance(v, str | int | float | None)}
         near = {n for n in plain if difflib.get_close_matches(n, cls.model_fields, 1, 0.8)}
-        asked = {*cls.model_fields, *near, *(plain & _KNOWN)}
+        asked = {*cls.model_fields, *near, *(plain & _KNOWN), *_EARLIER}
         return cls.check({name: value for name, value in values.items() if name in asked})
 
     @classmethod
@@ -83,7 +84,9 @@ def explain(fault: Mapping[str, Any]) -> str:
 
 
 def hint(name: str) -> str:
-    """Show a name that is no parameter here, with its notebooks, or the parameter that it is near."""
+    """Show a name that is no parameter here, with its new name, its notebooks, or the parameter that it is near."""
+    if name in _EARLIER:
+        return f"{name!r} (is called {_EARLIER[name]!r} now)"
     if of := [notebook for notebook, model in NOTEBOOKS.items() if name in model.model_fields]:
         return f"{name!r} (of {', '.join(of)})"
     initials = [known for known in sorted(_KNOWN) if name == re.sub(r"([a-z])[a-z]*_?", r"\1", known)]

@@ -27,7 +27,8 @@ def test_read_takes_its_own_names_from_a_namespace():
     assert Evaluate(scale_tta="0.75, 1.25 1 .5 4").scales == (1.0, 0.75, 1.25, 0.5, 4.0)
     found = Train.read({"run": "street", "epochs": 3, "In": ["..."], "_": 1, "epoch": math, "title": "a"})
     assert (found.run, found.epochs, found.batch_size) == ("street", 3, 14)
-    for slip, told in {"runn": r"did you mean 'run'\?", "threshold": "of 04_fail"}.items():
+    slips = {"runn": r"did you mean 'run'\?", "threshold": "of 04_fail", "recipe": "is called 'config'"}
+    for slip, told in slips.items():
         with pytest.raises(ParameterError, match=rf"'{slip}' \({told}"):  # papermill puts them there
             Train.read({"run": "street", slip: "0.4"})
 

@@ -24,7 +24,7 @@ from seglib import failures as found
 from seglib.browser.details import Details
 from seglib.browser.layers import thumbnail
 from seglib.browser.listing import NO_VERDICT, describe, listing
-from seglib.data import IGNORE, error_map, fitting, overlay
+from seglib.data import IGNORE, error_map, fitting, overlay, present
 from seglib.failures import VerdictBook
 from seglib.runs import display_path, write_text
 
@@ -96,11 +96,16 @@ def worst_failures(details: Details) -> Figure:
     """Draw image, ground truth, prediction and errors of the worst failures, for a notebook without a kernel."""
     cells, titles, failures = [], [], details.analysis.failures.head(PICTURED)
     for row in failures.itertuples():
-        image, truth, pred = evaluate.read_layers(details.evaluation, row.id)
-        masks = (overlay(image, mask, details.classes, 0.6) for mask in (truth, pred))
-        cells += [image, *masks, error_map(image, truth, pred)]
+        cells += _layers(details, row.id)[0]
         titles += [f"{row.id}: {row.miou:.2f}, {row.cause}", *_LAYERS[1:]]
     return plots.image_grid([fitting(cell, most=480)[0] for cell in cells], titles)
+
+
+def _layers(details: Details, sample: str) -> tuple[list[np.ndarray], list[int]]:
+    """Draw the `_LAYERS` of an image, (H, W, 3) uint8 each, and list the class ids that they show."""
+    image, truth, pred = evaluate.read_layers(details.evaluation, sample)
+    masks = [overlay(image, mask, details.classes, 0.6) for mask in (truth, pred)]
+    return [image, *masks, error_map(image, truth, pred)], present(truth, pred)
 
 
 def _worst(details: Details, book: VerdictBook) -> dict[str, Any]:
@@ -113,10 +118,9 @@ def _worst(details: Details, book: VerdictBook) -> dict[str, Any]:
         lines += [facts[name] for name in ("cause", "evidence", "suggestion")]
         pictures, problem = {}, ""
         try:
-            image, truth, pred = evaluate.read_layers(details.evaluation, sample)
-            ids |= set(np.unique([truth, pred]).tolist())
-            masks = (overlay(image, mask, classes, 0.6) for mask in (truth, pred))
-            shown = zip(_LAYERS, (image, *masks, error_map(image, truth, pred)), strict=True)
+            layers, held = _layers(details, sample)
+            ids |= set(held)
+            shown = zip(_LAYERS, layers, strict=True)
             pictures = {n: f"data:image/jpeg;base64,{_base64(thumbnail(p, 180))}" for n, p in shown}
         except (OSError, ValueError) as error:
             problem = str(error)

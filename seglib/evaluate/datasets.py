@@ -15,14 +15,14 @@ def run_dataset(run: Run) -> Dataset:
     if not (folder := runs.resolve_path(stored["dataset"])).is_dir():
         told = f"{folder} is not there, on which run {run.name!r} was trained. If it was moved, start the chain at 03 with"
         raise DatasetError(f"{told} dataset=..., or correct {display_path(run.params)}.", "no-folder")
-    return data.load_dataset(folder, stored.get("config", ""))
+    return data.load_dataset(folder, stored.get("config", stored.get("recipe", "")))  # its name in older runs
 
 
 def evaluation_name(run: Run, split: str, dataset: str, config: str = "") -> str:
     """Name the folder of an evaluation: its split, or "<folder>-<split>" of another dataset than the run's own."""
     own = runs.read_json(run.params, ["dataset"])
     if not dataset or runs.stored_path(dataset) == runs.stored_path(own["dataset"]):
-        known = own.get("config", "")
+        known = own.get("config", own.get("recipe", ""))
         if config and runs.stored_path(config) != runs.stored_path(known or "."):
             told = f"config = {config!r}, but run {run.name!r} was trained with {known!r}"
             raise ValueError(f"{told}. Leave it empty, or name the other dataset that it is of.")

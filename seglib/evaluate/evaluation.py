@@ -268,7 +268,7 @@ def _read_table(path: Path) -> pd.DataFrame:
     blank = {name: [""] for name in runs.read_table(path, nrows=0).columns if name not in text}
     table = runs.read_table(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=blank)
     table.drop(columns=text).astype(float)  # raises where a column is missing, or holds text for numbers
-    return table
+    return table.rename(columns={"scored_pixels": "valid_pixels"})  # the name in older runs
 
 
 def _check_whole(found: Evaluation) -> None:

@@ -263,11 +263,15 @@ def test_class_names_that_look_like_gaps_or_numbers_survive(external, tiny_root)
     assert pd.api.types.is_float_dtype(evaluation.per_image_class_iou["NA"])
 
 
-def test_a_damaged_evaluation_is_refused(external):
+def test_an_older_run_is_read_and_a_damaged_one_refused(external):
     score(external)
     run = Run.open("theirs")
     folder = run.evaluation("test")
     images = folder / "per_image.csv"
+    images.write_text(images.read_text().replace("valid_pixels", "scored_pixels"))
+    params = read_json(run.params)
+    write_json(run.params, {("recipe" if key == "config" else key): value for key, value in params.items()})
+    assert (open_evaluation(run, "test").per_image["valid_pixels"] > 0).all()
     whole = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     with np.load(folder / "confusions.npz") as stored:
         kept = dict(stored)
