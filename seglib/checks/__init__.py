@@ -2,7 +2,7 @@
 
 check: the pass over all files, the conclusion, what is written; findings.csv: severities, suggestions.
 class_balance: shares, and the class weights of 02; image_quality: outliers, and the degradations of 04;
-reading: what was misread, shifted and foreign masks; duplicates and splits: whether training has seen the test.
+masks: shifted and foreign masks; reading: what was misread; duplicates and splits: whether training has seen the test.
 """
 
 from seglib.checks.check import (
@@ -11,7 +11,7 @@ from seglib.checks.check import (
 )
 from seglib.checks.class_balance import class_weights, cooccurrence, weight_table
 from seglib.checks.image_quality import APART, KINDS, QUALITIES, QUALITY_OF, Reference, degradation, qualities
-from seglib.checks.reading import correlate_shifts
+from seglib.checks.masks import correlate_shifts
 from seglib.checks.splits import suggest_split
 
 __all__ = [

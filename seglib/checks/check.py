@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from seglib import data
-from seglib.checks import class_balance, duplicates, image_quality, reading, splits
+from seglib.checks import class_balance, duplicates, image_quality, masks, reading, splits
 from seglib.data import IGNORE, Dataset, some
 from seglib.runs import check_name, project_root, replace_folder, write_csv, write_json, write_text
 
@@ -98,7 +98,7 @@ def check_dataset(dataset: Dataset, progress: bool = False, near_frames: int = 3
     judged += _judge_splits(dataset, samples, counts)
     judged += splits.judge_sequences(sequence_table, samples, near_frames)
     judged += duplicates.judge_duplicates(samples, pictures)
-    judged += reading.judge_masks(samples, duplicates.first_alike(samples["_mask"]), pictures)
+    judged += masks.judge_masks(samples, duplicates.first_alike(samples["_mask"]), pictures)
     judged += class_balance.judge_shifts(shift, samples["split"].value_counts())
     judged += image_quality.judge_looks(shows, limits)
     found = [one for one in found if one[1] != "range"] + [_finding(*one) for one in judged]
@@ -142,7 +142,7 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
         grey = Image.fromarray(pixels).convert("L")  # luma of ITU-R BT.601
         facts["width"], facts["height"] = grey.size
         facts |= image_quality.look(pixels, grey)
-        small = grey.reduce(reading.reduction(grey.size))
+        small = grey.reduce(masks.reduction(grey.size))
         facts["_bits"], facts["_thumb"] = duplicates.difference_hash(small), duplicates.thumbnail(small)
         if facts["contrast"] < image_quality.FLAT:
             findings.append(_finding("blank-image", row.id, row.split, f"image {image} is one flat colour."))
@@ -165,7 +165,7 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
     if picture is not None and stored is not None:
         attempt(data.check_sizes, row, grey.size[::-1], mask.shape)
         facts["_undecided"] = reading.undecided(picture[1], stored[1], mask.shape)
-        if grey.size[::-1] == mask.shape and (shift := reading.edge_shift(small, mask)):
+        if grey.size[::-1] == mask.shape and (shift := masks.edge_shift(small, mask)):
             facts["shift_x"], facts["shift_y"], facts["edge_fit"] = shift
     return facts | {"findings": findings}
 
@@ -226,7 +226,7 @@ def examples(check: CheckResult, dataset: Dataset, count: int = 8, seed: int = 0
 
 def suspect_masks(check: CheckResult, dataset: Dataset, count: int = 8) -> list[pd.Series]:
     """Choose rows of samples whose masks seem not to fit, with the name of the check."""
-    suspect = check.findings[check.findings["check"].isin(reading.SUSPECT)].drop_duplicates("sample")
+    suspect = check.findings[check.findings["check"].isin(masks.SUSPECT)].drop_duplicates("sample")
     found = dataset.samples.merge(suspect[["sample", "check"]], left_on="id", right_on="sample")
     return [row for _, row in found.head(count).iterrows()]
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 
 from seglib import checks
 from seglib.checks.class_balance import class_weights, cliffs_delta
-from seglib.checks.reading import edge_shift, reduction
+from seglib.checks.masks import edge_shift, reduction
 from seglib.data import DatasetError, label_regions, load_dataset, read_pair
 
 NAMES = ["road", "car", "person"]
