@@ -17,7 +17,6 @@ The first trainings take minutes to hours (see --epochs, --long-side); the runs 
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
 from pathlib import Path
 
@@ -25,6 +24,7 @@ import numpy as np
 import pandas as pd
 import yaml
 from cleanlab.segmentation.rank import get_label_quality_scores
+from drives import DRIVES, config_without
 from PIL import Image
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
@@ -38,29 +38,9 @@ from seglib.failures.novelty import load_scorer
 from seglib.params import Evaluate, Train
 from seglib.runs import Run
 
-DRIVES = ("0001TP", "0006R0", "0016E5")
 SHARE = 0.1
 CLEANLAB = ("softmin", "num_pixel_issues")
 GROUP = r"(?P<group>.+)_[A-Za-z]?(?P<frame>\d+)$"
-
-
-def config_without(drive: str, root: Path, base: Path) -> Path:
-    """Write a dataset.yaml whose test split is one drive, and whose val is the last eighth of each other one."""
-    values = yaml.safe_load(base.read_text(encoding="utf-8"))
-    names = [path.stem for path in (root / "train").glob("*.png")]
-    frames = {name: (name.split("_")[0], int(re.sub(r"\D", "", name.split("_")[1]))) for name in names}
-    splits: dict[str, list[str]] = {"train": [], "val": [], "test": []}
-    for own in DRIVES:
-        ordered = sorted((name for name in names if frames[name][0] == own), key=frames.__getitem__)
-        cut = round(0.88 * len(ordered))
-        splits["test" if own == drive else "train"] += ordered if own == drive else ordered[:cut]
-        splits["val"] += [] if own == drive else ordered[cut:]
-    files = {"images": "train/*.png", "masks": "trainannot/*.png"}
-    values |= {"name": f"unseen_{drive}", "splits": {s: {"ids": ids} for s, ids in splits.items()}}
-    values["splits"]["train"] |= files
-    path = runs.resolve_path(f"artifacts/unseen_drive/{drive}.yaml")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return runs.write_text(path, yaml.safe_dump(values, sort_keys=False))
 
 
 def trained(drive: str, given: argparse.Namespace) -> evaluate.Evaluation:
