@@ -7,7 +7,7 @@ INSTALLED = $(VENV)/.installed
 SOURCES = seglib tests notebooks
 # Tests of one file stay together; with more threads each, two processes would only stand in each other's way.
 JOBS ?= 2
-# Compiled tests are kept: compiling them anew takes pytest longer than most of them take to run.
+# Compiled tests are kept: recompiling them takes pytest longer than most of them take to run.
 unexport PYTHONDONTWRITEBYTECODE
 PARALLEL = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile
 
@@ -31,12 +31,13 @@ coverage: $(INSTALLED)  ## the quick tests, and the lines of seglib that they do
 	$(PARALLEL) -m "not slow and not browser" --cov --cov-report=term-missing:skip-covered
 
 lab: $(INSTALLED)  ## open JupyterLab on the notebooks
-	$(BIN)/seglib lab
+	exec $(BIN)/seglib lab
 
 notebooks: $(INSTALLED)  ## execute the committed notebooks in place, in order; publish the report
 	$(BIN)/jupyter nbconvert --execute --inplace --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False \
 		--ExecutePreprocessor.kernel_name=python3 --NotebookExporter.preprocessors=seglib.pipeline.drop_dead_widgets notebooks/0*.ipynb
 	cp artifacts/runs/demo/failures/test/report.html docs/report.html
+	cp artifacts/runs/demo/outputs/suspects/plane_0010.png docs/failure_sheet.png
 
 clean:  ## remove the environment and the caches (never data or runs)
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

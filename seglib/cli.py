@@ -11,7 +11,7 @@ from typing import Any
 
 import seglib
 from seglib import runs
-from seglib.params import Evaluate, read_file, read_parameters
+from seglib.params import EXPECTED_ERRORS, Evaluate, read_file, read_parameters
 from seglib.pipeline import new_project, run_chain
 from seglib.runs import Run, display_path
 
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("seglib: interrupted.", file=sys.stderr)
         return 130
-    except (ValueError, OSError, RuntimeError) as error:  # what seglib raises: the message says what to do
+    except EXPECTED_ERRORS as error:
         if "--debug" in argv:
             raise
         print(f"seglib: {error}", file=sys.stderr)
@@ -106,8 +106,10 @@ def parse(argv: Sequence[str]) -> tuple[Callable[..., int | None], dict[str, Any
 def demo(*, broken: bool, parameters: Sequence[str]) -> None:
     """Run the four notebooks on the demo dataset."""
     name, stop = ("demo_broken", "1") if broken else ("demo", "4")
-    run_chain({"dataset": f"data/{name}", "run": name}, "1", stop, read_parameters(parameters))
-    print("Now: `seglib lab` and open 04, or open failures/test/report.html in that folder.")
+    asked = read_parameters(parameters)
+    run_chain({"dataset": f"data/{name}", "run": name}, "1", stop, asked)
+    failures = Run(Run.folder(asked.get("run", name))).failures(asked.get("split", "test"))
+    print(f"Now: make lab (or seglib lab), and open 04; or open {display_path(failures / 'report.html')}")
 
 
 def run(*, params: Path, run: str, start: str, stop: str, parameters: Sequence[str]) -> None:

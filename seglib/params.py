@@ -22,6 +22,7 @@ Weights = Annotated[str, BeforeValidator(lambda v: _WEIGHTS.get(str(v).lower(), 
 RunName = Annotated[str, AfterValidator(check_name)]
 _SCALES = r"^((0?\.[1-9]\d*|[1-3](\.\d+)?|4)([, ]+|$))*$"  # numbers from 0.1 to 4: "0.75, 1.25"
 _LINES = "lines `parameter: value`, as in params/camvid.yaml"
+EXPECTED_ERRORS = (FloatingPointError, OSError, RuntimeError, ValueError)  # what seglib raises, with a remedy
 _EARLIER = {"recipe": "config"}  # names in earlier versions
 
 
@@ -41,7 +42,7 @@ class Params(BaseModel):
         From here on the notebook shows an error that seglib raises as one sentence, without a traceback.
         """
         if "get_ipython" in values:
-            values["get_ipython"]().set_custom_exc((OSError, RuntimeError, ValueError), _show_error)
+            values["get_ipython"]().set_custom_exc(EXPECTED_ERRORS, _show_error)
         plain = {n for n, v in values.items() if n[:1] != "_" and isinstance(v, str | int | float | None)}
         near = {n for n in plain if difflib.get_close_matches(n, cls.model_fields, 1, 0.8)}
         asked = {*cls.model_fields, *near, *(plain & _KNOWN), *_EARLIER}
