@@ -53,7 +53,7 @@ def measure(setting: dict, drive: str, seed: int, epochs: int) -> list[dict]:
     train.fit(run, model, cached, val, params, train.plan_training(params, model, cached))
     rows = [{"minutes": (time.perf_counter() - started) / 60}]
     for way, how in SCORED.items():
-        scored = evaluate.evaluate_run(Evaluate(run=name, split="test", **how)).metrics
+        scored = evaluate.evaluate_run(Evaluate(run=name, split="test", **how)).scores
         rows.append(
             {"predicted": way, "miou": scored["mean_iou"], "worst_5": scored["mean_iou_image_worst_5"]}
         )
