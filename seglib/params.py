@@ -20,6 +20,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 _WEIGHTS = {"none": "none", "null": "none", "imagenet": "imagenet"}  # also None of Python, null of YAML
 Weights = Annotated[str, BeforeValidator(lambda v: _WEIGHTS.get(str(v).lower(), v))]
 RunName = Annotated[str, AfterValidator(check_name)]
+# ram and disk, of earlier versions: the system keeps of a mapped cache what memory it has room for
+Cache = Annotated[Literal["auto", "none"], BeforeValidator(lambda v: "auto" if v in ("ram", "disk") else v)]
 _SCALES = r"^((0?\.[1-9]\d*|[1-3](\.\d+)?|4)([, ]+|$))*$"  # numbers from 0.1 to 4: "0.75, 1.25"
 _LINES = "lines `parameter: value`, as in params/camvid.yaml"
 _EARLIER = {"recipe": "config"}  # names in earlier versions
@@ -150,7 +152,7 @@ class Train(Params):
     processes: int = Field(0, ge=0, le=4096)
     threads: int = Field(0, ge=0, le=4096)
     micro_batch: Natural = 0
-    cache: Literal["auto", "ram", "disk", "none"] = "auto"
+    cache: Cache = "auto"
     workers: int = Field(0, ge=0, le=4096)
 
 

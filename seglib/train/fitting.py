@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -93,7 +92,7 @@ def plan_training(
     if plan.kind == "cpu" and any(_breaks_channels_last(module) for module in model.modules()):
         layout, why = (
             "contiguous",
-            "PyTorch 2.14 crashes in channels_last on one of this network's convolutions",
+            "PyTorch 2.14 crashes in channels_last on one of the network's convolutions",
         )
     layout = choose("memory_format", layout, why)
     compiled = choose("compile", "off", "takes a minute or more; try it for long trainings on a GPU")
@@ -171,8 +170,6 @@ def fit(
             stack.enter_context(runs.lock(run.path / _LOCK, "training"))
         resuming = context.broadcast(lambda: _begin(run, train, val, params, plan))
         stack.enter_context(plan.applied())
-        if plan.cache == "ram":
-            train, val = (replace(split, data=np.array(split.data)) for split in (train, val))
         trainer = Trainer(copy.deepcopy(model), train, val, params, plan)
         history = trainer.resume(run) if resuming else []
         count = {"initial": len(history) * len(train), "total": params.epochs * len(train)}

@@ -100,6 +100,12 @@ def build_cache(
         return _open(folder, unopened, cache)
 
 
+def open_splits(dataset: Dataset, params: Train, progress: bool = False) -> list[CachedSplit]:
+    """Build or open the caches that `fit` takes: train, and val with its masks at original size."""
+    how = {"long_side": params.long_side, "cache": params.cache, "progress": progress}
+    return [build_cache(dataset, split, original_masks=split == "val", **how) for split in ("train", "val")]
+
+
 def _open(folder: Path, unopened: CachedSplit, cache: str) -> CachedSplit | None:
     """Open a cache folder; None unless it is whole, of these files, with the bytes that `cache` asks for."""
     try:
