@@ -5,7 +5,6 @@ import re
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -64,9 +63,7 @@ class Params(BaseModel):
             raise ParameterError(f"{cls.__name__}: {told}") from None
 
 
-def _show_error(
-    shell: Any, kind: type, error: Exception, trace: TracebackType, tb_offset: Any = None
-) -> None:
+def _show_error(shell: Any, kind: type, error: Exception, trace: Any, tb_offset: Any = None) -> None:
     """Show an error in IPython: in one sentence if seglib raised it, else as usual."""
     if Path(traceback.extract_tb(trace)[-1].filename).is_relative_to(Path(__file__).parent):
         error._render_traceback_ = lambda: [f"{kind.__name__}: {error}"]

@@ -145,8 +145,11 @@ def write_evaluation(
         counts = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         tables = _tables(samples, counts, classes.names, params.absent)
         if guesses:
-            scored = _score_baselines({what: counts[what] for what in guesses}, params.absent)
-            tables["baselines"], tables["per_image"]["baseline_miou"] = scored
+            rows = [metrics.scores(counts[what], params.absent) | {"predictor": what} for what in guesses]
+            ranked = pd.DataFrame(rows)[_BASELINE].sort_values("mean_iou", kind="stable", ignore_index=True)
+            better = counts[ranked["predictor"].iloc[-1]]
+            tables["baselines"] = ranked
+            tables["per_image"]["baseline_miou"] = metrics.image_miou(better, params.absent)
         for what, table in tables.items():
             runs.write_csv(new / f"{what}.csv", table)
         kept = {name: counts[name] for name in ("confusions", "boundary", "calibration")}
@@ -181,13 +184,6 @@ def _learn_baselines(dataset: Dataset) -> dict[str, np.ndarray]:
 def _stretch(ids: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize (H, W) uint8 ids to (height, width); interpolation would invent classes along outlines."""
     return np.asarray(Image.fromarray(ids).resize(size[::-1], Image.Resampling.NEAREST))
-
-
-def _score_baselines(counts: dict[str, np.ndarray], absent: str) -> tuple[pd.DataFrame, np.ndarray]:
-    """Score both, given the (N, C, C) counts of each: `_BASELINE`, and the mIoU (N,) of the better one."""
-    table = pd.DataFrame([metrics.scores(n, absent) | {"predictor": p} for p, n in counts.items()])[_BASELINE]
-    table = table.sort_values("mean_iou", kind="stable", ignore_index=True)
-    return table, metrics.image_miou(counts[table["predictor"].iloc[-1]], absent)
 
 
 def _count(
@@ -295,7 +291,8 @@ def open_evaluation(run: Run | str, split: str, dataset: Dataset | str | None = 
 
 def _read_table(path: Path) -> pd.DataFrame:
     text = _TEXT[path.stem]
-    table = runs.read_table(path, converters=dict.fromkeys(text, str))
+    blank = {name: [""] for name in runs.read_table(path, nrows=0).columns if name not in text}
+    table = runs.read_table(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=blank)
     table.drop(columns=text).astype(float)  # raises where a column is missing, or holds text for numbers
     return table.rename(columns={"scored_pixels": "valid_pixels"})  # the name in older runs
 

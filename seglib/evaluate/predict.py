@@ -67,11 +67,9 @@ def _logits(model: Segmenter, images: Tensor, size: tuple[int, int], plan: Devic
 def _bands(model: Segmenter, images: Tensor, plan: DevicePlan, tile: int) -> Iterator[Tensor]:
     """Yield the class scores (B, C, rows, W) of all rows, blended from tiles; one row of tiles is held at a time."""
     height, width = images.shape[-2:]
-    shape, tops = (len(images), len(model.spec.classes), 0, width), _starts(height, tile)
-    total, weight = (
-        images.new_zeros(shape, dtype=torch.float32),
-        images.new_zeros(shape[2:], dtype=torch.float32),
-    )
+    tops, shape = _starts(height, tile), (len(images), len(model.spec.classes), 0, width)
+    total = images.new_zeros(shape, dtype=torch.float32)
+    weight = total.new_zeros(0, width)
     for top, following in pairwise([*tops, height]):
         more = 0, 0, 0, min(tile, height - top) - len(weight)  # rows that the tiles above did not reach
         total, weight = F.pad(total, more), F.pad(weight, more)

@@ -119,7 +119,10 @@ def _read(path: Path, form: ImageForm) -> np.ndarray | str:
     try:
         return data.read_image(path, form=form)
     except DatasetError as error:  # its own advice may be about dataset.yaml
-        advice = {"too-large": "Cut it into tiles.", "range": "Convert it to 8 bits, as the run's images have."}
+        advice = {
+            "too-large": "Cut it into tiles.",
+            "range": "Convert it to 8 bits, as the run's images have.",
+        }
         return f"{error.detail} {advice.get(error.check, 'Save it again, or leave it out.')}"
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import pandas as pd
@@ -32,8 +32,7 @@ _LOCK = ".training"
 _STEP_SHARE = {"cpu": 0.5, "mps": 0.5, "cuda": 0.85}  # of the device's free memory, for one training step
 _SLACK = 1.3  # memory of a step over what autograd keeps: gradients on their way, work space
 # Parameters that say how to compute, not what: a run may go on with others, on another machine for instance.
-_MAY_CHANGE = {"device", "precision", "memory_format", "compile", "accelerate", "processes", "threads"}
-_MAY_CHANGE |= {"micro_batch", "cache", "workers", "resume", "replace"}
+_MAY_CHANGE = {"resume", "replace", *(choice.name for choice in fields(DevicePlan))}
 
 
 def open_dataset(params: Train) -> tuple[Train, Dataset]:
@@ -90,10 +89,7 @@ def plan_training(
 
     layout, why = plan.memory_format, reasons["memory_format"]
     if plan.kind == "cpu" and any(_breaks_channels_last(module) for module in model.modules()):
-        layout, why = (
-            "contiguous",
-            "PyTorch 2.14 crashes in channels_last on one of the network's convolutions",
-        )
+        layout, why = "contiguous", "PyTorch 2.14 crashes in channels_last on one of its convolutions"
     layout = choose("memory_format", layout, why)
     compiled = choose("compile", "off", "takes a minute or more; try it for long trainings on a GPU")
     done = accelerate(copy.deepcopy(model))
