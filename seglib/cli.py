@@ -37,11 +37,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {  # what argparse is told of each
     "count": {"default": 20, "type": int, "help": "images at most (default: 20)"},
     "dataset": {"required": True, "type": _there, "help": "folder of the dataset"},
     "folder": {"type": _there, "help": "folder of the dataset"},
-    "form": {
-        "default": "cvat",
-        "choices": ["cvat", "onnx", "safetensors"],
-        "help": "a zip, or the model's form",
-    },
+    "form": {"default": "cvat", "choices": ["cvat", "onnx", "safetensors"], "help": "zip, or model file"},
     "ids": {"default": "", "help": "images, separated by commas; labels in doubt by default"},
     "images": {"required": True, "type": _there, "help": "folder of new images"},
     "images_glob": {"default": "", "help": "where images lie, if it must be told; {split} may stand in it"},
@@ -93,9 +89,8 @@ def parse(argv: Sequence[str]) -> tuple[Callable[..., int | None], dict[str, Any
         one.set_defaults(command=command)
         for name, argument in inspect.signature(command).parameters.items():
             if argument.kind is argument.KEYWORD_ONLY:
-                one.add_argument(
-                    _FLAGS.get(name, f"--{name}"), *_EARLIER.get(name, ()), dest=name, **_OPTIONS[name]
-                )
+                flags = _FLAGS.get(name, f"--{name}"), *_EARLIER.get(name, ())
+                one.add_argument(*flags, dest=name, **_OPTIONS[name])
             else:
                 one.add_argument(name, metavar=name.upper(), **_OPTIONS.get(name, {}))
     given = vars(parser.parse_args(argv))
@@ -150,10 +145,9 @@ def check(folder: Path, *, config: Path | None) -> int:
         lines = [*group["detail"].head(3), *more, f"-> {group['suggestion'].iloc[0]}"]
         print(f"{severity:<7}  {kind} ({len(group)})\n         " + "\n         ".join(lines))
     if lacking := [name for name in ("train", "val") if name not in dataset.splits]:
+        command = f"seglib init {shlex.quote(str(folder))} --split 0.7 0.15 0.15"
         print(f"error    no-split\n         no samples in {' and '.join(lacking)}, which training needs.")
-        print(
-            f"         -> seglib init {shlex.quote(str(folder))} --split 0.7 0.15 0.15 makes val and test of whole sequences"
-        )
+        print(f"         -> {command} makes val and test of whole sequences")
     table = seglib.checks.write(found) / "findings.csv"
     print(f"All findings: {display_path(table)}\n\n{dataset.name}: {seglib.checks.conclusion(found)}")
     return int("error" in {*found.findings["severity"]} or len(lacking) > 0)

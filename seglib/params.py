@@ -5,7 +5,6 @@ import re
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -20,6 +19,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 _WEIGHTS = {"none": "none", "null": "none", "imagenet": "imagenet"}  # also None of Python, null of YAML
 Weights = Annotated[str, BeforeValidator(lambda v: _WEIGHTS.get(str(v).lower(), v))]
 RunName = Annotated[str, AfterValidator(check_name)]
+# ram and disk, of earlier versions: the system keeps of a mapped cache what memory it has room for
+Cache = Annotated[Literal["auto", "none"], BeforeValidator(lambda v: "auto" if v in ("ram", "disk") else v)]
 _SCALES = r"^((0?\.[1-9]\d*|[1-3](\.\d+)?|4)([, ]+|$))*$"  # numbers from 0.1 to 4: "0.75, 1.25"
 _LINES = "lines `parameter: value`, as in params/camvid.yaml"
 EXPECTED_ERRORS = (FloatingPointError, OSError, RuntimeError, ValueError)  # what seglib raises, with a remedy
@@ -63,9 +64,7 @@ class Params(BaseModel):
             raise ParameterError(f"{cls.__name__}: {told}") from None
 
 
-def _show_error(
-    shell: Any, kind: type, error: Exception, trace: TracebackType, tb_offset: Any = None
-) -> None:
+def _show_error(shell: Any, kind: type, error: Exception, trace: Any, tb_offset: Any = None) -> None:
     """Show an error in IPython: in one sentence if seglib raised it, else as usual."""
     if Path(traceback.extract_tb(trace)[-1].filename).is_relative_to(Path(__file__).parent):
         error._render_traceback_ = lambda: [f"{kind.__name__}: {error}"]
@@ -151,7 +150,7 @@ class Train(Params):
     processes: int = Field(0, ge=0, le=4096)
     threads: int = Field(0, ge=0, le=4096)
     micro_batch: Natural = 0
-    cache: Literal["auto", "ram", "disk", "none"] = "auto"
+    cache: Cache = "auto"
     workers: int = Field(0, ge=0, le=4096)
 
 

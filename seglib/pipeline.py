@@ -76,14 +76,7 @@ def run_chain(
         if training.run != training.replace:
             Run.create(training.run, training.resume)
     elif first > STEPS.index("02_train"):
-        kept = runs.read_json(Run.open(training.run).params)
-        if "dataset" in values and not runs.resolve_path(kept["dataset"]).is_dir():
-            place, config = values["dataset"], values.get("config") or kept.get("config", "")
-            there = seglib.data.load_dataset(place, config)
-            if changed := seglib.evaluate.changed_since_training(run, there):
-                told = f"{kept['dataset']} is not there, and {place} holds other files. {changed} Name where that one is"
-                raise ParameterError(f"{told}; if this is it, correct {runs.display_path(run.params)}.")
-            runs.write_json(run.params, kept | {"dataset": runs.stored_path(values["dataset"])})
+        Run.open(training.run)
     with runs.lock(run.notebooks / ".chain", "running notebooks"):
         before, status = (runs.read_json(p) if p.is_file() else {} for p in (run.params, run.status))
         # 02 adds its own parameters: this one file repeats the run

@@ -1,6 +1,7 @@
 """A tiny generated dataset whose colours tell its classes, and one run trained on it, for the tests that need them."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,19 +32,25 @@ def _sample(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return image.clip(0, 255).astype(np.uint8), mask
 
 
+def write_dataset(folder: Path, splits: dict[str, dict[str, tuple]], classes) -> None:
+    """Write {split: {id: (image, mask)}} as PNGs, and the dataset.yaml that names them."""
+    lines = []
+    for split, pairs in splits.items():
+        lines.append(f"  {split}: {{images: {split}/images/*.png, masks: {split}/masks/*.png}}\n")
+        for kind, arrays in zip(("images", "masks"), zip(*pairs.values(), strict=True), strict=True):
+            (folder / split / kind).mkdir(parents=True)
+            for name, array in zip(pairs, arrays, strict=True):
+                Image.fromarray(array).save(folder / split / kind / f"{name}.png")
+    text = f"name: {folder.name}\nclasses: [{', '.join(classes)}]\nsplits:\n{''.join(lines)}"
+    (folder / "dataset.yaml").write_text(text, encoding="utf-8")
+
+
 def write_tiny(root: Path) -> None:
     """`root` with notebooks/ and data/tiny: 6 train, 3 val and 4 test images of 40 x 56 pixels, 3 classes."""
     (root / "notebooks").mkdir(parents=True)
-    random, folder = np.random.default_rng(0), root / "data" / "tiny"
-    for split, names in _IDS.items():
-        for kind in ("images", "masks"):
-            (folder / split / kind).mkdir(parents=True)
-        for name in names.split():
-            for kind, array in zip(("images", "masks"), _sample(random), strict=True):
-                Image.fromarray(array).save(folder / split / kind / f"{name}.png")
-    splits = "\n".join(f"  {s}: {{images: {s}/images/*.png, masks: {s}/masks/*.png}}" for s in _IDS)
-    text = f"name: tiny\nclasses: [{', '.join(CLASSES)}]\nsplits:\n{splits}\n"
-    (folder / "dataset.yaml").write_text(text, encoding="utf-8")
+    random = np.random.default_rng(0)
+    splits = {split: {name: _sample(random) for name in names.split()} for split, names in _IDS.items()}
+    write_dataset(root / "data" / "tiny", splits, CLASSES)
 
 
 @pytest.fixture
@@ -63,20 +70,26 @@ def tiny_params():
     return lambda **changed: Train.check(TINY_PARAMS | changed)
 
 
+def trained(params, model=None, on_epoch=None, **planned):
+    """Do what 02_train does, with changes of its plan; return the run and its history."""
+    from seglib import train
+
+    dataset = train.open_dataset(params)[1]
+    splits, model = train.open_splits(dataset, params), model or train.build_model(params, dataset.classes)
+    plan = replace(train.plan_training(params, model, splits[0]), **planned)
+    run = train.start_run(params)
+    return run, train.fit(run, model, *splits, params, plan, on_epoch)
+
+
 @pytest.fixture(scope="session")
 def _trained_once(tmp_path_factory) -> Path:
-    from seglib import train
     from seglib.params import Train
 
     root = tmp_path_factory.mktemp("trained") / "project"
     write_tiny(root)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEGLIB_ROOT", str(root))
-        params, dataset = train.open_dataset(Train.check(TINY_PARAMS))
-        model = train.build_model(params, dataset.classes)
-        splits = [train.build_cache(dataset, s, original_masks=s == "val") for s in ("train", "val")]
-        plan = train.make_plan(params.device, params.precision)
-        train.fit(train.start_run(params), model, *splits, params, plan)
+        trained(Train.check(TINY_PARAMS), accelerate=False)
     return root
 
 

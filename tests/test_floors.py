@@ -44,9 +44,8 @@ def imports(file: str) -> tuple[set[str], set[str]]:
             assert node.level == 0, f"{file}:{node.lineno}: write `from seglib.x import y`"
             whole = {f"{node.module}.{alias.name}" for alias in node.names}
             files = {name for name in whole if (PACKAGE.parent / f"{name.replace('.', '/')}.py").exists()}
-            names |= (
-                whole if node.module == "seglib" else files if files and node.module == own else {node.module}
-            )
+            inner = files if node.module == own else {}
+            names |= whole if node.module == "seglib" else inner or {node.module}
     assert "seglib" not in names or file in ("cli.py", "pipeline.py"), f"{file} imports the whole house"
     inside = {name.removeprefix("seglib.") for name in names if re.match(r"seglib\.(?!__)", name)}
     return inside, {name.split(".")[0] for name in names} - {"seglib"}

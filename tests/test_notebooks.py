@@ -78,9 +78,7 @@ def test_it_was_executed_in_order_without_errors_and_leaves_no_trace_of_that(not
     assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
     assert notebook.metadata.kernelspec.name == "python3"
     figures = [cell for cell in code if any("image/png" in output.get("data", {}) for output in cell.outputs)]
-    assert all(cell.metadata.get("alt") for cell in figures), (
-        "a picture without a text for those who do not see it"
-    )
+    assert all(cell.metadata.get("alt") for cell in figures), "a picture without a text for the blind"
     assert "papermill" not in notebook.metadata
     for cell in notebook.cells:
         assert set(tags(cell)) <= TAGS, "a misspelt tag does nothing"
@@ -153,9 +151,7 @@ OTHER = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", [_one_class_one_image, _nothing_valid, None])
-def test_the_notebooks_hold_with_other_parameters_and_next_to_nothing_in_a_dataset(
-    change, tiny_root, tiny_params
-):
+def test_the_notebooks_hold_with_other_parameters_and_next_to_no_data(change, tiny_root, tiny_params):
     if change:
         change(tiny_root / "data" / "tiny")
     small = tiny_params(run="little", epochs=1, crop_height=64, crop_width=64).model_dump()

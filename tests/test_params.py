@@ -53,7 +53,7 @@ def test_what_is_wrong_is_named_with_its_value(model, values, told):
     ("name", "bent", "value"),
     [("learning_rate", "1e-4", 1e-4), ("resume", "true", True), ("epochs", "7", 7), ("rotation", 2, 2.0),
      ("long_side", 640.0, 640), ("run", "007", "007"), ("encoder_weights", "none", "none"),
-     ("encoder_weights", None, "none"), ("encoder_weights", "None", "none"), ("encoder_weights", "ImageNet", "imagenet")],
+     ("cache", "ram", "auto"), ("encoder_weights", None, "none"), ("encoder_weights", "None", "none"), ("encoder_weights", "ImageNet", "imagenet")],
 )  # fmt: skip
 def test_values_bent_on_the_way_are_straightened(name, bent, value):
     got = getattr(Train.check({name: bent}), name)

@@ -1,15 +1,15 @@
 """Predictions at original resolution, every score of a split, baselines, and two runs beside each other.
 
-Files: predict (a model, or another tool's files -> predictions), evaluation (every score, written and read, baselines,
-saved predictions), datasets (of a run, and another to score it on), compare, export (ONNX, safetensors).
+Files: predict (a model, or another tool's files -> predictions), evaluation (the dataset of a run; every score, written
+and read; baselines; saved predictions), compare, export (ONNX, safetensors).
 """
 
 from seglib.evaluate.compare import compare_runs, comparison_sentence, list_runs, write_comparison
-from seglib.evaluate.datasets import changed_since_training, run_dataset, trained_on
 from seglib.evaluate.evaluation import Evaluation, check_as_scored, open_evaluation, read_ids, read_layers
-from seglib.evaluate.evaluation import save_ids, saved_prediction, units_of
+from seglib.evaluate.evaluation import run_dataset, save_ids, saved_prediction, units_of
 from seglib.evaluate.export import export_model
-from seglib.evaluate.predict import evaluate_predictions, evaluate_run, predict, predict_image, scoring_plan
+from seglib.evaluate.predict import changed_since_training, evaluate_predictions, evaluate_run, predict
+from seglib.evaluate.predict import predict_image, scoring_plan, trained_on
 
 __all__ = [
     "Evaluation", "changed_since_training", "check_as_scored", "compare_runs", "comparison_sentence",

@@ -1,5 +1,6 @@
 """Predictions beside their ground truth -> every score of a split, written to `evaluation/<split>/`."""
 
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from tqdm.auto import tqdm
 
 from seglib import data, metrics, runs
 from seglib.data import ClassMap, Dataset, DatasetError, compare_digests, digests
-from seglib.evaluate.datasets import evaluation_name, run_dataset
 from seglib.params import Evaluate
 from seglib.runs import Run, display_path
 
@@ -95,6 +95,33 @@ class Evaluation:
         return f"{what} (IoU below 1/3): {told}" if lost else ""
 
 
+def run_dataset(run: Run) -> Dataset:
+    """Open the dataset that a run was trained on."""
+    stored = runs.read_json(run.params, ["dataset"])
+    if not (folder := runs.resolve_path(stored["dataset"])).is_dir():
+        told = f"{folder} is not there, on which run {run.name!r} was trained. If it was moved, correct dataset in"
+        raise DatasetError(f"{told} {display_path(run.params)}.", "no-folder")
+    return data.load_dataset(folder, stored.get("config", stored.get("recipe", "")))  # its name in older runs
+
+
+def evaluation_name(run: Run, split: str, dataset: str, config: str = "") -> str:
+    """Name the folder of an evaluation: its split, or "<folder>-<split>" of another dataset than the run's own."""
+    own = runs.read_json(run.params, ["dataset"])
+    if not dataset or runs.stored_path(dataset) == runs.stored_path(own["dataset"]):
+        known = own.get("config", own.get("recipe", ""))
+        if config and runs.stored_path(config) != runs.stored_path(known or "."):
+            told = f"config = {config!r}, but run {run.name!r} was trained with {known!r}"
+            raise ValueError(f"{told}. Leave it empty, or name the other dataset that it is of.")
+        return split
+    stored = runs.stored_path(dataset)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{Path(stored).name}-{split}").lstrip("._-")
+    path = run.evaluation(name) / "metrics.json"
+    if path.is_file() and (before := runs.read_json(path).get("dataset_path")) != stored:
+        told = f"{display_path(path.parent)} is an evaluation of {before}, not of {stored}"
+        raise FileExistsError(f"{told}. Delete or rename that folder.")
+    return name
+
+
 def write_evaluation(
     run: Run, dataset: Dataset, params: Evaluate, predictions: Predictions, about: dict, progress: bool
 ) -> Evaluation:
@@ -118,8 +145,11 @@ def write_evaluation(
         counts = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         tables = _tables(samples, counts, classes.names, params.absent)
         if guesses:
-            scored = _score_baselines({what: counts[what] for what in guesses}, params.absent)
-            tables["baselines"], tables["per_image"]["baseline_miou"] = scored
+            rows = [metrics.scores(counts[what], params.absent) | {"predictor": what} for what in guesses]
+            ranked = pd.DataFrame(rows)[_BASELINE].sort_values("mean_iou", kind="stable", ignore_index=True)
+            better = counts[ranked["predictor"].iloc[-1]]
+            tables["baselines"] = ranked
+            tables["per_image"]["baseline_miou"] = metrics.image_miou(better, params.absent)
         for what, table in tables.items():
             runs.write_csv(new / f"{what}.csv", table)
         kept = {name: counts[name] for name in ("confusions", "boundary", "calibration")}
@@ -154,13 +184,6 @@ def _learn_baselines(dataset: Dataset) -> dict[str, np.ndarray]:
 def _stretch(ids: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize (H, W) uint8 ids to (height, width); interpolation would invent classes along outlines."""
     return np.asarray(Image.fromarray(ids).resize(size[::-1], Image.Resampling.NEAREST))
-
-
-def _score_baselines(counts: dict[str, np.ndarray], absent: str) -> tuple[pd.DataFrame, np.ndarray]:
-    """Score both, given the (N, C, C) counts of each: `_BASELINE`, and the mIoU (N,) of the better one."""
-    table = pd.DataFrame([metrics.scores(n, absent) | {"predictor": p} for p, n in counts.items()])[_BASELINE]
-    table = table.sort_values("mean_iou", kind="stable", ignore_index=True)
-    return table, metrics.image_miou(counts[table["predictor"].iloc[-1]], absent)
 
 
 def _count(
@@ -256,7 +279,10 @@ def open_evaluation(run: Run | str, split: str, dataset: Dataset | str | None = 
         tables = {name: _read_table(folder / f"{name}.csv") for name in there}
         with (folder / "confusions.npz").open("rb") as file, np.load(file) as stored:
             found = Evaluation(run, dataset, split, scores, confusions=stored["confusions"], **tables)
-        _check_whole(found)
+        names, ious = list(found.classes.names), found.per_image_class_iou
+        same = [*found.per_class["class"]] == names and [*ious.columns] == ["id", *names]
+        if not same or found.per_image["id"].tolist() != ious["id"].tolist():
+            raise ValueError("its tables are not of the same images and the dataset's classes")
     except Exception as error:  # damaged archives raise OSError, BadZipFile, KeyError, zlib.error, ...
         told = f"{display_path(folder)} is not a whole evaluation on dataset {dataset.name!r}"
         raise ValueError(f"{told} ({error}). Run 03_evaluate again.") from None
@@ -269,16 +295,6 @@ def _read_table(path: Path) -> pd.DataFrame:
     table = runs.read_table(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=blank)
     table.drop(columns=text).astype(float)  # raises where a column is missing, or holds text for numbers
     return table.rename(columns={"scored_pixels": "valid_pixels"})  # the name in older runs
-
-
-def _check_whole(found: Evaluation) -> None:
-    names, ious = list(found.classes.names), found.per_image_class_iou
-    classes_differ = [*found.per_class["class"]] != names or [*ious.columns] != ["id", *names]
-    if classes_differ or found.per_image["id"].tolist() != ious["id"].tolist():
-        raise ValueError("its tables are not of the same images and the dataset's classes")
-    counted = metrics.image_class_iou(found.confusions, found.scores["absent"])
-    if not np.allclose(ious[names].to_numpy(float), counted, 0, 1e-6, equal_nan=True):
-        raise ValueError("its scores are not those of its counts")
 
 
 def check_as_scored(evaluation: Evaluation) -> None:

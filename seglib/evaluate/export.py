@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from seglib import __version__, data, runs, train
-from seglib.evaluate.datasets import run_dataset
+from seglib.evaluate.evaluation import run_dataset
 from seglib.runs import Run
 from seglib.train import ModelError, Segmenter
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from seglib import data, runs, train
-from seglib.data import IGNORE, Dataset, DatasetError
-from seglib.evaluate.datasets import changed_since_training, evaluation_name, run_dataset
-from seglib.evaluate.evaluation import Evaluation, Predictions, write_evaluation
+from seglib import actions, data, runs, train
+from seglib.data import IGNORE, Dataset, DatasetError, compare_digests, digests
+from seglib.evaluate.evaluation import Evaluation, Predictions, evaluation_name, run_dataset, write_evaluation
 from seglib.params import Evaluate, Train
 from seglib.runs import Run, display_path
 from seglib.train import STRIDE, CachedSplit, DevicePlan, Segmenter
@@ -60,17 +60,28 @@ def _logits(model: Segmenter, images: Tensor, size: tuple[int, int], plan: Devic
     if not tile or max(height, width) <= tile:
         with plan.autocast():
             return model.logits(images, size)
-    total = images.new_zeros(len(images), len(model.spec.classes), height, width, dtype=torch.float32)
-    weight = images.new_zeros(height, width, dtype=torch.float32)
-    for top in _starts(height, tile):
-        for left in _starts(width, tile):
-            place = ..., slice(top, top + tile), slice(left, left + tile)
-            window = _ramp(top, height, tile).outer(_ramp(left, width, tile)).to(plan.device)
-            with plan.autocast():
-                total[place] += window * model.logits(images[place])
-            weight[place] += window
-    total /= weight  # in place: there may be no memory for a second one
+    total = torch.cat(list(_bands(model, images, plan, tile)), dim=2)
     return total if size == (height, width) else F.interpolate(total, size, mode="bilinear")
+
+
+def _bands(model: Segmenter, images: Tensor, plan: DevicePlan, tile: int) -> Iterator[Tensor]:
+    """Yield the class scores (B, C, rows, W) of all rows, blended from tiles; one row of tiles is held at a time."""
+    height, width = images.shape[-2:]
+    tops, shape = _starts(height, tile), (len(images), len(model.spec.classes), 0, width)
+    total = images.new_zeros(shape, dtype=torch.float32)
+    weight = total.new_zeros(0, width)
+    for top, following in pairwise([*tops, height]):
+        more = 0, 0, 0, min(tile, height - top) - len(weight)  # rows that the tiles above did not reach
+        total, weight = F.pad(total, more), F.pad(weight, more)
+        for left in _starts(width, tile):
+            window = _ramp(top, height, tile).outer(_ramp(left, width, tile)).to(plan.device)
+            columns = ..., slice(left, left + tile)
+            with plan.autocast():
+                total[columns] += window * model.logits(images[..., top : top + tile, left : left + tile])
+            weight[columns] += window
+        rows = following - top  # that no later tile reaches
+        yield total[:, :, :rows] / weight[:rows]
+        total, weight = total[:, :, rows:], weight[rows:]
 
 
 def _starts(size: int, tile: int) -> list[int]:
@@ -103,15 +114,30 @@ def predict_image(model: Segmenter, image: np.ndarray, plan: DevicePlan) -> tupl
     size = image.shape[:2]
     (small,) = data.fitting(image, most=model.spec.long_side or max(size))
     inner = small.shape[:2]
-    views = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None]  # (h, w, 3) -> (1, 3, h, w)
-    params = Evaluate(tile=_TILE if max(inner) > 2 * _TILE else 0)
-    logits = predict(model, views, inner, plan, params)
-    if inner != size:  # first the height, then the width of a few rows at a time
-        logits = F.interpolate(logits, (size[0], inner[1]), mode="bilinear")  # (1, C, h, w) -> (1, C, H, w)
-    strips = logits.split(max(1, _SCORES // (logits.shape[1] * size[1])), dim=2)
-    whole = (F.interpolate(rows, (rows.shape[2], size[1]), mode="bilinear")[0] for rows in strips)
-    ids, confidence = zip(*map(_decided, whole), strict=True)
-    return np.concatenate(ids), np.concatenate(confidence)
+    view = (
+        torch.from_numpy(np.require(small, requirements="W")).permute(2, 0, 1)[None].to(plan.device)
+    )  # (h, w, 3) -> (1, 3, h, w)
+    tiled = max(inner) > 2 * _TILE
+    scores = _bands(model, view, plan, _TILE) if tiled else [predict(model, view, inner, plan)]
+    if inner != size:
+        scores = _enlarged(torch.cat(list(scores), dim=2), size)
+    ids, confidence, top = np.empty(size, np.uint8), np.empty(size, np.float32), 0
+    for band in scores:
+        rows = slice(top, top + band.shape[2])
+        ids[rows], confidence[rows] = _decided(band[0])
+        top = rows.stop
+    return ids, confidence
+
+
+def _enlarged(scores: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
+    """Enlarge class scores (1, C, h, w) to `size` (H, W) as F.interpolate does, some rows (1, C, rows, W) at a time."""
+    classes, height = scores.shape[1:3]
+    places = (torch.arange(size[0], device=scores.device) + 0.5) * (height / size[0]) - 0.5
+    for at in places.clamp(0, height - 1).split(max(1, _SCORES // (classes * size[1]))):
+        upper = at.long()
+        lower, share = (upper + 1).clamp(max=height - 1), (at - upper)[:, None]
+        rows = scores[:, :, upper].lerp(scores[:, :, lower], share)
+        yield F.interpolate(rows, (len(at), size[1]), mode="bilinear")
 
 
 def _decided(scores: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -146,6 +172,23 @@ def evaluate_run(params: Evaluate, progress: bool = False) -> Evaluation:
         about |= {"evaluation": name, "dataset_path": runs.stored_path(params.dataset)}
         about["config"] = params.config
     return write_evaluation(run, dataset, params, _predictions(model, cached, params, plan), about, progress)
+
+
+def trained_on(run: Run, dataset: Dataset) -> Dataset:
+    """Return the dataset without the samples that the run's actions left out of its training."""
+    kept = run.path / "actions.yaml"
+    left_out = actions.read(kept).excluded if kept.is_file() else ()
+    return replace(dataset, samples=dataset.samples[~dataset.samples["id"].isin(left_out)])
+
+
+def changed_since_training(run: Run, dataset: Dataset) -> str:
+    """Word which files changed since the run was trained on them; "" if none did or none are known."""
+    dataset, changes = trained_on(run, dataset), []
+    for split, before in (runs.read_json(run.data) if run.data.is_file() else {}).items():
+        if found := compare_digests(before, digests(dataset, split) if split in dataset.splits else {}):
+            changes.append(f"{split}: {found}")
+    told = f"The data changed since run {run.name!r} was trained on it ({'; '.join(changes)})."
+    return told if changes else ""
 
 
 def _predictions(model: Segmenter, cached: CachedSplit, params: Evaluate, plan: DevicePlan) -> Predictions:

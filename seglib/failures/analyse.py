@@ -141,7 +141,10 @@ def _facts(one: Observed, reference: checks.Reference | None, evaluation: Evalua
 
 def class_confidence(pred: np.ndarray, confidence: np.ndarray) -> float:
     """Average the mean confidence of each predicted class, of (K,) ids and confidences: small ones count too."""
-    pixels, total = np.bincount(pred), np.bincount(pred, confidence)
+    count = 1 + (len(pred) >> 22)  # bincount makes 16 bytes of a pixel: a large image is counted in parts
+    parts = list(zip(np.array_split(pred, count), np.array_split(confidence, count), strict=True))
+    pixels = sum(np.bincount(ids, minlength=256) for ids, _ in parts)
+    total = sum(np.bincount(ids, values, minlength=256) for ids, values in parts)
     return float((total[pixels > 0] / pixels[pixels > 0]).mean()) if len(pred) else float("nan")
 
 

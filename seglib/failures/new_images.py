@@ -119,8 +119,11 @@ def _read(path: Path, form: ImageForm) -> np.ndarray | str:
     try:
         return data.read_image(path, form=form)
     except DatasetError as error:  # its own advice may be about dataset.yaml
-        advice = "Cut it into tiles." if error.check == "too-large" else "Save it again, or leave it out."
-        return f"{error.detail} {advice}"
+        advice = {
+            "too-large": "Cut it into tiles.",
+            "range": "Convert it to 8 bits, as the run's images have.",
+        }
+        return f"{error.detail} {advice.get(error.check, 'Save it again, or leave it out.')}"
 
 
 def _predict(
@@ -145,7 +148,7 @@ def measure(image: np.ndarray, scorer: Scorer) -> tuple[np.ndarray, dict[str, An
     (vector,) = novelty.image_features(torch.from_numpy(np.array(small)).permute(2, 0, 1)[None], *scorer)
     facts = {"height": ids.shape[0], "width": ids.shape[1], "confidence": float(confidence.mean())}
     facts["class_confidence"] = class_confidence(ids.ravel(), confidence.ravel())
-    shares = np.bincount(ids.ravel(), minlength=len(spec.classes)) / ids.size
+    shares = np.array([np.count_nonzero(ids == c) for c in range(len(spec.classes))]) / ids.size
     facts |= {f"share_{name}": share for name, share in zip(spec.classes.names, shares.tolist(), strict=True)}
     facts["qualities"] = checks.qualities(image)
     return ids, facts, vector / max(float(np.linalg.norm(vector)), 1e-9)

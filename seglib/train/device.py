@@ -63,7 +63,7 @@ class DevicePlan:
     processes: int = 1  # that share every batch, one a device
     threads: int = 1  # of torch on the CPU, in each process
     micro_batch: int = 0  # images that one process computes at a time; 0: its whole share of a batch
-    cache: str = "disk"  # or ram, none: where decoded images lie while training
+    cache: str = "disk"  # or none: where decoded images lie while training
     workers: int = 0  # threads that cut (or decode) batches ahead of time
     reasons: dict[str, str] = field(default_factory=dict, compare=False)  # by choice
 

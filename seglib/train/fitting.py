@@ -9,10 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -33,8 +32,7 @@ _LOCK = ".training"
 _STEP_SHARE = {"cpu": 0.5, "mps": 0.5, "cuda": 0.85}  # of the device's free memory, for one training step
 _SLACK = 1.3  # memory of a step over what autograd keeps: gradients on their way, work space
 # Parameters that say how to compute, not what: a run may go on with others, on another machine for instance.
-_MAY_CHANGE = {"device", "precision", "memory_format", "compile", "accelerate", "processes", "threads"}
-_MAY_CHANGE |= {"micro_batch", "cache", "workers", "resume", "replace"}
+_MAY_CHANGE = {"resume", "replace", *(choice.name for choice in fields(DevicePlan))}
 
 
 def open_dataset(params: Train) -> tuple[Train, Dataset]:
@@ -91,10 +89,7 @@ def plan_training(
 
     layout, why = plan.memory_format, reasons["memory_format"]
     if plan.kind == "cpu" and any(_breaks_channels_last(module) for module in model.modules()):
-        layout, why = (
-            "contiguous",
-            "PyTorch 2.14 crashes in channels_last on one of this network's convolutions",
-        )
+        layout, why = "contiguous", "PyTorch 2.14 crashes in channels_last on one of its convolutions"
     layout = choose("memory_format", layout, why)
     compiled = choose("compile", "off", "takes a minute or more; try it for long trainings on a GPU")
     done = accelerate(copy.deepcopy(model))
@@ -171,8 +166,6 @@ def fit(
             stack.enter_context(runs.lock(run.path / _LOCK, "training"))
         resuming = context.broadcast(lambda: _begin(run, train, val, params, plan))
         stack.enter_context(plan.applied())
-        if plan.cache == "ram":
-            train, val = (replace(split, data=np.array(split.data)) for split in (train, val))
         trainer = Trainer(copy.deepcopy(model), train, val, params, plan)
         history = trainer.resume(run) if resuming else []
         count = {"initial": len(history) * len(train), "total": params.epochs * len(train)}

@@ -1,6 +1,5 @@
 """Decode once, then slice: the cache of a split, and the batches that are cut from it."""
 
-import contextlib
 import hashlib
 import json
 import shutil
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from seglib.data import IGNORE, Dataset, compare_digests, digests, fitting, map_ahead, read_pair
+from seglib.data import IGNORE, Dataset, digests, fitting, map_ahead, read_pair
 from seglib.params import ParameterError, Train
 from seglib.runs import atomic_folder, lock, project_root, read_json, stored_path, write_json
 from seglib.train.augment import ColorJitter, CropParams, adjust_colors, draw_crop, draw_jitter, warp
@@ -71,17 +70,13 @@ def build_cache(
 
     Images are shrunk to `long_side` (0: never), their masks too unless for scoring (`original_masks`).
     With `cache` "none" nothing is stored: files are checked, and decoded again whenever they are needed.
-    Says what changed since 01 saw the split. A DatasetError names the first sample that cannot be used.
+    A DatasetError names the first sample that cannot be used.
     """
     samples, files = list(dataset.split(split).itertuples(index=False)), digests(dataset, split)
-    artifacts, pairs = project_root() / "artifacts", [[s.id, s.image, s.mask] for s in samples]
-    with contextlib.suppress(OSError, ValueError, KeyError):  # 01 has not seen the split
-        seen = read_json(artifacts / "data_check" / dataset.name / "data.json")[split]
-        if changes := compare_digests(seen, files):
-            tqdm.write(f"Split {split!r} changed since 01_data_check saw it: {changes}. Run it again.")
+    pairs = [[sample.id, sample.image, sample.mask] for sample in samples]
     settings = json.dumps([_VERSION, stored_path(dataset.root), long_side, original_masks, pairs])
     key = hashlib.sha256(settings.encode()).hexdigest()[:16]
-    folder = artifacts / "cache" / f"{dataset.name}-{split}-{key}"
+    folder = project_root() / "artifacts" / "cache" / f"{dataset.name}-{split}-{key}"
 
     def read(i: int) -> tuple[np.ndarray, np.ndarray]:
         image, mask = read_pair(dataset, samples[i])
@@ -98,6 +93,12 @@ def build_cache(
             index = _decode(new, read, len(samples), len(dataset.classes), cache, progress)
             write_json(new / "index.json", {"files": files, **index})
         return _open(folder, unopened, cache)
+
+
+def open_splits(dataset: Dataset, params: Train, progress: bool = False) -> list[CachedSplit]:
+    """Build or open the caches that `fit` takes: train, and val with its masks at original size."""
+    how = {"long_side": params.long_side, "cache": params.cache, "progress": progress}
+    return [build_cache(dataset, split, original_masks=split == "val", **how) for split in ("train", "val")]
 
 
 def _open(folder: Path, unopened: CachedSplit, cache: str) -> CachedSplit | None:

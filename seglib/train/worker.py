@@ -37,9 +37,7 @@ def main() -> None:
     params, dataset = train.open_dataset(params)
     if plan is None:
         context.broadcast(lambda: train.start_run(params))
-    settings = {"long_side": params.long_side, "cache": params.cache}
-    wanted = (("train", False), ("val", True))  # one process decodes, the others wait
-    splits = [train.build_cache(dataset, name, original_masks=own, **settings) for name, own in wanted]
+    splits = train.open_splits(dataset, params)  # one process decodes, the others wait
     model = train.build_model(params, dataset.classes)
     if plan is None:
         asked = params.model_copy(update={"processes": context.size})

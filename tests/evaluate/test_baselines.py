@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from conftest import write_dataset
 
+from seglib import evaluate
+from seglib.data import ClassMap
 from seglib.evaluate import Evaluation, evaluate_predictions
 from seglib.params import Evaluate
 from seglib.runs import Run
@@ -17,34 +19,26 @@ MASKS = {
 @pytest.fixture
 def folder(tiny_root):
     """Three train masks of 2 x 2 and two val masks of 4 x 4, and predictions that are always right."""
-    root = tiny_root / "hand"
+    root, splits = tiny_root / "hand", {}
     for split, masks in MASKS.items():
-        for k, mask in enumerate(masks):
-            array = np.array(mask, np.uint8)
-            three = np.repeat(array[..., None], 3, 2)
-            right = {"predictions": np.where(array == 255, 0, array)}
-            for kind, pixels in ({"images": three, "masks": array} | right).items():
-                (root / split / kind).mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels).save(root / split / kind / f"{split}{k}.png")
-    splits = "".join(f"  {s}: {{images: '{s}/images/*.png', masks: '{s}/masks/*.png'}}\n" for s in MASKS)
-    (root / "dataset.yaml").write_text(f"name: hand\nclasses: [a, b, c]\nsplits:\n{splits}")
+        arrays = {f"{split}{k}": np.array(mask, np.uint8) for k, mask in enumerate(masks)}
+        splits[split] = {name: (np.repeat(mask[..., None], 3, 2), mask) for name, mask in arrays.items()}
+        for name, mask in arrays.items() if split == "val" else ():
+            evaluate.save_ids(root / "predictions" / f"{name}.png", mask % 255, ClassMap(("a", "b", "c")))
+    write_dataset(root, splits, "abc")
     return root
 
 
 def scored(folder) -> Evaluation:
-    return evaluate_predictions(
-        folder / "val/predictions", Evaluate(run="right", split="val", dataset=str(folder))
-    )
+    params = Evaluate(run="right", split="val", dataset=str(folder))
+    return evaluate_predictions(folder / "predictions", params)
 
 
 def test_baselines_by_hand(folder):
     evaluation = scored(folder)
     table = evaluation.compare_with_baselines().set_index("predictor")
-    assert list(table.index) == [
-        "majority class (b)",
-        "mean mask",
-        "this model",
-    ]  # b: 5 of 11 pixels of train
+    # 5 of 11 pixels of train are b
+    assert list(table.index) == ["majority class (b)", "mean mask", "this model"]
     assert table.loc["majority class (b)", "mean_iou"] == pytest.approx(4 / 16 / 3)
     assert table.loc["majority class (b)", "pixel_accuracy"] == pytest.approx(4 / 16)
     # The mean mask of train is [[a, b], [c, c]], stretched: right everywhere in the first image of val.

@@ -163,24 +163,6 @@ def test_a_run_is_scored_on_another_dataset(run, trained_root):
         evaluate_run(Evaluate(run="tiny", dataset="data/more/night", split="val"))
 
 
-@pytest.mark.slow
-def test_an_interrupted_evaluation_is_none_and_leaves_an_earlier_one_whole(run, monkeypatch):
-    evaluate_run(Evaluate(run="tiny", device="cpu"))
-    folder = run.evaluation("test")
-    before = {path: path.read_bytes() for path in folder.rglob("[!.]*") if path.is_file()}
-
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("seglib.evaluate.evaluation.save_ids", stop)
-    for split in ("test", "val"):
-        with pytest.raises(KeyboardInterrupt):
-            evaluate_run(Evaluate(run="tiny", split=split, device="cpu"))
-    assert before == {path: path.read_bytes() for path in folder.rglob("[!.]*") if path.is_file()}
-    with pytest.raises(FileNotFoundError, match=r"no evaluation of split 'val' \(evaluated: test\)\. Run 03"):
-        open_evaluation(run, "val")
-
-
 # another tool's predictions
 
 
@@ -254,15 +236,6 @@ def test_faults_of_predictions_are_named_and_counted(external):
     assert not Run(Run.folder("other")).path.exists()
 
 
-def test_class_names_that_look_like_gaps_or_numbers_survive(external, tiny_root):
-    config = tiny_root / "data" / "tiny" / "dataset.yaml"
-    config.write_text(config.read_text().replace("[sky, road, car]", "['None', '7', 'NA']"))
-    evaluation = score(external)
-    assert evaluation.per_class["class"].tolist() == ["None", "7", "NA"]
-    assert set(evaluation.per_image["worst_class"]) <= {"None", "7", "NA"}
-    assert pd.api.types.is_float_dtype(evaluation.per_image_class_iou["NA"])
-
-
 def test_an_older_run_is_read_and_a_damaged_one_refused(external):
     score(external)
     run = Run.open("theirs")
@@ -273,14 +246,11 @@ def test_an_older_run_is_read_and_a_damaged_one_refused(external):
     write_json(run.params, {("recipe" if key == "config" else key): value for key, value in params.items()})
     assert (open_evaluation(run, "test").per_image["valid_pixels"] > 0).all()
     whole = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    with np.load(folder / "confusions.npz") as stored:
-        kept = dict(stored)
     for change in (
         lambda: images.write_text(images.read_text().replace("\n0041,", "\nzebra,")),
         lambda: images.write_text(images.read_text().replace("\n0041,", "\nlost\n0041,")),
         lambda: (folder / "per_class.csv").write_text("class,iou\nsky,high\n"),
         lambda: (folder / "confusions.npz").write_bytes(b"PK"),
-        lambda: np.savez(folder / "confusions.npz", **kept | {"confusions": kept["confusions"] + 1}),
     ):
         change()
         with pytest.raises(ValueError, match=r"test is not a whole evaluation .* Run 03_evaluate again"):
@@ -323,7 +293,5 @@ def test_predictions_in_the_ids_of_the_files_are_told_and_not_scored(external, i
     for name in TEST_IDS if ids[0] else ():  # without the last class, no id is illegal
         found = np.array(Image.open(external / f"{name}.png"))
         Image.fromarray(np.where(found == 3, 1, found).astype(np.uint8)).save(external / f"{name}.png")
-    with pytest.raises(
-        DatasetError, match=r"as class ids, but in .*% as the ids that masks are stored in.*encode"
-    ):
+    with pytest.raises(DatasetError, match=r"as class ids, but in .*% as the ids that masks are stored"):
         score(external)

@@ -189,10 +189,11 @@ def test_a_large_image_is_tiled_and_rows_resized_in_parts_are_those_of_the_whole
     assert (ids == whole.argmax(0).numpy()).mean() > 0.999
     object.__setattr__(model.spec, "long_side", 0)
     monkeypatch.setattr(module, "_TILE", 64)  # 150 x 210 is more than twice that
-    asked, predict = [], module.predict
-    monkeypatch.setattr(module, "predict", lambda *given: asked.append(given[-1].tile) or predict(*given))
-    assert np.isfinite(module.predict_image(model, image, plan)[1]).all()
-    assert asked == [64]
+    views = torch.from_numpy(image).permute(2, 0, 1)[None]
+    whole = module.predict(model, views, (150, 210), plan, Evaluate(tile=64))[0].softmax(0)
+    ids, confidence = module.predict_image(model, image, plan)
+    np.testing.assert_allclose(confidence, whole.max(0).values, atol=1e-5)
+    np.testing.assert_array_equal(ids, whole.argmax(0))
 
 
 def unit(vectors):

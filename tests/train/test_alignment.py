@@ -8,7 +8,7 @@ on average without any shift, which a wrong half-pixel convention would bring.
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from conftest import write_dataset
 from torch import nn
 
 from seglib.data import IGNORE, load_dataset
@@ -31,14 +31,9 @@ def picture(height: int, width: int) -> np.ndarray:
 
 def write(folder, sizes, axis: int, cell: int):
     """A dataset of pictures, and masks of the column (axis 1) or row (axis 0) in cells of so many pixels."""
-    for kind in ("images", "masks"):
-        (folder / kind).mkdir(parents=True)
-    for k, size in enumerate(sizes):
-        Image.fromarray(picture(*size)).save(folder / "images" / f"{k}.png")
-        Image.fromarray((np.indices(size)[axis] // cell).astype(np.uint8)).save(folder / "masks" / f"{k}.png")
-    names = ", ".join(f"c{k}" for k in range(128 // cell))
-    splits = "splits:\n  train: {images: images/*.png, masks: masks/*.png}\n"
-    (folder / "dataset.yaml").write_text(f"name: d{axis}\nclasses: [{names}]\n{splits}", encoding="utf-8")
+    masks = [(np.indices(size)[axis] // cell).astype(np.uint8) for size in sizes]
+    pairs = {str(k): (picture(*mask.shape), mask) for k, mask in enumerate(masks)}
+    write_dataset(folder, {"train": pairs}, [f"c{k}" for k in range(128 // cell)])
     return load_dataset(folder)
 
 

@@ -68,7 +68,7 @@ def test_a_convolution_that_crashes_in_channels_last_is_told(planned, model):
 
 
 def test_what_is_asked_for_is_given(planned):
-    asked = {"precision": "fp32", "threads": 3, "processes": 2, "cache": "disk", "workers": 5}
+    asked = {"precision": "fp32", "threads": 3, "processes": 2, "cache": "none", "workers": 5}
     asked |= {"micro_batch": 3, "memory_format": "contiguous", "compile": "on"}
     plan = planned(EIGHT, **asked)
     assert {name: getattr(plan, name) for name in asked} == asked

