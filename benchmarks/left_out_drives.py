@@ -54,7 +54,9 @@ def measure(setting: dict, drive: str, seed: int, epochs: int) -> list[dict]:
     rows = [{"minutes": (time.perf_counter() - started) / 60}]
     for way, how in SCORED.items():
         scored = evaluate.evaluate_run(Evaluate(run=name, split="test", **how)).metrics
-        rows.append({"predicted": way, "miou": scored["mean_iou"], "worst_5": scored["mean_iou_image_worst_5"]})
+        rows.append(
+            {"predicted": way, "miou": scored["mean_iou"], "worst_5": scored["mean_iou_image_worst_5"]}
+        )
         shutil.rmtree(run.evaluation("test"))
     return [rows[0] | row for row in rows[1:]]
 

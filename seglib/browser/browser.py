@@ -56,10 +56,8 @@ class FailureBrowser:
         live, _ = self.widget._repr_mimebundle_()
         display(live | {"text/plain": repr(self)}, raw=True)
         told = "Run this cell to browse. The worst failures:"
-        display(
-            {"text/html": f"<style>{_SAVED}</style><p class='seg-saved'>{told}</p>", "text/plain": told},
-            raw=True,
-        )
+        styled = f"<style>{_SAVED}</style><p class='seg-saved'>{told}</p>"
+        display({"text/html": styled, "text/plain": told}, raw=True)
         plots.show_small(worst_failures(self.details))
 
     def _answer(self, widget: Front, message: dict[str, Any], _: object) -> None:

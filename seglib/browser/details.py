@@ -46,10 +46,9 @@ class Details:
         failed = self.analysis.failures.set_index("id")
         more = failed[failed.columns.difference(images.columns)].reindex(images.index)
         table = images.join(more).assign(worst_class=evaluation.per_image["worst_class"].to_numpy())
-        occurring = ((counts, np.flatnonzero(counts)) for counts in map(np.ravel, evaluation.confusions))
-        table["pixels"] = [
-            np.stack([pairs, counts[pairs]], 1).ravel().tolist() for counts, pairs in occurring
-        ]
+        counts = evaluation.confusions.reshape(len(images), -1)
+        occurring = zip(counts, map(np.flatnonzero, counts), strict=True)
+        table["pixels"] = [np.stack([pairs, n[pairs]], 1).ravel().tolist() for n, pairs in occurring]
         if self.analysis.features is not None:
             table[["x", "y"]] = self._places[-len(images) :]
         if self.before is not None:
@@ -84,12 +83,16 @@ class Details:
         sequences = {name: part.to_numpy().tolist() for name, part in groups}
         return {"browse": self.browse, "before": before, "sequences": sequences, "training": training}
 
+    @cached_property
+    def _unit(self) -> pd.DataFrame:
+        """The features of each image of the split, of length 1, by id."""
+        return pd.DataFrame(normalize(self.analysis.features), self.analysis.images["id"])
+
     def similar(self, sample: str) -> list[str]:
         """Name the images of the split whose features are most like those of one (cosine), the most similar first."""
         if self.analysis.features is None:
             return []
-        features = pd.DataFrame(normalize(self.analysis.features), self.analysis.images["id"])
-        return (features @ features.loc[sample]).drop(sample).nlargest(_SIMILAR).index.tolist()
+        return (self._unit @ self._unit.loc[sample]).drop(sample).nlargest(_SIMILAR).index.tolist()
 
     def _find(self, sample: str, training: bool) -> tuple[Dataset, pd.Series]:
         dataset = self.evaluation.training_dataset if training else self.evaluation.dataset

@@ -20,19 +20,9 @@ SORTS += [["cause", "cause", False], ["worst class", "worst_class", False]]
 SORTS += [["most suspicious label", "label_score", True], ["largest gain by one fix", "best_fix_gain", True]]
 SORTS += [["most confident", "confidence", True], ["least like training", "novelty", True]]
 SORTS += [["last verdict first", "time", True], ["gained most", "gain", True], ["lost most", "gain", False]]
-_LISTED = [
-    "id",
-    "miou",
-    "group",
-    "cause",
-    "worst_class",
-    "top_confusion",
-    "best_fix",
-    "suspect_kind",
-    "evidence",
-]
-_LISTED += ["label_score", "best_fix_gain", "confidence", "novelty", "failed", "pixels", "x", "y"]
-_LISTED += ["before", "gain", "change"]
+_LISTED = ["id", "miou", "group", "cause", "worst_class", "top_confusion", "best_fix", "suspect_kind"]
+_LISTED += ["evidence", "label_score", "best_fix_gain", "confidence", "novelty", "failed", "pixels"]
+_LISTED += ["x", "y", "before", "gain", "change"]
 # What is said of an image: name -> columns, each with the form of its value.
 _FACTS = {
     "mean IoU": {"miou": "{:.3f}", "severity": "{}"},

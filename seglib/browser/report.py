@@ -86,9 +86,8 @@ def write_report(details: Details) -> Path:
 def write_findings(details: Details) -> str:
     """Write actions.yaml and report.html into the failures folder, and return what to do as text."""
     path, text = found.write_actions(details.analysis)
-    lines = [
-        textwrap.fill(line, 100, subsequent_indent="    ") for line in text.splitlines()
-    ]  # no page breaks words
+    # no page breaks words
+    lines = [textwrap.fill(line, 100, subsequent_indent="    ") for line in text.splitlines()]
     return "\n".join(lines) + f"\n\nWritten: {display_path(path)}, {display_path(write_report(details))}"
 
 

@@ -157,11 +157,9 @@ def _regions(
             place = np.s_[max(0, y0 - 4) : y1 + 4, max(0, x0 - 4) : x1 + 4]
             inside, color = labels[place] == k, seen.color[place]
             pair = int(values[k]), int(np.bincount(other[place][inside], weight[place][inside]).argmax())
-            edge, around = (
-                inside & ~ndimage.binary_erosion(inside),
-                ndimage.binary_dilation(inside, iterations=4),
-            )
-            ring = around & ~inside & (truth[place] == pair[not by_given])
+            edge = inside & ~ndimage.binary_erosion(inside)
+            around = ndimage.binary_dilation(inside, iterations=4) & ~inside
+            ring = around & (truth[place] == pair[not by_given])
             own = edge & seen.outline[place] & ~lines[place]
             shared = edge & lines[place] & ~seen.outline[place]
             edges, core, parts = seen.edges[place], inside & ~edge, {"": edge, "_own": own, "_mask": shared}

@@ -61,18 +61,17 @@ def export_for_relabelling(
     if unknown := [i for i in ids if i not in rows.index]:
         told = f"{len(unknown)} of {len(ids)} samples to export are not in dataset {dataset.name!r}"
         raise DatasetError(f"{told}: {', '.join(map(repr, unknown[:3]))}.")
-
-    def read(sample: str) -> tuple[np.ndarray, np.ndarray]:
-        image, mask = data.read_pair(dataset, rows.loc[sample])
-        return image, saved_prediction(evaluation, sample, mask.shape) if masks == "predictions" else mask
-
-    return write_annotations(Path(out), evaluation.classes, ids, read)
+    pairs = (data.read_pair(dataset, rows.loc[sample]) for sample in ids)
+    if masks == "predictions":
+        drawn = zip(ids, pairs, strict=True)
+        pairs = ((image, saved_prediction(evaluation, name, mask.shape)) for name, (image, mask) in drawn)
+    return write_annotations(Path(out), evaluation.classes, ids, pairs)
 
 
 def write_annotations(
-    out: Path, classes: ClassMap, ids: list[str], read: Callable[[str], tuple[np.ndarray, np.ndarray]]
+    out: Path, classes: ClassMap, ids: list[str], pairs: Iterable[tuple[np.ndarray, np.ndarray]]
 ) -> Path:
-    """Write the zip of `export_for_relabelling`; `read` gives image (H, W, 3) and mask (H, W) of an id."""
+    """Write the zip of `export_for_relabelling`; `pairs` are image (H, W, 3) and mask (H, W) of each id."""
     odd = [name for name in (*classes.names, *ids) if name != name.strip() or not name.isprintable()]
     if odd := odd + [name for name in classes.names if ":" in name or name.startswith("#")]:
         raise ValueError(f"CVAT's lists cannot hold the name {odd[0]!r}: rename it, a class in dataset.yaml.")
@@ -80,8 +79,7 @@ def write_annotations(
     for c, color in labels.values():
         table[c] = color
     with atomic_path(out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-        for sample in ids:
-            image, mask = read(sample)
+        for sample, (image, mask) in zip(ids, pairs, strict=True):
             # objects too: CVAT takes the background for one, of a label that no task has, where there are none
             kinds = {"JPEGImages": image, "SegmentationClass": table[mask], "SegmentationObject": table[mask]}
             for kind, picture in kinds.items():

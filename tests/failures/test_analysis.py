@@ -50,10 +50,8 @@ def test_it_writes_what_it_says(run):
     for row in suspects.itertuples():
         region = failures.suspect_region(found.evaluation, row.id)
         assert (0 if region is None else region.sum()) == row.pixels
-    thumbnails = {path.stem for path in (folder / "nearest").glob("*.png")}
-    assert thumbnails == {name for names in found.failures["nearest"] for name in names}
     none = analysed(run, threshold=-1.0)  # leaves nothing of the first
-    assert not any((folder / kind).exists() for kind in ("confidences", "nearest"))
+    assert not (folder / "confidences").exists()
     assert none.failures.columns.equals(found.failures.columns)
     assert (len(none.failures), len(none.suspects)) == (0, 4)
     assert failures.propose_actions(none).augment == []
