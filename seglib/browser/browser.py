@@ -9,9 +9,7 @@ import traitlets
 from IPython.display import display
 
 from seglib import plots, runs
-from seglib.browser.details import Details
-from seglib.browser.layers import LARGEST
-from seglib.browser.listing import VIEWS, describe, listing
+from seglib.browser.details import LARGEST, VIEWS, Details, describe, listing
 from seglib.browser.report import SCRIPT, STYLE, worst_failures, write_findings
 from seglib.failures import VerdictBook
 

@@ -21,9 +21,7 @@ from matplotlib.figure import Figure
 
 from seglib import evaluate, plots
 from seglib import failures as found
-from seglib.browser.details import Details
-from seglib.browser.layers import thumbnail
-from seglib.browser.listing import NO_VERDICT, describe, listing
+from seglib.browser.details import NO_VERDICT, Details, describe, listing, thumbnail
 from seglib.data import IGNORE, error_map, fitting, overlay, present
 from seglib.failures import VerdictBook
 from seglib.runs import display_path, write_text
@@ -34,6 +32,7 @@ GALLERY, PICTURED = 12, 6  # failures in the report when it is printed, and in t
 ROWS = 5_000  # in it at most: more would leave no room for pictures
 _TABLE_ROWS = 10  # of a table in the summary
 _HEADS = {"share": "of true class", "gain": "gain, mean IoU", "gain_image": "gain, mean IoU of an image"}
+_HEADS |= {"truth": "ground truth", "miou": "mean IoU"}
 _LAYERS = ("image", "ground truth", "prediction", "errors")
 _SUSPECTS = ["id", "label_score", "suspect_kind", "suspect_given", "suspect_suggested"]
 _HERE = Path(__file__).parent
@@ -154,7 +153,7 @@ def _table(title: str, table: pd.DataFrame) -> dict[str, Any]:
 
 def _cell(value: object) -> tuple[str, bool]:
     if not isinstance(value, Real):
-        return str(value), False
+        return str(value) or "none", False
     return (f"{value:,d}" if isinstance(value, Integral) else f"{value:,.3f}".replace("nan", "–")), True
 
 

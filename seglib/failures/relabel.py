@@ -105,7 +105,7 @@ def import_corrections(source: str | Path, dataset: Dataset, out: str | Path) ->
     """
     source, out = Path(source), Path(out)
     if source.is_dir():
-        found = [(path.stem, partial(_read_ids, path)) for path in source.rglob("*.png")]
+        found = [(path.stem, lambda _, path=path: data.read_stored(path)) for path in source.rglob("*.png")]
         table, files = _changes(dataset, out, found, ClassMap(dataset.classes.names))
     else:
         try:
@@ -123,14 +123,6 @@ def import_corrections(source: str | Path, dataset: Dataset, out: str | Path) ->
         with atomic_path(out / target) as temporary:
             temporary.write_bytes(content)
     return table
-
-
-def _read_ids(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """Read a mask of class ids, (H, W)."""
-    ids = data.read_stored(path)
-    if ids.shape != shape:
-        raise ValueError(f"it is {ids.shape}, its mask {shape}")
-    return ids
 
 
 def _read_labelmap(archive: zipfile.ZipFile, classes: ClassMap) -> ClassMap:
@@ -186,7 +178,10 @@ def _changes(
     for row in samples[samples["id"].isin(masks)].itertuples():
         original, target, changed = data.read_mask(dataset.root / row.mask, dataset.classes), "", 0
         try:
-            mask = labels.encode(masks[row.id](original.shape))
+            stored = masks[row.id](original.shape)
+            if stored.shape[:2] != original.shape:
+                raise ValueError(f"it is {stored.shape}, its mask {original.shape}")
+            mask = labels.encode(stored)
             if changed := int((mask != original).sum()):
                 # a mask beside the dataset ("../masks/a.png") comes to lie inside `out` like all others
                 parts = [part for part in PurePosixPath(row.mask).parts if part not in ("..", "/")]
