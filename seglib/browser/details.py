@@ -177,8 +177,9 @@ def listing(details: Details, book: VerdictBook, most: int | None = None) -> dic
     """
     evaluation, analysis, table = details.evaluation, details.analysis, details.table
     frames, training = evaluation.dataset.split(evaluation.split).set_index("id")["frame"], []
-    ordered = table[table["group"] != ""].assign(frame=frames).sort_values(["frame", "id"])
-    sequences = {name: part.to_numpy().tolist() for name, part in ordered.groupby("group")[["id", "miou"]]}
+    ordered = table.assign(frame=frames).sort_values(["frame", "id"])
+    groups = ordered[ordered["group"] != ""].groupby("group")[["id", "miou"]]
+    sequences = {name: part.to_numpy().tolist() for name, part in groups}
     if analysis.features is not None:  # where the training images lie on the map
         places = zip(analysis.training.samples["id"], details.places.tolist(), strict=False)
         training = [[name, *place] for name, place in places]
@@ -192,21 +193,14 @@ def listing(details: Details, book: VerdictBook, most: int | None = None) -> dic
     for row, under in zip(rows, low, strict=True):
         row |= book.get(row["id"])._asdict() | {"low": np.flatnonzero(under).tolist()}
     known = {"time", *table.columns[table.notna().any()]}
+    before = details.before.run.name if details.before else ""
     return {
-        "names": list(details.classes.names),
+        "names": list(details.classes.names), "verdicts": list(VERDICTS), "none": NO_VERDICT,
         "colors": ["#{:02x}{:02x}{:02x}".format(*color) for color in details.classes.colors],
-        "verdicts": list(VERDICTS),
-        "none": NO_VERDICT,
         "rules": ["is the worst class", f"has IoU below {LOW_IOU:g}"],
-        "sorts": [sort for sort in SORTS if sort[1] in known],
-        "problem": book.problem,
-        "views": views,
-        "browse": details.browse,
-        "before": details.before.run.name if details.before else "",
-        "sequences": sequences,
-        "training": training,
-        "rows": rows,
-    }
+        "sorts": [sort for sort in SORTS if sort[1] in known], "problem": book.problem, "views": views,
+        "browse": details.browse, "before": before, "sequences": sequences, "training": training, "rows": rows,
+    }  # fmt: skip
 
 
 def describe(row: Mapping, ious: Iterable[float] = ()) -> dict[str, Any]:
@@ -229,15 +223,11 @@ def describe(row: Mapping, ious: Iterable[float] = ()) -> dict[str, Any]:
     lost = [(kind, row.get(f"lost_{kind}")) for kind in ERROR_KINDS]
     scored = [(c, iou) for c, iou in enumerate(ious) if _known(iou)]
     return {
-        "cause": told("cause") or "cause unknown",
+        "cause": told("cause") or "cause unknown", "evidence": told("evidence"), "suggestion": told("suggestion"),
         "sureness": told("cause_strength", "strength of the evidence {:.2f}"),
-        "evidence": told("evidence"),
-        "suggestion": told("suggestion"),
         "lost": lost if all(_known(points) for _, points in lost) else [],
-        "rows": rows,
-        "ious": sorted(scored, key=lambda pair: pair[1]),
-        "nearest": row["nearest"],
-    }
+        "rows": rows, "ious": sorted(scored, key=lambda pair: pair[1]), "nearest": row["nearest"],
+    }  # fmt: skip
 
 
 def _known(value: Any) -> bool:
