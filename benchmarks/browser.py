@@ -31,8 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "browser"))
 from chromium_page import live
 
 CLASSES = ClassMap(tuple(f"class {k}" for k in range(11)))
-LOOK = 1.0  # seconds that a person looks at a picture before stepping on, at least
-LOOKS = 20  # pictures that are looked at
+LOOKS = 15  # pictures that are looked at
 PIXELS = 360 * 480  # of the smaller pictures; of larger ones fewer are stepped through
 # Milliseconds from the key to the next picture drawn, each after a look; and of a filter with all charts, drawn.
 NEXT = """async ([count, look]) => {
@@ -112,10 +111,10 @@ def milliseconds(work: Callable[[], object]) -> float:
     return 1000 * (time.perf_counter() - started)
 
 
-def look(folder: Path, details: Details) -> dict[str, float]:
+def look(folder: Path, details: Details, pause: float) -> dict[str, float]:
     """Milliseconds in a page whose kernel is this process."""
     with live(folder, FailureBrowser(details), SimpleNamespace(setattr=setattr)) as page:
-        taken = page.evaluate(NEXT, [LOOKS, 1000 * LOOK])
+        taken = page.evaluate(NEXT, [LOOKS, 1000 * pause])
         filtered = page.evaluate(FILTER)
     quantiles = np.quantile(taken, [0.5, 0.95])
     names = "next picture, median (ms)", "next picture, 95 % (ms)", "filter (ms)"
@@ -162,6 +161,8 @@ def main() -> None:
     )
     parser.add_argument("--failures", type=int, default=10_000)
     parser.add_argument("--steps", type=int, default=300)
+    told = "seconds of a look, in which the next picture is fetched"
+    parser.add_argument("--look", type=float, default=1.0, help=told)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/browser.json"))
     arguments = parser.parse_args()
     rows = []
@@ -169,10 +170,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as temporary:
             details = write_split(Path(temporary), arguments.failures, size)
             steps = max(20, arguments.steps * PIXELS // (size[0] * size[1]))
-            row = {"pictures": f"{size[0]}x{size[1]}", "steps": steps} | look(Path(temporary), details)
+            row = {"pictures": f"{size[0]}x{size[1]}", "steps": steps}
+            row |= look(Path(temporary), details, arguments.look)
             rows.append(row | measure(details, steps))
             print(pd.Series(rows[-1]).to_string(), flush=True)
-    runs.write_json(arguments.out, {"failures": arguments.failures, "look": LOOK, "rows": rows})
+    runs.write_json(arguments.out, {"failures": arguments.failures, "look": arguments.look, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -165,7 +165,9 @@ class Browser extends Panel {
   }
 
   // An image with its layers decoded; null where no answer comes.
-  fetch(id, training) { return this.source.show(id, training).then(Picture.decoded).catch(() => null); }
+  async fetch(id, training) {
+    try { return await this.picture.decoded(await this.source.show(id, training)); } catch { return null; }
+  }
 
   // Go to an image wherever it is: in the list, left out by the filters, or a training image.
   async open(id, training = false) {
@@ -215,7 +217,7 @@ class Browser extends Panel {
 
   look(changed) {
     Object.assign(this.picture, changed);
-    const { view, present } = this.picture;
+    const { view, sample: { present } } = this.picture;
     const press = (choice, on, known) => Object.assign(choice, { ariaPressed: String(on), disabled: !known });
     for (const [name, choice] of this.layers) press(choice, name === view, this.picture.has(name));
     this.layers.at(-1)[1].hidden = !this.data.before;

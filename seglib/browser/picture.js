@@ -60,19 +60,20 @@ class Picture {
     canvas.ondblclick = () => this.fit();
   }
 
-  // What a source gave, decoded: `load` takes it at once.
-  static async decoded({ layers: { image, ...planes }, ...sample }) {
+  // What a source gave, decoded and coloured: `load` shows it at once.
+  async decoded({ layers: { image, ...planes }, ...sample }) {
     const bitmap = image && await createImageBitmap(new Blob([image])).catch(() => null), arrays = {};
     for (const [name, bytes] of Object.entries(planes)) arrays[name] = await inflate(bytes);
-    return { ...sample, bitmap, arrays };
+    const seen = new Uint8Array(256);
+    for (const plane of [...ALL, "before"]) for (const id of arrays[plane] ?? []) seen[id] = 1;
+    Object.assign(sample, { bitmap, arrays, over: {}, present: [...seen.keys()].filter((id) => seen[id]) });
+    if (arrays.truth && arrays.prediction) for (const name of ALL.slice(1)) this.overlay(name, sample);
+    return sample;
   }
 
   load(sample) {
     this.image?.close();
-    Object.assign(this, { sample, image: sample.bitmap, arrays: sample.arrays, over: {}, zoom: 1, x: 0.5, y: 0.5 });
-    const seen = new Uint8Array(256);
-    for (const plane of [...ALL, "before"]) for (const id of this.arrays[plane] ?? []) seen[id] = 1;
-    this.present = [...seen.keys()].filter((id) => seen[id]);
+    Object.assign(this, { sample, image: sample.bitmap, arrays: sample.arrays, zoom: 1, x: 0.5, y: 0.5 });
     this.point(null);  // what was read there belongs to the picture before
   }
 
@@ -81,11 +82,11 @@ class Picture {
     return name === "image" ? Boolean(this.image) : name in this.arrays;
   }
 
-  overlay(name) {
-    const { truth, prediction } = this.arrays, { width, height } = this.sample, plane = this.arrays[name];
+  overlay(name, { arrays, over, width, height } = this.sample) {
+    const { truth, prediction } = arrays, plane = arrays[name];
     const palette = name === "confidence" ? RAMP : this.palette;
     const error = (i) => (truth[i] === IGNORE ? BLACK : truth[i] === prediction[i] ? 0 : ERROR);
-    return (this.over[name] ??= painted(width, height, plane ? (i) => palette[plane[i]] : error));
+    return (over[name] ??= painted(width, height, plane ? (i) => palette[plane[i]] : error));
   }
 
   layout() {
@@ -139,9 +140,9 @@ class Picture {
     if (name !== "image" && this.has(name)) context.drawImage(this.overlay(name), 0, 0);
     context.globalAlpha = 1;
     if (this.suspect && this.has("suspect")) {  // where the label is in doubt; black and white are seen on any ground
-      this.over.edge ??= outline(this.arrays.suspect, width, height);
+      const { over } = this.sample, edge = (over.edge ??= outline(this.arrays.suspect, width, height));
       for (const [strokeStyle, line] of [["black", 4], ["white", 2]]) {
-        Object.assign(context, { strokeStyle, lineWidth: line / scale, lineCap: "square" }).stroke(this.over.edge);
+        Object.assign(context, { strokeStyle, lineWidth: line / scale, lineCap: "square" }).stroke(edge);
       }
     }
   }
