@@ -34,7 +34,13 @@ def record(page: Page, cell: str) -> list[Image.Image]:
     keep(150, 560)
     top = ".seg-charts"
     keep(150, 280)
-    for css in (".seg-row >> nth=1", "[title='layer (e)']", cell, "[title='layer (a)']", ".seg-row >> nth=2"):
+    for css in (
+        ".seg-row >> nth=1",
+        "[title^='layer: errors']",
+        cell,
+        "[title^='layer: all']",
+        ".seg-row >> nth=2",
+    ):
         click(css)
     for name in ("Reset", "charts", "map"):
         page.dispatch_event(f"button:text-is('{name}')", "click")

@@ -1,6 +1,6 @@
 """Look at failed images: live in Jupyter (`FailureBrowser`) and as one HTML file (`write_report`).
 
-`details` gathers what an analysis knows of each image, `layers` packs its pictures, `listing` lists and words it.
+`details` gathers what an analysis knows of each image, packs its pictures, lists and words it.
 The .js files are one front end, fed by a kernel (`browser`) or by embedded data (`report`).
 """
 

@@ -6,8 +6,8 @@ const LAYERS = [["all", "all four", "a"], ["image", "image", "i"], ["truth", "gr
 const STEPS = { ArrowDown: 1, ArrowUp: -1, PageDown: 8, PageUp: -8, Home: -Infinity, End: Infinity };
 const CONFIDENT = `linear-gradient(90deg, ${CIVIDIS.map((color) => `rgb(${color})`).join()})`;
 const WRONG = "#ff7a00";
-const MORE = [[Object.keys(STEPS).join(" "), "step"], ["n", "note"], ["Escape", "leave it"], ["wheel", "zoom"],
-  ["drag", "move"], ["right click", "Create New View for Cell Output: a tab at full width"]];
+const MORE = [[Object.keys(STEPS).join(" "), "step through the list"], ["n", "write a note"], ["Escape", "leave it"],
+  ["wheel", "zoom"], ["drag", "move"], ["right click", "Create New View for Cell Output: a tab at full width"]];
 
 class Browser extends Panel {
   constructor(source, root) {
@@ -71,14 +71,14 @@ class Browser extends Panel {
   button(host, text, title, keys, answer) {
     const element = button(host, text, `${title} (${keys.join(", ")})`, answer);
     for (const key of keys) this.keys[key] = () => element.click();
-    this.named.push([keys.join(" "), text.startsWith(title) ? title : `${text.replace(/^\d /, "")}: ${title}`]);
+    this.named.push([keys.join(" "), title]);
     return element;
   }
 
   // What can be shown above the list, the button that ends a review, and all keys.
   panels(bar, views) {
     const toggle = (name, key, box, shown) => {
-      const press = this.button(bar, name, "show or hide", [key], () => { set(box.hidden); this.redraw(); });
+      const press = this.button(bar, name, `show or hide the ${name}`, [key], () => { set(box.hidden); this.redraw(); });
       const set = (on) => { box.hidden = !on; press.ariaPressed = String(on); };
       set(shown);
     };
@@ -95,7 +95,8 @@ class Browser extends Panel {
     }
     const keys = make(this.root, "dialog", "seg-all");
     this.button(bar, "?", "all keys", ["?"], () => (keys.open ? keys.close() : keys.showModal()));
-    make(keys, "pre", "", [...this.named, ...MORE].map(([key, text]) => `${key}  ${text}`).join("\n"));
+    const lines = [...this.named, ...MORE].map(([key, text]) => key.replaceAll("Arrow", "").padEnd(34) + text);
+    make(keys, "pre", "", lines.join("\n"));
     if (!this.editable) return;
     const text = make(this.root, "pre", "seg-written");
     bar.after(text);
@@ -106,14 +107,11 @@ class Browser extends Panel {
     });
   }
 
-  redraw() {
-    this.charts.draw();
-    this.map?.draw(this.chosen);
-  }
+  redraw() { this.charts.draw(); this.map?.draw(this.chosen); }
 
   controls(bar) {
     this.layers = LAYERS.map(([view, text, key]) =>
-      [view, this.button(bar, text, "layer", [key], () => this.look({ view }))]);
+      [view, this.button(bar, text, `layer: ${text}`, [key], () => this.look({ view }))]);
     const outline = () => this.look({ suspect: !this.picture.suspect });
     this.region = this.button(bar, "suspect", "outline the suspect region", ["s"], outline);
     for (const [name, max, value] of [["opacity", 100, 60], ["brightness", 400, 100], ["contrast", 400, 100]]) {
@@ -159,13 +157,16 @@ class Browser extends Panel {
     if (waits(this.asked)) return;
     this.keep();
     const row = this.chosen[this.at], asked = this.asked = performance.now();
-    const late = () => { if (asked === this.asked) this.problems.textContent = "No answer: run this cell again."; };
-    setTimeout(late, SLOW);
-    const shown = await (this.ahead?.row === row ? this.ahead.shown : this.source.show(row.id).catch(() => null));
+    setTimeout(() => { if (asked === this.asked) this.problems.textContent = "No answer: run this cell again."; }, SLOW);
+    const shown = await (this.ahead?.row === row ? this.ahead.shown : this.fetch(row.id));
     if (asked !== this.asked || !shown) return;  // it came so late that it was asked for again, or it never comes
     this.asked = 0;
-    if (this.chosen[this.at] !== row) { this.go(this.at); return; }
-    if (await this.picture.load({ ...shown, id: row.id })) this.show(row);
+    if (this.chosen[this.at] === row) this.show(row, shown); else this.go(this.at);
+  }
+
+  // An image with its layers decoded; null where no answer comes.
+  async fetch(id, training) {
+    try { return await this.picture.decoded(await this.source.show(id, training)); } catch { return null; }
   }
 
   // Go to an image wherever it is: in the list, left out by the filters, or a training image.
@@ -176,20 +177,22 @@ class Browser extends Panel {
     const index = this.chosen.indexOf(row);
     if (index >= 0) { this.go(index); return; }
     this.keep();
-    if (!(await this.picture.load({ ...await this.source.show(id, training), id }))) return;
+    const shown = await this.fetch(id, training);
+    if (!shown) return;
+    this.picture.load(shown);
     this.row = row;
     this.count.textContent = training ? "a training image: step to go back" : "not in the list: step to go back";
     this.tell(row);
   }
 
-  show(row) {
-    if (this.chosen[this.at] !== row) return;  // the filters changed meanwhile
+  show(row, shown) {
     this.keep();
+    this.picture.load(shown);
     const { at } = this, of = this.failed.size, all = of === this.chosen.length ? "failures" : "images";
     const by = at - (this.shownAt ?? -1), next = this.chosen[at + by];
     [this.row, this.shownAt] = [row, at];
     // One step further in the same direction, the next picture is expected.
-    this.ahead = Math.abs(by) === 1 && next ? { row: next, shown: this.source.show(next.id).catch(() => null) } : null;
+    this.ahead = Math.abs(by) === 1 && next ? { row: next, shown: this.fetch(next.id) } : null;
     const rest = this.filters.text ? `chosen (${of} failures in all)` : all;
     this.count.textContent = `${at + 1} of ${this.chosen.length} ${rest}`;
     [this.previous.disabled, this.next.disabled] = [at === 0, at === this.chosen.length - 1];
@@ -214,7 +217,7 @@ class Browser extends Panel {
 
   look(changed) {
     Object.assign(this.picture, changed);
-    const { view, present } = this.picture;
+    const { view, sample: { present } } = this.picture;
     const press = (choice, on, known) => Object.assign(choice, { ariaPressed: String(on), disabled: !known });
     for (const [name, choice] of this.layers) press(choice, name === view, this.picture.has(name));
     this.layers.at(-1)[1].hidden = !this.data.before;
@@ -240,9 +243,9 @@ class Browser extends Panel {
   key(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const { key, target } = event, typing = target === this.text || target.form;
-    let answer = typing || (target.type === "range" && key.startsWith("Arrow")) ? null : this.keys[key];
-    if (!typing && key === "Escape" && this.picture.full) answer = () => this.fill();
-    if (typing && key === "Escape") answer = () => this.root.focus({ preventScroll: true });
+    const leave = typing ? () => this.root.focus({ preventScroll: true }) : this.picture.full && (() => this.fill());
+    const taken = typing || (target.type === "range" && key.startsWith("Arrow"));
+    const answer = key === "Escape" ? leave : !taken && this.keys[key];
     if (answer) { answer(); event.preventDefault(); }
     // VS Code would take other keys for its own: a mistyped x cuts the cell, d d deletes it.
     if (answer || typing || key.length === 1 || ["Delete", "Backspace"].includes(key)) event.stopPropagation();
@@ -250,9 +253,8 @@ class Browser extends Panel {
 }
 
 export function openReport() {
-  const host = document.getElementById("browser");
-  if (!host) return;
-  new Browser(new Embedded(JSON.parse(document.getElementById("data").textContent)), host);
+  const [host, data] = ["browser", "data"].map((id) => document.getElementById(id));
+  if (host) new Browser(new Embedded(JSON.parse(data.textContent)), host);
 }
 
 export default {

@@ -9,9 +9,7 @@ import traitlets
 from IPython.display import display
 
 from seglib import plots, runs
-from seglib.browser.details import Details
-from seglib.browser.layers import LARGEST
-from seglib.browser.listing import VIEWS, describe, listing
+from seglib.browser.details import LARGEST, VIEWS, Details, describe, listing
 from seglib.browser.report import SCRIPT, STYLE, worst_failures, write_findings
 from seglib.failures import VerdictBook
 
@@ -56,10 +54,8 @@ class FailureBrowser:
         live, _ = self.widget._repr_mimebundle_()
         display(live | {"text/plain": repr(self)}, raw=True)
         told = "Run this cell to browse. The worst failures:"
-        display(
-            {"text/html": f"<style>{_SAVED}</style><p class='seg-saved'>{told}</p>", "text/plain": told},
-            raw=True,
-        )
+        styled = f"<style>{_SAVED}</style><p class='seg-saved'>{told}</p>"
+        display({"text/html": styled, "text/plain": told}, raw=True)
         plots.show_small(worst_failures(self.details))
 
     def _answer(self, widget: Front, message: dict[str, Any], _: object) -> None:

@@ -69,7 +69,7 @@ class Charts {
     make(this.matrix, "span");
     for (const c of shown) make(this.matrix, "i", "", "", { title: names[c] }).style.background = colors[c];
     for (const t of shown) {
-      make(this.matrix, "span", "", names[t], { title: names[t] });
+      make(this.matrix, "span", "", names[t], { title: names[t] }).style.borderRight = `6px solid ${colors[t]}`;
       const total = sum(all.map((p) => pixels[t * C + p])) || 1;
       for (const p of shown) {
         const code = t * C + p, share = pixels[code] / total;

@@ -23,15 +23,9 @@ function tally(rows, values) {
 const counted = (...all) => tally(...all).map(([value, count]) => [value, `${value} (${count})`]);
 
 // The bin of an IoU: from its lower edge to below its upper one; 1 is in the last.
-function binOf(miou) {
-  const k = Math.min(BINS - 1, Math.floor(miou * BINS + 1e-9));
-  return miou === null ? "" : [k, k + 1].map((edge) => (edge / BINS).toFixed(2)).join(" to ");
-}
-
-// Whether (x, y) lies in the polygon "x,y x,y ...".
-function within(text) {
-  const polygon = new Path2D(`M${text}Z`), context = document.createElement("canvas").getContext("2d");
-  return (x, y) => context.isPointInPath(polygon, x, y);
+function binOf(miou, bins = BINS) {
+  const k = Math.min(bins - 1, Math.floor(miou * bins + 1e-9));
+  return miou === null ? "" : [k, k + 1].map((edge) => (edge / bins).toFixed(2)).join(" to ");
 }
 
 class Filters {
@@ -123,7 +117,8 @@ class Filters {
     const value = { ...this.values(), [without]: this.initial[without] };
     const [low, high] = [value["mean IoU from"] || 0, value.to || 1].map(Number);
     const words = value.text.toLowerCase().split(/\s+/).filter(Boolean), c = this.names.indexOf(value.class);
-    const lowest = this.inputs.which.selectedIndex > 0, inside = value.map && within(value.map);
+    const lowest = this.inputs.which.selectedIndex > 0, lasso = value.map && new Path2D(`M${value.map}Z`);
+    const canvas = new OffscreenCanvas(1, 1).getContext("2d");
     this.inputs.which.disabled = !value.class;
     this.code = this.pairs.get(value.confusion);
     const has = ({ pixels }) => pixels.reduce((n, v, k) => (k % 2 && pixels[k - 1] === this.code ? v : n), 0);
@@ -133,7 +128,7 @@ class Filters {
       value.confusion && ((row) => (row.confused = has(row)) > 0),
       value.verdict && ((row) => (row.verdict || this.none) === value.verdict),
       value.class && ((row) => (lowest ? row.low.includes(c) : row.worst_class === value.class)),
-      inside && ((row) => inside(row.x, row.y)),
+      lasso && ((row) => canvas.isPointInPath(lasso, row.x, row.y)),
       (low > 0 || high < 1) && (({ miou }) => miou === null || (miou >= low - 1e-9 && miou <= high + 1e-9)),
       words.length && ((row) => {
         const text = SEARCHED.map((name) => row[name] ?? "").join("\n").toLowerCase();

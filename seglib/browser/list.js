@@ -26,7 +26,7 @@ function offer(menu, options) {
 }
 
 // Whether an answer is still to be waited for: not forever, because an interrupted kernel never gives it.
-const waits = (asked) => asked > 0 && performance.now() - asked < 5000;
+const waits = (asked) => asked > 0 && performance.now() - asked < SLOW;
 
 // Small pictures for the images marked as wanted, one at a time so that a step in between need not wait.
 class Thumbs {

@@ -1,8 +1,8 @@
 // The map: images as points where their features lie, near each other where the model sees them alike.
 
 const HUES = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442", "#999999"];
-const COLORED = { IoU: (row) => `${(Math.floor(row.miou * 5) / 5).toFixed(1)} and more`, cause: (row) => row.cause,
-  split: (row) => (row.failed ? "fails" : "passes"), sequence: (row) => row.group };
+const COLORED = { IoU: (row) => binOf(row.miou, 5), cause: (row) => row.cause, sequence: (row) => row.group,
+  split: (row) => (row.failed ? "fails" : "passes") };
 
 class Embedding {
   // lasso(text of the polygon, "" for none), open(id, whether it is a training image), thumb(id, training)
@@ -13,7 +13,7 @@ class Embedding {
     const bar = make(host, "div", "seg-bar");
     make(bar, "span", "seg-muted", "near: alike to the model · drag: lasso · click: open · colour by");
     const oninput = (event) => { this.mode = event.target.value; this.draw(); };
-    offer(make(bar, "select", "", "", { ariaLabel: "colour by", oninput }), Object.keys(COLORED));
+    offer(make(bar, "select", "seg-button", "", { ariaLabel: "colour by", oninput }), Object.keys(COLORED));
     this.keys = make(bar, "span", "seg-keys");
     const canvas = this.canvas = make(make(host, "div", "seg-map"), "canvas");
     this.tip = make(canvas.parentElement, "figure", "seg-tip", "", { hidden: true });
@@ -68,17 +68,18 @@ class Embedding {
       context.fillStyle = color;
       for (const { x, y } of points) context.fillRect(8 + x * wide - size / 2, 8 + y * high - size / 2, size, size);
     };
-    dots(this.points, "#8883", 3);
+    dots(this.points, "#8886", 4);
     const groups = Map.groupBy(chosen.filter((row) => row.x != null), COLORED[mode]);
-    const most = (a, b) => groups.get(b).length - groups.get(a).length, bins = mode === "IoU";
+    const most = (a, b) => !a - !b || groups.get(b).length - groups.get(a).length, bins = mode === "IoU";
     const largest = [...groups.keys()].sort(bins ? collator.compare : most);
     this.keys.replaceChildren();
     swatch(this.keys, "#8886", "training, or filtered out");
     largest.forEach((value, k) => {
-      const bin = Math.min(4, Math.floor(5 * parseFloat(value) + 0.1)) || 0;
-      const color = bins ? `rgb(${CIVIDIS[bin]})` : HUES[k] ?? HUES.at(-1);
+      const last = HUES.length - 1, hue = HUES[value ? Math.min(k, last) : last];
+      const color = bins && value ? `rgb(${CIVIDIS[Math.round(5 * parseFloat(value))]})` : hue;
+      dots(groups.get(value), "#888", 7);  // an edge, so that pale and dark colours show on any ground
       dots(groups.get(value), color, 5);
-      if (k < HUES.length) swatch(this.keys, color, value || "none");
+      if (k <= last) swatch(this.keys, color, k === last && largest.length > HUES.length ? "others" : value || "none");
     });
     const lasso = new Path2D(), toCanvas = new DOMMatrix([wide, 0, 0, high, 8, 8]);
     lasso.addPath(new Path2D(`M${this.path?.join(" ") ?? ""}Z`), toCanvas);

@@ -64,7 +64,7 @@ class Panel {
   judging(host) {
     this.label = make(host, "div", "seg-label");
     this.choices = (this.editable ? this.data.verdicts : []).map((name, k) =>
-      [name, this.button(host, `${k + 1} ${name}`, "press again to remove it", [k + 1], () => this.judge(name))]);
+      [name, this.button(host, `${k + 1} ${name}`, `verdict: ${name}; again to remove it`, [k + 1], () => this.judge(name))]);
     if (this.editable) {
       this.button(host, "undo", "take the last verdict back", ["u"], () => {
         const last = this.past.pop() ?? [];

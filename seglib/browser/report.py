@@ -21,10 +21,8 @@ from matplotlib.figure import Figure
 
 from seglib import evaluate, plots
 from seglib import failures as found
-from seglib.browser.details import Details
-from seglib.browser.layers import thumbnail
-from seglib.browser.listing import NO_VERDICT, describe, listing
-from seglib.data import IGNORE, error_map, fitting, overlay, present
+from seglib.browser.details import NO_VERDICT, Details, describe, listing, thumbnail
+from seglib.data import error_map, fitting, overlay
 from seglib.failures import VerdictBook
 from seglib.runs import display_path, write_text
 
@@ -34,6 +32,7 @@ GALLERY, PICTURED = 12, 6  # failures in the report when it is printed, and in t
 ROWS = 5_000  # in it at most: more would leave no room for pictures
 _TABLE_ROWS = 10  # of a table in the summary
 _HEADS = {"share": "of true class", "gain": "gain, mean IoU", "gain_image": "gain, mean IoU of an image"}
+_HEADS |= {"truth": "ground truth", "miou": "mean IoU"}
 _LAYERS = ("image", "ground truth", "prediction", "errors")
 _SUSPECTS = ["id", "label_score", "suspect_kind", "suspect_given", "suspect_suggested"]
 _HERE = Path(__file__).parent
@@ -56,18 +55,13 @@ def write_report(details: Details) -> Path:
     table, failed = details.table, len(details.analysis.failures)
     table = table if details.browse == "all" else table.head(failed)
     shown = table.head(ROWS)
-    page = _worst(details, book) | {
-        "title": f"{about['run']}, {details.evaluation.split}",
-        "about": about,
-        "headline": f"{failed:,} images fail: {about['a failure is']}.",
-        "tables": _summary(details, book),
-        "script": (script, _hash(script)),
-        "style": (style, _hash(style)),
-        "total": len(table),
-        "listed": len(shown),
-    }
     data, ious = listing(details, book, len(shown)) | {"pictures": {}, "nearest": {}}, details.class_ious
     data["facts"] = {sample: describe(row, ious.loc[sample]) for sample, row in shown.iterrows()}
+    page = _worst(details, book, data) | {
+        "title": f"{about['run']}, {details.evaluation.split}", "about": about,
+        "headline": f"{failed:,} images fail: {about['a failure is']}.", "tables": _summary(details, book),
+        "script": (script, _hash(script)), "style": (style, _hash(style)), "total": len(table), "listed": len(shown),
+    }  # fmt: skip
     template = _PAGES.get_template("report_template.html")
     room = LIMIT - len(template.render(page, data=_block(data)).encode())
     for sample in shown.index:
@@ -86,9 +80,8 @@ def write_report(details: Details) -> Path:
 def write_findings(details: Details) -> str:
     """Write actions.yaml and report.html into the failures folder, and return what to do as text."""
     path, text = found.write_actions(details.analysis)
-    lines = [
-        textwrap.fill(line, 100, subsequent_indent="    ") for line in text.splitlines()
-    ]  # no page breaks words
+    # no page breaks words
+    lines = [textwrap.fill(line, 100, subsequent_indent="    ") for line in text.splitlines()]
     return "\n".join(lines) + f"\n\nWritten: {display_path(path)}, {display_path(write_report(details))}"
 
 
@@ -96,39 +89,34 @@ def worst_failures(details: Details) -> Figure:
     """Draw image, ground truth, prediction and errors of the worst failures, for a notebook without a kernel."""
     cells, titles, failures = [], [], details.analysis.failures.head(PICTURED)
     for row in failures.itertuples():
-        cells += _layers(details, row.id)[0]
+        cells += _layers(details, row.id)
         titles += [f"{row.id}: {row.miou:.2f}, {row.cause}", *_LAYERS[1:]]
     return plots.image_grid([fitting(cell, most=480)[0] for cell in cells], titles)
 
 
-def _layers(details: Details, sample: str) -> tuple[list[np.ndarray], list[int]]:
-    """Draw the `_LAYERS` of an image, (H, W, 3) uint8 each, and list the class ids that they show."""
+def _layers(details: Details, sample: str) -> list[np.ndarray]:
+    """Draw the `_LAYERS` of an image, (H, W, 3) uint8 each."""
     image, truth, pred = evaluate.read_layers(details.evaluation, sample)
     masks = [overlay(image, mask, details.classes, 0.6) for mask in (truth, pred)]
-    return [image, *masks, error_map(image, truth, pred)], present(truth, pred)
+    return [image, *masks, error_map(image, truth, pred)]
 
 
-def _worst(details: Details, book: VerdictBook) -> dict[str, Any]:
-    """Collect what gallery.html shows."""
-    classes, entries, ids = details.classes, [], set()
-    count = len(details.analysis.failures)
-    for sample, row in details.table.head(min(count, GALLERY)).iterrows():
-        facts, given = describe(row), book.get(sample)
+def _worst(details: Details, book: VerdictBook, data: dict) -> dict[str, Any]:
+    """Collect what gallery.html shows of the `data` that is embedded."""
+    entries, count = [], len(details.analysis.failures)
+    for sample in details.table.index[: min(count, GALLERY, len(data["rows"]))]:
+        facts, given = data["facts"][sample], book.get(sample)
         lines = [f"{name} {value}" for name, value in facts["rows"] if name in ("mean IoU", "top confusion")]
         lines += [facts[name] for name in ("cause", "evidence", "suggestion")]
         pictures, problem = {}, ""
         try:
-            layers, held = _layers(details, sample)
-            ids |= set(held)
-            shown = zip(_LAYERS, layers, strict=True)
+            shown = zip(_LAYERS, _layers(details, sample), strict=True)
             pictures = {n: f"data:image/jpeg;base64,{_base64(thumbnail(p, 180))}" for n, p in shown}
         except (OSError, ValueError) as error:
             problem = str(error)
         told = {"id": sample, "lines": lines, "given": [given.verdict, given.note]}
         entries.append(told | {"pictures": pictures, "problem": problem})
-    names = dict(enumerate(classes.names)) | {IGNORE: "ignored"}
-    colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in classes.palette()]
-    legend = [(colors[c], names.get(c, f"unknown id {c}")) for c in sorted(ids)]
+    legend = [*zip(data["colors"], data["names"], strict=True), ("#000000", "ignored")]
     return {"layers": _LAYERS, "entries": entries, "legend": legend, "of": count}
 
 
@@ -155,7 +143,7 @@ def _table(title: str, table: pd.DataFrame) -> dict[str, Any]:
 
 def _cell(value: object) -> tuple[str, bool]:
     if not isinstance(value, Real):
-        return str(value), False
+        return str(value) or "none", False
     return (f"{value:,d}" if isinstance(value, Integral) else f"{value:,.3f}".replace("nan", "–")), True
 
 

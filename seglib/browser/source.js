@@ -5,8 +5,9 @@
 // wish to write; once it is gone, a promise is refused or waits for ever.
 
 const inflate = async (bytes) => {
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
+  const stream = new DecompressionStream("deflate"), writer = stream.writable.getWriter();
+  for (const sent of [writer.write(bytes), writer.close()]) sent.catch(() => {});  // reading fails too, and says so
+  return new Uint8Array(await new Response(stream.readable).arrayBuffer());
 };
 
 class Kernel {
@@ -21,10 +22,7 @@ class Kernel {
 
   get filters() { return this.model.get("filters"); }
 
-  set filters(text) {
-    this.model.set("filters", text);
-    this.model.save_changes();
-  }
+  set filters(text) { this.model.set("filters", text); this.model.save_changes(); }
 
   close() { this.model.off("msg:custom", this.hear); }
 

@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from seglib import checks, evaluate, metrics, runs, train
-from seglib.data import IGNORE, fitting, overlay, read_image
+from seglib.data import IGNORE, overlay, read_image
 from seglib.evaluate import Evaluation
 from seglib.failures import causes, novelty
 from seglib.failures.error_types import lost_iou, pixel_price
@@ -19,8 +19,7 @@ from seglib.failures.label_errors import SUSPECT, Findings, LabelCheck, grow_reg
 from seglib.failures.novelty import Scorer, TrainingImages
 from seglib.params import Evaluate
 
-_THUMBNAIL = 256  # pixels, longer side of the copies of the nearest training images
-_FOLDERS = ("images", "masks", "predictions", "overlays", "confidences", "suspects", "nearest")  # of PNGs
+_FOLDERS = ("images", "masks", "predictions", "overlays", "confidences", "suspects")  # of PNGs
 
 
 class Observed(NamedTuple):
@@ -71,8 +70,7 @@ def analyse(evaluation: Evaluation, failures: pd.DataFrame, progress: bool = Fal
         order = {"ascending": [False, True], "kind": "stable", "ignore_index": True}
         suspects = suspects.sort_values(["label_score", "label_quality"], **order)
         found = Analysis(evaluation, run.failures(name), table, images, suspects, labels, training, features)
-        _write_pictures(found, folder)
-        _write_tables(found, folder)
+        _write(found, folder)
     return found
 
 
@@ -158,8 +156,9 @@ def explain_failures(evaluation: Evaluation, failures: pd.DataFrame, images: pd.
     return pd.concat([table, causes.explain(table)], axis=1)
 
 
-def _write_pictures(found: Analysis, folder: Path) -> None:
-    images, classes, training = found.images, found.evaluation.classes, found.evaluation.training_dataset
+def _write(found: Analysis, folder: Path) -> None:
+    """Write the pictures of failures and suspects, and all tables."""
+    images, classes = found.images, found.evaluation.classes
     for row in images[images["failed"] | images["suspect"]].itertuples():
         (image, truth, pred), name = evaluate.read_layers(found.evaluation, row.id), f"{row.id}.png"
         if row.failed:
@@ -169,25 +168,18 @@ def _write_pictures(found: Analysis, folder: Path) -> None:
             evaluate.save_ids(folder / "predictions" / name, pred, classes)
         if row.pixels > 0:
             save_png(folder / "suspects" / name, 255 * grow_region(truth, pred, row.seed, row.by_given))
-    paths = training.samples.set_index("id")["image"]
-    for name in {name for names in found.failures["nearest"] for name in names}:
-        image = read_image(training.root / paths[name], form=training.form)
-        save_png(folder / "nearest" / f"{name}.png", fitting(image, most=_THUMBNAIL)[0])
+    table, boxes = found.failures, found.failures["suspect_box"]
+    boxes = [[int(v) for v in box.split()] or None for box in boxes]
+    runs.write_csv(folder / "suspects.csv", found.suspects)
+    runs.write_csv(folder / "label_check.csv", found.labels.kinds)
+    runs.write_json(folder / "failures.json", table.assign(suspect_box=boxes).to_dict("records"))
+    runs.write_csv(folder / "failures.csv", table.assign(nearest=table["nearest"].map(json.dumps)))
 
 
 def save_png(path: Path, pixels: np.ndarray) -> None:
     """Write (H, W) or (H, W, 3) values 0-255 as a PNG."""
     with runs.atomic_path(path) as temporary:
         Image.fromarray(pixels.astype(np.uint8)).save(temporary, format="PNG")
-
-
-def _write_tables(found: Analysis, folder: Path) -> None:
-    flat = found.failures.assign(nearest=found.failures["nearest"].map(json.dumps))
-    boxes = [[int(v) for v in box.split()] or None for box in found.failures["suspect_box"]]
-    runs.write_csv(folder / "suspects.csv", found.suspects)
-    runs.write_csv(folder / "label_check.csv", found.labels.kinds)
-    runs.write_json(folder / "failures.json", found.failures.assign(suspect_box=boxes).to_dict("records"))
-    runs.write_csv(folder / "failures.csv", flat)
 
 
 def sequence_means(analysis: Analysis) -> pd.DataFrame:

@@ -132,13 +132,9 @@ def disagreement(truth: np.ndarray, pred: np.ndarray, by_given: bool) -> tuple[n
 
 
 def _regions(
-    seen: View,
-    truth: np.ndarray,
-    ratio: np.ndarray,
-    inner: np.ndarray,
-    lines: np.ndarray,
+    seen: View, truth: np.ndarray, ratio: np.ndarray, inner: np.ndarray, lines: np.ndarray,
     changed: np.ndarray,
-) -> Iterator[dict]:
+) -> Iterator[dict]:  # fmt: skip
     """Yield what the regions with most evidence tell.
 
     given, suggested: class ids of mask and model. y, x: one of its pixels. by_given: connected by its given
@@ -157,11 +153,9 @@ def _regions(
             place = np.s_[max(0, y0 - 4) : y1 + 4, max(0, x0 - 4) : x1 + 4]
             inside, color = labels[place] == k, seen.color[place]
             pair = int(values[k]), int(np.bincount(other[place][inside], weight[place][inside]).argmax())
-            edge, around = (
-                inside & ~ndimage.binary_erosion(inside),
-                ndimage.binary_dilation(inside, iterations=4),
-            )
-            ring = around & ~inside & (truth[place] == pair[not by_given])
+            edge = inside & ~ndimage.binary_erosion(inside)
+            around = ndimage.binary_dilation(inside, iterations=4) & ~inside
+            ring = around & (truth[place] == pair[not by_given])
             own = edge & seen.outline[place] & ~lines[place]
             shared = edge & lines[place] & ~seen.outline[place]
             edges, core, parts = seen.edges[place], inside & ~edge, {"": edge, "_own": own, "_mask": shared}
@@ -169,23 +163,16 @@ def _regions(
             on = {name: edges[part].mean() + _FLAT if part.any() else within for name, part in parts.items()}
             change = np.abs(color[inside].mean(0) - color[ring].mean(0)).mean() if ring.any() else 0.0
             yield {
-                "given": pair[not by_given],
-                "suggested": pair[by_given],
-                "by_given": by_given,
-                "pixels": int(sizes[k]),
-                "y": y0,
-                "x": x0 + int(np.flatnonzero(labels[y0, x0:x1] == k)[0]),
-                "box": (y0, x0, y1, x1),
-                "hit": changed[place][inside].mean(),
-                "size": np.log(sizes[k] / labels.size),
-                "contradicted": ratio[place][inside].mean(),
-                "mass": np.log(mass[k] / sizes[k] + 1e-2),
-                "own": own.sum() / edge.sum(),
+                "given": pair[not by_given], "suggested": pair[by_given], "by_given": by_given,
+                "pixels": int(sizes[k]), "y": y0, "x": x0 + int(np.flatnonzero(labels[y0, x0:x1] == k)[0]),
+                "box": (y0, x0, y1, x1), "hit": changed[place][inside].mean(),
+                "size": np.log(sizes[k] / labels.size), "contradicted": ratio[place][inside].mean(),
+                "mass": np.log(mass[k] / sizes[k] + 1e-2), "own": own.sum() / edge.sum(),
                 "of_mask": _covered(of_mask[place][inside], mask_sizes, sizes[k]),
                 "of_pred": _covered(of_pred[place][inside], pred_sizes, sizes[k]),
                 "color": np.log(change + 2.0),
                 **{f"edge{name}": np.log(strength / within) for name, strength in on.items()},
-            }
+            }  # fmt: skip
 
 
 def _covered(labels: np.ndarray, sizes: np.ndarray, pixels: int) -> float:

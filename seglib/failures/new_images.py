@@ -2,9 +2,7 @@
 
 import base64
 import hashlib
-import json
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,25 +63,23 @@ def predict_folder(
     other = novelty.load_scorer(against, spec.classes) if against else None
     with runs.lock(out / ".writing", "predicting"):
         _claim(images, out, files, {"run": _digest(run), "against": _digest(against)})
-        rows, form = _measured(out), ImageForm(**spec.images)
-        todo = [name for name in files if name not in rows]
-        bar = {"total": len(files), "initial": len(rows), "unit": "image", "disable": not progress}
-        with (out / "images.jsonl").open("a", encoding="utf-8") as lines, ThreadPoolExecutor(2) as pool:
-            lines.write("\n")  # what a killed process left of a line stays a line of its own
+        facts, form = {name: out / "facts" / f"{name}.json" for name in files}, ImageForm(**spec.images)
+        todo = [name for name, path in facts.items() if not path.is_file()]
+        done = len(files) - len(todo)
+        with ThreadPoolExecutor(2) as pool:
             read = data.map_ahead(pool, lambda name: (name, _read(images / files[name], form)), todo, ahead=2)
-            for name, image in tqdm(read, "predicting", **bar):
+            bar = tqdm(read, "predicting", len(files), initial=done, unit="image", disable=not progress)
+            for name, image in bar:
                 row = {"id": name, "image": files[name], "error": image if isinstance(image, str) else ""}
                 if not row["error"]:
                     row |= _predict(image, images / files[name], out, name, scorer, other)
-                lines.write(json.dumps(row) + "\n")
-                lines.flush()
-                rows[name] = row
-        training = None
+                runs.write_json(facts[name], row)
+        rows, training = [runs.read_json(path) for path in facts.values()], None
         try:
             training = novelty.observe_training(run, evaluate.run_dataset(run), scorer, progress)
         except DatasetError as error:
             tqdm.write(f"Distance from the training images and degradation stay unknown: {error}")
-        table, features = _table([rows[name] for name in files], training, spec.classes.names)
+        table, features = _table(rows, training, spec.classes.names)
         ranked = table.sort_values("disagreement", ascending=False, kind="stable")  # NaN: the same order
         runs.write_csv(out / "predictions.csv", ranked)
     return NewImages(table, features, training, scorer)
@@ -103,16 +99,6 @@ def _claim(images: Path, out: Path, files: dict[str, str], about: dict[str, str]
 
 def _digest(run: Run | None) -> str:
     return f"{run.name} {hashlib.sha256(run.best_checkpoint.read_bytes()).hexdigest()[:16]}" if run else ""
-
-
-def _measured(out: Path) -> dict[str, dict[str, Any]]:
-    """Read images.jsonl, by id, without a line that a killed process did not finish."""
-    rows, path = {}, out / "images.jsonl"
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
-        with suppress(ValueError):
-            row = json.loads(line)
-            rows[row["id"]] = row
-    return rows
 
 
 def _read(path: Path, form: ImageForm) -> np.ndarray | str:
@@ -165,7 +151,8 @@ def _table(rows: list, training: TrainingImages | None, names: tuple) -> tuple[p
         reference = checks.Reference.of(training.qualities)
         table.loc[good, "novelty"] = novel.to_numpy(float)
         for k, share in zip(good, novel, strict=True):
-            detail = checks.degradation(rows[k]["qualities"], reference)[2]
+            qualities = pd.Series(rows[k]["qualities"], dtype=float)  # null: NaN
+            detail = checks.degradation(qualities, reference)[2]
             found = [f"degraded, {detail}" if detail else "", _UNLIKE.format(share) if share >= NOVEL else ""]
             told[k] = " ".join(filter(None, found))
     kinds = {"height": "Int64", "width": "Int64", "novelty": float, "disagreement": float}
@@ -201,13 +188,10 @@ def label_next(
     places, distances = choose(value, new.features, new.training.features, count)
     columns = {"rank": range(1, len(places) + 1), "distance": distances, "score": value[places] * distances}
     chosen = table.iloc[places].assign(**columns)[_CHOSEN].reset_index(drop=True)
-    paths, form = chosen.set_index("id")["image"].to_dict(), evaluation.dataset.form
-
-    def read(name: str) -> tuple[np.ndarray, np.ndarray]:
-        image = data.read_image(runs.resolve_path(images) / paths[name], form=form)
-        return image, evaluate.read_ids(out / "masks" / f"{name}.png")
-
-    write_annotations(out / "label_next.zip", evaluation.classes, list(paths), read)
+    folder, form, ids = runs.resolve_path(images), evaluation.dataset.form, chosen["id"].tolist()
+    pictures = (data.read_image(folder / path, form=form) for path in chosen["image"])
+    masks = (evaluate.read_ids(out / "masks" / f"{name}.png") for name in ids)
+    write_annotations(out / "label_next.zip", evaluation.classes, ids, zip(pictures, masks, strict=True))
     runs.write_json(out / "label_next.json", {"split": evaluation.split, "images": len(table)} | sure)
     runs.write_csv(out / "label_next.csv", chosen)
     return chosen

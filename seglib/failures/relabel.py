@@ -61,18 +61,17 @@ def export_for_relabelling(
     if unknown := [i for i in ids if i not in rows.index]:
         told = f"{len(unknown)} of {len(ids)} samples to export are not in dataset {dataset.name!r}"
         raise DatasetError(f"{told}: {', '.join(map(repr, unknown[:3]))}.")
-
-    def read(sample: str) -> tuple[np.ndarray, np.ndarray]:
-        image, mask = data.read_pair(dataset, rows.loc[sample])
-        return image, saved_prediction(evaluation, sample, mask.shape) if masks == "predictions" else mask
-
-    return write_annotations(Path(out), evaluation.classes, ids, read)
+    pairs = (data.read_pair(dataset, rows.loc[sample]) for sample in ids)
+    if masks == "predictions":
+        drawn = zip(ids, pairs, strict=True)
+        pairs = ((image, saved_prediction(evaluation, name, mask.shape)) for name, (image, mask) in drawn)
+    return write_annotations(Path(out), evaluation.classes, ids, pairs)
 
 
 def write_annotations(
-    out: Path, classes: ClassMap, ids: list[str], read: Callable[[str], tuple[np.ndarray, np.ndarray]]
+    out: Path, classes: ClassMap, ids: list[str], pairs: Iterable[tuple[np.ndarray, np.ndarray]]
 ) -> Path:
-    """Write the zip of `export_for_relabelling`; `read` gives image (H, W, 3) and mask (H, W) of an id."""
+    """Write the zip of `export_for_relabelling`; `pairs` are image (H, W, 3) and mask (H, W) of each id."""
     odd = [name for name in (*classes.names, *ids) if name != name.strip() or not name.isprintable()]
     if odd := odd + [name for name in classes.names if ":" in name or name.startswith("#")]:
         raise ValueError(f"CVAT's lists cannot hold the name {odd[0]!r}: rename it, a class in dataset.yaml.")
@@ -80,8 +79,7 @@ def write_annotations(
     for c, color in labels.values():
         table[c] = color
     with atomic_path(out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-        for sample in ids:
-            image, mask = read(sample)
+        for sample, (image, mask) in zip(ids, pairs, strict=True):
             # objects too: CVAT takes the background for one, of a label that no task has, where there are none
             kinds = {"JPEGImages": image, "SegmentationClass": table[mask], "SegmentationObject": table[mask]}
             for kind, picture in kinds.items():
@@ -107,7 +105,7 @@ def import_corrections(source: str | Path, dataset: Dataset, out: str | Path) ->
     """
     source, out = Path(source), Path(out)
     if source.is_dir():
-        found = [(path.stem, partial(_read_ids, path)) for path in source.rglob("*.png")]
+        found = [(path.stem, lambda _, path=path: data.read_stored(path)) for path in source.rglob("*.png")]
         table, files = _changes(dataset, out, found, ClassMap(dataset.classes.names))
     else:
         try:
@@ -125,14 +123,6 @@ def import_corrections(source: str | Path, dataset: Dataset, out: str | Path) ->
         with atomic_path(out / target) as temporary:
             temporary.write_bytes(content)
     return table
-
-
-def _read_ids(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """Read a mask of class ids, (H, W)."""
-    ids = data.read_stored(path)
-    if ids.shape != shape:
-        raise ValueError(f"it is {ids.shape}, its mask {shape}")
-    return ids
 
 
 def _read_labelmap(archive: zipfile.ZipFile, classes: ClassMap) -> ClassMap:
@@ -188,7 +178,10 @@ def _changes(
     for row in samples[samples["id"].isin(masks)].itertuples():
         original, target, changed = data.read_mask(dataset.root / row.mask, dataset.classes), "", 0
         try:
-            mask = labels.encode(masks[row.id](original.shape))
+            stored = masks[row.id](original.shape)
+            if stored.shape[:2] != original.shape:
+                raise ValueError(f"it is {stored.shape}, its mask {original.shape}")
+            mask = labels.encode(stored)
             if changed := int((mask != original).sum()):
                 # a mask beside the dataset ("../masks/a.png") comes to lie inside `out` like all others
                 parts = [part for part in PurePosixPath(row.mask).parts if part not in ("..", "/")]

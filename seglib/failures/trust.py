@@ -21,22 +21,19 @@ def warnings_of(analysis: Analysis) -> str:
     """Say how well the mean confidence over pixels, and over classes, warns of failures: a line each."""
     images, evaluation = analysis.images, analysis.evaluation
     units, _ = units_of(evaluation.dataset.split(evaluation.split), images["miou"])
-    names = {"confidence": "confidence", "class_confidence": "confidence by class"}
-    signals = [(images[column].to_numpy(float), name) for column, name in names.items()]
-    return "\n".join(warning(signal, images["failed"].to_numpy(), units, name) for signal, name in signals)
-
-
-def warning(signal: np.ndarray, failed: np.ndarray, units: np.ndarray, name: str = "confidence") -> str:
-    """Say whether a signal (N,) warns of failures, see `early_warning`; where it is NaN, an image is left out."""
-    known = np.isfinite(signal)
-    signal, failed, units = signal[known], failed[known], units[known]
-    bad, good = failed.sum(), (~failed).sum()
-    if min(bad, good) < FEWEST:
-        few = f"{bad} failed and {good} sound images have a {name}"
-        return f"{few}: at least {FEWEST} of each are needed to say whether it warns."
-    auroc, p = early_warning(signal, failed, units)
-    what = "warns of failures" if p <= LEVEL else "may be no better than chance"
-    return f"AUROC of the {name} for failure {auroc:.2f} (permutation p {p:.3f}): it {what}."
+    lines = []
+    for column, name in (("confidence", "confidence"), ("class_confidence", "confidence by class")):
+        known = images[column].notna().to_numpy()
+        signal, failed = images.loc[known, column].to_numpy(float), images.loc[known, "failed"].to_numpy()
+        bad, good = failed.sum(), (~failed).sum()
+        if min(bad, good) < FEWEST:
+            few = f"{bad} failed and {good} sound images have a {name}"
+            lines.append(f"{few}: at least {FEWEST} of each are needed to say whether it warns.")
+            continue
+        auroc, p = early_warning(signal, failed, units[known])
+        what = "warns of failures" if p <= LEVEL else "may be no better than chance"
+        lines.append(f"AUROC of the {name} for failure {auroc:.2f} (permutation p {p:.3f}): it {what}.")
+    return "\n".join(lines)
 
 
 def early_warning(

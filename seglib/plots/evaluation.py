@@ -76,9 +76,8 @@ def per_class_image_iou(per_image_class_iou: pd.DataFrame, classes: ClassMap, ax
     """
     table = per_image_class_iou.reindex(columns=list(classes.names)).astype(float)
     order = list(table.median().sort_values(kind="stable").index)
-    groups = {
-        name: (table[name], color) for name, color in zip(order, style.rgb(order, classes), strict=True)
-    }
+    colors = zip(order, style.rgb(order, classes), strict=True)
+    groups = {name: (table[name], color) for name, color in colors}
     title = "Classes by image, lowest median first"
     ax = style.strips(ax, groups, title, "IoU of the class in an image", xlim=(0, 1))
     rows = np.arange(len(order))
@@ -188,9 +187,8 @@ def lost_iou(failures: pd.DataFrame, count: int = 20, ax: Axes | None = None) ->
     if table.empty:
         return style.empty(ax, "no failure of which it is known where the IoU was lost")
     title = f"Where the IoU was lost: the worst {len(table)} of {len(failures)} failures"
-    ax = style.rows(
-        ax, table["id"], title, "lost IoU (1 - mean IoU of the image)", 0.25, width=50, xlim=(0, 1)
-    )
+    xlabel = "lost IoU (1 - mean IoU of the image)"
+    ax = style.rows(ax, table["id"], title, xlabel, 0.25, width=50, xlim=(0, 1))
     start = np.zeros(len(table))
     for kind, (color, hatch, label) in _ERRORS.items():
         part = table[f"lost_{kind}"].to_numpy(float)

@@ -19,12 +19,9 @@ Arrays = Sequence[np.ndarray]
 
 @style.apply
 def image_grid(
-    images: Arrays,
-    titles: Sequence[object] = (),
-    columns: int = 4,
-    legend: Sequence[Patch] = (),
+    images: Arrays, titles: Sequence[object] = (), columns: int = 4, legend: Sequence[Patch] = (),
     side: float = 0,
-) -> Figure:
+) -> Figure:  # fmt: skip
     """Show (H, W, 3) uint8 RGB images of any sizes in rows, `side` inches wide, each under its title."""
     if not len(images):
         return style.empty(None, "no images").figure

@@ -73,8 +73,9 @@ const model = {
   set: (_, text) => { model.text = text; }, save_changes: () => {},
   send: async (message) => {
     const [content, buffers] = await window.kernel(message);
-    const bytes = (text) => new DataView(Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer);
-    for (const hear of hears) hear(content, buffers.map(bytes));
+    const bytes = async (text) => new DataView(await (await fetch(`data:;base64,${text}`)).arrayBuffer());
+    const views = await Promise.all(buffers.map(bytes));
+    for (const hear of hears) hear(content, views);
   },
 };
 window.model = model;

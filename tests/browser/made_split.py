@@ -46,9 +46,8 @@ def scene(random: np.random.Generator, size: tuple[int, int]) -> dict[str, np.nd
     edge = (np.roll(pred, 2, 0) != pred) | (np.roll(pred, 2, 1) != pred)
     confidence = np.where(edge, 120, 235) - random.integers(0, 20, (height, width))
     layers = {"images": image, "masks": given, "predictions": pred, "confidences": confidence}
-    return {
-        kind: array.astype(np.uint8) for kind, array in (layers | {"suspects": (truth == 3) * 255}).items()
-    }
+    layers["suspects"] = (truth == 3) * 255
+    return {kind: array.astype(np.uint8) for kind, array in layers.items()}
 
 
 def evaluation(run: Run, dataset: Dataset, miou: np.ndarray) -> Evaluation:
@@ -66,39 +65,26 @@ def measured(found: Evaluation, failing: int) -> pd.DataFrame:
     """What 04 measures of every image: the columns of `Analysis.images`."""
     count, random = len(found.per_image), np.random.default_rng(1)
     lost = random.dirichlet(np.ones(5), count) * (1 - found.per_image["miou"].to_numpy())[:, None]
-    return found.per_image[["id", "group", "miou", "confidence"]].assign(
-        failed=np.arange(count) < failing,
-        label_score=random.uniform(0, 1, count).round(4),
-        label_quality=0.5,
-        suspect=False,
-        suspect_kind="swapped class",
-        suspect_given="building",
-        suspect_suggested=EVIL,
-        pixels=9,
-        degradation=[("", "blur", "dark")[k % 3] for k in range(count)],
-        degradation_z=random.uniform(0, 9, count).round(2),
-        novelty=random.uniform(0, 1, count).round(3),
-        nearest=[TRAINING[:2]] * count,
-        **{f"lost_{kind}": lost[:, k] for k, kind in enumerate(ERROR_KINDS)},
-    )
+    table = found.per_image[["id", "group", "miou", "confidence"]].assign(failed=np.arange(count) < failing)
+    table = table.assign(label_score=random.uniform(0, 1, count).round(4), label_quality=0.5, suspect=False)
+    table = table.assign(suspect_kind="swapped class", suspect_given="building", suspect_suggested=EVIL)
+    table["degradation"] = [("", "blur", "dark")[k % 3] for k in range(count)]
+    table["degradation_z"] = random.uniform(0, 9, count).round(2)
+    table["novelty"] = random.uniform(0, 1, count).round(3)
+    table[[f"lost_{kind}" for kind in ERROR_KINDS]] = lost
+    return table.assign(pixels=9, nearest=[TRAINING[:2]] * count)
 
 
 def explained(images: pd.DataFrame) -> pd.DataFrame:
     """The failures among them, with every cause in turn."""
     table = images[images["failed"]].drop(columns="failed").reset_index(drop=True)
     rank, cause = table.index, pd.Series(np.resize(CAUSES, len(table)), dtype=str)
-    return table.assign(
-        severity=np.where(rank < 3, "guessing", np.where(rank < 9, "clear", "near-threshold")),
-        worst_class_iou=0.0,
-        top_confusion=np.where(rank % 2, f"{POLE} -> building", "car -> road"),
-        top_confusion_share=0.1,
-        best_fix=f"{POLE} -> building",
-        best_fix_gain=0.059,
-        cause=cause,
-        cause_strength=0.6,
-        evidence=cause + f": the model is sure of {EVIL} where the mask says building.",
-        suggestion="Look at the mask; relabel or exclude it.",
-    )
+    table["severity"] = np.where(rank < 3, "guessing", np.where(rank < 9, "clear", "near-threshold"))
+    table["top_confusion"] = np.where(rank % 2, f"{POLE} -> building", "car -> road")
+    table = table.assign(worst_class_iou=0.0, top_confusion_share=0.1, cause=cause, cause_strength=0.6)
+    table = table.assign(best_fix=f"{POLE} -> building", best_fix_gain=0.059)
+    table["evidence"] = cause + f": the model is sure of {EVIL} where the mask says building."
+    return table.assign(suggestion="Look at the mask; relabel or exclude it.")
 
 
 def write_split(
@@ -129,10 +115,8 @@ def write_split(
     write_json(now.params, {"architecture": "Unet", "encoder": "resnet18"})
     images, features = measured(found, failing), random.normal(size=(count + 3, 8)).astype(np.float32)
     training = type("Training", (), {"samples": samples[count:], "features": features[count:]})
-    suspects = images[
-        ["id", "label_score", "suspect", "suspect_kind", "suspect_given", "suspect_suggested", "failed"]
-    ]
-    tables = explained(images), images, suspects, None
+    columns = ["id", "label_score", "suspect", "suspect_kind", "suspect_given", "suspect_suggested", "failed"]
+    tables = explained(images), images, images[columns], None
     analysis = Analysis(found, now.failures("test"), *tables, training, features[:count])
     threshold = Threshold(round(miou[failing] - 0.001, 3) if failing < count else 1.0)
     return Details(analysis, threshold, browse, earlier if before else None)

@@ -29,17 +29,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    token = secrets.token_hex(16)
-    env = os.environ | {
-        "JUPYTER_TOKEN": token,
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}",
-        "OMP_NUM_THREADS": "1",
-    }
-    names = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
-    env |= {
-        name: str(folder / name.lower())
-        for name in (*names, "JUPYTERLAB_WORKSPACES_DIR", "JUPYTERLAB_SETTINGS_DIR")
-    }
+    token, path = secrets.token_hex(16), f"{ROOT}{os.pathsep}{Path(__file__).parent}"
+    env = os.environ | {"JUPYTER_TOKEN": token, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    folders = ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR")
+    folders = [f"JUPYTER_{kind}" for kind in folders] + ["IPYTHONDIR"]
+    folders += ["JUPYTERLAB_WORKSPACES_DIR", "JUPYTERLAB_SETTINGS_DIR"]
+    env |= {name: str(folder / name.lower()) for name in folders}
     flags = ("--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0")
     flags += ("--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={folder}", "--LabApp.news_url=")
     command = [sys.executable, "-m", "jupyterlab", *flags]
@@ -130,10 +125,10 @@ def test_a_held_key_does_not_queue_up_and_the_saved_notebook_shows_a_picture(lab
     with opened(address, []) as page:
         browser = run_all(page)
         browser.focus()
-        page.evaluate(
-            "() => { for (let k = 0; k < 100; k++) document.querySelector('.seg-browser')"
-            ".dispatchEvent(new KeyboardEvent('keydown', {key: 'j', bubbles: true})); }"
+        held = (
+            "for (let k = 0; k < 100; k++) browser.dispatchEvent(new KeyboardEvent('keydown', {key: 'j'}));"
         )
+        browser.evaluate(f"(browser) => {{ {held} }}")
         settled(lambda: shown(page), IDS[100])
 
         # Saved and without its kernel, the notebook shows a picture, which would only repeat the live browser.

@@ -11,8 +11,7 @@ from made_split import POLE, names, write_split
 from PIL import Image
 
 from seglib.browser import Details, FailureBrowser
-from seglib.browser.layers import pack_layers
-from seglib.browser.listing import describe, listing
+from seglib.browser.details import describe, listing, pack_layers
 from seglib.evaluate import evaluate_run
 from seglib.failures import ERROR_KINDS, VERDICTS, Threshold, VerdictBook, analyse, find_failures
 from seglib.params import Evaluate

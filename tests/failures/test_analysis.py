@@ -26,9 +26,9 @@ def run(trained_root) -> Run:
     return Run.open("tiny")
 
 
-def analysed(run: Run, split: str = "test", threshold: float = 2.0) -> failures.Analysis:
+def analysed(run: Run, threshold: float = 2.0) -> failures.Analysis:
     """Every image fails at a threshold above 1."""
-    evaluation = evaluate_run(Evaluate(run="tiny", split=split))
+    evaluation = evaluate_run(Evaluate(run="tiny", split="test"))
     return failures.analyse(evaluation, failures.find_failures(evaluation, threshold))
 
 
@@ -50,10 +50,8 @@ def test_it_writes_what_it_says(run):
     for row in suspects.itertuples():
         region = failures.suspect_region(found.evaluation, row.id)
         assert (0 if region is None else region.sum()) == row.pixels
-    thumbnails = {path.stem for path in (folder / "nearest").glob("*.png")}
-    assert thumbnails == {name for names in found.failures["nearest"] for name in names}
     none = analysed(run, threshold=-1.0)  # leaves nothing of the first
-    assert not any((folder / kind).exists() for kind in ("confidences", "nearest"))
+    assert not (folder / "confidences").exists()
     assert none.failures.columns.equals(found.failures.columns)
     assert (len(none.failures), len(none.suspects)) == (0, 4)
     assert failures.propose_actions(none).augment == []
@@ -69,9 +67,6 @@ def test_a_copy_of_a_training_image_is_nearest_to_it(run, trained_root):
     images, titles = failures.beside_nearest(found, found.failures[found.failures["id"] == "0042"])
     assert titles[:2] == ["0042: novelty 0%", "train: t03"]
     np.testing.assert_array_equal(images[0], images[1])
-    own = analysed(run, "train")  # a training image is not its own neighbour
-    assert all(row.id not in row.nearest and len(row.nearest) == 5 for row in own.failures.itertuples())
-    assert own.images["novelty"].isna().all()
 
 
 def test_predictions_of_another_tool(run):

@@ -104,9 +104,7 @@ def test_losses_are_those_of_counting_by_hand():
     assert class_losses(counts, names, None, "truth")["lost_rare"].max() == 0
 
 
-@pytest.mark.parametrize(
-    ("erring", "told"), [(4, "in 4 of the 6 images"), (3, ""), (6, "in 6 of the 6 images")]
-)
+@pytest.mark.parametrize(("erring", "told"), [(4, "in 4 of the 6"), (3, ""), (6, "in 6 of the 6")])
 def test_a_confusion_recurs_in_its_own_sequence_alone(erring, told):
     confusions = np.tile(np.diag([100, 100, 0]), (12, 1, 1))
     confusions[:erring, 0] = [70, 30, 0]  # of the first sequence; in the second, all images but one are sound

@@ -141,10 +141,8 @@ def test_the_closing_words():
     assert said([GOOD, BLANK]) == ["**No image of 2 is below a mean IoU of 0.5**: the lowest has mIoU 1.00."]
     words = said([GOOD, NEAR], "percentile")
     assert words[0].startswith("**1 of 2 images (50%) are below a mean IoU of 0.788, the lowest 50%: ")
-    assert words[5:] == [
-        "",
-        "1 of 3 classes nearly lost, which the mean hides (IoU below 1/3): level 2 0.25 (2 images)",
-    ]
+    told = "1 of 3 classes nearly lost, which the mean hides (IoU below 1/3): level 2 0.25 (2 images)"
+    assert words[5:] == ["", told]
     words = said([GOOD, GUESS, CLEAR, CLEAR], cause=["label error", "unexplained", "unexplained"])
     told = "3 of 4 images (75%) are below a mean IoU of 0.5: label error 1, unexplained 2."
     assert words[0] == f"**{told}**"

@@ -238,11 +238,8 @@ def test_faulty_folders_write_nothing(plain, tmp_path):
         import_corrections(tmp_path / "predictions", plain, tmp_path / "out")
     (tmp_path / "empty").mkdir()
     (tmp_path / "x.zip").write_bytes(b"PK but not really")
-    for name, told in (
-        ("empty", "there are no masks"),
-        ("none", "folder of PNG masks"),
-        ("x.zip", "as a zip"),
-    ):
+    faults = {"empty": "there are no masks", "none": "folder of PNG masks", "x.zip": "as a zip"}
+    for name, told in faults.items():
         with pytest.raises(DatasetError, match=told):
             import_corrections(tmp_path / name, plain, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from seglib import failures
 from seglib.failures import trust
 from seglib.failures.analyse import class_confidence
-from seglib.failures.trust import LEVEL, early_warning, warning
+from seglib.failures.trust import LEVEL, early_warning
 
 
 def case(seed: int, units: int = 12, size: int = 6, knows: float = 0.0):
@@ -40,21 +40,31 @@ def test_noise_is_seldom_claimed(sizes):
     assert claimed <= 10
 
 
+def said(confidence, by_class, failed) -> list[str]:
+    """The warnings of a split of images without sequences."""
+    columns = {"confidence": confidence, "class_confidence": by_class, "failed": failed, "miou": 0.5}
+    images = pd.DataFrame(columns)
+    samples = pd.DataFrame({"group": "", "frame": pd.NA, "id": images.index.astype(str)})
+    evaluation = SimpleNamespace(dataset=SimpleNamespace(split=lambda name: samples), split="test")
+    return failures.warnings_of(SimpleNamespace(images=images, evaluation=evaluation)).splitlines()
+
+
 def test_a_signal_that_knows_everything_or_nothing():
-    _, failed, units = case(2)
-    knowing, blind = -failed.astype(float), np.ones(len(failed))
-    assert warning(knowing, failed, units).endswith("1.00 (permutation p 0.001): it warns of failures.")
-    assert "0.50 (permutation p 1.000): it may be no better than chance" in warning(blind, failed, units)
+    _, failed, _ = case(2)
+    knowing, blind = said(-failed.astype(float), 1.0, failed)
+    assert knowing.endswith("1.00 (permutation p 0.001): it warns of failures.")
+    assert "class for failure 0.50 (permutation p 1.000): it may be no better than chance" in blind
 
 
 def test_nothing_is_said_of_fewer_than_ten():
-    signal, failed, units = np.arange(30.0), np.arange(30) < 9, np.arange(30)
+    signal, failed = np.arange(30.0), np.arange(30) < 9
     for some in (failed, ~failed):
-        assert "at least 10 of each are needed" in warning(signal, some, units)
+        assert "at least 10 of each are needed" in said(signal, signal, some)[0]
     failed[9] = True
-    assert "warns of failures" in warning(signal, failed, units)
-    signal[9] = np.nan  # is left out
-    assert warning(signal, failed, units).startswith("9 failed and 20 sound images")
+    left_out = np.where(np.arange(30) == 9, np.nan, signal)
+    whole, part = said(signal, left_out, failed)
+    assert "warns of failures" in whole
+    assert part.startswith("9 failed and 20 sound images")
 
 
 def test_class_confidence_by_hand():

@@ -49,10 +49,12 @@ def closed():
 
 
 def shares(classes):
-    rows = [
-        (s, c, 10 ** RNG.uniform(-4, -0.5), RNG.random()) for s in ("train", "val") for c in classes.names
-    ]
-    return pd.DataFrame(rows, columns=["split", "class", "pixel_share", "image_share"])
+    table = pd.DataFrame(
+        [(s, c) for s in ("train", "val") for c in classes.names], columns=["split", "class"]
+    )
+    return table.assign(
+        pixel_share=10 ** RNG.uniform(-4, -0.5, len(table)), image_share=RNG.random(len(table))
+    )
 
 
 def test_class_shares_hold_many_classes_and_name_the_absent():
@@ -289,9 +291,8 @@ def test_bars_are_as_long_as_what_was_lost():
 
 
 def test_the_threshold_curve_marks_what_was_chosen():
-    scores = pd.DataFrame(
-        {"mean IoU": [0.1, 0.4, 0.5, *[0.9] * 5], "road": np.nan, "sky": [0.2, *[np.nan] * 7]}
-    )
+    known = {"mean IoU": [0.1, 0.4, 0.5, *[0.9] * 5], "sky": [0.2, *[np.nan] * 7]}
+    scores = pd.DataFrame(known).assign(road=np.nan)
     ax = drawn(plots.threshold_curve(scores, {"mean IoU": 0.5, "road": 0.5, "sky": 0.3}))
     assert told(ax) == ["mean IoU below 0.5: 2 of 8 images (25%)", "sky below 0.3: 1 of 1 images (100%)"]
     assert "no image has a score" in plots.threshold_curve(scores, {"road": 0.5}).texts[0].get_text()
