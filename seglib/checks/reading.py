@@ -11,8 +11,8 @@ from seglib.data import IGNORE, Dataset, some
 
 _FEWEST = 10  # masks from which an absent first class is no chance
 _SOFT = 0.15  # of the steps between ids two or more apart; sharp masks: below 0.05
-# such steps without which a mask says nothing; a share of the pixels that is noise
-_STEPS, _CROWDED = 20, 0.2
+# rows looked at; such steps without which a mask says nothing; a share of the pixels that is noise
+_LINES, _STEPS, _CROWDED = 128, 20, 0.2
 _NUMBERS = 5  # instances in one image at most, below which ids may be classes
 _SAMPLED = 50  # images from which a range is proposed
 _LEVELS = 64  # of 256 that a range should leave
@@ -20,22 +20,24 @@ _LEVELS = 64  # of 256 that a range should leave
 
 def soft_share(mask: np.ndarray) -> float:
     """Share of the steps between ids two or more apart that pass through an id between them; NaN if there are few, or only such."""
-    far = between = 0
-    for ids in (mask, mask.T):
-        a, b, c = ids[:, :-2], ids[:, 1:-1], ids[:, 2:]
+    far, between, step = 0, 0, max(1, len(mask) // _LINES)
+    rows = mask[::step]
+    across, down = (rows[:, :-2], rows[:, 1:-1], rows[:, 2:]), (mask[:-2:step], mask[1:-1:step], mask[2::step])
+    for a, b, c in (across, down):
         low, high = np.minimum(a, c), np.maximum(a, c)
         steps = (high - low >= 2) & (high != IGNORE)
         far += np.count_nonzero(steps)
         between += np.count_nonzero(steps & (low < b) & (b < high))
-    return between / far if _STEPS <= far <= _CROWDED * mask.size else float("nan")
+    return between / far if _STEPS <= far <= _CROWDED * rows.size else float("nan")
 
 
 def numbered(values: np.ndarray) -> float:
     """Highest id of a mask whose regions' ids (R,) number them, 1, 2, 3, ...; 0 if they do not, NaN if it is empty."""
-    own = np.sort(values[(values != 0) & (values != IGNORE)])
-    if not len(own):
+    regions = np.bincount(values, minlength=IGNORE)[1:IGNORE]  # of each id
+    count = np.count_nonzero(regions)
+    if not count:
         return float("nan")
-    return float(own[-1]) if len(np.unique(own)) == own[-1] >= len(own) / 1.1 else 0.0
+    return float(count) if regions[:count].all() and count >= regions.sum() / 1.1 else 0.0
 
 
 def undecided(image: data.Stored, mask: data.Stored, size: tuple[int, int]) -> bool:

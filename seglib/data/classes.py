@@ -117,9 +117,9 @@ class ClassMap:
         if self.snap:
             stored = _snap(stored, keys, color, flat)
         elif stored.dtype == np.uint8:  # the usual case, several times faster as bytes
-            raw, lut = stored.tobytes(), bytes(values.get(v, 0) for v in range(256))
-            if not raw.translate(None, bytes(v for v in values if 0 <= v < 256)):  # no unknown value is left
-                return np.frombuffer(bytearray(raw.translate(lut)), np.uint8).reshape(stored.shape)
+            ids = stored.tobytes().translate(bytes(values.get(v, len(self)) for v in range(256)))
+            if len(self) not in ids:  # no value is unknown
+                return np.frombuffer(bytearray(ids), np.uint8).reshape(stored.shape)
         place = np.searchsorted(keys, stored).clip(max=len(keys) - 1)
         if (wrong := keys[place] != stored).any():
             unknown = some([f"#{v:06x}" if color else str(v) for v in np.unique(stored[wrong]).tolist()], 8)
