@@ -25,7 +25,7 @@ SEVERITIES = ("error", "warning", "info")
 _CHECKS = pd.read_csv(Path(__file__).with_name("findings.csv"), index_col="check", keep_default_na=False)
 FEW_IMAGES = 5  # a class in fewer train images than this is learnt by heart, if at all
 # Hash, thumbnail, digest and coarse mask, by which pairs are compared; how files are stored; see `reading`.
-_HIDDEN = ["_bits", "_thumb", "_mask", "_cells", "_image", "_stored", "_soft", "_numbers", "_undecided"]
+_HIDDEN = ["_bits", "_thumb", "_mask", "_cells", "_image", "_stored", "_soft", "_numbers"]
 _TEXTS = ["id", "split", "group", "mode", "mask_mode"]
 _NUMBERS = dict.fromkeys(["frame", "height", "width"], "Int64")
 _NUMBERS |= dict.fromkeys(image_quality.LOOKS, float)
@@ -163,7 +163,6 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
             findings.append(_finding("single-class", row.id, row.split, detail))
     if picture is not None and stored is not None:
         attempt(data.check_sizes, row, grey.size[::-1], mask.shape)
-        facts["_undecided"] = reading.undecided(picture[1], stored[1], mask.shape)
         if grey.size[::-1] == mask.shape and (shift := masks.edge_shift(small, mask)):
             facts["shift_x"], facts["shift_y"], facts["edge_fit"] = shift
     return facts | {"findings": findings}
@@ -292,10 +291,8 @@ def write(check: CheckResult, folder: str | Path | None = None) -> Path:
         for split in check.summary["splits"] if len(check.suggested) else ():
             ids = check.samples.loc[check.suggested == split, "id"]
             write_text(new / "suggested_split" / f"{split}.txt", "".join(f"{name}\n" for name in ids))
-        bad = check.findings.loc[check.findings["severity"] == "error", "sample"]
-        write_text(
-            new / "exclude.yaml", f"exclude: {json.dumps(sorted({*bad} - {''}), ensure_ascii=False)}\n"
-        )
+        bad = {*check.findings.loc[check.findings["severity"] == "error", "sample"]} - {""}
+        write_text(new / "exclude.yaml", f"exclude: {json.dumps(sorted(bad), ensure_ascii=False)}\n")
         write_json(new / "data.json", check.files)
         write_json(new / "summary.json", check.summary | {"conclusion": conclusion(check)})
     return folder

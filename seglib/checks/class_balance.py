@@ -13,9 +13,7 @@ _WORDS = ("negligible", "small", "medium", "large")
 WEIGHT_KINDS = ("sqrt_inverse", "median_frequency")
 
 
-def class_stats(
-    names: Sequence[str], splits: pd.Series, counts: np.ndarray, regions: Sequence[np.ndarray]
-) -> pd.DataFrame:
+def class_stats(names: Sequence[str], splits: pd.Series, counts: np.ndarray, regions: list) -> pd.DataFrame:
     """Describe each class of each split, a row each, by (N, C) valid pixels and each sample's (2, R) regions: ids, sizes.
 
     `pixel_share` is of the split's valid pixels, `regions_per_image` of the images that hold the class, `median_region`

@@ -22,8 +22,8 @@ def soft_share(mask: np.ndarray) -> float:
     """Share of the steps between ids two or more apart that pass through an id between them; NaN if there are few, or only such."""
     far, between, step = 0, 0, max(1, len(mask) // _LINES)
     rows = mask[::step]
-    across, down = (rows[:, :-2], rows[:, 1:-1], rows[:, 2:]), (mask[:-2:step], mask[1:-1:step], mask[2::step])
-    for a, b, c in (across, down):
+    across, down = (rows[:, :-2], rows[:, 1:-1], rows[:, 2:]), [mask[k::step] for k in range(3)]
+    for a, b, c in (across, [part[: len(down[2])] for part in down]):
         low, high = np.minimum(a, c), np.maximum(a, c)
         steps = (high - low >= 2) & (high != IGNORE)
         far += np.count_nonzero(steps)
@@ -40,12 +40,6 @@ def numbered(values: np.ndarray) -> float:
     return float(count) if regions[:count].all() and count >= regions.sum() / 1.1 else 0.0
 
 
-def undecided(image: data.Stored, mask: data.Stored, size: tuple[int, int]) -> bool:
-    """Tell whether an image is turned by EXIF, its mask is not, and their sizes do not say how the mask lies."""
-    sides = (2, 3, 4, 5, 6, 7, 8) if size[0] == size[1] else (2, 3, 4)
-    return mask.orientation == 1 and image.orientation in sides
-
-
 def propose_range(dataset: Dataset, lacking: list[tuple]) -> Iterator[tuple[str, ...]]:
     """Make one finding of those of all images without a range, with the line of dataset.yaml that gives them one."""
     if lacking:
@@ -55,20 +49,17 @@ def propose_range(dataset: Dataset, lacking: list[tuple]) -> Iterator[tuple[str,
 
 
 def _robust_range(dataset: Dataset, deep: Sequence[str]) -> tuple[float, float]:
-    """The 0.1st and 99.9th percentile of the values of images of more than 8 bits, of train if it has some.
-
-    A lowest or highest value that lies farther from all others than these spread is no data, as -9999 or a border of 0.
-    """
+    """The 0.1st and 99.9th percentile of the values of images of more than 8 bits, of train if it has some."""
     samples = dataset.samples[dataset.samples["id"].isin(deep)]
     train, values = samples["split"] == "train", [np.array([0, 65535])]
     samples = samples[train if train.any() else ~train]
     for row in samples.iloc[:: -(-len(samples) // _SAMPLED)].itertuples():
         with suppress(data.DatasetError):  # a finding already
-            pixels = data.read_values(dataset.root / row.image, dataset.form)
+            pixels, _ = data.read_values(dataset.root / row.image, dataset.form)
             values.append(pixels.ravel()[:: max(1, pixels.size // 20_000)])
     known = np.concatenate(values[1:] or values).astype(float)
     known = known[np.isfinite(known)] if np.isfinite(known).any() else values[0]
-    for end in (known.min(), known.max()):
+    for end in (known.min(), known.max()):  # no data, as -9999 or a border of 0, lies far from all others
         rest = known[known != end]
         if len(rest) and np.abs(rest - end).min() > np.ptp(np.percentile(rest, [0.1, 99.9])):
             known = rest
@@ -82,8 +73,11 @@ def judge_reading(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -
     classes, some_mask = dataset.classes, samples["ignore_share"].notna().to_numpy()
     if len(classes) == 1:
         yield "one-class", "", "", f"{classes.names[0]} is the only class: there is nothing to tell it from."
-    if conflict := data.palette_conflict(_palettes(dataset, samples, counts)):
-        yield "palettes-differ", "", "", conflict
+    yield from _judge_palettes(dataset, samples, counts)
+    numbers = samples["_numbers"].dropna().astype(float)
+    if len(numbers) and (numbers > 0).mean() >= 0.9 and numbers.max() >= _NUMBERS and numbers.nunique() > 1:
+        detail = f"ids number the regions of each mask, 1 to {numbers.max():.0f}: they look like instances, not classes."
+        yield "instance-numbers", samples.loc[numbers.idxmax(), "id"], "", detail
     if classes.id_map or classes.by_color:
         return
     total, whole = counts.sum(axis=0), some_mask & (samples["mask_mode"] != "1").to_numpy()
@@ -100,26 +94,27 @@ def judge_reading(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -
         first, ids = classes.names[0], range(len(total))
         detail = f"no mask holds id 0 ({first}), all hold 1 to {ids[-1]}: ids seem to begin at 1."
         less, same = {c: c - 1 for c in ids[1:]}, {c: c for c in ids}
-        told = f"Remove {first!r} from classes and write id_map: {less} into dataset.yaml; if it is only absent, "
-        yield "ids-from-1", "", "", detail, f"{told}id_map: {same}."
+        told = f"Write id_map: {less} into dataset.yaml, and remove {first!r} from classes unless it is 1 and the last is "
+        yield "ids-from-1", "", "", detail, f"{told}absent. If {first!r} is absent, write id_map: {same}."
     soft = samples["_soft"].dropna().astype(float)
     if len(soft) and soft.median() > _SOFT:
         detail = f"ids between those of two classes lie at {soft.median():.0%} of their outlines: resized or smoothed masks."
         yield "soft-edges", samples.loc[soft.idxmax(), "id"], "", detail
-    numbers = samples["_numbers"].dropna().astype(float)
-    if len(numbers) and (numbers > 0).mean() >= 0.9 and numbers.max() >= _NUMBERS and numbers.nunique() > 1:
-        detail = f"ids number the regions of each mask, 1 to {numbers.max():.0f}: they look like instances, not classes."
-        yield "instance-numbers", samples.loc[numbers.idxmax(), "id"], "", detail
 
 
-def _palettes(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -> Iterator[dict]:
-    """The colours of the stored ids in each palette mask, and those that dataset.yaml gives them."""
+def _judge_palettes(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -> Iterator[tuple[str, ...]]:
+    """Report indices that have several colours, and these several indices, in palettes and dataset.yaml."""
     ids = {c: k for k, c in dataset.classes.stored_values(color=False).items() if c != IGNORE}
+    named = {(k, *dataset.classes.colors[c].tolist()) for c, k in ids.items() if dataset.classes.colors_named}
     for stored, held in zip(samples["_stored"], counts > 0, strict=True):
         if isinstance(stored, data.Stored) and stored.palette:
-            yield {k: (*stored.palette[3 * k : 3 * k + 3],) for c, k in ids.items() if held[c]}
-    if dataset.classes.colors_named:
-        yield {k: (*dataset.classes.colors[c].tolist(),) for c, k in ids.items()}
+            named |= {(k, *stored.palette[3 * k : 3 * k + 3]) for c, k in ids.items() if held[c]}
+    table = pd.DataFrame(sorted(named), columns=["index", *"rgb"])
+    twice = table[table.duplicated([*"rgb"], keep=False)].groupby([*"rgb"])["index"]
+    if len(twice) > 1 and table["index"].duplicated().any():
+        color, (one, two, *_) = next((color, [*indices]) for color, indices in twice)
+        detail = f"palettes differ: {color} is index {one} in one and {two} in another, and so are others."
+        yield "palettes-differ", "", "", detail
 
 
 def _judge_images(dataset: Dataset, samples: pd.DataFrame) -> Iterator[tuple[str, ...]]:
@@ -129,9 +124,15 @@ def _judge_images(dataset: Dataset, samples: pd.DataFrame) -> Iterator[tuple[str
     if white := sum(stored.white_is_zero for stored in masks):
         yield "white-is-zero", "", "", f"{white} masks are TIFFs with white as zero, read as stored."
     if turned := sum(stored.orientation != 1 for stored in images):
-        rule, which = dataset.form.exif, samples.loc[samples["_undecided"].eq(True), "id"].tolist()
-        detail = f"{turned} images have an EXIF orientation and are {'not ' * (rule is False)}turned by it."
-        if rule is None and which:
+        read = samples.loc[samples["_image"].notna() & samples["_stored"].notna()]
+        facts = read[["id", "width", "height", "_image", "_stored"]].itertuples(index=False, name=None)
+        which = [  # turned alone, and the sizes do not say how the mask lies
+            name
+            for name, w, h, image, mask in facts
+            if mask.orientation == 1 < image.orientation < (9 if w == h else 5)
+        ]
+        detail = f"{turned} images have an EXIF orientation and are {'not ' * (dataset.form.exif is False)}turned by it."
+        if dataset.form.exif is None and which:
             told = f"{detail} Sizes of {len(which)} ({some(which)}) do not tell how their masks lie."
             yield "exif-orientation", which[0], "", told
         else:

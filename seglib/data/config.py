@@ -1,10 +1,8 @@
 """dataset.yaml: where a dataset's images and masks lie and what its classes are, validated key by key."""
 
-import difflib
 import hashlib
 import os
 import re
-from collections.abc import Iterable
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -14,9 +12,8 @@ import numpy as np
 import pydantic
 from pydantic import AfterValidator, BaseModel, Field, StrictInt
 
-from seglib.data.classes import ClassError, ClassMap
-from seglib.data.image_io import DatasetError, ImageForm
-from seglib.params import ParameterError, read_file
+from seglib.data.classes import ClassMap, DatasetError
+from seglib.params import ParameterError, meant, read_file
 from seglib.runs import brief, check_name, display_path, is_plain
 
 FILE_NAME = "dataset.yaml"
@@ -114,11 +111,6 @@ class DatasetConfig(BaseModel):
         colors = np.array(self.colors, np.uint8).reshape(-1, 3)
         return ClassMap(tuple(self.classes), colors, tuple(self.ignore_ids), self.id_map, self.snap)
 
-    @property
-    def form(self) -> ImageForm:
-        """How image files are read."""
-        return ImageForm(self.channels, self.range, self.exif)
-
 
 def dataset_name(root: Path) -> str:
     """Derive a name for folders of results from a dataset's folder, and from its parent's too where it says little.
@@ -134,12 +126,6 @@ def dataset_name(root: Path) -> str:
     return f"dataset-{name}-{hashlib.sha256(os.fsencode(text)).hexdigest()[:4]}".replace("--", "-")
 
 
-def meant(name: str, known: Iterable[str]) -> str:
-    """Suggest the most similar of other names: " (did you mean 'x'?)", or "" where none is similar."""
-    near = difflib.get_close_matches(name, known, 1)
-    return f" (did you mean {near[0]!r}?)" if near and near[0] != name else ""
-
-
 def read_config(path: Path) -> DatasetConfig:
     """Read dataset.yaml; a `DatasetError` (check "config" or "classes") names every wrong key."""
     name, check = display_path(path), "config"
@@ -149,7 +135,7 @@ def read_config(path: Path) -> DatasetConfig:
         return config
     except ParameterError as error:
         told = str(error)
-    except ClassError as error:
+    except DatasetError as error:
         told, check = f"{name}: {error}", "classes"
     except pydantic.ValidationError as error:
         wrong: dict[str, str] = {}

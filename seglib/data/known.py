@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pooch
 
-from seglib.data.classes import some
-from seglib.data.image_io import DatasetError
+from seglib.data.classes import DatasetError, some
 from seglib.runs import atomic_folder, display_path, project_root, resolve_path
 
 _STREETS = {"ash": "train", "holly": "train", "linden": "val", "cherry": "test"}
