@@ -25,7 +25,7 @@ SEVERITIES = ("error", "warning", "info")
 _CHECKS = pd.read_csv(Path(__file__).with_name("findings.csv"), index_col="check", keep_default_na=False)
 FEW_IMAGES = 5  # a class in fewer train images than this is learnt by heart, if at all
 # Hash, thumbnail, digest and coarse mask, by which pairs are compared; how files are stored; see `reading`.
-_HIDDEN = ["_bits", "_thumb", "_mask", "_cells", "_image", "_stored", "_soft", "_numbers"]
+_HIDDEN = ["_bits", "_thumb", "_mask", "_cells", "_image", "_stored", "_soft", "_numbers", "_undecided"]
 _TEXTS = ["id", "split", "group", "mode", "mask_mode"]
 _NUMBERS = dict.fromkeys(["frame", "height", "width"], "Int64")
 _NUMBERS |= dict.fromkeys(image_quality.LOOKS, float)
@@ -148,7 +148,7 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
     if stored is not None:
         mask, facts["_stored"] = stored
         facts["mask_mode"] = stored[1].mode
-        _, values, sizes = data.label_regions(mask)
+        _, values, sizes = data.label_regions(mask, drawn=False)
         count = np.bincount(values, sizes, minlength=256).astype(np.int64)
         facts["counts"], facts["regions"] = count[: len(names)], np.stack([values, sizes]).astype(np.int32)
         facts["classes_present"] = (facts["counts"] > 0).sum()
@@ -163,6 +163,8 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
             findings.append(_finding("single-class", row.id, row.split, detail))
     if picture is not None and stored is not None:
         attempt(data.check_sizes, row, grey.size[::-1], mask.shape)
+        beyond = 9 if grey.width == grey.height else 5  # EXIF orientations from 2 on, which keep the sides
+        facts["_undecided"] = stored[1].orientation == 1 < picture[1].orientation < beyond
         if grey.size[::-1] == mask.shape and (shift := masks.edge_shift(small, mask)):
             facts["shift_x"], facts["shift_y"], facts["edge_fit"] = shift
     return facts | {"findings": findings}

@@ -1,5 +1,6 @@
 """Whether masks and images were read as they are meant: ids that are shifted, smeared or numbers; ranges; EXIF."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
@@ -12,7 +13,7 @@ from seglib.data import IGNORE, Dataset, some
 _FEWEST = 10  # masks from which an absent first class is no chance
 _SOFT = 0.15  # of the steps between ids two or more apart; sharp masks: below 0.05
 # rows looked at; such steps without which a mask says nothing; a share of the pixels that is noise
-_LINES, _STEPS, _CROWDED = 128, 20, 0.2
+_LINES, _STEPS, _CROWDED = 64, 20, 0.2
 _NUMBERS = 5  # instances in one image at most, below which ids may be classes
 _SAMPLED = 50  # images from which a range is proposed
 _LEVELS = 64  # of 256 that a range should leave
@@ -109,12 +110,10 @@ def _judge_palettes(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray)
     for stored, held in zip(samples["_stored"], counts > 0, strict=True):
         if isinstance(stored, data.Stored) and stored.palette:
             named |= {(k, *stored.palette[3 * k : 3 * k + 3]) for c, k in ids.items() if held[c]}
-    table = pd.DataFrame(sorted(named), columns=["index", *"rgb"])
-    twice = table[table.duplicated([*"rgb"], keep=False)].groupby([*"rgb"])["index"]
-    if len(twice) > 1 and table["index"].duplicated().any():
-        color, (one, two, *_) = next((color, [*indices]) for color, indices in twice)
-        detail = f"palettes differ: {color} is index {one} in one and {two} in another, and so are others."
-        yield "palettes-differ", "", "", detail
+    indices, colors = Counter(k for k, *_ in named), Counter(tuple(color) for _, *color in named)
+    if sum(count > 1 for count in colors.values()) > 1 and max(indices.values()) > 1:
+        told = f"palettes differ: {max(colors, key=colors.get)} and other colours have several indices."
+        yield "palettes-differ", "", "", told
 
 
 def _judge_images(dataset: Dataset, samples: pd.DataFrame) -> Iterator[tuple[str, ...]]:
@@ -124,13 +123,7 @@ def _judge_images(dataset: Dataset, samples: pd.DataFrame) -> Iterator[tuple[str
     if white := sum(stored.white_is_zero for stored in masks):
         yield "white-is-zero", "", "", f"{white} masks are TIFFs with white as zero, read as stored."
     if turned := sum(stored.orientation != 1 for stored in images):
-        read = samples.loc[samples["_image"].notna() & samples["_stored"].notna()]
-        facts = read[["id", "width", "height", "_image", "_stored"]].itertuples(index=False, name=None)
-        which = [  # turned alone, and the sizes do not say how the mask lies
-            name
-            for name, w, h, image, mask in facts
-            if mask.orientation == 1 < image.orientation < (9 if w == h else 5)
-        ]
+        which = samples.loc[samples["_undecided"].eq(True), "id"].tolist()
         detail = f"{turned} images have an EXIF orientation and are {'not ' * (dataset.form.exif is False)}turned by it."
         if dataset.form.exif is None and which:
             told = f"{detail} Sizes of {len(which)} ({some(which)}) do not tell how their masks lie."

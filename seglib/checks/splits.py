@@ -101,7 +101,8 @@ def suggest_split(samples: pd.DataFrame, pixel_counts: np.ndarray, pictures: np.
     held /= held.sum(axis=0)
     held[:, 1:] /= max(1, counts.shape[1]) ** 0.5  # all classes together weigh as much as the images
     random, best, least = np.random.default_rng(0), None, np.inf
-    for _ in range(max(2, min(400, 20_000 // count))):  # many small units are easy to balance
+    # many small units are easy to balance, and few have few places
+    for _ in range(max(2, min(400, 20_000 // count, 4 * len(names) ** count))):
         place = random.choice(len(names), count, p=target)
         place[random.permutation(count)[: len(names)]] = np.arange(len(names))  # none is empty
         cost = _improve(held, target, place)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from seglib.data.classes import IGNORE, DatasetError
-from seglib.data.image_io import EXCLUDE, read_form
+from seglib.data.image_io import read_form
 from seglib.data.overlay import label_regions
 from seglib.data.values import APART, MANY, levels, nearest, pack_rgb, tally
 
@@ -135,14 +135,10 @@ def _by_id(found: list[int], named: list[Named]) -> list[Named]:
 
 def _count(files: list[Path], named: list[Named]) -> tuple[Counter, bool, bool, dict]:
     """Count pixels by stored id or 24 bits of colour; whether they are colours, smeared; a palette. Others are refused."""
-    tallies, forms, regions, palette, failed = [], [], [], b"", None
+    tallies, forms, regions, palette = [], [], [], b""
     by_color = bool(named) and all(row.color for row in named)
     for file in files:
-        try:
-            stored, form = read_form(file, f"mask {file.name!r}")
-        except DatasetError as error:
-            failed = error  # the check names it
-            continue
+        stored, form = read_form(file, f"mask {file.name!r}")
         grey = stored.ndim == 3 and not by_color and (stored == stored[..., :1]).all()
         forms.append("grey" if grey else "RGB" if stored.ndim == 3 else "ids")
         tallies.append(tally(stored[..., 0] if grey else stored))
@@ -152,8 +148,6 @@ def _count(files: list[Path], named: list[Named]) -> tuple[Counter, bool, bool, 
         palette = form.palette or palette
         if sum(map(len, tallies)) > 1e6:  # photographs
             break
-    if failed and not tallies:
-        raise DatasetError(failed.detail, failed.check, failed.suggestion.replace(f", {EXCLUDE}", ""))
     lossy = any(file.suffix.lower() in (".jpg", ".jpeg") for file in files)
     if color := "RGB" in forms:
         if count := forms.count("ids"):

@@ -32,13 +32,9 @@ class Split(BaseModel):
     ids: str | list[str] = ""  # or a text file with one a line; "": what no other split's `ids` name
     optional: bool = False  # may have no files at all
 
-    @pydantic.field_validator("images", "masks", "ids", mode="before")
+    @pydantic.field_validator("images", "masks", "ids")
     @classmethod
-    def _is_relative(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
-        if info.field_name == "ids" and not isinstance(value, str):
-            if isinstance(value, list) and value and all(isinstance(name, str) for name in value):
-                return value
-            raise ValueError("expected a text file or a list of ids; quote ids that are digits only")
+    def _is_relative(cls, value: str | list[str]) -> str | list[str]:
         if not isinstance(value, str) or not value:
             return value
         inside = PurePosixPath(re.sub(r"^\.\./(?!\.\./)[^/*?[]+/", "", value)).parts
@@ -140,7 +136,8 @@ def read_config(path: Path) -> DatasetConfig:
     except pydantic.ValidationError as error:
         wrong: dict[str, str] = {}
         for problem in error.errors():  # those of a union's members differ in the end of their places
-            place = re.sub(r"\.(int|constrained|tuple\[|\[key]).*", "", ".".join(map(str, problem["loc"])))
+            place = ".".join(map(str, problem["loc"]))
+            place = re.sub(r"\.(int|str|list\[|constrained|tuple\[|\[key]).*", "", place)
             wrong.setdefault(place, _explain(problem, place))
         told = f"{name}: {'; '.join(wrong.values())}."
     raise DatasetError(told, check, "data/README.md shows the form.")

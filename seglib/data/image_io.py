@@ -255,9 +255,8 @@ def _read_tiff(file: BinaryIO) -> tuple[np.ndarray, Stored] | None:
     """The values of a TIFF as stored; None where Pillow has to: palettes, CMYK, YCbCr and Lab, LZW and JPEG."""
     file.seek(0)
     with tifffile.TiffFile(file) as tif:
-        pages = [page for page in tif.pages if not page.subfiletype & 5] or [
-            tif.pages[0]
-        ]  # no thumbnails, no masks
+        # neither thumbnails nor masks of transparency
+        pages = [page for page in tif.pages if not page.subfiletype & 5] or [tif.pages[0]]
         stack = (tif.imagej_metadata or {}).get("images", 1) if tif.is_imagej else 1
         if (count := max(len(pages), stack)) > 1:
             raise DatasetError(f"holds {count} pages; expected one.", "pages", _ONE + _UNPACK)
