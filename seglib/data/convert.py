@@ -96,8 +96,8 @@ def _masks(root: Path, masks: list[tuple[str, ...]], kind: str) -> Iterator[_Dra
     for *place, name in masks:
         path, label = root.joinpath(*place, name), place.pop() if kind == "classes" else "object"
         if any(meaning(label)):
-            detail = f"{path} lies in no folder of a class, such as masks/train/car/x.png."
-            raise DatasetError(detail, "no-annotations", "Are they masks of classes already?")
+            told = f"{path} lies in no folder of a class, such as masks/train/car/x.png."
+            raise DatasetError(told, "no-annotations", "Are they masks of classes already?")
         found["/".join([*place, path.stem])].append((0, label, partial(_marked, path, kind)))
     yield from ((name, name, None, shapes) for name, shapes in found.items())
 

@@ -196,8 +196,8 @@ def _around(core: str, stems: Iterable[str]) -> Iterator[tuple[str, str]]:
 def _told(root: Path, *globs: str) -> list[_Pair]:
     """The pairs that two globs name, a split for each word that "{split}" can stand for."""
     if not all(globs) or len({"{split}" in glob for glob in globs}) > 1:
-        detail = "images and masks are told together, with {split} in both or in none."
-        raise DatasetError(detail, "no-layout", f"For example: {_TELL}.")
+        told = "images and masks are told together, with {split} in both or in none."
+        raise DatasetError(told, "no-layout", f"For example: {_TELL}.")
     pairs = []
     for word, split in _SPLIT_OF.items() if "{split}" in globs[0] else [("", "")]:
         pair = _Pair(split, *(_side(root, glob.replace("{split}", word)) for glob in globs))
@@ -218,8 +218,8 @@ def _one_a_split(pairs: list[_Pair]) -> list[_Pair]:
             mask = pair.masks.files[pair.both[0]]
             values = some([*map(str, sorted({*read_stored(mask).ravel().tolist()}))], 6)
             detail += f'\n  --images "{images}" --masks "{masks}"  # {len(pair.both)} pairs; {mask.name} holds {values}'
-        suggestion = "\nRun `seglib init FOLDER` with the line whose masks hold a value for each class."
-        raise DatasetError(detail, "two-readings", suggestion)
+        told = "\nRun `seglib init FOLDER` with the line whose masks hold a value for each class."
+        raise DatasetError(detail, "two-readings", told)
     return [named[split][0] for split in _SPLITS if split in named]
 
 
@@ -261,10 +261,9 @@ def _no_layout(root: Path, files: _Files, others: list[Path]) -> DatasetError:
     if found := [path.as_posix() for path in told if path.suffix == ".json" or path.stem in stems]:
         detail = f"{root} has no masks, but {len(found)} annotation files ({some(found)})."
         return DatasetError(detail, "polygons", f"Polygons are drawn as masks first: seglib convert {quoted}")
-    if found := [path.as_posix() for path in others if path.suffix.lower() in FOREIGN]:
-        detail = f"{root} has {len(found)} files that are not read ({some(found)}); expected {', '.join(SUFFIXES)}."
-        return DatasetError(detail, "no-layout", "Save them as PNG first.")
     detail = f"{root} has none of the known layouts, which data/README.md lists."
+    if found := [path.as_posix() for path in others if path.suffix.lower() in FOREIGN]:
+        detail += f" {len(found)} files that are not read ({some(found)}) have to be saved as PNG first."
     if any(meaning(part)[1] == "mask" for parts in files for part in parts[:-1]):
         told = f"seglib convert {quoted} --kind classes (or instances)"
         detail += f" Folders of masks of one class each, or of numbered objects, become masks of all classes by {told}."

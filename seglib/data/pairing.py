@@ -86,13 +86,13 @@ def _look(root: Path, name: str, split: Split, problems: list[tuple]) -> tuple[_
     for side, matched in zip(sides, files, strict=True):
         for path, text in matched:
             if not is_plain(path):
-                detail = f"{path!a} has a control character or no UTF-8 in its name."
-                problem("file-name", detail, "Rename it.")
+                problem(
+                    "file-name", f"{path!a} has a control character or no UTF-8 in its name.", "Rename it."
+                )
             elif not path.lower().endswith(SUFFIXES):
                 detail = f"{path} is matched by {side.glob}; expected {', '.join(SUFFIXES)}."
-                foreign = path.lower().endswith(FOREIGN)
-                told = f"Move it out of the folder, or narrow the glob. {_CONVERT}"
-                problem("not-an-image", detail, "Save it as PNG." if foreign else told)
+                move = f"Move it out of the folder, or narrow the glob. {_CONVERT}"
+                problem("not-an-image", detail, "Save it as PNG." if path.lower().endswith(FOREIGN) else move)
             else:
                 side.found.setdefault(text.casefold(), []).append((path, text))
     if files[0] and not files[1]:

@@ -211,11 +211,7 @@ def test_draft_refuses_what_it_does_not_know(tmp_path):
         draft_dataset(tmp_path)
     assert error.value.check == "no-layout"
     save(tmp_path / "train/images/a.png", RGB)
-    photograph = np.arange(300 * 4, dtype=np.uint16).reshape(30, 40)
-    save(tmp_path / "train/masks/a.png", photograph)
-    with pytest.raises(DatasetError, match="1200 different values, which are no classes"):
-        draft_dataset(tmp_path)
-    (tmp_path / "train/masks/a.png").write_bytes(b"text")
+    save(tmp_path / "train/masks/a.png", IDS).write_bytes(b"text")
     with pytest.raises(DatasetError, match="cannot be read"):
         draft_dataset(tmp_path)
 
@@ -298,6 +294,7 @@ def test_lists_of_one_split_and_names_with_wildcards(tmp_path):
         (tmp_path / side).rename(tmp_path / f"{side} [1]")
     (tmp_path / "val.txt").write_text("images [1]\\b.png\n")
     assert drafted(tmp_path).split("train")["id"].tolist() == ["a", "c"]
+    (tmp_path / "val.txt").write_text("b\nz\n")
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists/val.txt").write_text("b\n")
     assert 'ids: "lists/val.txt"' in draft_dataset(tmp_path)
