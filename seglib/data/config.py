@@ -29,7 +29,7 @@ class Split(BaseModel):
     model_config: ClassVar = {"extra": "forbid", "frozen": True}
     images: str = ""  # globs relative to the dataset's folder; both may be missing where `ids` is given
     masks: str = ""
-    ids: str | list[str] = ""  # or a text file with one a line; "": what no other split's `ids` name
+    ids: list[str] | str = ""  # or a text file with one a line; "": what no other split's `ids` name
     optional: bool = False  # may have no files at all
 
     @pydantic.field_validator("images", "masks", "ids")
