@@ -41,7 +41,10 @@ _OPTIONS: dict[str, dict[str, Any]] = {  # what argparse is told of each
     "ids": {"default": "", "help": "images, separated by commas; labels in doubt by default"},
     "images": {"required": True, "type": _there, "help": "folder of new images"},
     "images_glob": {"default": "", "help": "where images lie, if it must be told; {split} may stand in it"},
-    "kind": {"default": "polygons", "help": "polygons (COCO, labelme, YOLO), classes or instances: folders"},
+    "kind": {
+        "default": "polygons",
+        "help": "polygons (COCO, labelme, YOLO), classes or instances (folders), pages of TIFF stacks",
+    },
     "masks": {"default": "present", "choices": ["present", "predictions"], "help": "masks to begin with"},
     "masks_glob": {"default": "", "help": "glob of the masks"},
     "out": {"required": True, "type": _new, "help": "what to write: a new folder, a zip, or a model file"},
@@ -243,9 +246,10 @@ def init(folder: Path, *, images_glob: str, masks_glob: str, shares: Sequence[fl
 
 
 def convert(folder: Path, *, kind: str, target: Path | None) -> None:
-    """Draw masks of class ids from COCO, labelme or YOLO polygons, masks of single classes, or instances."""
+    """Draw masks of class ids from COCO, labelme or YOLO polygons, masks of single classes, or instances; unpack stacks."""
     out, names, count = seglib.data.convert(folder, kind, target or "")
-    print(f"{count} masks of {', '.join(names)} in {out}. Next: seglib init {shlex.quote(str(folder))}")
+    told = f"masks of {', '.join(names)}" if names else "pages of stacks"
+    print(f"{count} {told} in {out}. Next: seglib init {shlex.quote(str(folder if names else out))}")
 
 
 def new(target: Path) -> None:

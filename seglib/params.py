@@ -3,7 +3,7 @@
 import difflib
 import re
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -90,8 +90,13 @@ def hint(name: str) -> str:
     if of := [notebook for notebook, model in NOTEBOOKS.items() if name in model.model_fields]:
         return f"{name!r} (of {', '.join(of)})"
     initials = [known for known in sorted(_KNOWN) if name == re.sub(r"([a-z])[a-z]*_?", r"\1", known)]
-    near = initials or difflib.get_close_matches(name, _KNOWN, 1)
-    return brief(name) + "".join(f" (did you mean {n!r}?)" for n in near)
+    return brief(name) + (f" (did you mean {initials[0]!r}?)" if initials else meant(name, _KNOWN))
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """Suggest the most similar of other names: " (did you mean 'x'?)", or "" where none is similar."""
+    near = difflib.get_close_matches(name, known, 1)
+    return f" (did you mean {near[0]!r}?)" if near and near[0] != name else ""
 
 
 class DataCheck(Params):

@@ -1,6 +1,5 @@
 """Check a dataset in one pass over every file: findings, facts of every sample, statistics; and read and write them."""
 
-import hashlib
 import json
 import os
 import re
@@ -149,14 +148,14 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
     if stored is not None:
         mask, facts["_stored"] = stored
         facts["mask_mode"] = stored[1].mode
-        _, values, sizes = data.label_regions(mask)
+        _, values, sizes = data.label_regions(mask, drawn=False)
         count = np.bincount(values, sizes, minlength=256).astype(np.int64)
         facts["counts"], facts["regions"] = count[: len(names)], np.stack([values, sizes]).astype(np.int32)
         facts["classes_present"] = (facts["counts"] > 0).sum()
         facts["ignore_share"] = count[IGNORE] / max(1, mask.size)
         facts["_soft"], facts["_numbers"] = reading.soft_share(mask), reading.numbered(values)
         facts["_cells"] = duplicates.thumbnail(Image.fromarray(mask), Image.Resampling.NEAREST)
-        facts["_mask"] = mask.shape, hashlib.sha256(np.ascontiguousarray(mask)).digest()
+        facts["_mask"] = mask.shape, hash(mask.tobytes())
         if facts["ignore_share"] == 1:
             findings.append(_finding("all-ignored", row.id, row.split, f"mask {label} has no valid pixel."))
         elif facts["classes_present"] == 1 and len(names) > 2:  # of two, one is an empty scene
@@ -164,7 +163,8 @@ def _inspect_pair(dataset: Dataset, row: Any) -> dict[str, Any]:
             findings.append(_finding("single-class", row.id, row.split, detail))
     if picture is not None and stored is not None:
         attempt(data.check_sizes, row, grey.size[::-1], mask.shape)
-        facts["_undecided"] = reading.undecided(picture[1], stored[1], mask.shape)
+        beyond = 9 if grey.width == grey.height else 5  # EXIF orientations from 2 on, which keep the sides
+        facts["_undecided"] = stored[1].orientation == 1 < picture[1].orientation < beyond
         if grey.size[::-1] == mask.shape and (shift := masks.edge_shift(small, mask)):
             facts["shift_x"], facts["shift_y"], facts["edge_fit"] = shift
     return facts | {"findings": findings}
@@ -293,10 +293,8 @@ def write(check: CheckResult, folder: str | Path | None = None) -> Path:
         for split in check.summary["splits"] if len(check.suggested) else ():
             ids = check.samples.loc[check.suggested == split, "id"]
             write_text(new / "suggested_split" / f"{split}.txt", "".join(f"{name}\n" for name in ids))
-        bad = check.findings.loc[check.findings["severity"] == "error", "sample"]
-        write_text(
-            new / "exclude.yaml", f"exclude: {json.dumps(sorted({*bad} - {''}), ensure_ascii=False)}\n"
-        )
+        bad = {*check.findings.loc[check.findings["severity"] == "error", "sample"]} - {""}
+        write_text(new / "exclude.yaml", f"exclude: {json.dumps(sorted(bad), ensure_ascii=False)}\n")
         write_json(new / "data.json", check.files)
         write_json(new / "summary.json", check.summary | {"conclusion": conclusion(check)})
     return folder

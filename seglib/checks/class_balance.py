@@ -13,9 +13,7 @@ _WORDS = ("negligible", "small", "medium", "large")
 WEIGHT_KINDS = ("sqrt_inverse", "median_frequency")
 
 
-def class_stats(
-    names: Sequence[str], splits: pd.Series, counts: np.ndarray, regions: Sequence[np.ndarray]
-) -> pd.DataFrame:
+def class_stats(names: Sequence[str], splits: pd.Series, counts: np.ndarray, regions: list) -> pd.DataFrame:
     """Describe each class of each split, a row each, by (N, C) valid pixels and each sample's (2, R) regions: ids, sizes.
 
     `pixel_share` is of the split's valid pixels, `regions_per_image` of the images that hold the class, `median_region`
@@ -58,10 +56,11 @@ def shifts(names: Sequence[str], samples: pd.DataFrame, counts: np.ndarray) -> p
     train, rows = (samples["split"] == "train").to_numpy(), []
     for split in [name for name in samples["split"].unique() if name != "train" and train.any()]:
         inside = (samples["split"] == split).to_numpy()
-        for kind, name, column in ((k, n, c) for k, table in values.items() for n, c in table.items()):
-            delta = cliffs_delta(column[train], column[inside])
-            effect = _WORDS[np.searchsorted(_EFFECTS, abs(np.nan_to_num(delta)), "right")]
-            rows.append((split, kind, name, column[train].median(), column[inside].median(), delta, effect))
+        for kind, (before, now) in ((k, (table[train], table[inside])) for k, table in values.items()):
+            for name, *medians in zip(before, before.median(), now.median(), strict=True):
+                delta = cliffs_delta(before[name], now[name])
+                effect = _WORDS[np.searchsorted(_EFFECTS, abs(np.nan_to_num(delta)), "right")]
+                rows.append((split, kind, name, *medians, delta, effect))
     columns = ["split", "kind", "name", "train_median", "median", "delta", "effect"]
     return pd.DataFrame(rows, columns=columns)
 

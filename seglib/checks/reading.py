@@ -1,5 +1,6 @@
 """Whether masks and images were read as they are meant: ids that are shifted, smeared or numbers; ranges; EXIF."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
@@ -11,8 +12,8 @@ from seglib.data import IGNORE, Dataset, some
 
 _FEWEST = 10  # masks from which an absent first class is no chance
 _SOFT = 0.15  # of the steps between ids two or more apart; sharp masks: below 0.05
-# such steps without which a mask says nothing; a share of the pixels that is noise
-_STEPS, _CROWDED = 20, 0.2
+# rows looked at; such steps without which a mask says nothing; a share of the pixels that is noise
+_LINES, _STEPS, _CROWDED = 64, 20, 0.2
 _NUMBERS = 5  # instances in one image at most, below which ids may be classes
 _SAMPLED = 50  # images from which a range is proposed
 _LEVELS = 64  # of 256 that a range should leave
@@ -20,28 +21,24 @@ _LEVELS = 64  # of 256 that a range should leave
 
 def soft_share(mask: np.ndarray) -> float:
     """Share of the steps between ids two or more apart that pass through an id between them; NaN if there are few, or only such."""
-    far = between = 0
-    for ids in (mask, mask.T):
-        a, b, c = ids[:, :-2], ids[:, 1:-1], ids[:, 2:]
+    far, between, step = 0, 0, max(1, len(mask) // _LINES)
+    rows = mask[::step]
+    across, down = (rows[:, :-2], rows[:, 1:-1], rows[:, 2:]), [mask[k::step] for k in range(3)]
+    for a, b, c in (across, [part[: len(down[2])] for part in down]):
         low, high = np.minimum(a, c), np.maximum(a, c)
         steps = (high - low >= 2) & (high != IGNORE)
         far += np.count_nonzero(steps)
         between += np.count_nonzero(steps & (low < b) & (b < high))
-    return between / far if _STEPS <= far <= _CROWDED * mask.size else float("nan")
+    return between / far if _STEPS <= far <= _CROWDED * rows.size else float("nan")
 
 
 def numbered(values: np.ndarray) -> float:
     """Highest id of a mask whose regions' ids (R,) number them, 1, 2, 3, ...; 0 if they do not, NaN if it is empty."""
-    own = np.sort(values[(values != 0) & (values != IGNORE)])
-    if not len(own):
+    regions = np.bincount(values, minlength=IGNORE)[1:IGNORE]  # of each id
+    count = np.count_nonzero(regions)
+    if not count:
         return float("nan")
-    return float(own[-1]) if len(np.unique(own)) == own[-1] >= len(own) / 1.1 else 0.0
-
-
-def undecided(image: data.Stored, mask: data.Stored, size: tuple[int, int]) -> bool:
-    """Tell whether an image is turned by EXIF, its mask is not, and their sizes do not say how the mask lies."""
-    sides = (2, 3, 4, 5, 6, 7, 8) if size[0] == size[1] else (2, 3, 4)
-    return mask.orientation == 1 and image.orientation in sides
+    return float(count) if regions[:count].all() and count >= regions.sum() / 1.1 else 0.0
 
 
 def propose_range(dataset: Dataset, lacking: list[tuple]) -> Iterator[tuple[str, ...]]:
@@ -53,20 +50,17 @@ def propose_range(dataset: Dataset, lacking: list[tuple]) -> Iterator[tuple[str,
 
 
 def _robust_range(dataset: Dataset, deep: Sequence[str]) -> tuple[float, float]:
-    """The 0.1st and 99.9th percentile of the values of images of more than 8 bits, of train if it has some.
-
-    A lowest or highest value that lies farther from all others than these spread is no data, as -9999 or a border of 0.
-    """
+    """The 0.1st and 99.9th percentile of the values of images of more than 8 bits, of train if it has some."""
     samples = dataset.samples[dataset.samples["id"].isin(deep)]
     train, values = samples["split"] == "train", [np.array([0, 65535])]
     samples = samples[train if train.any() else ~train]
     for row in samples.iloc[:: -(-len(samples) // _SAMPLED)].itertuples():
         with suppress(data.DatasetError):  # a finding already
-            pixels = data.read_values(dataset.root / row.image, dataset.form)
+            pixels, _ = data.read_values(dataset.root / row.image, dataset.form)
             values.append(pixels.ravel()[:: max(1, pixels.size // 20_000)])
     known = np.concatenate(values[1:] or values).astype(float)
     known = known[np.isfinite(known)] if np.isfinite(known).any() else values[0]
-    for end in (known.min(), known.max()):
+    for end in (known.min(), known.max()):  # no data, as -9999 or a border of 0, lies far from all others
         rest = known[known != end]
         if len(rest) and np.abs(rest - end).min() > np.ptp(np.percentile(rest, [0.1, 99.9])):
             known = rest
@@ -80,8 +74,11 @@ def judge_reading(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -
     classes, some_mask = dataset.classes, samples["ignore_share"].notna().to_numpy()
     if len(classes) == 1:
         yield "one-class", "", "", f"{classes.names[0]} is the only class: there is nothing to tell it from."
-    if conflict := data.palette_conflict(_palettes(dataset, samples, counts)):
-        yield "palettes-differ", "", "", conflict
+    yield from _judge_palettes(dataset, samples, counts)
+    numbers = samples["_numbers"].dropna().astype(float)
+    if len(numbers) and (numbers > 0).mean() >= 0.9 and numbers.max() >= _NUMBERS and numbers.nunique() > 1:
+        detail = f"ids number the regions of each mask, 1 to {numbers.max():.0f}: they look like instances, not classes."
+        yield "instance-numbers", samples.loc[numbers.idxmax(), "id"], "", detail
     if classes.id_map or classes.by_color:
         return
     total, whole = counts.sum(axis=0), some_mask & (samples["mask_mode"] != "1").to_numpy()
@@ -98,26 +95,25 @@ def judge_reading(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -
         first, ids = classes.names[0], range(len(total))
         detail = f"no mask holds id 0 ({first}), all hold 1 to {ids[-1]}: ids seem to begin at 1."
         less, same = {c: c - 1 for c in ids[1:]}, {c: c for c in ids}
-        told = f"Remove {first!r} from classes and write id_map: {less} into dataset.yaml; if it is only absent, "
-        yield "ids-from-1", "", "", detail, f"{told}id_map: {same}."
+        told = f"Write id_map: {less} into dataset.yaml, and remove {first!r} from classes unless it is 1 and the last is "
+        yield "ids-from-1", "", "", detail, f"{told}absent. If {first!r} is absent, write id_map: {same}."
     soft = samples["_soft"].dropna().astype(float)
     if len(soft) and soft.median() > _SOFT:
         detail = f"ids between those of two classes lie at {soft.median():.0%} of their outlines: resized or smoothed masks."
         yield "soft-edges", samples.loc[soft.idxmax(), "id"], "", detail
-    numbers = samples["_numbers"].dropna().astype(float)
-    if len(numbers) and (numbers > 0).mean() >= 0.9 and numbers.max() >= _NUMBERS and numbers.nunique() > 1:
-        detail = f"ids number the regions of each mask, 1 to {numbers.max():.0f}: they look like instances, not classes."
-        yield "instance-numbers", samples.loc[numbers.idxmax(), "id"], "", detail
 
 
-def _palettes(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -> Iterator[dict]:
-    """The colours of the stored ids in each palette mask, and those that dataset.yaml gives them."""
+def _judge_palettes(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -> Iterator[tuple[str, ...]]:
+    """Report indices that have several colours, and these several indices, in palettes and dataset.yaml."""
     ids = {c: k for k, c in dataset.classes.stored_values(color=False).items() if c != IGNORE}
+    named = {(k, *dataset.classes.colors[c].tolist()) for c, k in ids.items() if dataset.classes.colors_named}
     for stored, held in zip(samples["_stored"], counts > 0, strict=True):
         if isinstance(stored, data.Stored) and stored.palette:
-            yield {k: (*stored.palette[3 * k : 3 * k + 3],) for c, k in ids.items() if held[c]}
-    if dataset.classes.colors_named:
-        yield {k: (*dataset.classes.colors[c].tolist(),) for c, k in ids.items()}
+            named |= {(k, *stored.palette[3 * k : 3 * k + 3]) for c, k in ids.items() if held[c]}
+    indices, colors = Counter(k for k, *_ in named), Counter(tuple(color) for _, *color in named)
+    if sum(count > 1 for count in colors.values()) > 1 and max(indices.values()) > 1:
+        told = f"palettes differ: {max(colors, key=colors.get)} and other colours have several indices."
+        yield "palettes-differ", "", "", told
 
 
 def _judge_images(dataset: Dataset, samples: pd.DataFrame) -> Iterator[tuple[str, ...]]:
@@ -127,9 +123,9 @@ def _judge_images(dataset: Dataset, samples: pd.DataFrame) -> Iterator[tuple[str
     if white := sum(stored.white_is_zero for stored in masks):
         yield "white-is-zero", "", "", f"{white} masks are TIFFs with white as zero, read as stored."
     if turned := sum(stored.orientation != 1 for stored in images):
-        rule, which = dataset.form.exif, samples.loc[samples["_undecided"].eq(True), "id"].tolist()
-        detail = f"{turned} images have an EXIF orientation and are {'not ' * (rule is False)}turned by it."
-        if rule is None and which:
+        which = samples.loc[samples["_undecided"].eq(True), "id"].tolist()
+        detail = f"{turned} images have an EXIF orientation and are {'not ' * (dataset.form.exif is False)}turned by it."
+        if dataset.form.exif is None and which:
             told = f"{detail} Sizes of {len(which)} ({some(which)}) do not tell how their masks lie."
             yield "exif-orientation", which[0], "", told
         else:

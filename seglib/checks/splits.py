@@ -66,17 +66,15 @@ def sequence_table(samples: pd.DataFrame, near_frames: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["split", "group", *_NUMBERS]).astype(types)
 
 
-def judge_sequences(
-    table: pd.DataFrame, samples: pd.DataFrame, near_frames: int
-) -> Iterator[tuple[str, ...]]:
-    """Report splits whose sequences train holds too."""
+def judge_sequences(table: pd.DataFrame, samples: pd.DataFrame, near: int) -> Iterator[tuple[str, ...]]:
+    """Report splits whose sequences train holds too; frames within `near` of one of train are counted."""
     for split, images in samples[samples["split"] != "train"].groupby("split", sort=False):
         rows = table[table["split"] == split]
         shared = rows[rows["train_images"] > 0]
         if len(shared):
             detail = f"{len(shared)} of {len(rows)} sequences of {split} are in train too: {some(shared['group'].tolist())}; "
             detail += f"they hold {shared['images'].sum()} of its {len(images)} images; "
-            detail += f"{shared['near'].sum()} of them have a train frame within {near_frames} frames."
+            detail += f"{shared['near'].sum()} of them have a train frame within {near} frames."
             yield "sequence-leakage", "", split, detail
 
 
@@ -94,9 +92,8 @@ def suggest_split(samples: pd.DataFrame, pixel_counts: np.ndarray, pictures: np.
     unit = joined(len(samples), np.r_[places, places], np.r_[sequence, first_alike(pd.Series(pictures))])
     count = len(set(unit))
     if len(names) < 2 or count < len(names):
-        raise ValueError(
-            f"{count} independent sequences cannot fill {len(names)} splits: add some, or list the ids of each."
-        )
+        told = f"{count} independent sequences cannot fill {len(names)} splits"
+        raise ValueError(f"{told}: add some, or list the ids of each.")
     counts = np.asarray(pixel_counts, float)
     counts = counts[:, counts.sum(axis=0) > 0]
     held = np.zeros((count, 1 + counts.shape[1]))  # (U, 1 + C) a unit's share of the images and of each class
@@ -104,7 +101,8 @@ def suggest_split(samples: pd.DataFrame, pixel_counts: np.ndarray, pictures: np.
     held /= held.sum(axis=0)
     held[:, 1:] /= max(1, counts.shape[1]) ** 0.5  # all classes together weigh as much as the images
     random, best, least = np.random.default_rng(0), None, np.inf
-    for _ in range(max(2, min(400, 20_000 // count))):  # many small units are easy to balance
+    # many small units are easy to balance, and few have few places
+    for _ in range(max(2, min(400, 20_000 // count, 4 * len(names) ** count))):
         place = random.choice(len(names), count, p=target)
         place[random.permutation(count)[: len(names)]] = np.arange(len(names))  # none is empty
         cost = _improve(held, target, place)

@@ -1,17 +1,17 @@
 """dataset.yaml -> samples, images and masks.
 
-classes (names, ids, colours), config (dataset.yaml), pairing and dataset (the samples, digests of their files),
+classes (names, ids, colours), values (what masks tell before they are named), config (dataset.yaml), pairing and dataset (the samples, digests of their files),
 image_io (files), overlay (drawn images, regions), known (the demo, downloads), draft and class_tables
-(a first dataset.yaml), annotations and convert (polygons -> masks), inject (recorded faults).
+(a first dataset.yaml), convert (polygons -> masks), inject (recorded faults).
 """
 
-from seglib.data.classes import IGNORE, ClassMap, default_colors, palette_conflict, some
+from seglib.data.classes import IGNORE, ClassMap, DatasetError, default_colors, some
 from seglib.data.config import DatasetConfig
 from seglib.data.convert import convert
 from seglib.data.dataset import Dataset, check_sizes, compare_digests, digests, explain, load_dataset
 from seglib.data.dataset import map_ahead, read_pair
 from seglib.data.draft import draft_dataset
-from seglib.data.image_io import DatasetError, ImageForm, Stored, encode_mask, georeference, read_image, read_mask
+from seglib.data.image_io import ImageForm, Stored, encode_mask, georeference, read_image, read_mask
 from seglib.data.image_io import read_mask_and_mode, read_picture, read_stored, read_values
 from seglib.data.inject import FAULT_KINDS, LABEL_FAULTS, LabelFaults, inject_faults, planted
 from seglib.data.known import download, ensure_demo
@@ -24,7 +24,7 @@ __all__ = [
     "DatasetError", "ImageForm", "LabelFaults", "Stored", "check_sizes", "compare_digests", "convert",
     "default_colors", "digests", "download", "draft_dataset", "encode_mask", "ensure_demo",
     "error_map", "explain", "find_images", "fitting", "georeference", "inject_faults", "joined",
-    "label_regions", "load_dataset", "map_ahead", "overlay", "palette_conflict", "planted", "present", "read_image",
-    "read_mask", "read_mask_and_mode", "read_pair", "read_picture", "read_stored", "read_values", "some",
+    "label_regions", "load_dataset", "map_ahead", "overlay", "planted", "present", "read_image", "read_mask",
+    "read_mask_and_mode", "read_pair", "read_picture", "read_stored", "read_values", "some",
     "top_confusions", "wrong_pixels",
 ]

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from seglib.data.classes import APART, IGNORE, MANY, levels, nearest, pack_rgb, palette_conflict, tally
-from seglib.data.image_io import EXCLUDE, DatasetError, read_form
+from seglib.data.classes import IGNORE, DatasetError
+from seglib.data.image_io import read_form
 from seglib.data.overlay import label_regions
+from seglib.data.values import APART, MANY, levels, nearest, pack_rgb, tally
 
 TABLES = ("labelmap.txt", "_classes.csv", "class_dict.csv", "classes.json", "class_names.txt", "classes.txt")
 TABLES += ("codes.txt", "labels.txt", "objectinfo150.txt")
@@ -44,9 +45,7 @@ def _from_json(found: dict | list) -> list[Named]:
     if isinstance(found, dict):  # {"road": 0} or {"0": "road"}
         return [Named(k, v) if isinstance(v, int) else Named(v, int(k)) for k, v in found.items()]
     rows = [{"name": row} if isinstance(row, str) else row for row in found]
-    colors = [row.get("color") or None for row in rows]
-    colors = [(*bytes.fromhex(c[1:]),) if isinstance(c, str) else c and (*c,) for c in colors]
-    return [Named(r.get("name") or r["title"], r.get("id"), c) for r, c in zip(rows, colors, strict=True)]
+    return [Named(row["name"], row.get("id"), (*row.get("color", ()),) or None) for row in rows]
 
 
 def _from_lines(text: str) -> list[Named]:
@@ -68,7 +67,8 @@ def draft_classes(files: list[Path], named: list[Named], source: str, glob: str)
     Without names the classes are class_0, class_1, ... by stored ids, or by how much the colours cover.
     `named` are the classes that the file `source` names; "labelIds" or "labelTrainIds" in `glob` are Cityscapes' ids.
     """
-    (pixels, colored, smeared), palette, notes = _count(files, named)
+    pixels, colored, smeared, palette = _count(files, named)
+    notes = ["snap: true  # smeared by JPEG or soft edges: other values are read as the nearest"] * smeared
     city, id_map = re.search("label(train)?ids", glob, re.IGNORECASE), {} if smeared else {IGNORE: IGNORE}
     used = {rgb: k for k, rgb in palette.items() if k in pixels}
     if colored:
@@ -133,19 +133,12 @@ def _by_id(found: list[int], named: list[Named]) -> list[Named]:
     return rows + [Named("", k) for k in found if k and k not in {row.stored for row in rows}]
 
 
-def _count(files: list[Path], named: list[Named]) -> tuple[tuple[Counter, bool, bool], dict, list[str]]:
-    """Count pixels by stored id or 24 bits of colour; whether they are colours, smeared; a palette; comments.
-
-    A DatasetError says why the values are no classes: noise, numbers of objects, two forms, palettes that differ.
-    """
-    tallies, forms, palettes, failed, regions, palette = [], [], [], [], [], b""
+def _count(files: list[Path], named: list[Named]) -> tuple[Counter, bool, bool, dict]:
+    """Count pixels by stored id or 24 bits of colour; whether they are colours, smeared; a palette. Others are refused."""
+    tallies, forms, regions, palette = [], [], [], b""
     by_color = bool(named) and all(row.color for row in named)
     for file in files:
-        try:
-            stored, form = read_form(file, f"mask {file.name!r}")
-        except DatasetError as error:
-            failed.append(error)
-            continue
+        stored, form = read_form(file, f"mask {file.name!r}")
         grey = stored.ndim == 3 and not by_color and (stored == stored[..., :1]).all()
         forms.append("grey" if grey else "RGB" if stored.ndim == 3 else "ids")
         tallies.append(tally(stored[..., 0] if grey else stored))
@@ -153,14 +146,8 @@ def _count(files: list[Path], named: list[Named]) -> tuple[tuple[Counter, bool, 
             values = label_regions(pack_rgb(stored) if stored.ndim == 3 else stored)[1]
             regions += np.unique(values[values != 0], return_counts=True)[1].tolist()  # of each value
         palette = form.palette or palette
-        palettes.append({k: (*form.palette[3 * k : 3 * k + 3],) for k in tallies[-1].index if form.palette})
         if sum(map(len, tallies)) > 1e6:  # photographs
             break
-    if 2 * len(failed) > len(files):
-        first = failed[0]
-        raise DatasetError(first.detail, first.check, first.suggestion.replace(f", {EXCLUDE}", ""))
-    bad = [json.dumps(error.detail, ensure_ascii=False) for error in failed]
-    notes = [f"# Left out of these shares: {detail}" for detail in bad]
     lossy = any(file.suffix.lower() in (".jpg", ".jpeg") for file in files)
     if color := "RGB" in forms:
         if count := forms.count("ids"):
@@ -168,21 +155,13 @@ def _count(files: list[Path], named: list[Named]) -> tuple[tuple[Counter, bool, 
             raise DatasetError(detail, "two-readings", "Export all in one form.")
         for counts, form in zip(tallies, forms, strict=True):
             counts.index *= 0x10101 if form == "grey" else 1
-    if conflict := palette_conflict(palettes):
-        raise DatasetError(conflict, "palettes-differ", "Export RGB masks, or class ids.")
     pixels, smeared = _judge(tallies, color, lossy, named, regions.count(1) > 0.9 * len(regions))
-    notes += ["snap: true  # smeared by JPEG or soft edges: other values are read as the nearest"] * smeared
     shown = dict(enumerate(map(tuple, np.reshape([*palette], (-1, 3)).tolist())))
-    return (pixels, color, smeared), shown if any(len({*rgb}) > 1 for rgb in shown.values()) else {}, notes
+    return pixels, color, smeared, shown if any(len({*rgb}) > 1 for rgb in shown.values()) else {}
 
 
-def _judge(
-    tallies: list[pd.DataFrame], color: bool, lossy: bool, named: list[Named], single: bool
-) -> tuple[Counter, bool]:
-    """Pixels by value, of smeared masks by the nearest of their classes, and whether they are smeared.
-
-    `single`: nearly every region of a mask has a value of its own.
-    """
+def _judge(tallies: list, color: bool, lossy: bool, named: list[Named], single: bool) -> tuple[Counter, bool]:
+    """Pixels by value, or if smeared by the nearest class, and whether; `single`: nearly every region has its own value."""
     together = pd.concat(tallies)
     counts = together.groupby(level=0).sum()
     kept = levels(counts, color, lossy)

@@ -1,10 +1,8 @@
 """dataset.yaml: where a dataset's images and masks lie and what its classes are, validated key by key."""
 
-import difflib
 import hashlib
 import os
 import re
-from collections.abc import Iterable
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -14,9 +12,8 @@ import numpy as np
 import pydantic
 from pydantic import AfterValidator, BaseModel, Field, StrictInt
 
-from seglib.data.classes import ClassError, ClassMap
-from seglib.data.image_io import DatasetError, ImageForm
-from seglib.params import ParameterError, read_file
+from seglib.data.classes import ClassMap, DatasetError
+from seglib.params import ParameterError, meant, read_file
 from seglib.runs import brief, check_name, display_path, is_plain
 
 FILE_NAME = "dataset.yaml"
@@ -32,16 +29,12 @@ class Split(BaseModel):
     model_config: ClassVar = {"extra": "forbid", "frozen": True}
     images: str = ""  # globs relative to the dataset's folder; both may be missing where `ids` is given
     masks: str = ""
-    ids: str | list[str] = ""  # or a text file with one a line; "": what no other split's `ids` name
+    ids: list[str] | str = ""  # or a text file with one a line; "": what no other split's `ids` name
     optional: bool = False  # may have no files at all
 
-    @pydantic.field_validator("images", "masks", "ids", mode="before")
+    @pydantic.field_validator("images", "masks", "ids")
     @classmethod
-    def _is_relative(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
-        if info.field_name == "ids" and not isinstance(value, str):
-            if isinstance(value, list) and value and all(isinstance(name, str) for name in value):
-                return value
-            raise ValueError("expected a text file or a list of ids; quote ids that are digits only")
+    def _is_relative(cls, value: str | list[str]) -> str | list[str]:
         if not isinstance(value, str) or not value:
             return value
         inside = PurePosixPath(re.sub(r"^\.\./(?!\.\./)[^/*?[]+/", "", value)).parts
@@ -114,11 +107,6 @@ class DatasetConfig(BaseModel):
         colors = np.array(self.colors, np.uint8).reshape(-1, 3)
         return ClassMap(tuple(self.classes), colors, tuple(self.ignore_ids), self.id_map, self.snap)
 
-    @property
-    def form(self) -> ImageForm:
-        """How image files are read."""
-        return ImageForm(self.channels, self.range, self.exif)
-
 
 def dataset_name(root: Path) -> str:
     """Derive a name for folders of results from a dataset's folder, and from its parent's too where it says little.
@@ -134,12 +122,6 @@ def dataset_name(root: Path) -> str:
     return f"dataset-{name}-{hashlib.sha256(os.fsencode(text)).hexdigest()[:4]}".replace("--", "-")
 
 
-def meant(name: str, known: Iterable[str]) -> str:
-    """Suggest the most similar of other names: " (did you mean 'x'?)", or "" where none is similar."""
-    near = difflib.get_close_matches(name, known, 1)
-    return f" (did you mean {near[0]!r}?)" if near and near[0] != name else ""
-
-
 def read_config(path: Path) -> DatasetConfig:
     """Read dataset.yaml; a `DatasetError` (check "config" or "classes") names every wrong key."""
     name, check = display_path(path), "config"
@@ -149,12 +131,13 @@ def read_config(path: Path) -> DatasetConfig:
         return config
     except ParameterError as error:
         told = str(error)
-    except ClassError as error:
+    except DatasetError as error:
         told, check = f"{name}: {error}", "classes"
     except pydantic.ValidationError as error:
         wrong: dict[str, str] = {}
         for problem in error.errors():  # those of a union's members differ in the end of their places
-            place = re.sub(r"\.(int|constrained|tuple\[|\[key]).*", "", ".".join(map(str, problem["loc"])))
+            place = ".".join(map(str, problem["loc"]))
+            place = re.sub(r"\.(int|str|list\[|constrained|tuple\[|\[key]).*", "", place)
             wrong.setdefault(place, _explain(problem, place))
         told = f"{name}: {'; '.join(wrong.values())}."
     raise DatasetError(told, check, "data/README.md shows the form.")

@@ -1,23 +1,30 @@
-"""Draw masks of class ids from other annotations: COCO, labelme, YOLO, a folder of masks a class, instances."""
+"""Draw masks of class ids from COCO, labelme, YOLO, a folder of masks a class or instances; unpack stacks."""
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
+import tifffile
 from PIL import Image, ImageDraw
 
-from seglib.data.annotations import SHARES, Drawn, naming, read_polygons
-from seglib.data.classes import IGNORE, some
+from seglib.data.classes import IGNORE, DatasetError, some
 from seglib.data.draft import meaning, walk
-from seglib.data.image_io import DatasetError, read_size, read_stored
-from seglib.runs import atomic_folder, write_text
+from seglib.data.image_io import read_stored, read_values
+from seglib.runs import atomic_folder, load_yaml, read_written, write_text
 
-KINDS = ("polygons", "classes", "instances")
+KINDS = ("polygons", "classes", "instances", "pages")
 _FIXED = {"background": 0, "_background_": 0, "__ignore__": IGNORE}  # the last two are labelme's
+_SHARES = (1, 1)
+# Source, the file; the image as it is called there; its height and width there, _SHARES of which polygons are, or None; and
+# what is drawn: an order, the lowest first, a class, and polygons (N, 2) of x and y or a function that gives the pixels.
+_Drawn = tuple[str, str, tuple[int, int] | None, list[tuple[float, str, Any]]]
 
 
 def convert(root: Path, kind: str = "polygons", target: str | Path = "") -> tuple[Path, list[str], int]:
@@ -29,49 +36,68 @@ def convert(root: Path, kind: str = "polygons", target: str | Path = "") -> tupl
     Args:
         root: a folder of images, and annotations that name them or are named as they are.
         kind: "polygons" (COCO with RLE, labelme, YOLO), "classes" (a folder of masks a class, masks/car/x.png) or
-            "instances" (masks of numbered objects, all of one class; 255 beside other numbers is ignored).
-        target: a new folder; `masks` in `root` by default.
+            "instances" (masks of numbered objects, all of one class; 255 beside other numbers is ignored). "pages"
+            unpacks TIFF stacks, of images and of masks alike: a TIFF for each page, stack_001.tif.
+        target: a new folder; `masks` in `root` by default, of pages `<root>_pages`.
 
     Returns:
-        the new folder, the names of the classes with background, and how many masks there are.
+        the new folder, the names of the classes with background (none of pages), and how many files there are.
     """
-    out, drawn, names = Path(target or root / "masks"), defaultdict(list), ["background"]
+    usual = root.with_name(f"{root.name}_pages") if kind == "pages" else root / "masks"
+    out, drawn, names = Path(target or usual), defaultdict(list), ["background"]
     if kind not in KINDS:
         raise DatasetError(f"kind {kind!r} is none of {', '.join(KINDS)}.")
     if out.exists():
         raise DatasetError(f"{out} exists.", "folder-exists", "Name a new folder with --to.")
     files, others = walk(root)
+    if kind == "pages":
+        return out, [], _unpack(files, out)
     masks = {parts for parts in files if any(meaning(part)[1] in ("mask", "other") for part in parts[:-1])}
     images = defaultdict(list)
-    for parts in (parts for parts in files if parts not in masks and parts[0] != ".."):
+    for parts in (parts for parts in files if parts not in masks):
         images[PurePosixPath(parts[-1]).stem].append(PurePosixPath(*parts))
-    polygons = read_polygons(root, others, {*images}, names)
+    polygons = _polygons(root, others, {*images}, names)
     for one in polygons if kind == "polygons" else _masks(root, sorted(masks), kind):
         drawn[_image(*one[:2], images)].append(one)
     names += [label for ones in drawn.values() for *_, shapes in ones for _, label, _ in shapes]
     names = ["background", *dict.fromkeys(name for name in names if name not in _FIXED)]
     if not drawn or len(names) > IGNORE:
         detail = f"{root}: {len(drawn)} annotated images of {len(names)} classes; expected some, and at most {IGNORE}."
-        raise DatasetError(detail, "no-annotations", f"Is it of another kind? --kind {', '.join(KINDS)}")
+        told = "Other tools than COCO, labelme and YOLO export COCO. Is it of another kind?"
+        raise DatasetError(detail, "no-annotations", f"{told} --kind {', '.join(KINDS)}")
     ids = {name: c for c, name in enumerate(names)} | _FIXED
     with atomic_folder(out) as new:
         for image, ones in drawn.items():
             path = (new / image).with_suffix(".png")
             path.parent.mkdir(parents=True, exist_ok=True)
-            with naming(" and ".join(dict.fromkeys(source for source, *_ in ones))):
+            with _naming(" and ".join(dict.fromkeys(source for source, *_ in ones))):
                 Image.fromarray(_draw(root / image, ones, ids)).save(path)
         write_text(new / "classes.txt", "".join(f'{c} "{name}"\n' for c, name in enumerate(names)))
     return out, names, len(drawn)
 
 
-def _masks(root: Path, masks: list[tuple[str, ...]], kind: str) -> Iterator[Drawn]:
+def _unpack(files: dict[tuple[str, ...], Path], out: Path) -> int:
+    count = 0
+    with atomic_folder(out) as new:
+        for path, place in ((path, new.joinpath(*parts)) for parts, path in files.items()):
+            if path.suffix.lower() in (".tif", ".tiff"):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                with tifffile.TiffFile(path) as tif:
+                    kind, pages = tif.pages[0].photometric, tif.asarray().reshape(-1, *tif.pages[0].shape)
+                for k, page in enumerate(pages, 1):
+                    tifffile.imwrite(place.with_stem(f"{place.stem}_{k:03d}"), page, photometric=kind)
+                count += len(pages)
+    return count
+
+
+def _masks(root: Path, masks: list[tuple[str, ...]], kind: str) -> Iterator[_Drawn]:
     """The masks of each image: of its classes, by the folders that they lie in, or of its instances."""
     found = defaultdict(list)
     for *place, name in masks:
         path, label = root.joinpath(*place, name), place.pop() if kind == "classes" else "object"
         if any(meaning(label)):
-            detail = f"{path} lies in no folder of a class, such as masks/train/car/x.png."
-            raise DatasetError(detail, "no-annotations", "Are they masks of classes already?")
+            told = f"{path} lies in no folder of a class, such as masks/train/car/x.png."
+            raise DatasetError(told, "no-annotations", "Are they masks of classes already?")
         found["/".join([*place, path.stem])].append((0, label, partial(_marked, path, kind)))
     yield from ((name, name, None, shapes) for name, shapes in found.items())
 
@@ -103,12 +129,14 @@ def _image(source: str, called: str, images: dict[str, list[PurePosixPath]]) -> 
     return best[0]
 
 
-def _draw(path: Path, ones: list[Drawn], ids: dict[str, int]) -> np.ndarray:
+def _draw(path: Path, ones: list[_Drawn], ids: dict[str, int]) -> np.ndarray:
     """Draw the mask of an image, upright as images are read: (H, W) uint8. A ValueError says what does not fit."""
     per_image = [PurePosixPath(name).name == PurePosixPath(source).stem for source, name, *_ in ones]
     if len(ones) > 1 and any(per_image):  # COCO may have a file a class
         raise ValueError("both are of one image: move one away")
-    (size, turn), shapes = read_size(path), [(*one, told) for *_, told, shapes in ones for one in shapes]
+    shapes = [(*one, told) for *_, told, shapes in ones for one in shapes]
+    pixels, stored = read_values(path)
+    size, turn = pixels.shape[:2], stored.orientation
     mask = np.zeros(size, np.uint8)
     for _, label, shape, told in sorted(shapes, key=itemgetter(0)):
         if callable(shape):
@@ -117,12 +145,12 @@ def _draw(path: Path, ones: list[Drawn], ids: dict[str, int]) -> np.ndarray:
         else:
             picture = Image.new("1", size[::-1])
             for polygon in shape:
-                corners = polygon * size[::-1] if told == SHARES else polygon
+                corners = polygon * size[::-1] if told == _SHARES else polygon
                 if told is None and (corners > 1.1 * np.array(size[::-1])).any():
                     raise ValueError(f"it tells no size, and reaches beyond {path.name}")
                 ImageDraw.Draw(picture).polygon(corners.ravel().tolist(), fill=1)
             covered = np.array(picture)
-        if told not in (SHARES, None, size):
+        if told not in (_SHARES, None, size):
             has = f"{path.name} has {size[1]} x {size[0]}{' once EXIF has turned it' * (turn > 1)}"
             raise ValueError(f"it is of {told[1]} x {told[0]} pixels, {has}")
         if turn > 1 and (turn < 5 or told != size or size == size[::-1]):
@@ -130,3 +158,102 @@ def _draw(path: Path, ones: list[Drawn], ids: dict[str, int]) -> np.ndarray:
         mask[covered > 0] = ids[label]
         mask[covered == IGNORE] = IGNORE
     return mask
+
+
+@contextmanager
+def _naming(source: str) -> Iterator[None]:
+    """Name the file that makes no sense in a DatasetError."""
+    try:
+        yield
+    except DatasetError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        detail = f"{source} is no annotation that can be drawn ({reason})."
+        way = "Correct it, export outlines for the images as they are, or move it away."
+        raise DatasetError(detail, "no-annotations", way) from error
+
+
+def _polygons(root: Path, others: list[Path], images: set[str], names: list[str]) -> Iterator[_Drawn]:
+    """Yield what the files `others` draw; `images` are stems. Names of classes that have an order go to `names`."""
+    listed = None
+    for path in others:
+        source, stem = path.as_posix(), path.with_suffix("").as_posix()
+        with _naming(source):
+            if path.suffix.lower() == ".json":
+                yield from _from_json(json.loads(read_written(root / path)), source, stem, names)
+            elif path.suffix.lower() == ".txt" and path.stem in images:
+                if listed is None:
+                    listed = _yolo_names(root, others)
+                    names += listed.values()
+                rows = [line.split() for line in read_written(root / path).splitlines() if line.strip()]
+                objects = [(listed.get(int(c), f"class_{c}"), _corners(xy, 1.1)) for c, *xy in rows]
+                yield source, stem, _SHARES, [(0, label, [corners]) for label, corners in objects]
+
+
+def _yolo_names(root: Path, others: list[Path]) -> dict[int, str]:
+    """The names of YOLO's classes by number: of the YAML file that has `names`, else of classes.txt or obj.names."""
+    listed: Any = []
+    for path in others:
+        with _naming(path.as_posix()):
+            if path.suffix.lower() in (".yaml", ".yml"):
+                held = load_yaml(read_written(root / path))
+                listed = (isinstance(held, dict) and held.get("names")) or listed
+            elif path.name.lower() in ("classes.txt", "obj.names") and path.parts[0] != "masks":  # ours
+                listed = listed or read_written(root / path).split("\n")
+    listed = [listed] if isinstance(listed, str) else listed
+    rows = listed.items() if isinstance(listed, dict) else enumerate(listed)
+    return {int(c): str(name).strip() for c, name in rows if str(name).strip()}
+
+
+def _from_json(found: Any, source: str, stem: str, names: list[str]) -> Iterator[_Drawn]:
+    """COCO's images and annotations, or labelme's shapes; other JSON draws nothing."""
+    shapes, keys = defaultdict(list), found if isinstance(found, dict) else ()
+    if "annotations" in keys:
+        categories = {one["id"]: str(one["name"]) for one in found["categories"]}
+        names += [name for _, name in sorted(categories.items())]
+        for one in found["annotations"]:
+            label, form = categories[one["category_id"]], one.get("segmentation")
+            if not form:
+                raise ValueError(f"annotation {one.get('id')} is a box without a polygon")
+            form = partial(_runs, form) if isinstance(form, dict) else [_corners(xy) for xy in form]
+            shapes[one["image_id"]].append((-one.get("area", 0), label, form))
+        for one in found["images"]:
+            size, name = (one.get("height"), one.get("width")), one["file_name"].replace("\\", "/")
+            yield source, f"{stem}/{name}", size if all(size) else None, shapes[one["id"]]
+    elif "shapes" in keys:
+        for one in found["shapes"]:
+            if (kind := one.get("shape_type") or "polygon") != "polygon":
+                raise ValueError(f"{one['label']!r} is a {kind}, not a polygon")
+            shapes[stem].append((0, str(one["label"]), [_corners(np.ravel(one["points"]))]))
+        size = found.get("imageHeight"), found.get("imageWidth")
+        yield source, stem, size if all(size) else None, shapes[stem]
+
+
+def _corners(numbers: Any, most: float = np.inf) -> np.ndarray:
+    """The corners (N, 2) of x, y, x, y, ..., in pixels or, up to `most`, in shares of the sides."""
+    points = np.array(numbers, float)
+    size = points.size
+    if size < 6 or size % 2 or not np.abs(points).max() <= most:
+        what = "a box or a line" if size == 4 else f"{size} numbers up to {points.max(initial=0):g}"
+        raise ValueError(f"{what}, not x and y of three corners{' in shares of the sides' * (most < 2)}")
+    return points.reshape(-1, 2)
+
+
+def _runs(code: dict) -> np.ndarray:
+    """The pixels of COCO's run lengths, which go down the columns: (H, W) bool."""
+    counts = _counts(code["counts"]) if isinstance(code["counts"], str) else code["counts"]
+    return np.repeat(np.arange(len(counts)) % 2 > 0, counts).reshape(code["size"][::-1]).T
+
+
+def _counts(text: str) -> list[int]:
+    """COCO's compressed counts: five bits a letter, the sixth says that more follow; from the third on, differences."""
+    counts, value, shift = [], 0, 0
+    for bits in (ord(letter) - 48 for letter in text):
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (bits >> 4 & 1) << shift  # the sign
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value = shift = 0
+    return counts

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from seglib.data.classes import ClassMap, some
+from seglib.data.classes import ClassMap, DatasetError, some
 from seglib.data.config import FILE_NAME, dataset_name, read_config
-from seglib.data.image_io import EXCLUDE, PLAIN, DatasetError, ImageForm, read_image, read_mask
+from seglib.data.image_io import EXCLUDE, PLAIN, ImageForm, read_image, read_mask
 from seglib.data.pairing import pair_files
 from seglib.runs import resolve_path
 
@@ -71,17 +71,16 @@ def load_dataset(folder: str | Path, config: str | Path = "", strict: bool = Tru
         told = f"Check the path; a relative one starts at the project root.{there}"
         raise DatasetError(detail, "no-folder", told)
     if not path.is_file():
-        suggestion = (
-            f"Draft one with `seglib init {shlex.quote(str(folder))}`, or name one elsewhere as config."
-        )
-        raise DatasetError(f"no {path.name} at {path}.", "no-config", suggestion)
+        told = f"Draft one with `seglib init {shlex.quote(str(folder))}`, or name one elsewhere as config."
+        raise DatasetError(f"no {path.name} at {path}.", "no-config", told)
     settings = read_config(path)
     samples, problems = pair_files(root, settings)
     name = (settings.name or dataset_name(root)) + f"-limit{settings.limit}" * (settings.limit > 0)
     errors = problems[problems["severity"] == "error"]
     if strict and len(errors):
         raise DatasetError(f"dataset {name!r}: {explain(errors)}", errors["check"].iloc[0])
-    return Dataset(root, name, settings.class_map, samples, problems, settings.form)
+    form = ImageForm(settings.channels, settings.range, settings.exif)
+    return Dataset(root, name, settings.class_map, samples, problems, form)
 
 
 def read_pair(dataset: Dataset, row: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from seglib.data.class_tables import TABLES, Named, draft_classes, read_table
-from seglib.data.classes import some
+from seglib.data.classes import DatasetError, some
 from seglib.data.config import dataset_name
-from seglib.data.image_io import FOREIGN, SUFFIXES, DatasetError, read_stored
+from seglib.data.image_io import FOREIGN, SUFFIXES, read_stored
 from seglib.data.pairing import find_files, listed_ids, literal, visible_files
 from seglib.runs import is_plain
 
@@ -55,8 +55,6 @@ def draft_dataset(folder: str | Path, images: str = "", masks: str = "") -> str:
     A DatasetError has check "no-layout", "two-readings" (with the globs that choose each), "polygons" or "illegal-ids".
     """
     root = Path(folder)
-    if not root.is_dir():
-        raise DatasetError(f"{root} is no folder.", "no-folder", "Check the path.")
     files, others = walk(root)
     pairs = _told(root, images, masks) if images or masks else _find_pairs(root, files)
     if not pairs:
@@ -67,41 +65,29 @@ def draft_dataset(folder: str | Path, images: str = "", masks: str = "") -> str:
     classes = draft_classes(truth[:: -(-len(truth) // 200)], named, table, pairs[0].masks.glob)
     tail = r"(?:_(?:jpe?g|png))?\.rf\..+" * any(".rf." in text for text in pairs[0].images.files)
     head = "# A draft: name the classes, compare the counts with what you expect, then run 01_data_check."
-    lines = [head, f"name: {dataset_name(root)}", *classes, *_splits(root, pairs, others)]
-    lines += [f"# group: '(?P<group>.+)_(?P<frame>[0-9]+){tail}$'  # sequences, if there are any\n"]
-    return "\n".join(lines)
+    group = f"# group: '(?P<group>.+)_(?P<frame>[0-9]+){tail}$'  # sequences, if there are any\n"
+    return "\n".join([head, f"name: {dataset_name(root)}", *classes, *_splits(root, pairs, others), group])
 
 
 def _table(root: Path, pairs: list[_Pair], others: list[Path]) -> tuple[str, list[Named]]:
-    """The file that names classes, and what it names; the one nearest to the masks, whose equals must agree."""
+    """The file nearest to the masks that names classes, and what it names."""
 
     def far(path: Path) -> tuple[bool, int, int]:
         beside = any(pair.masks.glob.startswith(f"{literal(path.parent.as_posix())}/") for pair in pairs)
         return not beside, len(path.parts), TABLES.index(path.name.lower())
 
-    tables = sorted((path for path in others if path.name.lower() in TABLES), key=far)
-    named = read_table(root / tables[0]) if tables else []
-    for path in tables[1:]:
-        if far(path) == far(tables[0]) and read_table(root / path) != named:
-            detail = f"{tables[0]} and {path} name different classes."
-            raise DatasetError(detail, "two-readings", "Correct or remove one.")
-    return tables[0].as_posix() if tables else "", named
+    table = min((path for path in others if path.name.lower() in TABLES), key=far, default=None)
+    return (table.as_posix(), read_table(root / table)) if table else ("", [])
 
 
 def walk(root: Path) -> tuple[_Files, list[Path]]:
-    """Image files, those of a testing folder beside this one included, and other files."""
-    files, others, tests = {}, [], _SPLITS["test"].split("|")
-    beside = [] if any((root / name).exists() for name in tests) else [root.parent / name for name in tests]
-    for start in (root, *beside):
-        up = ("..", start.name) * (start != root)
-        for path in visible_files(start):
-            if not is_plain(path.relative_to(start).as_posix()):
-                continue  # the check names it
-            if path.name.lower().endswith(SUFFIXES):
-                files[(*up, *path.relative_to(start).parts)] = path
-            elif not up:
-                others.append(path.relative_to(root))
-    return files, others
+    """Image files and other files of a folder; a DatasetError says that there is none."""
+    if not root.is_dir():
+        raise DatasetError(f"{root} is no folder.", "no-folder", "Check the path.")
+    below = [path.relative_to(root) for path in visible_files(root)]
+    below = [path for path in below if is_plain(path.as_posix())]  # the check names the others
+    images = {path.parts: root / path for path in below if path.name.lower().endswith(SUFFIXES)}
+    return images, [path for path in below if path.parts not in images]
 
 
 def meaning(name: str) -> tuple[str, str]:
@@ -126,7 +112,7 @@ def _find_pairs(root: Path, files: _Files) -> list[_Pair]:
             if by_files and len(words) > 1:
                 roles = {meaning(word)[1] for word in (words[-1], "".join(words[-2:]), words[0])}
             role = next((role for role in ("other", "mask", "image") if role in roles), "")
-            shape = tuple(p if p == ".." or any(meaning(p)) else "*" for p in parts[:length])
+            shape = tuple(p if any(meaning(p)) else "*" for p in parts[:length])
             groups[split, role, shape][parts] = file
         pairs = []
         for (split, _, shape), group in ((key, group) for key, group in groups.items() if key[1] == "mask"):
@@ -210,8 +196,8 @@ def _around(core: str, stems: Iterable[str]) -> Iterator[tuple[str, str]]:
 def _told(root: Path, *globs: str) -> list[_Pair]:
     """The pairs that two globs name, a split for each word that "{split}" can stand for."""
     if not all(globs) or len({"{split}" in glob for glob in globs}) > 1:
-        detail = "images and masks are told together, with {split} in both or in none."
-        raise DatasetError(detail, "no-layout", f"For example: {_TELL}.")
+        told = "images and masks are told together, with {split} in both or in none."
+        raise DatasetError(told, "no-layout", f"For example: {_TELL}.")
     pairs = []
     for word, split in _SPLIT_OF.items() if "{split}" in globs[0] else [("", "")]:
         pair = _Pair(split, *(_side(root, glob.replace("{split}", word)) for glob in globs))
@@ -232,8 +218,8 @@ def _one_a_split(pairs: list[_Pair]) -> list[_Pair]:
             mask = pair.masks.files[pair.both[0]]
             values = some([*map(str, sorted({*read_stored(mask).ravel().tolist()}))], 6)
             detail += f'\n  --images "{images}" --masks "{masks}"  # {len(pair.both)} pairs; {mask.name} holds {values}'
-        suggestion = "\nRun `seglib init FOLDER` with the line whose masks hold a value for each class."
-        raise DatasetError(detail, "two-readings", suggestion)
+        told = "\nRun `seglib init FOLDER` with the line whose masks hold a value for each class."
+        raise DatasetError(detail, "two-readings", told)
     return [named[split][0] for split in _SPLITS if split in named]
 
 
@@ -241,14 +227,12 @@ def _splits(root: Path, pairs: list[_Pair], others: list[Path]) -> list[str]:
     """The lines of the splits, by lists such as ImageSets/Segmentation/val.txt where no folder tells them."""
     known = {name for text in pairs[0].both for name in (text.rpartition("/")[2], text.replace("/", "-"))}
     lists: dict[Path, dict[str, tuple[Path, list[str]]]] = defaultdict(dict)
-    notes, lines, strange = [], {}, []
+    lines = {}
     for path in (path for path in others if len(pairs) == 1 and path.suffix == ".txt"):
         split = _SPLIT_OF.get(path.stem.lower(), "")
         names = listed_ids(root / path, known) if split else []
         if known & {*names}:
             lists[path.parent].setdefault(split, (path, names))
-        elif names:
-            strange.append(f"  # {path.as_posix()} names none of these pairs")
 
     def rank(place: Path) -> tuple[bool, bool]:
         unknown = any(not {*names} <= known for _, names in lists[place].values())
@@ -259,9 +243,6 @@ def _splits(root: Path, pairs: list[_Pair], others: list[Path]) -> list[str]:
         detail = f"{first} and {more[0]} hold lists of splits."
         raise DatasetError(detail, "two-readings", "Remove or rename those that are not meant.")
     chosen = lists[first]
-    for path, names in chosen.values():
-        if wrong := [name for name in names if name not in known]:
-            notes.append(f"  # {path.as_posix()}: {len(wrong)} ids have no pair: {_quoted(some(wrong))}")
     for pair in pairs:
         globs = f"images: {_quoted(pair.images.glob)}, masks: {_quoted(pair.masks.glob)}"
         for split, (path, names) in chosen.items():
@@ -270,7 +251,7 @@ def _splits(root: Path, pairs: list[_Pair], others: list[Path]) -> list[str]:
         lines.setdefault("train" if chosen else pair.split, f"  {pair.split}: {{{globs}}}  # {count}")
     no_val = "  # no val split, which training needs; `seglib init FOLDER --split 0.7 0.15 0.15` proposes one"
     ordered = [lines[split] for split in _SPLITS if split in lines]
-    return ["splits:", *ordered, *(notes if chosen else strange), *[no_val] * ("val" not in lines)]
+    return ["splits:", *ordered, *[no_val] * ("val" not in lines)]
 
 
 def _no_layout(root: Path, files: _Files, others: list[Path]) -> DatasetError:
@@ -280,11 +261,10 @@ def _no_layout(root: Path, files: _Files, others: list[Path]) -> DatasetError:
     if found := [path.as_posix() for path in told if path.suffix == ".json" or path.stem in stems]:
         detail = f"{root} has no masks, but {len(found)} annotation files ({some(found)})."
         return DatasetError(detail, "polygons", f"Polygons are drawn as masks first: seglib convert {quoted}")
-    if found := [path.as_posix() for path in others if path.suffix.lower() in FOREIGN]:
-        detail = f"{root} has {len(found)} files that are not read ({some(found)}); expected {', '.join(SUFFIXES)}."
-        return DatasetError(detail, "no-layout", "Save them as PNG first.")
     detail = f"{root} has none of the known layouts, which data/README.md lists."
+    if found := [path.as_posix() for path in others if path.suffix.lower() in FOREIGN]:
+        detail += f" {len(found)} files that are not read ({some(found)}) have to be saved as PNG first."
     if any(meaning(part)[1] == "mask" for parts in files for part in parts[:-1]):
-        detail += " Folders of masks of one class each, or masks of numbered objects, become masks of all classes by "
-        detail += f"seglib convert {quoted} --kind classes (or instances)."
+        told = f"seglib convert {quoted} --kind classes (or instances)"
+        detail += f" Folders of masks of one class each, or of numbered objects, become masks of all classes by {told}."
     return DatasetError(detail, "no-layout", f"Say where the files are: seglib init FOLDER {_TELL}")

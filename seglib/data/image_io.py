@@ -10,25 +10,15 @@ import numpy as np
 import tifffile
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
-from seglib.data.classes import IGNORE, ClassError, ClassMap, suggest
+from seglib.data.classes import IGNORE, ClassMap, DatasetError, suggest
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # the only decoders that files reach, under any file name
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 # tags: ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory, GeoDoubleParams, GeoAsciiParams
 _GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737)
-FOREIGN = (
-    ".gif",
-    ".npy",
-    ".npz",
-    ".pgm",
-    ".ppm",
-    ".jp2",
-    ".heic",
-    ".dcm",
-    ".nii",
-    ".mat",
-)  # to be saved as PNG
-_DEEP = ("RGB;16B", "RGBA;16B", "LA;16B")  # PNGs of which Pillow keeps the upper bytes
+# to be saved as PNG
+FOREIGN = (".gif", ".npy", ".npz", ".pgm", ".ppm", ".jp2", ".heic", ".dcm", ".nii", ".mat")
+_DEEP = ("RGB;16B", "RGBA;16B", "LA;16B")  # PNGs of which Pillow would keep the upper bytes alone
 # How other files begin that come under such names, or, from the fifth byte on, HEIC and AVIF.
 _OTHERS = {b"GIF8": "a GIF", b"ftyp": "an HEIC or AVIF image", b"{": "JSON", b"[": "JSON"}
 _OTHERS |= {b"git-lfs": "a Git LFS pointer (`git lfs pull` fetches it)", b"<": "XML, SVG or a web page"}
@@ -38,15 +28,9 @@ _MODES = {("bool", 1): "1", ("uint8", 1): "L", ("uint8", 2): "LA", ("uint8", 3):
 _MODES |= {("uint16", 1): "I;16", ("int32", 1): "I", ("float32", 1): "F"}
 _PILLOW = ("1", "L", "RGB", "RGBA", "I;16")
 _ALONE = (1, 8, 32773, 32946)  # none, deflate and packbits, which tifffile decodes without imagecodecs
+_ONE = "Save the one that is meant as a file of its own"
+_UNPACK = ", unpack all by `seglib convert FOLDER --kind pages --to NEW`"
 EXCLUDE = "or list the id under exclude in dataset.yaml"
-
-
-class DatasetError(ValueError):
-    """Something in a dataset is not as expected: what (`detail`), as which finding (`check`), and what to do about it."""
-
-    def __init__(self, detail: str, check: str = "", suggestion: str = "") -> None:
-        super().__init__(f"{detail} {suggestion}".rstrip())
-        self.detail, self.check, self.suggestion = detail, check, suggestion
 
 
 class Stored(NamedTuple):
@@ -62,10 +46,6 @@ class Stored(NamedTuple):
     def deep(self) -> bool:
         """Whether a channel has more than 8 bits."""
         return self.mode[0] in "IF" or self.mode.endswith(("16", "32", "64"))
-
-
-class PagesError(ValueError):
-    """A file holds several pages or frames; the message counts them."""
 
 
 def georeference(path: Path) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
@@ -103,8 +83,7 @@ def read_image(path: str | Path, label: str = "", form: ImageForm = PLAIN) -> np
 def read_picture(path: str | Path, label: str = "", form: ImageForm = PLAIN) -> tuple[np.ndarray, Stored]:
     """Read an image as `read_image` does, and how the file stores it."""
     label = f"image {label or repr(Path(path).name)}"
-    pixels, stored = _decode(Path(path), label, form.exif is not False, shown=True)
-    pixels = _bands(pixels, stored, form, label)
+    pixels, stored = read_values(Path(path), form, label)
     if pixels.dtype == bool:
         pixels = pixels * np.uint8(255)
     elif pixels.dtype != np.uint8:
@@ -112,20 +91,10 @@ def read_picture(path: str | Path, label: str = "", form: ImageForm = PLAIN) -> 
     return np.array(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), order="C"), stored
 
 
-def read_size(path: Path) -> tuple[tuple[int, int], int]:
-    """Read the height and width of an image, turned by its EXIF orientation, and that, 1-8 (1: upright)."""
-    pixels, stored = _decode(path, f"image {path.name!r}")
-    return pixels.shape[:2], stored.orientation
-
-
-def read_values(path: Path, form: ImageForm = PLAIN) -> np.ndarray:
-    """Read an image's bands as they are stored, (H, W, 1 or 3) of any sample type, before `form.range`."""
-    label = f"image {path.name!r}"
-    return _bands(*_decode(path, label, form.exif is not False, shown=True), form, label)
-
-
-def _bands(pixels: np.ndarray, stored: Stored, form: ImageForm, label: str) -> np.ndarray:
-    """The one or three bands that are shown, light as high values."""
+def read_values(path: Path, form: ImageForm = PLAIN, label: str = "") -> tuple[np.ndarray, Stored]:
+    """Read an image's bands, (H, W, 1 or 3) of any sample type, light as high values, before `form.range`; and how stored."""
+    label = label or f"image {path.name!r}"
+    pixels, stored = _decode(path, label, form.exif is not False, shown=True)
     if stored.white_is_zero and pixels.dtype.kind in "bu":
         pixels = ~pixels
     count, chosen = pixels.shape[2], form.channels
@@ -134,12 +103,12 @@ def _bands(pixels: np.ndarray, stored: Stored, form: ImageForm, label: str) -> n
         told = f"{what}, but dataset.yaml names {[*chosen]}."
         raise DatasetError(told, "channels", f"Name bands that it has as channels, {EXCLUDE}.")
     if chosen:
-        return pixels[..., [c - 1 for c in chosen]]
+        return pixels[..., [c - 1 for c in chosen]], stored
     shown = count - (stored.alpha and count > 1)
     if shown not in (1, 3):
         line = "channels: [3, 2, 1]" if count > 2 else "channels: [1, 1, 1]"
         raise DatasetError(f"{what}.", "channels", f"Name red, green and blue in dataset.yaml, as in {line}.")
-    return pixels[..., :shown]
+    return pixels[..., :shown], stored
 
 
 def _scale(pixels: np.ndarray, form: ImageForm, label: str) -> np.ndarray:
@@ -170,7 +139,7 @@ def read_mask_and_mode(path: str | Path, classes: ClassMap, label: str = "") -> 
     values = _as_values(values, classes)
     try:
         return classes.encode(values), stored
-    except ClassError as error:
+    except DatasetError as error:
         check = "illegal-ids" if values.ndim == 2 else "rgb-mask"
         smeared = " JPEG smears ids: export masks as PNG." * (Path(path).suffix.lower() in (".jpg", ".jpeg"))
         raise DatasetError(f"{label} {error}", check, suggest(values, classes) + smeared) from None
@@ -208,8 +177,7 @@ def encode_mask(path: str | Path, classes: ClassMap, mask: np.ndarray) -> bytes:
         out = out.astype(np.uint16)
     picture, stream = Image.fromarray(out), io.BytesIO()
     if form.mode == "P":  # 256 colours: with fewer, Pillow would write fewer bits than ids need
-        with Image.open(path, formats=_FORMATS) as stored:
-            picture.putpalette((stored.getpalette("RGB") + [0] * 768)[:768])
+        picture.putpalette(form.palette.ljust(768, b"\0"))
     picture.save(stream, "PNG")
     return stream.getvalue()
 
@@ -221,8 +189,9 @@ def read_form(path: Path, label: str) -> tuple[np.ndarray, Stored]:
         alpha, values = values[..., -1], values[..., :-1]
         if alpha.min() < alpha.max() and (values == values[:1, :1]).all():
             detail = f"{label} is one colour ({stored.mode}); what differs is its alpha, {alpha.min()} to {alpha.max()}."
-            suggestion += " For example: Image.open(path).getchannel('A')."
-            raise DatasetError(detail, "channels", suggestion)
+            raise DatasetError(
+                detail, "channels", f"{suggestion} For example: Image.open(path).getchannel('A')."
+            )
     if values.dtype != np.uint8 and (values == values[..., :1]).all():
         values = values[..., :1]
     if values.shape[2] not in (1, 3) or (values.shape[2] == 3 and values.dtype != np.uint8):
@@ -246,9 +215,8 @@ def _decode(path: Path, label: str, exif: bool = True, shown: bool = False) -> t
             head = file.read(32)
             pixels, stored = (head[:4] in _MAGIC and _read_tiff(file)) or _decode_by_pillow(file, shown)
             return np.atleast_3d(_upright(pixels, stored.orientation) if exif else pixels), stored
-    except PagesError as error:
-        check, told = "pages", f"holds {error}; expected one."
-        suggestion = "Save the one that is meant as a file of its own"
+    except DatasetError as error:
+        check, told, suggestion = error.check, error.detail, error.suggestion
     except FileNotFoundError:
         check, told, suggestion = "missing-file", f"is gone: expected a file at {path}.", "Restore it"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError) as error:
@@ -269,13 +237,13 @@ def _decode_by_pillow(file: BinaryIO, shown: bool) -> tuple[np.ndarray, Stored]:
     with Image.open(file, formats=_FORMATS) as image:
         mode, raw = image.mode, image.tile[0][3] if image.format == "PNG" and image.tile else ""
         if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
-            raise PagesError(f"{image.n_frames} frames")
-        pixels = _sixteen_bits(file, image, raw) if raw in _DEEP else None
+            raise DatasetError(f"holds {image.n_frames} frames; expected one.", "pages", _ONE)
+        if raw in _DEEP:
+            told = f"is a PNG of 16 bits in {raw.split(';')[0]}; expected 8 bits, or one channel."
+            raise DatasetError(told, "channels", "Save it as TIFF, which is read with all its bits")
         image.load()
         turned = image.getexif().get(ExifTags.Base.Orientation, 1)
         alpha = mode in ("LA", "RGBA") or (mode == "PA" and not shown)
-        if pixels is not None:
-            return pixels, Stored(f"{pixels.shape[2]} x uint16", turned, alpha)
         palette = image.getpalette("RGB") if mode == "P" else []
         if shown and mode[0] == "P":
             image = image.convert("RGBA")  # not "RGB": palette transparency would be blended
@@ -284,31 +252,15 @@ def _decode_by_pillow(file: BinaryIO, shown: bool) -> tuple[np.ndarray, Stored]:
         return np.asarray(image), Stored(mode, turned, alpha, palette=bytes(palette))
 
 
-def _sixteen_bits(file: BinaryIO, image: Image.Image, raw: str) -> np.ndarray:
-    """Read a PNG of several channels of 16 bits, (H, W, C) uint16; Pillow alone gives the upper bytes."""
-    if raw == "LA;16B":  # two channels of 16 bits lie as four of 8
-        image.tile = [(*image.tile[0][:3], "RGBA")]
-        pixels = np.asarray(image).astype(np.uint16)
-        return pixels[..., ::2] << 8 | pixels[..., 1::2]
-    upper = np.asarray(image).astype(np.uint16)
-    file.seek(0)
-    with Image.open(file, formats=["PNG"]) as again:
-        again.tile = [(*again.tile[0][:3], raw[:-1] + "L")]  # the lower bytes
-        return upper << 8 | np.asarray(again)
-
-
 def _read_tiff(file: BinaryIO) -> tuple[np.ndarray, Stored] | None:
-    """Read the values of a TIFF, (H, W) or (H, W, bands), neither turned nor inverted.
-
-    None where Pillow has to: palettes, CMYK, YCbCr and Lab, LZW and JPEG. A `PagesError` counts the pages of a stack, without
-    thumbnails, overviews and transparency masks. A ValueError says what else cannot be read.
-    """
+    """The values of a TIFF as stored; None where Pillow has to: palettes, CMYK, YCbCr and Lab, LZW and JPEG."""
     file.seek(0)
     with tifffile.TiffFile(file) as tif:
+        # neither thumbnails nor masks of transparency
         pages = [page for page in tif.pages if not page.subfiletype & 5] or [tif.pages[0]]
         stack = (tif.imagej_metadata or {}).get("images", 1) if tif.is_imagej else 1
         if (count := max(len(pages), stack)) > 1:
-            raise PagesError(f"{count} pages")
+            raise DatasetError(f"holds {count} pages; expected one.", "pages", _ONE + _UNPACK)
         page, limit = pages[0], 2 * (Image.MAX_IMAGE_PIXELS or 0)
         bands, dtype = page.samplesperpixel, str(page.dtype)
         alpha = len(page.extrasamples) > 0 and page.extrasamples[-1] in (1, 2)

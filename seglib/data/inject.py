@@ -16,10 +16,10 @@ import yaml
 from PIL import Image, ImageFilter
 from scipy import ndimage
 
-from seglib.data.classes import IGNORE
+from seglib.data.classes import IGNORE, DatasetError
 from seglib.data.config import FILE_NAME
 from seglib.data.dataset import Dataset, read_pair
-from seglib.data.image_io import DatasetError, read_mask
+from seglib.data.image_io import read_mask
 from seglib.data.overlay import label_regions
 from seglib.runs import atomic_folder, display_path, read_table, resolve_path, write_csv, write_text
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pooch
 
-from seglib.data.classes import some
-from seglib.data.image_io import DatasetError
+from seglib.data.classes import DatasetError, some
 from seglib.runs import atomic_folder, display_path, project_root, resolve_path
 
 _STREETS = {"ash": "train", "holly": "train", "linden": "val", "cherry": "test"}
@@ -50,8 +49,7 @@ def download(name: str, folder: str | Path) -> Path:
     if name not in KNOWN:
         raise DatasetError(f"no known dataset {name!r}; expected one of: {', '.join(KNOWN)}.", "no-source")
     if folder.exists():
-        detail = f"{display_path(folder)} exists and is left as it is."
-        raise DatasetError(detail, "folder-exists")
+        raise DatasetError(f"{display_path(folder)} exists and is left as it is.", "folder-exists")
     configs, (url, members) = project_root() / "data" / "configs", KNOWN[name]
     with tempfile.TemporaryDirectory() as temporary, atomic_folder(folder) as new:
         files = pooch.create(temporary, "", registry={"zip": None}, urls={"zip": url}, retry_if_failed=3)

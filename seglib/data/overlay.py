@@ -57,13 +57,14 @@ def present(*masks: np.ndarray) -> list[int]:
     return sorted({int(v) for mask in masks for v in np.unique(mask)})
 
 
-def label_regions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def label_regions(mask: np.ndarray, drawn: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Label the connected regions of equal values in (H, W) uint8 or bool; pixels that touch at a corner are connected.
 
     Rows are cut into runs of one value, and runs that touch are joined: several times faster than a labelling pixel by pixel.
 
     Returns:
-        labels (H, W) int64, numbered from 0 in reading order; the value of each region (R,); its pixels (R,) int64.
+        labels (H, W) int64, numbered from 0 in reading order (of runs alone if they are not to be `drawn`, which takes
+        longest); the value of each region (R,); its pixels (R,) int64.
     """
     flat, width = np.ascontiguousarray(mask).ravel(), mask.shape[1]
     starts = np.ones(mask.shape, bool)
@@ -71,17 +72,19 @@ def label_regions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     begin, starts = np.flatnonzero(starts), starts.ravel()
     sizes = np.diff(begin, append=flat.size)
     run = np.repeat(np.arange(len(begin), dtype=np.int32), sizes)  # (H * W,)
-    # Where runs of two rows touch, one of them begins at p or above it; they meet there, or across a corner of p.
+    # Where runs of two rows touch, one of them begins at p or above it; they meet there, or else across a corner of p.
     below = np.flatnonzero(starts[width:] | starts[:-width]) + width
-    inner = below[below % max(1, width) > 0]
-    pairs = []
-    for lower, upper in ((below, below - width), (inner, inner - width - 1), (inner - 1, inner - width)):
+    meet = flat[below] == flat[below - width]
+    lower, corner = below[meet], below[~meet]
+    corner, pairs = corner[corner % max(1, width) > 0], [(run[lower], run[lower - width])]
+    for lower, upper in ((corner, corner - width - 1), (corner - 1, corner - width)):
         same = flat[lower] == flat[upper]
-        pairs.append([run[lower[same]], run[upper[same]]])
+        pairs.append((run[lower[same]], run[upper[same]]))
     region = joined(len(begin), *np.concatenate(pairs, axis=1)).astype(np.int64)
     values = np.empty(region.max(initial=-1) + 1, mask.dtype)
     values[region] = flat[begin]
-    return region[run].reshape(mask.shape), values, np.bincount(region, sizes).astype(np.int64)
+    labels = np.repeat(region, sizes).reshape(mask.shape) if drawn else region
+    return labels, values, np.bincount(region, sizes).astype(np.int64)
 
 
 def joined(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -11,13 +11,15 @@ from unicodedata import normalize
 
 import pandas as pd
 
-from seglib.data.classes import some
-from seglib.data.config import FILE_NAME, DatasetConfig, Split, meant
-from seglib.data.image_io import EXCLUDE, FOREIGN, SUFFIXES, DatasetError
+from seglib.data.classes import DatasetError, some
+from seglib.data.config import FILE_NAME, DatasetConfig, Split
+from seglib.data.image_io import EXCLUDE, FOREIGN, SUFFIXES
+from seglib.params import meant
 from seglib.runs import display_path, is_plain, read_written
 
 FINDING_COLUMNS = ["severity", "check", "sample", "split", "detail", "suggestion"]
 LINKS = "SEGLIB_LINKS"
+_FURTHER = re.compile(r"(?i)mask_?\d+\.\w+$")  # as x_mask_1.png beside x_mask.png
 _LITTER = ("thumbs.db", "desktop.ini")  # written by file managers; hidden files are passed over as well
 _WILD = re.compile(r"(\*\*/|\*\*?|\?|\[[^\]]{2,}\])")  # [x], a class of one, is that character
 _CONVERT = "Polygons (JSON, YOLO's text) become masks by `seglib convert`."
@@ -84,17 +86,13 @@ def _look(root: Path, name: str, split: Split, problems: list[tuple]) -> tuple[_
     for side, matched in zip(sides, files, strict=True):
         for path, text in matched:
             if not is_plain(path):
-                detail = f"{path!a} has a control character or no UTF-8 in its name."
-                problem("file-name", detail, "Rename it.")
+                problem(
+                    "file-name", f"{path!a} has a control character or no UTF-8 in its name.", "Rename it."
+                )
             elif not path.lower().endswith(SUFFIXES):
                 detail = f"{path} is matched by {side.glob}; expected {', '.join(SUFFIXES)}."
-                foreign = path.lower().endswith(FOREIGN)
-                told = (
-                    "Save it as PNG."
-                    if foreign
-                    else f"Move it out of the folder, or narrow the glob. {_CONVERT}"
-                )
-                problem("not-an-image", detail, told)
+                move = f"Move it out of the folder, or narrow the glob. {_CONVERT}"
+                problem("not-an-image", detail, "Save it as PNG." if path.lower().endswith(FOREIGN) else move)
             else:
                 side.found.setdefault(text.casefold(), []).append((path, text))
     if files[0] and not files[1]:
@@ -245,7 +243,8 @@ def _faults(root: Path, name: str, key: str, side: _Side, other: _Side) -> Itera
         mate, text = other.found[key][0]
         expected = side.glob.replace("*", text) if side.glob.count("*") == 1 else side.glob
         detail = f"no {what} for {other.what} {name!r}, {mate}: expected {expected}."
-        yield f"missing-{what}", detail, f"Add it, {EXCLUDE}."
+        told = "If several masks are of one image, join them into one file. " * bool(_FURTHER.search(mate))
+        yield f"missing-{what}", detail, f"{told}Add it, {EXCLUDE}."
     if len(paths) > 1:
         detail = f"{len(paths)} {what}s have the stem {name!r}: {', '.join(paths)}; expected one."
         yield "duplicate-stem", detail, f"Rename or remove the others, {EXCLUDE}."

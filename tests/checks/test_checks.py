@@ -343,6 +343,9 @@ def test_masks_that_were_misread_are_errors_with_the_line_to_write(root, found, 
     findings = rewrite(root, masks=masks, classes=classes).findings
     errors = findings[findings["severity"] == "error"]
     assert errors["check"].tolist() == [found], findings[["check", "detail"]].to_string()
+    if found == "instance-numbers":  # an id_map hides nothing
+        same = f"id_map: {dict(zip(range(7), range(7), strict=True))}"
+        assert found in rewrite(root, same, classes=classes).findings["check"].tolist()
     assert line in errors["suggestion"].iloc[0]
     if found in ("all-255", "ids-from-1"):  # the line that is named mends it
         mended = rewrite(root, line, classes=classes.replace(", sky", "")).findings

@@ -195,8 +195,8 @@ def test_a_name_follows_from_any_folder(tmp_path, folder, name):
         ("{ids: [p_0]}\n  other: {ids: [p_0]}", "'other' name 'p_0', but it is named more than once"),
         ("{ids: no.txt}", r"ids of split 'held': no.txt cannot be read; .* one id a line"),
         ("{ids: latin.txt}", r"latin.txt cannot be read; expected UTF-8 text"),
-        ("{ids: [7]}", "splits.held.ids = .*quote ids that are digits only"),
-        ("{ids: []}", "splits.held.ids = .*expected a text file or a list"),
+        ("{ids: [7]}", "splits.held.ids = .*quote it"),
+        ("{ids: []}", "splits.held = .*no key 'images'"),
         ('{images: "a/*"}', "no key 'masks'"),
     ],
 )

@@ -11,9 +11,8 @@ from PIL import Image
 from seglib.data import DatasetError, draft_dataset, load_dataset, read_mask, read_pair
 
 
-@pytest.mark.parametrize(("train", "test"), [("", "../testing"), ("dataset/", "testing")])
-def test_a_testing_folder_beside_is_found(tmp_path, train, test):
-    for place in (f"{train}train", f"{train}val", test):
+def test_a_testing_folder_beside_the_others_is_found(tmp_path):
+    for place in ("dataset/train", "dataset/val", "testing"):
         save(tmp_path / f"my set/{place}/images/{place[-3:]}.png", RGB)
         save(tmp_path / f"my set/{place}/masks/{place[-3:]}.png", IDS)
     dataset = drafted(tmp_path / "my set")
@@ -138,8 +137,8 @@ def test_names_of_ids_come_from_a_file(tmp_path, file, text, names, order):
     [
         ("labelmap.txt", "# label:color_rgb:parts:actions\nsky:0,0,0::\nroad:9,9,200::\ncar:200,0,0::\n"),
         ("class_dict.csv", "name,r,g,b\nsky,0,0,0\nroad,9,9,200\ncar,200,0,0\n"),
-        ("classes.json", '{"classes": [{"title": "sky", "color": "#000000"}, {"title": "road", "color": "#0909c8"},'
-         ' {"title": "car", "color": [200, 0, 0]}]}'),
+        ("classes.json", '{"classes": [{"name": "sky", "color": [0, 0, 0]}, {"name": "road", "color": [9, 9, 200]},'
+         ' {"name": "car", "color": [200, 0, 0]}]}'),
     ],
 )  # fmt: skip
 def test_names_of_colours_come_from_a_file(tmp_path, file, text):
@@ -212,11 +211,7 @@ def test_draft_refuses_what_it_does_not_know(tmp_path):
         draft_dataset(tmp_path)
     assert error.value.check == "no-layout"
     save(tmp_path / "train/images/a.png", RGB)
-    photograph = np.arange(300 * 4, dtype=np.uint16).reshape(30, 40)
-    save(tmp_path / "train/masks/a.png", photograph)
-    with pytest.raises(DatasetError, match="1200 different values, which are no classes"):
-        draft_dataset(tmp_path)
-    (tmp_path / "train/masks/a.png").write_bytes(b"text")
+    save(tmp_path / "train/masks/a.png", IDS).write_bytes(b"text")
     with pytest.raises(DatasetError, match="cannot be read"):
         draft_dataset(tmp_path)
 
@@ -265,9 +260,6 @@ def test_values_that_are_smeared_drawn_or_missing_are_read(tmp_path, mask, endin
     assert (mask == np.where(expected > 2, 255, expected)).mean() > 0.99
 
 
-SWAPPED = [palette(BLOCKS, COLORS), palette(2 - BLOCKS, COLORS[::-1])]
-
-
 @pytest.mark.parametrize(
     ("masks", "ending", "told"),
     [
@@ -276,7 +268,6 @@ SWAPPED = [palette(BLOCKS, COLORS), palette(2 - BLOCKS, COLORS[::-1])]
         ([BLOCKS], "jpg", "which are no classes"),
         ([RAMP], "png", "256 different values"),
         ([BLOCKS, COLORS[BLOCKS]], "png", "1 of 2 masks have one channel"),
-        (SWAPPED, "png", "60, 80, 200. is index 0 in one"),
         ([Image.fromarray(BLOCKS)], "gif", r"1 files that are not read \(masks/a.gif\).* as PNG"),
     ],
 )
@@ -285,7 +276,7 @@ def test_what_are_no_classes_is_refused(tmp_path, masks, ending, told):
         draft_dataset(masks_of(tmp_path, *masks, ending=ending))
 
 
-def test_tables_of_one_name_of_colours_in_another_order_and_that_disagree(tmp_path):
+def test_tables_of_one_name_and_of_colours_in_another_order(tmp_path):
     (masks_of(tmp_path / "one", BLOCKS // 2) / "classes.txt").write_text("crack\n")
     assert drafted(tmp_path / "one").classes.names == ("background", "crack")
     root = masks_of(tmp_path / "two", palette(BLOCKS, COLORS))
@@ -295,23 +286,15 @@ def test_tables_of_one_name_of_colours_in_another_order_and_that_disagree(tmp_pa
     root = masks_of(tmp_path / "three", COLORS[BLOCKS], ending="jpg")
     (root / "class_dict.csv").write_text("name,r,g,b\na,70,110,60\nb,190,62,49\nc,60,80,200\n")
     assert drafted(root).classes.names == ("a", "b", "c")
-    for split in ("train", "val"):
-        (masks_of(tmp_path / split, BLOCKS) / "masks/classes.txt").write_text(f"{split}\n")
-    with pytest.raises(DatasetError, match=r"train/masks/classes.txt and val/\S+ name different classes"):
-        draft_dataset(tmp_path, "{split}/images/*", "{split}/masks/*")
 
 
-def test_lists_of_one_split_bad_masks_and_names_with_wildcards(tmp_path):
+def test_lists_of_one_split_and_names_with_wildcards(tmp_path):
     masks_of(tmp_path, BLOCKS, BLOCKS, BLOCKS)
     for side in ("images", "masks"):
         (tmp_path / side).rename(tmp_path / f"{side} [1]")
     (tmp_path / "val.txt").write_text("images [1]\\b.png\n")
     assert drafted(tmp_path).split("train")["id"].tolist() == ["a", "c"]
-    (tmp_path / "masks [1]/b.png").write_bytes(b"version https://git-lfs")
     (tmp_path / "val.txt").write_text("b\nz\n")
-    text = draft_dataset(tmp_path)
-    assert "shares: \"mask 'b.png' is a Git LFS pointer" in text
-    assert '# val.txt: 1 ids have no pair: "z"' in text
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists/val.txt").write_text("b\n")
     assert 'ids: "lists/val.txt"' in draft_dataset(tmp_path)
