@@ -18,13 +18,14 @@ Augmentation = Literal[
     *("flip", "scale_min", "scale_max", "rotation", "color"),
     *("blur", "blur_radius", "noise", "noise_most", "darkness", "haze"),
 ]
-_MARK = "# as written (a file that no longer fits this is never overwritten): "
+_MARK = "# checksum as written; an edited file is never overwritten: "
 _FORM = """\
 # What to change before the next training. Edit it freely, then name it in 02_train's parameter `actions`.
 # exclude: training samples to leave out; once the mask of one is corrected, delete its line.
 # relabel: masks to look at and correct, of any split; nothing here changes the training or the scores.
 # augment: parameters of 02_train and their new values, of {names}.
-# class_weights: none, sqrt_inverse or median_frequency. A bare id will do, without a reason; quote digits.
+# class_weights: none, sqrt_inverse or median_frequency.
+# An entry of exclude or relabel may be a bare id; quote an id of digits only.
 
 {values}"""
 

@@ -160,7 +160,7 @@ class Details:
         params = runs.read_json(run.params)
         model = ", ".join(params[name] for name in ("architecture", "encoder") if params.get(name))
         told = {
-            "run": run.name, "date": f"{datetime.date.today():%Y-%m-%d}, of this report",
+            "run": run.name, "date": f"{datetime.date.today():%Y-%m-%d}",
             "model": model or "predictions of another tool",
             "dataset": evaluation.dataset.name, "split": f"{evaluation.split}, {len(evaluation.per_image):,} images",
             "mean IoU": f"{scores['mean_iou'] or np.nan:.3f}", "a failure is": failures.describe(evaluation, self.threshold),

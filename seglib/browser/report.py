@@ -59,7 +59,7 @@ def write_report(details: Details) -> Path:
     data["facts"] = {sample: describe(row, ious.loc[sample]) for sample, row in shown.iterrows()}
     page = _worst(details, book, data) | {
         "title": f"{about['run']}, {details.evaluation.split}", "about": about,
-        "headline": f"{failed:,} images fail: {about['a failure is']}.", "tables": _summary(details, book),
+        "headline": f"{failed:,} of {len(details.analysis.images):,} images fail: {about['a failure is']}.", "tables": _summary(details, book),
         "script": (script, _hash(script)), "style": (style, _hash(style)), "total": len(table), "listed": len(shown),
     }  # fmt: skip
     template = _PAGES.get_template("report_template.html")

@@ -2,7 +2,7 @@
 
 check: the pass over all files, the conclusion, what is written; findings.csv: severities, suggestions.
 class_balance: shares, and the class weights of 02; image_quality: outliers, and the degradations of 04;
-masks: shifted and foreign masks; reading: what was misread; duplicates and splits: whether training has seen the test.
+masks: shifted masks and masks of another image; reading: what was misread; duplicates and splits: whether training has seen the test.
 """
 
 from seglib.checks.check import (
@@ -11,11 +11,11 @@ from seglib.checks.check import (
 )
 from seglib.checks.class_balance import class_weights, cooccurrence, weight_table
 from seglib.checks.image_quality import APART, KINDS, QUALITIES, QUALITY_OF, Reference, degradation, qualities
-from seglib.checks.masks import correlate_shifts
+from seglib.checks.masks import correlate_shifts, shift_words
 from seglib.checks.splits import suggest_split
 
 __all__ = [
     "APART", "KINDS", "QUALITIES", "QUALITY_OF", "CheckResult", "Reference", "apart", "check_dataset",
     "class_weights", "conclusion", "cooccurrence", "correlate_shifts", "degradation", "divide_train",
-    "examples", "qualities", "require_sound", "split_comparison", "suggest_split", "suspect_masks", "weight_table", "write",
+    "examples", "qualities", "require_sound", "shift_words", "split_comparison", "suggest_split", "suspect_masks", "weight_table", "write",
 ]

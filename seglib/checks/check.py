@@ -1,4 +1,9 @@
-"""Check a dataset in one pass over every file: findings, facts of every sample, statistics; and read and write them."""
+"""Check a dataset in one pass over every file: findings, facts of every sample, statistics; and read and write them.
+
+To add a check, add a row to findings.csv (name, severity, suggestion), and either a `_finding` in `_inspect_pair` for one
+pair, or to `judged` in `check_dataset` a generator of (check, sample, split, detail). Errors of reading come by
+`data.DatasetError.check` and need no row.
+"""
 
 import json
 import os

@@ -83,7 +83,7 @@ def judge_duplicates(samples: pd.DataFrame, pictures: np.ndarray) -> Iterator[tu
     for same in (samples.iloc[places] for places in repeated(pictures)):
         splits, names = same["split"].unique(), (same["split"] + "/" + same["id"]).tolist()
         check = "near-duplicate" + "-across-splits" * (len(splits) > 1)
-        detail = f"(almost) the same image {len(names)} times: {some(names)}."
+        detail = f"{len(names)} files show (almost) the same image: {some(names)}."
         masks = np.array(same["_cells"].dropna().tolist()).reshape(-1, THUMBNAIL[0] * THUMBNAIL[1])
         valid = (masks[:1] != IGNORE) & (masks != IGNORE)
         differ = ((masks[:1] != masks) & valid).sum(axis=1) / valid.sum(axis=1).clip(1)

@@ -35,7 +35,7 @@ _KINDS = {
     "blur": ("sharpness", -1, 1.4, 1e-4, "sharpness (energy of second over first differences) {:.2g}"),
     "noise": ("noise", 1, 2.0, 2.0, "noise of {:.2g} grey levels"),
     # Not the mean: at night the street is dark and its lamps are bright; if underexposed, nothing is.
-    "dark": ("highlights", -1, 1.6, 1.0, "brightest hundredth from grey value {:.3g} on"),
+    "dark": ("highlights", -1, 1.6, 1.0, "the brightest 1 % of the pixels starts at grey value {:.3g}"),
     "washed out": ("contrast_ratio", -1, 1.6, 0.01, "contrast (deviation over mean of grey values) {:.2g}"),
 }
 KINDS = tuple(_KINDS)
@@ -181,5 +181,5 @@ def degradation(measured: Mapping[str, float], reference: Reference) -> tuple[st
     if not away[kind] >= APART:
         return "", away[kind], ""
     row, words = table.loc[kind], _KINDS[kind][-1].format(measured[QUALITY_OF[kind]])
-    detail = f"{kind}: {words}; of the {reference.images} training images nine in ten have "
-    return kind, away[kind], f"{detail}{row['low']:.3g} to {row['high']:.3g}."
+    detail = f"{kind}: {words}; in 90 % of the {reference.images} training images "
+    return kind, away[kind], f"{detail}it is {row['low']:.3g} to {row['high']:.3g}."

@@ -66,6 +66,12 @@ def correlate_shifts(still: np.ndarray, moving: np.ndarray, reach: int) -> np.nd
     return fft.irfft2(first * np.conj(second), size)[np.ix_(shifts, shifts)]
 
 
+def shift_words(right: float, down: float) -> str:
+    """Word a shift in pixels: "12 px left and 4 px down"."""
+    parts = ((right, "right", "left"), (down, "down", "up"))
+    return " and ".join(f"{abs(by):.0f} px {back if by < 0 else on}" for by, on, back in parts if round(by))
+
+
 def judge_masks(samples: pd.DataFrame, masks: np.ndarray, pictures: np.ndarray) -> Iterator[tuple[str, ...]]:
     """Report masks beside their image's edges, and of another: (N,) equal numbers where both are the same."""
     fits = samples["edge_fit"]
@@ -75,15 +81,13 @@ def judge_masks(samples: pd.DataFrame, masks: np.ndarray, pictures: np.ndarray) 
         yield "edges-elsewhere", "", "", f"{detail}: edges say little here, or all masks are moved."
         beside &= False
     for row in samples[beside].itertuples():
-        moved = f"{row.shift_x:+.0f} px to the right and {row.shift_y:+.0f} px down"
-        detail = f"mask {row.id!r} meets the image's edges better moved by {moved}: where it lies, it meets "
-        detail += f"{row.edge_fit:.0%} of those."
+        fit = f"in place it matches {row.edge_fit:.0%} of those"
+        detail = f"mask {row.id!r} fits its image's edges when moved {shift_words(row.shift_x, row.shift_y)}; {fit}."
         yield "mask-beside-edges", row.id, row.split, detail
     several = np.flatnonzero(samples["classes_present"] > 1)  # an empty scene is like any other
     for places in (several[places] for places in repeated(masks[several])):
         same = samples.iloc[places]
         if len(set(pictures[places])) > 1 and not alike(same["_thumb"].dropna().tolist()):
-            worst, named = same.loc[same["edge_fit"].fillna(1.0).idxmin()], same["split"] + "/" + same["id"]
-            detail = f"{len(same)} images share one mask: {some([*named])}. It meets the edges of "
-            detail += f"{worst['id']!r} least."
+            worst, named = same.loc[same["edge_fit"].fillna(0.0).idxmin()], same["split"] + "/" + same["id"]
+            detail = f"{len(same)} images share one mask: {some([*named])}. It fits {worst['id']!r} least."
             yield "mask-of-another-image", worst["id"], worst["split"], detail

@@ -1,7 +1,7 @@
 """dataset.yaml -> samples, images and masks.
 
 classes (names, ids, colours), values (what masks tell before they are named), config (dataset.yaml), pairing and dataset (the samples, digests of their files),
-image_io (files), overlay (drawn images, regions), known (the demo, downloads), draft and class_tables
+image_io (image and mask files are decoded here), overlay (drawn images, regions), known (the demo, downloads), draft and class_tables
 (a first dataset.yaml), convert (polygons -> masks), inject (recorded faults).
 """
 

@@ -16,7 +16,7 @@ from seglib.runs import Run
 
 _LARGEST_FIRST = {"key": abs, "ascending": False, "kind": "stable", "ignore_index": True}
 _Side = Evaluation | Sequence[Evaluation]
-CHANGES = ("fixed", "regressed", "failing in both", "fine in both", "unscored")
+CHANGES = ("fixed", "regressed", "failing in both", "passing in both", "unscored")
 
 
 class Comparison(NamedTuple):
@@ -108,7 +108,7 @@ def _compare_images(sides: Sequence[Sequence[Evaluation]], threshold: float) -> 
     before, after = (np.mean([e.per_image["miou"] for e in side], axis=0).astype(float) for side in sides)
     failed, fails, unscored = before < threshold, after < threshold, np.isnan(before + after)
     cases = [unscored, failed & ~fails, ~failed & fails, failed & fails]
-    change = np.select(cases, ["unscored", "fixed", "regressed", "failing in both"], "fine in both")
+    change = np.select(cases, ["unscored", "fixed", "regressed", "failing in both"], "passing in both")
     table = sides[1][0].per_image[["id", "group"]].assign(miou_first=before, miou_second=after)
     table = table.assign(difference=after - before, change=change)
     return table.sort_values("difference", **_LARGEST_FIRST)

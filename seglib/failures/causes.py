@@ -12,11 +12,11 @@ from seglib.failures.error_types import confusion_names
 
 ADVICE = {  # each cause and what it asks for
     "label error": "Look at the mask, and correct it before anything else: no training can make up for it.",
-    "degraded image": "Train with such an augmentation if these images are expected in use; else exclude them.",
+    "degraded image": "If you expect such images in use, train with the matching augmentation; otherwise leave them out of the evaluation.",
     "unlike training": "Label more images like it and train with them.",
-    "rare class": "Set class_weights='sqrt_inverse', crop closer, or add images that show the class.",
-    "small objects": "Train and predict at a higher resolution (long_side, tile), or crop closer.",
-    "systematic confusion": "Add and label images like these: the model errs so wherever it sees them.",
+    "rare class": "Set class_weights='sqrt_inverse' or rare_crops, or add images that show the class.",
+    "small objects": "Train and predict at a higher resolution (long_side, tile), or use smaller crops.",
+    "systematic confusion": "Add and label images like these: the model makes this mistake on most of them.",
     "class confusion": "Check that the labels of the two classes follow one rule; add images that show both.",
     "unexplained": "Look at image, mask and prediction; near the threshold, longer training may help.",
 }

@@ -3,7 +3,8 @@
 Every mask is measured as it is, and again with an injected fault of each kind (`evidence`). A logistic
 regression learns from images of other sequences what a wrong mask looks like for this model on this data, so
 what the model always confuses counts for little, and a weak model names nothing. The faults also tell how much
-of each kind would be found. One function, `_name`, decides which masks are named: column `suspect`.
+of each kind would be found. `LabelCheck.judge` decides which masks are named (column `suspect`): `_name` chooses by probability, then
+those are left out where the model is unreliable.
 """
 
 import math
@@ -22,6 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from seglib.checks import shift_words
 from seglib.data import IGNORE, LABEL_FAULTS, Dataset, LabelFaults
 from seglib.failures import evidence
 
@@ -56,7 +58,7 @@ class Findings(NamedTuple):
     images: a row an image with `SUSPECT`: label_score, the probability that the mask is wrong (NaN where
     nothing could be calibrated); suspect, whether it is named; the words for it; label_quality, how far the model
     agrees with the pixels that it agrees with least, 0-1 (NaN without probabilities): a rank, no probability.
-    kinds: of each kind of injected fault, and of all: injected, found (share named), auroc; of "sound" masks
+    kinds: of each kind of injected fault, and of all: injected, found (share that reaches `SURE`), auroc; of "sound" masks
     the share named. Empty where nothing could be calibrated; `told` says so.
     """
 
@@ -113,7 +115,7 @@ class LabelCheck:
     def judge(self, lost: np.ndarray) -> Findings:
         """Compute the probability of every mask to be wrong, and name those that are.
 
-        A mask is not named where the model is no witness: in the images of (N,) bool `lost`, and where the mask
+        A mask is not named where the model is unreliable: in the images of (N,) bool `lost`, and where the mask
         says a class that the model hardly ever finds in other images.
         """
         count = len(self.samples)
@@ -149,7 +151,7 @@ class LabelCheck:
         if region is None:
             detail = self._whose(position) if kind == "wrong_mask" else ""
             if kind == "shifted_mask":
-                detail = f"it fits moved by {row['dx'] * step:+d} px to the right and {row['dy'] * step:+d} px down"
+                detail = f"fits when moved {shift_words(row['dx'] * step, row['dy'] * step)}"
             return [True, KIND_NAMES[kind], "", "", detail, "", 0, -1, True]
         # an object that the mask has under another name is not missing
         kind = "missing_object" if region["of_mask"] < 0.5 else "swapped_classes"

@@ -45,7 +45,11 @@ def propose_actions(analysis: Analysis) -> Actions:
     reasons = {i: f"verdict: {said}" for i, said in verdicts.items() if said in ("label wrong", "ignore")}
     for row in named(analysis.suspects).itertuples():
         if not verdicts.get(row.id):
-            classes = f" ({row.suspect_given}, rather {row.suspect_suggested})" if row.suspect_given else ""
+            classes = (
+                f" (labelled {row.suspect_given}, probably {row.suspect_suggested})"
+                if row.suspect_given
+                else ""
+            )
             what = ", ".join(filter(None, [row.suspect_kind + classes, row.suspect_detail]))
             reasons[row.id] = f"label suspected: {what}; probability {row.label_score:.2f}"
     exclude, relabel = [], []
@@ -64,11 +68,14 @@ def propose_actions(analysis: Analysis) -> Actions:
 
 
 def _training_changes(failures: pd.DataFrame, params: Train) -> tuple[list[Setting], Weights]:
-    kinds = "degraded image: " + failures["degradation"].astype(str)
+    kinds = "degraded image, " + failures["degradation"].astype(str)
     what = failures["cause"].where(failures["cause"] != "degraded image", kinds)
     counts, total = what[failures["sure"]].value_counts(), len(failures)
     counts = counts[counts >= max(2.0, _SUPPORT * total)]
-    reasons = {cause: f"{count} of {total} failures: {cause}" for cause, count in counts.items()}
+    reasons = {
+        cause: f"{count} of the {total} failures whose labels are not in doubt: {cause}"
+        for cause, count in counts.items()
+    }
     wanted = [(cause, *one) for cause in _AUGMENT if cause in reasons for one in _AUGMENT[cause].items()]
     raised = [one for one in wanted if one[2] > getattr(params, one[1])]
     settings = [Setting(name=name, value=value, reason=reasons[cause]) for cause, name, value in raised]

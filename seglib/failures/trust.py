@@ -9,7 +9,7 @@ from seglib.evaluate import units_of
 from seglib.failures.analyse import Analysis, explain_failures
 from seglib.failures.find import find_failures
 
-FEWEST = 10  # failed images, and sound ones, below which nothing is said
+FEWEST = 10  # failed images, and passed ones, below which nothing is said
 LEVEL = 0.025  # chance of a claim where there is nothing to claim: 5 % for the two signals together
 _EXPECTED = dict.fromkeys(LABEL_FAULTS, "label error")
 _EXPECTED |= dict.fromkeys(("blur", "noise", "dark", "washed_out"), "degraded image")
@@ -22,17 +22,22 @@ def warnings_of(analysis: Analysis) -> str:
     images, evaluation = analysis.images, analysis.evaluation
     units, _ = units_of(evaluation.dataset.split(evaluation.split), images["miou"])
     lines = []
-    for column, name in (("confidence", "confidence"), ("class_confidence", "confidence by class")):
+    for column, name in (
+        ("confidence", "mean confidence"),
+        ("class_confidence", "mean confidence over the predicted classes"),
+    ):
         known = images[column].notna().to_numpy()
         signal, failed = images.loc[known, column].to_numpy(float), images.loc[known, "failed"].to_numpy()
         bad, good = failed.sum(), (~failed).sum()
         if min(bad, good) < FEWEST:
-            few = f"{bad} failed and {good} sound images have a {name}"
+            few = f"{bad} failed and {good} passed images have a {name}"
             lines.append(f"{few}: at least {FEWEST} of each are needed to say whether it warns.")
             continue
         auroc, p = early_warning(signal, failed, units[known])
-        what = "warns of failures" if p <= LEVEL else "may be no better than chance"
-        lines.append(f"AUROC of the {name} for failure {auroc:.2f} (permutation p {p:.3f}): it {what}.")
+        what = "it warns of failures" if p <= LEVEL else "not distinguishable from chance"
+        lines.append(
+            f"{name[0].upper()}{name[1:]}: AUROC {auroc:.2f} for failures, permutation p {p:.3f}; {what}."
+        )
     return "\n".join(lines)
 
 

@@ -14,7 +14,7 @@ from seglib.plots import style
 
 _SIZES = {"small": 22, "medium": 70, "large": 170}  # of regions, as points^2
 _FEW_REGIONS = 5  # fewer say little about their size
-_CHANGES = {"fine in both": ("o", "white"), "failing in both": ("X", style.GREY)}
+_CHANGES = {"passing in both": ("o", "white"), "failing in both": ("X", style.GREY)}
 _CHANGES |= {"fixed": ("^", style.BLUE), "regressed": ("v", style.VERMILION)}
 _ERRORS = {  # hatches tell what greyscale does not
     "false_negative": (style.BLUE, "", "false negative regions"),
@@ -196,8 +196,7 @@ def lost_iou(failures: pd.DataFrame, count: int = 20, ax: Axes | None = None) ->
         look = {"hatch": hatch, "edgecolor": style.INK, "linewidth": np.where(part > 0, 0.4, 0)}
         ax.barh(range(len(table)), part, left=start, height=0.78, color=color, label=label, **look)
         start += part
-    # Rounded down: a score just below a threshold does not read as the threshold.
-    style.beside(ax, [f"{np.floor(100 * miou + 1e-6) / 100:.2f}" for miou in table["miou"]], "mean IoU")
+    style.beside(ax, [f"{miou:.3f}" for miou in table["miou"]], "mean IoU")
     return style.legend_above(ax, columns=3)
 
 
@@ -255,7 +254,7 @@ def degradation_sheet(training: pd.DataFrame, images: pd.DataFrame, failed: np.n
         quality, limit = QUALITY_OF[kind], Reference.of(training).limit(kind)
         known, values = (np.maximum(table[quality].to_numpy(float), 0.01) for table in (training, images))
         groups = {"training": (known, style.MUTED)}
-        groups[f"fine ({(~failed).sum()})"] = values[~failed], style.BLUE
+        groups[f"passed ({(~failed).sum()})"] = values[~failed], style.BLUE
         groups[f"failed ({failed.sum()})"] = values[failed], style.VERMILION
         style.strips(ax, groups, kind.capitalize(), _QUALITIES[quality], log=True)
         if np.isfinite(limit):

@@ -49,7 +49,7 @@ def image_pairs(pairs: Sequence[Arrays], titles: Sequence[Sequence[object]]) -> 
         scaled = np.asarray(Image.fromarray(second).resize(first.shape[1::-1], Image.Resampling.BOX))
         gap = np.abs(first.astype(np.int16) - scaled)
         cells += [first, second, (255 - np.minimum(gap.max(axis=-1), 32) * (255 / 32)).astype(np.uint8)]
-        names += [*both, f"difference: mean {gap.mean():.1f} of 255"]
+        names += [*both, f"full size: mean difference {gap.mean():.1f} of 255"]
     return image_grid(cells, names, 3)
 
 
@@ -99,7 +99,7 @@ def failure_sheet(
         ax.contour(region, levels=[0.5], colors="white", linewidths=1.2)
     fig.suptitle(style.text(title, 120), x=0.004, ha="left", fontsize=10.5, fontweight="bold")
     if costs:
-        what = "Costliest confusions (ground truth → prediction, share of the valid pixels):  "
+        what = "Most frequent confusions (ground truth → prediction, share of the valid pixels):  "
         fig.legends[0].set_title(what + ";  ".join(costs), {"size": 8.5})
     return fig
 

@@ -90,7 +90,7 @@ def build_cache(
             return found
         shutil.rmtree(folder, ignore_errors=True)  # damaged, of other files, or without the bytes
         with atomic_folder(folder) as new:
-            index = _decode(new, read, len(samples), len(dataset.classes), cache, progress)
+            index = _fill(new, read, len(samples), len(dataset.classes), cache, progress)
             write_json(new / "index.json", {"files": files, **index})
         return _open(folder, unopened, cache)
 
@@ -115,7 +115,7 @@ def _open(folder: Path, unopened: CachedSplit, cache: str) -> CachedSplit | None
     return found if whole and index["files"] == found.files else None
 
 
-def _decode(folder: Path, read: Callable, count: int, classes: int, cache: str, progress: bool) -> dict:
+def _fill(folder: Path, read: Callable, count: int, classes: int, cache: str, progress: bool) -> dict:
     """Read every sample once, into samples.bin unless `cache` is "none"; return sizes and pixel counts."""
 
     def decoded(i: int) -> tuple:

@@ -5,7 +5,9 @@ sums that the losses are made of, then for the gradient, which needs the sums of
 
 To add a term, give it a weight in `HybridLoss` and `params.Train` and a name in `LossTerms`. Then let
 `HybridLoss.forward` add weight * term(logits, target) to `total`; or, in blocks as the three, add its sums to
-`_visit`, its value to `values`, its gradient by the logits to `_gradient`.
+`_visit`, its value to `values`, its gradient by the logits to `_gradient`. Add the weight to `weights` in
+`Trainer.__init__`, to notebook 02's parameters and the term to `plots.training._LOSSES`. With several processes a term
+that `reduce` does not sum must be divided by their number.
 """
 
 from collections.abc import Callable, Iterator, Sequence

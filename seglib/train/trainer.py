@@ -78,10 +78,12 @@ class Trainer:
         if context.size > 1:  # some encoders have weights that take no part, as the layer before a classifier
             self.wrapped = DistributedDataParallel(self.model, find_unused_parameters=True)
         self.crop = loader.crop_size(train, params)
-        kind, terms = params.class_weights, [params.ce_weight, params.dice_weight, params.focal_weight]
-        terms.append(None if kind == "none" else class_weights(train.pixel_counts, kind))
-        self.scoring_loss = HybridLoss(*terms).to(plan.device)
-        self.loss = HybridLoss(*terms, params.label_smoothing, context.all_reduce).to(plan.device)
+        weights, kind = (params.ce_weight, params.dice_weight, params.focal_weight), params.class_weights
+        of_classes = None if kind == "none" else class_weights(train.pixel_counts, kind)
+        self.scoring_loss = HybridLoss(*weights, of_classes).to(plan.device)
+        self.loss = HybridLoss(*weights, of_classes, params.label_smoothing, context.all_reduce).to(
+            plan.device
+        )
         self.optimizer = make_optimizer(self.model, params)
         self.scaler = torch.amp.GradScaler(enabled=plan.precision == "fp16")
         self.average = moving_average(self.model, params.ema_decay) if params.ema_decay else None

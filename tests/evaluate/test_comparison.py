@@ -109,7 +109,7 @@ def test_what_was_fixed_and_what_broke(tiny_root):
     first = evaluated("first", {"0041": 0.9, "0042": 0.1, "1e5": 0.9})
     second = evaluated("second", {"0041": 0.1, "0042": 0.9, "1e5": 0.8})
     found = compare_runs(first, open_evaluation(Run(Run.folder("second")), "test"))
-    changes = {"0041": "fixed", "0042": "regressed", "1e5": "failing in both", "null": "fine in both"}
+    changes = {"0041": "fixed", "0042": "regressed", "1e5": "failing in both", "null": "passing in both"}
     assert found.per_image.set_index("id")["change"].to_dict() == changes
     assert found.per_image["id"].iloc[-1] == "null"
     assert found.per_image["difference"].abs().is_monotonic_decreasing
@@ -136,7 +136,7 @@ def test_an_image_without_a_score_is_neither_fixed_nor_broken():
     counts = PLAIN[:3].copy()
     counts[1] = 0
     changes = compare_runs(made(counts), made(counts)).per_image.set_index("id")["change"]
-    assert changes.to_dict() == {"i0": "fine in both", "i1": "unscored", "i2": "fine in both"}
+    assert changes.to_dict() == {"i0": "passing in both", "i1": "unscored", "i2": "passing in both"}
 
 
 def test_what_cannot_be_compared_is_named():

@@ -99,7 +99,7 @@ def test_wrong_masks_are_named_with_their_kind_but_where_the_model_is_lost(split
     assert len(set(chosen) - set(spoiled)) <= 1
     said = images[images["suspect_kind"] == "shifted mask"]
     assert {4, 44} & set(said.index)
-    assert said["suspect_detail"].str.contains("px to the right").all()
+    assert said["suspect_detail"].str.contains("fits when moved").all()
     assert named(images)["label_score"].is_monotonic_decreasing
     assert not check.judge(np.ones(50, bool)).images["suspect"].any()
 

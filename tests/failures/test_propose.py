@@ -59,7 +59,9 @@ def test_verdicts_go_before_suspicions(analysis, dataset):
     assert list(reasons) == ["t0", "x0", "x1", "t3", "x3"]
     assert reasons["x0"] == "test: stays in the scores; verdict: label wrong"
     assert reasons["t3"] == "label suspected: shifted mask, it fits moved by +8 px; probability 0.95"
-    assert reasons["x3"].endswith("label suspected: swapped class (car, rather truck); probability 0.90")
+    assert reasons["x3"].endswith(
+        "label suspected: swapped class (labelled car, probably truck); probability 0.90"
+    )
     assert found.exclude[0].reason == "until relabelled; verdict: label wrong"
     assert found.exclude[1].reason == "verdict: ignore"
     actions.check(found, dataset)

@@ -200,9 +200,9 @@ def test_two_runs_count_what_changed_and_name_the_largest_moves():
     table = pd.DataFrame({"id": [f"i${k}" for k in range(5)], "miou_first": [0.2, 0.9, 0.8, 0.3, np.nan]})
     table = table.assign(miou_second=[0.8, 0.1, 0.8, 0.3, 0.5])
     table["difference"] = table["miou_second"] - table["miou_first"]
-    table["change"] = ["fixed", "regressed", "fine in both", "failing in both", "unscored"]
+    table["change"] = ["fixed", "regressed", "passing in both", "failing in both", "unscored"]
     ax = drawn(plots.run_comparison(table, "a", "b", 0.5))
-    assert set(told(ax)) == {"fine in both (1)", "failing in both (1)", "fixed (1)", "regressed (1)"}
+    assert set(told(ax)) == {"passing in both (1)", "failing in both (1)", "fixed (1)", "regressed (1)"}
     assert {t.get_text() for t in ax.texts} == {r"i\$0", r"i\$1"}
 
 
