@@ -15,10 +15,10 @@ from seglib.runs import read_json
 _SURE = 0.8  # strength of the evidence from which a cause is acted upon without a person's verdict
 _SUPPORT = 0.1  # share of the failures, and at least two of them, that a change of the training needs
 _AUGMENT = {  # parameters of 02_train that a cause asks for, with their least values
-    "degraded image: blur": {"blur": 0.3, "blur_radius": 3},
-    "degraded image: noise": {"noise": 0.3, "noise_most": 40.0},
-    "degraded image: dark": {"darkness": 0.3},
-    "degraded image: washed out": {"haze": 0.3},
+    "degraded image, blur": {"blur": 0.3, "blur_radius": 3},
+    "degraded image, noise": {"noise": 0.3, "noise_most": 40.0},
+    "degraded image, dark": {"darkness": 0.3},
+    "degraded image, washed out": {"haze": 0.3},
     "small objects": {"scale_max": 2.0},
 }
 

@@ -49,7 +49,7 @@ def image_pairs(pairs: Sequence[Arrays], titles: Sequence[Sequence[object]]) -> 
         scaled = np.asarray(Image.fromarray(second).resize(first.shape[1::-1], Image.Resampling.BOX))
         gap = np.abs(first.astype(np.int16) - scaled)
         cells += [first, second, (255 - np.minimum(gap.max(axis=-1), 32) * (255 / 32)).astype(np.uint8)]
-        names += [*both, f"full size: mean difference {gap.mean():.1f} of 255"]
+        names += [*both, f"mean difference {gap.mean():.1f} at full size"]
     return image_grid(cells, names, 3)
 
 

@@ -67,7 +67,7 @@ def test_the_head_and_the_tables_of_the_summary(details, tmp_path):
     words = Page(details).words
     about = ("run now", "model Unet, resnet18", "dataset made", "split test, 14 images", "Glossary")
     counted = (
-        "12 images fail: below a mean IoU of 0.",
+        "12 of 14 images fail: below a mean IoU of 0.",
         "By sequence sequence images failures mean IoU none 7",
     )
     for told in about + counted:
@@ -86,7 +86,7 @@ def test_a_picture_that_is_missing_is_said_and_without_failures_there_is_no_list
     assert "images/0042.png" in page.words  # in the gallery
     assert "images/0042.png" in page.embedded["pictures"]["0042"]["problems"][0]
     page = Page(write_split(tmp_path / "good", 3, 0))
-    assert "0 images fail" in page.words
+    assert "0 of 3 images fail" in page.words
     assert not page("main")
 
 

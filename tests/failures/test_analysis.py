@@ -87,7 +87,7 @@ def test_predictions_of_another_tool(run):
     means = failures.sequence_means(found)
     assert means[["sequence", "images", "failures"]].to_numpy().tolist() == [["", 4, 2]]
     assert means["miou"].item() == pytest.approx(evaluation.per_image["miou"].mean())
-    assert failures.warnings_of(found).count("0 failed and 0 sound images") == 2
+    assert failures.warnings_of(found).count("0 failed and 0 passed images") == 2
 
 
 @pytest.mark.parametrize("flip", [False, True])

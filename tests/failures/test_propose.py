@@ -72,8 +72,10 @@ def test_causes_become_augmentation_and_weights(analysis):
     found = propose_actions(analysis(causes, ["blur", "blur", "dark", "dark", "", "", "", "", ""]))
     wanted = {"blur": 0.3, "blur_radius": 3, "darkness": 0.3, "scale_max": 2.0}
     assert found.changes == wanted | {"class_weights": "sqrt_inverse"}
-    assert found.augment[0].reason == "2 of 9 failures: degraded image: blur"
-    assert found.class_weights.reason == "2 of 9 failures: rare class"
+    assert (
+        found.augment[0].reason == "2 of the 9 failures whose labels are not in doubt: degraded image, blur"
+    )
+    assert found.class_weights.reason == "2 of the 9 failures whose labels are not in doubt: rare class"
     assert found.exclude == found.relabel == []
     has = analysis(causes, ["blur"] * 9, blur=0.5, darkness=0.3, class_weights="median_frequency")
     assert set(propose_actions(has).changes) == {"blur_radius", "scale_max"}

