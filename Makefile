@@ -37,7 +37,6 @@ notebooks: $(INSTALLED)  ## execute the committed notebooks in place, in order; 
 	$(BIN)/jupyter nbconvert --execute --inplace --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False \
 		--ExecutePreprocessor.kernel_name=python3 --NotebookExporter.preprocessors=seglib.pipeline.drop_dead_widgets notebooks/0*.ipynb
 	cp artifacts/runs/demo/failures/test/report.html docs/report.html
-	cp artifacts/runs/demo/outputs/suspects/plane_0010.png docs/failure_sheet.png
 
 clean:  ## remove the environment and the caches (never data or runs)
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
