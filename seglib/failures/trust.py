@@ -24,7 +24,7 @@ def warnings_of(analysis: Analysis) -> str:
     lines = []
     for column, name in (
         ("confidence", "mean confidence"),
-        ("class_confidence", "mean confidence over the predicted classes"),
+        ("class_confidence", "confidence by class"),
     ):
         known = images[column].notna().to_numpy()
         signal, failed = images.loc[known, column].to_numpy(float), images.loc[known, "failed"].to_numpy()

@@ -53,7 +53,7 @@ def test_a_signal_that_knows_everything_or_nothing():
     _, failed, _ = case(2)
     knowing, blind = said(-failed.astype(float), 1.0, failed)
     assert knowing.endswith("AUROC 1.00 for failures, permutation p 0.001; it warns of failures.")
-    assert "classes: AUROC 0.50 for failures, permutation p 1.000; not distinguishable from chance" in blind
+    assert "class: AUROC 0.50 for failures, permutation p 1.000; not distinguishable from chance" in blind
 
 
 def test_nothing_is_said_of_fewer_than_ten():
