@@ -114,7 +114,7 @@ class Browser extends Panel {
       [view, this.button(bar, text, `layer: ${text}`, [key], () => this.look({ view }))]);
     const outline = () => this.look({ suspect: !this.picture.suspect });
     this.region = this.button(bar, "suspect", "outline the suspect region", ["s"], outline);
-    for (const [name, max, value] of [["opacity", 100, 60], ["brightness", 400, 100], ["contrast", 400, 100]]) {
+    for (const [name, max, value] of [["opacity", 100, 60], ["brightness", 1000, 100], ["contrast", 400, 100]]) {
       const slider = field(bar, "seg-opacity", name, { type: "range", max, value });
       slider.oninput = () => this.look({ [name]: slider.value / 100 });
     }
