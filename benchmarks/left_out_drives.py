@@ -27,6 +27,7 @@ SETTINGS: dict[str, dict] = {
     "now": {},
     "no focal loss": {"focal_weight": 0.0},
     "encoder at a tenth": {"encoder_lr_factor": 0.1},
+    "encoder at full rate": {"encoder_lr_factor": 1.0},
     "scale 0.5 to 2": {"scale_min": 0.5, "scale_max": 2.0},
     "strong colour": {"color": 0.6, "blur": 0.2, "noise": 0.2, "darkness": 0.2, "haze": 0.2},
     "rare crops": {"rare_crops": 0.5},

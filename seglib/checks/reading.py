@@ -76,7 +76,10 @@ def judge_reading(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -
         yield "one-class", "", "", f"{classes.names[0]} is the only class: there is nothing to tell it from."
     yield from _judge_palettes(dataset, samples, counts)
     numbers = samples["_numbers"].dropna().astype(float)
-    if len(numbers) and (numbers > 0).mean() >= 0.9 and numbers.max() >= _NUMBERS and numbers.nunique() > 1:
+    values = classes.stored_values(color=False).items()
+    as_stored = not classes.by_color and all(stored == c for stored, c in values if c != IGNORE)
+    many = len(numbers) and (numbers > 0).mean() >= 0.9 and numbers.max() >= _NUMBERS
+    if as_stored and many and numbers.nunique() > 1:
         detail = f"ids number the regions of each mask, 1 to {numbers.max():.0f}: they look like instances, not classes."
         yield "instance-numbers", samples.loc[numbers.idxmax(), "id"], "", detail
     if classes.id_map or classes.by_color:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from seglib.data.classes import IGNORE, DatasetError
-from seglib.data.image_io import read_form
+from seglib.data.image_io import EXCLUDE, read_form
 from seglib.data.overlay import label_regions
 from seglib.data.values import APART, MANY, levels, nearest, pack_rgb, tally
 
@@ -45,7 +45,11 @@ def _from_json(found: dict | list) -> list[Named]:
     if isinstance(found, dict):  # {"road": 0} or {"0": "road"}
         return [Named(k, v) if isinstance(v, int) else Named(v, int(k)) for k, v in found.items()]
     rows = [{"name": row} if isinstance(row, str) else row for row in found]
-    return [Named(row["name"], row.get("id"), (*row.get("color", ()),) or None) for row in rows]
+    colors = [row.get("color") or () for row in rows]
+    if not all(isinstance(value, int) for color in colors for value in color):
+        raise ValueError("its colours are not three numbers from 0 to 255")
+    named = ((row.get("name") or row["title"], row.get("id")) for row in rows)
+    return [Named(*one, (*color,) or None) for one, color in zip(named, colors, strict=True)]
 
 
 def _from_lines(text: str) -> list[Named]:
@@ -138,7 +142,11 @@ def _count(files: list[Path], named: list[Named]) -> tuple[Counter, bool, bool, 
     tallies, forms, regions, palette = [], [], [], b""
     by_color = bool(named) and all(row.color for row in named)
     for file in files:
-        stored, form = read_form(file, f"mask {file.name!r}")
+        try:
+            stored, form = read_form(file, f"mask {'/'.join(file.parts[-2:])!r}")
+        except DatasetError as error:  # there is no dataset.yaml yet
+            way = error.suggestion.replace(f", {EXCLUDE}", "")
+            raise DatasetError(error.detail, error.check, way) from None
         grey = stored.ndim == 3 and not by_color and (stored == stored[..., :1]).all()
         forms.append("grey" if grey else "RGB" if stored.ndim == 3 else "ids")
         tallies.append(tally(stored[..., 0] if grey else stored))

@@ -169,6 +169,8 @@ def suggest(stored: np.ndarray, classes: ClassMap) -> str:
         return f"If they are ignored, write ignore_ids: {[v for v in ids if v < 0]} into dataset.yaml."
     if found and min(found) >= 1000 and found != [65535]:
         return "They look like instance numbers (class x 1000 + number): name masks of class ids (labelIds)."
+    if found == [65535]:
+        return f"If 65535 is a class, write {_id_map([0, 65535])} into dataset.yaml."
     in_order = f"If they are the classes in this order, write {_id_map(ids)} into dataset.yaml."
     in_order *= not classes.id_map and 1 < len(ids) <= count
     if found == list(range(1, count + 1)) or (not classes.id_map and found and found[-1] == count):

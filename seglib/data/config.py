@@ -35,6 +35,8 @@ class Split(BaseModel):
     @pydantic.field_validator("images", "masks", "ids")
     @classmethod
     def _is_relative(cls, value: str | list[str]) -> str | list[str]:
+        if value == []:
+            raise ValueError("expected a text file or a list of ids")
         if not isinstance(value, str) or not value:
             return value
         inside = PurePosixPath(re.sub(r"^\.\./(?!\.\./)[^/*?[]+/", "", value)).parts

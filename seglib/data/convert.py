@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from seglib.data.classes import IGNORE, DatasetError, some
 from seglib.data.draft import meaning, walk
-from seglib.data.image_io import read_stored, read_values
+from seglib.data.image_io import ImageForm, read_stored, read_values
 from seglib.runs import atomic_folder, load_yaml, read_written, write_text
 
 KINDS = ("polygons", "classes", "instances", "pages")
@@ -51,7 +51,7 @@ def convert(root: Path, kind: str = "polygons", target: str | Path = "") -> tupl
         raise DatasetError(f"{out} exists.", "folder-exists", "Name a new folder with --to.")
     files, others = walk(root)
     if kind == "pages":
-        return out, [], _unpack(files, out)
+        return out, [], _unpack(root, files, out)
     masks = {parts for parts in files if any(meaning(part)[1] in ("mask", "other") for part in parts[:-1])}
     images = defaultdict(list)
     for parts in (parts for parts in files if parts not in masks):
@@ -76,18 +76,39 @@ def convert(root: Path, kind: str = "polygons", target: str | Path = "") -> tupl
     return out, names, len(drawn)
 
 
-def _unpack(files: dict[tuple[str, ...], Path], out: Path) -> int:
+def _unpack(root: Path, files: dict[tuple[str, ...], Path], out: Path) -> int:
+    """Write every page of the TIFFs, as it is stored, to a file of its own; return how many there are."""
+    stacks = {parts: path for parts, path in files.items() if path.suffix.lower() in (".tif", ".tiff")}
+    if not stacks:
+        raise DatasetError(f"{root} has no TIFF to unpack.", "no-annotations")
     count = 0
     with atomic_folder(out) as new:
-        for path, place in ((path, new.joinpath(*parts)) for parts, path in files.items()):
-            if path.suffix.lower() in (".tif", ".tiff"):
-                place.parent.mkdir(parents=True, exist_ok=True)
-                with tifffile.TiffFile(path) as tif:
-                    kind, pages = tif.pages[0].photometric, tif.asarray().reshape(-1, *tif.pages[0].shape)
-                for k, page in enumerate(pages, 1):
-                    tifffile.imwrite(place.with_stem(f"{place.stem}_{k:03d}"), page, photometric=kind)
-                count += len(pages)
+        for parts, path in stacks.items():
+            place = new.joinpath(*parts)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            for k, (page, form) in enumerate(_pages(path), 1):
+                tifffile.imwrite(place.with_stem(f"{place.stem}_{k:03d}"), page, **form)
+                count += 1
     return count
+
+
+def _pages(path: Path) -> list[tuple[np.ndarray, dict[str, Any]]]:
+    """The pages of a TIFF, each with the form that it is stored in, without thumbnails."""
+    pages = []
+    try:
+        with tifffile.TiffFile(path) as tif:
+            for part in tif.series:
+                first = part.keyframe
+                form = {"photometric": first.photometric, "colormap": first.colormap}
+                form |= {"planarconfig": first.planarconfig} if first.samplesperpixel > 1 else {}
+                if not first.subfiletype & 1:
+                    pages += [(page, form) for page in part.asarray().reshape(-1, *first.shape)]
+    except (
+        Exception
+    ) as error:  # damaged files and missing codecs raise TiffFileError, ValueError, struct.error, ...
+        told = "Save it again without compression, or `pip install imagecodecs`."
+        raise DatasetError(f"{path} cannot be unpacked ({error}).", "unreadable", told) from error
+    return pages
 
 
 def _masks(root: Path, masks: list[tuple[str, ...]], kind: str) -> Iterator[_Drawn]:
@@ -135,7 +156,7 @@ def _draw(path: Path, ones: list[_Drawn], ids: dict[str, int]) -> np.ndarray:
     if len(ones) > 1 and any(per_image):  # COCO may have a file a class
         raise ValueError("both are of one image: move one away")
     shapes = [(*one, told) for *_, told, shapes in ones for one in shapes]
-    pixels, stored = read_values(path)
+    pixels, stored = read_values(path, ImageForm((1, 1, 1)))  # of any number of bands
     size, turn = pixels.shape[:2], stored.orientation
     mask = np.zeros(size, np.uint8)
     for _, label, shape, told in sorted(shapes, key=itemgetter(0)):

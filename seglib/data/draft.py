@@ -76,8 +76,13 @@ def _table(root: Path, pairs: list[_Pair], others: list[Path]) -> tuple[str, lis
         beside = any(pair.masks.glob.startswith(f"{literal(path.parent.as_posix())}/") for pair in pairs)
         return not beside, len(path.parts), TABLES.index(path.name.lower())
 
-    table = min((path for path in others if path.name.lower() in TABLES), key=far, default=None)
-    return (table.as_posix(), read_table(root / table)) if table else ("", [])
+    tables = sorted((path for path in others if path.name.lower() in TABLES), key=far)
+    named = read_table(root / tables[0]) if tables else []
+    for other in (path for path in tables[1:] if far(path) == far(tables[0])):
+        if read_table(root / other) != named:
+            detail = f"{tables[0]} and {other} name different classes."
+            raise DatasetError(detail, "two-readings", "Correct or remove one.")
+    return tables[0].as_posix() if tables else "", named
 
 
 def walk(root: Path) -> tuple[_Files, list[Path]]:
@@ -227,12 +232,14 @@ def _splits(root: Path, pairs: list[_Pair], others: list[Path]) -> list[str]:
     """The lines of the splits, by lists such as ImageSets/Segmentation/val.txt where no folder tells them."""
     known = {name for text in pairs[0].both for name in (text.rpartition("/")[2], text.replace("/", "-"))}
     lists: dict[Path, dict[str, tuple[Path, list[str]]]] = defaultdict(dict)
-    lines = {}
+    lines, strange = {}, []
     for path in (path for path in others if len(pairs) == 1 and path.suffix == ".txt"):
         split = _SPLIT_OF.get(path.stem.lower(), "")
         names = listed_ids(root / path, known) if split else []
         if known & {*names}:
             lists[path.parent].setdefault(split, (path, names))
+        elif names:
+            strange.append(f"  # {path.as_posix()} names none of these pairs")
 
     def rank(place: Path) -> tuple[bool, bool]:
         unknown = any(not {*names} <= known for _, names in lists[place].values())
@@ -251,7 +258,7 @@ def _splits(root: Path, pairs: list[_Pair], others: list[Path]) -> list[str]:
         lines.setdefault("train" if chosen else pair.split, f"  {pair.split}: {{{globs}}}  # {count}")
     no_val = "  # no val split, which training needs; `seglib init FOLDER --split 0.7 0.15 0.15` proposes one"
     ordered = [lines[split] for split in _SPLITS if split in lines]
-    return ["splits:", *ordered, *[no_val] * ("val" not in lines)]
+    return ["splits:", *ordered, *([] if chosen else strange), *[no_val] * ("val" not in lines)]
 
 
 def _no_layout(root: Path, files: _Files, others: list[Path]) -> DatasetError:

@@ -346,6 +346,9 @@ def test_masks_that_were_misread_are_errors_with_the_line_to_write(root, found, 
     if found == "instance-numbers":  # an id_map hides nothing
         same = f"id_map: {dict(zip(range(7), range(7), strict=True))}"
         assert found in rewrite(root, same, classes=classes).findings["check"].tolist()
+        told = f"id_map: { {40 * k: k for k in range(7)} }"  # classes, stored far apart
+        meant = rewrite(root, told, masks=lambda m: m * np.uint8(40), classes=classes)
+        assert found not in meant.findings["check"].tolist()
     assert line in errors["suggestion"].iloc[0]
     if found in ("all-255", "ids-from-1"):  # the line that is named mends it
         mended = rewrite(root, line, classes=classes.replace(", sky", "")).findings

@@ -8,7 +8,7 @@ import tifffile
 from pictures import save
 from PIL import Image
 
-from seglib.data import DatasetError, convert, draft_dataset, load_dataset, read_pair
+from seglib.data import DatasetError, convert, draft_dataset, load_dataset, read_pair, read_stored
 
 SIZE = (20, 30)
 SQUARE, INNER = np.zeros(SIZE, bool), np.zeros(SIZE, bool)
@@ -196,3 +196,25 @@ def test_stacks_are_unpacked_into_pages_that_pair_and_a_missing_folder_is_named(
         np.testing.assert_array_equal(image[..., 0], 9 * ids[k])
     with pytest.raises(DatasetError, match="none is no folder"):
         convert(tmp_path / "none")
+
+
+def test_pages_keep_their_bands_and_series_and_what_cannot_be_unpacked_is_named(tmp_path):
+    bands = np.random.default_rng(0).integers(0, 255, (3, 5, *SIZE), np.uint8)
+    tifffile.imwrite(tmp_path / "bands.tif", bands, photometric="minisblack", planarconfig="separate")
+    with tifffile.TiffWriter(tmp_path / "loop.tif") as writer:
+        for page in (np.zeros((4, 6), np.uint8), np.ones((5, 6), np.uint8)):
+            writer.write(page)
+    colors = np.arange(768, dtype=np.uint16).reshape(3, 256) * 85
+    tifffile.imwrite(tmp_path / "palette.tif", bands[:2, 0], photometric="palette", colormap=colors)
+    out, _, count = convert(tmp_path, "pages", tmp_path.with_name("out"))
+    assert count == 7
+    np.testing.assert_array_equal(tifffile.imread(out / "bands_002.tif"), bands[1])
+    assert tifffile.imread(out / "loop_002.tif").tolist() == np.ones((5, 6)).tolist()
+    np.testing.assert_array_equal(read_stored(out / "palette_002.tif"), bands[1, 0])
+    (tmp_path / "bad.tif").write_bytes(b"II")
+    with pytest.raises(DatasetError, match=r"bad\.tif cannot be unpacked"):
+        convert(tmp_path, "pages", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DatasetError, match="has no TIFF to unpack"):
+        convert(tmp_path / "none", "pages")

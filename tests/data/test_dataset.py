@@ -196,7 +196,7 @@ def test_a_name_follows_from_any_folder(tmp_path, folder, name):
         ("{ids: no.txt}", r"ids of split 'held': no.txt cannot be read; .* one id a line"),
         ("{ids: latin.txt}", r"latin.txt cannot be read; expected UTF-8 text"),
         ("{ids: [7]}", "splits.held.ids = .*quote it"),
-        ("{ids: []}", "splits.held = .*no key 'images'"),
+        ("{ids: []}", "splits.held.ids = .*expected a text file or a list"),
         ('{images: "a/*"}', "no key 'masks'"),
     ],
 )

@@ -163,6 +163,11 @@ def test_a_palette_gives_colours_and_a_broken_table_is_an_error(tmp_path):
     (tmp_path / "classes.json").write_text("{")
     with pytest.raises(DatasetError, match=r"classes.json is no list of classes \(Expecting"):
         draft_dataset(tmp_path)
+    (tmp_path / "classes.json").write_text('[{"name": "a", "color": "#000000"}]')
+    with pytest.raises(DatasetError, match="its colours are not three numbers"):
+        draft_dataset(tmp_path)
+    (tmp_path / "classes.json").write_text('[{"title": "a", "color": null}, {"name": "b"}, {"name": "c"}]')
+    assert drafted(tmp_path).classes.names == ("a", "b", "c")
 
 
 def test_cityscapes_and_lists_of_a_split(tmp_path):
@@ -276,7 +281,7 @@ def test_what_are_no_classes_is_refused(tmp_path, masks, ending, told):
         draft_dataset(masks_of(tmp_path, *masks, ending=ending))
 
 
-def test_tables_of_one_name_and_of_colours_in_another_order(tmp_path):
+def test_tables_of_one_name_of_colours_in_another_order_and_that_disagree(tmp_path):
     (masks_of(tmp_path / "one", BLOCKS // 2) / "classes.txt").write_text("crack\n")
     assert drafted(tmp_path / "one").classes.names == ("background", "crack")
     root = masks_of(tmp_path / "two", palette(BLOCKS, COLORS))
@@ -286,6 +291,10 @@ def test_tables_of_one_name_and_of_colours_in_another_order(tmp_path):
     root = masks_of(tmp_path / "three", COLORS[BLOCKS], ending="jpg")
     (root / "class_dict.csv").write_text("name,r,g,b\na,70,110,60\nb,190,62,49\nc,60,80,200\n")
     assert drafted(root).classes.names == ("a", "b", "c")
+    for split in ("train", "val"):
+        (masks_of(tmp_path / "four" / split, BLOCKS) / "masks/classes.txt").write_text(f"{split}\n")
+    with pytest.raises(DatasetError, match=r"train/masks/classes.txt and val/\S+ name different classes"):
+        draft_dataset(tmp_path / "four")
 
 
 def test_lists_of_one_split_and_names_with_wildcards(tmp_path):
@@ -294,6 +303,8 @@ def test_lists_of_one_split_and_names_with_wildcards(tmp_path):
         (tmp_path / side).rename(tmp_path / f"{side} [1]")
     (tmp_path / "val.txt").write_text("images [1]\\b.png\n")
     assert drafted(tmp_path).split("train")["id"].tolist() == ["a", "c"]
+    (tmp_path / "val.txt").write_text("other\n")
+    assert "# val.txt names none of these pairs" in draft_dataset(tmp_path)
     (tmp_path / "val.txt").write_text("b\nz\n")
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists/val.txt").write_text("b\n")
