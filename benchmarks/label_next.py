@@ -41,9 +41,7 @@ def trained(name: str, root: Path, left_out: list[str], given: argparse.Namespac
     values = (CAMVID if given.camvid else {}) | own | {"epochs": given.epochs, "seed": seed}
     params, dataset = train.open_dataset(Train.check(values))
     run, model = train.start_run(params), train.build_model(params, dataset.classes)
-    splits = [
-        train.build_cache(dataset, s, params.long_side, original_masks=s == "val") for s in ("train", "val")
-    ]
+    splits = train.open_splits(dataset, params)
     train.fit(run, model, *splits, params, train.make_plan(params.device, params.precision))
     for split in {"val", given.scored}:
         evaluate_run(Evaluate(run=name, split=split))

@@ -48,8 +48,7 @@ def measure(setting: dict, drive: str, seed: int, epochs: int) -> list[dict]:
     params = Train(**(own | {"crop_height": 160, "crop_width": 208} | setting))
     params, dataset = train.open_dataset(params)
     run, model = train.start_run(params), train.build_model(params, dataset.classes)
-    cached = train.build_cache(dataset, "train", SIDE)
-    val = train.build_cache(dataset, "val", SIDE, original_masks=True)
+    cached, val = train.open_splits(dataset, params)
     started = time.perf_counter()
     train.fit(run, model, cached, val, params, train.plan_training(params, model, cached))
     rows = [{"minutes": (time.perf_counter() - started) / 60}]

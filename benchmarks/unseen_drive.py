@@ -58,8 +58,7 @@ def trained(drive: str, given: argparse.Namespace) -> evaluate.Evaluation:
         params = Train(run=name, dataset=given.dataset, config=str(config), long_side=side, **how)
         params, dataset = train.open_dataset(params)
         run, model = train.start_run(params), train.build_model(params, dataset.classes)
-        cached = train.build_cache(dataset, "train", side)
-        val = train.build_cache(dataset, "val", side, original_masks=True)
+        cached, val = train.open_splits(dataset, params)
         train.fit(run, model, cached, val, params, train.plan_training(params, model, cached))
     return evaluate.evaluate_run(Evaluate(run=name, split="test"), progress=True)
 

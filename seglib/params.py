@@ -23,7 +23,8 @@ RunName = Annotated[str, AfterValidator(check_name)]
 Cache = Annotated[Literal["auto", "none"], BeforeValidator(lambda v: "auto" if v in ("ram", "disk") else v)]
 _SCALES = r"^((0?\.[1-9]\d*|[1-3](\.\d+)?|4)([, ]+|$))*$"  # numbers from 0.1 to 4: "0.75, 1.25"
 _LINES = "lines `parameter: value`, as in params/camvid.yaml"
-EXPECTED_ERRORS = (FloatingPointError, OSError, RuntimeError, ValueError)  # what seglib raises, with a remedy
+# what seglib raises, with a suggestion
+EXPECTED_ERRORS = (FloatingPointError, OSError, RuntimeError, ValueError)
 _EARLIER = {"recipe": "config"}  # names in earlier versions
 
 
