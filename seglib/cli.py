@@ -28,9 +28,15 @@ def _new(path: str) -> Path:
 
 _FLAGS = {"parameters": "-p", "start": "--from", "stop": "--to", "source": "--from", "target": "--to"}
 _FLAGS |= {"images_glob": "--images", "masks_glob": "--masks", "shares": "--split", "form": "--to"}
+_FLAGS |= {"adapt_norm": "--adapt-norm"}
 _EARLIER = {"config": ("--recipe",)}  # flags in earlier versions
 _PROGRESS = sys.stderr.isatty()  # bars are for people
 _OPTIONS: dict[str, dict[str, Any]] = {  # what argparse is told of each
+    "adapt_norm": {
+        "default": 0.0,
+        "type": float,
+        "help": "share of batch-norm statistics taken from these images, such as 0.5 for another camera or place",
+    },
     "against": {"default": "", "help": "a second run: where do the two disagree?"},
     "broken": {"action": "store_true", "help": "the demo's broken twin: 01 finds its faults and stops"},
     "config": {"type": _there, "help": "a dataset.yaml that lies elsewhere"},
@@ -184,10 +190,11 @@ def plant(*, dataset: Path, out: Path, splits: str) -> None:
     print(f"{len(table)} faults in {display_path(out)}; which and where: {display_path(out / 'planted.csv')}")
 
 
-def predict(*, run: str, images: Path, out: Path, against: str) -> int:
+def predict(*, run: str, images: Path, out: Path, against: str, adapt_norm: float) -> int:
     """Predict a folder of new images, and say which predictions to distrust; goes on where it was interrupted."""
     model, other = Run.open(run or "demo"), Run.open(against) if against else None
-    table = seglib.failures.predict_folder(model, images, out, other, _PROGRESS).table
+    share = Evaluate.check({"adapt_norm": adapt_norm}).adapt_norm
+    table = seglib.failures.predict_folder(model, images, out, other, share, _PROGRESS).table
     bad = table.loc[table["error"] != "", "error"]
     print(*bad.head(3), sep="\n", end="\n" * (len(bad) > 0))
     warned = f"{(table['warnings'] != '').sum()} with a warning, {len(bad)} could not be predicted"

@@ -169,6 +169,7 @@ class Evaluate(Params):
     boundary_ratio: float = Field(0.02, ge=0, le=0.5)
     flip_tta: bool = False
     scale_tta: str = Field("", pattern=_SCALES)
+    adapt_norm: Share = 0.0
     tile: Natural = 0
     batch_size: Count = 14
     device: str = "auto"

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from seglib.data import reduced
+
 LOOKS = ["brightness", "contrast", "entropy", "sharpness", "focus", "colour"]
 FLAT = 2.0  # standard deviation of the grey values below which a picture shows nothing
 FEWEST = 20  # images without which nothing can be said to lie apart
@@ -95,8 +97,7 @@ def qualities(image: np.ndarray) -> dict[str, float]:
         sharpness: energy of the second differences over that of the first, less what noise contributes.
             NaN for a flat image and one of fewer than 3 x 3 pixels.
     """
-    picture = Image.fromarray(image).convert("L")
-    picture = picture.reduce(max(1, round(max(picture.size) / _SIDE)))
+    picture = reduced(image, max(1, round(max(image.shape) / _SIDE)), "L")
     share, mean, deviation = _levels(picture)
     noise, sharpness = _fine_structure(np.asarray(picture))
     highlights = float(np.searchsorted(np.cumsum(share), 0.99))

@@ -12,11 +12,11 @@ from seglib.data.dataset import Dataset, check_sizes, compare_digests, digests, 
 from seglib.data.dataset import map_ahead, read_pair
 from seglib.data.draft import draft_dataset
 from seglib.data.image_io import ImageForm, Stored, encode_mask, georeference, read_image, read_mask
-from seglib.data.image_io import read_mask_and_mode, read_picture, read_stored, read_values
+from seglib.data.image_io import read_large, read_mask_and_mode, read_picture, read_stored, read_values
 from seglib.data.inject import FAULT_KINDS, LABEL_FAULTS, LabelFaults, inject_faults, planted
 from seglib.data.known import download, ensure_demo
 from seglib.data.overlay import error_map, fitting, joined, label_regions, overlay
-from seglib.data.overlay import present, top_confusions, wrong_pixels
+from seglib.data.overlay import present, reduced, top_confusions, wrong_pixels
 from seglib.data.pairing import FINDING_COLUMNS, find_images
 
 __all__ = [
@@ -24,7 +24,7 @@ __all__ = [
     "DatasetError", "ImageForm", "LabelFaults", "Stored", "check_sizes", "compare_digests", "convert",
     "default_colors", "digests", "download", "draft_dataset", "encode_mask", "ensure_demo",
     "error_map", "explain", "find_images", "fitting", "georeference", "inject_faults", "joined",
-    "label_regions", "load_dataset", "map_ahead", "overlay", "planted", "present", "read_image", "read_mask",
-    "read_mask_and_mode", "read_pair", "read_picture", "read_stored", "read_values", "some",
+    "label_regions", "load_dataset", "map_ahead", "overlay", "planted", "present", "read_image", "read_large",
+    "read_mask", "read_mask_and_mode", "read_pair", "read_picture", "read_stored", "read_values", "reduced", "some",
     "top_confusions", "wrong_pixels",
 ]

@@ -2,18 +2,20 @@
 
 import contextlib
 import io
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import tifffile
-from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from seglib.data.classes import IGNORE, ClassMap, DatasetError, suggest
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # the only decoders that files reach, under any file name
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+_ORIENTATION = ExifTags.Base.Orientation
 # tags: ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory, GeoDoubleParams, GeoAsciiParams
 _GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737)
 # to be saved as PNG
@@ -27,6 +29,7 @@ _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MODES = {("bool", 1): "1", ("uint8", 1): "L", ("uint8", 2): "LA", ("uint8", 3): "RGB", ("uint8", 4): "RGBA"}
 _MODES |= {("uint16", 1): "I;16", ("int32", 1): "I", ("float32", 1): "F"}
 _PILLOW = ("1", "L", "RGB", "RGBA", "I;16")
+_ROWS = 512  # of a large image that are converted at once
 _ALONE = (1, 8, 32773, 32946)  # none, deflate and packbits, which tifffile decodes without imagecodecs
 _ONE = "Save the one that is meant as a file of its own"
 _UNPACK = ", unpack all by `seglib convert FOLDER --kind pages --to NEW`"
@@ -50,12 +53,13 @@ class Stored(NamedTuple):
 
 def georeference(path: Path) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
     """Read the tags of an upright TIFF that say where on the ground it lies (OGC GeoTIFF 1.1); None without any."""
-    with contextlib.suppress(UnidentifiedImageError), Image.open(path, formats=("TIFF",)) as image:
-        kept, tags = TiffImagePlugin.ImageFileDirectory_v2(), image.tag_v2
-        for tag in (t for t in _GEOREFERENCE if t in tags and tags.get(ExifTags.Base.Orientation, 1) == 1):
-            kept[tag], kept.tagtype[tag] = tags[tag], tags.tagtype[tag]
-        return kept if len(kept) else None
-    return None
+    kept = TiffImagePlugin.ImageFileDirectory_v2()
+    with contextlib.suppress(tifffile.TiffFileError), tifffile.TiffFile(path) as tif:
+        tags = tif.pages[0].tags
+        for tag in tags if tags.valueof(_ORIENTATION, 1) == 1 else ():
+            if tag.code in _GEOREFERENCE:
+                kept[tag.code], kept.tagtype[tag.code] = tag.value, int(tag.dtype)
+    return kept if len(kept) else None
 
 
 @dataclass(frozen=True)
@@ -84,17 +88,29 @@ def read_picture(path: str | Path, label: str = "", form: ImageForm = PLAIN) -> 
     """Read an image as `read_image` does, and how the file stores it."""
     label = f"image {label or repr(Path(path).name)}"
     pixels, stored = read_values(Path(path), form, label)
-    if pixels.dtype == bool:
-        pixels = pixels * np.uint8(255)
-    elif pixels.dtype != np.uint8:
-        pixels = _scale(pixels, form, label)
-    return np.array(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), order="C"), stored
+    return np.array(np.broadcast_to(_scale(pixels, form, label), (*pixels.shape[:2], 3)), order="C"), stored
+
+
+def read_large(path: Path, form: ImageForm = PLAIN) -> np.ndarray:
+    """Read a TIFF as `read_image` does, beyond Pillow's limit too: a memory map (H, W, 3) of a temporary file, uint8 RGB."""
+    label = f"image {path.name!r}"
+    pixels, stored = _decode(path, label, form.exif is not False, shown=True, large=True)
+    with tempfile.TemporaryFile() as file:
+        image = np.memmap(file, np.uint8, "w+", shape=(*pixels.shape[:2], 3))
+    for top in range(0, len(pixels), _ROWS):
+        rows = slice(top, top + _ROWS)
+        image[rows] = _scale(_chosen(pixels[rows], stored, form, label), form, label)
+    return image
 
 
 def read_values(path: Path, form: ImageForm = PLAIN, label: str = "") -> tuple[np.ndarray, Stored]:
     """Read an image's bands, (H, W, 1 or 3) of any sample type, light as high values, before `form.range`; and how stored."""
     label = label or f"image {path.name!r}"
     pixels, stored = _decode(path, label, form.exif is not False, shown=True)
+    return _chosen(pixels, stored, form, label), stored
+
+
+def _chosen(pixels: np.ndarray, stored: Stored, form: ImageForm, label: str) -> np.ndarray:
     if stored.white_is_zero and pixels.dtype.kind in "bu":
         pixels = ~pixels
     count, chosen = pixels.shape[2], form.channels
@@ -103,15 +119,19 @@ def read_values(path: Path, form: ImageForm = PLAIN, label: str = "") -> tuple[n
         told = f"{what}, but dataset.yaml names {[*chosen]}."
         raise DatasetError(told, "channels", f"Name bands that it has as channels, {EXCLUDE}.")
     if chosen:
-        return pixels[..., [c - 1 for c in chosen]], stored
+        return pixels[..., [c - 1 for c in chosen]]
     shown = count - (stored.alpha and count > 1)
     if shown not in (1, 3):
         line = "channels: [3, 2, 1]" if count > 2 else "channels: [1, 1, 1]"
         raise DatasetError(f"{what}.", "channels", f"Name red, green and blue in dataset.yaml, as in {line}.")
-    return pixels[..., :shown], stored
+    return pixels[..., :shown]
 
 
 def _scale(pixels: np.ndarray, form: ImageForm, label: str) -> np.ndarray:
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype == bool:
+        return pixels * np.uint8(255)
     if form.range is None:
         kind = f"{8 * pixels.dtype.itemsize}-bit{' floating-point' * (pixels.dtype.kind == 'f')} values"
         detail = f"{label} holds {kind}, {np.nanmin(pixels):g} to {np.nanmax(pixels):g}; expected 8 bits, or a range."
@@ -207,13 +227,16 @@ def read_form(path: Path, label: str) -> tuple[np.ndarray, Stored]:
     return values if values.shape[2] == 3 else values[..., 0], stored
 
 
-def _decode(path: Path, label: str, exif: bool = True, shown: bool = False) -> tuple[np.ndarray, Stored]:
+def _decode(
+    path: Path, label: str, exif: bool = True, shown: bool = False, large: bool = False
+) -> tuple[np.ndarray, Stored]:
     """The file's values (H, W, bands), upright, palettes as colours if `shown`. What decoders raise is a DatasetError."""
     head = b""
     try:
         with path.open("rb") as file:
             head = file.read(32)
-            pixels, stored = (head[:4] in _MAGIC and _read_tiff(file)) or _decode_by_pillow(file, shown)
+            tiff = head[:4] in _MAGIC and _read_tiff(file, large)
+            pixels, stored = tiff or _decode_by_pillow(file, shown)
             return np.atleast_3d(_upright(pixels, stored.orientation) if exif else pixels), stored
     except DatasetError as error:
         check, told, suggestion = error.check, error.detail, error.suggestion
@@ -242,7 +265,7 @@ def _decode_by_pillow(file: BinaryIO, shown: bool) -> tuple[np.ndarray, Stored]:
             told = f"is a PNG of 16 bits in {raw.split(';')[0]}; expected 8 bits, or one channel."
             raise DatasetError(told, "channels", "Save it as TIFF, which is read with all its bits")
         image.load()
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1)
+        turned = image.getexif().get(_ORIENTATION, 1)
         alpha = mode in ("LA", "RGBA") or (mode == "PA" and not shown)
         palette = image.getpalette("RGB") if mode == "P" else []
         if shown and mode[0] == "P":
@@ -252,8 +275,11 @@ def _decode_by_pillow(file: BinaryIO, shown: bool) -> tuple[np.ndarray, Stored]:
         return np.asarray(image), Stored(mode, turned, alpha, palette=bytes(palette))
 
 
-def _read_tiff(file: BinaryIO) -> tuple[np.ndarray, Stored] | None:
-    """The values of a TIFF as stored; None where Pillow has to: palettes, CMYK, YCbCr and Lab, LZW and JPEG."""
+def _read_tiff(file: BinaryIO, large: bool) -> tuple[np.ndarray, Stored] | None:
+    """The values of a TIFF as stored; None where Pillow has to: palettes, CMYK, YCbCr and Lab, LZW and JPEG.
+
+    A `large` one has no limit, and lies on the disk.
+    """
     file.seek(0)
     with tifffile.TiffFile(file) as tif:
         # neither thumbnails nor masks of transparency
@@ -264,7 +290,7 @@ def _read_tiff(file: BinaryIO) -> tuple[np.ndarray, Stored] | None:
         page, limit = pages[0], 2 * (Image.MAX_IMAGE_PIXELS or 0)
         bands, dtype = page.samplesperpixel, str(page.dtype)
         alpha = len(page.extrasamples) > 0 and page.extrasamples[-1] in (1, 2)
-        if limit and page.imagewidth * page.imagelength > limit:
+        if limit and page.imagewidth * page.imagelength > limit and not large:
             raise Image.DecompressionBombError(f"{page.imagewidth}x{page.imagelength} pixels")
         mode = _MODES.get((dtype, bands), f"{bands} x {dtype}" if bands > 1 else dtype)
         mode = "RGBX" if mode == "RGBA" and not alpha else mode
@@ -276,9 +302,9 @@ def _read_tiff(file: BinaryIO) -> tuple[np.ndarray, Stored] | None:
         ends = [at + length for at, length in zip(page.dataoffsets, page.databytecounts, strict=True)]
         if max(ends, default=0) > file.seek(0, 2):
             raise ValueError("it ends before its pixels do")
-        if not (pixels := page.asarray()).size:
+        if not (pixels := page.asarray(out="memmap" if large else None)).size:
             raise ValueError("it has no pixels")
-        orientation = page.tags[274].value if 274 in page.tags else 1
+        orientation = page.tags.valueof(_ORIENTATION, 1)
     pixels = np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels
     return pixels, Stored(mode, int(orientation), alpha, page.photometric == 0)
 

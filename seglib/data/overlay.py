@@ -9,6 +9,8 @@ from seglib.data.classes import IGNORE, ClassMap
 
 ERROR = (255, 122, 0)  # lighter than any dimmed pixel, so that errors stand out in greyscale and to every eye
 _MOST = 2048  # pixels of a longer side: more than a figure or a screen shows
+_LARGE = 1 << 28  # bytes of an image that is not copied whole, as Pillow does
+_ROWS = 1024
 
 
 def fitting(image: np.ndarray, *masks: np.ndarray, most: int = _MOST) -> list[np.ndarray]:
@@ -17,8 +19,20 @@ def fitting(image: np.ndarray, *masks: np.ndarray, most: int = _MOST) -> list[np
     if longest <= most:
         return [image, *masks]
     height, width = (max(1, round(side * most / longest)) for side in image.shape[:2])
+    if image.size > _LARGE:
+        image = np.asarray(reduced(image, max(1, longest // most // 2)))
     sizes = [(image, Image.Resampling.BOX), *((mask, Image.Resampling.NEAREST) for mask in masks)]
     return [np.asarray(Image.fromarray(array).resize((width, height), how)) for array, how in sizes]
+
+
+def reduced(image: np.ndarray, factor: int, mode: str = "RGB") -> Image.Image:
+    """Average blocks of `factor` x `factor` pixels of an image (H, W, 3), in Pillow's mode "RGB" or "L".
+
+    As `Image.reduce` does, but some rows at a time: a large image may be a memory map.
+    """
+    step = factor * -(-_ROWS // factor)
+    bands = [Image.fromarray(image[top : top + step]) for top in range(0, len(image), step)]
+    return Image.fromarray(np.concatenate([band.convert(mode).reduce(factor) for band in bands]))
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, classes: ClassMap, alpha: float = 0.5) -> np.ndarray:

@@ -8,11 +8,11 @@ from seglib.evaluate.compare import compare_runs, comparison_sentence, list_runs
 from seglib.evaluate.evaluation import Evaluation, check_as_scored, open_evaluation, read_ids, read_layers
 from seglib.evaluate.evaluation import run_dataset, save_ids, saved_prediction, units_of
 from seglib.evaluate.export import export_model
-from seglib.evaluate.predict import changed_since_training, evaluate_predictions, evaluate_run, predict
-from seglib.evaluate.predict import predict_image, scoring_plan, trained_on
+from seglib.evaluate.predict import ADAPTED, adapt_norm, adapted, changed_since_training, evaluate_predictions
+from seglib.evaluate.predict import evaluate_run, predict, predict_image, scoring_plan, trained_on
 
 __all__ = [
-    "Evaluation", "changed_since_training", "check_as_scored", "compare_runs", "comparison_sentence",
+    "ADAPTED", "Evaluation", "adapt_norm", "adapted", "changed_since_training", "check_as_scored", "compare_runs", "comparison_sentence",
     "evaluate_predictions", "evaluate_run", "export_model", "list_runs", "open_evaluation", "predict", "predict_image",
     "read_ids", "read_layers", "run_dataset", "save_ids", "saved_prediction", "scoring_plan",
     "trained_on", "units_of", "write_comparison",

@@ -1,6 +1,7 @@
 """From a model, or another tool's files, to predictions at original resolution: of a split, or of one image."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
 from seglib import actions, data, runs, train
@@ -21,6 +23,7 @@ from seglib.train import STRIDE, CachedSplit, DevicePlan, Segmenter
 # Pixels left out along a tile's inner borders, where the network sees too little, and pixels of blending.
 _MARGIN, _BLEND = 96, 64
 _TILE = 1024  # pixels a side of the tiles that one image of more than twice that is cut into
+_BATCH, ADAPTED = 8, 64  # images that batch norms see together, and at most how many that they adapt to
 _PLAINLY = Evaluate()  # neither tiled nor averaged
 _SCORES = 1 << 26  # class scores of one image at original size that are held at once: 256 MiB
 
@@ -68,7 +71,7 @@ def _bands(model: Segmenter, images: Tensor, plan: DevicePlan, tile: int) -> Ite
     """Yield the class scores (B, C, rows, W) of all rows, blended from tiles; one row of tiles is held at a time."""
     height, width = images.shape[-2:]
     tops, shape = _starts(height, tile), (len(images), len(model.spec.classes), 0, width)
-    total = images.new_zeros(shape, dtype=torch.float32)
+    total = torch.zeros(shape, device=plan.device)
     weight = total.new_zeros(0, width)
     for top, following in pairwise([*tops, height]):
         more = 0, 0, 0, min(tile, height - top) - len(weight)  # rows that the tiles above did not reach
@@ -76,8 +79,9 @@ def _bands(model: Segmenter, images: Tensor, plan: DevicePlan, tile: int) -> Ite
         for left in _starts(width, tile):
             window = _ramp(top, height, tile).outer(_ramp(left, width, tile)).to(plan.device)
             columns = ..., slice(left, left + tile)
+            part = images[..., top : top + tile, left : left + tile].to(plan.device)
             with plan.autocast():
-                total[columns] += window * model.logits(images[..., top : top + tile, left : left + tile])
+                total[columns] += window * model.logits(part)
             weight[columns] += window
         rows = following - top  # that no later tile reaches
         yield total[:, :, :rows] / weight[:rows]
@@ -104,29 +108,69 @@ def _ramp(start: int, size: int, tile: int) -> Tensor:
     return (torch.minimum(before, after) - min(_MARGIN, tile // 6)).clamp(min=0)
 
 
+@torch.no_grad()
+def adapt_norm(model: Segmenter, batches: Iterable[Tensor], plan: DevicePlan, share: float) -> Segmenter:
+    """Copy a model whose batch norms take a share of their mean and variance from images of another place or camera.
+
+    batches: (B, 3, H, W) uint8, whose labels nobody needs. A network without batch norm is a ModelError.
+
+    Source: Schneider et al., Improving robustness against common corruptions by covariate shift adaptation, NeurIPS 2020.
+    """
+    model = copy.deepcopy(model)
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    if not norms:
+        raise train.ModelError(
+            "adapt_norm needs a network with batch normalisation. Leave it 0 for this one."
+        )
+    trained = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # of all batches the mean
+        norm.train()
+    for images in batches:
+        images = (
+            images.repeat(2, 1, 1, 1) if len(images) == 1 else images
+        )  # of one, a pooled layer has no variance
+        with plan.autocast():
+            model.logits(images.to(plan.device))
+    for norm, (mean, var) in zip(norms, trained, strict=True):
+        between = share * (1 - share) * (norm.running_mean - mean) ** 2
+        norm.running_mean.lerp_(mean, 1 - share)
+        norm.running_var.lerp_(var, 1 - share).add_(between)
+        norm.eval()
+    return model
+
+
+def adapted(model: Segmenter, cached: CachedSplit, params: Evaluate, plan: DevicePlan) -> Segmenter:
+    """Return the model that predicts a split: with `params.adapt_norm` a copy, adapted to up to 64 of its images."""
+    if not params.adapt_norm:
+        return model
+    batches = train.scoring_batches(cached, _BATCH, 0, -(-len(cached) // ADAPTED))
+    return adapt_norm(model, (images for _, images, _ in batches), plan, params.adapt_norm)
+
+
 @torch.inference_mode()
 def predict_image(model: Segmenter, image: np.ndarray, plan: DevicePlan) -> tuple[np.ndarray, np.ndarray]:
     """Predict an image (H, W, 3) uint8 as 03 does, without all its class scores in memory at that size.
 
     What is longer than 2048 pixels once shrunk to `long_side` is predicted in overlapping tiles. Returns class ids
-    (H, W) uint8, and the probability of the predicted class (H, W) float32.
+    (H, W) uint8, and for each class (C,) float64 the sum of the probabilities of the pixels that are predicted as it.
     """
-    size = image.shape[:2]
+    size, classes = image.shape[:2], len(model.spec.classes)
     (small,) = data.fitting(image, most=model.spec.long_side or max(size))
     inner = small.shape[:2]
-    view = (
-        torch.from_numpy(np.require(small, requirements="W")).permute(2, 0, 1)[None].to(plan.device)
-    )  # (h, w, 3) -> (1, 3, h, w)
+    view = torch.from_numpy(np.require(small, requirements="W")).permute(2, 0, 1)[None]  # (1, 3, h, w)
     tiled = max(inner) > 2 * _TILE
     scores = _bands(model, view, plan, _TILE) if tiled else [predict(model, view, inner, plan)]
     if inner != size:
         scores = _enlarged(torch.cat(list(scores), dim=2), size)
-    ids, confidence, top = np.empty(size, np.uint8), np.empty(size, np.float32), 0
+    ids, total, top = np.empty(size, np.uint8), np.zeros(classes), 0
     for band in scores:
         rows = slice(top, top + band.shape[2])
-        ids[rows], confidence[rows] = _decided(band[0])
+        ids[rows], confidence = _decided(band[0])
+        total += np.bincount(ids[rows].ravel(), confidence.ravel(), classes)
         top = rows.stop
-    return ids, confidence
+    return ids, total
 
 
 def _enlarged(scores: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
@@ -167,7 +211,9 @@ def evaluate_run(params: Evaluate, progress: bool = False) -> Evaluation:
     if changed := changed_since_training(run, dataset) if own else "":
         tqdm.write(changed)
     about = {"data_changed": changed, "epoch": facts["epoch"], "precision": plan.precision}
-    about |= {"device": plan.kind} | params.model_dump(include={"flip_tta", "scale_tta", "tile"})
+    about |= {"device": plan.kind}
+    about |= params.model_dump(include={"flip_tta", "scale_tta", "adapt_norm", "tile"})
+    model = adapted(model, cached, params, plan)
     if not own:
         about |= {"evaluation": name, "dataset_path": runs.stored_path(params.dataset)}
         about["config"] = params.config

@@ -83,8 +83,9 @@ def observe(evaluation: Evaluation, scorer: Scorer | None) -> Iterator[Observed]
     model, plan = scorer
     params, side = Evaluate.pick(evaluation.scores), model.spec.long_side
     cached = train.build_cache(evaluation.dataset, evaluation.split, side, original_masks=True)
+    adapted = evaluate.adapted(model, cached, params, plan)
     for index, images, masks in train.scoring_batches(cached, novelty.BATCH):
-        logits = evaluate.predict(model, images, masks.shape[1:], plan, params)
+        logits = evaluate.predict(adapted, images, masks.shape[1:], plan, params)
         features = novelty.image_features(images, *scorer)
         for k, position in enumerate(map(int, index)):
             sample, image = cached.ids[position], cached.pair(position)[0]
@@ -133,17 +134,14 @@ def _facts(one: Observed, reference: checks.Reference | None, evaluation: Evalua
     facts["lost_small"] = (wrong * price).sum()
     facts["class_confidence"], valid = np.nan, truth != IGNORE
     if one.probabilities is not None:
-        facts["class_confidence"] = class_confidence(pred[valid], one.probabilities.max(0)[valid])
+        ids, sure = pred[valid], one.probabilities.max(0)[valid]
+        facts["class_confidence"] = class_confidence(np.bincount(ids), np.bincount(ids, sure))
     return facts
 
 
-def class_confidence(pred: np.ndarray, confidence: np.ndarray) -> float:
-    """Average the mean confidence of each predicted class, of (K,) ids and confidences: small ones count too."""
-    count = 1 + (len(pred) >> 22)  # bincount makes 16 bytes of a pixel: a large image is counted in parts
-    parts = list(zip(np.array_split(pred, count), np.array_split(confidence, count), strict=True))
-    pixels = sum(np.bincount(ids, minlength=256) for ids, _ in parts)
-    total = sum(np.bincount(ids, values, minlength=256) for ids, values in parts)
-    return float((total[pixels > 0] / pixels[pixels > 0]).mean()) if len(pred) else float("nan")
+def class_confidence(pixels: np.ndarray, total: np.ndarray) -> float:
+    """Average the mean confidence of each predicted class, (C,) pixels with a `total` of confidence: small ones count too."""
+    return float((total[pixels > 0] / pixels[pixels > 0]).mean()) if pixels.any() else float("nan")
 
 
 def explain_failures(evaluation: Evaluation, failures: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:

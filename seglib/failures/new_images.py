@@ -1,7 +1,9 @@
 """Predict a folder of new images, with what warns of each prediction; and choose which of them to label next."""
 
 import base64
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from tqdm.auto import tqdm
@@ -44,12 +47,14 @@ class NewImages(NamedTuple):
 
 
 def predict_folder(
-    run: Run, images: str | Path, out: str | Path, against: Run | None = None, progress: bool = False
-) -> NewImages:
+    run: Run, images: str | Path, out: str | Path, against: Run | None = None, share: float = 0.0,
+    progress: bool = False,
+) -> NewImages:  # fmt: skip
     """Predict every image file in a folder and the folders in it, to masks/, overlays/ and predictions.csv.
 
     An interrupted call goes on where it was when repeated. Files that cannot be read are listed, not fatal. With
-    `against`, a second run of the same classes, disagreement is measured. docs/deployment.md tells the columns.
+    `against`, a second run of the same classes, disagreement is measured. `share` is 03's parameter adapt_norm: the
+    model is adapted to up to 64 of the images. docs/deployment.md tells the columns.
 
     Raises:
         DatasetError: no image in `images`, or two of one name. ValueError: `out` holds something else.
@@ -62,17 +67,21 @@ def predict_folder(
     spec = scorer[0].spec
     other = novelty.load_scorer(against, spec.classes) if against else None
     with runs.lock(out / ".writing", "predicting"):
-        _claim(images, out, files, {"run": _digest(run), "against": _digest(against)})
+        about = {"run": _digest(run), "against": _digest(against), "adapt_norm": f"{share:g}"}
+        _claim(images, out, files, about)
         facts, form = {name: out / "facts" / f"{name}.json" for name in files}, ImageForm(**spec.images)
         todo = [name for name, path in facts.items() if not path.is_file()]
-        done = len(files) - len(todo)
+        done, predictor = len(files) - len(todo), scorer
+        if share and todo:
+            batches = _seen(images, list(files.values()), form, spec.long_side)
+            predictor = evaluate.adapt_norm(scorer[0], batches, scorer[1], share), scorer[1]
         with ThreadPoolExecutor(2) as pool:
             read = data.map_ahead(pool, lambda name: (name, _read(images / files[name], form)), todo, ahead=2)
             bar = tqdm(read, "predicting", len(files), initial=done, unit="image", disable=not progress)
             for name, image in bar:
                 row = {"id": name, "image": files[name], "error": image if isinstance(image, str) else ""}
                 if not row["error"]:
-                    row |= _predict(image, images / files[name], out, name, scorer, other)
+                    row |= _predict(image, images / files[name], out, name, scorer, predictor, other)
                 runs.write_json(facts[name], row)
         rows, training = [runs.read_json(path) for path in facts.values()], None
         try:
@@ -90,11 +99,22 @@ def _claim(images: Path, out: Path, files: dict[str, str], about: dict[str, str]
     stats, path = ((name, (images / name).stat()) for name in files.values()), out / "predict.json"
     sizes = {name: f"{stat.st_size} {stat.st_mtime_ns}" for name, stat in stats}
     about = about | {"images": runs.stored_path(images), "files": sizes}
-    before = runs.read_json(path) if path.is_file() else {}
+    before = {"adapt_norm": "0"} | (runs.read_json(path) if path.is_file() else {})
     if before != about and any(not other.name.startswith(".") for other in out.iterdir()):
         odd = ", ".join(key for key in about if about[key] != before.get(key))
         raise ValueError(f"{display_path(out)} holds other results (other {odd}). Choose a new folder.")
     runs.write_json(path, about)
+
+
+def _seen(images: Path, files: list[str], form: ImageForm, side: int) -> Iterator[torch.Tensor]:
+    """Read some of the images of the folder, as the network is to see them, (1, 3, H, W) uint8."""
+    for path in files[:: -(-len(files) // evaluate.ADAPTED)]:
+        if not isinstance(image := _read(images / path, form), str):
+            yield _tensor(data.fitting(image, most=side or _LARGEST)[0])
+
+
+def _tensor(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
 
 
 def _digest(run: Run | None) -> str:
@@ -102,20 +122,31 @@ def _digest(run: Run | None) -> str:
 
 
 def _read(path: Path, form: ImageForm) -> np.ndarray | str:
+    """Read an image, one beyond Pillow's limit by way of the disk, or say why it cannot be read."""
     try:
         return data.read_image(path, form=form)
-    except DatasetError as error:  # its own advice may be about dataset.yaml
-        advice = {
-            "too-large": "Cut it into tiles.",
-            "range": "Convert it to 8 bits, as the run's images have.",
-        }
-        return f"{error.detail} {advice.get(error.check, 'Save it again, or leave it out.')}"
+    except DatasetError as error:
+        found = error
+    with contextlib.suppress(DatasetError):
+        if found.check == "too-large":
+            return data.read_large(path, form)
+    advice = {
+        "too-large": "Cut it into tiles, or save it as TIFF, uncompressed or deflated.",
+        "range": "Convert it to 8 bits, as the run's images have.",
+    }  # the reader's own may be about dataset.yaml
+    return f"{found.detail} {advice.get(found.check, 'Save it again, or leave it out.')}"
 
 
 def _predict(
-    image: np.ndarray, source: Path, out: Path, name: str, scorer: Scorer, other: Scorer | None
+    image: np.ndarray,
+    source: Path,
+    out: Path,
+    name: str,
+    scorer: Scorer,
+    predictor: Scorer,
+    other: Scorer | None,
 ) -> dict[str, Any]:
-    ids, facts, vector = measure(image, scorer)
+    ids, facts, vector = measure(image, scorer, predictor)
     classes = scorer[0].spec.classes
     evaluate.save_ids(out / "masks" / f"{name}.png", ids, classes)
     if tags := data.georeference(source):
@@ -127,15 +158,18 @@ def _predict(
     return facts | {"features": base64.b64encode(vector.astype(np.float16).tobytes()).decode()}
 
 
-def measure(image: np.ndarray, scorer: Scorer) -> tuple[np.ndarray, dict[str, Any], np.ndarray]:
-    """Predict an image (H, W, 3): ids (H, W); sizes, confidences, qualities, shares of classes; features (D,)."""
-    spec, (ids, confidence) = scorer[0].spec, predict_image(scorer[0], image, scorer[1])
+def measure(
+    image: np.ndarray, scorer: Scorer, predictor: Scorer
+) -> tuple[np.ndarray, dict[str, Any], np.ndarray]:
+    """Predict an image (H, W, 3): ids (H, W); sizes, confidences, qualities, shares of classes; the scorer's features (D,)."""
+    spec, (ids, total) = scorer[0].spec, predict_image(predictor[0], image, predictor[1])
     (small,) = data.fitting(image, most=min(spec.long_side or _LARGEST, _LARGEST))
-    (vector,) = novelty.image_features(torch.from_numpy(np.array(small)).permute(2, 0, 1)[None], *scorer)
-    facts = {"height": ids.shape[0], "width": ids.shape[1], "confidence": float(confidence.mean())}
-    facts["class_confidence"] = class_confidence(ids.ravel(), confidence.ravel())
-    shares = np.array([np.count_nonzero(ids == c) for c in range(len(spec.classes))]) / ids.size
-    facts |= {f"share_{name}": share for name, share in zip(spec.classes.names, shares.tolist(), strict=True)}
+    (vector,) = novelty.image_features(_tensor(small), *scorer)
+    pixels = np.array([np.count_nonzero(ids == c) for c in range(len(spec.classes))])
+    facts = {"height": ids.shape[0], "width": ids.shape[1], "confidence": float(total.sum() / ids.size)}
+    facts["class_confidence"] = class_confidence(pixels, total)
+    shares = dict(zip(spec.classes.names, (pixels / ids.size).tolist(), strict=True))
+    facts |= {f"share_{name}": share for name, share in shares.items()}
     facts["qualities"] = checks.qualities(image)
     return ids, facts, vector / max(float(np.linalg.norm(vector)), 1e-9)
 
@@ -168,16 +202,18 @@ def label_next(
     is a regression on confidences and novelty, fitted on the images that 03 scored. The next image has the highest
     value x distance to its nearest neighbour among the training images and those chosen before. Beside the files
     of `predict_folder`, it writes label_next.csv, .json (how sure the expected mIoU is) and .zip (for CVAT), and
-    returns label_next.csv: `count` images, fewer where the rest repeats what is chosen or trained on.
+    returns label_next.csv: `count` images, fewer where the rest repeats what is chosen or trained on. Images beyond
+    Pillow's limit, which no annotation tool opens, are not chosen.
 
     Source: Sener and Savarese, Active Learning for Convolutional Neural Networks: A Core-Set Approach, ICLR 2018
     (k-center, here weighted by the value).
     """
     evaluate.check_as_scored(evaluation)
     new = predict_folder(evaluation.run, images, out, progress=progress)
-    table, out = new.table[new.table["error"] == ""].reset_index(drop=True), Path(out)
+    pixels, most = new.table["height"] * new.table["width"], 2 * (Image.MAX_IMAGE_PIXELS or np.inf)
+    table, out = new.table[(pixels <= most).fillna(False)].reset_index(drop=True), Path(out)
     if table.empty:
-        raise DatasetError(f"none of {len(new.table)} images can be read: {new.table['error'].iloc[0]}")
+        raise DatasetError(f"none of {len(new.table)} images can be annotated: {new.table['error'].iloc[0]}")
     model, sure = _calibrate(evaluation, new, progress)
     names, rarity = evaluation.classes.names, checks.class_weights(new.training.pixels[None], "sqrt_inverse")
     held = table[[f"share_{name}" for name in names]].to_numpy(float) >= _PRESENT
@@ -202,7 +238,7 @@ def _calibrate(evaluation: Evaluation, new: NewImages, progress: bool) -> tuple[
     dataset, samples = evaluation.dataset, evaluation.dataset.split(evaluation.split)
     paths = tqdm(samples["image"], "calibrating", leave=False, disable=not progress)
     images = (data.read_image(dataset.root / path, form=dataset.form) for path in paths)
-    _, rows, vectors = zip(*(measure(image, new.scorer) for image in images), strict=True)
+    _, rows, vectors = zip(*(measure(image, new.scorer, new.scorer) for image in images), strict=True)
     apart = novelty.compare(np.stack(vectors), new.training)
     table = pd.DataFrame(rows).assign(novelty=apart["novelty"])
     miou = evaluation.per_image.set_index("id")["miou"].reindex(samples["id"]).to_numpy(float)

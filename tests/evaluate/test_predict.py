@@ -1,14 +1,17 @@
 """`predict` against simpler ways to the same figures: mirrored, scaled and tiled predictions, and the precision of scoring."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from seglib.data import ClassMap
-from seglib.evaluate import predict, scoring_plan
+from seglib.evaluate import adapt_norm, predict, scoring_plan
 from seglib.params import Evaluate
 from seglib.runs import Run, read_json, write_json
-from seglib.train import Segmenter, load_checkpoint, make_plan
+from seglib.train import ModelError, Segmenter, load_checkpoint, make_plan
 from seglib.train.model import ModelSpec
 
 CLASSES = ClassMap(("sky", "road", "car"))
@@ -67,6 +70,78 @@ def test_flips_and_scales_average_probabilities(trained):
     for other, how in ((mirrored, {"flip_tta": True}), (large, {"scale_tta": "1.5"})):
         both = predict(trained, images, (32, 64), PLAN, Evaluate(**how)).exp()
         torch.testing.assert_close(both, (one + other) / 2, rtol=1e-4, atol=1e-5)
+
+
+def test_batch_norms_take_a_share_of_their_statistics_from_new_images(trained, pixelwise):
+    """All of it: as PyTorch's own update of averaged models; a part: moments of the mixture of old and new."""
+    batches = [images_of(32, 64) // 2 for _ in range(3)]
+    whole, part, none = (adapt_norm(trained, batches, PLAN, share) for share in (1.0, 0.25, 0.0))
+    reference = copy.deepcopy(trained)
+    with torch.inference_mode():
+        update_bn(batches, reference)
+    norms = [
+        [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+        for model in (trained, reference, whole, part)
+    ]
+    assert norms[0]
+    for old, new, all_new, mixed in zip(*norms, strict=True):
+        mean = 0.75 * old.running_mean + 0.25 * new.running_mean
+        square = 0.75 * (old.running_var + old.running_mean**2) + 0.25 * (
+            new.running_var + new.running_mean**2
+        )
+        torch.testing.assert_close(all_new.running_mean, new.running_mean)
+        torch.testing.assert_close(all_new.running_var, new.running_var)
+        torch.testing.assert_close(mixed.running_mean, mean)
+        torch.testing.assert_close(mixed.running_var, square - mean**2, rtol=1e-3, atol=1e-5)
+    assert not part.training
+    assert not any(norm.training for norm in norms[3])
+    images = images_of(32, 64)
+    torch.testing.assert_close(none.logits(images), trained.logits(images))
+    assert (part.logits(images) - trained.logits(images)).abs().max() > 1e-3
+    adapt_norm(trained, [images_of(1, 1)[:1]], PLAN, 0.5)  # one value a channel
+    with pytest.raises(ModelError, match="needs a network with batch normalisation"):
+        adapt_norm(pixelwise, batches, PLAN, 0.5)
+
+
+def test_adapting_helps_in_other_light_and_harms_where_the_classes_are_others():
+    """A pixel's class is its brightness; images of another camera are darker, or show one class alone."""
+    torch.manual_seed(0)
+    levels = torch.tensor([60.0, 110, 160])
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 1),
+        nn.ReLU(),
+        nn.Conv2d(16, 3, 1),
+    )
+    net.encoder = nn.Identity()
+    model = Segmenter(net, ModelSpec("Unet", "resnet18", CLASSES))
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+
+    def sample(shown=3):
+        truth = torch.randint(0, shown, (8, 32, 32))
+        images = levels[truth][:, None] + 8 * torch.randn(8, 3, 32, 32)
+        return images.clamp(0, 255).byte(), truth
+
+    def right(model, images, truth):
+        return (model.logits(images).argmax(1) == truth).float().mean().item()
+
+    for _ in range(150):
+        images, truth = sample()
+        loss = nn.functional.cross_entropy(model.train().logits(images), truth)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()
+    (images, truth), (alone, one) = sample(), sample(shown=1)
+    dark = (images * 0.55).byte()
+    with torch.inference_mode():
+        assert right(model, images, truth) > 0.95
+        half = [adapt_norm(model, [seen], PLAN, 0.5) for seen in (images, dark, alone)]
+        assert right(half[0], images, truth) > 0.95  # nothing is lost where nothing differs
+        assert right(half[1], dark, truth) > right(model, dark, truth) + 0.1
+        assert right(half[2], alone, one) < right(model, alone, one) - 0.1
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 90), (33, 65)])

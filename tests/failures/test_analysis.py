@@ -90,9 +90,9 @@ def test_predictions_of_another_tool(run):
     assert failures.warnings_of(found).count("0 failed and 0 passed images") == 2
 
 
-@pytest.mark.parametrize("flip", [False, True])
-def test_every_image_is_seen_as_it_was_scored(run, flip):
-    evaluation = evaluate_run(Evaluate(run="tiny", split="test", flip_tta=flip))
+@pytest.mark.parametrize("how", [{}, {"flip_tta": True}, {"adapt_norm": 0.5}], ids=str)
+def test_every_image_is_seen_as_it_was_scored(run, how):
+    evaluation = evaluate_run(Evaluate(run="tiny", split="test", **how))
     data, model = evaluation.dataset, load_checkpoint(run.best_checkpoint)[0]
     seen = sorted(observe(evaluation, load_scorer(run)), key=lambda one: one.position)
     assert [one.id for one in seen] == evaluation.per_image["id"].tolist()

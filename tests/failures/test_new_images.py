@@ -8,6 +8,7 @@ import zipfile
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 import torch
 from PIL import Image, TiffImagePlugin
 
@@ -74,7 +75,7 @@ def test_every_form_of_image_and_bad_files_are_listed(run, tmp_path, monkeypatch
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)  # of 21 x 33
     (error,) = failures.predict_folder(run, folder, tmp_path / "again").table.query("id == 'eight'")["error"]
     assert "more pixels than is safe to open" in error
-    assert error.endswith("Cut it into tiles.")
+    assert error.endswith("Cut it into tiles, or save it as TIFF, uncompressed or deflated.")
 
 
 def test_it_goes_on_where_it_was_and_refuses_what_differs(run, folder, tmp_path, monkeypatch):
@@ -107,6 +108,27 @@ def test_it_goes_on_where_it_was_and_refuses_what_differs(run, folder, tmp_path,
         failures.predict_folder(run, folder, tmp_path / "same")
     with pytest.raises(ValueError, match="lies in the folder of the images"):
         failures.predict_folder(run, folder, folder / "out")
+
+
+def test_a_model_is_adapted_to_the_folder(run, folder, tmp_path):
+    """As 03 adapts it to the same images; what is unlike training is measured with the model as trained."""
+    plain = failures.predict_folder(run, folder, tmp_path / "plain").table
+    arguments = ["predict", "--run", "tiny", "--images", str(folder), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--adapt-norm", "0.5"]) == 0
+    scored = evaluate.evaluate_run(Evaluate(run="tiny", adapt_norm=0.5))
+    assert scored.scores["adapt_norm"] == 0.5
+    agreed, differs = [], []
+    for name in plain["id"]:
+        ids = evaluate.read_ids(tmp_path / "out/masks" / f"{name}.png")
+        agreed.append((ids == evaluate.read_ids(run.evaluation("test") / f"predictions/{name}.png")).mean())
+        differs.append((ids != evaluate.read_ids(tmp_path / "plain/masks" / f"{name}.png")).mean())
+    assert np.mean(agreed) > 0.97  # 03 lets them pass together
+    assert np.mean(differs) > 0.01
+    table = read_table(tmp_path / "out/predictions.csv")
+    np.testing.assert_allclose(table["novelty"].astype(float), plain["novelty"])
+    with pytest.raises(ValueError, match=r"holds other results \(other adapt_norm\)"):
+        failures.predict_folder(run, folder, tmp_path / "out")
+    assert main([*arguments[:-1], str(tmp_path / "bad"), "--adapt-norm", "2"]) == 1
 
 
 def test_names_that_cannot_be_told_apart_are_refused(tmp_path):
@@ -180,16 +202,64 @@ def test_a_large_image_is_tiled_and_rows_resized_in_parts_are_those_of_the_whole
     with torch.inference_mode():
         whole = model.logits(views, (150, 210))[0].softmax(0)
     monkeypatch.setattr(module, "_SCORES", 3 * 210 * 7)  # seven rows at a time
-    ids, confidence = module.predict_image(model, image, plan)
-    np.testing.assert_allclose(confidence, whole.max(0).values, atol=1e-5)
+    ids, total = module.predict_image(model, image, plan)
+    np.testing.assert_allclose(total, summed(whole), rtol=1e-3)
     assert (ids == whole.argmax(0).numpy()).mean() > 0.999
     object.__setattr__(model.spec, "long_side", 0)
     monkeypatch.setattr(module, "_TILE", 64)  # 150 x 210 is more than twice that
     views = torch.from_numpy(image).permute(2, 0, 1)[None]
     whole = module.predict(model, views, (150, 210), plan, Evaluate(tile=64))[0].softmax(0)
-    ids, confidence = module.predict_image(model, image, plan)
-    np.testing.assert_allclose(confidence, whole.max(0).values, atol=1e-5)
+    ids, total = module.predict_image(model, image, plan)
+    np.testing.assert_allclose(total, summed(whole), rtol=1e-5)
     np.testing.assert_array_equal(ids, whole.argmax(0))
+
+
+def summed(probabilities):
+    best = probabilities.max(0)
+    return [best.values[best.indices == c].sum().item() for c in range(len(probabilities))]
+
+
+def test_tiffs_beyond_pillows_limit_are_read_by_way_of_the_disk(run, tmp_path, monkeypatch):
+    """Predicted as where there is no limit; other formats, and TIFFs that only Pillow decodes, are listed."""
+    small, model = tmp_path / "small", torch.load(run.best_checkpoint, weights_only=True)
+    small.mkdir()
+    model["spec"]["images"] = {"range": [0, 65535], "channels": None, "exif": None}  # of a run on 16 bits
+    torch.save(model, run.best_checkpoint)
+    pixels = np.random.default_rng(1).integers(0, 256, (150, 210, 3), dtype=np.uint8)
+    tags = [(33550, "d", 3, (0.5, 0.5, 0.0), True)]
+    tifffile.imwrite(small / "tiled.tif", pixels, tile=(64, 64), compression="zlib", extratags=tags)
+    tifffile.imwrite(small / "white.tif", pixels[..., 0], photometric="miniswhite", rowsperstrip=7)
+    planes = np.moveaxis(pixels, 2, 0)
+    tifffile.imwrite(small / "planes.tif", planes, photometric="rgb", planarconfig="separate")
+    turned = [(274, "H", 1, 6, True)]
+    tifffile.imwrite(small / "turned.tif", pixels, photometric="rgb", extratags=turned)
+    tifffile.imwrite(small / "sixteen.tif", pixels[..., 0] * np.uint16(257))
+    Image.fromarray(pixels[..., 0]).save(small / "eight.tif")
+    Image.fromarray(pixels).save(small / "packed.tif", compression="tiff_lzw")
+    Image.fromarray(pixels).save(small / "png.png")
+    whole = failures.predict_folder(run, small, tmp_path / "whole").table.set_index("id")
+    assert whole["error"].eq("").all()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)  # twice that is refused
+    monkeypatch.setattr(importlib.import_module("seglib.data.image_io"), "_ROWS", 64)
+    overlays = importlib.import_module("seglib.data.overlay")
+    monkeypatch.setattr(overlays, "_ROWS", 8)
+    table = failures.predict_folder(run, small, tmp_path / "out").table.set_index("id")
+    read = ["eight", "planes", "sixteen", "tiled", "turned", "white"]
+    assert table.index[table["error"].eq("")].tolist() == read
+    assert table.loc["png", "error"].endswith("save it as TIFF, uncompressed or deflated.")
+    pd.testing.assert_frame_equal(table.loc[read], whole.loc[read])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    for name in read:
+        masks = (evaluate.read_ids(tmp_path / where / f"masks/{name}.png") for where in ("out", "whole"))
+        np.testing.assert_array_equal(*masks)
+    masks = (evaluate.read_ids(tmp_path / f"out/masks/{name}.png") for name in ("sixteen", "eight"))
+    np.testing.assert_array_equal(*masks)
+    assert data.georeference(tmp_path / "out/masks/tiled.tif")[33550] == (0.5, 0.5, 0.0)
+    # shrunk without a copy of the whole
+    large, (same,) = data.read_large(small / "tiled.tif"), data.fitting(pixels, most=60)
+    monkeypatch.setattr(overlays, "_LARGE", 1000)
+    assert np.abs(data.fitting(large, most=60)[0].astype(int) - same).max() < 40
+    np.testing.assert_array_equal(data.reduced(large, 7), Image.fromarray(pixels).reduce(7))
 
 
 def unit(vectors):
@@ -252,7 +322,7 @@ def test_predict_by_the_command_line(evaluation, trained_root, capsys):
     assert told.endswith("0 could not be predicted. Table: out/predictions.csv\n")
     assert main(f"predict --run tiny --images bad --out {trained_root}/out2".split()) == 1
     assert capsys.readouterr().out.startswith("image 'broken.png' cannot be read")
-    with pytest.raises(DatasetError, match="none of 1 images can be read"):
+    with pytest.raises(DatasetError, match="none of 1 images can be annotated"):
         failures.label_next(evaluation, trained_root / "bad", trained_root / "out3")
 
 

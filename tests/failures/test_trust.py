@@ -68,10 +68,9 @@ def test_nothing_is_said_of_fewer_than_ten():
 
 
 def test_class_confidence_by_hand():
-    pred = np.array([[0, 0, 0, 3], [0, 0, 0, 200]], np.uint8)
-    confidence = np.array([[1, 1, 1, 0.4], [1, 1, 0.4, 0.7]], np.float32)
-    assert class_confidence(pred.ravel(), confidence.ravel()) == pytest.approx((0.9 + 0.4 + 0.7) / 3)
-    assert np.isnan(class_confidence(pred[:0].ravel(), confidence[:0].ravel()))
+    pixels, total = np.array([6, 0, 0, 1, 1]), np.array([5.4, 0, 0, 0.4, 0.7])
+    assert class_confidence(pixels, total) == pytest.approx((0.9 + 0.4 + 0.7) / 3)
+    assert np.isnan(class_confidence(0 * pixels, total))
 
 
 def test_what_was_planted_and_found_is_counted_by_kind(tmp_path, monkeypatch):
