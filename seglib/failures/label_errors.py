@@ -49,6 +49,7 @@ _HIT = 0.5  # share of a region in the injected change from which it counts as f
 _NONE = -12.0  # log odds where there is no region
 _REGION = ["size", "contradicted", "mass", "own", "of_mask", "of_pred", "color", "edge", "edge_own"]
 _REGION += ["edge_mask", "rate", "images", "recall", "given_recall", "by_given", "given", "suggested"]
+_REGION += ["near_labelled", "near_confused"]
 _THUMBNAIL = 32  # columns and rows in which a mask is compared with all predictions
 
 
@@ -130,6 +131,7 @@ class LabelCheck:
             return Findings(images, kinds, f"{told} wrong mask looks like: no mask is named.")
         rows, regions = pd.DataFrame(self.rows), pd.concat(self.regions, ignore_index=True)
         rows, regions = _recurrence(rows, self.confusions, regions)
+        regions[["near_labelled", "near_confused"]] = self._near(regions)
         parts, wrong = _parts(self.samples), np.zeros(len(rows))
         with threadpool_limits(1):  # faster for so little data, much so on a busy machine
             for prior in _PRIORS:
@@ -143,6 +145,29 @@ class LabelCheck:
             if not lost[position] and (region is None or region["given_recall"] >= _FOUND):
                 images.loc[position, SUSPECT[1:]] = self._words(rows.loc[row], kind, region)
         return Findings(images, _reliability(rows, wrong), "")
+
+    def _near(self, regions: pd.DataFrame) -> list[tuple[float, float]]:
+        """Look at the place of each region in the frames before and after: (0, 0) where there are none.
+
+        The share of it that their masks label as is suggested here, which speaks for an object that is missing here,
+        and the share that is confused as here, which speaks for an error of the model; of two frames the larger.
+        """
+        order = self.samples.sort_values(["group", "frame"], kind="stable")
+        place, groups, found = np.argsort(order.index), order["group"].to_numpy(str), []
+        facts = regions[["position", "box", "given", "suggested"]].itertuples(index=False)
+        for position, box, given, suggested in facts:
+            at, (step, *size) = place[position], self.sizes[position]
+            unit = step * _THUMBNAIL / np.array([*size, *size])
+            y0, x0 = np.maximum(0, np.array(box[:2]) * unit[:2] - 1).astype(int)
+            y1, x1 = np.ceil(np.array(box[2:]) * unit[2:] + 1).astype(int)
+            told = [(0.0, 0.0)]
+            for other in {max(0, at - 1), min(len(order) - 1, at + 1)} - {at}:
+                if groups[at] and groups[other] == groups[at]:
+                    mask, pred = (ids[y0:y1, x0:x1] for ids in self.small[order.index[other]])
+                    same = (mask == given) & (pred == suggested)
+                    told.append(((mask == suggested).mean(), same.mean()))
+            found.append(tuple(map(max, zip(*told, strict=True))))
+        return found
 
     def _words(self, row: pd.Series, kind: str, region: pd.Series | None) -> list:
         """Say what is wrong with a mask that is named: the cells of `SUSPECT` after the score."""
