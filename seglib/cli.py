@@ -243,6 +243,9 @@ def init(folder: Path, *, images_glob: str, masks_glob: str, shares: Sequence[fl
     path = folder / "dataset.yaml"
     if not path.exists():
         runs.write_text(path, seglib.data.draft_dataset(folder, images_glob, masks_glob))
+        with suppress(seglib.data.DatasetError):  # for `seglib check` to tell
+            line = seglib.checks.draft_range(seglib.data.load_dataset(folder))
+            runs.write_text(path, path.read_text(encoding="utf-8") + line)
         print(path.read_text(encoding="utf-8"), end="")
     elif not shares:
         raise FileExistsError(f"{path} stays as it is. Delete or rename it for a new draft.")

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from seglib import cli
@@ -165,6 +166,21 @@ def test_init_writes_a_draft_that_check_understands_and_never_overwrites(root, c
     assert main(["check", "data/tiny"]) == 0
     assert main(["init", "data/tiny"]) == 1
     assert path.read_text() == out
+
+
+def test_init_gives_images_of_sixteen_bits_their_range(root, capsys):
+    folder = root / "data/tiny"
+    (folder / "dataset.yaml").unlink()
+    for path in folder.glob("*/images/*.png"):
+        Image.fromarray(np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 2 + 5000).save(path)
+    sorted(folder.glob("*/images/*.png"))[0].write_bytes(b"\x89PNG")  # damaged: for the check
+    assert main(["init", "data/tiny"]) == 0
+    low, high = yaml.safe_load(capsys.readouterr().out)["range"]
+    assert 5000 <= low < high <= 5510
+    main(["check", "data/tiny"])
+    out = capsys.readouterr().out
+    assert "range" not in out.replace("range-taken", "")
+    assert "cannot be read" in out
 
 
 def test_lab_opens_on_the_project(root, monkeypatch):

@@ -49,6 +49,19 @@ def propose_range(dataset: Dataset, lacking: list[tuple]) -> Iterator[tuple[str,
         yield "range", lacking[0][2], "", f"{len(lacking)} images have no range: {lacking[0][4]}", told
 
 
+def draft_range(dataset: Dataset) -> str:
+    """Draft the line of dataset.yaml that gives a range to images of more than 8 bits; "" if there seem to be none."""
+    deep, samples = [], dataset.samples
+    for row in samples.iloc[:: -(-len(samples) // _SAMPLED)].itertuples():
+        with suppress(data.DatasetError):  # 01 names it
+            deep += [row.id] * data.read_values(dataset.root / row.image, dataset.form)[1].deep
+    if not deep:
+        return ""
+    low, high = _robust_range(dataset, deep)
+    told = "# of more than 8 bits: what becomes 0 and 255; 99.8 % of the pixels lie between"
+    return f"range: [{low:.6g}, {high:.6g}]  {told}\n"
+
+
 def _robust_range(dataset: Dataset, deep: Sequence[str]) -> tuple[float, float]:
     """The 0.1st and 99.9th percentile of the values of images of more than 8 bits, of train if it has some."""
     samples = dataset.samples[dataset.samples["id"].isin(deep)]

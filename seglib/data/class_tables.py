@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from seglib.data.classes import IGNORE, DatasetError
+from seglib.data.classes import IGNORE, DatasetError, some
 from seglib.data.image_io import EXCLUDE, read_form
 from seglib.data.overlay import label_regions
 from seglib.data.values import APART, MANY, levels, nearest, pack_rgb, tally
@@ -71,8 +71,10 @@ def draft_classes(files: list[Path], named: list[Named], source: str, glob: str)
     Without names the classes are class_0, class_1, ... by stored ids, or by how much the colours cover.
     `named` are the classes that the file `source` names; "labelIds" or "labelTrainIds" in `glob` are Cityscapes' ids.
     """
-    pixels, colored, smeared, palette = _count(files, named)
+    pixels, colored, smeared, palette, broken = _count(files, named)
     notes = ["snap: true  # smeared by JPEG or soft edges: other values are read as the nearest"] * smeared
+    if broken:
+        notes.append(f"# {len(broken)} of {len(files)} masks cannot be read ({some(broken)}); 01 names them.")
     city, id_map = re.search("label(train)?ids", glob, re.IGNORECASE), {} if smeared else {IGNORE: IGNORE}
     used = {rgb: k for k, rgb in palette.items() if k in pixels}
     if colored:
@@ -137,14 +139,21 @@ def _by_id(found: list[int], named: list[Named]) -> list[Named]:
     return rows + [Named("", k) for k in found if k and k not in {row.stored for row in rows}]
 
 
-def _count(files: list[Path], named: list[Named]) -> tuple[Counter, bool, bool, dict]:
-    """Count pixels by stored id or 24 bits of colour; whether they are colours, smeared; a palette. Others are refused."""
-    tallies, forms, regions, palette = [], [], [], b""
+def _count(files: list[Path], named: list[Named]) -> tuple[Counter, bool, bool, dict, list[str]]:
+    """Count pixels by stored id or 24 bits of colour; whether they are colours, smeared; a palette; damaged files.
+
+    Files of forms that are not read are refused, as all would be.
+    """
+    tallies, forms, regions, palette, broken = [], [], [], b"", []
     by_color = bool(named) and all(row.color for row in named)
     for file in files:
         try:
             stored, form = read_form(file, f"mask {'/'.join(file.parts[-2:])!r}")
-        except DatasetError as error:  # there is no dataset.yaml yet
+        except DatasetError as error:
+            broken.append(file.name)
+            if error.check == "unreadable" and len(broken) < len(files):
+                continue
+            # there is no dataset.yaml yet
             way = error.suggestion.replace(f", {EXCLUDE}", "")
             raise DatasetError(error.detail, error.check, way) from None
         grey = stored.ndim == 3 and not by_color and (stored == stored[..., :1]).all()
@@ -165,7 +174,7 @@ def _count(files: list[Path], named: list[Named]) -> tuple[Counter, bool, bool, 
             counts.index *= 0x10101 if form == "grey" else 1
     pixels, smeared = _judge(tallies, color, lossy, named, regions.count(1) > 0.9 * len(regions))
     shown = dict(enumerate(map(tuple, np.reshape([*palette], (-1, 3)).tolist())))
-    return pixels, color, smeared, shown if any(len({*rgb}) > 1 for rgb in shown.values()) else {}
+    return pixels, color, smeared, shown if any(len({*rgb}) > 1 for rgb in shown.values()) else {}, broken
 
 
 def _judge(tallies: list, color: bool, lossy: bool, named: list[Named], single: bool) -> tuple[Counter, bool]:

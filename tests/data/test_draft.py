@@ -219,6 +219,9 @@ def test_draft_refuses_what_it_does_not_know(tmp_path):
     save(tmp_path / "train/masks/a.png", IDS).write_bytes(b"text")
     with pytest.raises(DatasetError, match="cannot be read"):
         draft_dataset(tmp_path)
+    save(tmp_path / "train/images/b.png", RGB)
+    save(tmp_path / "train/masks/b.png", IDS)
+    assert "# 1 of 2 masks cannot be read (a.png); 01 names them.\n" in draft_dataset(tmp_path)
 
 
 BLOCKS = np.kron(np.array([[0, 0, 1], [1, 2, 0]], np.uint8), np.ones((16, 16), np.uint8))

@@ -122,7 +122,9 @@ def test_the_frames_before_and_after_tell_a_missing_object_from_the_models_confu
     check.samples = check.samples.assign(group=["a", "a", "b", "a", ""], frame=[30, 10, 20, 20, pd.NA])
     road, car = np.full((32, 32), 1, np.uint8), np.full((32, 32), 1, np.uint8)
     car[8:16, 16:24] = 3
-    check.sizes = dict.fromkeys(range(5), (2, 64, 96))  # each cell of the thumbnails is one row and 1.5 columns
+    check.sizes = dict.fromkeys(
+        range(5), (2, 64, 96)
+    )  # each cell of the thumbnails is one row and 1.5 columns
     check.small = {0: (car, car), 1: (road, car), 2: (car, car), 3: (road, road), 4: (car, road)}
     facts = {"position": [3, 0, 1, 2, 4], "given": 1, "suggested": 3, "box": [(8, 24, 16, 36)] * 5}
     # of 10 x 10 cells, one around the box on each side, 8 x 8 show the car
