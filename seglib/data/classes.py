@@ -115,7 +115,10 @@ class ClassMap:
         elif color:
             stored = pack_rgb(stored)  # (H, W, 3) -> (H, W)
         elif stored.dtype == np.uint8:  # the usual case, several times faster as bytes
-            ids = stored.tobytes().translate(bytes(values.get(v, len(self)) for v in range(256)))
+            table = bytearray([len(self)]) * 256
+            for value in values.keys() & range(256):
+                table[value] = values[value]
+            ids = stored.tobytes().translate(table)
             if len(self) not in ids:  # no value is unknown
                 return np.frombuffer(bytearray(ids), np.uint8).reshape(stored.shape)
         place = np.searchsorted(keys, stored).clip(max=len(keys) - 1)

@@ -13,7 +13,7 @@ from seglib.failures.error_types import confusion_names
 ADVICE = {  # each cause and what it asks for
     "label error": "Look at the mask, and correct it before anything else: no training can make up for it.",
     "degraded image": "If you expect such images in use, train with the matching augmentation; otherwise leave them out of the evaluation.",
-    "unlike training": "Label more images like it and train with them.",
+    "unlike training": "Label more images like it and train with them; until then, try adapt_norm=0.5 in 03.",
     "rare class": "Set class_weights='sqrt_inverse' or rare_crops, or add images that show the class.",
     "small objects": "Train and predict at a higher resolution (long_side, tile), or use smaller crops.",
     "systematic confusion": "Add and label images like these: the model makes this mistake on most of them.",
