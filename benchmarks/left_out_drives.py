@@ -44,7 +44,8 @@ def trained(setting: str, drive: str, seed: int, epochs: int, side: int) -> str:
     """Train a model that never sees the drive, unless it is there, and return the name of its run."""
     root, words = runs.resolve_path(NOW["dataset"]), re.sub(r"[^A-Za-z0-9.]+", "-", setting)
     name = f"left_{words}_{drive}_{seed}_{epochs}_{side}"
-    if Run(Run.folder(name)).best_checkpoint.exists():
+    history = Run(Run.folder(name)).history
+    if history.exists() and len(pd.read_csv(history)) == epochs:
         return name
     shutil.rmtree(Run.folder(name), ignore_errors=True)  # of a training that was interrupted
     config = config_without(drive, root, runs.resolve_path(NOW["config"]))

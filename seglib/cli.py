@@ -28,15 +28,10 @@ def _new(path: str) -> Path:
 
 _FLAGS = {"parameters": "-p", "start": "--from", "stop": "--to", "source": "--from", "target": "--to"}
 _FLAGS |= {"images_glob": "--images", "masks_glob": "--masks", "shares": "--split", "form": "--to"}
-_FLAGS |= {"adapt_norm": "--adapt-norm"}
 _EARLIER = {"config": ("--recipe",)}  # flags in earlier versions
 _PROGRESS = sys.stderr.isatty()  # bars are for people
 _OPTIONS: dict[str, dict[str, Any]] = {  # what argparse is told of each
-    "adapt_norm": {
-        "default": 0.0,
-        "type": float,
-        "help": "share of batch-norm statistics taken from these images, such as 0.5 for another camera or place",
-    },
+    "adapt_norm": {"default": 0.0, "type": float, "help": "0.5: adapt the model to these images, see 03"},
     "against": {"default": "", "help": "a second run: where do the two disagree?"},
     "broken": {"action": "store_true", "help": "the demo's broken twin: 01 finds its faults and stops"},
     "config": {"type": _there, "help": "a dataset.yaml that lies elsewhere"},
@@ -98,7 +93,7 @@ def parse(argv: Sequence[str]) -> tuple[Callable[..., int | None], dict[str, Any
         one.set_defaults(command=command)
         for name, argument in inspect.signature(command).parameters.items():
             if argument.kind is argument.KEYWORD_ONLY:
-                flags = _FLAGS.get(name, f"--{name}"), *_EARLIER.get(name, ())
+                flags = _FLAGS.get(name, f"--{name.replace('_', '-')}"), *_EARLIER.get(name, ())
                 one.add_argument(*flags, dest=name, **_OPTIONS[name])
             else:
                 one.add_argument(name, metavar=name.upper(), **_OPTIONS.get(name, {}))
@@ -242,11 +237,12 @@ def init(folder: Path, *, images_glob: str, masks_glob: str, shares: Sequence[fl
     """Write a draft dataset.yaml from what a folder holds, or divide its train by whole sequences."""
     path = folder / "dataset.yaml"
     if not path.exists():
-        runs.write_text(path, seglib.data.draft_dataset(folder, images_glob, masks_glob))
+        text = seglib.data.draft_dataset(folder, images_glob, masks_glob)
+        runs.write_text(path, text)
         with suppress(seglib.data.DatasetError):  # for `seglib check` to tell
-            line = seglib.checks.draft_range(seglib.data.load_dataset(folder))
-            runs.write_text(path, path.read_text(encoding="utf-8") + line)
-        print(path.read_text(encoding="utf-8"), end="")
+            text += seglib.checks.draft_range(seglib.data.load_dataset(folder))
+            runs.write_text(path, text)
+        print(text, end="")
     elif not shares:
         raise FileExistsError(f"{path} stays as it is. Delete or rename it for a new draft.")
     if shares:

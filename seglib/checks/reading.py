@@ -58,7 +58,9 @@ def draft_range(dataset: Dataset) -> str:
     if not deep:
         return ""
     low, high = _robust_range(dataset, deep)
-    told = "# of more than 8 bits: what becomes 0 and 255; 99.8 % of the pixels lie between"
+    told = (
+        "# images of more than 8 bits: these values become 0 and 255; 99.8 % of the pixels lie between them"
+    )
     return f"range: [{low:.6g}, {high:.6g}]  {told}\n"
 
 

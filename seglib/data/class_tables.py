@@ -142,7 +142,7 @@ def _by_id(found: list[int], named: list[Named]) -> list[Named]:
 def _count(files: list[Path], named: list[Named]) -> tuple[Counter, bool, bool, dict, list[str]]:
     """Count pixels by stored id or 24 bits of colour; whether they are colours, smeared; a palette; damaged files.
 
-    Files of forms that are not read are refused, as all would be.
+    A file in a form that cannot be read raises an error, as all the others would be in that form too.
     """
     tallies, forms, regions, palette, broken = [], [], [], b"", []
     by_color = bool(named) and all(row.color for row in named)

@@ -3,6 +3,7 @@
 import colorsys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Self
 
 import numpy as np
@@ -115,10 +116,7 @@ class ClassMap:
         elif color:
             stored = pack_rgb(stored)  # (H, W, 3) -> (H, W)
         elif stored.dtype == np.uint8:  # the usual case, several times faster as bytes
-            table = bytearray([len(self)]) * 256
-            for value in values.keys() & range(256):
-                table[value] = values[value]
-            ids = stored.tobytes().translate(table)
+            ids = stored.tobytes().translate(bytes(map(values.get, range(256), repeat(len(self)))))
             if len(self) not in ids:  # no value is unknown
                 return np.frombuffer(bytearray(ids), np.uint8).reshape(stored.shape)
         place = np.searchsorted(keys, stored).clip(max=len(keys) - 1)

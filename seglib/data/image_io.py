@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -278,7 +279,7 @@ def _decode_by_pillow(file: BinaryIO, shown: bool) -> tuple[np.ndarray, Stored]:
 def _read_tiff(file: BinaryIO, large: bool) -> tuple[np.ndarray, Stored] | None:
     """The values of a TIFF as stored; None where Pillow has to: palettes, CMYK, YCbCr and Lab, LZW and JPEG.
 
-    A `large` one has no limit, and lies on the disk.
+    A `large` one lies on the disk, whose free space is its limit.
     """
     file.seek(0)
     with tifffile.TiffFile(file) as tif:
@@ -288,9 +289,11 @@ def _read_tiff(file: BinaryIO, large: bool) -> tuple[np.ndarray, Stored] | None:
         if (count := max(len(pages), stack)) > 1:
             raise DatasetError(f"holds {count} pages; expected one.", "pages", _ONE + _UNPACK)
         page, limit = pages[0], 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        count = page.imagewidth * page.imagelength
+        room = shutil.disk_usage(tempfile.gettempdir()).free / 4 if large else 0  # others are read meanwhile
         bands, dtype = page.samplesperpixel, str(page.dtype)
         alpha = len(page.extrasamples) > 0 and page.extrasamples[-1] in (1, 2)
-        if limit and page.imagewidth * page.imagelength > limit and not large:
+        if limit and count > limit and page.nbytes + 3 * count > room:
             raise Image.DecompressionBombError(f"{page.imagewidth}x{page.imagelength} pixels")
         mode = _MODES.get((dtype, bands), f"{bands} x {dtype}" if bands > 1 else dtype)
         mode = "RGBX" if mode == "RGBA" and not alpha else mode

@@ -1,6 +1,7 @@
 """From a model, or another tool's files, to predictions at original resolution: of a split, or of one image."""
 
 import copy
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from itertools import pairwise
@@ -23,7 +24,8 @@ from seglib.train import STRIDE, CachedSplit, DevicePlan, Segmenter
 # Pixels left out along a tile's inner borders, where the network sees too little, and pixels of blending.
 _MARGIN, _BLEND = 96, 64
 _TILE = 1024  # pixels a side of the tiles that one image of more than twice that is cut into
-_BATCH, ADAPTED = 8, 64  # images that batch norms see together, and at most how many that they adapt to
+ADAPTED = 64  # images at most that batch norms adapt to
+_BATCH, _PIXELS = 8, 1 << 22  # images, and about how many pixels, that they see together
 _PLAINLY = Evaluate()  # neither tiled nor averaged
 _SCORES = 1 << 26  # class scores of one image at original size that are held at once: 256 MiB
 
@@ -109,31 +111,35 @@ def _ramp(start: int, size: int, tile: int) -> Tensor:
 
 
 @torch.no_grad()
-def adapt_norm(model: Segmenter, batches: Iterable[Tensor], plan: DevicePlan, share: float) -> Segmenter:
+def adapt_norm(model: Segmenter, images: Iterable[np.ndarray], plan: DevicePlan, share: float) -> Segmenter:
     """Copy a model whose batch norms take a share of their mean and variance from images of another place or camera.
 
-    batches: (B, 3, H, W) uint8, whose labels nobody needs. A network without batch norm is a ModelError.
+    images: (H, W, 3) uint8 as the network sees them, without labels; their middle, where a side is longer than a tile.
+    A network without batch norm is a ModelError.
 
     Source: Schneider et al., Improving robustness against common corruptions by covariate shift adaptation, NeurIPS 2020.
     """
-    model = copy.deepcopy(model)
+    model, groups, seen = copy.deepcopy(model), defaultdict(list), 0
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     if not norms:
         raise train.ModelError(
             "adapt_norm needs a network with batch normalisation. Leave it 0 for this one."
         )
-    trained = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # of all batches the mean
-        norm.train()
-    for images in batches:
-        images = (
-            images.repeat(2, 1, 1, 1) if len(images) == 1 else images
-        )  # of one, a pooled layer has no variance
-        with plan.autocast():
-            model.logits(images.to(plan.device))
-    for norm, (mean, var) in zip(norms, trained, strict=True):
+    for image in images:
+        top, left = (max(0, side - _TILE) // 2 for side in image.shape[:2])
+        view = image[top : top + _TILE, left : left + _TILE].copy()  # the rest may go
+        groups[view.shape].append(view)
+    trained = [(norm.running_mean.clone(), norm.running_var.clone(), norm.train()) for norm in norms]
+    for (height, width, _), views in groups.items():
+        count = max(2, min(_BATCH, _PIXELS // (height * width)))
+        for batch in (np.stack(views[start : start + count]) for start in range(0, len(views), count)):
+            seen += len(batch)
+            for norm in norms:
+                norm.momentum = len(batch) / seen  # each image counts the same
+            batch = batch.repeat(1 + (len(batch) == 1), axis=0)  # of one, a pooled layer has no variance
+            with plan.autocast():
+                model.logits(torch.from_numpy(batch).permute(0, 3, 1, 2).to(plan.device))
+    for mean, var, norm in trained:
         between = share * (1 - share) * (norm.running_mean - mean) ** 2
         norm.running_mean.lerp_(mean, 1 - share)
         norm.running_var.lerp_(var, 1 - share).add_(between)
@@ -143,10 +149,9 @@ def adapt_norm(model: Segmenter, batches: Iterable[Tensor], plan: DevicePlan, sh
 
 def adapted(model: Segmenter, cached: CachedSplit, params: Evaluate, plan: DevicePlan) -> Segmenter:
     """Return the model that predicts a split: with `params.adapt_norm` a copy, adapted to up to 64 of its images."""
-    if not params.adapt_norm:
-        return model
-    batches = train.scoring_batches(cached, _BATCH, 0, -(-len(cached) // ADAPTED))
-    return adapt_norm(model, (images for _, images, _ in batches), plan, params.adapt_norm)
+    chosen = range(0, len(cached), -(-len(cached) // ADAPTED))
+    images = (cached.pair(k)[0] for k in chosen)
+    return adapt_norm(model, images, plan, params.adapt_norm) if params.adapt_norm else model
 
 
 @torch.inference_mode()
@@ -211,7 +216,7 @@ def evaluate_run(params: Evaluate, progress: bool = False) -> Evaluation:
     if changed := changed_since_training(run, dataset) if own else "":
         tqdm.write(changed)
     about = {"data_changed": changed, "epoch": facts["epoch"], "precision": plan.precision}
-    about |= {"device": plan.kind}
+    about["device"] = plan.kind
     about |= params.model_dump(include={"flip_tta", "scale_tta", "adapt_norm", "tile"})
     model = adapted(model, cached, params, plan)
     if not own:

@@ -154,6 +154,7 @@ class LabelCheck:
         """
         order = self.samples.sort_values(["group", "frame"], kind="stable")
         place, groups, found = np.argsort(order.index), order["group"].to_numpy(str), []
+        dated = (order["frame"].notna() & (order["group"] != "")).to_numpy()
         facts = regions[["position", "box", "given", "suggested"]].itertuples(index=False)
         for position, box, given, suggested in facts:
             at, (step, *size) = place[position], self.sizes[position]
@@ -161,8 +162,8 @@ class LabelCheck:
             y0, x0 = np.maximum(0, np.array(box[:2]) * unit[:2] - 1).astype(int)
             y1, x1 = np.ceil(np.array(box[2:]) * unit[2:] + 1).astype(int)
             told = [(0.0, 0.0)]
-            for other in {max(0, at - 1), min(len(order) - 1, at + 1)} - {at}:
-                if groups[at] and groups[other] == groups[at]:
+            for other in (at - 1, at + 1):
+                if 0 <= other < len(order) and dated[at] and dated[other] and groups[at] == groups[other]:
                     mask, pred = (ids[y0:y1, x0:x1] for ids in self.small[order.index[other]])
                     same = (mask == given) & (pred == suggested)
                     told.append(((mask == suggested).mean(), same.mean()))

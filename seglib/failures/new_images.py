@@ -1,10 +1,9 @@
 """Predict a folder of new images, with what warns of each prediction; and choose which of them to label next."""
 
 import base64
-import contextlib
 import hashlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,8 +72,8 @@ def predict_folder(
         todo = [name for name, path in facts.items() if not path.is_file()]
         done, predictor = len(files) - len(todo), scorer
         if share and todo:
-            batches = _seen(images, list(files.values()), form, spec.long_side)
-            predictor = evaluate.adapt_norm(scorer[0], batches, scorer[1], share), scorer[1]
+            predictor = _adapted(scorer, images, files, share)
+            other = other and _adapted(other, images, files, share)
         with ThreadPoolExecutor(2) as pool:
             read = data.map_ahead(pool, lambda name: (name, _read(images / files[name], form)), todo, ahead=2)
             bar = tqdm(read, "predicting", len(files), initial=done, unit="image", disable=not progress)
@@ -106,15 +105,14 @@ def _claim(images: Path, out: Path, files: dict[str, str], about: dict[str, str]
     runs.write_json(path, about)
 
 
-def _seen(images: Path, files: list[str], form: ImageForm, side: int) -> Iterator[torch.Tensor]:
-    """Read some of the images of the folder, as the network is to see them, (1, 3, H, W) uint8."""
-    for path in files[:: -(-len(files) // evaluate.ADAPTED)]:
-        if not isinstance(image := _read(images / path, form), str):
-            yield _tensor(data.fitting(image, most=side or _LARGEST)[0])
-
-
-def _tensor(image: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+def _adapted(scorer: Scorer, images: Path, files: dict[str, str], share: float) -> Scorer:
+    """Adapt a model to up to 64 images of the folder that can be read."""
+    model, plan = scorer
+    form, side = ImageForm(**model.spec.images), model.spec.long_side
+    order = np.random.default_rng(0).permutation([*files.values()])
+    read = (image for path in order if not isinstance(image := _read(images / path, form), str))
+    views = (data.fitting(image, most=side or max(image.shape))[0] for image in read)
+    return evaluate.adapt_norm(model, islice(views, evaluate.ADAPTED), plan, share), plan
 
 
 def _digest(run: Run | None) -> str:
@@ -123,13 +121,13 @@ def _digest(run: Run | None) -> str:
 
 def _read(path: Path, form: ImageForm) -> np.ndarray | str:
     """Read an image, one beyond Pillow's limit by way of the disk, or say why it cannot be read."""
-    try:
-        return data.read_image(path, form=form)
-    except DatasetError as error:
-        found = error
-    with contextlib.suppress(DatasetError):
-        if found.check == "too-large":
-            return data.read_large(path, form)
+    for read in (data.read_image, data.read_large):
+        try:
+            return read(path, form=form)
+        except DatasetError as error:
+            found = error
+        if found.check != "too-large":
+            break
     advice = {
         "too-large": "Cut it into tiles, or save it as TIFF, uncompressed or deflated.",
         "range": "Convert it to 8 bits, as the run's images have.",
@@ -159,12 +157,14 @@ def _predict(
 
 
 def measure(
-    image: np.ndarray, scorer: Scorer, predictor: Scorer
+    image: np.ndarray, scorer: Scorer, predictor: Scorer | None = None
 ) -> tuple[np.ndarray, dict[str, Any], np.ndarray]:
     """Predict an image (H, W, 3): ids (H, W); sizes, confidences, qualities, shares of classes; the scorer's features (D,)."""
-    spec, (ids, total) = scorer[0].spec, predict_image(predictor[0], image, predictor[1])
+    model, plan = predictor or scorer
+    spec, (ids, total) = model.spec, predict_image(model, image, plan)
     (small,) = data.fitting(image, most=min(spec.long_side or _LARGEST, _LARGEST))
-    (vector,) = novelty.image_features(_tensor(small), *scorer)
+    view = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None]
+    (vector,) = novelty.image_features(view, *scorer)
     pixels = np.array([np.count_nonzero(ids == c) for c in range(len(spec.classes))])
     facts = {"height": ids.shape[0], "width": ids.shape[1], "confidence": float(total.sum() / ids.size)}
     facts["class_confidence"] = class_confidence(pixels, total)
@@ -203,17 +203,19 @@ def label_next(
     value x distance to its nearest neighbour among the training images and those chosen before. Beside the files
     of `predict_folder`, it writes label_next.csv, .json (how sure the expected mIoU is) and .zip (for CVAT), and
     returns label_next.csv: `count` images, fewer where the rest repeats what is chosen or trained on. Images beyond
-    Pillow's limit, which no annotation tool opens, are not chosen.
+    Pillow's limit are not chosen. The model is not adapted (03's adapt_norm).
 
     Source: Sener and Savarese, Active Learning for Convolutional Neural Networks: A Core-Set Approach, ICLR 2018
     (k-center, here weighted by the value).
     """
     evaluate.check_as_scored(evaluation)
     new = predict_folder(evaluation.run, images, out, progress=progress)
-    pixels, most = new.table["height"] * new.table["width"], 2 * (Image.MAX_IMAGE_PIXELS or np.inf)
-    table, out = new.table[(pixels <= most).fillna(False)].reset_index(drop=True), Path(out)
+    read, most = new.table[new.table["error"] == ""], 2 * (Image.MAX_IMAGE_PIXELS or np.inf)
+    small = (read["height"] * read["width"] <= most).to_numpy(bool)
+    table, features, out = read[small].reset_index(drop=True), new.features[small], Path(out)
     if table.empty:
-        raise DatasetError(f"none of {len(new.table)} images can be annotated: {new.table['error'].iloc[0]}")
+        why = new.table["error"].iloc[0] or "they are too large."
+        raise DatasetError(f"none of {len(new.table)} images can be annotated: {why}")
     model, sure = _calibrate(evaluation, new, progress)
     names, rarity = evaluation.classes.names, checks.class_weights(new.training.pixels[None], "sqrt_inverse")
     held = table[[f"share_{name}" for name in names]].to_numpy(float) >= _PRESENT
@@ -221,7 +223,7 @@ def label_next(
     table["rarest_class"] = [names[k] for k in rare.argmax(1)]
     table["expected_miou"] = model.predict(_signals(table)).clip(0, 1)
     value = (1 - table["expected_miou"].to_numpy()) * (1 + rare.max(1))
-    places, distances = choose(value, new.features, new.training.features, count)
+    places, distances = choose(value, features, new.training.features, count)
     columns = {"rank": range(1, len(places) + 1), "distance": distances, "score": value[places] * distances}
     chosen = table.iloc[places].assign(**columns)[_CHOSEN].reset_index(drop=True)
     folder, form, ids = runs.resolve_path(images), evaluation.dataset.form, chosen["id"].tolist()
@@ -238,7 +240,7 @@ def _calibrate(evaluation: Evaluation, new: NewImages, progress: bool) -> tuple[
     dataset, samples = evaluation.dataset, evaluation.dataset.split(evaluation.split)
     paths = tqdm(samples["image"], "calibrating", leave=False, disable=not progress)
     images = (data.read_image(dataset.root / path, form=dataset.form) for path in paths)
-    _, rows, vectors = zip(*(measure(image, new.scorer, new.scorer) for image in images), strict=True)
+    _, rows, vectors = zip(*(measure(image, new.scorer) for image in images), strict=True)
     apart = novelty.compare(np.stack(vectors), new.training)
     table = pd.DataFrame(rows).assign(novelty=apart["novelty"])
     miou = evaluation.per_image.set_index("id")["miou"].reindex(samples["id"]).to_numpy(float)

@@ -1,7 +1,9 @@
 """`predict` against simpler ways to the same figures: mirrored, scaled and tiled predictions, and the precision of scoring."""
 
 import copy
+import importlib
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -74,8 +76,9 @@ def test_flips_and_scales_average_probabilities(trained):
 
 def test_batch_norms_take_a_share_of_their_statistics_from_new_images(trained, pixelwise):
     """All of it: as PyTorch's own update of averaged models; a part: moments of the mixture of old and new."""
-    batches = [images_of(32, 64) // 2 for _ in range(3)]
-    whole, part, none = (adapt_norm(trained, batches, PLAN, share) for share in (1.0, 0.25, 0.0))
+    batches = [torch.randint(0, 128, (8, 3, 32, 64), dtype=torch.uint8) for _ in range(2)]
+    pictures = [*torch.cat(batches).permute(0, 2, 3, 1).numpy()]
+    whole, part, none = (adapt_norm(trained, pictures, PLAN, share) for share in (1.0, 0.25, 0.0))
     reference = copy.deepcopy(trained)
     with torch.inference_mode():
         update_bn(batches, reference)
@@ -98,12 +101,30 @@ def test_batch_norms_take_a_share_of_their_statistics_from_new_images(trained, p
     images = images_of(32, 64)
     torch.testing.assert_close(none.logits(images), trained.logits(images))
     assert (part.logits(images) - trained.logits(images)).abs().max() > 1e-3
-    adapt_norm(trained, [images_of(1, 1)[:1]], PLAN, 0.5)  # one value a channel
+    adapt_norm(trained, [pictures[0][:1, :1]], PLAN, 0.5)  # one value a channel
+    torch.testing.assert_close(adapt_norm(trained, [], PLAN, 1.0).logits(images), trained.logits(images))
     with pytest.raises(ModelError, match="needs a network with batch normalisation"):
-        adapt_norm(pixelwise, batches, PLAN, 0.5)
+        adapt_norm(pixelwise, pictures, PLAN, 0.5)
 
 
-def test_adapting_helps_in_other_light_and_harms_where_the_classes_are_others():
+def test_each_image_counts_the_same_and_large_ones_by_their_middle(trained, monkeypatch):
+    """Nine images as eight and one; of another size alone; and one whose middle is a tile."""
+    module = importlib.import_module("seglib.evaluate.predict")
+    monkeypatch.setattr(module, "_TILE", 64)
+    images = [*images_of(64, 64).permute(0, 2, 3, 1).numpy()] * 5
+    large = np.zeros((200, 96, 3), np.uint8)
+    large[68:132, 16:80] = images[0]
+    seen = []
+    monkeypatch.setattr(trained, "logits", lambda x: seen.append(x), raising=False)
+    monkeypatch.setattr(module.copy, "deepcopy", lambda model: model)
+    adapt_norm(trained, [*images[:8], large, images[1][:40]], PLAN, 0.5)
+    assert [x.shape for x in seen] == [(8, 3, 64, 64), (2, 3, 64, 64), (2, 3, 40, 64)]
+    np.testing.assert_array_equal(seen[1][0].permute(1, 2, 0), images[0])
+    norm = next(module for module in trained.modules() if isinstance(module, nn.BatchNorm2d))
+    assert norm.momentum == pytest.approx(1 / 10)
+
+
+def test_adapting_helps_in_other_light_and_harms_where_the_classes_differ():
     """A pixel's class is its brightness; images of another camera are darker, or show one class alone."""
     torch.manual_seed(0)
     levels = torch.tensor([60.0, 110, 160])
@@ -138,7 +159,8 @@ def test_adapting_helps_in_other_light_and_harms_where_the_classes_are_others():
     dark = (images * 0.55).byte()
     with torch.inference_mode():
         assert right(model, images, truth) > 0.95
-        half = [adapt_norm(model, [seen], PLAN, 0.5) for seen in (images, dark, alone)]
+        seen = ([*some.permute(0, 2, 3, 1).numpy()] for some in (images, dark, alone))
+        half = [adapt_norm(model, pictures, PLAN, 0.5) for pictures in seen]
         assert right(half[0], images, truth) > 0.95  # nothing is lost where nothing differs
         assert right(half[1], dark, truth) > right(model, dark, truth) + 0.1
         assert right(half[2], alone, one) < right(model, alone, one) - 0.1

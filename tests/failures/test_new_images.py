@@ -334,3 +334,17 @@ def test_the_expected_miou_follows_the_confidence(evaluation, folder, tmp_path):
     evaluation.per_image["miou"] = np.nan
     with pytest.raises(DatasetError, match="has 0 independent images that are scored"):
         failures.label_next(evaluation, folder, tmp_path / "out", 4)
+
+
+def test_images_beyond_pillows_limit_are_predicted_but_not_chosen(evaluation, folder, tmp_path, monkeypatch):
+    pixels = np.random.default_rng(1).integers(0, 256, (90, 90, 3), dtype=np.uint8)
+    tifffile.imwrite(folder / "0000.tif", pixels, photometric="rgb")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)  # the others have 2240 pixels
+    table = failures.label_next(evaluation, folder, tmp_path / "out", 5)
+    predicted = read_table(tmp_path / "out/predictions.csv").set_index("id")
+    assert predicted.loc["0000", "height"] == "90"
+    assert sorted(table["id"]) == ["0041", "0042", "1e5", "null"]
+    for path in folder.glob("*.png"):
+        path.unlink()
+    with pytest.raises(DatasetError, match="none of 1 images can be annotated: they are too large"):
+        failures.label_next(evaluation, folder, tmp_path / "large")
