@@ -44,8 +44,8 @@ def numbered(values: np.ndarray) -> float:
 def propose_range(dataset: Dataset, lacking: list[tuple]) -> Iterator[tuple[str, ...]]:
     """Make one finding of those of all images without a range, with the line of dataset.yaml that gives them one."""
     if lacking:
-        low, high = _robust_range(dataset, [one[2] for one in lacking])
-        told = f"Write range: [{low:.6g}, {high:.6g}] into dataset.yaml: between them lie 99.8 % of the pixels that hold data."
+        line = _range_line(dataset, [one[2] for one in lacking])
+        told = f"Write {line} into dataset.yaml: between them lie 99.8 % of the pixels that hold data."
         yield "range", lacking[0][2], "", f"{len(lacking)} images have no range: {lacking[0][4]}", told
 
 
@@ -55,13 +55,13 @@ def draft_range(dataset: Dataset) -> str:
     for row in samples.iloc[:: -(-len(samples) // _SAMPLED)].itertuples():
         with suppress(data.DatasetError):  # 01 names it
             deep += [row.id] * data.read_values(dataset.root / row.image, dataset.form)[1].deep
-    if not deep:
-        return ""
+    told = "of images of more than 8 bits, what becomes 0 and 255: between them lie 99.8 % of the pixels"
+    return f"{_range_line(dataset, deep)}  # {told}\n" if deep else ""
+
+
+def _range_line(dataset: Dataset, deep: Sequence[str]) -> str:
     low, high = _robust_range(dataset, deep)
-    told = (
-        "# images of more than 8 bits: these values become 0 and 255; 99.8 % of the pixels lie between them"
-    )
-    return f"range: [{low:.6g}, {high:.6g}]  {told}\n"
+    return f"range: [{low:.6g}, {high:.6g}]"
 
 
 def _robust_range(dataset: Dataset, deep: Sequence[str]) -> tuple[float, float]:

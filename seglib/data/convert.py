@@ -103,9 +103,7 @@ def _pages(path: Path) -> list[tuple[np.ndarray, dict[str, Any]]]:
                 form |= {"planarconfig": first.planarconfig} if first.samplesperpixel > 1 else {}
                 if not first.subfiletype & 1:
                     pages += [(page, form) for page in part.asarray().reshape(-1, *first.shape)]
-    except (
-        Exception
-    ) as error:  # damaged files and missing codecs raise TiffFileError, ValueError, struct.error, ...
+    except Exception as error:  # tifffile raises TiffFileError, ValueError, struct.error, ...
         told = "Save it again without compression, or `pip install imagecodecs`."
         raise DatasetError(f"{path} cannot be unpacked ({error}).", "unreadable", told) from error
     return pages

@@ -289,11 +289,11 @@ def _read_tiff(file: BinaryIO, large: bool) -> tuple[np.ndarray, Stored] | None:
         if (count := max(len(pages), stack)) > 1:
             raise DatasetError(f"holds {count} pages; expected one.", "pages", _ONE + _UNPACK)
         page, limit = pages[0], 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        count = page.imagewidth * page.imagelength
+        area = page.imagewidth * page.imagelength
         room = shutil.disk_usage(tempfile.gettempdir()).free / 4 if large else 0  # others are read meanwhile
         bands, dtype = page.samplesperpixel, str(page.dtype)
         alpha = len(page.extrasamples) > 0 and page.extrasamples[-1] in (1, 2)
-        if limit and count > limit and page.nbytes + 3 * count > room:
+        if limit and area > limit and page.nbytes + 3 * area > room:
             raise Image.DecompressionBombError(f"{page.imagewidth}x{page.imagelength} pixels")
         mode = _MODES.get((dtype, bands), f"{bands} x {dtype}" if bands > 1 else dtype)
         mode = "RGBX" if mode == "RGBA" and not alpha else mode

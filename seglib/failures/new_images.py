@@ -135,15 +135,9 @@ def _read(path: Path, form: ImageForm) -> np.ndarray | str:
     return f"{found.detail} {advice.get(found.check, 'Save it again, or leave it out.')}"
 
 
-def _predict(
-    image: np.ndarray,
-    source: Path,
-    out: Path,
-    name: str,
-    scorer: Scorer,
-    predictor: Scorer,
-    other: Scorer | None,
-) -> dict[str, Any]:
+def _predict(image: np.ndarray, source: Path, out: Path, name: str, *models: Scorer | None) -> dict[str, Any]:
+    """Write what is predicted of one image; `models`: for features, for the prediction, and to compare it with."""
+    scorer, predictor, other = models
     ids, facts, vector = measure(image, scorer, predictor)
     classes = scorer[0].spec.classes
     evaluate.save_ids(out / "masks" / f"{name}.png", ids, classes)
