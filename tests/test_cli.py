@@ -252,6 +252,15 @@ def test_a_split_keeps_sequences_and_copies_together_and_splits_that_are_there(s
     assert by_id["c_04"] == by_id["f_04"]
     assert (by_id == "train").sum() in range(10, 21)
     assert main(["check", str(street)]) == 0
+    listed = re.sub("(?m)^  val:.*\n", "", path.read_text()).replace("}", ", ids: mine.txt}", 1)
+    path.write_text(listed)
+    (street / "mine.txt").write_text("\n".join(by_id.index[by_id != "test"]))
+    assert split("0.7", "0.3") == 0
+    again = load_dataset(street).samples
+    assert again["split"].value_counts().to_dict() == by_id.value_counts().to_dict()
+    block = "  train:\n    images: train/images/*.png\n    masks: train/masks/*.png\n    ids:\n      - b_00\n"
+    path.write_text(re.sub("(?m)^  train:.*\n", block, listed))
+    assert split("0.7", "0.3") == 1
 
 
 def test_a_new_project_is_the_root_of_what_is_done_in_it(tmp_path, monkeypatch):

@@ -182,8 +182,8 @@ def _judge_splits(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -
     for split in dataset.splits:
         inside, train = (samples["split"] == split).to_numpy(), split == "train"
         images = pd.Series((counts[inside] > 0).sum(axis=0), dataset.classes.names)
-        absent = ", ".join(images.index[images == 0])
-        few = ", ".join(f"{name} ({n})" for name, n in images.items() if 0 < n < FEW_IMAGES)
+        absent = some([*images.index[images == 0]], 8)
+        few = some([f"{name} ({n})" for name, n in images.items() if 0 < n < FEW_IMAGES], 8)
         if samples.loc[inside, "ignore_share"].isna().all():
             pass  # no mask could be read, which is said already
         elif not images.any():
@@ -255,28 +255,33 @@ def split_comparison(check: CheckResult) -> pd.DataFrame:
 def divide_train(folder: Path, shares: Sequence[float]) -> pd.Series:
     """Divide train into train, val and test: whole sequences, near-duplicates together, classes balanced.
 
-    Writes split/val.txt and split/test.txt and names them in dataset.yaml; train keeps what they do not list. A split that
-    is there already stays, at a share of 0. Returns the split of each sample of train. A ValueError says what to change.
+    Writes lists such as split/val.txt and names them in dataset.yaml; train keeps what the others do not list, or if it had
+    a list of its own gets split/train.txt. A split that is there already stays, at a share of 0. Returns the split of each
+    sample of train. A ValueError says what to change.
     """
     path, wanted = folder / "dataset.yaml", dict(zip(("train", "val", "test"), shares, strict=False))
     dataset, text = data.load_dataset(folder), path.read_text(encoding="utf-8")
     train = re.search(r"(?m)^( +)train:.*\n(?:\1 .*\n)*", text)
-    if not train or "ids:" in train[0] or re.search("(?m)^limit:", text):
-        raise ValueError(f"{path}: expected `  train:` below splits, without ids, and no limit.")
+    form = r"""ids: *("[^"]*"|\[[^]]*\]|[^,}\n]+)"""
+    own, listed = re.subn(form, "ids: split/train.txt", train[0] if train else "")
+    if not own or own.count("ids:") > listed or re.search("(?m)^limit:", text):
+        raise ValueError(
+            f"{path}: expected `  train:` below splits, any ids beside it in one line, and no limit."
+        )
     new = [name for name in ("val", "test") if wanted.get(name)]
     if len(shares) not in (2, 3) or {*new} & {*dataset.splits} or not all(0 <= s < 1 for s in shares):
         told = f"shares {wanted}: expected two or three of 0-1; there are {', '.join(dataset.splits)}"
         raise ValueError(f"{told}. Give 0 for a split that is there, or remove it.")
     check = check_dataset(dataset)
-    samples, counts, lines = check.samples[check.train], check.pixel_counts[check.train], ""
+    samples, counts = check.samples[check.train], check.pixel_counts[check.train]
     ends = (np.cumsum([0, *shares]) / sum(shares) * len(samples)).round().astype(int)
     samples = samples.assign(split=np.repeat([*wanted], np.diff(ends)))  # only their shares matter
     split = splits.suggest_split(samples, counts, check.pictures[check.train])
-    for name in new:
+    for name in (*new, *["train"] * listed):
         ids = samples["id"][split == name]
         write_text(folder / "split" / f"{name}.txt", "".join(f"{i}\n" for i in ids))
-        lines += f"{train[1]}{name}: {{ids: split/{name}.txt}}\n"
-    write_text(path, text[: train.end()] + lines + text[train.end() :])
+    lines = own + "".join(f"{train[1]}{name}: {{ids: split/{name}.txt}}\n" for name in new)
+    write_text(path, text[: train.start()] + lines + text[train.end() :])
     return split
 
 

@@ -40,9 +40,13 @@ def same_picture(one: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 def alike(thumbs: list[np.ndarray]) -> bool:
     """Tell whether thumbnails may be copies of one scene in other light, colours, noise or sharpness."""
-    cells = np.array(thumbs, np.float32).reshape(-1, *THUMBNAIL[::-1])
-    steps = np.hstack([np.diff(cells, axis=axis).reshape(len(cells), -1) for axis in (1, 2)])
-    return len(cells) < 2 or bool(np.abs(np.corrcoef(steps)[0]).min() >= _ALIKE)
+    return len(thumbs) < 2 or bool(np.abs(np.corrcoef(steps(thumbs))[0]).min() >= _ALIKE)
+
+
+def steps(cells: list[np.ndarray]) -> np.ndarray:
+    """Compute the differences between neighbouring cells of thumbnails, rightwards and downwards: (N, S) float32."""
+    cells = np.array(cells, np.float32).reshape(-1, *THUMBNAIL[::-1])
+    return np.hstack([np.diff(cells, axis=axis).reshape(len(cells), -1) for axis in (1, 2)])
 
 
 def near_duplicates(samples: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:

@@ -14,8 +14,16 @@ from seglib.data.image_io import EXCLUDE, read_form
 from seglib.data.overlay import label_regions
 from seglib.data.values import APART, MANY, levels, nearest, pack_rgb, tally
 
-TABLES = ("labelmap.txt", "_classes.csv", "class_dict.csv", "classes.json", "class_names.txt", "classes.txt")
-TABLES += ("codes.txt", "labels.txt", "objectinfo150.txt")
+TABLES = (
+    "labelmap.txt",
+    "_classes.csv",
+    "class_dict.csv",
+    "class_dict_seg.csv",
+    "classes.json",
+    "class_names.txt",
+)
+TABLES += ("classes.txt", "codes.txt", "labels.txt", "objectinfo150.txt")
+_NO_CLASS = "void|unlabell?ed|unknown|undefined|ignored?"
 _NO_DATA = (IGNORE, 65535, 2**32 - 1)  # the highest value of a type
 _GAP = r"\s*[\s,;:]\s*"
 _ROW = rf"(?:(\d+){_GAP})?(.*?\D.*?)(?:{_GAP}(\d+){_GAP}(\d+){_GAP}(\d+)|\s*[,;:\t]\s*(\d+))?[,;:\s]*"
@@ -46,6 +54,7 @@ def _from_json(found: dict | list) -> list[Named]:
         return [Named(k, v) if isinstance(v, int) else Named(v, int(k)) for k, v in found.items()]
     rows = [{"name": row} if isinstance(row, str) else row for row in found]
     colors = [row.get("color") or () for row in rows]
+    colors = [[*bytes.fromhex(color.lstrip("#"))] if isinstance(color, str) else color for color in colors]
     if not all(isinstance(value, int) for color in colors for value in color):
         raise ValueError("its colours are not three numbers from 0 to 255")
     named = ((row.get("name") or row["title"], row.get("id")) for row in rows)
@@ -55,6 +64,8 @@ def _from_json(found: dict | list) -> list[Named]:
 def _from_lines(text: str) -> list[Named]:
     """Rows such as "road", "0 road", "0, road", "road,0", "road 128 64 128" and CVAT's "road:128,64,128::"."""
     lines = [line.strip() for line in text.splitlines() if line.strip() and line[0] != "#"]
+    if len(lines) == 1 and not re.search(r"\d", text):  # all in one line
+        lines = re.split(r"\s*[,;]\s*", lines[0])
     rows = []
     for first, name, *color, last in (m.groups() for m in (re.fullmatch(_ROW, line) for line in lines) if m):
         stored, name = first or last, name.split("\t")[-1].strip(' "')
@@ -76,20 +87,22 @@ def draft_classes(files: list[Path], named: list[Named], source: str, glob: str)
     if broken:
         notes.append(f"# {len(broken)} of {len(files)} masks cannot be read ({some(broken)}); 01 names them.")
     city, id_map = re.search("label(train)?ids", glob, re.IGNORECASE), {} if smeared else {IGNORE: IGNORE}
-    used = {rgb: k for k, rgb in palette.items() if k in pixels}
+    used = {rgb: k for k, rgb in palette.items() if k in pixels and k != IGNORE}
+    shown = {row.color for row in named}
     if colored:
         if not all(row.color for row in named):
             notes += [f"# {source} names no colours: write its names in place of class_0, ..."]
             named = []
         found = [(value >> 16, value >> 8 & 255, value & 255) for value, _ in pixels.most_common()]
-        rows = named + [Named("", None, rgb) for rgb in found if rgb not in {row.color for row in named}]
+        rows = named + [Named("", None, rgb) for rgb in found if rgb not in shown]
         rows = [row._replace(stored=int(pack_rgb(np.array(row.color)))) for row in rows]
     elif city and not named:
         rows = read_table(Path(__file__).with_name("cityscapes.txt"))
         rows = [row._replace(stored=c) if city[1] else row for c, row in enumerate(rows)]
         source, id_map = "Cityscapes", dict.fromkeys([*range(34), IGNORE], IGNORE)
-    elif used and {*used} <= {row.color for row in named}:  # in any order
+    elif used and len({*used} & shown) > len(used) / 2:  # in any order
         rows = [row._replace(stored=used.get(row.color)) for row in named]
+        rows += [Named("", k, rgb) for rgb, k in used.items() if rgb not in shown]
     else:
         no_data = [] if smeared else _no_data(sorted(pixels))
         rows = _by_id(sorted({*pixels} - {*no_data}) or [0], named)
@@ -102,6 +115,10 @@ def draft_classes(files: list[Path], named: list[Named], source: str, glob: str)
         rows = [row._replace(color=row.color or palette.get(row.stored)) for row in rows]
         no_data = [value for value in no_data if value != IGNORE]
         notes += [f"ignore_ids: {no_data}"] * bool(no_data)
+    if odd := [row.name for row in rows if re.fullmatch(_NO_CLASS, row.name, re.IGNORECASE)]:
+        notes.append(
+            f"# Pixels of {some(odd)} are learnt as a class. Map them to {IGNORE} by id_map if they are none."
+        )
     id_map |= {row.stored: c for c, row in enumerate(rows) if row.stored is not None}
     id_map = dict(sorted(id_map.items()))
     lines = [f"classes:{f'  # of {source}' * bool(rows[0].name)}"]

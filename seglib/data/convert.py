@@ -15,16 +15,18 @@ import tifffile
 from PIL import Image, ImageDraw
 
 from seglib.data.classes import IGNORE, DatasetError, some
-from seglib.data.draft import meaning, walk
+from seglib.data.draft import meaning, split_of, walk
 from seglib.data.image_io import ImageForm, read_stored, read_values
 from seglib.runs import atomic_folder, load_yaml, read_written, write_text
 
 KINDS = ("polygons", "classes", "instances", "pages")
 _FIXED = {"background": 0, "_background_": 0, "__ignore__": IGNORE}  # the last two are labelme's
 _SHARES = (1, 1)
-# Source, the file; the image as it is called there; its height and width there, _SHARES of which polygons are, or None; and
-# what is drawn: an order, the lowest first, a class, and polygons (N, 2) of x and y or a function that gives the pixels.
+# Source, the file; the image as it is called there, without its ending; its height and width there, _SHARES of which polygons
+# are, or None; and what is drawn: an order, the lowest first, a class, and polygons (N, 2) of x and y or a function that
+# gives the pixels.
 _Drawn = tuple[str, str, tuple[int, int] | None, list[tuple[float, str, Any]]]
+_Images = dict[str, list[PurePosixPath]]  # by their stems
 
 
 def convert(root: Path, kind: str = "polygons", target: str | Path = "") -> tuple[Path, list[str], int]:
@@ -57,7 +59,7 @@ def convert(root: Path, kind: str = "polygons", target: str | Path = "") -> tupl
     for parts in (parts for parts in files if parts not in masks):
         images[PurePosixPath(parts[-1]).stem].append(PurePosixPath(*parts))
     polygons = _polygons(root, others, {*images}, names)
-    for one in polygons if kind == "polygons" else _masks(root, sorted(masks), kind):
+    for one in polygons if kind == "polygons" else _masks(root, sorted(masks), images, kind):
         drawn[_image(*one[:2], images)].append(one)
     names += [label for ones in drawn.values() for *_, shapes in ones for _, label, _ in shapes]
     names = ["background", *dict.fromkeys(name for name in names if name not in _FIXED)]
@@ -109,15 +111,24 @@ def _pages(path: Path) -> list[tuple[np.ndarray, dict[str, Any]]]:
     return pages
 
 
-def _masks(root: Path, masks: list[tuple[str, ...]], kind: str) -> Iterator[_Drawn]:
-    """The masks of each image: of its classes, by the folders that they lie in, or of its instances."""
-    found = defaultdict(list)
+def _masks(root: Path, masks: list[tuple[str, ...]], images: _Images, kind: str) -> Iterator[_Drawn]:
+    """The masks of each image: of its classes, by the folders that they lie in, or of its instances.
+
+    Instances whose files are not called as an image are of the only image in the folder around theirs: DSB 2018 has a
+    folder an image.
+    """
+    found, around = defaultdict(list), defaultdict(list)
+    for image in (image for same in images.values() for image in same):
+        for folder in image.parents:
+            around[folder.parts].append(image.with_suffix("").as_posix())
     for *place, name in masks:
         path, label = root.joinpath(*place, name), place.pop() if kind == "classes" else "object"
         if any(meaning(label)):
             told = f"{path} lies in no folder of a class, such as masks/train/car/x.png."
             raise DatasetError(told, "no-annotations", "Are they masks of classes already?")
-        found["/".join([*place, path.stem])].append((0, label, partial(_marked, path, kind)))
+        only = around[tuple(place[:-1])]
+        called = only[0] if path.stem not in images and len(only) == 1 else "/".join([*place, path.stem])
+        found[called].append((0, label, partial(_marked, path, kind)))
     yield from ((name, name, None, shapes) for name, shapes in found.items())
 
 
@@ -135,15 +146,17 @@ def _marked(path: Path, kind: str) -> np.ndarray:
     return np.where((values == IGNORE) & border, IGNORE, values != 0)
 
 
-def _image(source: str, called: str, images: dict[str, list[PurePosixPath]]) -> PurePosixPath:
-    """The image of that stem; of several, the one whose folders are called most alike."""
+def _image(source: str, called: str, images: _Images) -> PurePosixPath:
+    """The image of that name and of no other split; of several, the one whose folders are called most alike."""
     name = PurePosixPath(called)
-    same = images.get(name.stem, [])
+    told, same = split_of(name.parts[:-1]), images.get(name.name, [])
+    same = [image for image in same if not told or split_of(image.parts[:-1]) in ("", told)]
     words = [{*re.split(r"[/_. -]+", str(path.parent))} for path in (name, *same)]
     alike = [len(words[0] & others) for others in words[1:]]
     best = [image for image, score in zip(same, alike, strict=True) if score == max(alike)]
     if len(best) != 1:
-        detail = f"{len(best) or 'no'} images ({some([*map(str, best)])}) have the stem of annotation {source}, {name.stem!r}."
+        which = f"{len(best)} images ({some([*map(str, best)])}) have" if best else "no image has"
+        detail = f"{which} the name of annotation {source}, {name.name!r}, in its split."
         raise DatasetError(detail, "missing-image", "Rename the annotation, or move it away.")
     return best[0]
 
@@ -151,7 +164,8 @@ def _image(source: str, called: str, images: dict[str, list[PurePosixPath]]) -> 
 def _draw(path: Path, ones: list[_Drawn], ids: dict[str, int]) -> np.ndarray:
     """Draw the mask of an image, upright as images are read: (H, W) uint8. A ValueError says what does not fit."""
     per_image = [PurePosixPath(name).name == PurePosixPath(source).stem for source, name, *_ in ones]
-    if len(ones) > 1 and any(per_image):  # COCO may have a file a class
+    sources = {source for source, *_ in ones}  # COCO may have a file a class
+    if len(ones) > 1 and (any(per_image) or len(sources) < len(ones)):
         raise ValueError("both are of one image: move one away")
     shapes = [(*one, told) for *_, told, shapes in ones for one in shapes]
     pixels, stored = read_values(path, ImageForm((1, 1, 1)))  # of any number of bands
@@ -228,7 +242,7 @@ def _yolo_names(root: Path, others: list[Path]) -> dict[int, str]:
 def _from_json(found: Any, source: str, stem: str, names: list[str]) -> Iterator[_Drawn]:
     """COCO's images and annotations, or labelme's shapes; other JSON draws nothing."""
     shapes, keys = defaultdict(list), found if isinstance(found, dict) else ()
-    if "annotations" in keys:
+    if "annotations" in keys and "categories" in keys:  # captions have none
         categories = {one["id"]: str(one["name"]) for one in found["categories"]}
         names += [name for _, name in sorted(categories.items())]
         for one in found["annotations"]:
@@ -239,7 +253,8 @@ def _from_json(found: Any, source: str, stem: str, names: list[str]) -> Iterator
             shapes[one["image_id"]].append((-one.get("area", 0), label, form))
         for one in found["images"]:
             size, name = (one.get("height"), one.get("width")), one["file_name"].replace("\\", "/")
-            yield source, f"{stem}/{name}", size if all(size) else None, shapes[one["id"]]
+            called = PurePosixPath(stem, name).with_suffix("").as_posix()
+            yield source, called, size if all(size) else None, shapes[one["id"]]
     elif "shapes" in keys:
         for one in found["shapes"]:
             if (kind := one.get("shape_type") or "polygon") != "polygon":

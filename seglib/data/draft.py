@@ -4,9 +4,9 @@ import json
 import re
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import product
+from itertools import product, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,9 +19,9 @@ from seglib.runs import is_plain
 
 _SPLITS = {"train": "train|training", "val": "val|valid|validation", "test": "test|testing"}
 _SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words.split("|")}
-_IMAGE = "images?|imgs?|jpegimages|leftimg8bit|rgb|photos"
+_IMAGE = "images?|imgs?|jpegimages|leftimg8bit|rgb|photos|inputs?"
 _SURE = "masks?|annot|gt|gtfine|label(?:train)?ids|manual1?|groundtruth"  # also beside words that say nothing
-_MASK = rf"{_SURE}|labels?|annotations?|ann|segmentationclass(?:png)?|segmentations?|seg|truth"
+_MASK = rf"{_SURE}|labels?|annotations?|ann|segmentationclass\w*|segmentations?|semantic|seg|truth"
 _OTHER = "colou?r|overlay|viz?|.*visualization|segmentationobject|instances?|instance(?:train)?ids|polygons"
 _KNOWN = rf"{'|'.join(_SPLIT_OF)}|{_IMAGE}|{_MASK}|{_OTHER}|dir|ground"
 _GAP = r"[_\-. ]+"
@@ -96,14 +96,25 @@ def walk(root: Path) -> tuple[_Files, list[Path]]:
 
 
 def meaning(name: str) -> tuple[str, str]:
-    """The split, and "image", "mask" or "other", that a folder's name or a word of a file's tells; "" if none."""
+    """The split, and "image", "mask" or "other", that a folder's name or a word of a file's tells; "" if none.
+
+    Numbers say nothing ("train2017"). What nobody knows may stand before a split ("paris_train"), not after it.
+    """
     joined = re.fullmatch(rf"({'|'.join(_SPLIT_OF)})({_IMAGE}|{_MASK})", name.lower())
-    words = joined.groups() if joined else re.split(_GAP, name.lower())
-    if not all(re.fullmatch(_KNOWN, word) for word in words):  # "leaf_masks", but not "segmentation of cars"
-        words = [word for word in words if re.fullmatch(f"{_SURE}|{_OTHER}|images", word)]
+    words = joined.groups() if joined else filter(None, re.split(rf"\d*(?:{_GAP}|$)", name.lower()))
+    words = [*words][::-1]
+    known = [*takewhile(partial(re.fullmatch, _KNOWN), words)]
+    split = next((_SPLIT_OF[word] for word in known if word in _SPLIT_OF), "")
+    if len(known) < len(words):  # "leaf_masks", but not "segmentation of cars"
+        known = [word for word in words if re.fullmatch(f"{_SURE}|{_OTHER}|images", word)]
     roles = (("other", _OTHER), ("mask", _MASK), ("image", _IMAGE))
-    role = next((role for role, known in roles if any(re.fullmatch(known, word) for word in words)), "")
-    return next((_SPLIT_OF[word] for word in words if word in _SPLIT_OF), ""), role
+    role = next((role for role, form in roles if any(re.fullmatch(form, word) for word in known)), "")
+    return split, role
+
+
+def split_of(folders: Sequence[str]) -> str:
+    """The split that the last of the folders tells which tells one; "" if none does."""
+    return next((split for split, _ in map(meaning, folders[::-1]) if split), "")
 
 
 def _find_pairs(root: Path, files: _Files) -> list[_Pair]:
@@ -113,7 +124,7 @@ def _find_pairs(root: Path, files: _Files) -> list[_Pair]:
         for parts, file in files.items():
             said, words = [meaning(part) for part in parts[:-1]], re.split(_EDGE, file.stem)
             length = 1 + max((k for k, told in enumerate(said) if any(told)), default=-1)
-            split, roles = next((split for split, _ in said[::-1] if split), ""), {role for _, role in said}
+            split, roles = split_of(parts[:-1]), {role for _, role in said}
             if by_files and len(words) > 1:
                 roles = {meaning(word)[1] for word in (words[-1], "".join(words[-2:]), words[0])}
             role = next((role for role in ("other", "mask", "image") if role in roles), "")
@@ -205,8 +216,16 @@ def _told(root: Path, *globs: str) -> list[_Pair]:
         raise DatasetError(told, "no-layout", f"For example: {_TELL}.")
     pairs = []
     for word, split in _SPLIT_OF.items() if "{split}" in globs[0] else [("", "")]:
-        pair = _Pair(split, *(_side(root, glob.replace("{split}", word)) for glob in globs))
-        pairs += [pair] * bool(pair.both)
+        for form in (word, word.capitalize(), word.upper()):
+            pair = _Pair(split, *(_side(root, glob.replace("{split}", form)) for glob in globs))
+            if pair.both:
+                pairs.append(pair)
+                break
+    if not pairs:
+        counts = [len(_side(root, glob.replace("{split}", "*")).files) for glob in globs]
+        told = f"{globs[0]} matches {counts[0]} files and {globs[1]} {counts[1]}"
+        detail = f"{told}, of which no two are alike in what their wildcards stand for."
+        raise DatasetError(detail, "no-layout", f"For example: {_TELL}.")
     return pairs
 
 
@@ -217,9 +236,9 @@ def _one_a_split(pairs: list[_Pair]) -> list[_Pair]:
         named[pair.split or "train"].append(pair._replace(split=pair.split or "train"))
     for split, readings in ((split, found) for split, found in named.items() if len(found) > 1):
         detail = f"{split} can be read in {len(readings)} ways:"
-        word = rf"(?<![A-Za-z])({_SPLITS[split]})(?![a-z])"
+        word = rf"(?<![A-Za-z])(?i:{_SPLITS[split]})(?![a-z])"
         for pair in readings:
-            images, masks = (re.sub(word, "{split}", side.glob, count=1) for side in pair[1:])
+            images, masks = (re.sub(word, "{split}", side.glob) for side in pair[1:])
             mask = pair.masks.files[pair.both[0]]
             values = some([*map(str, sorted({*read_stored(mask).ravel().tolist()}))], 6)
             detail += f'\n  --images "{images}" --masks "{masks}"  # {len(pair.both)} pairs; {mask.name} holds {values}'
@@ -256,22 +275,36 @@ def _splits(root: Path, pairs: list[_Pair], others: list[Path]) -> list[str]:
             lines[split] = f"  {split}: {{{globs}, ids: {_quoted(path.as_posix())}}}  # {len(names)} ids"
         count = f"what no list names of {len(pair.both)} pairs" if chosen else f"{len(pair.both)} pairs"
         lines.setdefault("train" if chosen else pair.split, f"  {pair.split}: {{{globs}}}  # {count}")
-    no_val = "  # no val split, which training needs; `seglib init FOLDER --split 0.7 0.15 0.15` proposes one"
+    no_val = f"  # no val split, which training needs; `seglib init FOLDER {split_flag(lines)}` proposes one"
     ordered = [lines[split] for split in _SPLITS if split in lines]
     return ["splits:", *ordered, *([] if chosen else strange), *[no_val] * ("val" not in lines)]
+
+
+def split_flag(splits: Container[str]) -> str:
+    """The option of `seglib init` that makes the splits which are missing."""
+    return "--split 0.85 0.15" if "test" in splits else "--split 0.7 0.15 0.15"
 
 
 def _no_layout(root: Path, files: _Files, others: list[Path]) -> DatasetError:
     """Say that no masks are found, or that there are polygons or formats which are no masks yet."""
     told = [path for path in others if path.suffix in (".json", ".txt") and path.name.lower() not in TABLES]
     stems, quoted = {file.stem for file in files.values()}, shlex.quote(str(root))
-    if found := [path.as_posix() for path in told if path.suffix == ".json" or path.stem in stems]:
+    masks = [parts for parts in files if any(meaning(part)[1] == "mask" for part in parts[:-1])]
+    found = [path.as_posix() for path in told if path.suffix == ".json" or path.stem in stems]
+    drawn = f"Polygons are drawn as masks first: seglib convert {quoted}"
+    if found and not masks:
         detail = f"{root} has no masks, but {len(found)} annotation files ({some(found)})."
-        return DatasetError(detail, "polygons", f"Polygons are drawn as masks first: seglib convert {quoted}")
+        return DatasetError(detail, "polygons", drawn)
     detail = f"{root} has none of the known layouts, which data/README.md lists."
-    if found := [path.as_posix() for path in others if path.suffix.lower() in FOREIGN]:
-        detail += f" {len(found)} files that are not read ({some(found)}) have to be saved as PNG first."
-    if any(meaning(part)[1] == "mask" for parts in files for part in parts[:-1]):
-        told = f"seglib convert {quoted} --kind classes (or instances)"
-        detail += f" Folders of masks of one class each, or of numbered objects, become masks of all classes by {told}."
+    if foreign := [path.as_posix() for path in others if path.suffix.lower() in FOREIGN]:
+        detail += f" {len(foreign)} files that are not read ({some(foreign)}) have to be saved as PNG first."
+    if masks:
+        images = [parts for parts in files if parts not in masks]
+        one, other = (
+            f"{len(names)} ({some(['/'.join(name) for name in names], 1)})" for names in (masks, images)
+        )
+        detail += f" No names of its masks, {one}, fit those of its images, {other}."
+        told = f"seglib convert {quoted} --kind classes (or instances) --to {quoted}/class_masks"
+        detail += f" Masks of one class each, or of numbered objects, become masks of all classes by {told}."
+        detail += f" {drawn}." * bool(found)
     return DatasetError(detail, "no-layout", f"Say where the files are: seglib init FOLDER {_TELL}")

@@ -427,3 +427,14 @@ def test_masks_that_nearly_all_lie_beside_edges_are_no_warnings(photographs):
     found = check(photographs).findings
     assert "mask-beside-edges" not in set(found["check"])
     assert "8 of 42 masks" in found.set_index("check").loc["edges-elsewhere", "detail"]
+
+
+def test_masks_of_the_next_images_are_told_of_a_whole_split(photographs):
+    def told():
+        found = check(photographs).findings
+        return found.loc[found["check"] == "masks-mixed-up", "split"].tolist()
+
+    assert told() == []
+    for k in range(28):
+        put(photographs, "train", f"train-{k:02d}x", photograph(k)[0], photograph(k + 1)[1])
+    assert told() == ["train"]

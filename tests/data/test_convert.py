@@ -88,11 +88,44 @@ def test_masks_of_single_classes(root):
     assert (out / "classes.txt").read_text() == '0 "background"\n1 "car"\n2 "wheel"\n'
 
 
+def test_names_keep_their_dots_and_splits_their_annotations(root):
+    image = Image.open(root / "images/train/a.png")
+    for name in ("train/a_jpg.rf.01ab", "train/a_jpg.rf.02cd", "val/a_jpg.rf.01ab"):
+        save(root / f"images/{name}.png", image)
+    write(root / "labels/train/a_jpg.rf.02cd.txt", "0 .1 .1 .5 .5 .1 .5\n")
+    assert [*convert(root)[0].rglob("*.png")] == [root / "masks/images/train/a_jpg.rf.02cd.png"]
+    write(root / "labels/train/c.txt", "0 .1 .1 .5 .5 .1 .5\n")
+    save(root / "images/val/c.png", image)
+    with pytest.raises(DatasetError, match="no image has the name of annotation labels/train/c.txt"):
+        convert(root, target=root / "new")
+
+
+def test_captions_are_passed_over_and_two_entries_of_one_image_are_refused(root):
+    write(root / "captions.json", {"images": [], "annotations": [{"caption": "a car"}]})
+    content = coco([CORNERS])
+    write(root / "one.json", content)
+    assert convert(root)[2] == 1
+    content["images"].append({"id": 2, "file_name": "lost/b.png"})
+    write(root / "one.json", content)
+    with pytest.raises(DatasetError, match=r"one\.json .*both are of one image"):
+        convert(root, target=root / "new")
+
+
+def test_instances_of_a_folder_are_of_its_only_image(root):
+    for name in ("p1", "p2"):
+        save(root / f"stage1/{name}/images/{name}.png", Image.open(root / "images/train/a.png"))
+        for k, mask in enumerate((SQUARE, INNER), 9):
+            save(root / f"stage1/{name}/masks/{k}f.png", mask * np.uint8(255))
+    out, names, count = convert(root / "stage1", "instances", root / "new")
+    assert (names, count) == (["background", "object"], 2)
+    np.testing.assert_array_equal(np.array(Image.open(out / "p2/images/p2.png")), SQUARE)
+
+
 @pytest.mark.parametrize(
     ("path", "content", "told"),
     [
-        ("c.json", {"shapes": []}, "no images .* have the stem of annotation c.json"),
-        ("a.json", {"shapes": []}, "2 images .* have the stem of annotation a.json"),
+        ("c.json", {"shapes": []}, "no image has the name of annotation c.json"),
+        ("a.json", {"shapes": []}, "2 images .* have the name of annotation a.json"),
         ("train/b.json", {"version": 1}, "0 annotated images of 1 classes.* export COCO"),
         ("train/b.json", "{", "train/b.json is no annotation .*JSONDecodeError"),
         ("b.json", {"annotations": [{"image_id": 1}], "categories": []}, "KeyError: 'category_id'"),

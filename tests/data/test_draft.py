@@ -66,6 +66,10 @@ def drafted(root, **told):
         ("photos of {k}/a.png", "photos of {k}/a_gt.png", 1),
         ("leftImg8bit/{s}/c{k}/c_{k}_leftImg8bit.png", "gtFine/{s}/c{k}/c_{k}_gtFine_labels.png", 3),
         ("{s}/f_{k}_jpg.rf.{k}ab9.jpg", "{s}/f_{k}_jpg.rf.{k}ab9_mask.png", 3),
+        ("{s}2017/s{k}.jpg", "masks/{s}2017/s{k}.png", 3),
+        ("paris_{s}/images/s{k}.jpg", "paris_{s}/masks/s{k}.png", 3),
+        ("Task1-2_{s}_Input/I_{k}.jpg", "Task1_{s}_GroundTruth/I_{k}_segmentation.png", 3),
+        ("{s}/image_2/s{k}.png", "{s}/semantic/s{k}.png", 3),
     ],
 )
 def test_images_and_masks_are_paired_by_what_their_names_have_in_common(tmp_path, image, mask, splits):
@@ -99,6 +103,10 @@ def test_two_readings_are_a_question_that_globs_answer(tmp_path):
     told = re.search(line, str(error.value))
     dataset = drafted(tmp_path, images=told[1], masks=told[2])
     assert dataset.samples["mask"].tolist() == ["train/masks/a.png", "val/masks/a.png"]
+    (tmp_path / "train").rename(tmp_path / "Train")
+    assert drafted(tmp_path, images=told[1], masks=told[2]).splits == ["train", "val"]
+    with pytest.raises(DatasetError, match=r"gt\*.jpg matches 0 files and \*/gt/\*.png 2, of which no two"):
+        draft_dataset(tmp_path, images="gt*.jpg", masks="*/gt/*.png")
     with pytest.raises(DatasetError, match="told together"):
         draft_dataset(tmp_path, images="*")
 
@@ -112,6 +120,7 @@ def test_two_readings_are_a_question_that_globs_answer(tmp_path):
         ("classes.txt", "2 c\n0 a\n1 b\n", "cab", [1, 2, 0]),
         ("classes.txt", "0 a\n1 b\n2 c\n", "abc", [0, 1, 2]),
         ("masks/classes.txt", "a: 0\nb: 1\nc: 2\n", "abc", [0, 1, 2]),
+        ("classes.txt", "a,b,c\n", "abc", [0, 1, 2]),
         ("classes.json", '{"a": 1, "b": 0, "c": 2}', "abc", [1, 0, 2]),
         ("classes.json", '{"0": "a", "1": "b", "2": "c"}', "abc", [0, 1, 2]),
         ("classes.json", '[{"name": "a", "id": 2}, {"name": "b", "id": 1}, {"name": "c", "id": 0}]', "abc", [2, 1, 0]),
@@ -163,9 +172,15 @@ def test_a_palette_gives_colours_and_a_broken_table_is_an_error(tmp_path):
     (tmp_path / "classes.json").write_text("{")
     with pytest.raises(DatasetError, match=r"classes.json is no list of classes \(Expecting"):
         draft_dataset(tmp_path)
-    (tmp_path / "classes.json").write_text('[{"name": "a", "color": "#000000"}]')
+    (tmp_path / "classes.json").write_text('[{"name": "a", "color": [0.5, 0, 0]}]')
     with pytest.raises(DatasetError, match="its colours are not three numbers"):
         draft_dataset(tmp_path)
+    (tmp_path / "classes.json").write_text(
+        '[{"name": "x", "color": "#00c800"}, {"name": "Void", "color": "#C80000"}]'
+    )
+    text = draft_dataset(tmp_path)  # black is not named
+    assert "id_map: {0: 2, 1: 1, 2: 0, 255: 255}" in text
+    assert "# Pixels of Void are learnt as a class." in text
     (tmp_path / "classes.json").write_text('[{"title": "a", "color": null}, {"name": "b"}, {"name": "c"}]')
     assert drafted(tmp_path).classes.names == ("a", "b", "c")
 
@@ -209,6 +224,16 @@ def test_smeared_masks_and_polygons_are_told(tmp_path):
     with pytest.raises(DatasetError, match=r"1 annotation files \(masks/a.*: seglib convert") as error:
         draft_dataset(tmp_path)
     assert error.value.check == "polygons"
+
+
+def test_names_that_do_not_fit_are_shown_even_beside_annotations(tmp_path):
+    for k in "12":
+        save(tmp_path / f"images/{k}.jpg", RGB)
+        save(tmp_path / f"masks/x{k}0.png", IDS)
+    (tmp_path / "config.json").write_text("{}")
+    told = r"masks, 2 \(masks/x10.png, ...\), fit those of its images, 2 \(images/1.jpg, ...\)"
+    with pytest.raises(DatasetError, match=told):
+        draft_dataset(tmp_path)
 
 
 def test_draft_refuses_what_it_does_not_know(tmp_path):
@@ -266,6 +291,17 @@ def test_values_that_are_smeared_drawn_or_missing_are_read(tmp_path, mask, endin
     dataset = drafted(tmp_path)
     mask = read_pair(dataset, dataset.samples.iloc[0])[1]
     assert (mask == np.where(expected > 2, 255, expected)).mean() > 0.99
+
+
+def test_classes_between_two_others_are_not_drawn_along_soft_outlines(tmp_path):
+    ids = np.kron(RNG.integers(0, 4, (6, 9)), np.ones((8, 8))).astype(np.uint8)
+    soft = Image.fromarray(ids * np.uint8(50)).resize((216, 144), Image.Resampling.BILINEAR)
+    assert "snap: true" in draft_dataset(masks_of(tmp_path, np.asarray(soft)))
+    mask = read_mask(tmp_path / "masks/a.png", drafted(tmp_path).classes)
+    truth = np.kron(ids, np.ones((3, 3)))
+    nearest = np.abs(np.asarray(soft)[..., None] - 50.0 * np.arange(4)).argmin(2)
+    assert (nearest != truth).mean() > 0.04
+    assert (mask != truth).mean() < 0.015
 
 
 @pytest.mark.parametrize(

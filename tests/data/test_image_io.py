@@ -108,13 +108,18 @@ def test_what_is_no_single_picture_is_named(tmp_path):
     save(tmp_path / "gif.png", Image.fromarray(RGB), format="GIF")
     label = np.dstack([RGB[..., :3] * 0, IDS])
     save(tmp_path / "alpha.png", label)
+    save(tmp_path / "black.png", np.dstack([label[..., :2], IDS // 2 * 200, (IDS > 0) * np.uint8(255)]))
     tifffile.imwrite(tmp_path / "shares.tif", IDS / np.float32(2))
     (tmp_path / "rle.png").write_text('{"counts": []}')
     (tmp_path / "lfs.png").write_text("version https://git-lfs.github.com/spec/v1")
     tifffile.imwrite(tmp_path / "cut.tif", IDS)
     (tmp_path / "cut.tif").write_bytes((tmp_path / "cut.tif").read_bytes()[:-9])
     told = {"stack.tif": "3 pages", "imagej.tif": "4 pages", "apng.png": "2 frames"}
-    told |= {"gif.png": "is a GIF.*expected PNG.*Save it as PNG", "alpha.png": "alpha, 0 to 2.*getchannel"}
+    told |= {
+        "gif.png": "is a GIF.*expected PNG.*Save it as PNG",
+        "black.png": "several alphas .*0 to 255",
+        "alpha.png": "several alphas .*0 to 2.*getchannel",
+    }
     told |= {"shares.tif": "fractions", "rle.png": "is JSON", "lfs.png": "Git LFS", "cut.tif": "ends before"}
     for name, words in told.items():
         with pytest.raises(DatasetError, match=words):
