@@ -96,7 +96,7 @@ def test_names_keep_their_dots_and_splits_their_annotations(root):
     assert [*convert(root)[0].rglob("*.png")] == [root / "masks/images/train/a_jpg.rf.02cd.png"]
     write(root / "labels/train/c.txt", "0 .1 .1 .5 .5 .1 .5\n")
     save(root / "images/val/c.png", image)
-    with pytest.raises(DatasetError, match="no image has the name of annotation labels/train/c.txt"):
+    with pytest.raises(DatasetError, match=r"no image has the name of annotation labels/train/c\.txt"):
         convert(root, target=root / "new")
 
 
