@@ -105,16 +105,13 @@ def _worst(details: Details, book: VerdictBook, data: dict) -> dict[str, Any]:
     """Collect what gallery.html shows of the `data` that is embedded."""
     entries, count = [], len(details.analysis.failures)
     for sample in details.table.index[: min(count, GALLERY, len(data["rows"]))]:
-        facts, given = data["facts"][sample], book.get(sample)
-        lines = [f"{name} {value}" for name, value in facts["rows"] if name in ("mean IoU", "top confusion")]
-        lines += [facts[name] for name in ("cause", "evidence", "suggestion")]
         pictures, problem = {}, ""
         try:
             shown = zip(_LAYERS, _layers(details, sample), strict=True)
             pictures = {n: f"data:image/jpeg;base64,{_base64(thumbnail(p, 180))}" for n, p in shown}
         except (OSError, ValueError) as error:
             problem = str(error)
-        told = {"id": sample, "lines": lines, "given": [given.verdict, given.note]}
+        told = {"id": sample, "facts": data["facts"][sample], "given": book.get(sample)}
         entries.append(told | {"pictures": pictures, "problem": problem})
     legend = [*zip(data["colors"], data["names"], strict=True), ("#000000", "ignored")]
     return {"layers": _LAYERS, "entries": entries, "legend": legend, "of": count}

@@ -51,16 +51,14 @@ def cliffs_delta(first: np.ndarray, second: np.ndarray) -> float:
 def shifts(names: Sequence[str], samples: pd.DataFrame, counts: np.ndarray) -> pd.DataFrame:
     """Compare each class's share of an image and each of `LOOKS` in every other split with train, by Cliff's delta."""
     valid = counts.sum(axis=1, keepdims=True)
-    shares = pd.DataFrame(np.where(valid, counts / valid.clip(1), np.nan), columns=list(names))
-    values = {"class": shares, "image": samples[LOOKS]}
-    train, rows = (samples["split"] == "train").to_numpy(), []
-    for split in [name for name in samples["split"].unique() if name != "train" and train.any()]:
-        inside = (samples["split"] == split).to_numpy()
-        for kind, (before, now) in ((k, (table[train], table[inside])) for k, table in values.items()):
-            for name, *medians in zip(before, before.median(), now.median(), strict=True):
-                delta = cliffs_delta(before[name], now[name])
-                effect = _WORDS[np.searchsorted(_EFFECTS, abs(np.nan_to_num(delta)), "right")]
-                rows.append((split, kind, name, *medians, delta, effect))
+    shares = pd.DataFrame(np.where(valid, counts / valid.clip(1), np.nan), samples.index, list(names))
+    values, train = pd.concat({"class": shares, "image": samples[LOOKS]}, axis=1), samples["split"] == "train"
+    before, rows = values[train], []
+    for split, now in values[~train & train.any()].groupby(samples["split"], sort=False):
+        for (kind, name), *medians in zip(values, before.median(), now.median(), strict=True):
+            delta = cliffs_delta(before[kind, name], now[kind, name])
+            effect = _WORDS[np.searchsorted(_EFFECTS, abs(np.nan_to_num(delta)), "right")]
+            rows.append((split, kind, name, *medians, delta, effect))
     columns = ["split", "kind", "name", "train_median", "median", "delta", "effect"]
     return pd.DataFrame(rows, columns=columns)
 

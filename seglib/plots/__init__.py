@@ -4,14 +4,14 @@ style: the common look; data: 01; training: 02; evaluation and confusion: 03 and
 """
 
 from seglib.plots.confusion import confusion_difference, confusion_matrix, cooccurrence
-from seglib.plots.data import class_shares, image_properties, sequence_timeline, series, split_shifts
+from seglib.plots.data import class_shares, image_properties, sequence_timeline, split_shifts
 from seglib.plots.evaluation import (
     class_ious, costly_confusions, degradation_sheet, iou_distribution, lost_iou, per_class_image_iou, region_ious,
     reliability, run_comparison, threshold_curve,
 )
 from seglib.plots.samples import augmentation_grid, failure_sheet, image_grid, image_pairs, label_sheet, overlay_grid
 from seglib.plots.style import save_figure
-from seglib.plots.training import LiveCurves, class_curves, in_full, show_small, training_curves
+from seglib.plots.training import LiveCurves, class_curves, in_full, series, show_small, training_curves
 
 __all__ = [
     "LiveCurves", "augmentation_grid", "class_curves", "class_ious", "class_shares", "confusion_difference",

@@ -14,37 +14,6 @@ _SHIFTS = {"class": "How the classes' shares differ from train", "image": "How t
 _SEQUENCES = 40  # rows of the timeline, at most; its title counts the rest
 _LARGE = 0.474  # of Cliff's delta: Romano et al., 2006
 
-_NOTEBOOKS = {  # what each asks, and what it hands on
-    "01 data check": ("Is the data sound?", "findings, a better split"),
-    "02 train": ("Which model, on this machine?", "best.pth, curves"),
-    "03 evaluate": ("How good is it really?", "a score for every image and class"),
-    "04 failure analysis": ("Which images fail, and why?", "causes, wrong masks, report.html"),
-}
-
-
-@style.apply
-def series() -> Figure:
-    """Draw how the four notebooks belong together."""
-    ax = style.axes(None, 11, 2.5)
-    ax.set(xlim=(-1.35, 3.55), ylim=(-1.5, 0.85))
-    ax.set_axis_off()
-    middle, arrow = {"ha": "center", "va": "center"}, {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0}
-    box = {"boxstyle": "round,pad=0.6", "edgecolor": style.BLUE, "facecolor": "#eef5fa"}
-    ax.text(-1.05, 0, "your images\nand masks", **middle)
-    for place, (name, (question, result)) in enumerate(_NOTEBOOKS.items()):
-        ax.annotate("", (place - 0.4, 0), (place - 0.6, 0), arrowprops=arrow | {"color": style.INK})
-        ax.text(place, 0, name, bbox=box, fontsize=10, fontweight="bold", **middle)
-        ax.text(place, -0.42, question, **middle)
-        ax.text(place, -0.72, result, color=style.MUTED, fontsize=8.5, ha="center", va="center")
-    back = {"actions.yaml: what to change in the next training": (1, 0.24, 0.6)}
-    back |= {"masks that you corrected": (-1.05, -0.24, -1.25)}
-    for words, (target, start, height) in back.items():
-        leg = -0.95 if height < 0 else start
-        ax.plot([3, 3, target], [leg, height, height], color=style.VERMILION, linewidth=1.3)
-        ax.annotate("", (target, start), (target, height), arrowprops=arrow | {"color": style.VERMILION})
-        ax.text((target + 3) / 2, height + 0.14, words, color=style.VERMILION, **middle)
-    return ax.figure
-
 
 @style.apply
 def class_shares(class_stats: pd.DataFrame, classes: ClassMap, ax: Axes | None = None) -> Axes:

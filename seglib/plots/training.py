@@ -1,7 +1,8 @@
-"""What notebooks show in a way of their own: curves that grow, smaller photographs, whole texts."""
+"""What notebooks show in a way of their own: their series, curves that grow, smaller photographs, whole texts."""
 
 import io
 import time
+from pathlib import Path
 
 import pandas as pd
 from IPython.display import DisplayHandle, Image, display
@@ -17,6 +18,11 @@ _LOSSES = {"train_loss": ("train", style.BLUE, "-", 1.8), "val_loss": ("val", st
 _LOSSES |= {"train_ce": ("cross-entropy (train)", style.MUTED, "--", 1.0)}
 _LOSSES |= {"train_dice": ("Dice (train)", style.MUTED, "-.", 1.0)}
 _LOSSES |= {"train_focal": ("focal (train)", style.MUTED, ":", 1.2)}
+
+
+def series() -> Image:
+    """Show how the four notebooks belong together: a drawing, 1667 x 392 pixels, that never changes."""
+    return Image(Path(__file__).with_name("series.png"), width=1111)
 
 
 @style.apply

@@ -320,3 +320,8 @@ def test_class_curves_put_the_lowest_class_first():
     shown = [ax for ax in fig.axes if ax.axison]
     assert [ax.get_title("left") for ax in shown] == ["<car> 0.20", "sky 0.90"]
     assert shown[1].lines[0].get_ydata().tolist() == [0.1, 0.9]
+
+
+def test_the_picture_of_the_series_is_there():
+    with Image.open(io.BytesIO(plots.series().data)) as picture:
+        assert (picture.format, picture.size) == ("PNG", (1667, 392))
