@@ -148,12 +148,16 @@ def check(folder: Path, *, config: Path | None) -> int:
         more = [f"... and {len(group) - 3} more"] if len(group) > 3 else []
         lines = [*group["detail"].head(3), *more, f"-> {group['suggestion'].iloc[0]}"]
         print(f"{severity:<7}  {kind} ({len(group)})\n         " + "\n         ".join(lines))
-    if lacking := [name for name in ("train", "val") if name not in dataset.splits]:
-        command = f"seglib init {shlex.quote(str(folder))} --split 0.7 0.15 0.15"
-        print(f"error    no-split\n         no samples in {' and '.join(lacking)}, which training needs.")
-        print(f"         -> {command} makes val and test of whole sequences")
+    lacking = [name for name in ("train", "val") if name not in dataset.splits]
+    if lacking:
+        way = f"seglib init {shlex.quote(str(folder))} {seglib.data.split_flag(dataset.splits)} makes it of whole sequences"
+        way = "Name a split train in dataset.yaml" if "train" in lacking else way
+        print(
+            f"error    no-split\n         no samples in {' and '.join(lacking)}, which training needs.\n         -> {way}"
+        )
     table = seglib.checks.write(found) / "findings.csv"
-    print(f"All findings: {display_path(table)}\n\n{dataset.name}: {seglib.checks.conclusion(found)}")
+    told = f" Training needs {' and '.join(lacking)} too." * bool(lacking)
+    print(f"All findings: {display_path(table)}\n\n{dataset.name}: {seglib.checks.conclusion(found)}{told}")
     return int("error" in {*found.findings["severity"]} or len(lacking) > 0)
 
 

@@ -218,7 +218,7 @@ def street(tmp_path, monkeypatch):
     monkeypatch.setenv("SEGLIB_ROOT", str(tmp_path))
     random, folder = np.random.default_rng(0), tmp_path / "street"
     for name in (f"{letter}_{k:02d}" for letter in "abcdef" for k in range(5)):
-        image = np.kron(random.integers(0, 256, (4, 6, 3), np.uint8), np.ones((8, 8, 1), np.uint8))
+        image = np.kron(random.integers(0, 256, (4, 6, 1), np.uint8), np.ones((8, 8, 3), np.uint8))
         if name == "f_04":
             image = np.array(Image.open(folder / "train/images/c_04.png"))
         for side, array in (("images", image), ("masks", (image[..., 0] > 128).astype(np.uint8))):
@@ -235,7 +235,9 @@ def test_a_split_keeps_sequences_and_copies_together_and_splits_that_are_there(s
         return main(["init", str(street), "--split", *shares])
 
     assert main(["check", str(street)]) == 1
-    assert f"-> seglib init {street} --split 0.7 0.15 0.15 makes" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"-> seglib init {street} --split 0.7 0.15 0.15 makes" in told
+    assert told.endswith("Training needs val too.\n")
     assert (split("0.5"), split("0.6", "0", "0.2"), split("0.6", "0.2", "0.2")) == (1, 0, 1)
     assert re.search("(?s)expected two or three of 0-1.*there are train, test", capsys.readouterr().err)
     path, test = street / "dataset.yaml", set(load_dataset(street).split("test")["id"])

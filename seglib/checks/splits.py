@@ -58,7 +58,9 @@ def sequence_table(samples: pd.DataFrame, near_frames: int) -> pd.DataFrame:
             seen = train[train["group"] == group]
             others, row["train_images"] = seen["frame"].dropna().to_numpy(int), len(seen)
             if len(frames) and len(others):
-                nearest = np.abs(frames[:, None] - others).min(axis=1)
+                after = np.searchsorted(others := np.sort(others), frames)
+                around = ((after + k).clip(0, len(others) - 1) for k in (-1, 0))
+                nearest = np.minimum(*(np.abs(frames - others[at]) for at in around))
                 row |= {"nearest": nearest.min(), "nearest_median": np.median(nearest)}
                 row["near"] = (nearest <= near_frames).sum()
         rows.append(row)

@@ -10,7 +10,7 @@ from seglib.data.config import DatasetConfig
 from seglib.data.convert import convert
 from seglib.data.dataset import Dataset, check_sizes, compare_digests, digests, explain, load_dataset
 from seglib.data.dataset import map_ahead, read_pair
-from seglib.data.draft import draft_dataset
+from seglib.data.draft import draft_dataset, split_flag
 from seglib.data.image_io import ImageForm, Stored, encode_mask, georeference, read_image, read_mask
 from seglib.data.image_io import read_large, read_mask_and_mode, read_picture, read_stored, read_values
 from seglib.data.inject import FAULT_KINDS, LABEL_FAULTS, LabelFaults, inject_faults, planted
@@ -26,5 +26,5 @@ __all__ = [
     "error_map", "explain", "find_images", "fitting", "georeference", "inject_faults", "joined",
     "label_regions", "load_dataset", "map_ahead", "overlay", "planted", "present", "read_image", "read_large",
     "read_mask", "read_mask_and_mode", "read_pair", "read_picture", "read_stored", "read_values", "reduced", "some",
-    "top_confusions", "wrong_pixels",
+    "split_flag", "top_confusions", "wrong_pixels",
 ]
