@@ -129,16 +129,6 @@ def confusion_names(names: Sequence[str]) -> np.ndarray:
     return np.array([f"{t} -> {p}" for t in names for p in names], object)
 
 
-def best_repairs(confusions: np.ndarray, names: tuple[str, ...], absent: str = "truth") -> pd.DataFrame:
-    """Find the confusion of each image whose repair would raise its mIoU most.
-
-    Returns best_fix ("pole -> building"; "" where nothing is wrong) and best_fix_gain (points of mIoU).
-    """
-    gains = np.reshape([repair_gains(one, absent) for one in confusions], (-1, len(names) ** 2))
-    most, fixes = gains.max(1), confusion_names(names)[gains.argmax(1)]
-    return pd.DataFrame({"best_fix": np.where(most > 0, fixes, ""), "best_fix_gain": most})
-
-
 def error_costs(evaluation: Evaluation, count: int | None = 10) -> pd.DataFrame:
     """Rank the confusions, `count` at most, by what their repair would bring the split's mean IoU (mIoU^D).
 
