@@ -37,8 +37,6 @@ def error_kinds(truth: np.ndarray, pred: np.ndarray, ratio: float = _BAND) -> np
     kinds = np.full(truth.shape, IGNORE, np.uint8)
     pred = np.where(truth == IGNORE, IGNORE, pred)
     wrong = truth != pred
-    if not wrong.any():
-        return kinds
     width = metrics.boundary_width(truth.shape, ratio)
     near_truth = _near(truth, pred, wrong, width)
     found = _mostly(_near(pred, truth, wrong, width), truth, wrong)
