@@ -245,7 +245,12 @@ def _cross_fitted(
     for k, (_, test) in enumerate(GroupKFold(_FOLDS).split(position, groups=parts[position])):
         folds[test] = k
     odds = _region_odds(rows, regions, folds, sound)
-    numbers, counts = _numbers(rows, regions, odds), np.bincount(kind, minlength=len(_NUMBER_OF))
+    best = odds.groupby(regions["row"]).idxmax()
+    numbers = rows.drop(columns=["position", "kind", "dx", "dy"])
+    numbers["region"] = odds.groupby(regions["row"]).max()
+    numbers["region_2"] = odds.drop(best).groupby(regions["row"]).max()  # of the second worst
+    numbers = numbers.fillna({"region": _NONE, "region_2": _NONE})
+    counts = np.bincount(kind, minlength=len(_NUMBER_OF))
     of_fault = prior / (1 - prior) * sound[kind == 0].sum() / np.count_nonzero(counts[1:])  # weight of a kind
     weights = np.where(kind == 0, sound, of_fault / counts[kind])
     chances = np.zeros((len(rows), len(_NUMBER_OF)))
@@ -253,8 +258,7 @@ def _cross_fitted(
         learn, model = folds != k, make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
         model.fit(numbers[learn], kind[learn], logisticregression__sample_weight=weights[learn])
         chances[np.ix_(folds == k, model.classes_)] = model.predict_proba(numbers[folds == k])
-    best = odds.groupby(regions["row"]).idxmax().to_dict()
-    return 1 - chances[:, 0], chances[:, 1:].argmax(1), best
+    return 1 - chances[:, 0], chances[:, 1:].argmax(1), best.to_dict()
 
 
 def _region_odds(rows: pd.DataFrame, regions: pd.DataFrame, folds: np.ndarray, sound: pd.Series) -> pd.Series:
@@ -270,15 +274,6 @@ def _region_odds(rows: pd.DataFrame, regions: pd.DataFrame, folds: np.ndarray, s
             trees.fit(features[learn], hit[learn], sample_weight=weights[learn])
             odds[test] = logit(trees.predict_proba(features[test])[:, 1].clip(1e-5, 1 - 1e-5))
     return odds
-
-
-def _numbers(rows: pd.DataFrame, regions: pd.DataFrame, odds: pd.Series) -> pd.DataFrame:
-    """Collect what the regression of masks takes: a row's numbers, and the odds of its two worst regions."""
-    ranked = pd.DataFrame({"row": regions["row"], "odds": odds}).sort_values("odds", ascending=False)
-    ranked = ranked.set_index(["row", ranked.groupby("row").cumcount()])["odds"].unstack()
-    table = rows.drop(columns=["position", "kind", "dx", "dy"])
-    table[["region", "region_2"]] = ranked.reindex(rows.index, columns=[0, 1]).fillna(_NONE)
-    return table
 
 
 def _parts(samples: pd.DataFrame) -> np.ndarray:

@@ -53,12 +53,11 @@ def region_iou(counts: np.ndarray) -> np.ndarray:
 
 def region_table(counts: np.ndarray, names: tuple[str, ...]) -> pd.DataFrame:
     """List the classes and sizes that occur in (4, C, 3) counts; `pixels` are of the ground truth."""
-    regions, hits, false_negatives, _ = counts
-    pixels, iou, rows = hits + false_negatives, region_iou(counts), []
-    for place in map(tuple, np.argwhere(regions)):
-        numbers = regions[place], pixels[place], iou[place], hits[place] / pixels[place]
-        rows.append((names[place[0]], SIZES[place[1]], *numbers))
-    return pd.DataFrame(rows, columns=["class", "size", "regions", "pixels", "iou", "recall"])
+    regions, hits, false_negatives, _ = counts.reshape(4, -1)
+    index = pd.MultiIndex.from_product([names, SIZES], names=["class", "size"])
+    table = pd.DataFrame({"regions": regions, "pixels": hits + false_negatives}, index)
+    table["iou"], table["recall"] = region_iou(counts).ravel(), ratio(hits, table["pixels"])
+    return table[regions > 0].reset_index()
 
 
 def boundary_width(size: tuple[int, int], ratio: float) -> int:
