@@ -12,7 +12,6 @@ from scipy import stats
 from seglib import metrics, runs
 from seglib.evaluate.evaluation import Evaluation, recorded_digests, units_of
 from seglib.params import Train
-from seglib.runs import Run
 
 _LARGEST_FIRST = {"key": abs, "ascending": False, "kind": "stable", "ignore_index": True}
 _Side = Evaluation | Sequence[Evaluation]
@@ -155,11 +154,12 @@ def list_runs() -> pd.DataFrame:
     Returns run, date, model, data, val (best mean IoU of the training), test and worst_5 (mean IoU of split test, and
     of its worst 5 %), minutes (of training), differs (parameters that differ between runs).
     """
-    known = [Run(path.parent) for path in runs.project_root().glob("artifacts/runs/*/params.json")]
-    given, usual = {run: runs.read_json(run.params) for run in known}, Train().model_dump()
-    shown = {"run", "dataset", "architecture", "encoder", "resume", "replace"}
+    known = [runs.Run(path.parent) for path in runs.project_root().glob("artifacts/runs/*/params.json")]
+    # what other columns show does not stand under `differs`
+    usual = Train().model_dump(exclude={"run", "dataset", "architecture", "encoder", "resume", "replace"})
+    given = {run: usual | runs.read_json(run.params) for run in known}
     trained = [values for run, values in given.items() if not run.external]
-    several = [name for name in usual if len({str(values.get(name, usual[name])) for values in trained}) > 1]
+    several = [name for name in usual if len({str(values[name]) for values in trained}) > 1]
     rows, none = [], pd.DataFrame(columns=["val_miou", "seconds"], dtype=float)
     for run, values in given.items():
         environment, scores = run.path / "environment.json", run.evaluation("test") / "metrics.json"
@@ -170,9 +170,8 @@ def list_runs() -> pd.DataFrame:
         row = {"run": run.name, "date": time[:16].replace("T", " "), "model": model}
         row |= {"data": values.get("dataset", ""), "val": history["val_miou"].max()}
         row |= {"test": found.get("mean_iou"), "worst_5": found.get("mean_iou_image_worst_5")}
-        told = {name: values.get(name, usual[name]) for name in several if name not in shown}
-        differs = ", ".join(f"{name}={v}" for name, v in told.items() if v != usual[name])
-        rows.append(row | {"minutes": history["seconds"].sum() / 60 or None, "differs": differs})
+        differs = [f"{name}={values[name]}" for name in several if values[name] != usual[name]]
+        rows.append(row | {"minutes": history["seconds"].sum() / 60 or None, "differs": ", ".join(differs)})
     columns = ["run", "date", "model", "data", "val", "test", "worst_5", "minutes", "differs"]
     table = pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[4:8], float))
     return table.sort_values(["date", "run"], ascending=False, ignore_index=True)

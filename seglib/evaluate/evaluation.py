@@ -132,14 +132,22 @@ def write_evaluation(
     split, samples, classes = params.split, dataset.split(params.split), dataset.classes
     name = about.get("evaluation", split)
     files, ids, rows = digests(dataset, split), samples["id"].tolist(), [{}] * len(samples)
+    count, unknown, off = len(classes), np.zeros((3, metrics.BINS)), np.zeros((2, len(classes)), np.int64)
     guesses = _learn_baselines(dataset if name == split else run_dataset(run))
     started, replaced = time.perf_counter(), ("predictions", *(f"{what}.csv" for what in _OPTIONAL))
     with runs.replace_folder(run.evaluation(name), replaced, last="metrics.json") as new:
         bar = tqdm(predictions, f"scoring {split}", len(ids), leave=False, unit="image", disable=not progress)
         for i, truth, pred, confidence in bar:
-            rows[i] = _count(truth, pred, confidence, len(classes), params.boundary_ratio)
+            found = {"size": np.array(truth.shape), "boundary": off, "calibration": unknown}
+            if ratio := params.boundary_ratio:
+                found["boundary"] = metrics.boundary_counts(truth, pred, count, ratio)
+            if confidence is not None:
+                found["calibration"] = metrics.calibration_counts(truth, pred, confidence)
+            found["confusions"] = metrics.confusion_matrix(truth, pred, count)
+            found["regions"] = metrics.region_counts(truth, pred, count)
             for what, guess in guesses.items():
-                rows[i][what] = metrics.confusion_matrix(truth, _stretch(guess, truth.shape), len(classes))
+                found[what] = metrics.confusion_matrix(truth, _stretch(guess, truth.shape), count)
+            rows[i] = found
             save_ids(new / "predictions" / f"{ids[i]}.png", pred, classes)
         speed = len(ids) / (time.perf_counter() - started)
         counts = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
@@ -168,13 +176,11 @@ def _learn_baselines(dataset: Dataset) -> dict[str, np.ndarray]:
         return {}
     classes = len(dataset.classes)
     pixels, places = np.zeros(classes, np.int64), np.zeros((classes, *_GRID), np.int64)
-    rows, columns = np.indices(_GRID)
+    ids = np.arange(classes)[:, None, None]
     for row in dataset.split("train").itertuples():
         mask = data.read_mask(dataset.root / row.mask, dataset.classes)
         pixels += np.bincount(mask.ravel(), minlength=256)[:classes]
-        small = _stretch(mask, _GRID)
-        seen = small != data.IGNORE
-        places[small[seen], rows[seen], columns[seen]] += 1
+        places += _stretch(mask, _GRID) == ids
     majority = int(pixels.argmax())
     often = np.where(places.any(0), places.argmax(0), majority).astype(np.uint8)
     same = np.full_like(often, majority)
@@ -184,19 +190,6 @@ def _learn_baselines(dataset: Dataset) -> dict[str, np.ndarray]:
 def _stretch(ids: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize (H, W) uint8 ids to (height, width); interpolation would invent classes along outlines."""
     return np.asarray(Image.fromarray(ids).resize(size[::-1], Image.Resampling.NEAREST))
-
-
-def _count(
-    truth: np.ndarray, pred: np.ndarray, confidence: np.ndarray | None, classes: int, ratio: float
-) -> dict[str, np.ndarray]:
-    unknown, off = np.zeros((3, metrics.BINS)), np.zeros((2, classes), np.int64)
-    return {
-        "boundary": metrics.boundary_counts(truth, pred, classes, ratio) if ratio else off,
-        "calibration": unknown if confidence is None else metrics.calibration_counts(truth, pred, confidence),
-        "confusions": metrics.confusion_matrix(truth, pred, classes),
-        "regions": metrics.region_counts(truth, pred, classes),
-        "size": np.array(truth.shape),
-    }
 
 
 def _tables(samples: pd.DataFrame, counts: dict, names: tuple[str, ...], absent: str) -> dict:

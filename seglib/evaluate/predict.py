@@ -19,7 +19,7 @@ from seglib.data import IGNORE, Dataset, DatasetError, compare_digests, digests
 from seglib.evaluate.evaluation import Evaluation, Predictions, evaluation_name, run_dataset, write_evaluation
 from seglib.params import Evaluate, Train
 from seglib.runs import Run, display_path
-from seglib.train import STRIDE, CachedSplit, DevicePlan, Segmenter
+from seglib.train import STRIDE, CachedSplit, DevicePlan, ModelError, Segmenter
 
 # Pixels left out along a tile's inner borders, where the network sees too little, and pixels of blending.
 _MARGIN, _BLEND = 96, 64
@@ -122,9 +122,7 @@ def adapt_norm(model: Segmenter, images: Iterable[np.ndarray], plan: DevicePlan,
     model, groups, seen = copy.deepcopy(model), defaultdict(list), 0
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     if not norms:
-        raise train.ModelError(
-            "adapt_norm needs a network with batch normalisation. Leave it 0 for this one."
-        )
+        raise ModelError("adapt_norm needs a network with batch normalisation. Leave it 0 for this one.")
     for image in images:
         top, left = (max(0, side - _TILE) // 2 for side in image.shape[:2])
         view = image[top : top + _TILE, left : left + _TILE].copy()  # the rest may go

@@ -15,7 +15,8 @@ from seglib.data import IGNORE, overlay, read_image
 from seglib.evaluate import Evaluation
 from seglib.failures import causes, novelty
 from seglib.failures.error_types import lost_iou, pixel_price
-from seglib.failures.label_errors import SUSPECT, Findings, LabelCheck, grow_region
+from seglib.failures.evidence import disagreement
+from seglib.failures.label_errors import SUSPECT, Findings, LabelCheck
 from seglib.failures.novelty import Scorer, TrainingImages
 from seglib.params import Evaluate
 
@@ -165,9 +166,10 @@ def _write(found: Analysis, folder: Path) -> None:
             evaluate.save_ids(folder / "masks" / name, truth, classes)
             evaluate.save_ids(folder / "predictions" / name, pred, classes)
         if row.pixels > 0:
-            save_png(folder / "suspects" / name, 255 * grow_region(truth, pred, row.seed, row.by_given))
-    table, boxes = found.failures, found.failures["suspect_box"]
-    boxes = [[int(v) for v in box.split()] or None for box in boxes]
+            labels, _, _ = disagreement(truth, pred, row.by_given)
+            save_png(folder / "suspects" / name, 255 * (labels == labels.ravel()[row.seed]))
+    table = found.failures
+    boxes = [[int(v) for v in box.split()] or None for box in table["suspect_box"]]
     runs.write_csv(folder / "suspects.csv", found.suspects)
     runs.write_csv(folder / "label_check.csv", found.labels.kinds)
     runs.write_json(folder / "failures.json", table.assign(suspect_box=boxes).to_dict("records"))

@@ -37,8 +37,6 @@ def error_kinds(truth: np.ndarray, pred: np.ndarray, ratio: float = _BAND) -> np
     kinds = np.full(truth.shape, IGNORE, np.uint8)
     pred = np.where(truth == IGNORE, IGNORE, pred)
     wrong = truth != pred
-    if not wrong.any():
-        return kinds
     width = metrics.boundary_width(truth.shape, ratio)
     near_truth = _near(truth, pred, wrong, width)
     found = _mostly(_near(pred, truth, wrong, width), truth, wrong)
@@ -127,16 +125,6 @@ def repair_gains(confusion: np.ndarray, absent: str = "truth") -> np.ndarray:
 def confusion_names(names: Sequence[str]) -> np.ndarray:
     """Name every confusion as "pole -> building": (C * C,), ground truth by ground truth."""
     return np.array([f"{t} -> {p}" for t in names for p in names], object)
-
-
-def best_repairs(confusions: np.ndarray, names: tuple[str, ...], absent: str = "truth") -> pd.DataFrame:
-    """Find the confusion of each image whose repair would raise its mIoU most.
-
-    Returns best_fix ("pole -> building"; "" where nothing is wrong) and best_fix_gain (points of mIoU).
-    """
-    gains = np.reshape([repair_gains(one, absent) for one in confusions], (-1, len(names) ** 2))
-    most, fixes = gains.max(1), confusion_names(names)[gains.argmax(1)]
-    return pd.DataFrame({"best_fix": np.where(most > 0, fixes, ""), "best_fix_gain": most})
 
 
 def error_costs(evaluation: Evaluation, count: int | None = 10) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from IPython.display import Markdown
 from seglib import metrics
 from seglib.evaluate import Evaluation
 from seglib.failures.causes import summarise_causes
-from seglib.failures.error_types import best_repairs, confusion_names, wrong_counts
+from seglib.failures.error_types import confusion_names, repair_gains, wrong_counts
 
 _NEAR = 0.1  # within this of the limit: a near miss
 _SEVERITIES = {"near-threshold": "near-threshold", "clear": "clear", "guessing": "no better than guessing"}
@@ -86,22 +86,25 @@ def find_failures(evaluation: Evaluation, threshold: float | Threshold = 0.5) ->
 
     Returns id, miou, severity (guessing: not above the better baseline; near-threshold: within 0.1 of the limit; else
     clear), worst_class, worst_class_iou, top_confusion ("pole -> building"), top_confusion_share (of the valid
-    pixels), group, best_fix and best_fix_gain (of `best_repairs`).
+    pixels), group, best_fix (the confusion whose repair would raise its mIoU most; "" where nothing is wrong) and
+    best_fix_gain (points of mIoU).
     """
     threshold = threshold if isinstance(threshold, Threshold) else Threshold(threshold)
     names, failed = evaluation.classes.names, failing(evaluation, threshold)
     score, limit = (values[failed] for values in _limits(evaluation, threshold))
     images, counts = evaluation.per_image[failed].reset_index(drop=True), evaluation.confusions[failed]
     iou = evaluation.per_image_class_iou.loc[failed, list(names)]
-    wrong = wrong_counts(counts).reshape(-1, len(names) ** 2)
+    pairs, absent = confusion_names(names), evaluation.scores["absent"]
+    wrong = wrong_counts(counts).reshape(-1, len(pairs))
+    gains = np.reshape([repair_gains(one, absent) for one in counts], (-1, len(pairs)))
     near = np.where(score >= limit - _NEAR, "near-threshold", "clear")
     guess = images.get("baseline_miou", np.nan)  # unknown without a training split
     table = images[["id", "miou"]].assign(severity=np.where(images["miou"] <= guess, "guessing", near))
     table["worst_class"], table["worst_class_iou"] = images["worst_class"], iou.min(axis=1).to_numpy(float)
-    table["top_confusion"] = np.where(wrong.any(1), confusion_names(names)[wrong.argmax(1)], "")
+    table["top_confusion"] = np.where(wrong.any(1), pairs[wrong.argmax(1)], "")
     table["top_confusion_share"] = wrong.max(1) / images["valid_pixels"]
-    table["group"] = images["group"]
-    table = table.join(best_repairs(counts, names, evaluation.scores["absent"]))
+    table["group"], most = images["group"], gains.max(1)
+    table["best_fix"], table["best_fix_gain"] = np.where(most > 0, pairs[gains.argmax(1)], ""), most
     return table.sort_values(["miou", "id"], ignore_index=True)
 
 

@@ -95,23 +95,19 @@ class LabelCheck:
         self.small[position] = truth[np.ix_(*grid)], pred[np.ix_(*grid)]
         small = Image.fromarray(image).resize(truth.shape[::-1], Image.Resampling.BILINEAR)
         seen = evidence.view(np.asarray(small), probabilities, pred)
-        self._add(position, "sound", seen, truth, truth)
-        if position not in self.injected or len(self.samples) < FEWEST:
-            return
-        if step not in self.faults:
-            self.faults[step] = LabelFaults(self.dataset, self.samples, self.rng, step)
-        for kind in np.repeat(LABEL_FAULTS, [_TIMES.get(kind, 1) for kind in LABEL_FAULTS]):
-            if fault := self.faults[step].make(kind, self.samples.iloc[position]):
-                self._add(position, kind, seen, truth, fault.mask)
-
-    def _add(
-        self, position: int, kind: str, seen: evidence.View, truth: np.ndarray, mask: np.ndarray
-    ) -> None:
-        found = evidence.measure(seen, mask, (truth != mask) & (kind in _LOCAL))
-        self.regions.append(found.regions.assign(row=len(self.rows), position=position))
-        dx, dy = found.shift
-        self.rows.append({"position": position, "kind": kind, "dx": dx, "dy": dy} | found.numbers)
-        self.confusions.append(csr_array(found.confusion.reshape(1, -1)))
+        masks = [("sound", truth)]
+        if position in self.injected and len(self.samples) >= FEWEST:
+            if step not in self.faults:
+                self.faults[step] = LabelFaults(self.dataset, self.samples, self.rng, step)
+            for kind in np.repeat(LABEL_FAULTS, [_TIMES.get(kind, 1) for kind in LABEL_FAULTS]):
+                if fault := self.faults[step].make(kind, self.samples.iloc[position]):
+                    masks.append((kind, fault.mask))
+        for kind, mask in masks:
+            found = evidence.measure(seen, mask, (truth != mask) & (kind in _LOCAL))
+            self.regions.append(found.regions.assign(row=len(self.rows), position=position))
+            dx, dy = found.shift
+            self.rows.append({"position": position, "kind": kind, "dx": dx, "dy": dy} | found.numbers)
+            self.confusions.append(csr_array(found.confusion.reshape(1, -1)))
 
     def judge(self, lost: np.ndarray) -> Findings:
         """Compute the probability of every mask to be wrong, and name those that are.
@@ -249,7 +245,12 @@ def _cross_fitted(
     for k, (_, test) in enumerate(GroupKFold(_FOLDS).split(position, groups=parts[position])):
         folds[test] = k
     odds = _region_odds(rows, regions, folds, sound)
-    numbers, counts = _numbers(rows, regions, odds), np.bincount(kind, minlength=len(_NUMBER_OF))
+    best = odds.groupby(regions["row"]).idxmax()
+    numbers = rows.drop(columns=["position", "kind", "dx", "dy"])
+    numbers["region"] = odds.groupby(regions["row"]).max()
+    numbers["region_2"] = odds.drop(best).groupby(regions["row"]).max()  # of the second worst
+    numbers = numbers.fillna({"region": _NONE, "region_2": _NONE})
+    counts = np.bincount(kind, minlength=len(_NUMBER_OF))
     of_fault = prior / (1 - prior) * sound[kind == 0].sum() / np.count_nonzero(counts[1:])  # weight of a kind
     weights = np.where(kind == 0, sound, of_fault / counts[kind])
     chances = np.zeros((len(rows), len(_NUMBER_OF)))
@@ -257,8 +258,7 @@ def _cross_fitted(
         learn, model = folds != k, make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
         model.fit(numbers[learn], kind[learn], logisticregression__sample_weight=weights[learn])
         chances[np.ix_(folds == k, model.classes_)] = model.predict_proba(numbers[folds == k])
-    best = odds.groupby(regions["row"]).idxmax().to_dict()
-    return 1 - chances[:, 0], chances[:, 1:].argmax(1), best
+    return 1 - chances[:, 0], chances[:, 1:].argmax(1), best.to_dict()
 
 
 def _region_odds(rows: pd.DataFrame, regions: pd.DataFrame, folds: np.ndarray, sound: pd.Series) -> pd.Series:
@@ -274,15 +274,6 @@ def _region_odds(rows: pd.DataFrame, regions: pd.DataFrame, folds: np.ndarray, s
             trees.fit(features[learn], hit[learn], sample_weight=weights[learn])
             odds[test] = logit(trees.predict_proba(features[test])[:, 1].clip(1e-5, 1 - 1e-5))
     return odds
-
-
-def _numbers(rows: pd.DataFrame, regions: pd.DataFrame, odds: pd.Series) -> pd.DataFrame:
-    """Collect what the regression of masks takes: a row's numbers, and the odds of its two worst regions."""
-    ranked = pd.DataFrame({"row": regions["row"], "odds": odds}).sort_values("odds", ascending=False)
-    ranked = ranked.set_index(["row", ranked.groupby("row").cumcount()])["odds"].unstack()
-    table = rows.drop(columns=["position", "kind", "dx", "dy"])
-    table[["region", "region_2"]] = ranked.reindex(rows.index, columns=[0, 1]).fillna(_NONE)
-    return table
 
 
 def _parts(samples: pd.DataFrame) -> np.ndarray:
@@ -323,9 +314,3 @@ def named(suspects: pd.DataFrame) -> pd.DataFrame:
     """Keep the rows of suspects.csv, as it is or read as text, that name a wrong mask, most probable first."""
     kept = suspects[suspects["suspect"].astype(str) == "True"].astype({"label_score": float})
     return kept.sort_values("label_score", ascending=False, kind="stable")
-
-
-def grow_region(truth: np.ndarray, pred: np.ndarray, seed: int, by_given: bool) -> np.ndarray:
-    """Grow a suspicious region, (H, W) bool, again from what `judge` told and the mask and prediction."""
-    labels, _, _ = evidence.disagreement(truth, pred, by_given)
-    return labels == labels.ravel()[seed]

@@ -67,7 +67,8 @@ def compare(features: np.ndarray, training: TrainingImages, own: Sequence[str] =
     Source: Sun et al., Out-of-Distribution Detection with Deep Nearest Neighbors, ICML 2022.
     """
     ids, own, novel = training.samples["id"].to_numpy(), own or [""] * len(features), np.nan
-    distances, places = _nearest(training.features, features, min(_NEAREST + 1, len(ids)))
+    neighbors = NearestNeighbors(n_neighbors=min(_NEAREST + 1, len(ids)), metric="cosine")
+    distances, places = neighbors.fit(training.features).kneighbors(features)
     pairs = zip(ids[places].tolist(), own, strict=True)
     nearest = [[other for other in others if other != sample][:_NEAREST] for others, sample in pairs]
     if len(ids) > 1:
@@ -84,9 +85,6 @@ def _own_distances(training: np.ndarray, groups: np.ndarray) -> np.ndarray:
     for name in set(groups[chosen]):
         asked, others = training[chosen[groups[chosen] == name]], training[(groups != name) | (name == "")]
         count = 2 if name == "" else 1  # without a sequence the nearest is the image itself
-        found.append(_nearest(others, asked, count)[0][:, -1])
+        distances, _ = NearestNeighbors(n_neighbors=count, metric="cosine").fit(others).kneighbors(asked)
+        found.append(distances[:, -1])
     return np.concatenate(found)
-
-
-def _nearest(training: np.ndarray, asked: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    return NearestNeighbors(n_neighbors=count, metric="cosine").fit(training).kneighbors(asked)

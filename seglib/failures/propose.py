@@ -40,17 +40,13 @@ def propose_actions(analysis: Analysis) -> Actions:
     evaluation, failures = analysis.evaluation, analysis.failures
     own = evaluation.name == evaluation.split  # 02 knows no samples of another dataset
     splits = evaluation.dataset.samples.set_index("id")["split"].to_dict() if own else {}
-    book = VerdictBook(analysis.folder / "verdicts.csv").rows
-    verdicts = {sample: row.verdict for sample, row in book.items()}
+    verdicts = {i: row.verdict for i, row in VerdictBook(analysis.folder / "verdicts.csv").rows.items()}
     reasons = {i: f"verdict: {said}" for i, said in verdicts.items() if said in ("label wrong", "ignore")}
     for row in named(analysis.suspects).itertuples():
         if not verdicts.get(row.id):
-            classes = (
-                f" (labelled {row.suspect_given}, probably {row.suspect_suggested})"
-                if row.suspect_given
-                else ""
-            )
-            what = ", ".join(filter(None, [row.suspect_kind + classes, row.suspect_detail]))
+            what = f"{row.suspect_kind}, {row.suspect_detail}".removesuffix(", ")
+            if row.suspect_given:  # a fault of one region has no detail
+                what += f" (labelled {row.suspect_given}, probably {row.suspect_suggested})"
             reasons[row.id] = f"label suspected: {what}; probability {row.label_score:.2f}"
     exclude, relabel = [], []
     for sample, reason in reasons.items():
@@ -72,10 +68,8 @@ def _training_changes(failures: pd.DataFrame, params: Train) -> tuple[list[Setti
     what = failures["cause"].where(failures["cause"] != "degraded image", kinds)
     counts, total = what[failures["sure"]].value_counts(), len(failures)
     counts = counts[counts >= max(2.0, _SUPPORT * total)]
-    reasons = {
-        cause: f"{count} of the {total} failures whose labels are not in doubt: {cause}"
-        for cause, count in counts.items()
-    }
+    told = f"of the {total} failures whose labels are not in doubt"
+    reasons = {cause: f"{count} {told}: {cause}" for cause, count in counts.items()}
     wanted = [(cause, *one) for cause in _AUGMENT if cause in reasons for one in _AUGMENT[cause].items()]
     raised = [one for one in wanted if one[2] > getattr(params, one[1])]
     settings = [Setting(name=name, value=value, reason=reasons[cause]) for cause, name, value in raised]

@@ -11,6 +11,7 @@ from seglib.failures.find import find_failures
 
 FEWEST = 10  # failed images, and passed ones, below which nothing is said
 LEVEL = 0.025  # chance of a claim where there is nothing to claim: 5 % for the two signals together
+_SIGNALS = {"confidence": "mean confidence", "class_confidence": "confidence by class"}
 _EXPECTED = dict.fromkeys(LABEL_FAULTS, "label error")
 _EXPECTED |= dict.fromkeys(("blur", "noise", "dark", "washed_out"), "degraded image")
 _EXPECTED |= {"unseen_condition": "unlike training", "far_tiny": "small objects", "rare_class": "rare class"}
@@ -22,10 +23,7 @@ def warnings_of(analysis: Analysis) -> str:
     images, evaluation = analysis.images, analysis.evaluation
     units, _ = units_of(evaluation.dataset.split(evaluation.split), images["miou"])
     lines = []
-    for column, name in (
-        ("confidence", "mean confidence"),
-        ("class_confidence", "confidence by class"),
-    ):
+    for column, name in _SIGNALS.items():
         known = images[column].notna().to_numpy()
         signal, failed = images.loc[known, column].to_numpy(float), images.loc[known, "failed"].to_numpy()
         bad, good = failed.sum(), (~failed).sum()
@@ -35,9 +33,7 @@ def warnings_of(analysis: Analysis) -> str:
             continue
         auroc, p = early_warning(signal, failed, units[known])
         what = "it warns of failures" if p <= LEVEL else "not distinguishable from chance"
-        lines.append(
-            f"{name[0].upper()}{name[1:]}: AUROC {auroc:.2f} for failures, permutation p {p:.3f}; {what}."
-        )
+        lines.append(f"{name.capitalize()}: AUROC {auroc:.2f} for failures, permutation p {p:.3f}; {what}.")
     return "\n".join(lines)
 
 

@@ -1,6 +1,5 @@
 """A person's verdicts on failed images: `verdicts.csv`, saved at every change and never lost."""
 
-import codecs
 import csv
 import io
 import itertools
@@ -82,5 +81,5 @@ def _parse(content: bytes) -> tuple[dict[str, Verdict], bool]:
         return {}, False
     good = table["verdict"].isin(["", *VERDICTS]) & (table["id"] != "") & ~table["id"].duplicated()
     whole = rows_of_too_many_cells == "error" and good.all()
-    whole = whole and text.encode() == content.removeprefix(codecs.BOM_UTF8)
+    whole = whole and content in (text.encode(), text.encode("utf-8-sig"))
     return {row.id: Verdict(*row[2:]) for row in table[good].itertuples()}, whole

@@ -30,20 +30,20 @@ def region_counts(truth: np.ndarray, pred: np.ndarray, num_classes: int) -> np.n
     right = (truth == pred) & (truth != IGNORE)
     pairs, overlap = np.unique(pred_label[right] * len(true_size) + true_label[right], return_counts=True)
     from_pred, from_true = np.divmod(pairs, len(true_size))
-    hits = _sum(from_true, overlap, len(true_size))
-    beyond = pred_size - _sum(from_pred, overlap, len(pred_size))
+    hits = np.bincount(from_true, overlap, len(true_size))
+    beyond = pred_size - np.bincount(from_pred, overlap, len(pred_size))
     # The largest overlap of each predicted region comes last; of equal ones, that of the first true region.
     order = np.lexsort((-from_true, overlap, from_pred))
     owner = np.full(len(pred_size), -1)
     owner[from_pred[order]] = from_true[order]
     owned = owner >= 0
-    false_positives = _sum(owner[owned], beyond[owned], len(true_size))
+    false_positives = np.bincount(owner[owned], beyond[owned], len(true_size))
     valid = true_class != IGNORE
-    result = np.zeros((4, num_classes, 3), np.int64)
-    size = np.searchsorted(EDGES, true_size / truth.size, side="right")
-    for row, counts in enumerate((np.ones_like(hits), hits, true_size - hits, false_positives)):
-        np.add.at(result[row], (true_class[valid], size[valid]), counts[valid])
-    return result
+    size = np.searchsorted(EDGES, true_size[valid] / truth.size, side="right")
+    place = len(SIZES) * true_class[valid].astype(np.intp) + size
+    parts = np.ones_like(hits), hits, true_size - hits, false_positives
+    counts = [np.bincount(place, part[valid], len(SIZES) * num_classes) for part in parts]
+    return np.reshape(counts, (4, num_classes, len(SIZES))).astype(np.int64)
 
 
 def region_iou(counts: np.ndarray) -> np.ndarray:
@@ -53,12 +53,11 @@ def region_iou(counts: np.ndarray) -> np.ndarray:
 
 def region_table(counts: np.ndarray, names: tuple[str, ...]) -> pd.DataFrame:
     """List the classes and sizes that occur in (4, C, 3) counts; `pixels` are of the ground truth."""
-    regions, hits, false_negatives, _ = counts
-    pixels, iou, rows = hits + false_negatives, region_iou(counts), []
-    for place in map(tuple, np.argwhere(regions)):
-        numbers = regions[place], pixels[place], iou[place], hits[place] / pixels[place]
-        rows.append((names[place[0]], SIZES[place[1]], *numbers))
-    return pd.DataFrame(rows, columns=["class", "size", "regions", "pixels", "iou", "recall"])
+    regions, hits, false_negatives, _ = counts.reshape(4, -1)
+    index = pd.MultiIndex.from_product([names, SIZES], names=["class", "size"])
+    table = pd.DataFrame({"regions": regions, "pixels": hits + false_negatives}, index)
+    table["iou"], table["recall"] = region_iou(counts).ravel(), ratio(hits, table["pixels"])
+    return table[regions > 0].reset_index()
 
 
 def boundary_width(size: tuple[int, int], ratio: float) -> int:
@@ -95,7 +94,3 @@ def boundary_counts(truth: np.ndarray, pred: np.ndarray, num_classes: int, ratio
 def boundary_iou(counts: np.ndarray) -> np.ndarray:
     """Divide (..., 2, C) `boundary_counts`: (..., C) in [0, 1]; NaN where the union is empty."""
     return ratio(*np.moveaxis(counts, -2, 0))
-
-
-def _sum(place: np.ndarray, values: np.ndarray, length: int) -> np.ndarray:
-    return np.bincount(place, values, minlength=length).astype(np.int64)

@@ -80,9 +80,8 @@ def build_cache(
 
     def read(i: int) -> tuple[np.ndarray, np.ndarray]:
         image, mask = read_pair(dataset, samples[i])
-        most = long_side or max(image.shape)
-        small = fitting(image, mask, most=most)
-        return small[0], mask if original_masks else small[1]
+        small, small_mask = fitting(image, mask, most=long_side or max(image.shape))
+        return small, mask if original_masks else small_mask
 
     unopened = CachedSplit([sample.id for sample in samples], *[None] * 4, read, files, asdict(dataset.form))
     with lock(folder.with_name(f".{folder.name}.lock"), "decoding", wait=3600):

@@ -78,12 +78,11 @@ class Trainer:
         if context.size > 1:  # some encoders have weights that take no part, as the layer before a classifier
             self.wrapped = DistributedDataParallel(self.model, find_unused_parameters=True)
         self.crop = loader.crop_size(train, params)
-        weights, kind = (params.ce_weight, params.dice_weight, params.focal_weight), params.class_weights
+        kind = params.class_weights
         of_classes = None if kind == "none" else class_weights(train.pixel_counts, kind)
-        self.scoring_loss = HybridLoss(*weights, of_classes).to(plan.device)
-        self.loss = HybridLoss(*weights, of_classes, params.label_smoothing, context.all_reduce).to(
-            plan.device
-        )
+        weights = params.ce_weight, params.dice_weight, params.focal_weight, of_classes
+        self.scoring_loss = HybridLoss(*weights).to(plan.device)
+        self.loss = HybridLoss(*weights, params.label_smoothing, context.all_reduce).to(plan.device)
         self.optimizer = make_optimizer(self.model, params)
         self.scaler = torch.amp.GradScaler(enabled=plan.precision == "fp16")
         self.average = moving_average(self.model, params.ema_decay) if params.ema_decay else None

@@ -4,6 +4,7 @@ from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,8 +14,8 @@ from scipy import ndimage
 from seglib import metrics
 from seglib.data import IGNORE, ClassMap
 from seglib.evaluate import Evaluation
-from seglib.failures import ERROR_KINDS, error_costs
-from seglib.failures.error_types import best_repairs, error_kinds, lost_iou, pixel_price, repair_gains
+from seglib.failures import ERROR_KINDS, error_costs, find_failures
+from seglib.failures.error_types import error_kinds, lost_iou, pixel_price, repair_gains
 
 NAMES = ("road", "car", "pole", "sky")
 POLICIES = st.sampled_from(("truth", "union"))
@@ -125,7 +126,10 @@ def test_repairs_taken_again_one_by_one(counts, absent):
     for t, p in product(range(4), range(4)):
         expected[:, t, p] = miou(repaired(counts, t, p), absent) - before
     expected = np.nan_to_num(expected)  # an image without a valid pixel gains nothing
-    found = best_repairs(counts, NAMES, absent)
+    images = pd.DataFrame({"id": list("abc"), "miou": 0.0, "worst_class": "", "group": "", "valid_pixels": 1})
+    iou, dataset = pd.DataFrame(0.0, range(3), NAMES), SimpleNamespace(classes=ClassMap(NAMES))
+    tables = {"per_image": images, "per_class": None, "per_image_class_iou": iou, "confusions": counts}
+    found = find_failures(Evaluation(None, dataset, "test", {"absent": absent}, **tables), 1.0)
     for row, one, image in zip(found.itertuples(), counts, expected, strict=True):
         np.testing.assert_allclose(repair_gains(one, absent), image, atol=1e-12)
         assert row.best_fix_gain == pytest.approx(image.max(), abs=1e-12)

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from seglib.data import IGNORE, ClassMap, Dataset, LabelFaults
 from seglib.failures import evidence
-from seglib.failures.label_errors import FEWEST, Findings, LabelCheck, grow_region, named
+from seglib.failures.label_errors import FEWEST, Findings, LabelCheck, named
 
 NAMES = ("sky", "road", "pavement", "car", "person")
 SIZE = (72, 96)
@@ -147,8 +147,8 @@ def test_a_missing_object_is_one_region_that_the_image_bounds():
     assert row["of_mask"] == pytest.approx(400 / np.prod(SIZE))
     assert row["of_pred"] == 1
     assert row["own"] > 0.9  # the contour is the prediction's alone
-    grown = grow_region(np.ones(SIZE, np.uint8), seen, int(row["y"] * SIZE[1] + row["x"]), True)
-    assert grown.sum() == 400
+    labels, _, _ = evidence.disagreement(np.ones(SIZE, np.uint8), seen, True)
+    assert (labels == labels[row["y"], row["x"]]).sum() == 400
 
 
 def test_outlines_beside_the_edges_of_the_image_are_told_from_those_on_them():
