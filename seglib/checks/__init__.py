@@ -9,7 +9,7 @@ from seglib.checks.check import (
     CheckResult, apart, check_dataset, conclusion, divide_train, examples, require_sound, split_comparison,
     suspect_masks, write,
 )
-from seglib.checks.class_balance import class_weights, cooccurrence, weight_table
+from seglib.checks.class_balance import class_weights, weight_table
 from seglib.checks.image_quality import APART, KINDS, QUALITIES, QUALITY_OF, Reference, degradation, qualities
 from seglib.checks.masks import correlate_shifts, shift_words
 from seglib.checks.reading import draft_range
@@ -17,6 +17,6 @@ from seglib.checks.splits import suggest_split
 
 __all__ = [
     "APART", "KINDS", "QUALITIES", "QUALITY_OF", "CheckResult", "Reference", "apart", "check_dataset",
-    "class_weights", "conclusion", "cooccurrence", "correlate_shifts", "degradation", "divide_train",
+    "class_weights", "conclusion", "correlate_shifts", "degradation", "divide_train",
     "draft_range", "examples", "qualities", "require_sound", "shift_words", "split_comparison", "suggest_split", "suspect_masks", "weight_table", "write",
 ]

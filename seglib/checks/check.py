@@ -295,7 +295,6 @@ def write(check: CheckResult, folder: str | Path | None = None) -> Path:
     tables = {name: getattr(check, name) for name in listed}
     pixels = pd.DataFrame(counts, columns=[f"pixels {name}" for name in names])
     tables["samples"] = pd.concat([check.samples, pixels], axis=1)
-    tables["cooccurrence"] = class_balance.cooccurrence(names, counts).reset_index()
     tables["class_weights"] = class_balance.weight_table(names, counts[check.train])
     with replace_folder(folder, ("suggested_split",), last="summary.json") as new:
         for name, table in tables.items():

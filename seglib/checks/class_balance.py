@@ -35,12 +35,6 @@ def class_stats(names: Sequence[str], splits: pd.Series, counts: np.ndarray, reg
     return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
-def cooccurrence(names: Sequence[str], counts: np.ndarray) -> pd.DataFrame:
-    """Count the images that hold both of two classes: (C, C) of (N, C) pixel counts."""
-    holds = (counts > 0).astype(int)
-    return pd.DataFrame(holds.T @ holds, index=pd.Index(names, name="class"), columns=list(names))
-
-
 def cliffs_delta(first: np.ndarray, second: np.ndarray) -> float:
     """Compute how often a value of `second` exceeds one of `first`, less how often smaller: -1 to 1."""
     a, b = (np.sort(x[~np.isnan(x)]) for x in (np.asarray(first, float), np.asarray(second, float)))

@@ -1,4 +1,4 @@
-"""Matrices of classes: what is taken for what, and which classes come together."""
+"""Matrices of classes: what is taken for what."""
 
 from collections.abc import Callable, Iterable
 
@@ -29,7 +29,7 @@ def confusion_matrix(
     counts = np.asarray(counts, float)
     if not counts.any():
         return style.empty(ax, _NOTHING)
-    percent = _percent(counts, classes.names, counts.sum(axis=1), counts.sum())
+    percent = _percent(counts, classes.names)
     values, limit, write, label = percent, 100, "{:.0f}".format, "% of the true class"
     if not normalize:
         values = pd.DataFrame(counts, percent.index, percent.columns)
@@ -51,40 +51,21 @@ def confusion_difference(
     failed, full = np.asarray(failures, float), np.asarray(full, float)
     if not failed.any():
         return style.empty(ax, _NOTHING)
-    points = _percent(failed, classes.names, failed.sum(axis=1), failed.sum())
-    points -= _percent(full, classes.names, full.sum(axis=1), full.sum()).to_numpy()
-    ax = _signed(ax, points, "points, failures minus all")
+    points = _percent(failed, classes.names) - _percent(full, classes.names).to_numpy()
+    limit = max(10.0, points.abs().max(axis=None))
+    look = {"cmap": "PuOr_r", "norm": Normalize(-limit, limit)}
+    ax = _matrix(ax, points, points, look, "{:+.0f}".format, "points, failures minus all")
     ax.set(title="Confused more often in failures", **_AXES)
     return ax
 
 
-@style.apply
-def cooccurrence(table: pd.DataFrame, images: int, ax: Axes | None = None) -> Axes:
-    """Draw which classes come together more (orange) or less often (purple) than their frequencies alone explain.
-
-    `table`: (C, C) counts of the images that hold both, of `images` in all. A cell is P(column | row) - P(column) in
-    percentage points.
-    """
-    held, images = np.diag(table), max(images, 1)
-    points = _percent(table.to_numpy(float), table.columns, held, images) - 100 * held / images
-    ax = _signed(ax, points.mask(np.eye(len(held), dtype=bool)), "points, against all images")
-    ax.set(title="Which classes come together", xlabel="also hold", ylabel="images that hold (share)")
-    return ax
-
-
-def _percent(counts: np.ndarray, names: Iterable[str], totals: np.ndarray, of: float) -> pd.DataFrame:
-    """(C, C) counts -> percent of each row's total, NaN where it is 0; rows are named with their share `of` all."""
-    names = [style.text(name, 24) for name in names]
-    told = [f"{part:.1%}" if part >= 0.001 else "<0.1%" if part else "absent" for part in totals / of]
+def _percent(counts: np.ndarray, names: Iterable[str]) -> pd.DataFrame:
+    """(C, C) counts -> percent of each row's total, NaN where it is 0; rows are named with their share of all."""
+    names, totals = [style.text(name, 24) for name in names], counts.sum(axis=1)
+    shares = totals / counts.sum()
+    told = [f"{part:.1%}" if part >= 0.001 else "<0.1%" if part else "absent" for part in shares]
     rows = [f"{name}  {share}" for name, share in zip(names, told, strict=True)]
     return pd.DataFrame(100 * counts, rows, names).div(np.where(totals > 0, totals, np.nan), axis=0)
-
-
-def _signed(ax: Axes | None, points: pd.DataFrame, label: str) -> Axes:
-    """Draw differences in percentage points."""
-    limit = max(10.0, points.abs().max(axis=None))
-    look = {"cmap": "PuOr_r", "norm": Normalize(-limit, limit)}
-    return _matrix(ax, points, points, look, "{:+.0f}".format, label)
 
 
 def _matrix(

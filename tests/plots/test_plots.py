@@ -95,20 +95,6 @@ def test_shifts_of_classes_and_of_images_lie_apart():
     assert [t.get_text() for t in fig.axes[1].get_yticklabels()] == ["c"]
 
 
-def test_cooccurrence_is_measured_against_all_images():
-    names = ["all", "$some", "one", "never"]
-    held = np.array([[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]])
-    ax = plots.cooccurrence(pd.DataFrame(held.T @ held, names, names), len(held))
-    values = ax.collections[0].get_array().filled(np.nan)
-    chance = held.mean(axis=0)
-    expected = np.array([[held[held[:, r] > 0, c].mean() - chance[c] for c in range(4)] for r in range(3)])
-    np.testing.assert_allclose(values[:3], np.where(np.eye(3, 4), np.nan, 100 * expected))
-    assert np.isnan(values[3]).all()
-    noted = [t.get_text() for t in ax.texts if t.get_text()]
-    assert noted == ["+25", "+50"]  # what every image holds says nothing
-    assert "one  25.0%" in words(ax)
-
-
 def test_limits_lie_among_the_images():
     columns = ["brightness", "contrast", "entropy", "focus"]
     samples = pd.DataFrame({"split": ["train"] * 40 + ["val"] * 21} | dict.fromkeys(columns, np.arange(61.0)))
