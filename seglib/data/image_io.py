@@ -256,10 +256,11 @@ def _decode(
         suggestion = "Cut it into tiles"
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
         known = next((w for magic, w in _OTHERS.items() if magic in head[: 32 * (len(magic) > 1) or 1]), "")
+        known = known if head else "empty (0 bytes)"
         reason = " ".join(str(error).replace(str(path), path.name).split())[:300] or type(error).__name__
         told = f"is {known}" if known else f"cannot be read ({reason})"
         check, told = "unreadable", f"{told}; expected PNG, JPEG, TIFF, BMP or WebP."
-        suggestion = "Save it as PNG" if known or head[:4] in _MAGIC else "Copy it again"
+        suggestion = "Save it as PNG" if head and (known or head[:4] in _MAGIC) else "Copy it again"
         suggestion = "Run that" if "LFS" in known else suggestion
     raise DatasetError(f"{label} {told}", check, f"{suggestion}, {EXCLUDE}.")
 

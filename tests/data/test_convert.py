@@ -25,11 +25,15 @@ def write(path, content):
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
 
 
-def coco(polygons, name="car", area=143, **size):
+def coco(polygons, name="car", area=143, group="none", **size):
     """COCO's JSON of one object on b.png."""
     one = {"id": 5, "image_id": 1, "category_id": 1, "area": area, "segmentation": polygons}
     images = [{"id": 1, "file_name": "b.png"} | size]
-    return {"images": images, "annotations": [one], "categories": [{"id": 1, "name": name}]}
+    return {
+        "images": images,
+        "annotations": [one],
+        "categories": [{"id": 1, "name": name, "supercategory": group}],
+    }
 
 
 @pytest.fixture
@@ -102,9 +106,12 @@ def test_names_keep_their_dots_and_splits_their_annotations(root):
 
 def test_captions_are_passed_over_and_two_entries_of_one_image_are_refused(root):
     write(root / "captions.json", {"images": [], "annotations": [{"caption": "a car"}]})
-    content = coco([CORNERS])
+    content = coco([CORNERS], group="things")
+    content["categories"] += [
+        {"id": k, "name": name, "supercategory": "none"} for k, name in enumerate(("things", "tree"), 2)
+    ]
     write(root / "one.json", content)
-    assert convert(root)[2] == 1
+    assert convert(root)[1:] == (["background", "car", "tree"], 1)
     content["images"].append({"id": 2, "file_name": "lost/b.png"})
     write(root / "one.json", content)
     with pytest.raises(DatasetError, match=r"one\.json .*both are of one image"):

@@ -112,6 +112,7 @@ def test_what_is_no_single_picture_is_named(tmp_path):
     tifffile.imwrite(tmp_path / "shares.tif", IDS / np.float32(2))
     (tmp_path / "rle.png").write_text('{"counts": []}')
     (tmp_path / "lfs.png").write_text("version https://git-lfs.github.com/spec/v1")
+    (tmp_path / "empty.png").write_bytes(b"")
     tifffile.imwrite(tmp_path / "cut.tif", IDS)
     (tmp_path / "cut.tif").write_bytes((tmp_path / "cut.tif").read_bytes()[:-9])
     told = {"stack.tif": "3 pages", "imagej.tif": "4 pages", "apng.png": "2 frames"}
@@ -121,6 +122,7 @@ def test_what_is_no_single_picture_is_named(tmp_path):
         "alpha.png": "several alphas .*0 to 2.*getchannel",
     }
     told |= {"shares.tif": "fractions", "rle.png": "is JSON", "lfs.png": "Git LFS", "cut.tif": "ends before"}
+    told["empty.png"] = "is empty .*Copy it again"
     for name, words in told.items():
         with pytest.raises(DatasetError, match=words):
             read_mask(tmp_path / name, ABC)
