@@ -22,6 +22,10 @@ TAGS = {"parameters", "nbval-ignore-output"}
 DEFINITIONS = (ast.FunctionDef, ast.ClassDef, ast.Lambda)
 # A POSIX path of two parts or more that nothing precedes, or a Windows one; `a/b`, `</td>` and addresses are none.
 ABSOLUTE = re.compile(r"(?<![\w.:/<~\\-])/(?!/)[\w.@-]+/[\w.@-]|\b[A-Za-z]:\\\\?[\w.]|~/\w|file:/")
+OTHER = {
+    "architecture": "FPN", "class_weights": "sqrt_inverse", "crop_height": 64, "crop_width": 96, "examples": 3, "seed": 1,
+    "split": "val", "absent": "union", "flip_tta": True, "threshold": 0.8, "sheets": 2,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=list(NOTEBOOKS))
@@ -104,7 +108,6 @@ def test_it_tells_nothing_of_the_machine(notebook):
 
 
 def run_cells(name: str, **given) -> None:
-    """Execute the cells of a notebook here, with some parameters."""
     names = {"display": lambda *_: None}
     for cell in nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells:
         if cell.cell_type == "code":
@@ -141,12 +144,6 @@ def _one_class_one_image(folder: Path) -> None:
 def _nothing_valid(folder: Path) -> None:
     for mask in [path for split in ("val", "test") for path in (folder / split / "masks").glob("*.png")]:
         Image.fromarray(np.full((40, 56), 255, np.uint8)).save(mask)
-
-
-OTHER = {
-    "architecture": "FPN", "class_weights": "sqrt_inverse", "crop_height": 64, "crop_width": 96, "examples": 3, "seed": 1,
-    "split": "val", "absent": "union", "flip_tta": True, "threshold": 0.8, "sheets": 2,
-}  # fmt: skip
 
 
 @pytest.mark.slow

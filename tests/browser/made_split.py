@@ -87,9 +87,7 @@ def explained(images: pd.DataFrame) -> pd.DataFrame:
     return table.assign(suggestion="Look at the mask; relabel or exclude it.")
 
 
-def write_split(
-    folder: Path, count: int = 60, failing: int = 20, browse: str = "failures", before: bool = False
-) -> Details:
+def write_split(folder: Path, count=60, failing=20, browse="failures", before=False) -> Details:
     """Write the dataset, the failures folder and the predictions of two runs; `failing` images fail, the first."""
     random, ids = np.random.default_rng(0), names(count)
     scenes = [scene(random, (60, 80)) for _ in range(6)]

@@ -21,7 +21,6 @@ IDS = names(16)
 
 @pytest.fixture
 def details(tmp_path):
-    """16 images, 12 of which fail."""
     return write_split(tmp_path, 16, 12)
 
 

@@ -17,6 +17,9 @@ from seglib.failures import VerdictBook
 
 BREAK = "</script><!--<script>evil()"
 IDS = names(14)[:12]
+WHITE = """() => { const c = document.querySelector(".seg-picture canvas"); let n = 0;
+new Uint32Array(c.getContext("2d").getImageData(0, 0, c.width, c.height).data.buffer)
+.forEach((v) => { n += v === 0xffffffff; }); return n; }"""
 
 
 @pytest.fixture
@@ -32,8 +35,6 @@ def details(tmp_path):
 
 
 class Page(BeautifulSoup):
-    """The page of a report, with its words and its embedded data."""
-
     def __init__(self, details) -> None:
         path = write_report(details)
         assert path == details.folder / "report.html"
@@ -150,7 +151,6 @@ def test_a_colleague_reads_it(details, report):
         menu(page, "sort by").select_option(label="IoU, best first")
         assert listed(page)[0] == IDS[-1]
 
-        # Steps by key and button; verdict, note and facts are shown.
         page.locator(".seg-row", has_text="0042").first.click()
         settled(lambda: shown(page), "0042")
         assert page.locator(".seg-status").inner_text().startswith("label wrong\n<script>evil()</script>\n")
@@ -158,11 +158,6 @@ def test_a_colleague_reads_it(details, report):
         for text in ("unlike training", "→ Look at the mask", "false negative 0.", "> building, +0."):
             assert text in facts
         assert page.locator(".seg-near img[src^='data:']").count() == 2
-
-
-WHITE = """() => { const c = document.querySelector(".seg-picture canvas"); let n = 0;
-new Uint32Array(c.getContext("2d").getImageData(0, 0, c.width, c.height).data.buffer)
-.forEach((v) => { n += v === 0xffffffff; }); return n; }"""
 
 
 @pytest.mark.browser

@@ -11,6 +11,11 @@ from pictures import IDS, RGB, save
 from seglib.data import DatasetError, compare_digests, digests, load_dataset, read_pair
 from seglib.data.dataset import CLASSES_FILE
 
+NAMED = {
+    "Bilder 2024 (neu)": "Bilder-2024-neu", "crack-v1.5 copy": "crack-v1.5-copy", "日本": "dataset-[0-9a-f]{4}",
+    "größe": "dataset-gr-e-[0-9a-f]{4}", "a/images": "a-images", "b c/images": "b-c-images",
+    "CON": "dataset-CON-[0-9a-f]{4}", "x" * 90: "dataset-x{70}-[0-9a-f]{4}",
+}  # fmt: skip
 YAML = """\
 classes: [a, b, c]
 splits:
@@ -75,8 +80,6 @@ def test_globs_pair_by_what_their_wildcards_match(tmp_path, images, masks, files
     assert list(zip(samples["image"], samples["mask"], strict=True)) == files
     if "[ab]" not in images:
         assert samples["id"].tolist() == ids
-    for row in samples.itertuples():
-        assert (root / row.image).is_file()
 
 
 def test_groups_and_frames(tmp_path):
@@ -168,23 +171,9 @@ def test_a_limit_is_spread_evenly_and_said(root):
     assert "limit: 2 in dataset.yaml: 4 of" in dataset.problems["detail"][0]
 
 
-@pytest.mark.parametrize(
-    ("folder", "name"),
-    [
-        ("Bilder 2024 (neu)", "Bilder-2024-neu"),
-        ("crack-v1.5 copy", "crack-v1.5-copy"),
-        ("日本", "dataset-[0-9a-f]{4}"),
-        ("größe", "dataset-gr-e-[0-9a-f]{4}"),
-        ("a/images", "a-images"),
-        ("b c/images", "b-c-images"),
-        ("CON", "dataset-CON-[0-9a-f]{4}"),
-        ("x" * 90, "dataset-x{70}-[0-9a-f]{4}"),
-    ],
-)
-def test_a_name_follows_from_any_folder(tmp_path, folder, name):
-    (tmp_path / folder).mkdir(parents=True)
-    make(tmp_path / folder)
-    assert re.fullmatch(name, load_dataset(tmp_path / folder).name)
+@pytest.mark.parametrize("folder", NAMED)
+def test_a_name_follows_from_any_folder(tmp_path, folder):
+    assert re.fullmatch(NAMED[folder], load_dataset(make(tmp_path / folder)).name)
 
 
 @pytest.mark.parametrize(

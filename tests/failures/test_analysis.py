@@ -21,11 +21,6 @@ from seglib.train.model import load_checkpoint
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def run(trained_root) -> Run:
-    return Run.open("tiny")
-
-
 def analysed(run: Run, threshold: float = 2.0) -> failures.Analysis:
     """Every image fails at a threshold above 1."""
     evaluation = evaluate_run(Evaluate(run="tiny", split="test"))

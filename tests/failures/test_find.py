@@ -18,6 +18,13 @@ NEAR = [[50, 0, 0], [0, 40, 10], [0, 5, 0]]  # IoU 1, 0.73, 0
 CLEAR = [[20, 30, 0], [30, 20, 0], [0, 0, 0]]  # IoU 0.25 each
 GUESS = [[0, 50, 0], [50, 0, 0], [0, 0, 0]]
 BLANK = [[0, 0, 0]] * 3
+REFUSED = [
+    ((0.5, "per_class", " , ", NAMES), r"per_class needs classes such as 'person 0\.5'"),
+    ((0.5, "absolute", "sky 0.3", NAMES), r"'absolute' with class_thresholds 'sky 0\.3'"),
+    ((0.5, "per_class", "traffic sing 0.3", NAMES), r"'traffic sing 0\.3': expected a class"),
+    ((0.5, "per_class", "sky 30", NAMES), r"class threshold 'sky 30': .* an IoU from 0 to 1"),
+    ((0.5, "per_class", "sky 0.3, sky", NAMES), r"class threshold 'sky': expected a class, once"),
+]
 
 
 def made(confusions: list, iou: np.ndarray | None = None) -> Evaluation:
@@ -74,17 +81,7 @@ def test_thresholds_of_classes():
     threshold = read_threshold(0.5, "per_class", "traffic sign 0.6, level 2 0.95", NAMES)
     found = find_failures(EVALUATION, threshold)
     assert found["id"].tolist() == ["i1", "i0"]
-    # level 2 has 0.3 of 0.95, traffic sign 0.5 of 0.6
-    assert found["severity"].tolist() == ["clear", "near-threshold"]
-
-
-REFUSED = [
-    ((0.5, "per_class", " , ", NAMES), r"per_class needs classes such as 'person 0\.5'"),
-    ((0.5, "absolute", "sky 0.3", NAMES), r"'absolute' with class_thresholds 'sky 0\.3'"),
-    ((0.5, "per_class", "traffic sing 0.3", NAMES), r"'traffic sing 0\.3': expected a class"),
-    ((0.5, "per_class", "sky 30", NAMES), r"class threshold 'sky 30': .* an IoU from 0 to 1"),
-    ((0.5, "per_class", "sky 0.3, sky", NAMES), r"class threshold 'sky': expected a class, once"),
-]
+    assert found["severity"].tolist() == ["clear", "near-threshold"]  # 0.3 of 0.95; 0.5 of 0.6
 
 
 @pytest.mark.parametrize(("arguments", "told"), REFUSED)

@@ -27,7 +27,6 @@ def scene(rng: np.random.Generator) -> np.ndarray:
 
 
 def shown(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """An image of the scene: (H, W, 3) uint8."""
     noise = rng.normal(0, 6, (*SIZE, 3))
     return np.clip(COLORS[np.where(mask == IGNORE, 1, mask)] + noise, 0, 255).astype(np.uint8)
 
@@ -122,9 +121,7 @@ def test_the_frames_before_and_after_tell_a_missing_object_from_the_models_confu
     check.samples = check.samples.assign(group=["a", "a", "b", "a", ""], frame=[30, 10, 20, 20, pd.NA])
     road, car = np.full((32, 32), 1, np.uint8), np.full((32, 32), 1, np.uint8)
     car[8:16, 16:24] = 3
-    check.sizes = dict.fromkeys(
-        range(5), (2, 64, 96)
-    )  # each cell of the thumbnails is one row and 1.5 columns
+    check.sizes = dict.fromkeys(range(5), (2, 64, 96))  # a cell of the thumbnails: 1 row, 1.5 columns
     check.small = {0: (car, car), 1: (road, car), 2: (car, car), 3: (road, road), 4: (car, road)}
     facts = {"position": [3, 0, 1, 2, 4], "given": 1, "suggested": 3, "box": [(8, 24, 16, 36)] * 5}
     # of 10 x 10 cells, one around the box on each side, 8 x 8 show the car
@@ -159,14 +156,11 @@ def test_outlines_beside_the_edges_of_the_image_are_told_from_those_on_them():
     assert on.numbers["away_90"] == 0 < off.numbers["away_90"]
 
 
-def test_a_region_that_slivers_alone_cover_has_finite_numbers():
-    noise = np.random.default_rng(0).integers(1, 5, SIZE).astype(np.uint8)
-    found = measured(np.zeros(SIZE, np.uint8), noise).regions.drop(columns="box")
-    assert np.isfinite(found.astype(float)).all(axis=None)
-
-
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (65, 3)])
-def test_nothing_valid_and_odd_sizes_are_finite(shape):
+def test_slivers_nothing_valid_and_odd_sizes_give_finite_numbers(shape):
+    noise = np.random.default_rng(0).integers(1, 5, SIZE).astype(np.uint8)
+    slivers = measured(np.zeros(SIZE, np.uint8), noise).regions.drop(columns="box")
+    assert np.isfinite(slivers.astype(float)).all(axis=None)
     p = np.full((2, *shape), 0.5, np.float32)
     seen = evidence.view(np.zeros((*shape, 3), np.uint8), p, np.zeros(shape, np.uint8))
     for truth in (np.full(shape, IGNORE, np.uint8), np.ones(shape, np.uint8)):

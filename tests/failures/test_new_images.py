@@ -16,18 +16,12 @@ from seglib import data, evaluate, failures
 from seglib.cli import main
 from seglib.data import DatasetError
 from seglib.failures import new_images
-from seglib.failures.new_images import choose
 from seglib.params import Evaluate
 from seglib.runs import Run, read_table
 from seglib.train import ModelError, load_checkpoint, make_plan
 
 pytestmark = pytest.mark.slow
 RANDOM = np.random.default_rng(3)
-
-
-@pytest.fixture
-def run(trained_root) -> Run:
-    return Run.open("tiny")
 
 
 @pytest.fixture
@@ -255,7 +249,6 @@ def test_tiffs_beyond_pillows_limit_are_read_by_way_of_the_disk(run, tmp_path, m
     masks = (evaluate.read_ids(tmp_path / f"out/masks/{name}.png") for name in ("sixteen", "eight"))
     np.testing.assert_array_equal(*masks)
     assert data.georeference(tmp_path / "out/masks/tiled.tif")[33550] == (0.5, 0.5, 0.0)
-    # shrunk without a copy of the whole
     large, (same,) = data.read_large(small / "tiled.tif"), data.fitting(pixels, most=60)
     monkeypatch.setattr(overlays, "_LARGE", 1000)
     assert np.abs(data.fitting(large, most=60)[0].astype(int) - same).max() < 40
@@ -266,10 +259,10 @@ def unit(vectors):
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def test_the_choice_is_that_of_brute_force():
+def test_the_choice_is_that_of_brute_force_and_leaves_copies_out():
     features, seen = unit(RANDOM.standard_normal((40, 6))), RANDOM.standard_normal((9, 6))
     value = RANDOM.random(40)
-    places, distances = choose(value, features, seen, 12)
+    places, distances = new_images.choose(value, features, seen, 12)
     known = list(unit(seen))
     for place, distance in zip(places, distances, strict=True):
         nearest = np.array([min(1 - one @ other for other in known) for one in features])
@@ -277,12 +270,9 @@ def test_the_choice_is_that_of_brute_force():
         assert distance == pytest.approx(nearest[place], abs=1e-6)
         known.append(features[place])
     assert len(set(places)) == 12
-
-
-def test_copies_of_what_is_chosen_or_trained_on_are_left_out():
     scenes = unit(RANDOM.standard_normal((4, 16)))
-    copies = np.repeat(scenes, 5, axis=0)
-    places, _ = choose(np.ones(20), copies, scenes[:1] * 7, 20)
+    copies = np.repeat(scenes, 5, axis=0)  # of what is chosen or trained on are left out
+    places, _ = new_images.choose(np.ones(20), copies, scenes[:1] * 7, 20)
     assert sorted(k // 5 for k in places) == [1, 2, 3], "the first scene is trained on"
 
 

@@ -59,9 +59,7 @@ def test_verdicts_go_before_suspicions(analysis, dataset):
     assert list(reasons) == ["t0", "x0", "x1", "t3", "x3"]
     assert reasons["x0"] == "test: stays in the scores; verdict: label wrong"
     assert reasons["t3"] == "label suspected: shifted mask, it fits moved by +8 px; probability 0.95"
-    assert reasons["x3"].endswith(
-        "label suspected: swapped class (labelled car, probably truck); probability 0.90"
-    )
+    assert reasons["x3"].endswith("swapped class (labelled car, probably truck); probability 0.90")
     assert found.exclude[0].reason == "until relabelled; verdict: label wrong"
     assert found.exclude[1].reason == "verdict: ignore"
     actions.check(found, dataset)
@@ -72,10 +70,9 @@ def test_causes_become_augmentation_and_weights(analysis):
     found = propose_actions(analysis(causes, ["blur", "blur", "dark", "dark", "", "", "", "", ""]))
     wanted = {"blur": 0.3, "blur_radius": 3, "darkness": 0.3, "scale_max": 2.0}
     assert found.changes == wanted | {"class_weights": "sqrt_inverse"}
-    assert (
-        found.augment[0].reason == "2 of the 9 failures whose labels are not in doubt: degraded image, blur"
-    )
-    assert found.class_weights.reason == "2 of the 9 failures whose labels are not in doubt: rare class"
+    told = "2 of the 9 failures whose labels are not in doubt: "
+    assert found.augment[0].reason == told + "degraded image, blur"
+    assert found.class_weights.reason == told + "rare class"
     assert found.exclude == found.relabel == []
     has = analysis(causes, ["blur"] * 9, blur=0.5, darkness=0.3, class_weights="median_frequency")
     assert set(propose_actions(has).changes) == {"blur_radius", "scale_max"}

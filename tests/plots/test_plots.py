@@ -49,12 +49,9 @@ def closed():
 
 
 def shares(classes):
-    table = pd.DataFrame(
-        [(s, c) for s in ("train", "val") for c in classes.names], columns=["split", "class"]
-    )
-    return table.assign(
-        pixel_share=10 ** RNG.uniform(-4, -0.5, len(table)), image_share=RNG.random(len(table))
-    )
+    rows = [(split, name) for split in ("train", "val") for name in classes.names]
+    table, share = pd.DataFrame(rows, columns=["split", "class"]), 10 ** RNG.uniform(-4, -0.5, len(rows))
+    return table.assign(pixel_share=share, image_share=RNG.random(len(rows)))
 
 
 def test_class_shares_hold_many_classes_and_name_the_absent():

@@ -30,6 +30,8 @@ HISTORY = {
 STEPS = ["epoch", "step", "loss", "ce", "dice", "focal", "grad_norm", "learning_rate", "images_per_second"]
 TIMES = ["seconds", "seconds_left", "images_per_second"]
 PLAIN = {"memory_format": "contiguous", "accelerate": False}
+PARTS = {"batch_size": 4, "micro_batch": 2, "ema_decay": 0.9}
+NOT_FINITE = ("loss", "nan.* norm nan"), ("gradient", r"\d\.\d+ .* norm (nan|inf)")
 
 
 def new_model(params, seed: int = 0):
@@ -47,7 +49,6 @@ def stop(history):
 
 
 def assert_same(run: Run, other: Run) -> None:
-    """Both wrote the same tables and the same weights."""
     for name in ("history", "steps"):
         tables = (pd.read_csv(getattr(r, name)).drop(columns=TIMES, errors="ignore") for r in (run, other))
         pd.testing.assert_frame_equal(*tables, rtol=1e-12)
@@ -110,8 +111,7 @@ def test_a_run_follows_its_actions_and_no_others(tiny_root, tiny_params):
         train.start_run(tiny_params(resume=True, **how))
 
 
-def test_fit_writes_history_and_checkpoints(trained_root):
-    run = Run.open("tiny")
+def test_fit_writes_history_and_checkpoints_and_scores_its_predictions(run):
     history = pd.read_csv(run.history)
     assert set(history.columns) == HISTORY
     assert history["epoch"].tolist() == [1, 2, 3]
@@ -132,19 +132,13 @@ def test_fit_writes_history_and_checkpoints(trained_root):
     np.testing.assert_allclose(steps.groupby("epoch")["loss"].mean(), history["train_loss"], rtol=1e-5)
     assert (steps[["grad_norm", "learning_rate", "images_per_second"]] > 0).all().all()
     assert not [left for left in run.path.rglob(".*") if left.name != ".training"], "temporary files are left"
-
-
-def test_validation_score_is_that_of_the_predictions(trained_root):
-    run, dataset = Run.open("tiny"), load_dataset("data/tiny")
+    dataset = load_dataset("data/tiny")
     model, facts = train.load_checkpoint(run.best_checkpoint, dataset.classes)
     reference = MulticlassJaccardIndex(3, ignore_index=255)
     for sample in dataset.split("val").itertuples():
         image, mask = (torch.tensor(array)[None] for array in read_pair(dataset, sample))
         reference.update(model.logits(image.permute(0, 3, 1, 2)).argmax(1), mask.long())
     assert facts["val_miou"] == pytest.approx(reference.compute().item(), abs=2e-3)
-
-
-PARTS = {"batch_size": 4, "micro_batch": 2, "ema_decay": 0.9}
 
 
 @pytest.mark.slow
@@ -165,13 +159,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny_root, tiny_params, how):
     pd.testing.assert_frame_equal(trained(resumed)[1], history)  # nothing is left to do
 
 
-def test_resuming_at_once_or_with_other_parameters_or_data_is_refused(trained_root, tiny_params):
-    with lock(Run.open("tiny").path / ".training", "training"), pytest.raises(TimeoutError):
+def test_resuming_at_once_or_with_other_parameters_or_data_is_refused(run, trained_root, tiny_params):
+    with lock(run.path / ".training", "training"), pytest.raises(TimeoutError):
         train.start_run(tiny_params(resume=True))
     match = r"'tiny' was started with other parameters \(epochs: 3 -> 5, seed: 0 -> 1\)"
     with pytest.raises(ParameterError, match=match):
         train.start_run(tiny_params(epochs=5, seed=1, resume=True))
-    assert read_json(Run.open("tiny").params)["epochs"] == 3
+    assert read_json(run.params)["epochs"] == 3
     folder = trained_root / "data" / "tiny" / "train" / "images"
     shutil.copy(folder / "t01.png", folder / "t02.png")
     with pytest.raises(DatasetError, match=r"the data changed since run 'tiny' was begun \(train: .*Restore"):
@@ -187,9 +181,6 @@ def test_a_run_may_go_on_on_another_machine(tiny_root, tiny_params):
     assert history["micro_batch"].tolist() == [2, 2, 2]
     assert read_json(run.params)["precision"] == "bf16"
     assert read_json(run.path / "environment.json")["plan"]["precision"] == "bf16"
-
-
-NOT_FINITE = ("loss", "nan.* norm nan"), ("gradient", r"\d\.\d+ .* norm (nan|inf)")
 
 
 @pytest.mark.parametrize(("part", "found"), NOT_FINITE)
