@@ -43,7 +43,7 @@ def save(path: Path, picture, **options) -> Path:
 
 
 def write_dataset(folder: Path, splits: dict[str, dict[str, tuple]], classes, extra: str = "") -> None:
-    """Write {split: {id: (image, mask)}} as PNGs, and the dataset.yaml that names them, with further lines."""
+    """Write {split: {id: (image, mask)}} as PNGs, and their dataset.yaml, with further lines."""
     lines = ""
     for split, pairs in splits.items():
         lines += f"  {split}: {{images: {split}/images/*.png, masks: {split}/masks/*.png}}\n"

@@ -9,10 +9,9 @@ import yaml
 from conftest import save
 from PIL import Image
 
-from seglib import cli
+from seglib import cli, evaluate
 from seglib.cli import main
 from seglib.data import load_dataset
-from seglib.evaluate import evaluate_run
 from seglib.params import Evaluate, check_chain
 from seglib.runs import Run, project_root, read_json, write_json, write_text
 
@@ -100,8 +99,7 @@ def test_a_run_is_repeated(root, calls, capsys):
 
 def test_runs_lists_them_and_what_differs(run, capsys):
     second = Run.create("second")
-    changes = {"run": "second", "epochs": 5, "seed": 1}
-    write_json(second.params, read_json(run.params) | changes)
+    write_json(second.params, read_json(run.params) | {"run": "second", "epochs": 5, "seed": 1})
     write_json(second.path / "environment.json", {"time": "2030-01-02T03:04:05+00:00"})
     write_json(second.evaluation("test") / "metrics.json", {"mean_iou": 0.5, "mean_iou_image_worst_5": None})
     write_json(Run.create("other_tool").params, {"run": "other_tool", "dataset": "d", "predictions": "p"})
@@ -185,7 +183,7 @@ def test_lab_opens_on_the_project(root, monkeypatch):
 @pytest.mark.slow
 def test_faults_are_planted_and_masks_go_to_an_annotation_tool_and_back(trained_root, monkeypatch, capsys):
     monkeypatch.chdir(trained_root)
-    evaluate_run(Evaluate(run="tiny", split="test"), False)
+    evaluate.evaluate_run(Evaluate(run="tiny", split="test"), False)
     assert main(["plant", "--dataset", "data/tiny", "--out", "copy", "--splits", "train"]) == 0
     assert "1 faults in copy; which and where: copy/planted.csv" in capsys.readouterr().out
     assert main(["export", "--run", "tiny", "--out", "out.zip"]) == 1

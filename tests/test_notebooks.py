@@ -13,9 +13,8 @@ from IPython.core.inputtransformer2 import TransformerManager
 from papermill import inspect_notebook
 from PIL import Image
 
-from seglib import data, evaluate, train
+from seglib import data, evaluate, runs, train
 from seglib.params import NOTEBOOKS, Evaluate, check_chain
-from seglib.runs import read_json
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 TAGS = {"parameters", "nbval-ignore-output"}
@@ -157,5 +156,5 @@ def test_the_notebooks_hold_with_other_parameters_and_next_to_no_data(change, ti
         run_cells(name, **given[name])
     evaluation = evaluate.open_evaluation("little", "test" if change else "val")
     assert np.isnan(evaluation.per_image["miou"]).all() == (change is _nothing_valid)
-    kept = read_json(evaluation.run.params)
+    kept = runs.read_json(evaluation.run.params)
     assert check_chain(kept)["02_train"] == kept, "seglib run --params .../params.json --run again repeats it"

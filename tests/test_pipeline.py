@@ -7,18 +7,15 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from seglib import pipeline
-from seglib.params import NOTEBOOKS
+from seglib import params, pipeline
 from seglib.pipeline import export_page, run_chain
 from seglib.runs import Run, lock, read_json, write_json, write_text
 
-NAMES = tuple(NOTEBOOKS)
+NAMES = tuple(params.NOTEBOOKS)
 PARAMETERS = {
-    "01_data_check": {"dataset": "data/demo"},
-    "02_train": {"run": "demo", "epochs": 30, "resume": False},
-    "03_evaluate": {"run": "demo", "split": "test"},
-    "04_failure_analysis": {"run": "demo", "threshold": 0.5},
-}
+    "01_data_check": {"dataset": "data/demo"}, "02_train": {"run": "demo", "epochs": 30, "resume": False},
+    "03_evaluate": {"run": "demo", "split": "test"}, "04_failure_analysis": {"run": "demo", "threshold": 0.5},
+}  # fmt: skip
 
 
 def put(root: Path, name: str, *sources: str) -> None:
@@ -76,9 +73,8 @@ def test_the_chain_passes_parameters_and_leaves_notebooks_pages_and_states(root,
     assert "".join(map(printed, done)) == "data/demo\nmine 3 False\nmine val\nmine 0.4\n"
     assert states(root) == dict.fromkeys(NAMES, "done")
     assert capsys.readouterr().out.endswith("\nNotebooks, pages, figures and tables: artifacts/runs/mine\n")
-    # The committed notebooks are sources: the chain never writes into them, nor beside them.
     assert sorted(p.suffix for p in (root / "notebooks").iterdir()) == [".ipynb"] * 4
-    assert not any(printed(path) for path in (root / "notebooks").iterdir())
+    assert not any(printed(path) for path in (root / "notebooks").iterdir()), "sources are not written into"
 
 
 @pytest.mark.slow

@@ -243,8 +243,7 @@ def photograph(seed, height=48, width=64):
         y, x = random.integers(4, height - 28), random.integers(4, width - 34)
         mask[y : y + 20, x : x + 26] = value
     colors = np.array([[60, 90, 130], [150, 130, 110], [210, 190, 60]])
-    noise = random.normal(0, 6, (height, width, 3))
-    return np.clip(colors[mask] + noise, 0, 255).astype(np.uint8), mask
+    return np.clip(colors[mask] + random.normal(0, 6, (height, width, 3)), 0, 255).astype(np.uint8), mask
 
 
 @pytest.fixture
@@ -266,12 +265,10 @@ def test_each_spoilt_pair_is_told_from_the_rest(photographs):
     assert {*names.items()} <= found, found
     assert {sample for sample, _ in found} <= {*names, ""}
     assert all(names[name].removesuffix("-image") in kinds for name, kinds in checks.apart(result).items())
-    rows = checks.examples(result, load_dataset(photographs), 6, seed=1)
-    assert len({row["id"] for row in rows}) == 6
+    assert len({row["id"] for row in checks.examples(result, load_dataset(photographs), 6, seed=1)}) == 6
     suspects = {row["id"]: row["check"] for row in checks.suspect_masks(result, load_dataset(photographs))}
     assert suspects == {name: kinds for name, kinds in names.items() if kinds.startswith("mask-")}
-    suggested = checks.split_comparison(result).xs("suggested", level="which")
-    assert suggested["images"].sum() == 42
+    assert checks.split_comparison(result).xs("suggested", level="which")["images"].sum() == 42
 
 
 def test_edge_shift_says_where_the_mask_belongs():
@@ -310,15 +307,13 @@ def mixed(mask):
 
 @pytest.mark.parametrize(
     ("found", "classes", "masks", "line"),
-    [
-        ("all-255", "[road, car]", lambda m: (m > 0) * np.uint8(255), "id_map: {0: 0, 255: 1}"),
-        ("all-255", "[road, car]", mixed, "id_map: {0: 0, 1: 1, 255: 1}"),
-        ("one-class", "[road]", lambda m: m * 0, "background"),
-        ("ids-from-1", "[road, car, person, sky]", lambda m: m + np.uint8(1), "id_map: {1: 0, 2: 1, 3: 2}"),
-        ("instance-numbers", "[a, b, c, d, e, f, g]", numbered, "id_map"),
-        ("soft-edges", "[a, b, c, d, e]", lambda m: SMOOTH, "nearest neighbour"),
-    ],
-)
+    [("all-255", "[road, car]", lambda m: (m > 0) * np.uint8(255), "id_map: {0: 0, 255: 1}"),
+     ("all-255", "[road, car]", mixed, "id_map: {0: 0, 1: 1, 255: 1}"),
+     ("one-class", "[road]", lambda m: m * 0, "background"),
+     ("ids-from-1", "[road, car, person, sky]", lambda m: m + np.uint8(1), "id_map: {1: 0, 2: 1, 3: 2}"),
+     ("instance-numbers", "[a, b, c, d, e, f, g]", numbered, "id_map"),
+     ("soft-edges", "[a, b, c, d, e]", lambda m: SMOOTH, "nearest neighbour")],
+)  # fmt: skip
 def test_masks_that_were_misread_are_errors_with_the_line_to_write(root, found, classes, masks, line):
     findings = rewrite(root, masks=masks, classes=classes).findings
     errors = findings[findings["severity"] == "error"]
@@ -355,8 +350,7 @@ def test_sixteen_bits_ask_for_a_range_and_tell_which_was_taken(root, border):
     line = findings["suggestion"].iloc[0].split(" into ")[0].removeprefix("Write ")
     low, high = json.loads(line.removeprefix("range: "))
     assert 5000 <= low < 5010 < 5500 < high <= 5510
-    taken = rewrite(root, line).findings
-    assert taken[["severity", "check"]].values.tolist() == [["info", "range-taken"]]
+    assert rewrite(root, line).findings[["severity", "check"]].values.tolist() == [["info", "range-taken"]]
     wide = rewrite(root, "range: [0, 65535]").findings.set_index("check")
     assert "are 2 grey levels" in wide.loc["range-too-wide", "detail"]
 
@@ -366,8 +360,7 @@ def test_orientation_is_asked_for_where_sizes_do_not_tell(root):
     exif[0x0112] = 3
     for file in root.glob("*/images/*.png"):
         Image.open(file).save(file, exif=exif)
-    found = check(root).findings
-    assert found[["severity", "check"]].values.tolist() == [["error", "exif-orientation"]]
+    assert check(root).findings[["severity", "check"]].values.tolist() == [["error", "exif-orientation"]]
     pixels = {}
     for rule in ("true", "false"):
         assert rewrite(root, f"exif: {rule}").findings["check"].tolist() == ["exif-turned"]

@@ -86,8 +86,7 @@ def test_flat_and_tiny_images(value, size, reference):
 
 
 def test_too_few_training_images_say_nothing(reference):
-    few = Reference.of(_table(_scene(k) for k in range(19)))
-    kind, z, detail = degradation(qualities(_scene(0)), few)
+    kind, z, detail = degradation(qualities(_scene(0)), Reference.of(_table(_scene(k) for k in range(19))))
     assert (kind, detail) == ("", "")
     assert np.isnan(z)
     # Flat images tell no sharpness, and are left out of what is known of it.

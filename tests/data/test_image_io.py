@@ -56,8 +56,7 @@ def test_more_than_8_bits_are_scaled_by_the_range_and_refused_without(tmp_path):
     with pytest.raises(DatasetError, match=r"PNG of 16 bits in RGB.*Save it as TIFF"):
         read_image(tmp_path / "rgb.png")
     np.testing.assert_array_equal(read_image(save(tmp_path / "8.png", RGB), form=TOP), RGB)  # 8 bits stay
-    holes = np.array([[np.nan, np.inf], [-np.inf, 1]], np.float32)
-    tifffile.imwrite(tmp_path / "n.tif", holes)
+    tifffile.imwrite(tmp_path / "n.tif", np.array([[np.nan, np.inf], [-np.inf, 1]], np.float32))
     shown = read_image(tmp_path / "n.tif", form=ImageForm(range=(0, 2)))
     assert shown[..., 0].tolist() == [[0, 255], [0, 128]]
 
@@ -124,21 +123,18 @@ def test_what_is_no_single_picture_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("values", "classes", "line"),
-    [
-        ([1, 2, 3], ABC, r"id_map: \{1: 0, 2: 1, 3: 2\}"),
-        ([0, 1, 2, 3], ABC, r"id_map: \{0: 255, 1: 0, 2: 1, 3: 2\}"),
-        ([0, 128, 255], ABC, r"id_map: \{0: 0, 128: 1, 255: 2\}"),
-        ([0, 26001, 26002, 7000], ABC, "instance numbers.*labelIds"),
-        ([*range(12)], ABC, "instance numbers.*id_map"),
-        ([0, 1, 3], ABC, r"begin at 1.*in this order, write id_map: \{0: 0, 1: 1, 3: 2\}"),
-        ([0, 65535], ABC, r"id_map: \{0: 0, 65535: 1\}"),
-        ([0, 77, 78, 200, 201], ABC, "Correct the mask"),
-    ],
-)
+    [([1, 2, 3], ABC, r"id_map: \{1: 0, 2: 1, 3: 2\}"),
+     ([0, 1, 2, 3], ABC, r"id_map: \{0: 255, 1: 0, 2: 1, 3: 2\}"),
+     ([0, 128, 255], ABC, r"id_map: \{0: 0, 128: 1, 255: 2\}"),
+     ([0, 26001, 26002, 7000], ABC, "instance numbers.*labelIds"),
+     ([*range(12)], ABC, "instance numbers.*id_map"),
+     ([0, 1, 3], ABC, r"begin at 1.*in this order, write id_map: \{0: 0, 1: 1, 3: 2\}"),
+     ([0, 65535], ABC, r"id_map: \{0: 0, 65535: 1\}"),
+     ([0, 77, 78, 200, 201], ABC, "Correct the mask")],
+)  # fmt: skip
 def test_masks_that_are_not_what_they_seem_come_with_the_line_to_write(tmp_path, values, classes, line):
-    stored = np.resize(np.array(values, np.uint16), (12, 12))
     with pytest.raises(DatasetError, match=line):
-        read_mask(save(tmp_path / "m.png", stored), classes)
+        read_mask(save(tmp_path / "m.png", np.resize(np.array(values, np.uint16), (12, 12))), classes)
 
 
 def test_smeared_masks_are_refused_or_snapped_to_the_nearest_value(tmp_path):
@@ -234,16 +230,14 @@ def test_black_is_ignored_unless_a_class_has_it_and_colours_may_be_merged():
 
 @pytest.mark.parametrize(
     ("stored", "classes", "mode"),
-    [
-        (IDS, ABC, "L"),
-        (PALETTE, ABC, "P"),
-        (IDS.astype(np.uint16), ABC, "I;16"),
-        (np.array([7, 8, 300, 5, 9], np.uint16)[RNG.integers(0, 5, (6, 8))], MAPPED, "I;16"),
-        (IDS > 0, BINARY, "L"),
-        (np.repeat(IDS[..., None], 3, axis=2), ABC, "L"),
-        (COLORS.colorize(IDS), COLORS, "RGB"),
-    ],
-)
+    [(IDS, ABC, "L"),
+     (PALETTE, ABC, "P"),
+     (IDS.astype(np.uint16), ABC, "I;16"),
+     (np.array([7, 8, 300, 5, 9], np.uint16)[RNG.integers(0, 5, (6, 8))], MAPPED, "I;16"),
+     (IDS > 0, BINARY, "L"),
+     (np.repeat(IDS[..., None], 3, axis=2), ABC, "L"),
+     (COLORS.colorize(IDS), COLORS, "RGB")],
+)  # fmt: skip
 def test_a_mask_is_written_in_its_own_form(tmp_path, stored, classes, mode):
     path = save(tmp_path / "m.png", stored)
     before = read_mask(path, classes)

@@ -24,9 +24,8 @@ BETTER = PLAIN + np.arange(1, 13)[:, None, None] % 3 * np.array([[1, -1], [-1, 1
 def made(counts: np.ndarray, name: str = "made") -> Evaluation:
     ids = [f"i{k}" for k in range(len(counts))]
     images = pd.DataFrame({"id": ids, "group": "", "miou": metrics.image_miou(counts)})
-    samples = images.assign(frame=np.nan)
     classes = ClassMap(tuple(f"c{k}" for k in range(counts.shape[1])))
-    dataset = SimpleNamespace(classes=classes, split=lambda name: samples)
+    dataset = SimpleNamespace(classes=classes, split=lambda name: images.assign(frame=np.nan))
     run = SimpleNamespace(name=name, evaluation=lambda split: Path("nowhere"))
     return Evaluation(run, dataset, "test", {"absent": "truth"}, images, None, None, counts)
 
@@ -80,8 +79,7 @@ def test_repeated_trainings_are_compared_by_welch():
 @pytest.mark.parametrize("runs", [2, 3, 5])
 def test_other_seeds_alone_are_seldom_called_a_change(runs):
     """Of 4,000 pairs of sides that differ by their seeds alone 2.5 % are said to help, as many to hurt."""
-    random = np.random.default_rng(0)
-    _, low, high = welch(*random.normal(0.6, 0.01, (2, runs, 4000)))
+    _, low, high = welch(*np.random.default_rng(0).normal(0.6, 0.01, (2, runs, 4000)))
     assert (low > 0).mean() <= 0.03
     assert (high < 0).mean() <= 0.03
 

@@ -110,8 +110,7 @@ def test_adapting_helps_in_other_light_and_harms_where_the_classes_differ():
 
     def sample(shown=3):
         truth = torch.randint(0, shown, (8, 32, 32))
-        images = levels[truth][:, None] + 8 * torch.randn(8, 3, 32, 32)
-        return images.clamp(0, 255).byte(), truth
+        return (levels[truth][:, None] + 8 * torch.randn(8, 3, 32, 32)).clamp(0, 255).byte(), truth
 
     def right(model, images, truth):
         return (model.logits(images).argmax(1) == truth).float().mean().item()

@@ -32,11 +32,9 @@ def reference(truth, pred, width):
         return ids[max(0, y - width) : y + width + 1, max(0, x - width) : x + width + 1]
 
     def regions(ids):
-        labels = np.zeros(ids.shape, int)
-        for value in np.unique(ids):
-            part = ndimage.label(ids == value, eight)[0]
-            labels[part > 0] = part[part > 0] + labels.max()
-        return labels
+        masks = [ids == value for value in np.unique(ids)]
+        parts = [ndimage.label(mask, eight)[0] + 9999 * k * mask for k, mask in enumerate(masks)]
+        return np.max(parts, axis=0)
 
     def kept(ids, other):
         labels, near = regions(ids), np.zeros(ids.shape, bool)

@@ -6,12 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from seglib import failures, metrics
-from seglib.data import ClassMap
+from seglib import data, failures, metrics
 from seglib.evaluate import Evaluation
 from seglib.failures import Threshold, failing, find_failures, read_threshold
 
-CLASSES = ClassMap(("sky", "traffic sign", "level 2"))
+CLASSES = data.ClassMap(("sky", "traffic sign", "level 2"))
 NAMES, NAN = CLASSES.names, float("nan")
 GOOD = [[50, 0, 0], [0, 45, 0], [0, 0, 5]]
 NEAR = [[50, 0, 0], [0, 40, 10], [0, 5, 0]]  # IoU 1, 0.73, 0
@@ -144,6 +143,5 @@ def test_the_closing_words():
     told = "3 of 4 images (75%) are below a mean IoU of 0.5: label error 1, unexplained 2."
     assert words[0] == f"**{told}**"
     assert words[2] == "How badly: 2 clear, 1 no better than guessing. What to do, by cause:"
-    start = "- Unexplained: 2 of 3, 60% of the IoU that failures lost (i2, i3). Look"
-    assert words[4].startswith(start)
+    assert words[4].startswith("- Unexplained: 2 of 3, 60% of the IoU that failures lost (i2, i3). Look")
     assert words[5].startswith("- Label error: 1 of 3, ")

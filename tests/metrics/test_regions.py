@@ -28,8 +28,7 @@ def slowly(truth: np.ndarray, pred: np.ndarray, classes: int) -> np.ndarray:
         c = pred[min(area)]
         overlaps = [len(area & region) if c == of else 0 for region, of in regions]
         if c != 255 and max(overlaps, default=0):
-            owner = overlaps.index(max(overlaps))
-            counts[3, c, sizes[owner]] += sum(truth[p] != c for p in area)
+            counts[3, c, sizes[overlaps.index(max(overlaps))]] += sum(truth[p] != c for p in area)
     return counts
 
 
@@ -63,8 +62,7 @@ def test_a_region_of_exactly_an_edge_is_of_the_larger_size():
     truth[:3, :11] = truth[10:13, :11] = 1  # 33 pixels are COCO's smallest medium region
     truth[20:30, :30] = truth[40:50, :30] = 2  # 300 pixels are its smallest large one
     truth[10, 0] = truth[40, 0] = 0  # 32 and 299
-    counts = region_counts(truth, truth, 3)
-    assert counts[0].tolist() == [[0, 0, 1], [1, 1, 0], [0, 1, 1]]
+    assert region_counts(truth, truth, 3)[0].tolist() == [[0, 0, 1], [1, 1, 0], [0, 1, 1]]
     assert region_counts(truth[:0], truth[:0], 3).tolist() == np.zeros((4, 3, 3)).tolist()
 
 

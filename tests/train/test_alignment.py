@@ -1,7 +1,7 @@
 """Image and mask stay together, from the files to the training crop and back from the prediction to the mask.
 
-Every image is a map of its own coordinates (red: twice the column, green: twice the row), and so says which id has to stand
-where: to half a pixel everywhere, and on average without any shift, which a wrong half-pixel convention would bring.
+Every image is a map of its own coordinates (red: twice the column, green: twice the row): it says which id
+has to stand where, to half a pixel, and on average without the shift of a wrong half-pixel convention.
 """
 
 import numpy as np

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from seglib import train
-from seglib.data import ClassMap
+from seglib import data, train
 from seglib.params import Train
 from seglib.train import CachedSplit, DevicePlan, fitting, make_plan
 from seglib.train.device import Machine
@@ -29,7 +28,7 @@ AUTO = {
 
 @pytest.fixture
 def model(tiny_params):
-    return train.build_model(tiny_params(), ClassMap(("a", "b", "c")))
+    return train.build_model(tiny_params(), data.ClassMap(("a", "b", "c")))
 
 
 @pytest.fixture

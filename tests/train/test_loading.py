@@ -147,8 +147,7 @@ def test_processes_share_what_one_would_cut(cached, batch_size, processes):
         for field in ("index", "jitters", "crops") if same else ():
             together = [value for part in parts for value in getattr(part, field)]
             assert together == list(getattr(cut(cached, batch_size)[k], field))
-    seen = np.concatenate([part.index for share in shares for part in share])
-    assert sorted(seen) == list(range(7))
+    assert sorted(np.concatenate([part.index for share in shares for part in share])) == list(range(7))
 
 
 def test_crop_sizes(cached):
@@ -190,5 +189,4 @@ def test_rare_crops_show_the_rare_class_more_often(tiny_params):
         return (masks == counts.argmin()).mean()
 
     assert of_rare(1.0) > 1.1 * of_rare(0.0)
-    empty = replace(cached, pixel_counts=np.zeros_like(cached.pixel_counts))
-    assert rare_pixel(empty, 0, random) is None
+    assert rare_pixel(replace(cached, pixel_counts=np.zeros_like(cached.pixel_counts)), 0, random) is None

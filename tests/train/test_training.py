@@ -14,8 +14,7 @@ from PIL import Image
 from torch import nn
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from seglib import train
-from seglib.checks import class_weights
+from seglib import checks, train
 from seglib.data import DatasetError, load_dataset, read_pair
 from seglib.params import ParameterError
 from seglib.runs import Run, lock, read_json
@@ -104,8 +103,7 @@ def test_a_run_follows_its_actions_and_no_others(tiny_root, tiny_params):
     path.write_text("exclude: [t01]\naugment: [{name: blur, value: 0.5}]\n")
     params = train.open_dataset(tiny_params(**how))[0]
     assert params.blur == 0.5
-    run = trained(params)[0]
-    assert json.loads(run.params.read_text()) == params.model_dump()
+    assert json.loads(trained(params)[0].params.read_text()) == params.model_dump()
     path.write_text("exclude: [t02]\n")
     with pytest.raises(ParameterError, match=r"actions\.yaml is not artifacts/runs/tiny/actions\.yaml"):
         train.start_run(tiny_params(resume=True, **how))
@@ -117,9 +115,8 @@ def test_fit_writes_history_and_checkpoints_and_scores_its_predictions(run):
     assert history["epoch"].tolist() == [1, 2, 3]
     assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]
     assert np.isfinite(history.drop(columns="best").to_numpy(float)).all()
-    # The weights of all three terms are 1.
     terms = history[["train_ce", "train_dice", "train_focal"]].sum(axis=1)
-    np.testing.assert_allclose(terms, history["train_loss"], rtol=1e-5)
+    np.testing.assert_allclose(terms, history["train_loss"], rtol=1e-5)  # their weights are 1
     assert history["best"].tolist() == [True, *(history["val_miou"].cummax().diff().iloc[1:] > 0)]
     best = train.load_checkpoint(run.best_checkpoint)[1]
     assert best["epoch"] == history["epoch"][history["val_miou"].idxmax()]
@@ -214,7 +211,7 @@ def test_class_weights_reach_the_loss(tiny_root, tiny_params):
     params = tiny_params(class_weights="median_frequency")
     splits = open_splits(params)
     job = trainer.Trainer(new_model(params), *splits, params, train.DevicePlan())
-    expected = torch.tensor(class_weights(splits[0].pixel_counts, "median_frequency")).float()
+    expected = torch.tensor(checks.class_weights(splits[0].pixel_counts, "median_frequency")).float()
     assert torch.equal(job.loss.class_weights, expected)
     assert torch.equal(job.scoring_loss.class_weights, expected)
 
