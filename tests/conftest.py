@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seglib.params import Train
+from seglib.runs import Run
+
 CLASSES = ("sky", "road", "car")
 _COLORS = np.array([(60, 90, 210), (110, 110, 110), (220, 60, 50)], np.uint8)
 # The names of the test images look like numbers and like missing values, which tables must not take them for.
@@ -32,16 +35,22 @@ def _sample(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return image.clip(0, 255).astype(np.uint8), mask
 
 
-def write_dataset(folder: Path, splits: dict[str, dict[str, tuple]], classes) -> None:
-    """Write {split: {id: (image, mask)}} as PNGs, and the dataset.yaml that names them."""
-    lines = []
+def save(path: Path, picture, **options) -> Path:
+    """Write an array or a Pillow image into a folder that need not be there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(path, **options)
+    return path
+
+
+def write_dataset(folder: Path, splits: dict[str, dict[str, tuple]], classes, extra: str = "") -> None:
+    """Write {split: {id: (image, mask)}} as PNGs, and their dataset.yaml, with further lines."""
+    lines = ""
     for split, pairs in splits.items():
-        lines.append(f"  {split}: {{images: {split}/images/*.png, masks: {split}/masks/*.png}}\n")
-        for kind, arrays in zip(("images", "masks"), zip(*pairs.values(), strict=True), strict=True):
-            (folder / split / kind).mkdir(parents=True)
-            for name, array in zip(pairs, arrays, strict=True):
-                Image.fromarray(array).save(folder / split / kind / f"{name}.png")
-    text = f"name: {folder.name}\nclasses: [{', '.join(classes)}]\nsplits:\n{''.join(lines)}"
+        lines += f"  {split}: {{images: {split}/images/*.png, masks: {split}/masks/*.png}}\n"
+        for name, pair in pairs.items():
+            for kind, array in zip(("images", "masks"), pair, strict=True):
+                save(folder / split / kind / f"{name}.png", array)
+    text = f"name: {folder.name}\nclasses: [{', '.join(classes)}]\nsplits:\n{lines}{extra}"
     (folder / "dataset.yaml").write_text(text, encoding="utf-8")
 
 
@@ -65,8 +74,6 @@ def tiny_root(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def tiny_params():
     """A function: changed parameters -> `Train` for a fast run on the tiny dataset."""
-    from seglib.params import Train
-
     return lambda **changed: Train.check(TINY_PARAMS | changed)
 
 
@@ -83,8 +90,6 @@ def trained(params, model=None, on_epoch=None, **planned):
 
 @pytest.fixture(scope="session")
 def _trained_once(tmp_path_factory) -> Path:
-    from seglib.params import Train
-
     root = tmp_path_factory.mktemp("trained") / "project"
     write_tiny(root)
     with pytest.MonkeyPatch.context() as patch:
@@ -100,3 +105,8 @@ def trained_root(_trained_once, tmp_path, monkeypatch) -> Path:
     shutil.copytree(_trained_once, root)
     monkeypatch.setenv("SEGLIB_ROOT", str(root))
     return root
+
+
+@pytest.fixture
+def run(trained_root) -> Run:
+    return Run.open("tiny")

@@ -1,7 +1,5 @@
 """actions.yaml: written, read, refused and followed."""
 
-from pathlib import Path
-
 import pandas as pd
 import pytest
 
@@ -11,18 +9,12 @@ from seglib.params import ParameterError
 from seglib.runs import write_text
 
 
-def written(folder: Path, text: str) -> Path:
-    path = folder / "actions.yaml"
-    path.write_bytes(text.encode("utf-8", "surrogateescape"))
-    return path
-
-
 def test_a_file_as_a_person_writes_it(tmp_path):
     text = (
         "exclude:\n- t0  # blurred beyond use\n- {id: t1}\n- id: '0042'\n  reason: a cow\nrelabel:\n"
         "augment:\n- {name: blur, value: 0.4}\n- {name: blur_radius, value: 3}\nclass_weights: sqrt_inverse\n"
     )
-    found = read(written(tmp_path, text))
+    found = read(write_text(tmp_path / "actions.yaml", text))
     assert found.exclude == [Sample(id="t0"), Sample(id="t1"), Sample(id="0042", reason="a cow")]
     assert found.changes == {"blur": 0.4, "blur_radius": 3, "class_weights": "sqrt_inverse"}
     assert type(found.changes["blur_radius"]) is int
@@ -42,8 +34,9 @@ def test_a_file_as_a_person_writes_it(tmp_path):
      ("class_weights: median", r"class_weights = 'median': .*'none', 'sqrt_inverse' or 'median_frequency'")],
 )  # fmt: skip
 def test_what_is_wrong_is_named(tmp_path, text, told):
+    (tmp_path / "actions.yaml").write_text(text, "utf-8", "surrogateescape")
     with pytest.raises(ParameterError, match=rf"actions\.yaml.* {told}"):
-        read(written(tmp_path, text))
+        read(tmp_path / "actions.yaml")
 
 
 def test_what_is_written_is_read(tmp_path):

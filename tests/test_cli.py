@@ -6,12 +6,12 @@ import shutil
 import numpy as np
 import pytest
 import yaml
+from conftest import save
 from PIL import Image
 
-from seglib import cli
+from seglib import cli, evaluate
 from seglib.cli import main
 from seglib.data import load_dataset
-from seglib.evaluate import evaluate_run
 from seglib.params import Evaluate, check_chain
 from seglib.runs import Run, project_root, read_json, write_json, write_text
 
@@ -62,9 +62,6 @@ def test_an_error_is_one_message_and_debug_shows_more(root, monkeypatch, capsys)
     assert capsys.readouterr().err == "seglib: interrupted.\n"
 
 
-# run and demo
-
-
 def test_run_gives_file_and_options_to_the_chain(root, calls):
     (root / "mine.yaml").write_text("dataset: data/mine\nepochs: 50\nlearning_rate: 3e-4\n")
     line = "run --params mine.yaml -p epochs=2 -p split=val --from 02_train --to 3"
@@ -100,13 +97,11 @@ def test_a_run_is_repeated(root, calls, capsys):
     assert calls.pop()[0]["02_train"] == values
 
 
-def test_runs_lists_them_and_what_differs(trained_root, capsys):
+def test_runs_lists_them_and_what_differs(run, capsys):
     second = Run.create("second")
-    changes = {"run": "second", "epochs": 5, "seed": 1}
-    write_json(second.params, read_json(Run.open("tiny").params) | changes)
+    write_json(second.params, read_json(run.params) | {"run": "second", "epochs": 5, "seed": 1})
     write_json(second.path / "environment.json", {"time": "2030-01-02T03:04:05+00:00"})
-    metrics = {"mean_iou": 0.5, "mean_iou_image_worst_5": None}
-    write_json(second.evaluation("test") / "metrics.json", metrics)
+    write_json(second.evaluation("test") / "metrics.json", {"mean_iou": 0.5, "mean_iou_image_worst_5": None})
     write_json(Run.create("other_tool").params, {"run": "other_tool", "dataset": "d", "predictions": "p"})
     assert main(["runs"]) == 0
     head, top, old, tool = capsys.readouterr().out.splitlines()
@@ -115,9 +110,6 @@ def test_runs_lists_them_and_what_differs(trained_root, capsys):
     assert top.split()[-3:] == ["0.500", "epochs=5,", "seed=1"]
     assert re.search(r"^ *tiny .* data/tiny +0\.\d{3} +\d+\.\d{3} +epochs=3", old)
     assert tool.split() == ["other_tool", "predictions", "d"]
-
-
-# the other commands
 
 
 def test_check_tells_the_verdict_and_exits_by_it(root, capsys):
@@ -131,9 +123,7 @@ def test_check_tells_the_verdict_and_exits_by_it(root, capsys):
         Image.new("L", (56, 40), 7).save(path)
     assert main(f"check {root}/data/tiny --config tiny.yaml".split()) == 1
     out = capsys.readouterr().out
-    assert "error    illegal-ids (6)\n         mask " in out
-    assert "\n         ... and 3 more\n         -> " in out
-    assert "tiny: not sound" in out
+    assert re.search(r"(?s)error +illegal-ids \(6\)\n +mask .*\n +\.\.\. and 3 more\n +-> .*: not sound", out)
 
 
 @pytest.mark.slow
@@ -193,7 +183,7 @@ def test_lab_opens_on_the_project(root, monkeypatch):
 @pytest.mark.slow
 def test_faults_are_planted_and_masks_go_to_an_annotation_tool_and_back(trained_root, monkeypatch, capsys):
     monkeypatch.chdir(trained_root)
-    evaluate_run(Evaluate(run="tiny", split="test"), False)
+    evaluate.evaluate_run(Evaluate(run="tiny", split="test"), False)
     assert main(["plant", "--dataset", "data/tiny", "--out", "copy", "--splits", "train"]) == 0
     assert "1 faults in copy; which and where: copy/planted.csv" in capsys.readouterr().out
     assert main(["export", "--run", "tiny", "--out", "out.zip"]) == 1
@@ -209,9 +199,6 @@ def test_faults_are_planted_and_masks_go_to_an_annotation_tool_and_back(trained_
     assert "0 of 2 masks changed." in capsys.readouterr().out
 
 
-# first steps
-
-
 @pytest.fixture
 def street(tmp_path, monkeypatch):
     """30 images of 6 sequences in train alone, and the draft of their dataset.yaml; c_04 is f_04 again."""
@@ -221,9 +208,8 @@ def street(tmp_path, monkeypatch):
         image = np.kron(random.integers(0, 256, (4, 6, 1), np.uint8), np.ones((8, 8, 3), np.uint8))
         if name == "f_04":
             image = np.array(Image.open(folder / "train/images/c_04.png"))
-        for side, array in (("images", image), ("masks", (image[..., 0] > 128).astype(np.uint8))):
-            (folder / "train" / side).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(array).save(folder / "train" / side / f"{name}.png")
+        save(folder / f"train/images/{name}.png", image)
+        save(folder / f"train/masks/{name}.png", (image[..., 0] > 128).astype(np.uint8))
     assert main(["init", str(folder)]) == 0
     path = folder / "dataset.yaml"
     path.write_text(path.read_text().replace("# group", "group"))

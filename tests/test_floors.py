@@ -20,17 +20,24 @@ TORCH = {"torch", "torchvision", "torchmetrics", "timm", "segmentation_models_py
 HEAVY = TORCH | {"pandas", "scipy", "matplotlib", "papermill", "nbformat", "nbconvert", "IPython", "skimage"}
 SHOW = {"matplotlib", "ipywidgets", "anywidget"}
 NO_TORCH = ("data", "metrics", "checks", "plots")  # not even lazily
+CODE = """
+import importlib, json, os, sys
+for name in sys.argv[2:]:
+    importlib.import_module(name)
+torch = sys.modules.get("torch")
+def settings():
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    values = torch.get_num_threads(), torch.initial_seed(), torch.get_default_dtype(), torch.nn.Conv2d.forward
+    return dict(os.environ), cuda.allow_tf32, cudnn.benchmark, values
+before = torch and settings()
+for name in sys.argv[1].split(","):
+    importlib.import_module(f"seglib.{name}")
+print(json.dumps([sorted(sys.modules), torch and settings() == before]))
+"""
 
 
 def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
-
-
-@functools.cache
-def door(name: str) -> set[str]:
-    """The names that a room's __init__ imports."""
-    froms = [n for n in parsed(PACKAGE / name / "__init__.py").body if isinstance(n, ast.ImportFrom)]
-    return {alias.asname or alias.name for node in froms for alias in node.names}
 
 
 @functools.cache
@@ -75,30 +82,15 @@ def test_a_door_hands_on_names_and_defines_nothing(name):
     tree = parsed(PACKAGE / name / "__init__.py")
     assert len(ast.get_docstring(tree) or "") > 20, "says what the room does"
     (listed,) = [ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign)]
-    assert sorted(listed) == sorted(door(name))
-    assert len(tree.body) == 2 + sum(isinstance(node, ast.ImportFrom) for node in tree.body)
+    froms = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    assert sorted(listed) == sorted({alias.asname or alias.name for node in froms for alias in node.names})
+    assert len(tree.body) == 2 + len(froms)
 
 
 def test_no_circle():
     modules = {file.removesuffix(".py").removesuffix("/__init__").replace("/", "."): file for file in FILES}
     graph = {module: imports(file)[0] for module, file in modules.items()}
     tuple(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, naming the circle
-
-
-CODE = """
-import importlib, json, os, sys
-for name in sys.argv[2:]:
-    importlib.import_module(name)
-torch = sys.modules.get("torch")
-def settings():
-    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    values = torch.get_num_threads(), torch.initial_seed(), torch.get_default_dtype(), torch.nn.Conv2d.forward
-    return dict(os.environ), cuda.allow_tf32, cudnn.benchmark, values
-before = torch and settings()
-for name in sys.argv[1].split(","):
-    importlib.import_module(f"seglib.{name}")
-print(json.dumps([sorted(sys.modules), torch and settings() == before]))
-"""
 
 
 def import_all(names: str, *first: str) -> tuple[set[str], bool]:

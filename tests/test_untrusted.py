@@ -9,18 +9,15 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
-from PIL import Image
+from conftest import write_dataset
 
-from seglib import checks, data, evaluate, failures
-from seglib.browser import Details, write_report
+from seglib import browser, checks, data, evaluate, failures
 from seglib.data import DatasetError, draft_dataset, load_dataset
 from seglib.params import Evaluate
-from seglib.runs import Run, is_plain
+from seglib.runs import is_plain
 
 ROOT = Path(__file__).parent.parent
-CONFIG = "classes: [{classes}]\nsplits:\n  train: {{images: train/images/*.png, masks: train/masks/*.png}}\n"
 # Text that tables, pages, shells and spreadsheets take for something else.
 NASTY = (
     "", " ", "NA", "null", "0042", "1e5", "-1", "=1+1", "+cmd|' /C calc'!A0", "@SUM(A1)", "\t=1", "a\rb", "a\nb", "a,b", 'a"b',
@@ -31,14 +28,13 @@ NASTY = (
 GOOD = [name for name in NASTY if name and name == name.strip() and is_plain(name) and name != "id"]
 
 
-def write(root: Path, names, classes: str = "a, b") -> Path:
-    for side in (root / "train/images", root / "train/masks"):
-        side.mkdir(parents=True, exist_ok=True)
-        for number, name in enumerate(names):
-            array = np.full((12, 16), number % 2, np.uint8)
-            array[: 1 + number % 11, :5] = 1 - number % 2
-            Image.fromarray(array).save(side / f"{name}.png", format="PNG")
-    (root / "dataset.yaml").write_text(CONFIG.format(classes=classes), encoding="utf-8")
+def write(root: Path, names, classes=("a", "b")) -> Path:
+    pairs = {}
+    for number, name in enumerate(names):
+        array = np.full((12, 16), number % 2, np.uint8)
+        array[: 1 + number % 11, :5] = 1 - number % 2
+        pairs[name] = array, array
+    write_dataset(root, {"train": pairs}, classes)
     return root
 
 
@@ -54,32 +50,15 @@ def root(tmp_path, monkeypatch):
     return tmp_path / "project"
 
 
-def through_everything(root: Path, tmp: Path) -> pd.DataFrame:
-    """Check, score, fail, analyse, report, export: what every notebook writes of a dataset. Returns the scores."""
-    dataset = load_dataset("data/set", strict=False)
-    checks.write(checks.check_dataset(dataset))
-    for sample in dataset.split("train").itertuples():
-        truth = data.read_mask(dataset.root / sample.mask, dataset.classes)
-        evaluate.save_ids(root / "theirs" / f"{sample.id}.png", 1 - truth, dataset.classes)
-    params = Evaluate(run="theirs", split="train", dataset="data/set", boundary_ratio=0.0)
-    evaluation = evaluate.evaluate_predictions(root / "theirs", params)
-    found = failures.find_failures(evaluation, 0.5)
-    analysis = failures.analyse(evaluation, found)
-    write_report(Details(analysis, failures.Threshold(0.5)))
-    assert len(found) == len(dataset.samples) == len(list((analysis.folder / "images").iterdir()))
-    with suppress(ValueError):  # names that CVAT's lists cannot hold
-        failures.export_for_relabelling(evaluation, tmp / "tasks.zip", found["id"].tolist())
-    return evaluation.per_image
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Glyph")  # fonts without these characters
 def test_hostile_names_of_files_and_classes(root, tmp_path):
+    """Check, score, fail, analyse, report, export: what every notebook writes of a dataset."""
     files = (name for name in NASTY if name[:1] != "." and not {*name} & {*"/\0\ud800"})
     names = [f"{name}_{k}" for k, name in enumerate(files)]
     odd = [name for name in names if not is_plain(name)]
     assert len(odd) >= 5
-    write(root / "data" / "set", names, ", ".join(json.dumps(name, ensure_ascii=False) for name in GOOD))
+    write(root / "data" / "set", names, [json.dumps(name, ensure_ascii=False) for name in GOOD])
     dataset = load_dataset("data/set", strict=False)
     assert sum(dataset.problems["check"] == "file-name") == 2 * len(odd)  # image and mask
     assert all(is_plain(text) for text in dataset.problems["detail"])
@@ -87,20 +66,29 @@ def test_hostile_names_of_files_and_classes(root, tmp_path):
         load_dataset("data/set")
     for path in [p for p in (root / "data/set").rglob("*.png") if p.stem in odd]:
         path.unlink()
-    before = tree(root / "data")
-    table = through_everything(root, tmp_path)
-    assert len(table) == len(names) - len(odd)
+    before, dataset = tree(root / "data"), load_dataset("data/set", strict=False)
+    checks.write(checks.check_dataset(dataset))
+    for sample in dataset.split("train").itertuples():
+        truth = data.read_mask(dataset.root / sample.mask, dataset.classes)
+        evaluate.save_ids(root / "theirs" / f"{sample.id}.png", 1 - truth, dataset.classes)
+    params = Evaluate(run="theirs", split="train", dataset="data/set", boundary_ratio=0.0)
+    evaluation = evaluate.evaluate_predictions(root / "theirs", params)
+    found, table = failures.find_failures(evaluation, 0.5), evaluation.per_image
+    analysis = failures.analyse(evaluation, found)
+    report = browser.write_report(browser.Details(analysis, failures.Threshold(0.5)))
+    with suppress(ValueError):  # names that CVAT's lists cannot hold
+        failures.export_for_relabelling(evaluation, tmp_path / "tasks.zip", found["id"].tolist())
+    assert len(found) == len(list((analysis.folder / "images").iterdir())) == len(names) - len(odd)
     assert set(table["worst_class"]) <= set(GOOD)
     assert all(not re.search(r'[<>:"|?*\\/\x00-\x1f]', name) for name in table["id"])
     assert tree(root / "data") == before
     assert {p.name for p in tmp_path.iterdir()} <= {"project", "tasks.zip"}, "results lie inside the project"
-    page = (Run.open("theirs").failures("train") / "report.html").read_text(encoding="utf-8")
-    assert not re.search(r"<script>evil|<img src='?x", page)
+    assert not re.search(r"<script>evil|<img src='?x", report.read_text(encoding="utf-8"))
 
 
 def test_hostile_names_of_classes(root):
     for name in set(NASTY) - {*GOOD, "id"}:
-        write(root / "data" / "set", ["one"], f"a, {json.dumps(name)}")
+        write(root / "data" / "set", ["one"], ["a", json.dumps(name)])
         with pytest.raises(DatasetError, match=r"dataset\.yaml: classes = .* is no name|not valid YAML"):
             load_dataset("data/set")
 
@@ -113,9 +101,6 @@ def test_a_draft_is_not_written_by_names(tmp_path):
         draft_dataset(tmp_path)
 
 
-# other systems
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="such files cannot be there, or are one file")
 def test_names_of_files_are_ids_however_accents_are_written(tmp_path):
     apart, together = (unicodedata.normalize(form, "Straße é") for form in ("NFD", "NFC"))
@@ -126,10 +111,8 @@ def test_names_of_files_are_ids_however_accents_are_written(tmp_path):
     assert sorted(load_dataset(folder).samples["id"]) == sorted(ids)
 
 
-# the sources themselves; what else they must not call, ruff tells (rules S)
-
-
 def test_tensors_and_images_are_read_by_nothing_that_runs_code():
+    """What else the sources must not call, ruff tells (rules S)."""
     for path in (ROOT / "seglib").rglob("*.py"):
         for call in (n for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Call)):
             called, given = ast.unparse(call.func), {k.arg: ast.unparse(k.value) for k in call.keywords}

@@ -48,7 +48,6 @@ def settled(read: Callable[[], object], expected: object) -> None:
 
 
 def shown(page) -> str:
-    """The id of the failure whose picture is drawn."""
     return page.locator(".seg-browser").get_attribute("data-shown")
 
 

@@ -27,26 +27,18 @@ def names(count: int) -> list[str]:
     return [*ADVERSARIAL, *(f"street{k // 25:02d}_{k:04d}" for k in range(count))][:count]
 
 
-def scene(random: np.random.Generator, size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """An image and its truth, prediction, confidence and suspect region: one car labelled as building, edges frayed."""
-    height, width = size
-    rows, columns = np.mgrid[:height, :width]
-    truth = np.where(rows < height * 0.3, 0, np.where(rows < height * 0.55, 1, 2)).astype(np.uint8)
-    left = int(random.integers(0, width // 2))
-    truth[int(height * 0.45) : int(height * 0.7), left : left + width // 4] = 3
-    truth[(rows - height * 0.4) ** 2 + (columns - width * 0.8) ** 2 < (height * 0.15) ** 2] = 4
-    truth[int(height * 0.2) : int(height * 0.7), width // 2 : width // 2 + max(1, width // 40)] = 5
-    light = random.normal(0, 9, (height, width, 1)) + 40 * (rows / height)[..., None]
-    image = (CLASSES.colorize(truth) * 0.6 + 45 + light).clip(0, 255).astype(np.uint8)
+def scene(random: np.random.Generator) -> dict[str, np.ndarray]:
+    """An image, its mask, prediction, confidence and suspect region: one car is labelled as building."""
+    truth = np.repeat(np.uint8([0] * 18 + [1] * 15 + [2] * 27)[:, None], 80, axis=1)
+    left = int(random.integers(0, 40))
+    truth[27:42, left : left + 20], truth[15:33, 55:73], truth[12:42, 40:42] = 3, 4, 5
+    image = CLASSES.colorize(truth) * 0.6 + 45 + random.normal(0, 9, (60, 80, 1))
     pred = np.roll(truth, int(random.integers(-3, 4)), axis=1)
-    pred[truth == 5] = 1
-    pred[int(height * 0.75) :, : width // 3] = 3
+    pred[truth == 5], pred[45:, :26] = 1, 3
     given = np.where(truth == 3, 1, truth)
-    given[-max(1, height // 30) :] = IGNORE
-    edge = (np.roll(pred, 2, 0) != pred) | (np.roll(pred, 2, 1) != pred)
-    confidence = np.where(edge, 120, 235) - random.integers(0, 20, (height, width))
-    layers = {"images": image, "masks": given, "predictions": pred, "confidences": confidence}
-    layers["suspects"] = (truth == 3) * 255
+    given[-2:] = IGNORE
+    layers = {"images": image.clip(0, 255), "masks": given, "predictions": pred}
+    layers |= {"suspects": (truth == 3) * 255, "confidences": random.integers(100, 240, truth.shape)}
     return {kind: array.astype(np.uint8) for kind, array in layers.items()}
 
 
@@ -87,12 +79,10 @@ def explained(images: pd.DataFrame) -> pd.DataFrame:
     return table.assign(suggestion="Look at the mask; relabel or exclude it.")
 
 
-def write_split(
-    folder: Path, count: int = 60, failing: int = 20, browse: str = "failures", before: bool = False
-) -> Details:
+def write_split(folder: Path, count=60, failing=20, browse="failures", before=False) -> Details:
     """Write the dataset, the failures folder and the predictions of two runs; `failing` images fail, the first."""
     random, ids = np.random.default_rng(0), names(count)
-    scenes = [scene(random, (60, 80)) for _ in range(6)]
+    scenes = [scene(random) for _ in range(6)]
     now, old = Run(folder / "now"), Run(folder / "old")
     places = {"images": folder / "data/images", "masks": folder / "data/masks"}
     places["predictions"] = now.evaluation("test") / "predictions"

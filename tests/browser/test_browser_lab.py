@@ -25,16 +25,20 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """JupyterLab on a folder with a notebook that browses 300 failures: (folder, address)."""
     need_chromium()
     folder = tmp_path_factory.mktemp("lab")
-    write_notebook(folder / "browse.ipynb")
+    source = "import made_split, pathlib, seglib.browser\n"
+    source += "seglib.browser.FailureBrowser(made_split.write_split(pathlib.Path.cwd(), 300, 300))"
+    cell = nbformat.v4.new_code_cell(source)
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel})
+    nbformat.write(notebook, folder / "browse.ipynb")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     token, path = secrets.token_hex(16), f"{ROOT}{os.pathsep}{Path(__file__).parent}"
     env = os.environ | {"JUPYTER_TOKEN": token, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    folders = ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR")
-    folders = [f"JUPYTER_{kind}" for kind in folders] + ["IPYTHONDIR"]
-    folders += ["JUPYTERLAB_WORKSPACES_DIR", "JUPYTERLAB_SETTINGS_DIR"]
-    env |= {name: str(folder / name.lower()) for name in folders}
+    kinds = "_CONFIG", "_DATA", "_RUNTIME", "LAB_WORKSPACES", "LAB_SETTINGS"
+    env |= {f"JUPYTER{kind}_DIR": str(folder / kind) for kind in kinds}
+    env["IPYTHONDIR"] = str(folder / "ipython")
     flags = ("--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0")
     flags += ("--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={folder}", "--LabApp.news_url=")
     command = [sys.executable, "-m", "jupyterlab", *flags]
@@ -52,16 +56,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
 def answers(port: int) -> bool:
     with socket.socket() as connection:
         return connection.connect_ex(("127.0.0.1", port)) == 0
-
-
-def write_notebook(path: Path) -> None:
-    source = (
-        "from pathlib import Path\nfrom made_split import write_split\nfrom seglib.browser import FailureBrowser\n"
-        "FailureBrowser(write_split(Path.cwd(), 300, 300))"
-    )
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(notebook, path)
 
 
 def run_all(page):
@@ -85,7 +79,6 @@ def test_browse_filter_judge_and_find_it_again(lab) -> None:
         settled(lambda: browser.locator(".seg-row img[src]").count() > 5, True)
         assert browser.locator(".seg-count").inner_text() == "1 of 300 failures"
         assert browser.locator(".seg-row").count() < 40  # of 300: only those in sight
-
         # Step by keys, which JupyterLab would take for its own, by button and by row.
         browser.focus()
         for key, name in (("j", IDS[1]), ("ArrowRight", IDS[2]), ("k", IDS[1]), ("End", IDS[-1])):
@@ -96,7 +89,6 @@ def test_browse_filter_judge_and_find_it_again(lab) -> None:
         settled(lambda: shown(page), first)
         for key in ("x", "d", "d"):  # keys that cut and delete cells
             page.keyboard.press(key)
-
         # Judge by key, note by typing; the note stays with its image although one steps on at once.
         browser.get_by_label("step on").uncheck()
         browser.focus()
@@ -125,12 +117,9 @@ def test_a_held_key_does_not_queue_up_and_the_saved_notebook_shows_a_picture(lab
     with opened(address, []) as page:
         browser = run_all(page)
         browser.focus()
-        held = (
-            "for (let k = 0; k < 100; k++) browser.dispatchEvent(new KeyboardEvent('keydown', {key: 'j'}));"
-        )
-        browser.evaluate(f"(browser) => {{ {held} }}")
+        press = "browser.dispatchEvent(new KeyboardEvent('keydown', {key: 'j'}))"
+        browser.evaluate(f"(browser) => {{ for (let k = 0; k < 100; k++) {press}; }}")
         settled(lambda: shown(page), IDS[100])
-
         # Saved and without its kernel, the notebook shows a picture, which would only repeat the live browser.
         assert not page.locator(".seg-saved").is_visible()
         assert not page.locator(".jp-RenderedImage img").is_visible()
@@ -148,12 +137,11 @@ def test_a_verdict_that_no_kernel_takes_is_kept_until_one_does(lab) -> None:
     saved.unlink(missing_ok=True)
     with opened(address, []) as page:
         browser = run_all(page)
-        status = browser.locator(".seg-status")
         page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
         browser.get_by_label("step on").uncheck()
         browser.focus()
         page.keyboard.press("3")
-        settled(lambda: status.inner_text(), "not saved: run this cell again")
+        settled(browser.locator(".seg-status").inner_text, "not saved: run this cell again")
         assert browser.locator(".seg-verdicts [aria-pressed=true]").count() == 0
         assert not saved.exists()
         page.reload()  # what was not saved stays with the page

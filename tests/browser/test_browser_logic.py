@@ -21,7 +21,6 @@ IDS = names(16)
 
 @pytest.fixture
 def details(tmp_path):
-    """16 images, 12 of which fail."""
     return write_split(tmp_path, 16, 12)
 
 
@@ -146,8 +145,7 @@ def test_it_displays_itself_live_and_as_a_picture(details, tmp_path, monkeypatch
     monkeypatch.setattr("seglib.browser.browser.display", lambda bundle, raw: shown.append(bundle))
     monkeypatch.setattr("seglib.plots.show_small", pictures.append)
     (browser := FailureBrowser(details))._ipython_display_()
-    live = shown[0]
-    assert live["application/vnd.jupyter.widget-view+json"]["model_id"] == browser.widget.model_id
+    assert shown[0]["application/vnd.jupyter.widget-view+json"]["model_id"] == browser.widget.model_id
     titles = [ax.get_title(loc="left") for ax in pictures[0].axes]
     assert len(titles) == 4 * 6
     assert " ".join(titles[0].split()).startswith(IDS[0])
@@ -179,6 +177,5 @@ def test_what_an_analysis_knows(trained_root, monkeypatch):
     training, _ = page.ask("show", id=data["training"][0][0], training=True)
     assert (training["names"], training["facts"]["cause"]) == (["image", "truth"], "a training image")
     assert page.ask("thumb", id=data["training"][0][0], training=True)[1][0][:2] == b"\xff\xd8"
-    text = page.ask("write")[0]["text"]
-    assert "actions.yaml" in text.splitlines()[-1]
+    assert "actions.yaml" in page.ask("write")[0]["text"].splitlines()[-1]
     assert (analysis.folder / "report.html").stat().st_size > 50_000

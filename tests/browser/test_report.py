@@ -17,6 +17,9 @@ from seglib.failures import VerdictBook
 
 BREAK = "</script><!--<script>evil()"
 IDS = names(14)[:12]
+WHITE = """() => { const c = document.querySelector(".seg-picture canvas"); let n = 0;
+new Uint32Array(c.getContext("2d").getImageData(0, 0, c.width, c.height).data.buffer)
+.forEach((v) => { n += v === 0xffffffff; }); return n; }"""
 
 
 @pytest.fixture
@@ -32,8 +35,6 @@ def details(tmp_path):
 
 
 class Page(BeautifulSoup):
-    """The page of a report, with its words and its embedded data."""
-
     def __init__(self, details) -> None:
         path = write_report(details)
         assert path == details.folder / "report.html"
@@ -66,11 +67,8 @@ def test_hostile_text_stays_text_and_nothing_of_it_runs(details):
 def test_the_head_and_the_tables_of_the_summary(details, tmp_path):
     words = Page(details).words
     about = ("run now", "model Unet, resnet18", "dataset made", "split test, 14 images", "Glossary")
-    counted = (
-        "12 of 14 images fail: below a mean IoU of 0.",
-        "By sequence sequence images failures mean IoU none 7",
-    )
-    for told in about + counted:
+    about += "12 of 14 images fail: below a mean IoU", "By sequence sequence images failures mean IoU none 7"
+    for told in about:
         assert told in words
     assert "By cause cause images label error 2" in words
     assert "By verdict verdict images none yet 11 label wrong 1" in words
@@ -150,7 +148,6 @@ def test_a_colleague_reads_it(details, report):
         menu(page, "sort by").select_option(label="IoU, best first")
         assert listed(page)[0] == IDS[-1]
 
-        # Steps by key and button; verdict, note and facts are shown.
         page.locator(".seg-row", has_text="0042").first.click()
         settled(lambda: shown(page), "0042")
         assert page.locator(".seg-status").inner_text().startswith("label wrong\n<script>evil()</script>\n")
@@ -158,11 +155,6 @@ def test_a_colleague_reads_it(details, report):
         for text in ("unlike training", "→ Look at the mask", "false negative 0.", "> building, +0."):
             assert text in facts
         assert page.locator(".seg-near img[src^='data:']").count() == 2
-
-
-WHITE = """() => { const c = document.querySelector(".seg-picture canvas"); let n = 0;
-new Uint32Array(c.getContext("2d").getImageData(0, 0, c.width, c.height).data.buffer)
-.forEach((v) => { n += v === 0xffffffff; }); return n; }"""
 
 
 @pytest.mark.browser
@@ -178,7 +170,6 @@ def test_layers_opacity_zoom_and_the_class_under_the_pointer(report):
         full = pixel(page, 0.6, 0.85)
         assert full[:3] == CLASSES.colors[2].tolist()
         assert sum(np.abs(np.subtract(plain, full))) > sum(np.abs(np.subtract(half, full))) > 0
-
         # The suspect region is outlined, and the outline can be put away.
         page.locator(".seg-browser").focus()
         outlined = page.evaluate(WHITE)
@@ -187,8 +178,7 @@ def test_layers_opacity_zoom_and_the_class_under_the_pointer(report):
         assert page.evaluate(WHITE) < outlined / 5
 
         canvas = page.locator(".seg-picture canvas")
-        box = canvas.bounding_box()
-        canvas.hover(position={"x": 100, "y": box["height"] * 0.9})
+        canvas.hover(position={"x": 100, "y": canvas.bounding_box()["height"] * 0.9})
         said = page.locator(".seg-readout").inner_text()
         assert re.match(r"x \d+, y \d+ · ground truth road · predicted car · confidence 0\.\d\d$", said)
         before = pixel(page, 0.9, 0.1), pixel(page, 0.1, 0.9)

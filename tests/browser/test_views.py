@@ -41,8 +41,7 @@ def test_charts_filter_to_exactly_the_images_they_count(page):
         page.locator(f".seg-matrix button[aria-label^='{names[3]} -> {names[2]}:']").click()
         order = [IDS[k] for k in np.argsort(-pixels, kind="stable") if pixels[k]]
         settled(lambda: count(page), f"{len(order)} chosen (20 failures in all)")
-        listed = page.locator(".seg-name").all_inner_texts()
-        ranks = [pixels[IDS.index(name)] for name in listed]
+        ranks = [pixels[IDS.index(name)] for name in page.locator(".seg-name").all_inner_texts()]
         assert ranks == sorted(pixels[pixels > 0], reverse=True)[: len(ranks)]
         assert page.locator(".seg-bar button:has-text('car -> road, most pixels first')").count() == 1
         # Filters combine, and are one string.
@@ -50,8 +49,7 @@ def test_charts_filter_to_exactly_the_images_they_count(page):
         settled(lambda: filters(page).split("&")[0], "confusion=car+-%3E+road")
         low, high = map(float, filters(page).split("IoU=")[1].split("+to+"))
         miou = evaluation.per_image["miou"]
-        passing = (miou >= low) & (miou < high) & (pixels > 0)
-        settled(lambda: count(page).split()[0], str(passing.sum()))
+        settled(lambda: count(page).split()[0], str(((miou >= low) & (miou < high) & (pixels > 0)).sum()))
         page.get_by_label("save filters as").fill("my cars")
         page.get_by_label("save filters as").press("Enter")
         page.get_by_role("button", name="Reset").click()
@@ -77,8 +75,7 @@ def test_two_runs_passing_images_and_verdicts(page):
         page.get_by_role("button", name="before", exact=True).click()
         assert page.locator(".seg-legend").inner_text()
         # What the new run fixed passes now: it is listed all the same, and its pictures come from the dataset.
-        cut = details.threshold.value
-        fixed = [i for i in IDS if before[i] < cut <= now["miou"][i]]
+        fixed = [i for i in IDS if before[i] < details.threshold.value <= now["miou"][i]]
         menu(page, "change").select_option(f"fixed ({len(fixed)})")
         settled(lambda: count(page).split()[0], str(len(fixed)))
         settled(lambda: shown(page) in fixed, True)
@@ -87,7 +84,6 @@ def test_two_runs_passing_images_and_verdicts(page):
         menu(page, "images").select_option("passing")
         settled(lambda: count(page).split()[0], "40")
         page.get_by_role("button", name="Reset").click()
-
         # A verdict steps on, and undo takes it back; several at once; tags; the last verdict on top.
         page.locator(".seg-browser").focus()
         page.keyboard.press("Home")
@@ -136,8 +132,7 @@ def test_sequence_similar_training_map_and_window(page):
         assert page.get_by_role("button", name="prediction", exact=True).is_disabled()
 
         page.get_by_role("button", name="map").click()
-        canvas = page.locator(".seg-map canvas")
-        box = canvas.bounding_box()
+        box = page.locator(".seg-map canvas").bounding_box()
         middle = box["x"] + box["width"] / 2
         page.mouse.move(middle, box["y"] + 4)
         page.mouse.down()

@@ -26,13 +26,7 @@ def jpeg(image, quality):
     return np.array(Image.open(file))
 
 
-def noisy(image, deviation, seed=1):
-    noise = np.random.default_rng(seed).normal(0, deviation, image.shape)
-    return np.clip(image + noise, 0, 255).astype(np.uint8)
-
-
 def find(images, splits, one_hash=False):
-    """The pairs among images."""
     samples = pd.DataFrame({"id": [f"i{k}" for k in range(len(images))], "split": splits})
     grey = [Image.fromarray(i).convert("L") for i in images]
     samples["_bits"] = [difference_hash(grey[0 if one_hash else k]) for k in range(len(images))]
@@ -40,9 +34,10 @@ def find(images, splits, one_hash=False):
     return near_duplicates(samples)[0]
 
 
+NOISE = np.random.default_rng(1).normal(0, 4, (96, 128, 3))
 CHANGES = {
     "jpeg": lambda image: jpeg(image, 70),
-    "noise": lambda image: noisy(image, 4),
+    "noise": lambda image: np.clip(image + NOISE, 0, 255).astype(np.uint8),
     "smaller": lambda image: np.array(Image.fromarray(image).resize((72, 48), Image.Resampling.BOX)),
     "larger": lambda image: np.array(Image.fromarray(image).resize((133, 91), Image.Resampling.BICUBIC)),
     "darker": lambda image: (image * 0.8).astype(np.uint8),

@@ -25,11 +25,6 @@ def _scene(seed: int, size: tuple[int, int] = (96, 128), haze: float = 0.0) -> n
     return color.clip(0, 255).round().astype(np.uint8)
 
 
-def _worse(image: np.ndarray, kind: str, level: int, seed: int) -> np.ndarray:
-    grain = np.random.default_rng(seed).standard_normal(image.shape, dtype=np.float32)
-    return degrade(image, kind.replace(" ", "_"), level + 1, grain)
-
-
 def _table(images) -> pd.DataFrame:
     return pd.DataFrame([qualities(image) for image in images])
 
@@ -52,7 +47,9 @@ def test_noise_is_immerkaers_mask():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("level", [0, 1, 2])
 def test_planted_degradations_are_named(kind, level, reference):
-    stated = [degradation(qualities(_worse(_scene(100 + k), kind, level, k)), reference) for k in range(12)]
+    grain = np.random.default_rng(0).standard_normal((12, 96, 128, 3), dtype=np.float32)
+    worse = [degrade(_scene(100 + k), kind.replace(" ", "_"), level + 1, grain[k]) for k in range(12)]
+    stated = [degradation(qualities(image), reference) for image in worse]
     # A picture that is mildly pale is no paler than those in haze, which the model has learnt from.
     assert {name for name, _, _ in stated} <= ({kind, ""} if level == 0 else {kind})
     assert level or kind == "washed out" or sum(name == kind for name, _, _ in stated) >= 11
@@ -89,8 +86,7 @@ def test_flat_and_tiny_images(value, size, reference):
 
 
 def test_too_few_training_images_say_nothing(reference):
-    few = Reference.of(_table(_scene(k) for k in range(19)))
-    kind, z, detail = degradation(qualities(_scene(0)), few)
+    kind, z, detail = degradation(qualities(_scene(0)), Reference.of(_table(_scene(k) for k in range(19))))
     assert (kind, detail) == ("", "")
     assert np.isnan(z)
     # Flat images tell no sharpness, and are left out of what is known of it.

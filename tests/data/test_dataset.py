@@ -11,6 +11,11 @@ from pictures import IDS, RGB, save
 from seglib.data import DatasetError, compare_digests, digests, load_dataset, read_pair
 from seglib.data.dataset import CLASSES_FILE
 
+NAMED = {
+    "Bilder 2024 (neu)": "Bilder-2024-neu", "crack-v1.5 copy": "crack-v1.5-copy", "a/images": "a-images",
+    "größe": "dataset-gr-e-[0-9a-f]{4}", "日本": "dataset-[0-9a-f]{4}", "b c/images": "b-c-images",
+    "CON": "dataset-CON-[0-9a-f]{4}", "x" * 90: "dataset-x{70}-[0-9a-f]{4}",
+}  # fmt: skip
 YAML = """\
 classes: [a, b, c]
 splits:
@@ -43,28 +48,28 @@ def test_samples_table(tmp_path):
         dataset.split("test")
 
 
-def test_ids_get_folders_and_split_only_where_stems_clash(tmp_path):
+def test_ids_get_folders_and_split_only_where_stems_clash_and_links_round_in_circles_end(tmp_path):
     text = YAML.replace("images/*", "images/**/*").replace("masks/*", "masks/**/*")
     names = ("train/{}/s1/x", "train/{}/s2/x", "train/{}/y", "val/{}/y", "val/{}/z")
     samples = load_dataset(make(tmp_path, names, text)).samples
     assert samples["id"].tolist() == ["s1-x", "s2-x", "train-y", "val-y", "z"]
     assert samples["mask"].tolist()[1] == "train/masks/s2/x.png"
+    (tmp_path / "train/images/loop").symlink_to(tmp_path / "train/images", target_is_directory=True)
+    assert len(load_dataset(tmp_path).samples) == 5
 
 
 @pytest.mark.parametrize(
     ("images", "masks", "files", "ids"),
-    [
-        ("i/*_im.png", "m/*_gt_id.png", [("i/q_1_im.png", "m/q_1_gt_id.png")], ["q_1"]),
-        ("i/**/*_im.png", "m/**/*_id.png", [("i/c/q_im.png", "m/c/q_id.png")], ["q"]),
-        ("*.png", "*_mask.png", [("a.png", "a_mask.png"), ("b.png", "b_mask.png")], ["a", "b"]),
-        ("*_im.png", "*.png", [("a_im.png", "a.png")], ["a"]),
-        ("i/*", "m/*.*", [("i/a.JPG", "m/A.png"), ("i/b.c.tif", "m/b.c.bmp")], ["a", "b.c"]),
-        ("*/i/*.png", "*/m/*.png", [("s/i/a.png", "s/m/a.png"), ("t/i/a.png", "t/m/a.png")], ["s-a", "t-a"]),
-        ("i/[ab]?.png", "m/??.png", [("i/a1.png", "m/a1.png")], ["1"]),
-        ("../near/i/*.png", "../near/m/*.png", [("../near/i/a.png", "../near/m/a.png")], ["a"]),
-        ("i/**", "m/**", [("i/x/a.png", "m/x/a.png")], ["a"]),
-    ],
-)
+    [("i/*_im.png", "m/*_gt_id.png", [("i/q_1_im.png", "m/q_1_gt_id.png")], ["q_1"]),
+     ("i/**/*_im.png", "m/**/*_id.png", [("i/c/q_im.png", "m/c/q_id.png")], ["q"]),
+     ("*.png", "*_mask.png", [("a.png", "a_mask.png"), ("b.png", "b_mask.png")], ["a", "b"]),
+     ("*_im.png", "*.png", [("a_im.png", "a.png")], ["a"]),
+     ("i/*", "m/*.*", [("i/a.JPG", "m/A.png"), ("i/b.c.tif", "m/b.c.bmp")], ["a", "b.c"]),
+     ("*/i/*.png", "*/m/*.png", [("s/i/a.png", "s/m/a.png"), ("t/i/a.png", "t/m/a.png")], ["s-a", "t-a"]),
+     ("i/[ab]?.png", "m/??.png", [("i/a1.png", "m/a1.png")], ["1"]),
+     ("../near/i/*.png", "../near/m/*.png", [("../near/i/a.png", "../near/m/a.png")], ["a"]),
+     ("i/**", "m/**", [("i/x/a.png", "m/x/a.png")], ["a"])],
+)  # fmt: skip
 def test_globs_pair_by_what_their_wildcards_match(tmp_path, images, masks, files, ids):
     root = tmp_path / "root"
     make(root, (), f'classes: [a, b, c]\nsplits: {{train: {{images: "{images}", masks: "{masks}"}}}}\n')
@@ -73,10 +78,7 @@ def test_globs_pair_by_what_their_wildcards_match(tmp_path, images, masks, files
         save(root / mask, IDS)
     samples = load_dataset(root).samples
     assert list(zip(samples["image"], samples["mask"], strict=True)) == files
-    if "[ab]" not in images:
-        assert samples["id"].tolist() == ids
-    for row in samples.itertuples():
-        assert (root / row.image).is_file()
+    assert samples["id"].tolist() == ids
 
 
 def test_groups_and_frames(tmp_path):
@@ -101,18 +103,11 @@ def test_exclude_optional_and_litter(tmp_path):
     assert "did you mean 'two'?" in dataset.problems["detail"][0]
 
 
-def test_links_round_in_circles_end(tmp_path):
-    make(tmp_path, text=YAML.replace("images/*", "images/**/*").replace("masks/*", "masks/**/*"))
-    (tmp_path / "train/images/loop").symlink_to(tmp_path / "train/images", target_is_directory=True)
-    assert len(load_dataset(tmp_path).samples) == 3
-
-
 def test_links_out_of_the_folder_are_refused_unless_allowed(tmp_path, monkeypatch):
     root = make(tmp_path / "set")
-    private = save(tmp_path / "private" / "secret.png", RGB)
     path = root / "train/images/one.png"
     path.unlink()
-    path.symlink_to(private)
+    path.symlink_to(save(tmp_path / "private" / "secret.png", RGB))
     dataset = load_dataset(root, strict=False)
     assert dataset.samples["id"].tolist() == ["two", "three"]
     assert dataset.problems[["check", "sample"]].values.tolist() == [["link-outside", "one"]]
@@ -168,38 +163,22 @@ def test_a_limit_is_spread_evenly_and_said(root):
     assert "limit: 2 in dataset.yaml: 4 of" in dataset.problems["detail"][0]
 
 
-@pytest.mark.parametrize(
-    ("folder", "name"),
-    [
-        ("Bilder 2024 (neu)", "Bilder-2024-neu"),
-        ("crack-v1.5 copy", "crack-v1.5-copy"),
-        ("日本", "dataset-[0-9a-f]{4}"),
-        ("größe", "dataset-gr-e-[0-9a-f]{4}"),
-        ("a/images", "a-images"),
-        ("b c/images", "b-c-images"),
-        ("CON", "dataset-CON-[0-9a-f]{4}"),
-        ("x" * 90, "dataset-x{70}-[0-9a-f]{4}"),
-    ],
-)
-def test_a_name_follows_from_any_folder(tmp_path, folder, name):
-    (tmp_path / folder).mkdir(parents=True)
-    make(tmp_path / folder)
-    assert re.fullmatch(name, load_dataset(tmp_path / folder).name)
+@pytest.mark.parametrize("folder", NAMED)
+def test_a_name_follows_from_any_folder(tmp_path, folder):
+    assert re.fullmatch(NAMED[folder], load_dataset(make(tmp_path / folder)).name)
 
 
 @pytest.mark.parametrize(
     ("split", "told"),
-    [
-        ("{ids: [p_0, p_00]}", r"'held' name 'p_00', .* \(did you mean 'p_\d'\?\). 1 of its 2 ids"),
-        ("{ids: [p_0, p_0]}", "'held' name 'p_0', but it is named more than once"),
-        ("{ids: [p_0]}\n  other: {ids: [p_0]}", "'other' name 'p_0', but it is named more than once"),
-        ("{ids: no.txt}", r"ids of split 'held': no.txt cannot be read; .* one id a line"),
-        ("{ids: latin.txt}", r"latin.txt cannot be read; expected UTF-8 text"),
-        ("{ids: [7]}", "splits.held.ids = .*quote it"),
-        ("{ids: []}", "splits.held.ids = .*expected a text file or a list"),
-        ('{images: "a/*"}', "no key 'masks'"),
-    ],
-)
+    [("{ids: [p_0, p_00]}", r"'held' name 'p_00', .* \(did you mean 'p_\d'\?\). 1 of its 2 ids"),
+     ("{ids: [p_0, p_0]}", "'held' name 'p_0', but it is named more than once"),
+     ("{ids: [p_0]}\n  other: {ids: [p_0]}", "'other' name 'p_0', but it is named more than once"),
+     ("{ids: no.txt}", r"ids of split 'held': no.txt cannot be read; .* one id a line"),
+     ("{ids: latin.txt}", r"latin.txt cannot be read; expected UTF-8 text"),
+     ("{ids: [7]}", "splits.held.ids = .*quote it"),
+     ("{ids: []}", "splits.held.ids = .*expected a text file or a list"),
+     ('{images: "a/*"}', "no key 'masks'")],
+)  # fmt: skip
 def test_faulty_lists(root, split, told):
     (root / "latin.txt").write_bytes("stra\xdfe".encode("latin-1"))
     with pytest.raises(DatasetError, match=told):

@@ -4,11 +4,10 @@ from collections import Counter
 
 import pytest
 
-from seglib.checks import check_dataset
+from seglib import checks, runs
 from seglib.data import ensure_demo, load_dataset, planted
-from seglib.runs import project_root
 
-DEMO = project_root() / "data" / "demo"
+DEMO = runs.project_root() / "data" / "demo"
 
 
 def test_the_demo_loads_as_a_dataset():
@@ -27,13 +26,12 @@ def test_checks_find_every_fault_of_the_broken_twin_and_no_other_error(tmp_path,
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "demo").symlink_to(DEMO)
     ensure_demo("data/demo_broken")
-    check = check_dataset(load_dataset("data/demo_broken", strict=False))
+    check = checks.check_dataset(load_dataset("data/demo_broken", strict=False))
     table = tmp_path / "data/demo_broken/planted.csv"
     found = Counter(map(tuple, check.findings[["sample", "split", "check"]].to_numpy()))
     wanted = Counter(map(tuple, planted(table.parent)[["sample", "split", "kind"]].to_numpy()))
     assert wanted - found == Counter()
-    # it is a small dataset of few streets, and nothing else is wrong
-    assert {kind for _, _, kind in found - wanted} <= {"small-split", "split-shift"}
+    assert {kind for _, _, kind in found - wanted} <= {"small-split", "split-shift"}  # of a few streets
     table.write_text("mine")
     ensure_demo(table.parent)
     assert table.read_text() == "mine"  # one that is there stays

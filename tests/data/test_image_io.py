@@ -12,8 +12,18 @@ from PIL import Image
 from seglib import data
 from seglib.data import IGNORE, ClassMap, DatasetError, ImageForm, default_colors, read_image, read_mask
 
-GREY = RGB[..., 0]
 ABC = ClassMap(("a", "b", "c"))
+TOP = ImageForm(range=(0, 65535))
+# one pixel of 16 bits a channel, of which Pillow would keep the upper bytes and which it cannot write
+DEEP_RGB = (
+    "89504e470d0a1a0a0000000d4948445200000001000000011002000000c0e78f9d0000000b49444154789c63600003000007"
+)
+DEEP_RGB = bytes.fromhex(DEEP_RGB + "0001b286acf40000000049454e44ae426082")
+COLORS = ClassMap(("a", "b", "c"), colors=[[10, 20, 30], [40, 50, 60], [70, 80, 90]])
+MAPPED = ClassMap(("a", "b", "c"), ignore_ids=(9,), id_map={7: 0, 8: 0, 300: 1, 5: 2})
+BINARY = ClassMap(("a", "b"), id_map={0: 0, 255: 1})
+PALETTE = Image.fromarray(IDS)
+PALETTE.putpalette([9, 8, 7, 6, 5, 4, 3, 2, 1])
 
 
 @pytest.mark.parametrize("transparency", [None, 0, b"\x00\x80\xff"])
@@ -24,14 +34,6 @@ def test_palette_gives_its_colours(tmp_path, transparency):
     image = read_image(save(tmp_path / "a.png", palette, **options))
     np.testing.assert_array_equal(image, np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90]])[IDS])
     np.testing.assert_array_equal(read_mask(tmp_path / "a.png", ABC), IDS)
-
-
-TOP = ImageForm(range=(0, 65535))
-# one pixel of 16 bits a channel, of which Pillow would keep the upper bytes and which it cannot write
-DEEP_RGB = (
-    "89504e470d0a1a0a0000000d4948445200000001000000011002000000c0e78f9d0000000b49444154789c63600003000007"
-)
-DEEP_RGB = bytes.fromhex(DEEP_RGB + "0001b286acf40000000049454e44ae426082")
 
 
 def test_more_than_8_bits_are_scaled_by_the_range_and_refused_without(tmp_path):
@@ -54,8 +56,7 @@ def test_more_than_8_bits_are_scaled_by_the_range_and_refused_without(tmp_path):
     with pytest.raises(DatasetError, match=r"PNG of 16 bits in RGB.*Save it as TIFF"):
         read_image(tmp_path / "rgb.png")
     np.testing.assert_array_equal(read_image(save(tmp_path / "8.png", RGB), form=TOP), RGB)  # 8 bits stay
-    holes = np.array([[np.nan, np.inf], [-np.inf, 1]], np.float32)
-    tifffile.imwrite(tmp_path / "n.tif", holes)
+    tifffile.imwrite(tmp_path / "n.tif", np.array([[np.nan, np.inf], [-np.inf, 1]], np.float32))
     shown = read_image(tmp_path / "n.tif", form=ImageForm(range=(0, 2)))
     assert shown[..., 0].tolist() == [[0, 255], [0, 128]]
 
@@ -106,7 +107,7 @@ def test_what_is_no_single_picture_is_named(tmp_path):
     tifffile.imwrite(tmp_path / "imagej.tif", np.stack([IDS] * 4), imagej=True)
     save(tmp_path / "apng.png", RGB, **frames)
     save(tmp_path / "gif.png", Image.fromarray(RGB), format="GIF")
-    label = np.dstack([RGB[..., :3] * 0, IDS])
+    label = np.dstack([RGB * 0, IDS])
     save(tmp_path / "alpha.png", label)
     save(tmp_path / "black.png", np.dstack([label[..., :2], IDS // 2 * 200, (IDS > 0) * np.uint8(255)]))
     tifffile.imwrite(tmp_path / "shares.tif", IDS / np.float32(2))
@@ -130,21 +131,18 @@ def test_what_is_no_single_picture_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("values", "classes", "line"),
-    [
-        ([1, 2, 3], ABC, r"id_map: \{1: 0, 2: 1, 3: 2\}"),
-        ([0, 1, 2, 3], ABC, r"id_map: \{0: 255, 1: 0, 2: 1, 3: 2\}"),
-        ([0, 128, 255], ABC, r"id_map: \{0: 0, 128: 1, 255: 2\}"),
-        ([0, 26001, 26002, 7000], ABC, "instance numbers.*labelIds"),
-        ([*range(12)], ABC, "instance numbers.*id_map"),
-        ([0, 1, 3], ABC, r"begin at 1.*in this order, write id_map: \{0: 0, 1: 1, 3: 2\}"),
-        ([0, 65535], ABC, r"id_map: \{0: 0, 65535: 1\}"),
-        ([0, 77, 78, 200, 201], ABC, "Correct the mask"),
-    ],
-)
+    [([1, 2, 3], ABC, r"id_map: \{1: 0, 2: 1, 3: 2\}"),
+     ([0, 1, 2, 3], ABC, r"id_map: \{0: 255, 1: 0, 2: 1, 3: 2\}"),
+     ([0, 128, 255], ABC, r"id_map: \{0: 0, 128: 1, 255: 2\}"),
+     ([0, 26001, 26002, 7000], ABC, "instance numbers.*labelIds"),
+     ([*range(12)], ABC, "instance numbers.*id_map"),
+     ([0, 1, 3], ABC, r"begin at 1.*in this order, write id_map: \{0: 0, 1: 1, 3: 2\}"),
+     ([0, 65535], ABC, r"id_map: \{0: 0, 65535: 1\}"),
+     ([0, 77, 78, 200, 201], ABC, "Correct the mask")],
+)  # fmt: skip
 def test_masks_that_are_not_what_they_seem_come_with_the_line_to_write(tmp_path, values, classes, line):
-    stored = np.resize(np.array(values, np.uint16), (12, 12))
     with pytest.raises(DatasetError, match=line):
-        read_mask(save(tmp_path / "m.png", stored), classes)
+        read_mask(save(tmp_path / "m.png", np.resize(np.array(values, np.uint16), (12, 12))), classes)
 
 
 def test_smeared_masks_are_refused_or_snapped_to_the_nearest_value(tmp_path):
@@ -159,9 +157,7 @@ def test_smeared_masks_are_refused_or_snapped_to_the_nearest_value(tmp_path):
     snapping = ClassMap(names, id_map=id_map, snap=True)
     np.testing.assert_array_equal(read_mask(path, snapping), large // 255)
     assert ClassMap.from_dict(snapping.to_dict()) == snapping
-    with pytest.raises(
-        DatasetError, match=r"holds 100 or the like in 19.1% of its pixels, inside.*Name it there"
-    ):
+    with pytest.raises(DatasetError, match=r"100 or the like in 19.1% of its pixels, inside.*Name it there"):
         read_mask(save(tmp_path / "n.png", large // 255 * np.uint8(100)), snapping)
     colors = ClassMap(names, colors=[[10, 0, 0], [250, 240, 0]], snap=True)
     noisy = colors.colors[large // 255].astype(int) + RNG.integers(-9, 10, (64, 64, 3))
@@ -205,7 +201,7 @@ def test_colour_masks_by_colors_and_by_id_map(tmp_path):
     stored[0, 0] = 0
     expected = IDS.copy()
     expected[0, 0] = 255
-    path = save(tmp_path / "m.png", np.dstack([stored, GREY]))  # alpha says nothing
+    path = save(tmp_path / "m.png", np.dstack([stored, RGB[..., 0]]))  # alpha says nothing
     np.testing.assert_array_equal(read_mask(path, ClassMap(("a", "b", "c"), colors=colors[:3])), expected)
     id_map = {tuple(c): k for k, c in enumerate(colors[:3].tolist())} | {(0, 0, 0): 255}
     np.testing.assert_array_equal(read_mask(path, ClassMap(("a", "b", "c"), id_map=id_map)), expected)
@@ -214,14 +210,10 @@ def test_colour_masks_by_colors_and_by_id_map(tmp_path):
     assert error.value.check == "rgb-mask"
 
 
-# stored values <-> class ids <-> colours
-
-
 @pytest.mark.parametrize("count", [1, 2, 16, 17, 64, 255])
 def test_default_colors_differ_and_none_is_black(count):
     colors = default_colors(count)
-    assert colors.shape == (count, 3)
-    assert colors.dtype == np.uint8
+    assert (colors.shape, colors.dtype) == ((count, 3), np.uint8)
     assert len({tuple(c) for c in colors.tolist()} | {(0, 0, 0)}) == count + 1
     np.testing.assert_array_equal(colors, default_colors(255)[:count])
 
@@ -244,27 +236,16 @@ def test_black_is_ignored_unless_a_class_has_it_and_colours_may_be_merged():
     assert merged.encode(np.repeat(np.uint8([[[1], [2], [3], [9]]]), 3, axis=2)).tolist() == [[0, 0, 1, 255]]
 
 
-# masks are written in the form in which they were stored
-
-COLORS = ClassMap(("a", "b", "c"), colors=[[10, 20, 30], [40, 50, 60], [70, 80, 90]])
-MAPPED = ClassMap(("a", "b", "c"), ignore_ids=(9,), id_map={7: 0, 8: 0, 300: 1, 5: 2})
-BINARY = ClassMap(("a", "b"), id_map={0: 0, 255: 1})
-PALETTE = Image.fromarray(IDS)
-PALETTE.putpalette([9, 8, 7, 6, 5, 4, 3, 2, 1])
-
-
 @pytest.mark.parametrize(
     ("stored", "classes", "mode"),
-    [
-        (IDS, ABC, "L"),
-        (PALETTE, ABC, "P"),
-        (IDS.astype(np.uint16), ABC, "I;16"),
-        (np.array([7, 8, 300, 5, 9], np.uint16)[RNG.integers(0, 5, (6, 8))], MAPPED, "I;16"),
-        (IDS > 0, BINARY, "L"),
-        (np.repeat(IDS[..., None], 3, axis=2), ABC, "L"),
-        (COLORS.colorize(IDS), COLORS, "RGB"),
-    ],
-)
+    [(IDS, ABC, "L"),
+     (PALETTE, ABC, "P"),
+     (IDS.astype(np.uint16), ABC, "I;16"),
+     (np.array([7, 8, 300, 5, 9], np.uint16)[RNG.integers(0, 5, (6, 8))], MAPPED, "I;16"),
+     (IDS > 0, BINARY, "L"),
+     (np.repeat(IDS[..., None], 3, axis=2), ABC, "L"),
+     (COLORS.colorize(IDS), COLORS, "RGB")],
+)  # fmt: skip
 def test_a_mask_is_written_in_its_own_form(tmp_path, stored, classes, mode):
     path = save(tmp_path / "m.png", stored)
     before = read_mask(path, classes)
@@ -285,9 +266,6 @@ def test_a_mask_is_written_in_its_own_form(tmp_path, stored, classes, mode):
     if mode == "I;16":  # what stays keeps its very value, even where several stand for one class
         same = mask == before
         np.testing.assert_array_equal(data.read_stored(out)[same], data.read_stored(path)[same])
-
-
-# whatever a file holds: read rightly or refused in words
 
 
 def every_form():

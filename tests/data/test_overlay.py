@@ -24,10 +24,9 @@ def test_overlay_blends_and_error_map_marks_wrong_valid_pixels_only():
 
 def test_top_confusions_count_valid_pixels():
     truth = np.array([[0, 0, 0, 1, IGNORE]], np.uint8)
-    pred = np.array([[1, 1, 2, 0, 2]], np.uint8)
     classes = ClassMap(("sky", "road", "<b>pole</b>"))
     costs = [("sky", "road", 0.5), ("sky", "<b>pole</b>", 0.25), ("road", "sky", 0.25)]
-    assert pictures.top_confusions(truth, pred, classes) == costs
+    assert pictures.top_confusions(truth, np.array([[1, 1, 2, 0, 2]], np.uint8), classes) == costs
     assert pictures.top_confusions(truth, truth, classes) == []
 
 

@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 from conftest import write_dataset
 
-from seglib import evaluate
-from seglib.data import ClassMap
-from seglib.evaluate import Evaluation, evaluate_predictions
+from seglib import data, evaluate
 from seglib.params import Evaluate
 from seglib.runs import Run
 
@@ -24,21 +22,20 @@ def folder(tiny_root):
         arrays = {f"{split}{k}": np.array(mask, np.uint8) for k, mask in enumerate(masks)}
         splits[split] = {name: (np.repeat(mask[..., None], 3, 2), mask) for name, mask in arrays.items()}
         for name, mask in arrays.items() if split == "val" else ():
-            evaluate.save_ids(root / "predictions" / f"{name}.png", mask % 255, ClassMap(("a", "b", "c")))
+            evaluate.save_ids(root / f"predictions/{name}.png", mask % 255, data.ClassMap(("a", "b", "c")))
     write_dataset(root, splits, "abc")
     return root
 
 
-def scored(folder) -> Evaluation:
+def scored(folder) -> evaluate.Evaluation:
     params = Evaluate(run="right", split="val", dataset=str(folder))
-    return evaluate_predictions(folder / "predictions", params)
+    return evaluate.evaluate_predictions(folder / "predictions", params)
 
 
 def test_baselines_by_hand(folder):
     evaluation = scored(folder)
     table = evaluation.compare_with_baselines().set_index("predictor")
-    # 5 of 11 pixels of train are b
-    assert list(table.index) == ["majority class (b)", "mean mask", "this model"]
+    assert list(table.index) == ["majority class (b)", "mean mask", "this model"]  # 5 of 11 pixels are b
     assert table.loc["majority class (b)", "mean_iou"] == pytest.approx(4 / 16 / 3)
     assert table.loc["majority class (b)", "pixel_accuracy"] == pytest.approx(4 / 16)
     # The mean mask of train is [[a, b], [c, c]], stretched: right everywhere in the first image of val.
@@ -48,8 +45,7 @@ def test_baselines_by_hand(folder):
 
 def test_without_a_training_split_there_are_none(folder):
     config = folder / "dataset.yaml"
-    lines = [line for line in config.read_text().splitlines() if "train" not in line]
-    config.write_text("\n".join(lines))
+    config.write_text("\n".join([line for line in config.read_text().splitlines() if "train" not in line]))
     evaluation = scored(folder)
     assert not (Run.open("right").evaluation("val") / "baselines.csv").exists()
     assert evaluation.compare_with_baselines()["predictor"].tolist() == ["this model"]

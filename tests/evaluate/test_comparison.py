@@ -10,26 +10,22 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from seglib import metrics
+from seglib import evaluate, metrics
 from seglib.data import ClassMap, load_dataset, read_mask
 from seglib.evaluate import Evaluation, compare_runs, comparison_sentence, open_evaluation, write_comparison
 from seglib.evaluate.compare import CHANGES, welch
-from seglib.evaluate.evaluation import write_evaluation
 from seglib.params import Evaluate
-from seglib.runs import Run, read_json, write_json
+from seglib.runs import Run, read_json
 
 PLAIN = np.tile(np.array([[60, 5], [20, 80]]), (12, 1, 1))
 BETTER = PLAIN + np.arange(1, 13)[:, None, None] % 3 * np.array([[1, -1], [-1, 1]])  # in most images
 
 
 def made(counts: np.ndarray, name: str = "made") -> Evaluation:
-    """An evaluation of these counts alone."""
     ids = [f"i{k}" for k in range(len(counts))]
-    iou = metrics.image_class_iou(counts)
-    images = pd.DataFrame({"id": ids, "group": "", "miou": metrics.nanmean(iou, axis=1)})
-    samples = images.assign(frame=np.nan)
+    images = pd.DataFrame({"id": ids, "group": "", "miou": metrics.image_miou(counts)})
     classes = ClassMap(tuple(f"c{k}" for k in range(counts.shape[1])))
-    dataset = SimpleNamespace(classes=classes, split=lambda name: samples)
+    dataset = SimpleNamespace(classes=classes, split=lambda name: images.assign(frame=np.nan))
     run = SimpleNamespace(name=name, evaluation=lambda split: Path("nowhere"))
     return Evaluation(run, dataset, "test", {"absent": "truth"}, images, None, None, counts)
 
@@ -83,26 +79,21 @@ def test_repeated_trainings_are_compared_by_welch():
 @pytest.mark.parametrize("runs", [2, 3, 5])
 def test_other_seeds_alone_are_seldom_called_a_change(runs):
     """Of 4,000 pairs of sides that differ by their seeds alone 2.5 % are said to help, as many to hurt."""
-    random = np.random.default_rng(0)
-    _, low, high = welch(*random.normal(0.6, 0.01, (2, runs, 4000)))
+    _, low, high = welch(*np.random.default_rng(0).normal(0.6, 0.01, (2, runs, 4000)))
     assert (low > 0).mean() <= 0.03
     assert (high < 0).mean() <= 0.03
 
 
 def evaluated(name: str, wrong: dict[str, float]) -> Evaluation:
     """A run without a model whose predictions of tiny's test split are the truth, but for a share of an image's rows."""
-    dataset, run = load_dataset("data/tiny"), Run(Run.folder(name))
-    write_json(run.params, {"run": name, "dataset": "data/tiny", "config": "", "predictions": "elsewhere"})
-
-    def predictions():
-        for i, row in enumerate(dataset.split("test").itertuples()):
-            truth = read_mask(dataset.root / row.mask, dataset.classes)
-            pred = np.where(truth == 255, 0, truth).astype(np.uint8)
-            rows = round(wrong.get(row.id, 0) * len(pred))
-            pred[:rows] = (pred[:rows] + 1) % 3
-            yield i, truth, pred, None
-
-    return write_evaluation(run, dataset, Evaluate(run=name), predictions(), {}, False)
+    dataset = load_dataset("data/tiny")
+    for row in dataset.split("test").itertuples():
+        truth = read_mask(dataset.root / row.mask, dataset.classes)
+        pred = np.where(truth == 255, 0, truth).astype(np.uint8)
+        rows = round(wrong.get(row.id, 0) * len(pred))
+        pred[:rows] = (pred[:rows] + 1) % 3
+        evaluate.save_ids(dataset.root.parent / name / f"{row.id}.png", pred, dataset.classes)
+    return evaluate.evaluate_predictions(dataset.root.parent / name, Evaluate(run=name, dataset="data/tiny"))
 
 
 def test_what_was_fixed_and_what_broke(tiny_root):

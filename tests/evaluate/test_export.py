@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 
 from seglib import data, evaluate
 from seglib.cli import main
-from seglib.evaluate import export_model
 from seglib.params import Evaluate
 from seglib.runs import Run
 from seglib.train import ModelError, load_checkpoint
@@ -62,7 +61,7 @@ def test_onnx_runs_by_the_script_of_the_docs_and_is_what_03_predicts(run, traine
     monkeypatch.setattr(module, "_exported", lambda *_: (again, False))
     monkeypatch.setattr(module, "_CLOSE", -1.0)
     with pytest.raises(ModelError, match=r"off torch's in ONNX Runtime; .* at most -1\. Nothing was written"):
-        export_model(run, trained_root / "other.onnx", "onnx")
+        evaluate.export_model(run, trained_root / "other.onnx", "onnx")
     assert not Path("other.onnx").exists()
 
 

@@ -12,51 +12,30 @@ from torch.optim.swa_utils import update_bn
 from seglib.data import ClassMap
 from seglib.evaluate import adapt_norm, predict, scoring_plan
 from seglib.params import Evaluate
-from seglib.runs import Run, read_json, write_json
+from seglib.runs import read_json, write_json
 from seglib.train import ModelError, Segmenter, load_checkpoint, make_plan
 from seglib.train.model import ModelSpec
 
-CLASSES = ClassMap(("sky", "road", "car"))
+SPEC = ModelSpec("Unet", "resnet18", ClassMap(("sky", "road", "car")))
 PLAN = make_plan("cpu", "fp32")
 
 
-class Pixelwise(nn.Module):
-    """A network without a neighbourhood: however an image is cut, mirrored or padded, a pixel's logits stay the same."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.encoder = nn.Identity()
-        self.head = nn.Conv2d(3, 3, 1)
-        self.sides: list[int] = []
-
-    def forward(self, images):
-        self.sides.append(max(images.shape[-2:]))
-        return self.head(images)
-
-
-class Local(nn.Module):
-    """A network that divides the image by 8, as encoders do, and sees some 30 pixels around."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(1)
-        self.encoder = nn.Identity()
-        layers = [layer for c in (3, 8, 8) for layer in (nn.Conv2d(c, 8, 3, 2, 1), nn.ReLU())]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(8, 3, 1), nn.Upsample(scale_factor=8, mode="bilinear"))
-
-    def forward(self, images):
-        return self.layers(images)
+def segmenter(*layers) -> Segmenter:
+    net = nn.Sequential(*layers)
+    net.encoder = nn.Identity()
+    return Segmenter(net, SPEC)
 
 
 @pytest.fixture
 def pixelwise() -> Segmenter:
-    return Segmenter(Pixelwise(), ModelSpec("Unet", "resnet18", CLASSES)).eval()
+    """A network without a neighbourhood: however an image is cut, mirrored or padded, a pixel's logits stay the same."""
+    torch.manual_seed(0)
+    return segmenter(nn.Conv2d(3, 3, 1)).eval()
 
 
 @pytest.fixture
-def trained(trained_root) -> Segmenter:
-    return load_checkpoint(Run.open("tiny").best_checkpoint)[0]
+def trained(run) -> Segmenter:
+    return load_checkpoint(run.best_checkpoint)[0]
 
 
 def images_of(height: int, width: int) -> torch.Tensor:
@@ -82,20 +61,17 @@ def test_batch_norms_take_a_share_of_their_statistics_from_new_images(trained, p
     reference = copy.deepcopy(trained)
     with torch.inference_mode():
         update_bn(batches, reference)
-    norms = [
-        [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-        for model in (trained, reference, whole, part)
-    ]
+    models = trained, reference, whole, part
+    norms = [[m for m in model.modules() if isinstance(m, nn.BatchNorm2d)] for model in models]
     assert norms[0]
     for old, new, all_new, mixed in zip(*norms, strict=True):
         mean = 0.75 * old.running_mean + 0.25 * new.running_mean
-        square = 0.75 * (old.running_var + old.running_mean**2) + 0.25 * (
-            new.running_var + new.running_mean**2
-        )
+        squares = [norm.running_var + norm.running_mean**2 for norm in (old, new)]
         torch.testing.assert_close(all_new.running_mean, new.running_mean)
         torch.testing.assert_close(all_new.running_var, new.running_var)
         torch.testing.assert_close(mixed.running_mean, mean)
-        torch.testing.assert_close(mixed.running_var, square - mean**2, rtol=1e-3, atol=1e-5)
+        variance = 0.75 * squares[0] + 0.25 * squares[1] - mean**2
+        torch.testing.assert_close(mixed.running_var, variance, rtol=1e-3, atol=1e-5)
     assert not part.training
     assert not any(norm.training for norm in norms[3])
     images = images_of(32, 64)
@@ -128,22 +104,13 @@ def test_adapting_helps_in_other_light_and_harms_where_the_classes_differ():
     """A pixel's class is its brightness; images of another camera are darker, or show one class alone."""
     torch.manual_seed(0)
     levels = torch.tensor([60.0, 110, 160])
-    net = nn.Sequential(
-        nn.Conv2d(3, 16, 1),
-        nn.BatchNorm2d(16),
-        nn.ReLU(),
-        nn.Conv2d(16, 16, 1),
-        nn.ReLU(),
-        nn.Conv2d(16, 3, 1),
-    )
-    net.encoder = nn.Identity()
-    model = Segmenter(net, ModelSpec("Unet", "resnet18", CLASSES))
+    hidden = [nn.Conv2d(3, 16, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 1), nn.ReLU()]
+    model = segmenter(*hidden, nn.Conv2d(16, 3, 1))
     optimizer = torch.optim.Adam(model.parameters(), 0.02)
 
     def sample(shown=3):
         truth = torch.randint(0, shown, (8, 32, 32))
-        images = levels[truth][:, None] + 8 * torch.randn(8, 3, 32, 32)
-        return images.clamp(0, 255).byte(), truth
+        return (levels[truth][:, None] + 8 * torch.randn(8, 3, 32, 32)).clamp(0, 255).byte(), truth
 
     def right(model, images, truth):
         return (model.logits(images).argmax(1) == truth).float().mean().item()
@@ -169,11 +136,11 @@ def test_adapting_helps_in_other_light_and_harms_where_the_classes_differ():
 @pytest.mark.parametrize("size", [(1, 1), (7, 90), (33, 65)])
 @pytest.mark.parametrize("tile", [16, 33, 100])
 def test_tiles_blend_to_the_whole(pixelwise, size, tile):
-    images = images_of(*size)
+    images, sides = images_of(*size), []
     whole = predict(pixelwise, images, size, PLAN)
-    pixelwise.net.sides.clear()
+    pixelwise.net.register_forward_pre_hook(lambda net, given: sides.extend(given[0].shape[-2:]))
     tiled = predict(pixelwise, images, size, PLAN, Evaluate(tile=tile))
-    assert max(pixelwise.net.sides) <= -(-tile // 32) * 32
+    assert max(sides) <= -(-tile // 32) * 32
     torch.testing.assert_close(tiled, whole, rtol=1e-4, atol=1e-4)
     resized = predict(pixelwise, images, (50, 20), PLAN, Evaluate(tile=tile))
     torch.testing.assert_close(resized, predict(pixelwise, images, (50, 20), PLAN), rtol=1e-3, atol=1e-3)
@@ -181,16 +148,17 @@ def test_tiles_blend_to_the_whole(pixelwise, size, tile):
 
 @pytest.mark.parametrize(("size", "tile"), [((300, 411), 192), ((97, 500), 224), ((90, 1500), 640)])
 def test_tiles_are_exact_where_the_model_sees_no_further(size, tile):
-    model = Segmenter(Local(), ModelSpec("Unet", "resnet18", CLASSES)).eval()
+    """A network that divides the image by 8, as encoders do, and sees some 30 pixels around."""
+    torch.manual_seed(1)
+    layers = [layer for c in (3, 8, 8) for layer in (nn.Conv2d(c, 8, 3, 2, 1), nn.ReLU())]
+    model = segmenter(*layers, nn.Conv2d(8, 3, 1), nn.Upsample(scale_factor=8, mode="bilinear")).eval()
     images = images_of(*size)
     whole, tiled = (predict(model, images, size, PLAN, Evaluate(tile=t)) for t in (0, tile))
     assert (tiled - whole).abs().max() < 1e-3
     assert whole.std() > 1e-2
 
 
-def test_a_run_is_scored_in_the_precision_of_its_training(trained_root):
-    run = Run.open("tiny")
-
+def test_a_run_is_scored_in_the_precision_of_its_training(run):
     def trained_in(asked: str, planned: str | None) -> str:
         write_json(run.params, read_json(run.params) | {"precision": asked})
         write_json(run.path / "environment.json", {"plan": {"precision": planned}} if planned else {})

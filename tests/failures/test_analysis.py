@@ -9,24 +9,17 @@ import torch
 from PIL import Image
 
 from seglib import actions, failures
-from seglib.actions import Actions
 from seglib.data import load_dataset, read_pair, read_stored
 from seglib.evaluate import evaluate_predictions, evaluate_run
 from seglib.failures.analyse import observe
 from seglib.failures.novelty import load_scorer
 from seglib.params import Evaluate
-from seglib.runs import Run
 from seglib.train.model import load_checkpoint
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def run(trained_root) -> Run:
-    return Run.open("tiny")
-
-
-def analysed(run: Run, threshold: float = 2.0) -> failures.Analysis:
+def analysed(run, threshold: float = 2.0) -> failures.Analysis:
     """Every image fails at a threshold above 1."""
     evaluation = evaluate_run(Evaluate(run="tiny", split="test"))
     return failures.analyse(evaluation, failures.find_failures(evaluation, threshold))
@@ -114,7 +107,7 @@ def test_training_images_are_those_that_the_run_was_trained_on(run):
     every = analysed(run).training
     assert every.samples["id"].tolist() == load_dataset("data/tiny").split("train")["id"].tolist()
     assert every.features.shape == (6, load_checkpoint(run.best_checkpoint)[0].net.encoder.out_channels[-1])
-    actions.write(run.path / "actions.yaml", Actions(exclude=[every.samples["id"][2]]))
+    actions.write(run.path / "actions.yaml", actions.Actions(exclude=[every.samples["id"][2]]))
     found = analysed(run).training
     assert found.samples["id"].tolist() == every.samples["id"].drop(2).tolist()
     np.testing.assert_allclose(found.features, np.delete(every.features, 2, axis=0), atol=1e-5)

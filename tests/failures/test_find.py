@@ -6,18 +6,24 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from seglib import failures, metrics
-from seglib.data import ClassMap
+from seglib import data, failures, metrics
 from seglib.evaluate import Evaluation
 from seglib.failures import Threshold, failing, find_failures, read_threshold
 
-CLASSES = ClassMap(("sky", "traffic sign", "level 2"))
+CLASSES = data.ClassMap(("sky", "traffic sign", "level 2"))
 NAMES, NAN = CLASSES.names, float("nan")
 GOOD = [[50, 0, 0], [0, 45, 0], [0, 0, 5]]
 NEAR = [[50, 0, 0], [0, 40, 10], [0, 5, 0]]  # IoU 1, 0.73, 0
 CLEAR = [[20, 30, 0], [30, 20, 0], [0, 0, 0]]  # IoU 0.25 each
 GUESS = [[0, 50, 0], [50, 0, 0], [0, 0, 0]]
 BLANK = [[0, 0, 0]] * 3
+REFUSED = [
+    ((0.5, "per_class", " , ", NAMES), r"per_class needs classes such as 'person 0\.5'"),
+    ((0.5, "absolute", "sky 0.3", NAMES), r"'absolute' with class_thresholds 'sky 0\.3'"),
+    ((0.5, "per_class", "traffic sing 0.3", NAMES), r"'traffic sing 0\.3': expected a class"),
+    ((0.5, "per_class", "sky 30", NAMES), r"class threshold 'sky 30': .* an IoU from 0 to 1"),
+    ((0.5, "per_class", "sky 0.3, sky", NAMES), r"class threshold 'sky': expected a class, once"),
+]
 
 
 def made(confusions: list, iou: np.ndarray | None = None) -> Evaluation:
@@ -74,17 +80,7 @@ def test_thresholds_of_classes():
     threshold = read_threshold(0.5, "per_class", "traffic sign 0.6, level 2 0.95", NAMES)
     found = find_failures(EVALUATION, threshold)
     assert found["id"].tolist() == ["i1", "i0"]
-    # level 2 has 0.3 of 0.95, traffic sign 0.5 of 0.6
-    assert found["severity"].tolist() == ["clear", "near-threshold"]
-
-
-REFUSED = [
-    ((0.5, "per_class", " , ", NAMES), r"per_class needs classes such as 'person 0\.5'"),
-    ((0.5, "absolute", "sky 0.3", NAMES), r"'absolute' with class_thresholds 'sky 0\.3'"),
-    ((0.5, "per_class", "traffic sing 0.3", NAMES), r"'traffic sing 0\.3': expected a class"),
-    ((0.5, "per_class", "sky 30", NAMES), r"class threshold 'sky 30': .* an IoU from 0 to 1"),
-    ((0.5, "per_class", "sky 0.3, sky", NAMES), r"class threshold 'sky': expected a class, once"),
-]
+    assert found["severity"].tolist() == ["clear", "near-threshold"]  # 0.3 of 0.95; 0.5 of 0.6
 
 
 @pytest.mark.parametrize(("arguments", "told"), REFUSED)
@@ -147,6 +143,5 @@ def test_the_closing_words():
     told = "3 of 4 images (75%) are below a mean IoU of 0.5: label error 1, unexplained 2."
     assert words[0] == f"**{told}**"
     assert words[2] == "How badly: 2 clear, 1 no better than guessing. What to do, by cause:"
-    start = "- Unexplained: 2 of 3, 60% of the IoU that failures lost (i2, i3). Look"
-    assert words[4].startswith(start)
+    assert words[4].startswith("- Unexplained: 2 of 3, 60% of the IoU that failures lost (i2, i3). Look")
     assert words[5].startswith("- Label error: 1 of 3, ")

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from seglib.data import IGNORE, ClassMap, Dataset, LabelFaults
 from seglib.failures import evidence
-from seglib.failures.label_errors import FEWEST, Findings, LabelCheck, named
+from seglib.failures.label_errors import FEWEST, LabelCheck, named
 
 NAMES = ("sky", "road", "pavement", "car", "person")
 SIZE = (72, 96)
@@ -27,7 +27,6 @@ def scene(rng: np.random.Generator) -> np.ndarray:
 
 
 def shown(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """An image of the scene: (H, W, 3) uint8."""
     noise = rng.normal(0, 6, (*SIZE, 3))
     return np.clip(COLORS[np.where(mask == IGNORE, 1, mask)] + noise, 0, 255).astype(np.uint8)
 
@@ -41,46 +40,36 @@ def believed(mask: np.ndarray, rng: np.random.Generator, confuses: bool) -> np.n
     return (p / p.sum(0)).astype(np.float32)
 
 
-class Split:
-    """A split on disk, its images and what a model believes; some masks are spoiled before anybody looks."""
+@pytest.fixture
+def looked_at(tmp_path):
+    """A function: how a split is made -> the check that looked at it; masks are spoiled before it looks."""
 
-    def __init__(self, root, count: int, spoiled: dict[int, str], seed: int, worthless: bool = False):
+    def look(count=50, spoiled=None, seed=0, worthless=False) -> LabelCheck:
         rng = np.random.default_rng(seed)
-        self.truths = [scene(rng) for _ in range(count)]
-        self.images = [shown(mask, rng) for mask in self.truths]
+        masks = [scene(rng) for _ in range(count)]
+        images = [shown(mask, rng) for mask in masks]
         # every third image shows a pavement that the model takes for road: its error, not the masks'
-        self.beliefs = [believed(mask, rng, k % 3 == 0) for k, mask in enumerate(self.truths)]
+        beliefs = [believed(mask, rng, k % 3 == 0) for k, mask in enumerate(masks)]
         if worthless:
-            self.beliefs = [believed(scene(rng), rng, False) for _ in range(count)]
-        for k, mask in enumerate(self.truths):
-            Image.fromarray(mask).save(root / f"{k}.png")
+            beliefs = [believed(scene(rng), rng, False) for _ in range(count)]
+        for k, mask in enumerate(masks):
+            Image.fromarray(mask).save(tmp_path / f"{k}.png")
         rows = [(str(k), "test", "", f"{k}.png", "", pd.NA) for k in range(count)]
         samples = pd.DataFrame(rows, columns=["id", "split", "image", "mask", "group", "frame"])
-        self.dataset = Dataset(root, "street", ClassMap(NAMES, ignore_ids=(IGNORE,)), samples, pd.DataFrame())
-        faults = LabelFaults(self.dataset, samples, rng)
-        self.masks = list(self.truths)
-        for k, kind in spoiled.items():
-            self.masks[k] = faults.make(kind, samples.iloc[k]).mask
-        for k, mask in enumerate(self.masks):
-            Image.fromarray(mask).save(root / f"{k}.png")
-
-    def looked_at(self) -> LabelCheck:
-        check = LabelCheck(self.dataset, "test")
-        for k, p in enumerate(self.beliefs):
-            check.look(k, self.images[k], self.masks[k], p, p.argmax(0).astype(np.uint8))
+        dataset = Dataset(tmp_path, "street", ClassMap(NAMES, ignore_ids=(IGNORE,)), samples, pd.DataFrame())
+        faults, check = LabelFaults(dataset, samples, rng), LabelCheck(dataset, "test")
+        for k, kind in (spoiled or {}).items():
+            masks[k] = faults.make(kind, samples.iloc[k]).mask
+        for k, (image, mask, p) in enumerate(zip(images, masks, beliefs, strict=True)):
+            Image.fromarray(mask).save(tmp_path / f"{k}.png")
+            check.look(k, image, mask, p, p.argmax(0).astype(np.uint8))
         return check
 
-    def judged(self) -> Findings:
-        return self.looked_at().judge(np.zeros(len(self.masks), bool))
+    return look
 
 
-@pytest.fixture
-def split(tmp_path):
-    return lambda count=50, spoiled=None, seed=0, **more: Split(tmp_path, count, spoiled or {}, seed, **more)
-
-
-def test_sound_masks_are_not_named_though_the_model_errs_surely(split):
-    found = split(seed=1).judged()
+def test_sound_masks_are_not_named_though_the_model_errs_surely(looked_at):
+    found = looked_at(seed=1).judge(np.zeros(50, bool))
     assert found.images["suspect"].sum() == 0
     assert len(found.images) == 50
     assert found.images["label_score"].between(0, 1).all()
@@ -89,10 +78,10 @@ def test_sound_masks_are_not_named_though_the_model_errs_surely(split):
     assert kinds.loc[["shifted mask", "mask of another image"], "found"].min() >= 0.9
 
 
-def test_wrong_masks_are_named_with_their_kind_but_where_the_model_is_lost(split):
+def test_wrong_masks_are_named_with_their_kind_but_where_the_model_is_lost(looked_at):
     kinds = ["shifted_mask", "wrong_mask", "swapped_classes", "missing_object", "wrong_mask", "shifted_mask"]
     spoiled = dict(zip(range(4, 50, 8), kinds, strict=True))
-    check = split(spoiled=spoiled, seed=3).looked_at()
+    check = looked_at(spoiled=spoiled, seed=3)
     images = check.judge(np.zeros(50, bool)).images
     chosen = images.index[images["suspect"]]
     assert len(set(chosen) & set(spoiled)) >= 4
@@ -104,27 +93,25 @@ def test_wrong_masks_are_named_with_their_kind_but_where_the_model_is_lost(split
     assert not check.judge(np.ones(50, bool)).images["suspect"].any()
 
 
-def test_a_worthless_model_names_nothing(split):
-    found = split(worthless=True, spoiled={5: "swapped_classes", 25: "missing_object"}).judged()
-    assert not found.images["suspect"].any()
+def test_a_worthless_model_names_nothing(looked_at):
+    check = looked_at(worthless=True, spoiled={5: "swapped_classes", 25: "missing_object"})
+    assert not check.judge(np.zeros(50, bool)).images["suspect"].any()
 
 
-def test_too_few_images_give_no_names_and_say_so(split):
-    found = split(FEWEST - 1, {3: "wrong_mask"}).judged()
+def test_too_few_images_give_no_names_and_say_so(looked_at):
+    found = looked_at(FEWEST - 1, {3: "wrong_mask"}).judge(np.zeros(FEWEST - 1, bool))
     assert "too few" in found.told
     assert found.kinds.empty
     assert not found.images["suspect"].any()
     assert found.images["label_score"].isna().all()
 
 
-def test_the_frames_before_and_after_tell_a_missing_object_from_the_models_confusion(split):
-    check = split(5).looked_at()
+def test_the_frames_before_and_after_tell_a_missing_object_from_the_models_confusion(looked_at):
+    check = looked_at(5)
     check.samples = check.samples.assign(group=["a", "a", "b", "a", ""], frame=[30, 10, 20, 20, pd.NA])
     road, car = np.full((32, 32), 1, np.uint8), np.full((32, 32), 1, np.uint8)
     car[8:16, 16:24] = 3
-    check.sizes = dict.fromkeys(
-        range(5), (2, 64, 96)
-    )  # each cell of the thumbnails is one row and 1.5 columns
+    check.sizes = dict.fromkeys(range(5), (2, 64, 96))  # a cell of the thumbnails: 1 row, 1.5 columns
     check.small = {0: (car, car), 1: (road, car), 2: (car, car), 3: (road, road), 4: (car, road)}
     facts = {"position": [3, 0, 1, 2, 4], "given": 1, "suggested": 3, "box": [(8, 24, 16, 36)] * 5}
     # of 10 x 10 cells, one around the box on each side, 8 x 8 show the car
@@ -159,14 +146,11 @@ def test_outlines_beside_the_edges_of_the_image_are_told_from_those_on_them():
     assert on.numbers["away_90"] == 0 < off.numbers["away_90"]
 
 
-def test_a_region_that_slivers_alone_cover_has_finite_numbers():
-    noise = np.random.default_rng(0).integers(1, 5, SIZE).astype(np.uint8)
-    found = measured(np.zeros(SIZE, np.uint8), noise).regions.drop(columns="box")
-    assert np.isfinite(found.astype(float)).all(axis=None)
-
-
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (65, 3)])
-def test_nothing_valid_and_odd_sizes_are_finite(shape):
+def test_slivers_nothing_valid_and_odd_sizes_give_finite_numbers(shape):
+    noise = np.random.default_rng(0).integers(1, 5, SIZE).astype(np.uint8)
+    slivers = measured(np.zeros(SIZE, np.uint8), noise).regions.drop(columns="box")
+    assert np.isfinite(slivers.astype(float)).all(axis=None)
     p = np.full((2, *shape), 0.5, np.float32)
     seen = evidence.view(np.zeros((*shape, 3), np.uint8), p, np.zeros(shape, np.uint8))
     for truth in (np.full(shape, IGNORE, np.uint8), np.ones(shape, np.uint8)):

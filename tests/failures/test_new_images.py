@@ -12,22 +12,15 @@ import tifffile
 import torch
 from PIL import Image, TiffImagePlugin
 
-from seglib import data, evaluate, failures
+from seglib import data, evaluate, failures, train
 from seglib.cli import main
 from seglib.data import DatasetError
 from seglib.failures import new_images
-from seglib.failures.new_images import choose
 from seglib.params import Evaluate
 from seglib.runs import Run, read_table
-from seglib.train import ModelError, load_checkpoint, make_plan
 
 pytestmark = pytest.mark.slow
 RANDOM = np.random.default_rng(3)
-
-
-@pytest.fixture
-def run(trained_root) -> Run:
-    return Run.open("tiny")
 
 
 @pytest.fixture
@@ -49,8 +42,7 @@ def test_masks_are_those_of_03_and_the_table_says_what_they_hold(run, folder, tm
         shares = [(ids == c).mean() for c in range(3)]
         np.testing.assert_allclose([row.share_sky, row.share_road, row.share_car], shares)
         assert data.read_image(tmp_path / "out/overlays" / f"{name}.png").shape == (40, 56, 3)
-    # the last row of the masks is ignored by 03, so its confidence is of fewer pixels
-    np.testing.assert_allclose(table["confidence"], scored["confidence"], atol=0.02)
+    np.testing.assert_allclose(table["confidence"], scored["confidence"], atol=0.02)  # 03 ignores a row
     assert table["error"].eq("").all()
     np.testing.assert_allclose(np.linalg.norm(found.features, axis=1), 1, atol=1e-3)
 
@@ -115,8 +107,7 @@ def test_a_model_is_adapted_to_the_folder(run, folder, tmp_path):
     plain = failures.predict_folder(run, folder, tmp_path / "plain").table
     arguments = ["predict", "--run", "tiny", "--images", str(folder), "--out", str(tmp_path / "out")]
     assert main([*arguments, "--adapt-norm", "0.5"]) == 0
-    scored = evaluate.evaluate_run(Evaluate(run="tiny", adapt_norm=0.5))
-    assert scored.scores["adapt_norm"] == 0.5
+    assert evaluate.evaluate_run(Evaluate(run="tiny", adapt_norm=0.5)).scores["adapt_norm"] == 0.5
     agreed, differs = [], []
     for name in plain["id"]:
         ids = evaluate.read_ids(tmp_path / "out/masks" / f"{name}.png")
@@ -158,7 +149,7 @@ def test_warnings_and_disagreement(run, folder, tmp_path, trained_root):
     assert table.set_index("id").loc["noise", "warnings"].startswith("unlike training: 100% of the")
     model["spec"]["classes"]["names"] = ["a", "b", "c"]
     torch.save(model, other / "checkpoints/best.pth")
-    with pytest.raises(ModelError, match="was trained for 3 "):
+    with pytest.raises(train.ModelError, match="was trained for 3 "):
         failures.predict_folder(run, folder, tmp_path / "new", Run(other))
 
 
@@ -192,11 +183,11 @@ def test_the_georeference_of_a_tiff_is_kept(run, tmp_path):
 
 
 def test_a_large_image_is_tiled_and_rows_resized_in_parts_are_those_of_the_whole(run, monkeypatch):
-    model, _ = load_checkpoint(run.best_checkpoint)
+    model, _ = train.load_checkpoint(run.best_checkpoint)
     module = importlib.import_module("seglib.evaluate.predict")
     image = np.random.default_rng(0).integers(0, 256, (150, 210, 3), dtype=np.uint8)
     image[:, 70:] //= 4
-    small, plan = data.fitting(image, most=64)[0], make_plan("cpu", "fp32")
+    small, plan = data.fitting(image, most=64)[0], train.make_plan("cpu", "fp32")
     object.__setattr__(model.spec, "long_side", 64)
     views = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None]
     with torch.inference_mode():
@@ -231,8 +222,8 @@ def test_tiffs_beyond_pillows_limit_are_read_by_way_of_the_disk(run, tmp_path, m
     tifffile.imwrite(small / "white.tif", pixels[..., 0], photometric="miniswhite", rowsperstrip=7)
     planes = np.moveaxis(pixels, 2, 0)
     tifffile.imwrite(small / "planes.tif", planes, photometric="rgb", planarconfig="separate")
-    turned = [(274, "H", 1, 6, True)]
-    tifffile.imwrite(small / "turned.tif", pixels, photometric="rgb", extratags=turned)
+    tags = [(274, "H", 1, 6, True)]
+    tifffile.imwrite(small / "turned.tif", pixels, photometric="rgb", extratags=tags)
     tifffile.imwrite(small / "sixteen.tif", pixels[..., 0] * np.uint16(257))
     Image.fromarray(pixels[..., 0]).save(small / "eight.tif")
     Image.fromarray(pixels).save(small / "packed.tif", compression="tiff_lzw")
@@ -255,7 +246,6 @@ def test_tiffs_beyond_pillows_limit_are_read_by_way_of_the_disk(run, tmp_path, m
     masks = (evaluate.read_ids(tmp_path / f"out/masks/{name}.png") for name in ("sixteen", "eight"))
     np.testing.assert_array_equal(*masks)
     assert data.georeference(tmp_path / "out/masks/tiled.tif")[33550] == (0.5, 0.5, 0.0)
-    # shrunk without a copy of the whole
     large, (same,) = data.read_large(small / "tiled.tif"), data.fitting(pixels, most=60)
     monkeypatch.setattr(overlays, "_LARGE", 1000)
     assert np.abs(data.fitting(large, most=60)[0].astype(int) - same).max() < 40
@@ -266,10 +256,10 @@ def unit(vectors):
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def test_the_choice_is_that_of_brute_force():
+def test_the_choice_is_that_of_brute_force_and_leaves_copies_out():
     features, seen = unit(RANDOM.standard_normal((40, 6))), RANDOM.standard_normal((9, 6))
     value = RANDOM.random(40)
-    places, distances = choose(value, features, seen, 12)
+    places, distances = new_images.choose(value, features, seen, 12)
     known = list(unit(seen))
     for place, distance in zip(places, distances, strict=True):
         nearest = np.array([min(1 - one @ other for other in known) for one in features])
@@ -277,12 +267,9 @@ def test_the_choice_is_that_of_brute_force():
         assert distance == pytest.approx(nearest[place], abs=1e-6)
         known.append(features[place])
     assert len(set(places)) == 12
-
-
-def test_copies_of_what_is_chosen_or_trained_on_are_left_out():
     scenes = unit(RANDOM.standard_normal((4, 16)))
-    copies = np.repeat(scenes, 5, axis=0)
-    places, _ = choose(np.ones(20), copies, scenes[:1] * 7, 20)
+    copies = np.repeat(scenes, 5, axis=0)  # of what is chosen or trained on are left out
+    places, _ = new_images.choose(np.ones(20), copies, scenes[:1] * 7, 20)
     assert sorted(k // 5 for k in places) == [1, 2, 3], "the first scene is trained on"
 
 
@@ -341,8 +328,7 @@ def test_images_beyond_pillows_limit_are_predicted_but_not_chosen(evaluation, fo
     tifffile.imwrite(folder / "0000.tif", pixels, photometric="rgb")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)  # the others have 2240 pixels
     table = failures.label_next(evaluation, folder, tmp_path / "out", 5)
-    predicted = read_table(tmp_path / "out/predictions.csv").set_index("id")
-    assert predicted.loc["0000", "height"] == "90"
+    assert read_table(tmp_path / "out/predictions.csv").set_index("id").loc["0000", "height"] == "90"
     assert sorted(table["id"]) == ["0041", "0042", "1e5", "null"]
     for path in folder.glob("*.png"):
         path.unlink()

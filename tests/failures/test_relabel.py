@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import write_dataset
 from PIL import Image
 
 from seglib.data import IGNORE, ClassMap, DatasetError, load_dataset, read_mask
@@ -19,31 +20,23 @@ from seglib.failures import export_for_relabelling, import_corrections, to_relab
 SIZE = (30, 41)
 COLORS = np.array([(10, 20, 30), (200, 0, 0), (0, 200, 0), (0, 0, 200), (0, 0, 0)], np.uint8)
 FORMS = {
-    "ids": (lambda b: np.where(b == 4, 255, b).astype(np.uint8), "classes: [sky, road, car, 'tree & <b>']"),
-    "ignored id": (lambda b: b.astype(np.uint8), "classes: [sky, ignored, car, tree]\nignore_ids: [4]"),
-    "background": (lambda b: b.astype(np.uint8), "classes: [background, road, car, tree, pole]"),
-    "id map": (
-        lambda b: (b + 1).astype(np.uint8),
-        "classes: [a, b, c, d]\nid_map: {0: 255, 1: 0, 2: 1, 3: 2, 4: 3, 5: 3}",
-    ),
-    "colours": (lambda b: COLORS[b], f"classes: [a, b, c, d]\ncolors: {COLORS[:4].tolist()}"),
-}  # fmt: skip
+    "ids": (lambda b: np.where(b == 4, 255, b).astype(np.uint8), "sky, road, car, 'tree & <b>'", ""),
+    "ignored id": (lambda b: b.astype(np.uint8), "sky, ignored, car, tree", "ignore_ids: [4]"),
+    "background": (lambda b: b.astype(np.uint8), "background, road, car, tree, pole", ""),
+    "id map": (lambda b: np.uint8(b + 1), "a, b, c, d", "id_map: {0: 255, 1: 0, 2: 1, 3: 2, 4: 3, 5: 3}"),
+    "colours": (lambda b: COLORS[b], "a, b, c, d", f"colors: {COLORS[:4].tolist()}"),
+}
 
 
 def make_dataset(root, form: str):
     """Two splits of three random masks, with 0-4 stored as the form says."""
-    (stored, classes), random = FORMS[form], np.random.default_rng(1)
-    splits = ""
-    for split in ("train", "val"):
-        for kind in ("images", "masks"):
-            (root / split / kind).mkdir(parents=True)
+    (stored, classes, extra), random = FORMS[form], np.random.default_rng(1)
+    splits = {"train": {}, "val": {}}
+    for split in splits:
         for name in (f"{split} 1", f"{split}_{{2}}", f"{split}=3"):
             blocks = random.integers(0, 5, (5, 6)).repeat(8, 0).repeat(8, 1)[: SIZE[0], : SIZE[1]]
-            Image.fromarray(stored(blocks)).save(root / split / "masks" / f"{name}.png")
-            picture = Image.fromarray(random.integers(0, 256, (*SIZE, 3), np.uint8))
-            picture.save(root / split / "images" / f"{name}.png")
-        splits += f"  {split}: {{images: '{split}/images/*.*', masks: '{split}/masks/*.png'}}\n"
-    (root / "dataset.yaml").write_text(f"name: d\n{classes}\nsplits:\n{splits}")
+            splits[split][name] = random.integers(0, 256, (*SIZE, 3), np.uint8), stored(blocks)
+    write_dataset(root, splits, classes.split(", "), extra)
     return load_dataset(root)
 
 
@@ -81,18 +74,6 @@ def corrected(dataset, folder) -> dict[str, np.ndarray]:
     return masks
 
 
-def check_written(dataset, table, out, masks):
-    original = truths(dataset)
-    assert table["id"].tolist() == list(masks)
-    for row in table.itertuples():
-        assert row.changed == (masks[row.id] != original[row.id]).sum()
-        assert row.share == row.changed / masks[row.id].size
-        if row.changed:
-            np.testing.assert_array_equal(read_mask(out / row.mask, dataset.classes), masks[row.id])
-    assert table["mask"].tolist()[0] == ""  # nothing changed there
-    assert sum(1 for _ in out.rglob("*.png")) == len(masks) - 1
-
-
 def test_a_zip_and_a_folder_there_and_back(dataset, tmp_path):
     before = {p: p.read_bytes() for p in dataset.root.rglob("*.*")}
     evaluation, masks = evaluation_of(dataset, tmp_path), corrected(dataset, tmp_path)
@@ -101,7 +82,15 @@ def test_a_zip_and_a_folder_there_and_back(dataset, tmp_path):
     assert not (tmp_path / "none").exists()
     zipped = export_for_relabelling(evaluation, tmp_path / "new.zip", masks, masks="predictions")
     for source, out in ((zipped, tmp_path / "a"), (tmp_path / "predictions", tmp_path / "b")):
-        check_written(dataset, import_corrections(source, dataset, out), out, masks)
+        table, original = import_corrections(source, dataset, out), truths(dataset)
+        assert table["id"].tolist() == list(masks)
+        for row in table.itertuples():
+            assert row.changed == (masks[row.id] != original[row.id]).sum()
+            assert row.share == row.changed / masks[row.id].size
+            if row.changed:
+                np.testing.assert_array_equal(read_mask(out / row.mask, dataset.classes), masks[row.id])
+        assert table["mask"].tolist()[0] == ""  # nothing changed there
+        assert sum(1 for _ in out.rglob("*.png")) == len(masks) - 1
     assert before == {p: p.read_bytes() for p in dataset.root.rglob("*.*")}
 
 
@@ -141,7 +130,7 @@ def test_the_zip_is_what_cvat_expects(plain, tmp_path):
 
 def test_faults_of_what_is_exported(plain, tmp_path):
     evaluation = evaluation_of(plain, tmp_path)
-    with pytest.raises(DatasetError, match=r"1 of 2 samples to export are not in dataset 'd': 'nobody'"):
+    with pytest.raises(DatasetError, match=r"1 of 2 samples to export are not in dataset 'data': 'nobody'"):
         export_for_relabelling(evaluation, tmp_path / "x.zip", ["nobody", "val 1"])
     save_ids(tmp_path / "predictions" / "val 1.png", np.zeros((3, 3), np.uint8), plain.classes)
     with pytest.raises(DatasetError, match=r"\(3, 3\)"):

@@ -36,8 +36,7 @@ def test_auroc_is_scikit_learns_and_p_that_of_all_permutations():
 def test_noise_is_seldom_claimed(sizes):
     """A claim in 5 % of 200 cases would be 10; 11 or more of a rate of 2.5 % happen once in 100 times."""
     shape = {"units": 60, "size": 1} if sizes == "images" else {"units": 10, "size": 7}
-    claimed = sum(early_warning(*case(seed, **shape), draws=99)[1] <= LEVEL for seed in range(200))
-    assert claimed <= 10
+    assert sum(early_warning(*case(seed, **shape), draws=99)[1] <= LEVEL for seed in range(200)) <= 10
 
 
 def said(confidence, by_class, failed) -> list[str]:
@@ -61,8 +60,7 @@ def test_nothing_is_said_of_fewer_than_ten():
     for some in (failed, ~failed):
         assert "at least 10 of each are needed" in said(signal, signal, some)[0]
     failed[9] = True
-    left_out = np.where(np.arange(30) == 9, np.nan, signal)
-    whole, part = said(signal, left_out, failed)
+    whole, part = said(signal, np.where(np.arange(30) == 9, np.nan, signal), failed)
     assert "warns of failures" in whole
     assert part.startswith("9 failed and 20 passed images")
 

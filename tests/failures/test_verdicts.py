@@ -7,6 +7,18 @@ import pytest
 
 from seglib.failures import VERDICTS, VerdictBook
 
+HEAD = b"id,verdict,note,time\n"
+DAMAGED = {
+    HEAD + b"a,ignore,x,t\nb,nonsense,,\n,ignore,,\n": ["a"],
+    HEAD + b"a,ignore,x,t\na,ambiguous,,\n": ["a"],
+    HEAD + b"a,ignore,x,t\nb,ignore,a, comma,t\nc,ambiguous,,\n": ["a", "c"],
+    HEAD + b"a,ignore,,\nx,label wrong,caf\xe9,\nb,ambiguous,,\n": ["a", "x", "b"],
+    b"id;verdict;note;time\na;ignore;;\n": [],
+    b"\xff\xfe\x00broken": [],
+    b"": [],
+    HEAD + b'a,"ignore': [],
+}
+
 
 def test_verdicts_come_back_to_the_last_character(tmp_path):
     path = tmp_path / "verdicts.csv"
@@ -31,22 +43,7 @@ def test_what_cannot_be_saved_is_not_recorded(tmp_path, verdict, note):
     assert book.get("a").note == VerdictBook(tmp_path / "v.csv").get("a").note == "mine"
 
 
-HEAD = b"id,verdict,note,time\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "kept"),
-    [
-        (HEAD + b"a,ignore,x,t\nb,nonsense,,\n,ignore,,\n", ["a"]),
-        (HEAD + b"a,ignore,x,t\na,ambiguous,,\n", ["a"]),
-        (HEAD + b"a,ignore,x,t\nb,ignore,a, comma,t\nc,ambiguous,,\n", ["a", "c"]),
-        (HEAD + b"a,ignore,,\nx,label wrong,caf\xe9,\nb,ambiguous,,\n", ["a", "x", "b"]),
-        (b"id;verdict;note;time\na;ignore;;\n", []),
-        (b"\xff\xfe\x00broken", []),
-        (b"", []),
-        (HEAD + b'a,"ignore', []),
-    ],
-)
+@pytest.mark.parametrize(("text", "kept"), DAMAGED.items())
 def test_a_file_that_cannot_be_read_completely_is_kept_aside(tmp_path, text, kept):
     path = tmp_path / "verdicts.csv"
     (tmp_path / "verdicts.csv.bak-1").write_bytes(b"older")
@@ -68,8 +65,6 @@ def test_a_spreadsheets_byte_order_mark_is_no_fault(tmp_path):
 
 
 def test_verdicts_of_two_browsers_are_both_kept(tmp_path):
-    """Each of two browsers saves 8 verdicts as fast as it can."""
-
     def save(name):
         book = VerdictBook(tmp_path / "verdicts.csv")
         for k in range(8):

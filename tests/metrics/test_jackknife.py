@@ -11,8 +11,7 @@ NAN = float("nan")
 
 
 def test_intervals_leave_each_unit_out_in_turn():
-    random = np.random.default_rng(7)
-    counts, others = random.integers(0, 50, (2, 14, 4, 4))
+    counts, others = np.random.default_rng(7).integers(0, 50, (2, 14, 4, 4))
     units = np.repeat(list("abcdef"), [1, 2, 3, 2, 2, 4])
 
     def values(chosen):

@@ -9,10 +9,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from seglib import plots
+from seglib import failures, plots
 from seglib.checks import KINDS, QUALITIES
 from seglib.data import IGNORE, ClassMap
-from seglib.failures import ERROR_KINDS
 
 mpl.use("Agg")
 
@@ -49,12 +48,9 @@ def closed():
 
 
 def shares(classes):
-    table = pd.DataFrame(
-        [(s, c) for s in ("train", "val") for c in classes.names], columns=["split", "class"]
-    )
-    return table.assign(
-        pixel_share=10 ** RNG.uniform(-4, -0.5, len(table)), image_share=RNG.random(len(table))
-    )
+    rows = [(split, name) for split in ("train", "val") for name in classes.names]
+    table, share = pd.DataFrame(rows, columns=["split", "class"]), 10 ** RNG.uniform(-4, -0.5, len(rows))
+    return table.assign(pixel_share=share, image_share=RNG.random(len(rows)))
 
 
 def test_class_shares_hold_many_classes_and_name_the_absent():
@@ -134,7 +130,7 @@ def test_classes_stand_worst_first_in_their_colours_and_absent_ones_last():
     assert places == [[-0.19, 0.81], [0.19, 1.19]]  # no precision or recall where a class is absent
 
 
-def test_confusion_rows_are_shares_and_small_numbers_are_left_out():
+def test_confusion_rows_are_shares_without_small_numbers_and_their_difference_is_in_signed_points():
     counts = np.array([[996, 4, 0], [50, 150, 0], [0, 0, 0]])
     ax = plots.confusion_matrix(counts, CLASSES)
     assert [t.get_text() for t in ax.texts if t.get_text()] == ["100", "25", "75"]
@@ -145,9 +141,6 @@ def test_confusion_rows_are_shares_and_small_numbers_are_left_out():
     thousands = plots.confusion_matrix(counts * 1000, CLASSES, normalize=False)
     assert [t.get_text() for t in thousands.texts if t.get_text()] == ["996k", "50k", "150k"]
     assert "no valid pixel" in plots.confusion_matrix(0 * counts, CLASSES).texts[0].get_text()
-
-
-def test_the_difference_of_confusions_is_in_points_and_signed():
     full, failed = np.array([[90, 10], [0, 100]]), np.array([[4, 6], [0, 0]])
     ax = plots.confusion_difference(failed, full, ClassMap(("a", "b")))
     assert [t.get_text() for t in ax.texts] == ["-50", "+50"]
@@ -163,8 +156,7 @@ def test_regions_stand_worst_first():
     classes = ClassMap(tuple(f"class {k}" for k in range(40)))
     rows = [(name, "small", 30, 0.9 - k / 100) for k, name in enumerate(classes.names)]
     rows += [(name, "large", 1, k / 100) for k, name in enumerate(classes.names)]
-    table = pd.DataFrame(rows, columns=["class", "size", "regions", "iou"])
-    ax = drawn(plots.region_ious(table, classes))
+    ax = drawn(plots.region_ious(pd.DataFrame(rows, columns=["class", "size", "regions", "iou"]), classes))
     assert [t.get_text() for t in ax.get_yticklabels()] == list(classes.names[::-1])
     assert ax.texts[0].get_text() == "30 / 0 / 1"
     hollow = [bool((dots.get_facecolor() == 1).all()) for dots in ax.collections[1::2]]
@@ -263,12 +255,11 @@ def test_a_small_figure_shows_the_same(monkeypatch):
 def test_bars_are_as_long_as_what_was_lost():
     parts = RNG.dirichlet(np.ones(5), 30) * RNG.uniform(0.5, 1, (30, 1))
     names = [f"a_long_name_in_a_sequence_$_{k:06d}" for k in range(30)]
-    table = pd.DataFrame(parts, columns=[f"lost_{kind}" for kind in ERROR_KINDS])
+    table = pd.DataFrame(parts, columns=[f"lost_{kind}" for kind in failures.ERROR_KINDS])
     table = table.assign(id=names, miou=1 - parts.sum(1))
     ax = drawn(plots.lost_iou(table, 12))
-    worst = table.sort_values("miou").head(12)
     ends = [max(bar.get_x() + bar.get_width() for bar in row) for row in zip(*ax.containers, strict=True)]
-    np.testing.assert_allclose(ends, 1 - worst["miou"])
+    np.testing.assert_allclose(ends, 1 - table.sort_values("miou").head(12)["miou"])
     assert ax.get_title(loc="left").endswith("the worst 12 of 30 failures")
     texts = plots.lost_iou(table[:2].assign(miou=[0.29, 0.4994])).texts
     assert [text.get_text() for text in texts[:2]] == ["0.290", "0.499"]
@@ -301,9 +292,7 @@ def test_qualities_show_the_limit_and_which_images_failed():
 
 def test_class_curves_put_the_lowest_class_first():
     columns = {"val_iou_sky": [0.1, 0.9], "val_iou_<car>": [0.5, 0.2], "val_iou_gone": np.nan}
-    history = pd.DataFrame({"epoch": [1, 2], **columns})
-    fig = plots.class_curves(history)
-    shown = [ax for ax in fig.axes if ax.axison]
+    shown = [ax for ax in plots.class_curves(pd.DataFrame({"epoch": [1, 2], **columns})).axes if ax.axison]
     assert [ax.get_title("left") for ax in shown] == ["<car> 0.20", "sky 0.90"]
     assert shown[1].lines[0].get_ydata().tolist() == [0.1, 0.9]
 

@@ -1,8 +1,7 @@
 """Image and mask stay together, from the files to the training crop and back from the prediction to the mask.
 
-Every image is a map of its own coordinates: red is twice the column, green twice the row. Where a mask holds the column (or the
-row), or a network answers with what it sees, the picture itself says which id has to stand there: to half a pixel everywhere, and
-on average without any shift, which a wrong half-pixel convention would bring.
+Every image is a map of its own coordinates (red: twice the column, green: twice the row): it says which id
+has to stand where, to half a pixel, and on average without the shift of a wrong half-pixel convention.
 """
 
 import numpy as np
@@ -22,17 +21,15 @@ PLAN = DevicePlan()
 SIZES = [(33, 47), (64, 64), (91, 121), (20, 17), (101, 40), (1, 50), (119, 119)]
 STILL = {"color": 0, "blur": 0, "noise": 0, "crop_height": 32, "crop_width": 64}
 CELL = 8
-
-
-def picture(height: int, width: int) -> np.ndarray:
-    rows, columns = np.mgrid[:height, :width]
-    return np.stack([2 * columns, 2 * rows, 0 * rows], axis=-1).astype(np.uint8)
+EVERYTHING = {"flip_tta": True, "tile": 64, "scale_tta": "0.75 1.5"}
 
 
 def write(folder, sizes, axis: int, cell: int):
     """A dataset of pictures, and masks of the column (axis 1) or row (axis 0) in cells of so many pixels."""
-    masks = [(np.indices(size)[axis] // cell).astype(np.uint8) for size in sizes]
-    pairs = {str(k): (picture(*mask.shape), mask) for k, mask in enumerate(masks)}
+    pairs = {}
+    for k, places in enumerate(map(np.indices, sizes)):
+        image = np.stack([2 * places[1], 2 * places[0], 0 * places[0]], axis=-1).astype(np.uint8)
+        pairs[str(k)] = image, (places[axis] // cell).astype(np.uint8)
     write_dataset(folder, {"train": pairs}, [f"c{k}" for k in range(128 // cell)])
     return load_dataset(folder)
 
@@ -74,9 +71,6 @@ class Sees(nn.Module):
         seen = (images * self.std + self.mean) * 255 / 2
         centres = torch.arange(self.cells).view(1, -1, 1, 1) * CELL + (CELL - 1) / 2
         return -((seen[:, self.channel, None] - centres) ** 2)
-
-
-EVERYTHING = {"flip_tta": True, "tile": 64, "scale_tta": "0.75 1.5"}
 
 
 @pytest.mark.parametrize("options", [{}, {"flip_tta": True}, {"tile": 32}, EVERYTHING], ids=str)

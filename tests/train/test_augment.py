@@ -23,16 +23,14 @@ def cut(array, crop):
 def test_image_and_mask_move_together(size, crop_size):
     """The image holds x in channel 0 and y in channel 1, the mask x: where the matrix says, ignored outside."""
     ys, xs = np.mgrid[: size[0], : size[1]].astype(np.uint8)
-    image = np.stack([xs, ys, xs])
     for seed in range(25):
         crop = draw(crop_size, size, seed, scale_min=0.5, scale_max=2.0, rotation=30.0)
         assert 0 <= crop.rows.start < crop.rows.stop <= size[0]
         assert 0 <= crop.columns.start < crop.columns.stop <= size[1]
-        warped, x = warp(cut(image, crop), cut(xs, crop), [crop], crop_size)
+        warped, x = warp(cut(np.stack([xs, ys, xs]), crop), cut(xs, crop), [crop], crop_size)
         assert (warped.shape, x.shape, x.dtype) == ((1, 3, *crop_size), (1, *crop_size), torch.uint8)
         inside = x != 255
         assert ((warped[:, 0] - x).abs()[inside] <= 0.51).all()
-        # Computed here in float64 in pixels of the whole image.
         a, b, c, d, e, f = crop.matrix
         v, u = np.mgrid[: crop_size[0], : crop_size[1]]
         wanted_x, wanted_y = a * u + b * v + c + crop.columns.start, d * u + e * v + f + crop.rows.start

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from seglib import train
-from seglib.data import ClassMap
+from seglib import data, train
 from seglib.params import Train
 from seglib.train import CachedSplit, DevicePlan, fitting, make_plan
 from seglib.train.device import Machine
@@ -15,15 +14,21 @@ from seglib.train.device import Machine
 GB = 1_000_000_000
 LAPTOP = Machine("cpu", "some CPU", "", memory=8 * GB, threads=2)
 SERVER = replace(LAPTOP, half="bf16", memory=256 * GB, threads=32)
-APPLE = replace(LAPTOP, device="mps")
 OLD_GPU = replace(LAPTOP, device="cuda", name="Old GPU", half="fp16", gpus=1)
 NEW_GPU = replace(OLD_GPU, name="New GPU", half="bf16", memory=80 * GB)
 EIGHT = replace(NEW_GPU, gpus=8, threads=64)
+AUTO = {
+    "laptop": (LAPTOP, "cpu", "fp32", "channels_last"),
+    "server": (SERVER, "cpu", "bf16", "channels_last"),
+    "apple": (replace(LAPTOP, device="mps"), "mps", "fp32", "contiguous"),
+    "old gpu": (OLD_GPU, "cuda", "fp16", "channels_last"),
+    "eight gpus": (EIGHT, "cuda", "bf16", "channels_last"),
+}
 
 
 @pytest.fixture
 def model(tiny_params):
-    return train.build_model(tiny_params(), ClassMap(("a", "b", "c")))
+    return train.build_model(tiny_params(), data.ClassMap(("a", "b", "c")))
 
 
 @pytest.fixture
@@ -36,15 +41,6 @@ def planned(model, monkeypatch):
         return train.plan_training(Train(**how), model, split, machine)
 
     return plan
-
-
-AUTO = {
-    "laptop": (LAPTOP, "cpu", "fp32", "channels_last"),
-    "server": (SERVER, "cpu", "bf16", "channels_last"),
-    "apple": (APPLE, "mps", "fp32", "contiguous"),
-    "old gpu": (OLD_GPU, "cuda", "fp16", "channels_last"),
-    "eight gpus": (EIGHT, "cuda", "bf16", "channels_last"),
-}
 
 
 @pytest.mark.parametrize(("machine", "device", "precision", "layout"), AUTO.values(), ids=AUTO)

@@ -50,9 +50,8 @@ def test_two_processes_train_as_one_does_end_when_one_dies_and_go_on(tiny_root, 
     assert "epoch 2 of 8" in capsys.readouterr().out
     plan = read_json(run.path / "environment.json")["plan"]
     assert (plan["processes"], plan["reasons"]) == (2, {"precision": "for a test"})
-    subprocess.run(
-        [*TORCHRUN, "--params", str(run.params), "-p", "resume=true"], check=True
-    )  # as on clusters
+    as_on_clusters = [*TORCHRUN, "--params", str(run.params), "-p", "resume=true"]
+    subprocess.run(as_on_clusters, check=True)
     history = pd.read_csv(run.history)
     assert history["epoch"].tolist() == list(range(1, 9))
     assert history["val_miou"].iloc[-1] > history["val_miou"].iloc[0]

@@ -15,6 +15,13 @@ from seglib.train.loader import augmented, batch_edges, crop_size, rare_pixel, t
 
 SIZES = [(6, 8), (8, 6), (6, 8), (5, 12), (6, 8), (8, 6), (9, 9)]
 pytestmark = pytest.mark.usefixtures("tiny_root")
+DAMAGES = {
+    "truncated": lambda cache: os.truncate(cache / "samples.bin", 100),
+    "no bytes": lambda cache: (cache / "samples.bin").unlink(),
+    "not stored": lambda cache: (shutil.rmtree(cache), build(cache="none")),
+    "no JSON": lambda cache: (cache / "index.json").write_text('{"sizes": ['),
+    "another kind": lambda cache: (cache / "index.json").write_text("[1, 2]"),
+}
 
 
 def build(**how) -> CachedSplit:
@@ -67,15 +74,6 @@ def test_it_is_decoded_once_and_again_after_a_change(tiny_root, monkeypatch):
     dataset.samples.loc[rows, "mask"] = dataset.samples.loc[rows, "mask"].to_numpy()[::-1]
     others = build_cache(dataset, "train")  # the same files in other pairs
     np.testing.assert_array_equal(others.pair(0)[1], first.pair(1)[1])
-
-
-DAMAGES = {
-    "truncated": lambda cache: os.truncate(cache / "samples.bin", 100),
-    "no bytes": lambda cache: (cache / "samples.bin").unlink(),
-    "not stored": lambda cache: (shutil.rmtree(cache), build(cache="none")),
-    "no JSON": lambda cache: (cache / "index.json").write_text('{"sizes": ['),
-    "another kind": lambda cache: (cache / "index.json").write_text("[1, 2]"),
-}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -149,8 +147,7 @@ def test_processes_share_what_one_would_cut(cached, batch_size, processes):
         for field in ("index", "jitters", "crops") if same else ():
             together = [value for part in parts for value in getattr(part, field)]
             assert together == list(getattr(cut(cached, batch_size)[k], field))
-    seen = np.concatenate([part.index for share in shares for part in share])
-    assert sorted(seen) == list(range(7))
+    assert sorted(np.concatenate([part.index for share in shares for part in share])) == list(range(7))
 
 
 def test_crop_sizes(cached):
@@ -192,5 +189,4 @@ def test_rare_crops_show_the_rare_class_more_often(tiny_params):
         return (masks == counts.argmin()).mean()
 
     assert of_rare(1.0) > 1.1 * of_rare(0.0)
-    empty = replace(cached, pixel_counts=np.zeros_like(cached.pixel_counts))
-    assert rare_pixel(empty, 0, random) is None
+    assert rare_pixel(replace(cached, pixel_counts=np.zeros_like(cached.pixel_counts)), 0, random) is None

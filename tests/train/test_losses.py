@@ -16,6 +16,8 @@ from seglib.train import loss as losses
 IGNORE = 255
 WEIGHTS = [0.5, 2.0, 1.0, 0.0, 3.0]
 ALL = (1.0, 1.0, 1.0)
+SHAPES = [(1, 5, 1, 1), (1, 5, 1, 13), (3, 5, 11, 1), (2, 1, 4, 5), (2, 2, 3, 3), (1, 40, 9, 7)]
+DIGITS = (torch.bfloat16, 8e-3), (torch.float16, 1e-3), (torch.float64, 1e-6)
 
 
 def batch(shape=(2, 5, 6, 7), ignored=0.2, seed=0, spread=2.0):
@@ -68,9 +70,6 @@ def test_terms_alone_and_together(terms, class_weights, smoothing):
     assert_equal_to_reference(*batch(), terms, class_weights=class_weights, label_smoothing=smoothing)
 
 
-SHAPES = [(1, 5, 1, 1), (1, 5, 1, 13), (3, 5, 11, 1), (2, 1, 4, 5), (2, 2, 3, 3), (1, 40, 9, 7)]
-
-
 @pytest.mark.parametrize("ignored", [0.0, 0.6])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_shapes_and_kinds_of_ids(shape, ignored):
@@ -99,9 +98,6 @@ def test_extreme_logits():
     logits, target = batch(seed=12)
     values, gradient = ours(logits * 1e4, target)
     assert all(torch.isfinite(value) for value in (*values, gradient.sum()))
-
-
-DIGITS = (torch.bfloat16, 8e-3), (torch.float16, 1e-3), (torch.float64, 1e-6)
 
 
 @pytest.mark.parametrize(("dtype", "digits"), DIGITS)

@@ -14,8 +14,7 @@ from PIL import Image
 from torch import nn
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from seglib import train
-from seglib.checks import class_weights
+from seglib import checks, train
 from seglib.data import DatasetError, load_dataset, read_pair
 from seglib.params import ParameterError
 from seglib.runs import Run, lock, read_json
@@ -30,6 +29,8 @@ HISTORY = {
 STEPS = ["epoch", "step", "loss", "ce", "dice", "focal", "grad_norm", "learning_rate", "images_per_second"]
 TIMES = ["seconds", "seconds_left", "images_per_second"]
 PLAIN = {"memory_format": "contiguous", "accelerate": False}
+PARTS = {"batch_size": 4, "micro_batch": 2, "ema_decay": 0.9}
+NOT_FINITE = ("loss", "nan.* norm nan"), ("gradient", r"\d\.\d+ .* norm (nan|inf)")
 
 
 def new_model(params, seed: int = 0):
@@ -47,7 +48,6 @@ def stop(history):
 
 
 def assert_same(run: Run, other: Run) -> None:
-    """Both wrote the same tables and the same weights."""
     for name in ("history", "steps"):
         tables = (pd.read_csv(getattr(r, name)).drop(columns=TIMES, errors="ignore") for r in (run, other))
         pd.testing.assert_frame_equal(*tables, rtol=1e-12)
@@ -103,23 +103,20 @@ def test_a_run_follows_its_actions_and_no_others(tiny_root, tiny_params):
     path.write_text("exclude: [t01]\naugment: [{name: blur, value: 0.5}]\n")
     params = train.open_dataset(tiny_params(**how))[0]
     assert params.blur == 0.5
-    run = trained(params)[0]
-    assert json.loads(run.params.read_text()) == params.model_dump()
+    assert json.loads(trained(params)[0].params.read_text()) == params.model_dump()
     path.write_text("exclude: [t02]\n")
     with pytest.raises(ParameterError, match=r"actions\.yaml is not artifacts/runs/tiny/actions\.yaml"):
         train.start_run(tiny_params(resume=True, **how))
 
 
-def test_fit_writes_history_and_checkpoints(trained_root):
-    run = Run.open("tiny")
+def test_fit_writes_history_and_checkpoints_and_scores_its_predictions(run):
     history = pd.read_csv(run.history)
     assert set(history.columns) == HISTORY
     assert history["epoch"].tolist() == [1, 2, 3]
     assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]
     assert np.isfinite(history.drop(columns="best").to_numpy(float)).all()
-    # The weights of all three terms are 1.
     terms = history[["train_ce", "train_dice", "train_focal"]].sum(axis=1)
-    np.testing.assert_allclose(terms, history["train_loss"], rtol=1e-5)
+    np.testing.assert_allclose(terms, history["train_loss"], rtol=1e-5)  # their weights are 1
     assert history["best"].tolist() == [True, *(history["val_miou"].cummax().diff().iloc[1:] > 0)]
     best = train.load_checkpoint(run.best_checkpoint)[1]
     assert best["epoch"] == history["epoch"][history["val_miou"].idxmax()]
@@ -132,19 +129,13 @@ def test_fit_writes_history_and_checkpoints(trained_root):
     np.testing.assert_allclose(steps.groupby("epoch")["loss"].mean(), history["train_loss"], rtol=1e-5)
     assert (steps[["grad_norm", "learning_rate", "images_per_second"]] > 0).all().all()
     assert not [left for left in run.path.rglob(".*") if left.name != ".training"], "temporary files are left"
-
-
-def test_validation_score_is_that_of_the_predictions(trained_root):
-    run, dataset = Run.open("tiny"), load_dataset("data/tiny")
+    dataset = load_dataset("data/tiny")
     model, facts = train.load_checkpoint(run.best_checkpoint, dataset.classes)
     reference = MulticlassJaccardIndex(3, ignore_index=255)
     for sample in dataset.split("val").itertuples():
         image, mask = (torch.tensor(array)[None] for array in read_pair(dataset, sample))
         reference.update(model.logits(image.permute(0, 3, 1, 2)).argmax(1), mask.long())
     assert facts["val_miou"] == pytest.approx(reference.compute().item(), abs=2e-3)
-
-
-PARTS = {"batch_size": 4, "micro_batch": 2, "ema_decay": 0.9}
 
 
 @pytest.mark.slow
@@ -165,13 +156,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny_root, tiny_params, how):
     pd.testing.assert_frame_equal(trained(resumed)[1], history)  # nothing is left to do
 
 
-def test_resuming_at_once_or_with_other_parameters_or_data_is_refused(trained_root, tiny_params):
-    with lock(Run.open("tiny").path / ".training", "training"), pytest.raises(TimeoutError):
+def test_resuming_at_once_or_with_other_parameters_or_data_is_refused(run, trained_root, tiny_params):
+    with lock(run.path / ".training", "training"), pytest.raises(TimeoutError):
         train.start_run(tiny_params(resume=True))
     match = r"'tiny' was started with other parameters \(epochs: 3 -> 5, seed: 0 -> 1\)"
     with pytest.raises(ParameterError, match=match):
         train.start_run(tiny_params(epochs=5, seed=1, resume=True))
-    assert read_json(Run.open("tiny").params)["epochs"] == 3
+    assert read_json(run.params)["epochs"] == 3
     folder = trained_root / "data" / "tiny" / "train" / "images"
     shutil.copy(folder / "t01.png", folder / "t02.png")
     with pytest.raises(DatasetError, match=r"the data changed since run 'tiny' was begun \(train: .*Restore"):
@@ -187,9 +178,6 @@ def test_a_run_may_go_on_on_another_machine(tiny_root, tiny_params):
     assert history["micro_batch"].tolist() == [2, 2, 2]
     assert read_json(run.params)["precision"] == "bf16"
     assert read_json(run.path / "environment.json")["plan"]["precision"] == "bf16"
-
-
-NOT_FINITE = ("loss", "nan.* norm nan"), ("gradient", r"\d\.\d+ .* norm (nan|inf)")
 
 
 @pytest.mark.parametrize(("part", "found"), NOT_FINITE)
@@ -223,7 +211,7 @@ def test_class_weights_reach_the_loss(tiny_root, tiny_params):
     params = tiny_params(class_weights="median_frequency")
     splits = open_splits(params)
     job = trainer.Trainer(new_model(params), *splits, params, train.DevicePlan())
-    expected = torch.tensor(class_weights(splits[0].pixel_counts, "median_frequency")).float()
+    expected = torch.tensor(checks.class_weights(splits[0].pixel_counts, "median_frequency")).float()
     assert torch.equal(job.loss.class_weights, expected)
     assert torch.equal(job.scoring_loss.class_weights, expected)
 
