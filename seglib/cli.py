@@ -150,7 +150,7 @@ def check(folder: Path, *, config: Path | None) -> int:
         print(f"{severity:<7}  {kind} ({len(group)})\n         " + "\n         ".join(lines))
     lacking = [name for name in ("train", "val") if name not in dataset.splits]
     if lacking:
-        way = f"seglib init {shlex.quote(str(folder))} {seglib.data.split_flag(dataset.splits)} makes it of whole sequences"
+        way = f"seglib init {shlex.quote(str(folder))} {seglib.data.split_flag(dataset.splits)} divides train by whole sequences"
         way = "Name a split train in dataset.yaml" if "train" in lacking else way
         print(
             f"error    no-split\n         no samples in {' and '.join(lacking)}, which training needs.\n         -> {way}"

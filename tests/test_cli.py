@@ -222,7 +222,7 @@ def test_a_split_keeps_sequences_and_copies_together_and_splits_that_are_there(s
 
     assert main(["check", str(street)]) == 1
     told = capsys.readouterr().out
-    assert f"-> seglib init {street} --split 0.7 0.15 0.15 makes" in told
+    assert f"-> seglib init {street} --split 0.7 0.15 0.15 divides" in told
     assert told.endswith("Training needs val too.\n")
     assert (split("0.5"), split("0.6", "0", "0.2"), split("0.6", "0.2", "0.2")) == (1, 0, 1)
     assert re.search("(?s)expected two or three of 0-1.*there are train, test", capsys.readouterr().err)
@@ -246,9 +246,10 @@ def test_a_split_keeps_sequences_and_copies_together_and_splits_that_are_there(s
     assert split("0.7", "0.3") == 0
     again = load_dataset(street).samples
     assert again["split"].value_counts().to_dict() == by_id.value_counts().to_dict()
-    block = "  train:\n    images: train/images/*.png\n    masks: train/masks/*.png\n    ids:\n      - b_00\n"
+    block = "  train:\n    images: train/images/*.png\n    masks: train/masks/*.png\n    ids: # mine\n      - b_00\n"
     path.write_text(re.sub("(?m)^  train:.*\n", block, listed))
-    assert split("0.7", "0.3") == 1
+    before = path.read_text()
+    assert (split("0.7", "0.3"), path.read_text()) == (1, before)
 
 
 def test_a_new_project_is_the_root_of_what_is_done_in_it(tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from seglib import data
 from seglib.checks import class_balance, duplicates, image_quality, masks, reading, splits
 from seglib.data import IGNORE, Dataset, some
-from seglib.runs import check_name, project_root, replace_folder, write_csv, write_json, write_text
+from seglib.runs import check_name, load_yaml, project_root, replace_folder, write_csv, write_json, write_text
 
 SEVERITIES = ("error", "warning", "info")
 _CHECKS = pd.read_csv(Path(__file__).with_name("findings.csv"), index_col="check", keep_default_na=False)
@@ -260,29 +260,46 @@ def divide_train(folder: Path, shares: Sequence[float]) -> pd.Series:
     sample of train. A ValueError says what to change.
     """
     path, wanted = folder / "dataset.yaml", dict(zip(("train", "val", "test"), shares, strict=False))
-    dataset, text = data.load_dataset(folder), path.read_text(encoding="utf-8")
-    train = re.search(r"(?m)^( +)train:.*\n(?:\1 .*\n)*", text)
-    form = r"""ids: *("[^"]*"|\[[^]]*\]|[^,}\n]+)"""
-    own, listed = re.subn(form, "ids: split/train.txt", train[0] if train else "")
-    if not own or own.count("ids:") > listed or re.search("(?m)^limit:", text):
-        raise ValueError(
-            f"{path}: expected `  train:` below splits, any ids beside it in one line, and no limit."
-        )
+    dataset, text = data.load_dataset(folder), path.read_text(encoding="utf-8").rstrip("\n") + "\n"
     new = [name for name in ("val", "test") if wanted.get(name)]
     if len(shares) not in (2, 3) or {*new} & {*dataset.splits} or not all(0 <= s < 1 for s in shares):
         told = f"shares {wanted}: expected two or three of 0-1; there are {', '.join(dataset.splits)}"
         raise ValueError(f"{told}. Give 0 for a split that is there, or remove it.")
+    text, lists = _with_lists(text, new)
+    if not lists:
+        told = "`  train:` below splits in one line, or a line a key with ids in one, and no limit"
+        raise ValueError(f"{path}: expected {told}. Or list the ids by hand, as data/README.md shows.")
     check = check_dataset(dataset)
     samples, counts = check.samples[check.train], check.pixel_counts[check.train]
     ends = (np.cumsum([0, *shares]) / sum(shares) * len(samples)).round().astype(int)
     samples = samples.assign(split=np.repeat([*wanted], np.diff(ends)))  # only their shares matter
     split = splits.suggest_split(samples, counts, check.pictures[check.train])
-    for name in (*new, *["train"] * listed):
+    for name in lists:
         ids = samples["id"][split == name]
         write_text(folder / "split" / f"{name}.txt", "".join(f"{i}\n" for i in ids))
-    lines = own + "".join(f"{train[1]}{name}: {{ids: split/{name}.txt}}\n" for name in new)
-    write_text(path, text[: train.start()] + lines + text[train.end() :])
+    write_text(path, text)
     return split
+
+
+def _with_lists(text: str, new: Sequence[str]) -> tuple[str, list[str]]:
+    """Name lists of new splits in the text of a dataset.yaml, and of train if it had one; no list if it has another form."""
+    train = re.search(r"(?m)^( +)train:.*\n(?:\1 .*\n)*", text)
+    if not train:
+        return text, []
+    form = r"""\bids: *("[^"]*"|'[^']*'|\[[^]]*\]|[^\s,}#][^,}#\n]*)"""
+    own, listed = re.subn(form, "ids: split/train.txt", train[0])
+    lists, lines = (
+        [*new, *["train"] * listed],
+        [f"{train[1]}{name}: {{ids: split/{name}.txt}}\n" for name in new],
+    )
+    text = "".join([text[: train.start()], own, *lines, text[train.end() :]])
+    try:  # what is edited as text may read otherwise
+        config = data.DatasetConfig(**load_yaml(text))
+    except ValueError:
+        return text, []
+    found = {name: config.splits[name].ids for name in ("train", *new)}
+    wanted = {"train": "split/train.txt" if listed else ""} | {name: f"split/{name}.txt" for name in new}
+    return text, lists if found == wanted and not config.limit else []
 
 
 def write(check: CheckResult, folder: str | Path | None = None) -> Path:

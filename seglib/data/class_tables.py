@@ -54,9 +54,9 @@ def _from_json(found: dict | list) -> list[Named]:
         return [Named(k, v) if isinstance(v, int) else Named(v, int(k)) for k, v in found.items()]
     rows = [{"name": row} if isinstance(row, str) else row for row in found]
     colors = [row.get("color") or () for row in rows]
-    colors = [[*bytes.fromhex(color.lstrip("#"))] if isinstance(color, str) else color for color in colors]
-    if not all(isinstance(value, int) for color in colors for value in color):
-        raise ValueError("its colours are not three numbers from 0 to 255")
+    colors = [[*bytes.fromhex(c[1:])] if re.fullmatch(r"#[0-9a-fA-F]{6}", str(c)) else c for c in colors]
+    if not all(len(c) in (0, 3) and all(isinstance(value, int) for value in c) for c in colors):
+        raise ValueError("its colours are not three numbers from 0 to 255, or #rrggbb")
     named = ((row.get("name") or row["title"], row.get("id")) for row in rows)
     return [Named(*one, (*color,) or None) for one, color in zip(named, colors, strict=True)]
 
@@ -65,7 +65,7 @@ def _from_lines(text: str) -> list[Named]:
     """Rows such as "road", "0 road", "0, road", "road,0", "road 128 64 128" and CVAT's "road:128,64,128::"."""
     lines = [line.strip() for line in text.splitlines() if line.strip() and line[0] != "#"]
     if len(lines) == 1 and not re.search(r"\d", text):  # all in one line
-        lines = re.split(r"\s*[,;]\s*", lines[0])
+        lines = [*filter(None, re.split(r"\s*[,;]\s*", lines[0]))]
     rows = []
     for first, name, *color, last in (m.groups() for m in (re.fullmatch(_ROW, line) for line in lines) if m):
         stored, name = first or last, name.split("\t")[-1].strip(' "')
@@ -87,8 +87,8 @@ def draft_classes(files: list[Path], named: list[Named], source: str, glob: str)
     if broken:
         notes.append(f"# {len(broken)} of {len(files)} masks cannot be read ({some(broken)}); 01 names them.")
     city, id_map = re.search("label(train)?ids", glob, re.IGNORECASE), {} if smeared else {IGNORE: IGNORE}
-    used = {rgb: k for k, rgb in palette.items() if k in pixels and k != IGNORE}
     shown = {row.color for row in named}
+    used = {rgb: k for k, rgb in palette.items() if k in pixels and (k != IGNORE or rgb in shown)}
     if colored:
         if not all(row.color for row in named):
             notes += [f"# {source} names no colours: write its names in place of class_0, ..."]
@@ -115,9 +115,13 @@ def draft_classes(files: list[Path], named: list[Named], source: str, glob: str)
         rows = [row._replace(color=row.color or palette.get(row.stored)) for row in rows]
         no_data = [value for value in no_data if value != IGNORE]
         notes += [f"ignore_ids: {no_data}"] * bool(no_data)
+    if smeared and not colored and len(rows) > 2:
+        notes.append(
+            "# Between two classes, soft outlines pass through the values of others: export ids as PNG if you can."
+        )
     if odd := [row.name for row in rows if re.fullmatch(_NO_CLASS, row.name, re.IGNORECASE)]:
         notes.append(
-            f"# Pixels of {some(odd)} are learnt as a class. Map them to {IGNORE} by id_map if they are none."
+            f"# {some(odd)} is learnt and scored as a class; data/README.md tells how pixels are ignored."
         )
     id_map |= {row.stored: c for c, row in enumerate(rows) if row.stored is not None}
     id_map = dict(sorted(id_map.items()))

@@ -15,7 +15,7 @@ import tifffile
 from PIL import Image, ImageDraw
 
 from seglib.data.classes import IGNORE, DatasetError, some
-from seglib.data.draft import meaning, split_of, walk
+from seglib.data.draft import meaning, splits_of, walk
 from seglib.data.image_io import ImageForm, read_stored, read_values
 from seglib.runs import atomic_folder, load_yaml, read_written, write_text
 
@@ -114,8 +114,7 @@ def _pages(path: Path) -> list[tuple[np.ndarray, dict[str, Any]]]:
 def _masks(root: Path, masks: list[tuple[str, ...]], images: _Images, kind: str) -> Iterator[_Drawn]:
     """The masks of each image: of its classes, by the folders that they lie in, or of its instances.
 
-    Instances whose files are not called as an image are of the only image in the folder around theirs: DSB 2018 has a
-    folder an image.
+    Instances may lie, as in DSB 2018, beside the only image of a folder that is called as the image.
     """
     found, around = defaultdict(list), defaultdict(list)
     for image in (image for same in images.values() for image in same):
@@ -127,7 +126,8 @@ def _masks(root: Path, masks: list[tuple[str, ...]], images: _Images, kind: str)
             told = f"{path} lies in no folder of a class, such as masks/train/car/x.png."
             raise DatasetError(told, "no-annotations", "Are they masks of classes already?")
         only = around[tuple(place[:-1])]
-        called = only[0] if path.stem not in images and len(only) == 1 else "/".join([*place, path.stem])
+        alone = len(only) == 1 and PurePosixPath(only[0]).name in place[-2:-1]
+        called = only[0] if alone else "/".join([*place, path.stem])
         found[called].append((0, label, partial(_marked, path, kind)))
     yield from ((name, name, None, shapes) for name, shapes in found.items())
 
@@ -149,8 +149,9 @@ def _marked(path: Path, kind: str) -> np.ndarray:
 def _image(source: str, called: str, images: _Images) -> PurePosixPath:
     """The image of that name and of no other split; of several, the one whose folders are called most alike."""
     name = PurePosixPath(called)
-    told, same = split_of(name.parts[:-1]), images.get(name.name, [])
-    same = [image for image in same if not told or split_of(image.parts[:-1]) in ("", told)]
+    told, same = splits_of(str(name.parent)), images.get(name.name, [])
+    if told:
+        same = [image for image in same if (found := splits_of(str(image.parent))) & told or not found]
     words = [{*re.split(r"[/_. -]+", str(path.parent))} for path in (name, *same)]
     alike = [len(words[0] & others) for others in words[1:]]
     best = [image for image, score in zip(same, alike, strict=True) if score == max(alike)]
@@ -257,7 +258,7 @@ def _from_json(found: Any, source: str, stem: str, names: list[str]) -> Iterator
             shapes[one["image_id"]].append((-one.get("area", 0), label, form))
         for one in found["images"]:
             size, name = (one.get("height"), one.get("width")), one["file_name"].replace("\\", "/")
-            called = PurePosixPath(stem, name).with_suffix("").as_posix()
+            called = PurePosixPath(f"{stem}/{name}").with_suffix("").as_posix()
             yield source, called, size if all(size) else None, shapes[one["id"]]
     elif "shapes" in keys:
         for one in found["shapes"]:

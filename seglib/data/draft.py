@@ -4,7 +4,7 @@ import json
 import re
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator
 from functools import partial
 from itertools import product, takewhile
 from pathlib import Path
@@ -19,11 +19,12 @@ from seglib.runs import is_plain
 
 _SPLITS = {"train": "train|training", "val": "val|valid|validation", "test": "test|testing"}
 _SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words.split("|")}
-_IMAGE = "images?|imgs?|jpegimages|leftimg8bit|rgb|photos|inputs?"
+_IMAGE = "images?|imgs?|jpegimages|leftimg8bit|rgb|photos"
 _SURE = "masks?|annot|gt|gtfine|label(?:train)?ids|manual1?|groundtruth"  # also beside words that say nothing
-_MASK = rf"{_SURE}|labels?|annotations?|ann|segmentationclass\w*|segmentations?|semantic|seg|truth"
+_MASK = rf"{_SURE}|labels?|annotations?|ann|segmentationclass(?:png)?|segmentations?|seg|truth"
 _OTHER = "colou?r|overlay|viz?|.*visualization|segmentationobject|instances?|instance(?:train)?ids|polygons"
 _KNOWN = rf"{'|'.join(_SPLIT_OF)}|{_IMAGE}|{_MASK}|{_OTHER}|dir|ground"
+_WEAK = {"image": "inputs?", "mask": r"semantic|segmentationclass\w+"}  # said only where no other words are
 _GAP = r"[_\-. ]+"
 _EDGE = rf"{_GAP}|(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])"
 _Files = dict[tuple[str, ...], Path]  # by the parts of their paths below the dataset's folder
@@ -56,7 +57,7 @@ def draft_dataset(folder: str | Path, images: str = "", masks: str = "") -> str:
     """
     root = Path(folder)
     files, others = walk(root)
-    pairs = _told(root, images, masks) if images or masks else _find_pairs(root, files)
+    pairs = _told(root, images, masks) if images or masks else _read_names(root, files)
     if not pairs:
         raise _no_layout(root, files, others)
     pairs = _one_a_split(pairs)
@@ -95,40 +96,53 @@ def walk(root: Path) -> tuple[_Files, list[Path]]:
     return images, [path for path in below if path.parts not in images]
 
 
-def meaning(name: str) -> tuple[str, str]:
+def meaning(name: str, weak: bool = False) -> tuple[str, str]:
     """The split, and "image", "mask" or "other", that a folder's name or a word of a file's tells; "" if none.
 
-    Numbers say nothing ("train2017"). What nobody knows may stand before a split ("paris_train"), not after it.
+    If `weak`, numbers say nothing ("train2017"), a split may stand behind a name ("paris_train"), and more words count.
     """
     joined = re.fullmatch(rf"({'|'.join(_SPLIT_OF)})({_IMAGE}|{_MASK})", name.lower())
-    words = joined.groups() if joined else filter(None, re.split(rf"\d*(?:{_GAP}|$)", name.lower()))
-    words = [*words][::-1]
-    known = [*takewhile(partial(re.fullmatch, _KNOWN), words)]
-    split = next((_SPLIT_OF[word] for word in known if word in _SPLIT_OF), "")
-    if len(known) < len(words):  # "leaf_masks", but not "segmentation of cars"
-        known = [word for word in words if re.fullmatch(f"{_SURE}|{_OTHER}|images", word)]
-    roles = (("other", _OTHER), ("mask", _MASK), ("image", _IMAGE))
-    role = next((role for role, form in roles if any(re.fullmatch(form, word) for word in known)), "")
-    return split, role
+    words = joined.groups() if joined else re.split(rf"\d*(?:{_GAP}|$)" if weak else _GAP, name.lower())
+    more = _WEAK if weak else {"image": "(?!)", "mask": "(?!)"}
+    known = rf"{_KNOWN}|{more['image']}|{more['mask']}"
+    words = [word for word in words if word or not weak]
+    last = [*takewhile(partial(re.fullmatch, known), words[::-1])][::-1]
+    if len(last) < len(words):  # "leaf_masks", but not "segmentation of cars"
+        words = [word for word in words if re.fullmatch(f"{_SURE}|{_OTHER}|images", word)]
+        last = last if weak else words
+    roles = (("other", _OTHER), ("mask", f"{_MASK}|{more['mask']}"), ("image", f"{_IMAGE}|{more['image']}"))
+    role = next((role for role, form in roles if any(re.fullmatch(form, word) for word in words)), "")
+    return next((_SPLIT_OF[word] for word in last if word in _SPLIT_OF), ""), role
 
 
-def split_of(folders: Sequence[str]) -> str:
-    """The split that the last of the folders tells which tells one; "" if none does."""
-    return next((split for split, _ in map(meaning, folders[::-1]) if split), "")
+def splits_of(path: str) -> set[str]:
+    """The splits that are words of a path."""
+    return {_SPLIT_OF[word] for word in re.findall("[a-z]+", path.lower()) if word in _SPLIT_OF}
 
 
-def _find_pairs(root: Path, files: _Files) -> list[_Pair]:
+def _read_names(root: Path, files: _Files) -> list[_Pair]:
+    """Pair by what words tell for sure; by weak ones where there are none, or where they alone tell splits."""
+    pairs = _find_pairs(root, files, weak=False)
+    if any(pair.split for pair in pairs):
+        return pairs
+    others = _find_pairs(root, files, weak=True)
+    splits = {pair.split for pair in others}
+    divided = "train" in splits and 1 < len(splits) == len(others)
+    return others if divided or not pairs else pairs
+
+
+def _find_pairs(root: Path, files: _Files, weak: bool) -> list[_Pair]:
     """Tell masks from images by folders' names, else by files', and pair what fits together."""
     for by_files in (False, True):
         groups: dict[tuple, _Files] = defaultdict(dict)
         for parts, file in files.items():
-            said, words = [meaning(part) for part in parts[:-1]], re.split(_EDGE, file.stem)
+            said, words = [meaning(part, weak) for part in parts[:-1]], re.split(_EDGE, file.stem)
             length = 1 + max((k for k, told in enumerate(said) if any(told)), default=-1)
-            split, roles = split_of(parts[:-1]), {role for _, role in said}
+            split, roles = next((split for split, _ in said[::-1] if split), ""), {role for _, role in said}
             if by_files and len(words) > 1:
                 roles = {meaning(word)[1] for word in (words[-1], "".join(words[-2:]), words[0])}
             role = next((role for role in ("other", "mask", "image") if role in roles), "")
-            shape = tuple(p if any(meaning(p)) else "*" for p in parts[:length])
+            shape = tuple(p if any(told) else "*" for p, told in zip(parts, said[:length], strict=False))
             groups[split, role, shape][parts] = file
         pairs = []
         for (split, _, shape), group in ((key, group) for key, group in groups.items() if key[1] == "mask"):
@@ -236,7 +250,7 @@ def _one_a_split(pairs: list[_Pair]) -> list[_Pair]:
         named[pair.split or "train"].append(pair._replace(split=pair.split or "train"))
     for split, readings in ((split, found) for split, found in named.items() if len(found) > 1):
         detail = f"{split} can be read in {len(readings)} ways:"
-        word = rf"(?<![A-Za-z])(?i:{_SPLITS[split]})(?![a-z])"
+        word = rf"(?<![A-Za-z])(?i:(?:{_SPLITS[split]})(?![a-z]))"
         for pair in readings:
             images, masks = (re.sub(word, "{split}", side.glob) for side in pair[1:])
             mask = pair.masks.files[pair.both[0]]
@@ -299,11 +313,9 @@ def _no_layout(root: Path, files: _Files, others: list[Path]) -> DatasetError:
     if foreign := [path.as_posix() for path in others if path.suffix.lower() in FOREIGN]:
         detail += f" {len(foreign)} files that are not read ({some(foreign)}) have to be saved as PNG first."
     if masks:
-        images = [parts for parts in files if parts not in masks]
-        one, other = (
-            f"{len(names)} ({some(['/'.join(name) for name in names], 1)})" for names in (masks, images)
-        )
-        detail += f" No names of its masks, {one}, fit those of its images, {other}."
+        sides = (masks, [parts for parts in files if parts not in masks])
+        one, other = (f"{len(side)} ({some(['/'.join(name) for name in side], 1)})" for side in sides)
+        detail += f" Its masks, {one}, have no names that fit those of its images, {other}."
         told = f"seglib convert {quoted} --kind classes (or instances) --to {quoted}/class_masks"
         detail += f" Masks of one class each, or of numbered objects, become masks of all classes by {told}."
         detail += f" {drawn}." * bool(found)

@@ -13,7 +13,6 @@ import tifffile
 from PIL import ExifTags, Image, TiffImagePlugin
 
 from seglib.data.classes import IGNORE, ClassMap, DatasetError, suggest
-from seglib.data.values import MANY
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # the only decoders that files reach, under any file name
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
@@ -208,12 +207,9 @@ def read_form(path: Path, label: str) -> tuple[np.ndarray, Stored]:
     """Read a mask's values, of one band or of three uint8 ones, and how the file stores them."""
     (values, stored), suggestion = _decode(path, label), "Save the band of the ids alone, as PNG."
     if stored.alpha and values.shape[2] > 1:
-        alpha, whole, values = values[..., -1], values, values[..., :-1]
-        alphas, colors = len(np.unique(alpha)), _colors(values)
-        if alphas > 1 and (colors == 1 or (alphas <= MANY and _colors(whole) > colors)):
-            detail = (
-                f"{label} has one colour of several alphas ({stored.mode}), {alpha.min()} to {alpha.max()}."
-            )
+        alpha, values = values[..., -1], values[..., :-1]
+        if alpha.min() < alpha.max() and (values == values[:1, :1]).all():
+            detail = f"{label} is one colour ({stored.mode}); what differs is its alpha, {alpha.min()} to {alpha.max()}."
             raise DatasetError(
                 detail, "channels", f"{suggestion} For example: Image.open(path).getchannel('A')."
             )
@@ -230,10 +226,6 @@ def read_form(path: Path, label: str) -> tuple[np.ndarray, Stored]:
             raise DatasetError(detail, "channels", suggestion)
         values = whole
     return values if values.shape[2] == 3 else values[..., 0], stored
-
-
-def _colors(values: np.ndarray) -> int:
-    return len(np.unique(values.reshape(-1, values.shape[2]), axis=0))
 
 
 def _decode(

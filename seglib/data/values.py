@@ -2,12 +2,10 @@
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage
 
 APART = 16  # grey values between named ids, where others are read as the nearest: JPEG's noise is below half of it
 MANY = 24  # values beyond which masks may hold no classes but numbers of objects, or noise
 _NOISE = 8  # grey values by which the neighbours in a flat place of a smeared mask differ, at most
-_RAMP = 5  # pixels across an outline
 _LEAST = 0.005  # share of the pixels in flat places below which they are no class
 
 
@@ -36,14 +34,7 @@ def snap(stored: np.ndarray, keys: np.ndarray, color: bool) -> tuple[np.ndarray,
     if lost.mean() > _LEAST:
         most = values[np.bincount(where[lost]).argmax()]
         told = f"{f'#{most:06x}' if color else most} or the like in {lost.mean():.1%} of its pixels"
-    snapped = near[where]
-    if (
-        not color and len(keys) > 2
-    ):  # between two classes lie the values of a third: they are of the nearer of both
-        low, high = (find(snapped, _RAMP) for find in (ndimage.minimum_filter, ndimage.maximum_filter))
-        nearer = np.where(stored - low < high - stored, low, high)
-        snapped = np.where(~flat & (low < snapped) & (snapped < high), nearer, snapped)
-    return snapped, told
+    return near[where], told
 
 
 def _spread(stored: np.ndarray) -> np.ndarray:

@@ -410,3 +410,11 @@ def test_masks_of_the_next_images_are_told_of_a_whole_split(photographs):
     for k in range(28):
         put(photographs, "train", f"train-{k:02d}x", photograph(k)[0], photograph(k + 1)[1])
     assert told() == ["train"]
+
+
+def test_a_camera_that_stands_still_shows_nothing_mixed_up(photographs):
+    image, mask = photograph(3)
+    for k in range(30):
+        moved = image + np.random.default_rng(k).integers(0, 9, image.shape, np.uint8)
+        put(photographs, "train", f"train-{k:02d}x", moved, mask)
+    assert "masks-mixed-up" not in set(check(photographs).findings["check"])

@@ -112,6 +112,9 @@ def test_captions_are_passed_over_and_two_entries_of_one_image_are_refused(root)
     ]
     write(root / "one.json", content)
     assert convert(root)[1:] == (["background", "car", "tree"], 1)
+    content["images"][0]["file_name"] = "/home/me/b.png"
+    write(root / "two.json", content)
+    assert convert(root, target=root.with_name("ours"))[2] == 1
     content["images"].append({"id": 2, "file_name": "lost/b.png"})
     write(root / "one.json", content)
     with pytest.raises(DatasetError, match=r"one\.json .*both are of one image"):
@@ -119,13 +122,13 @@ def test_captions_are_passed_over_and_two_entries_of_one_image_are_refused(root)
 
 
 def test_instances_of_a_folder_are_of_its_only_image(root):
-    for name in ("p1", "p2"):
+    for name in "12":
         save(root / f"stage1/{name}/images/{name}.png", Image.open(root / "images/train/a.png"))
-        for k, mask in enumerate((SQUARE, INNER), 9):
-            save(root / f"stage1/{name}/masks/{k}f.png", mask * np.uint8(255))
+        for k, mask in (("1", SQUARE), ("9f", INNER)):
+            save(root / f"stage1/{name}/masks/{k}.png", mask * np.uint8(255))
     out, names, count = convert(root / "stage1", "instances", root / "new")
     assert (names, count) == (["background", "object"], 2)
-    np.testing.assert_array_equal(np.array(Image.open(out / "p2/images/p2.png")), SQUARE)
+    np.testing.assert_array_equal(np.array(Image.open(out / "2/images/2.png")), SQUARE)
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,10 @@ def drafted(root, **told):
         ("{s}/f_{k}_jpg.rf.{k}ab9.jpg", "{s}/f_{k}_jpg.rf.{k}ab9_mask.png", 3),
         ("{s}2017/s{k}.jpg", "masks/{s}2017/s{k}.png", 3),
         ("paris_{s}/images/s{k}.jpg", "paris_{s}/masks/s{k}.png", 3),
+        ("images/test{k}/a.jpg", "masks/test{k}/a.png", 1),
+        ("image_{k}/a.png", "image_{k}/a_mask.png", 1),
+        ("semantic/images/s{k}.png", "semantic/masks/s{k}.png", 1),
+        ("segmentation_1/{s}/images/s{k}.png", "segmentation_1/{s}/masks/s{k}.png", 3),
         ("Task1-2_{s}_Input/I_{k}.jpg", "Task1_{s}_GroundTruth/I_{k}_segmentation.png", 3),
         ("{s}/image_2/s{k}.png", "{s}/semantic/s{k}.png", 3),
     ],
@@ -180,7 +184,7 @@ def test_a_palette_gives_colours_and_a_broken_table_is_an_error(tmp_path):
     )
     text = draft_dataset(tmp_path)  # black is not named
     assert "id_map: {0: 2, 1: 1, 2: 0, 255: 255}" in text
-    assert "# Pixels of Void are learnt as a class." in text
+    assert "# Void is learnt and scored as a class;" in text
     (tmp_path / "classes.json").write_text('[{"title": "a", "color": null}, {"name": "b"}, {"name": "c"}]')
     assert drafted(tmp_path).classes.names == ("a", "b", "c")
 
@@ -231,7 +235,7 @@ def test_names_that_do_not_fit_are_shown_even_beside_annotations(tmp_path):
         save(tmp_path / f"images/{k}.jpg", RGB)
         save(tmp_path / f"masks/x{k}0.png", IDS)
     (tmp_path / "config.json").write_text("{}")
-    told = r"masks, 2 \(masks/x10.png, ...\), fit those of its images, 2 \(images/1.jpg, ...\)"
+    told = r"masks, 2 \(masks/x10.png, ...\), .* fit those of its images, 2 \(images/1.jpg, ...\)"
     with pytest.raises(DatasetError, match=told):
         draft_dataset(tmp_path)
 
@@ -287,21 +291,12 @@ def palette(mask, colors):
     ],
 )
 def test_values_that_are_smeared_drawn_or_missing_are_read(tmp_path, mask, ending, line, expected):
-    assert line in draft_dataset(masks_of(tmp_path, mask, ending=ending))
+    text = draft_dataset(masks_of(tmp_path, mask, ending=ending))
+    assert line in text
+    assert ("soft outlines pass" in text) == ("snap" in line and mask.ndim == 2)
     dataset = drafted(tmp_path)
     mask = read_pair(dataset, dataset.samples.iloc[0])[1]
     assert (mask == np.where(expected > 2, 255, expected)).mean() > 0.99
-
-
-def test_classes_between_two_others_are_not_drawn_along_soft_outlines(tmp_path):
-    ids = np.kron(RNG.integers(0, 4, (6, 9)), np.ones((8, 8))).astype(np.uint8)
-    soft = Image.fromarray(ids * np.uint8(50)).resize((216, 144), Image.Resampling.BILINEAR)
-    assert "snap: true" in draft_dataset(masks_of(tmp_path, np.asarray(soft)))
-    mask = read_mask(tmp_path / "masks/a.png", drafted(tmp_path).classes)
-    truth = np.kron(ids, np.ones((3, 3)))
-    nearest = np.abs(np.asarray(soft)[..., None] - 50.0 * np.arange(4)).argmin(2)
-    assert (nearest != truth).mean() > 0.04
-    assert (mask != truth).mean() < 0.015
 
 
 @pytest.mark.parametrize(
