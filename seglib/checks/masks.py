@@ -22,7 +22,7 @@ _BESIDE = 0.65
 # Masks of CamVid's and the demo's splits fit their own images better than others in 0.98 to 1 of the comparisons; moved on
 # by 20 images or more, in 0.33 to 0.57.
 _OWN = 0.7
-_FEWEST_PAIRS, _OTHERS = 20, 16  # masks of a split; images that each is compared with
+_FEWEST_PAIRS, _OTHERS = 20, 8  # masks of a split; images that each is compared with
 # masks beside the edges, and their share: beyond both, it is the edges that are elsewhere
 _FEW, _MOST = 2, 0.1
 
