@@ -33,7 +33,6 @@ SETTINGS: dict[str, dict] = {
     "scale 0.5 to 2": {"scale_min": 0.5, "scale_max": 2.0},
     "scale 1 to 2.5": {"scale_min": 1.0, "scale_max": 2.5},
     "strong colour": {"color": 0.6, "blur": 0.2, "noise": 0.2, "darkness": 0.2, "haze": 0.2},
-    "longer average": {"ema_decay": 0.997},
     "rare crops": {"rare_crops": 0.5},
     "plain class weights": {"class_weights": "none"},
     "lite2": {"encoder": "timm-tf_efficientnet_lite2"},
