@@ -93,6 +93,15 @@ def test_wrong_masks_are_named_with_their_kind_but_where_the_model_is_lost(looke
     assert not check.judge(np.ones(50, bool)).images["suspect"].any()
 
 
+def test_where_two_fifths_of_the_masks_are_wrong_many_are_named(looked_at):
+    kinds = ["shifted_mask", "wrong_mask", "crude_outline", "swollen_outline", "swapped_classes"] * 4
+    spoiled = dict(zip((k for k in range(50) if k % 5 in (1, 3)), kinds, strict=True))
+    images = looked_at(spoiled=spoiled, seed=5).judge(np.zeros(50, bool)).images
+    chosen = set(images.index[images["suspect"]])
+    assert len(chosen & set(spoiled)) >= 8
+    assert len(chosen - set(spoiled)) <= 0.2 * len(chosen)
+
+
 def test_a_worthless_model_names_nothing(looked_at):
     check = looked_at(worthless=True, spoiled={5: "swapped_classes", 25: "missing_object"})
     assert not check.judge(np.zeros(50, bool)).images["suspect"].any()
