@@ -95,19 +95,23 @@ class LabelCheck:
         self.small[position] = truth[np.ix_(*grid)], pred[np.ix_(*grid)]
         small = Image.fromarray(image).resize(truth.shape[::-1], Image.Resampling.BILINEAR)
         seen = evidence.view(np.asarray(small), probabilities, pred)
-        masks = [("sound", truth)]
-        if position in self.injected and len(self.samples) >= FEWEST:
-            if step not in self.faults:
-                self.faults[step] = LabelFaults(self.dataset, self.samples, self.rng, step)
-            for kind in np.repeat(LABEL_FAULTS, [_TIMES.get(kind, 1) for kind in LABEL_FAULTS]):
-                if fault := self.faults[step].make(kind, self.samples.iloc[position]):
-                    masks.append((kind, fault.mask))
-        for kind, mask in masks:
-            found = evidence.measure(seen, mask, (truth != mask) & (kind in _LOCAL))
-            self.regions.append(found.regions.assign(row=len(self.rows), position=position))
-            dx, dy = found.shift
-            self.rows.append({"position": position, "kind": kind, "dx": dx, "dy": dy} | found.numbers)
-            self.confusions.append(csr_array(found.confusion.reshape(1, -1)))
+        self._add(position, "sound", seen, truth, truth)
+        if position not in self.injected or len(self.samples) < FEWEST:
+            return
+        if step not in self.faults:
+            self.faults[step] = LabelFaults(self.dataset, self.samples, self.rng, step)
+        for kind in np.repeat(LABEL_FAULTS, [_TIMES.get(kind, 1) for kind in LABEL_FAULTS]):
+            if fault := self.faults[step].make(kind, self.samples.iloc[position]):
+                self._add(position, kind, seen, truth, fault.mask)
+
+    def _add(
+        self, position: int, kind: str, seen: evidence.View, truth: np.ndarray, mask: np.ndarray
+    ) -> None:
+        found = evidence.measure(seen, mask, (truth != mask) & (kind in _LOCAL))
+        self.regions.append(found.regions.assign(row=len(self.rows), position=position))
+        dx, dy = found.shift
+        self.rows.append({"position": position, "kind": kind, "dx": dx, "dy": dy} | found.numbers)
+        self.confusions.append(csr_array(found.confusion.reshape(1, -1)))
 
     def judge(self, lost: np.ndarray) -> Findings:
         """Compute the probability of every mask to be wrong, and name those that are.
