@@ -150,11 +150,12 @@ def check(folder: Path, *, config: Path | None) -> int:
         print(f"{severity:<7}  {kind} ({len(group)})\n         " + "\n         ".join(lines))
     lacking = [name for name in ("train", "val") if name not in dataset.splits]
     if lacking:
-        way = f"seglib init {shlex.quote(str(folder))} {seglib.data.split_flag(dataset.splits)} divides train by whole sequences"
-        way = "Name a split train in dataset.yaml" if "train" in lacking else way
-        print(
-            f"error    no-split\n         no samples in {' and '.join(lacking)}, which training needs.\n         -> {way}"
-        )
+        way = "Name a split train in dataset.yaml"
+        if "train" in dataset.splits:
+            flag = seglib.data.split_flag(dataset.splits)
+            way = f"seglib init {shlex.quote(str(folder))} {flag} divides train by whole sequences"
+        print(f"error    no-split\n         no samples in {' and '.join(lacking)}, which training needs.")
+        print(f"         -> {way}")
     table = seglib.checks.write(found) / "findings.csv"
     told = f" Training needs {' and '.join(lacking)} too." * bool(lacking)
     print(f"All findings: {display_path(table)}\n\n{dataset.name}: {seglib.checks.conclusion(found)}{told}")

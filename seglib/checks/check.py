@@ -288,16 +288,14 @@ def _with_lists(text: str, new: Sequence[str]) -> tuple[str, list[str]]:
         return text, []
     form = r"""\bids: *("[^"]*"|'[^']*'|\[[^]]*\]|[^\s,}#][^,}#\n]*)"""
     own, listed = re.subn(form, "ids: split/train.txt", train[0])
-    lists, lines = (
-        [*new, *["train"] * listed],
-        [f"{train[1]}{name}: {{ids: split/{name}.txt}}\n" for name in new],
-    )
+    lists = [*new, *["train"] * listed]
+    lines = [f"{train[1]}{name}: {{ids: split/{name}.txt}}\n" for name in new]
     text = "".join([text[: train.start()], own, *lines, text[train.end() :]])
     try:  # what is edited as text may read otherwise
         config = data.DatasetConfig(**load_yaml(text))
     except ValueError:
         return text, []
-    found = {name: config.splits[name].ids for name in ("train", *new)}
+    found = {name: split.ids for name, split in config.splits.items() if name in ("train", *new)}
     wanted = {"train": "split/train.txt" if listed else ""} | {name: f"split/{name}.txt" for name in new}
     return text, lists if found == wanted and not config.limit else []
 

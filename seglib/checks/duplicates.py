@@ -1,6 +1,6 @@
 """Find images that show the same image, exactly or nearly."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -43,7 +43,7 @@ def alike(thumbs: list[np.ndarray]) -> bool:
     return len(thumbs) < 2 or bool(np.abs(np.corrcoef(steps(thumbs))[0]).min() >= _ALIKE)
 
 
-def steps(cells: list[np.ndarray]) -> np.ndarray:
+def steps(cells: Sequence[np.ndarray]) -> np.ndarray:
     """Compute the differences between neighbouring cells of thumbnails, rightwards and downwards: (N, S) float32."""
     cells = np.array(cells, np.float32).reshape(-1, *THUMBNAIL[::-1])
     return np.hstack([np.diff(cells, axis=axis).reshape(len(cells), -1) for axis in (1, 2)])

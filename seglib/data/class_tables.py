@@ -14,15 +14,8 @@ from seglib.data.image_io import EXCLUDE, read_form
 from seglib.data.overlay import label_regions
 from seglib.data.values import APART, MANY, levels, nearest, pack_rgb, tally
 
-TABLES = (
-    "labelmap.txt",
-    "_classes.csv",
-    "class_dict.csv",
-    "class_dict_seg.csv",
-    "classes.json",
-    "class_names.txt",
-)
-TABLES += ("classes.txt", "codes.txt", "labels.txt", "objectinfo150.txt")
+TABLES = ("labelmap.txt", "_classes.csv", "class_dict.csv", "class_dict_seg.csv", "classes.json")
+TABLES += ("class_names.txt", "classes.txt", "codes.txt", "labels.txt", "objectinfo150.txt")
 _NO_CLASS = "void|unlabell?ed|unknown|undefined|ignored?"
 _NO_DATA = (IGNORE, 65535, 2**32 - 1)  # the highest value of a type
 _GAP = r"\s*[\s,;:]\s*"
@@ -117,11 +110,11 @@ def draft_classes(files: list[Path], named: list[Named], source: str, glob: str)
         notes += [f"ignore_ids: {no_data}"] * bool(no_data)
     if smeared and not colored and len(rows) > 2:
         notes.append(
-            "# Between two classes, soft outlines pass through the values of others: export ids as PNG if you can."
+            "# Soft outlines between two classes pass through the values of others: better export ids."
         )
     if odd := [row.name for row in rows if re.fullmatch(_NO_CLASS, row.name, re.IGNORECASE)]:
         notes.append(
-            f"# {some(odd)} is learnt and scored as a class; data/README.md tells how pixels are ignored."
+            f"# {some(odd)}: learnt and scored as a class. data/README.md tells how to ignore pixels."
         )
     id_map |= {row.stored: c for c, row in enumerate(rows) if row.stored is not None}
     id_map = dict(sorted(id_map.items()))

@@ -246,9 +246,8 @@ def _from_json(found: Any, source: str, stem: str, names: list[str]) -> Iterator
     if "annotations" in keys and "categories" in keys:  # captions have none
         categories = {one["id"]: str(one["name"]) for one in found["categories"]}
         used = {one["category_id"] for one in found["annotations"]}
-        groups = {
-            one.get("supercategory") for one in found["categories"]
-        }  # Roboflow lists them as categories too
+        # Roboflow lists groups as categories too
+        groups = {one.get("supercategory") for one in found["categories"]}
         names += [name for k, name in sorted(categories.items()) if k in used or name not in groups]
         for one in found["annotations"]:
             label, form = categories[one["category_id"]], one.get("segmentation")

@@ -23,8 +23,9 @@ _IMAGE = "images?|imgs?|jpegimages|leftimg8bit|rgb|photos"
 _SURE = "masks?|annot|gt|gtfine|label(?:train)?ids|manual1?|groundtruth"  # also beside words that say nothing
 _MASK = rf"{_SURE}|labels?|annotations?|ann|segmentationclass(?:png)?|segmentations?|seg|truth"
 _OTHER = "colou?r|overlay|viz?|.*visualization|segmentationobject|instances?|instance(?:train)?ids|polygons"
-_KNOWN = rf"{'|'.join(_SPLIT_OF)}|{_IMAGE}|{_MASK}|{_OTHER}|dir|ground"
-_WEAK = {"image": "inputs?", "mask": r"semantic|segmentationclass\w+"}  # said only where no other words are
+_ROLES = {"other": _OTHER, "mask": _MASK, "image": _IMAGE}  # the first that a word tells
+# for folders in which no surer words are found
+_WEAK_ROLES = _ROLES | {"mask": rf"{_MASK}|semantic|segmentationclass\w+", "image": f"{_IMAGE}|inputs?"}
 _GAP = r"[_\-. ]+"
 _EDGE = rf"{_GAP}|(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])"
 _Files = dict[tuple[str, ...], Path]  # by the parts of their paths below the dataset's folder
@@ -99,19 +100,17 @@ def walk(root: Path) -> tuple[_Files, list[Path]]:
 def meaning(name: str, weak: bool = False) -> tuple[str, str]:
     """The split, and "image", "mask" or "other", that a folder's name or a word of a file's tells; "" if none.
 
-    If `weak`, numbers say nothing ("train2017"), a split may stand behind a name ("paris_train"), and more words count.
+    If `weak`, numbers say nothing ("train2017"), other words may come before a split ("paris_train"), and more words count.
     """
+    roles, gap = (_WEAK_ROLES, rf"\d*(?:{_GAP}|$)") if weak else (_ROLES, _GAP)
+    known = "|".join([*_SPLIT_OF, *roles.values(), "dir", "ground"])
     joined = re.fullmatch(rf"({'|'.join(_SPLIT_OF)})({_IMAGE}|{_MASK})", name.lower())
-    words = joined.groups() if joined else re.split(rf"\d*(?:{_GAP}|$)" if weak else _GAP, name.lower())
-    more = _WEAK if weak else {"image": "(?!)", "mask": "(?!)"}
-    known = rf"{_KNOWN}|{more['image']}|{more['mask']}"
-    words = [word for word in words if word or not weak]
+    words = [*filter(None, joined.groups() if joined else re.split(gap, name.lower()))]
     last = [*takewhile(partial(re.fullmatch, known), words[::-1])][::-1]
     if len(last) < len(words):  # "leaf_masks", but not "segmentation of cars"
         words = [word for word in words if re.fullmatch(f"{_SURE}|{_OTHER}|images", word)]
-        last = last if weak else words
-    roles = (("other", _OTHER), ("mask", f"{_MASK}|{more['mask']}"), ("image", f"{_IMAGE}|{more['image']}"))
-    role = next((role for role, form in roles if any(re.fullmatch(form, word) for word in words)), "")
+        last = last if weak else []
+    role = next((role for role, form in roles.items() if any(re.fullmatch(form, word) for word in words)), "")
     return next((_SPLIT_OF[word] for word in last if word in _SPLIT_OF), ""), role
 
 
@@ -314,8 +313,10 @@ def _no_layout(root: Path, files: _Files, others: list[Path]) -> DatasetError:
         detail += f" {len(foreign)} files that are not read ({some(foreign)}) have to be saved as PNG first."
     if masks:
         sides = (masks, [parts for parts in files if parts not in masks])
-        one, other = (f"{len(side)} ({some(['/'.join(name) for name in side], 1)})" for side in sides)
-        detail += f" Its masks, {one}, have no names that fit those of its images, {other}."
+        one, other = (
+            f"{len(side)} ({some(['/'.join(name) for name in side], 1) or 'none'})" for side in sides
+        )
+        detail += f" The names of its masks, {one}, do not fit those of its images, {other}."
         told = f"seglib convert {quoted} --kind classes (or instances) --to {quoted}/class_masks"
         detail += f" Masks of one class each, or of numbered objects, become masks of all classes by {told}."
         detail += f" {drawn}." * bool(found)

@@ -247,8 +247,8 @@ def _decode(
         check, told = "too-large", f"claims more pixels than is safe to open ({error})."
         suggestion = "Cut it into tiles"
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
-        known = next((w for magic, w in _OTHERS.items() if magic in head[: 32 * (len(magic) > 1) or 1]), "")
-        known = known if head else "empty (0 bytes)"
+        found = (words for magic, words in _OTHERS.items() if magic in head[: 32 * (len(magic) > 1) or 1])
+        known = next(found, "") if head else "empty (0 bytes)"
         reason = " ".join(str(error).replace(str(path), path.name).split())[:300] or type(error).__name__
         told = f"is {known}" if known else f"cannot be read ({reason})"
         check, told = "unreadable", f"{told}; expected PNG, JPEG, TIFF, BMP or WebP."
