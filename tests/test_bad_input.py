@@ -65,7 +65,7 @@ def cut(path, keep=-30):
      (lambda r: gone(r, "val/*/*"), "empty-split", ["'val' has no files", "val/images/*", "correct the globs"]),
      (lambda r: gone(r, "train/masks/s0.png", "train/masks/s2.png", "val/masks/s1.png"), "missing-mask",
       ["no mask for image 'train-s0'", "train/masks/s0", "2 such in train (train-s0, train-s2)", "exclude in dataset.yaml"]),
-     (lambda r: noise(r / "val/images/s1_mask_1.png", 6, 8, most=3), "missing-mask", ["several masks are of one image, join them"]),
+     (lambda r: noise(r / "val/images/s1_mask_1.png", 6, 8, most=3), "missing-mask", ["has several masks, move all"]),
      (lambda r: gone(r, "val/images/s1.png"), "missing-image",
       ["no image for mask 'val-s1'", "val/masks/s1.png: expected val/images/s1", "Add it"]),
      (lambda r: cut(r / "train/images/s2.png"), "unreadable", ["'train-s2' (train/images/s2.png)", "truncated", "Copy it again"]),

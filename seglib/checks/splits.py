@@ -10,6 +10,8 @@ from seglib.data import joined, some
 
 PATTERN = r"(?P<group>.*?)(?:[_. -]+[A-Za-z]?)?(?P<frame>\d{1,15})(?:(?:_jpe?g|_png)?\.rf\.\w+)?$"  # Roboflow's tail
 COPIES = r"(?P<group>.+)\.rf\.\w+$"
+_WORDS = "[hv]?flip|mirror|rot|aug|copy|crop|blur|noise|bright|dark"
+VARIANTS = rf"(?P<group>.+?)(?P<copy>[_. -]+(?i:{_WORDS})\w*)?$"
 SMALL_SPLIT = 10  # a score on fewer images than this says little
 _ALIKE = 0.6  # of the distance of any two images, below which neighbours look like neighbours
 _FEWEST_NEIGHBOURS = 8
@@ -18,8 +20,7 @@ _NUMBERS = ["images", "first", "last", "train_images", "nearest", "nearest_media
 
 def guess_sequences(samples: pd.DataFrame) -> tuple[pd.Series, pd.Series, str] | None:
     """Read group and frame by `PATTERN`, and say why; None if names or pictures (the hashes `_bits`) say otherwise."""
-    names = [n.removeprefix(f"{s}-") for s, n in zip(samples["split"], samples["id"], strict=True)]
-    parts = pd.Series(names, samples.index, dtype=str).str.extract(PATTERN)
+    parts = _names(samples).str.extract(PATTERN)
     group, frame = parts["group"].fillna(""), pd.to_numeric(parts["frame"]).astype("Int64")
     table = pd.DataFrame({"group": group, "frame": frame, "bits": samples["_bits"]})
     table = table[table["bits"].notna() & (group != "")].sort_values(["group", "frame"], kind="stable")
@@ -37,11 +38,25 @@ def guess_sequences(samples: pd.DataFrame) -> tuple[pd.Series, pd.Series, str] |
     return group, frame, detail
 
 
+def _names(samples: pd.DataFrame) -> pd.Series:
+    """The ids without the splits that they may begin with."""
+    names = [n.removeprefix(f"{s}-") for s, n in zip(samples["split"], samples["id"], strict=True)]
+    return pd.Series(names, samples.index, dtype=str)
+
+
 def group_copies(samples: pd.DataFrame) -> tuple[pd.Series, pd.Series, str] | None:
-    """Take Roboflow's copies of one image, such as flips, for a sequence without frames; None if there are none."""
-    group = samples["id"].str.extract(COPIES)["group"].fillna("")
+    """Take copies of one image, such as flips, for a sequence without frames; None if there are none.
+
+    They have Roboflow's tail, or the name of another image and a word such as in 001_flip.
+    """
+    form, group = COPIES, samples["id"].str.extract(COPIES)["group"].fillna("")
+    if (group == "").all():
+        form, names = VARIANTS, _names(samples)
+        parts = names.str.extract(VARIANTS)
+        copied = parts.loc[parts["copy"].notna() & parts["group"].isin(names), "group"]
+        group = parts["group"].where(parts["group"].isin(copied), "")
     copies, images = (group != "").sum(), len({*group} - {""})
-    detail = f"by '{COPIES}' the names read as {copies} copies of {images} images, each a sequence."
+    detail = f"by '{form}' the names read as {copies} copies of {images} images, each a sequence."
     return (group, samples["frame"].mask(group != ""), detail) if images < copies else None
 
 

@@ -16,6 +16,7 @@ from seglib.data.values import APART, MANY, levels, nearest, pack_rgb, tally
 
 TABLES = ("labelmap.txt", "_classes.csv", "class_dict.csv", "class_dict_seg.csv", "classes.json")
 TABLES += ("class_names.txt", "classes.txt", "codes.txt", "labels.txt", "objectinfo150.txt")
+_IDS = ("id", "value", "index", "class_id")
 _NO_CLASS = "void|unlabell?ed|unknown|undefined|ignored?"
 _NO_DATA = (IGNORE, 65535, 2**32 - 1)  # the highest value of a type
 _GAP = r"\s*[\s,;:]\s*"
@@ -43,6 +44,10 @@ def read_table(path: Path) -> list[Named]:
 def _from_json(found: dict | list) -> list[Named]:
     if isinstance(found, dict):
         found = next((found[key] for key in ("classes", "names", "categories") if key in found), found)
+    if isinstance(found, dict) and len(found) > 1 and all(isinstance(v, dict | list) for v in found.values()):
+        whole = [value if isinstance(value, dict) else {"color": value} for value in found.values()]
+        ids = ({"id": key} if key.isdecimal() else {"name": key} for key in found)
+        found = [own | row for own, row in zip(ids, whole, strict=True)]
     if isinstance(found, dict):  # {"road": 0} or {"0": "road"}
         return [Named(k, v) if isinstance(v, int) else Named(v, int(k)) for k, v in found.items()]
     rows = [{"name": row} if isinstance(row, str) else row for row in found]
@@ -50,13 +55,15 @@ def _from_json(found: dict | list) -> list[Named]:
     colors = [[*bytes.fromhex(c[1:])] if re.fullmatch(r"#[0-9a-fA-F]{6}", str(c)) else c for c in colors]
     if not all(len(c) in (0, 3) and all(isinstance(value, int) for value in c) for c in colors):
         raise ValueError("its colours are not three numbers from 0 to 255, or #rrggbb")
-    named = ((row.get("name") or row["title"], row.get("id")) for row in rows)
-    return [Named(*one, (*color,) or None) for one, color in zip(named, colors, strict=True)]
+    names = [str(row.get("name") or row.get("label") or row["title"]) for row in rows]
+    ids = [next((int(row[key]) for key in _IDS if str(row.get(key)).isdecimal()), None) for row in rows]
+    return [Named(*one, (*color,) or None) for *one, color in zip(names, ids, colors, strict=True)]
 
 
 def _from_lines(text: str) -> list[Named]:
     """Rows such as "road", "0 road", "0, road", "road,0", "road 128 64 128" and CVAT's "road:128,64,128::"."""
     lines = [line.strip() for line in text.splitlines() if line.strip() and line[0] != "#"]
+    lines = lines[bool(lines and re.fullmatch(r"(name|class|label)(e?s)?:?", lines[0], re.IGNORECASE)) :]
     if len(lines) == 1 and not re.search(r"\d", text):  # all in one line
         lines = [*filter(None, re.split(r"\s*[,;]\s*", lines[0]))]
     rows = []
@@ -102,7 +109,7 @@ def draft_classes(files: list[Path], named: list[Named], source: str, glob: str)
         if 0 in pixels and all(row.stored for row in rows):
             id_map[0] = IGNORE
             notes.append(f"# 0 is not in {source} and is ignored. If it is a class (background), name it.")
-        elif named and named[0].stored is None and "back" not in rows[0].name.lower():
+        elif named and named[0].stored is None and "background" not in rows[0].name.lower():
             told = f"# By its place in {source}, {rows[0].name!r} is {rows[0].stored}."
             notes.append(f"{told} If that is a background without a line there, give it one.")
         rows = [row._replace(color=row.color or palette.get(row.stored)) for row in rows]
@@ -147,7 +154,7 @@ def _by_id(found: list[int], named: list[Named]) -> list[Named]:
         return [Named("", k) for k in (range(max(found) + 1) if nearly_all else found)]
     if len(named) == 1 and named[0].stored is None and found[0] == 0 and len(found) == 2:
         named, scale = [Named("background"), *named], True
-    start = max(found) == len(named)  # the list leaves out 0
+    start = max(found) == len(named) and "background" not in named[0].name.lower()  # the list leaves out 0
     order = found if scale and len(found) == len(named) else range(start, start + len(named))
     rows = [Named(n, k if s is None else s, rgb) for (n, s, rgb), k in zip(named, order, strict=True)]
     return rows + [Named("", k) for k in found if k and k not in {row.stored for row in rows}]

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from functools import partial
 from operator import itemgetter
@@ -15,8 +15,9 @@ import tifffile
 from PIL import Image, ImageDraw
 
 from seglib.data.classes import IGNORE, DatasetError, some
-from seglib.data.draft import meaning, splits_of, walk
+from seglib.data.draft import meaning, splits_of
 from seglib.data.image_io import ImageForm, read_stored, read_values
+from seglib.data.pairing import walk
 from seglib.runs import atomic_folder, load_yaml, read_written, write_text
 
 KINDS = ("polygons", "classes", "instances", "pages")
@@ -32,13 +33,14 @@ _Images = dict[str, list[PurePosixPath]]  # by their stems
 def convert(root: Path, kind: str = "polygons", target: str | Path = "") -> tuple[Path, list[str], int]:
     """Write a PNG of class ids for every annotated image, at the image's place below `target`, and classes.txt.
 
+    Where files of annotations tell splits and the images' folders do not, lists such as val.txt come with them.
     0 is background, what nothing covers. What is drawn later lies above; in COCO small objects come last. A DatasetError
     names what would be drawn wrong, such as a box, a smeared mask, or an annotation of another size than its image.
 
     Args:
         root: a folder of images, and annotations that name them or are named as they are.
-        kind: "polygons" (COCO with RLE, labelme, YOLO), "classes" (a folder of masks a class, masks/car/x.png) or
-            "instances" (masks of numbered objects, all of one class; 255 beside other numbers is ignored). "pages"
+        kind: "polygons" (COCO with RLE, labelme, YOLO), "classes" (masks a class, masks/car/x.png or masks/x_car.png) or
+            "instances" (masks of numbered objects, or x_mask_1.png, ..., all of one class; 255 beside other numbers is ignored). "pages"
             unpacks TIFF stacks, of images and of masks alike: a TIFF for each page, stack_001.tif.
         target: a new folder; `masks` in `root` by default, of pages `<root>_pages`.
 
@@ -67,8 +69,14 @@ def convert(root: Path, kind: str = "polygons", target: str | Path = "") -> tupl
         detail = f"{root}: {len(drawn)} annotated images of {len(names)} classes; expected some, and at most {IGNORE}."
         told = "Other tools than COCO, labelme and YOLO export COCO. Is it of another kind?"
         raise DatasetError(detail, "no-annotations", f"{told} --kind {', '.join(KINDS)}")
-    ids = {name: c for c, name in enumerate(names)} | _FIXED
+    ids, lists = {name: c for c, name in enumerate(names)} | _FIXED, defaultdict(list)
+    for image, ones in drawn.items():
+        told = set().union(*(splits_of(source) for source, *_ in ones))
+        lists["" if len(told) != 1 or splits_of(str(image)) else told.pop()].append(f"{image}\n")
     with atomic_folder(out) as new:
+        # of one folder of images, where a file of annotations for each split tells it of all
+        for split, lines in lists.items() if "" not in lists and len(lists) > 1 else ():
+            write_text(new / f"{split}.txt", "".join(lines))
         for image, ones in drawn.items():
             path = (new / image).with_suffix(".png")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,20 +124,39 @@ def _masks(root: Path, masks: list[tuple[str, ...]], images: _Images, kind: str)
 
     Instances may lie, as in DSB 2018, beside the only image of a folder that is called as the image.
     """
-    found, around = defaultdict(list), defaultdict(list)
+    found, around, known = (
+        defaultdict(list),
+        defaultdict(list),
+        {PurePosixPath(name).stem for *_, name in masks},
+    )
     for image in (image for same in images.values() for image in same):
         for folder in image.parents:
             around[folder.parts].append(image.with_suffix("").as_posix())
     for *place, name in masks:
-        path, label = root.joinpath(*place, name), place.pop() if kind == "classes" else "object"
-        if any(meaning(label)):
+        of_class = kind == "classes" and not any(meaning(place[-1]))  # the folder's name
+        path, label = root.joinpath(*place, name), place.pop() if of_class else "object"
+        stem, tail = _cut(path.stem, images, {*images} if of_class else known)
+        label = tail if kind == "classes" and not of_class else label
+        if any(meaning(label)) or not label:
             told = f"{path} lies in no folder of a class, such as masks/train/car/x.png."
             raise DatasetError(told, "no-annotations", "Are they masks of classes already?")
         only = around[tuple(place[:-1])]
         alone = len(only) == 1 and PurePosixPath(only[0]).name in place[-2:-1]
-        called = only[0] if alone else "/".join([*place, path.stem])
+        called = only[0] if alone else "/".join([*place, stem])
         found[called].append((0, label, partial(_marked, path, kind)))
     yield from ((name, name, None, shapes) for name, shapes in found.items())
+
+
+def _cut(stem: str, images: Container[str], whole: Container[str]) -> tuple[str, str]:
+    """Cut the name of one of an image's masks, x_car or x_mask_2, into the image's and the rest.
+
+    No number is cut off where a mask has the `whole` name too: it is of an image that is not there.
+    """
+    for cut in [] if stem in images else reversed([*re.finditer(r"[_. -]+", stem)]):
+        name, tail = stem[: cut.start()], stem[cut.end() :]
+        if name in images and not (tail.isdecimal() and name in whole):
+            return name, tail
+    return stem, ""
 
 
 def _marked(path: Path, kind: str) -> np.ndarray:

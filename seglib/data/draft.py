@@ -14,8 +14,7 @@ from seglib.data.class_tables import TABLES, Named, draft_classes, read_table
 from seglib.data.classes import DatasetError, some
 from seglib.data.config import dataset_name
 from seglib.data.image_io import FOREIGN, SUFFIXES, read_stored
-from seglib.data.pairing import find_files, listed_ids, literal, visible_files
-from seglib.runs import is_plain
+from seglib.data.pairing import find_files, listed_ids, literal, walk
 
 _SPLITS = {"train": "train|training", "val": "val|valid|validation", "test": "test|testing"}
 _SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words.split("|")}
@@ -24,12 +23,18 @@ _SURE = "masks?|annot|gt|gtfine|label(?:train)?ids|manual1?|groundtruth"  # also
 _MASK = rf"{_SURE}|labels?|annotations?|ann|segmentationclass(?:png)?|segmentations?|seg|truth"
 _OTHER = "colou?r|overlay|viz?|.*visualization|segmentationobject|instances?|instance(?:train)?ids|polygons"
 _ROLES = {"other": _OTHER, "mask": _MASK, "image": _IMAGE}  # the first that a word tells
+_ROLES["aside"] = "depth|disparity|normals"  # neither, beside color
 # for folders in which no surer words are found
-_WEAK_ROLES = _ROLES | {"mask": rf"{_MASK}|semantic|segmentationclass\w+", "image": f"{_IMAGE}|inputs?"}
+_WEAK_ROLES = _ROLES | {
+    "mask": rf"{_MASK}|semantic|segmentationclass\w+",
+    "image": f"{_IMAGE}|inputs?",
+}
 _GAP = r"[_\-. ]+"
 _EDGE = rf"{_GAP}|(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])"
 _Files = dict[tuple[str, ...], Path]  # by the parts of their paths below the dataset's folder
+_Group = tuple[tuple, _Files]  # and what all paths have in common
 _quoted = partial(json.dumps, ensure_ascii=False)
+_JOIN = "`seglib convert FOLDER --kind classes (or instances) --to FOLDER/class_masks`"
 _TELL = '--images "photos/*.jpg" --masks "truth/*.png", or "*/image.png" and "*/mask.png" ({split} may stand in both)'
 
 
@@ -61,14 +66,22 @@ def draft_dataset(folder: str | Path, images: str = "", masks: str = "") -> str:
     pairs = _told(root, images, masks) if images or masks else _read_names(root, files)
     if not pairs:
         raise _no_layout(root, files, others)
-    pairs = _one_a_split(pairs)
+    lists = [path for path in others if path.name == "classes.txt"]
+    # what `convert` has drawn goes before what it was drawn from
+    ours = [path for path in lists if (root / path).read_bytes().startswith(b'0 "background"')]
+    drawn = tuple(f"{path.parent.as_posix()}/" for path in ours)
+    pairs = _one_a_split([pair for pair in pairs if pair.masks.glob.startswith(drawn)] or pairs)
     truth = [pair.masks.files[text] for pair in pairs for text in pair.both]
     table, named = _table(root, pairs, others)
     classes = draft_classes(truth[:: -(-len(truth) // 200)], named, table, pairs[0].masks.glob)
     tail = r"(?:_(?:jpe?g|png))?\.rf\..+" * any(".rf." in text for text in pairs[0].images.files)
     head = "# A draft: name the classes, compare the counts with what you expect, then run 01_data_check."
-    group = f"# group: '(?P<group>.+)_(?P<frame>[0-9]+){tail}$'  # sequences, if there are any\n"
-    return "\n".join([head, f"name: {dataset_name(root)}", *classes, *_splits(root, pairs, others), group])
+    group = f"# group: '(?P<group>.+)_(?P<frame>[0-9]+){tail}$'  # sequences, if there are any"
+    if all(re.search(r"_\d+_\d+$", text) for text in pairs[0].both):
+        group += "; of tiles: '(?P<group>.+)_[0-9]+_[0-9]+$'"
+    return "\n".join(
+        [head, f"name: {dataset_name(root)}", *classes, *_splits(root, pairs, others), f"{group}\n"]
+    )
 
 
 def _table(root: Path, pairs: list[_Pair], others: list[Path]) -> tuple[str, list[Named]]:
@@ -87,21 +100,13 @@ def _table(root: Path, pairs: list[_Pair], others: list[Path]) -> tuple[str, lis
     return tables[0].as_posix() if tables else "", named
 
 
-def walk(root: Path) -> tuple[_Files, list[Path]]:
-    """Image files and other files of a folder; a DatasetError says that there is none."""
-    if not root.is_dir():
-        raise DatasetError(f"{root} is no folder.", "no-folder", "Check the path.")
-    below = [path.relative_to(root) for path in visible_files(root)]
-    below = [path for path in below if is_plain(path.as_posix())]  # the check names the others
-    images = {path.parts: root / path for path in below if path.name.lower().endswith(SUFFIXES)}
-    return images, [path for path in below if path.parts not in images]
-
-
 def meaning(name: str, weak: bool = False) -> tuple[str, str]:
     """The split, and "image", "mask" or "other", that a folder's name or a word of a file's tells; "" if none.
 
     If `weak`, numbers say nothing ("train2017"), other words may come before a split ("paris_train"), and more words count.
     """
+    if weak and name.lower() in ("target", "targets"):  # beside other words a domain: target_test
+        return "", "mask"
     roles, gap = (_WEAK_ROLES, rf"\d*(?:{_GAP}|$)") if weak else (_ROLES, _GAP)
     known = "|".join([*_SPLIT_OF, *roles.values(), "dir", "ground"])
     joined = re.fullmatch(rf"({'|'.join(_SPLIT_OF)})({_IMAGE}|{_MASK})", name.lower())
@@ -140,14 +145,17 @@ def _find_pairs(root: Path, files: _Files, weak: bool) -> list[_Pair]:
             split, roles = next((split for split, _ in said[::-1] if split), ""), {role for _, role in said}
             if by_files and len(words) > 1:
                 roles = {meaning(word)[1] for word in (words[-1], "".join(words[-2:]), words[0])}
-            role = next((role for role in ("other", "mask", "image") if role in roles), "")
+            role = next((role for role in _ROLES if role in roles), "")
             shape = tuple(p if any(told) else "*" for p, told in zip(parts, said[:length], strict=False))
             groups[split, role, shape][parts] = file
         pairs = []
         for (split, _, shape), group in ((key, group) for key, group in groups.items() if key[1] == "mask"):
-            for wanted in ("image", ""):  # what no word calls images may be them: train, trainannot
+            # what no word calls images may be them: train, trainannot
+            for wanted, wild in product(("image", ""), (False, True)):
                 mates = [(key[2], mate) for key, mate in groups.items() if key[:2] == (split, wanted)]
-                if found := [pair for mate in mates for pair in _fit(root, split, mate, (shape, group))]:
+                if found := [
+                    pair for mate in mates for pair in _fit(root, split, mate, (shape, group), wild)
+                ]:
                     pairs += found
                     break
         if pairs:
@@ -155,18 +163,21 @@ def _find_pairs(root: Path, files: _Files, weak: bool) -> list[_Pair]:
     return []
 
 
-def _fit(root: Path, split: str, images: tuple[tuple, _Files], masks: tuple[tuple, _Files]) -> list[_Pair]:
+def _fit(root: Path, split: str, images: _Group, masks: _Group, wild: bool) -> list[_Pair]:
     """Pair two groups whose names are equal less what all begin and end with: a pair for every kind of mask."""
-    (a_base, a), (b_base, b) = _names(root, *images), _names(root, *masks)
-    inside, sample = defaultdict(list), a[:: -(-len(a) // 30)]
-    for place, stem in b:
-        inside[place].append(stem)
+    (a_base, a), (b_base, b) = _names(root, *images, wild), _names(root, *masks, wild)
     for before, after in _cuts([stem for _, stem in a]):
-        kinds: Counter = Counter()
-        for place, stem in sample:
-            kinds.update(_around(stem[len(before) : len(stem) - len(after)], inside[place]))
+        cores = [(place, stem[len(before) : len(stem) - len(after)]) for place, stem in a]
+        sample = cores[:: -(-len(a) // 30)]
+        kinds = _kinds(sample, b)
         least = max(len(sample) * min(1, len(b) / len(a)) / 4, 0.9 * max(kinds.values(), default=1))
         if best := [kind for kind, count in kinds.items() if count >= least]:
+            taken = {(place, first + core + last) for place, core in cores for first, last in best}
+            # further masks that some of the images have, of other classes or objects; 01 names those that a glob matches
+            more = [
+                kind for kind, n in _kinds(sample, [*{*b} - taken]).items() if n >= max(2, len(sample) / 10)
+            ]
+            best += [(x, y) for x, y in more if not any(x.startswith(p) and y.endswith(q) for p, q in best)]
             clear = [kind for kind in best if not any(meaning(word)[1] == "other" for word in kind)]
             ids = [kind for kind in best if kind[1].lower().endswith("labeltrainids")]
             one = _side(root, _glob(a_base, images[1], before, after))
@@ -176,13 +187,24 @@ def _fit(root: Path, split: str, images: tuple[tuple, _Files], masks: tuple[tupl
     return []
 
 
-def _names(root: Path, shape: tuple, group: _Files) -> tuple[str, list[tuple[str, str]]]:
-    """The folders of a group's glob, by name where all share them; of each file what they match, and its stem."""
-    folders: list[str] = []
-    for names in zip(*(parts[:-1] for parts in group), strict=False):
-        if len({*names}) > 1 and len(folders) >= len(shape):
-            break
-        folders.append(literal(names[0]) if len({*names}) == 1 else "*")
+def _kinds(cores: list[tuple[str, str]], masks: list[tuple[str, str]]) -> Counter:
+    """Count what stands around the cores of images in the names of masks in the same place."""
+    inside = defaultdict(list)
+    for place, stem in masks:
+        inside[place].append(stem)
+    return Counter(kind for place, core in cores for kind in _around(core, inside[place]))
+
+
+def _names(root: Path, shape: tuple, group: _Files, wild: bool) -> tuple[str, list[tuple[str, str]]]:
+    """The folders of a group's glob; of each file what they match, and its stem.
+
+    A folder that all share stands by its name, but as "*" if `wild` and no word tells what it is: one side may have more.
+    """
+    levels = [{*names} for names in zip(*(parts[:-1] for parts in group), strict=False)]
+    least = max([len(shape), *(k for k, names in enumerate(levels, 1) if len(names) == 1)])
+    words = [*(shape if wild else ""), *("*" if wild else "_") * least]
+    plain = (len(names) == 1 and word != "*" for names, word in zip(levels[:least], words, strict=False))
+    folders = [literal(min(names)) if one else "*" for one, names in zip(plain, levels, strict=False)]
     deeper = any(len(parts) - 1 > len(folders) for parts in group)
     base = "".join(f"{name}/" for name in folders) + "**/" * deeper
     found = (text for path, text in find_files(root, base + "*") if tuple(path.split("/")) in group)
@@ -255,7 +277,8 @@ def _one_a_split(pairs: list[_Pair]) -> list[_Pair]:
             mask = pair.masks.files[pair.both[0]]
             values = some([*map(str, sorted({*read_stored(mask).ravel().tolist()}))], 6)
             detail += f'\n  --images "{images}" --masks "{masks}"  # {len(pair.both)} pairs; {mask.name} holds {values}'
-        told = "\nRun `seglib init FOLDER` with the line whose masks hold a value for each class."
+        told = "\nRun `seglib init FOLDER` with the line whose masks hold a value for each class. "
+        told += f"If each holds one class or object, join them: {_JOIN}."
         raise DatasetError(detail, "two-readings", told)
     return [named[split][0] for split in _SPLITS if split in named]
 
@@ -266,7 +289,10 @@ def _splits(root: Path, pairs: list[_Pair], others: list[Path]) -> list[str]:
     lists: dict[Path, dict[str, tuple[Path, list[str]]]] = defaultdict(dict)
     lines, strange = {}, []
     for path in (path for path in others if len(pairs) == 1 and path.suffix == ".txt"):
-        split = _SPLIT_OF.get(path.stem.lower(), "")
+        told = re.fullmatch(
+            rf"({'|'.join(_SPLIT_OF)})(?:_(?:list|ids|files|images|set|split))?", path.stem.lower()
+        )
+        split = _SPLIT_OF[told[1]] if told else ""
         names = listed_ids(root / path, known) if split else []
         if known & {*names}:
             lists[path.parent].setdefault(split, (path, names))
@@ -300,14 +326,16 @@ def split_flag(splits: Container[str]) -> str:
 
 def _no_layout(root: Path, files: _Files, others: list[Path]) -> DatasetError:
     """Say that no masks are found, or that there are polygons or formats which are no masks yet."""
-    told = [path for path in others if path.suffix in (".json", ".txt") and path.name.lower() not in TABLES]
+    forms = (".json", ".txt", ".xml")
+    told = [path for path in others if path.suffix in forms and path.name.lower() not in TABLES]
     stems, quoted = {file.stem for file in files.values()}, shlex.quote(str(root))
     masks = [parts for parts in files if any(meaning(part)[1] == "mask" for part in parts[:-1])]
-    found = [path.as_posix() for path in told if path.suffix == ".json" or path.stem in stems]
+    found = [path.as_posix() for path in told if path.suffix != ".txt" or path.stem in stems]
     drawn = f"Polygons are drawn as masks first: seglib convert {quoted}"
     if found and not masks:
         detail = f"{root} has no masks, but {len(found)} annotation files ({some(found)})."
-        return DatasetError(detail, "polygons", drawn)
+        there = f"If there are masks, say where: seglib init FOLDER {_TELL}"
+        return DatasetError(detail, "polygons", f"{drawn}. {there}")
     detail = f"{root} has none of the known layouts, which data/README.md lists."
     if foreign := [path.as_posix() for path in others if path.suffix.lower() in FOREIGN]:
         detail += f" {len(foreign)} files that are not read ({some(foreign)}) have to be saved as PNG first."
@@ -317,7 +345,6 @@ def _no_layout(root: Path, files: _Files, others: list[Path]) -> DatasetError:
             f"{len(side)} ({some(['/'.join(name) for name in side], 1) or 'none'})" for side in sides
         )
         detail += f" The names of its masks, {one}, do not fit those of its images, {other}."
-        told = f"seglib convert {quoted} --kind classes (or instances) --to {quoted}/class_masks"
-        detail += f" Masks of one class each, or of numbered objects, become masks of all classes by {told}."
+        detail += f" Masks of one class each, or of numbered objects, become masks of all classes by {_JOIN}."
         detail += f" {drawn}." * bool(found)
     return DatasetError(detail, "no-layout", f"Say where the files are: seglib init FOLDER {_TELL}")

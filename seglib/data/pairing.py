@@ -19,6 +19,8 @@ from seglib.runs import display_path, is_plain, read_written
 
 FINDING_COLUMNS = ["severity", "check", "sample", "split", "detail", "suggestion"]
 LINKS = "SEGLIB_LINKS"
+_SEVERAL = "If an image has several masks, move all masks into a folder masks and join them: "
+_SEVERAL += "`seglib convert FOLDER --kind instances --to FOLDER/class_masks`. "
 _FURTHER = re.compile(r"(?i)mask_?\d+\.\w+$")  # as x_mask_1.png beside x_mask.png
 _LITTER = ("thumbs.db", "desktop.ini")  # written by file managers; hidden files are passed over as well
 _WILD = re.compile(r"(\*\*/|\*\*?|\?|\[[^\]]{2,}\])")  # [x], a class of one, is that character
@@ -113,6 +115,16 @@ def visible_files(start: Path) -> Iterator[Path]:
             if name[0] != "." and name.lower() not in _LITTER:
                 yield Path(folder, name)
         seen.add(real)
+
+
+def walk(root: Path) -> tuple[dict[tuple[str, ...], Path], list[Path]]:
+    """Image files and other files of a folder; a DatasetError says that there is none."""
+    if not root.is_dir():
+        raise DatasetError(f"{root} is no folder.", "no-folder", "Check the path.")
+    below = [path.relative_to(root) for path in visible_files(root)]
+    below = [path for path in below if is_plain(path.as_posix())]  # the check names the others
+    images = {path.parts: root / path for path in below if path.name.lower().endswith(SUFFIXES)}
+    return images, [path for path in below if path.parts not in images]
 
 
 def find_images(folder: Path) -> dict[str, str]:
@@ -243,7 +255,7 @@ def _faults(root: Path, name: str, key: str, side: _Side, other: _Side) -> Itera
         mate, text = other.found[key][0]
         expected = side.glob.replace("*", text) if side.glob.count("*") == 1 else side.glob
         detail = f"no {what} for {other.what} {name!r}, {mate}: expected {expected}."
-        told = "If several masks are of one image, join them into one file. " * bool(_FURTHER.search(mate))
+        told = _SEVERAL * bool(_FURTHER.search(mate))
         yield f"missing-{what}", detail, f"{told}Add it, {EXCLUDE}."
     if len(paths) > 1:
         detail = f"{len(paths)} {what}s have the stem {name!r}: {', '.join(paths)}; expected one."

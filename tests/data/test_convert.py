@@ -71,6 +71,17 @@ def test_coco(root, form):
     assert not masks["masks/images/train/b.png"].any()  # it is in the list, and shows nothing
 
 
+def test_annotations_of_a_split_make_a_list(root):
+    for name, split in (("a", "train"), ("b", "val")):
+        save(root / f"pictures/{name}.png", Image.open(root / "images/train/a.png"))
+        found = coco([CORNERS]) | {"images": [{"id": 1, "file_name": f"{name}.png"}]}
+        write(root / f"pictures/instances_{split}.json", found)
+    convert(root / "pictures")
+    (root / "pictures/dataset.yaml").write_text(draft_dataset(root / "pictures"), encoding="utf-8")
+    samples = load_dataset(root / "pictures").samples
+    assert dict(zip(samples["id"], samples["split"], strict=True)) == {"a": "train", "b": "val"}
+
+
 def test_labelme(root):
     shapes = [{"label": "leaf", "points": np.reshape(CORNERS, (-1, 2)).tolist(), "shape_type": "polygon"}]
     shapes += [{"label": "hole", "points": np.reshape(INNER_CORNERS, (-1, 2)).tolist()}]
@@ -90,6 +101,27 @@ def test_masks_of_single_classes(root):
     mask = np.array(Image.open(out / "images/train/a.png"))
     np.testing.assert_array_equal(mask, SQUARE + INNER.astype(int))
     assert (out / "classes.txt").read_text() == '0 "background"\n1 "car"\n2 "wheel"\n'
+
+
+def test_several_masks_of_an_image(root):
+    for name, mask in (("mask", SQUARE & ~INNER), ("mask_1", INNER)):
+        save(root / f"masks/train/a_{name}.png", mask * np.uint8(255))
+    out, names, count = convert(root, "instances", root / "objects")
+    assert (names, count) == (["background", "object"], 1)
+    np.testing.assert_array_equal(np.array(Image.open(out / "images/train/a.png")), SQUARE)
+    for name, mask in (("car", SQUARE), ("wheel", INNER)):
+        save(root / f"flat/masks/b_{name}.png", mask * np.uint8(255))
+        save(root / f"sorted/masks/{name}/b_{name[:1]}.png", mask * np.uint8(255))
+    for place in ("flat", "sorted"):  # by the names of files or of folders
+        save(root / f"{place}/images/b.png", np.zeros((*SIZE, 3), np.uint8))
+        ids, names, _ = convert(root / place, "classes", root / place / "class_masks")
+        assert names == ["background", "car", "wheel"]
+        np.testing.assert_array_equal(np.array(Image.open(ids / "images/b.png")), SQUARE + INNER.astype(int))
+    assert "class_masks/images/*.png" in draft_dataset(root / "flat")  # and no question
+    (root / "sorted/class_masks").rename(root / "old")
+    save(root / "sorted/masks/car/b_2.png", SQUARE)
+    with pytest.raises(DatasetError, match="no image has the name of annotation masks/b_2"):
+        convert(root / "sorted", "classes", root / "new")
 
 
 def test_names_keep_their_dots_and_splits_their_annotations(root):

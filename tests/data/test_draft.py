@@ -74,6 +74,8 @@ def drafted(root, **told):
         ("segmentation_1/{s}/images/s{k}.png", "segmentation_1/{s}/masks/s{k}.png", 3),
         ("Task1-2_{s}_Input/I_{k}.jpg", "Task1_{s}_GroundTruth/I_{k}_segmentation.png", 3),
         ("{s}/image_2/s{k}.png", "{s}/semantic/s{k}.png", 3),
+        ("video{k}/frames/s.jpg", "video{k}/masks/s.png", 1),
+        ("{s}/input/s{k}.jpg", "{s}/target/s{k}.png", 3),
     ],
 )
 def test_images_and_masks_are_paired_by_what_their_names_have_in_common(tmp_path, image, mask, splits):
@@ -131,6 +133,10 @@ def test_two_readings_are_a_question_that_globs_answer(tmp_path):
         ("class_names.txt", "a\nb\n", "ab", [255, 0, 1]),  # 0 is not named
         ("objectInfo150.txt", "Idx\tRatio\tName\n1\t0.3\tbuilding, edifice\n2\t0.1\tsky\n", ["building, edifice", "sky"], [255, 0, 1]),
         ("labels.txt", "a\n", ["a", "class_1", "class_2"], [0, 1, 2]),
+        ("classes.txt", "Classes:\na\nb\nc\n", "abc", [0, 1, 2]),
+        ("classes.txt", "background\na\n", ["background", "a", "class_2"], [0, 1, 2]),
+        ("classes.json", '[{"label": "a", "value": 2}, {"label": "b", "value": 1}, {"label": "c", "value": 0}]', "abc", [2, 1, 0]),
+        ("classes.json", '{"1": {"name": "a"}, "0": {"name": "b"}, "2": {"name": "c"}}', "abc", [1, 0, 2]),
     ],
 )  # fmt: skip
 def test_names_of_ids_come_from_a_file(tmp_path, file, text, names, order):
@@ -150,6 +156,7 @@ def test_names_of_ids_come_from_a_file(tmp_path, file, text, names, order):
     [
         ("labelmap.txt", "# label:color_rgb:parts:actions\nsky:0,0,0::\nroad:9,9,200::\ncar:200,0,0::\n"),
         ("class_dict.csv", "name,r,g,b\nsky,0,0,0\nroad,9,9,200\ncar,200,0,0\n"),
+        ("classes.json", '{"sky": [0, 0, 0], "road": [9, 9, 200], "car": {"color": [200, 0, 0]}}'),
         ("classes.json", '{"classes": [{"name": "sky", "color": [0, 0, 0]}, {"name": "road", "color": [9, 9, 200]},'
          ' {"name": "car", "color": [200, 0, 0]}]}'),
     ],
@@ -200,6 +207,22 @@ def test_cityscapes_and_lists_of_a_split(tmp_path):
     dataset = drafted(tmp_path)
     assert (dataset.splits, len(dataset.classes), dataset.classes.names[13]) == (["train", "val"], 19, "car")
     np.testing.assert_array_equal(read_pair(dataset, dataset.samples.iloc[0])[1], np.array([0, 13, 255])[IDS])
+
+
+def test_several_masks_an_image_are_a_question_and_folders_of_one_side_are_not(tmp_path):
+    for k in range(6):
+        save(tmp_path / f"images/s{k}.jpg", RGB)
+        for kind in ("car", "person")[: 1 + (k > 2)]:  # not every image shows all
+            save(tmp_path / f"masks/s{k}_{kind}.png", IDS)
+        save(tmp_path / f"sites/{k}/images/a.png", RGB)
+        for side, array in (("color", RGB), ("depth", RGB), ("labels", IDS)):
+            save(tmp_path / f"rgbd/{k}/{side}/a.png", array)
+    save(tmp_path / "sites/3/masks/a.png", IDS)
+    with pytest.raises(DatasetError, match=r"_person.png\"  # 3 pairs[^$]*, join them: `seglib convert"):
+        draft_dataset(tmp_path)
+    with pytest.raises(DatasetError, match="none of the known layouts"):  # depth is no image
+        draft_dataset(tmp_path / "rgbd")
+    assert 'images: "*/images/*.png", masks: "*/masks/*.png"}  # 1 pairs' in draft_dataset(tmp_path / "sites")
 
 
 def test_lists_make_the_splits_of_voc(tmp_path):
@@ -335,8 +358,10 @@ def test_lists_of_one_split_and_names_with_wildcards(tmp_path):
     masks_of(tmp_path, BLOCKS, BLOCKS, BLOCKS)
     for side in ("images", "masks"):
         (tmp_path / side).rename(tmp_path / f"{side} [1]")
-    (tmp_path / "val.txt").write_text("images [1]\\b.png\n")
-    assert drafted(tmp_path).split("train")["id"].tolist() == ["a", "c"]
+    for name in ("val_list.txt", "val.txt"):
+        (tmp_path / name).write_text("images [1]\\b.png\n")
+        assert drafted(tmp_path).split("train")["id"].tolist() == ["a", "c"]
+        (tmp_path / name).unlink()
     (tmp_path / "val.txt").write_text("other\n")
     assert "# val.txt names none of these pairs" in draft_dataset(tmp_path)
     (tmp_path / "val.txt").write_text("b\nz\n")
