@@ -27,6 +27,7 @@ _TILE = 1024  # pixels a side of the tiles that one image of more than twice tha
 ADAPTED = 64  # images at most that batch norms adapt to
 _BATCH, _PIXELS = 8, 1 << 22  # images, and about how many pixels, that they see together
 _PLAINLY = Evaluate()  # neither tiled nor averaged
+_LEAST = 1e-30  # probability that has a logarithm
 _SCORES = 1 << 26  # class scores of one image at original size that are held at once: 256 MiB
 
 
@@ -55,9 +56,9 @@ def predict(
             logits = logits.flip(-1) if mirrored else logits
             if len(params.scales) == 1 and not params.flip_tta:
                 return logits
-            probability = logits.log_softmax(1)
-            total = probability if total is None else torch.logaddexp(total, probability)
-    return total - np.log(len(params.scales) * (1 + params.flip_tta))
+            probability = logits.softmax(1)
+            total = probability if total is None else total.add_(probability)
+    return total.div_(len(params.scales) * (1 + params.flip_tta)).clamp_(min=_LEAST).log_()
 
 
 def _logits(model: Segmenter, images: Tensor, size: tuple[int, int], plan: DevicePlan, tile: int) -> Tensor:

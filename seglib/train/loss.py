@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
@@ -152,7 +151,7 @@ def _visit(logits: Tensor, ids: Tensor, valid: Tensor, weights: Tensor, loss: Hy
     intersection = one_hot.mul_(softmax).sum(1)
     # One class against the rest: with the true class's logit negated, one formula serves all classes.
     x = z.scatter_(0, ids, -z.gather(0, ids))
-    wrong, cross_entropy = x.sigmoid(), F.softplus(x)
+    wrong, cross_entropy = x.sigmoid(), x.relu().sub_(x.abs().sigmoid_().log_())  # softplus, faster on a CPU
     power = wrong**_GAMMA
     slope = torch.addcmul(wrong, 1 - wrong, cross_entropy, value=_GAMMA).mul_(power)
     slope.scatter_(0, ids, -slope.gather(0, ids))

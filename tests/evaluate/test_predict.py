@@ -68,7 +68,7 @@ def test_batch_norms_take_a_share_of_their_statistics_from_new_images(trained, p
         mean = 0.75 * old.running_mean + 0.25 * new.running_mean
         squares = [norm.running_var + norm.running_mean**2 for norm in (old, new)]
         torch.testing.assert_close(all_new.running_mean, new.running_mean)
-        torch.testing.assert_close(all_new.running_var, new.running_var)
+        torch.testing.assert_close(all_new.running_var, new.running_var, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(mixed.running_mean, mean)
         variance = 0.75 * squares[0] + 0.25 * squares[1] - mean**2
         torch.testing.assert_close(mixed.running_var, variance, rtol=1e-3, atol=1e-5)
