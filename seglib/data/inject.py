@@ -145,8 +145,10 @@ class LabelFaults:
         counts = [np.bincount(self.mask(row).ravel(), minlength=IGNORE + 1) for _, row in samples.iterrows()]
         shares = np.array([count / count.sum() for count in counts])[:, : len(self.names)]  # (N, C)
         self.occurring = (shares > 0).any(axis=0)
-        # Classes of objects: they cover under 5 % of the images that show them. All classes if there are none such.
-        things = self.occurring & (shares.sum(axis=0) < 0.05 * (shares > 0).sum(axis=0))
+        # Classes of objects: they cover under 5 % of the images that show them. If there are none such, all but the largest.
+        total = shares.sum(axis=0)
+        things = self.occurring & (total < 0.05 * (shares > 0).sum(axis=0))
+        things = things if things.any() else self.occurring & (total < total.max())
         self.things = things if things.any() else self.occurring
 
     def mask(self, row: pd.Series) -> np.ndarray:

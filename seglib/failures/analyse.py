@@ -152,7 +152,7 @@ def explain_failures(evaluation: Evaluation, failures: pd.DataFrame, images: pd.
     fixes = pd.Series(table["best_fix"].array, pd.Index(images["id"]).get_indexer(table["id"]))
     names = evaluation.classes.names
     table["recurs"] = causes.recurring(evaluation.confusions, groups.to_numpy(str), names, fixes)
-    return pd.concat([table, causes.explain(table)], axis=1)
+    return pd.concat([table, causes.explain(table, len(names))], axis=1)
 
 
 def _write(found: Analysis, folder: Path) -> None:
@@ -183,8 +183,8 @@ def save_png(path: Path, pixels: np.ndarray) -> None:
 
 
 def sequence_means(analysis: Analysis) -> pd.DataFrame:
-    """Tabulate the sequences ("" for none) of the split, the lowest mean first: images, failures, mean miou."""
-    groups = analysis.images.groupby("group", sort=True)
+    """Tabulate the sequences of the split, the lowest mean first: images, failures, mean miou."""
+    groups = analysis.images[analysis.images["group"] != ""].groupby("group", sort=True)
     table = groups.agg(images=("id", "size"), failures=("failed", "sum"), miou=("miou", "mean"))
     return table.rename_axis("sequence").sort_values("miou", kind="stable").reset_index()
 

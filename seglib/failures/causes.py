@@ -16,7 +16,7 @@ ADVICE = {  # each cause and what it asks for
     "unlike training": "Label more images like it and train with them; until then, try adapt_norm=0.5 in 03.",
     "rare class": "Set class_weights='sqrt_inverse' or rare_crops, or add images that show the class.",
     "small objects": "Train and predict at a higher resolution (long_side, tile), or use smaller crops.",
-    "systematic confusion": "Add and label images like these: the model makes this mistake on most of them.",
+    "systematic confusion": "Add and label images like these: the model makes this mistake on most of them. If the class is nearly lost, set class_weights='sqrt_inverse'.",
     "class confusion": "Check that the labels of the two classes follow one rule; add images that show both.",
     "unexplained": "Look at image, mask and prediction; near the threshold, longer training may help.",
 }
@@ -27,6 +27,7 @@ NOVEL = 0.99  # novelty that one in a hundred images of a new sequence like thos
 # Times the uncertainty of the typical image from which the model is lost in an image: at a novelty of
 # _STRANGE or more, and below it. Correct images of CamVid and the demo stay below 1.3.
 _UNSURE, _STRANGE = (1.25, 1.5), 0.5
+_LOST = 2.0  # times from which that goes before what accounts for the loss
 _RECURS = 0.2  # share of a class's pixels that an image confuses alike
 _ALIKE, _OFTEN = 3, 0.3  # other images, and share of those with the class, in which a confusion recurs
 _THIRD = 1 / 3  # share of the lost IoU that such a confusion must cost
@@ -36,18 +37,18 @@ _Claim = tuple[str, float, str]  # a cause, the strength of its evidence (0-1), 
 _WHY = "neither label, image, training set nor class accounts for most of the lost IoU."
 
 
-def explain(failures: pd.DataFrame) -> pd.DataFrame:
-    """State the primary cause of each failed image.
+def explain(failures: pd.DataFrame, classes: int) -> pd.DataFrame:
+    """State the primary cause of each failed image; with two `classes`, where there is but one confusion, never that.
 
     What lies outside of the model comes first: a wrong label (column `suspect`), a degraded image, an image unlike
-    training. Next come causes that account for half of the lost IoU: rare classes, small objects, one confusion, of
+    training, or in which the model is twice as unsure as usual. Next come causes that account for half of the lost IoU: rare classes, small objects, one confusion, of
     which a third is enough where it recurs in other images. Last comes a model that is unsure all over the image.
     Within a rank the cause with the strongest evidence is stated; NaN is no evidence. cause_strength is 0-1, a label
     error's a probability.
     """
     numbers, claims = failures[_NUMBERS].astype(float), []
     lost = is_lost(numbers["unsure"], numbers["novelty"])
-    known = failures.assign(is_lost=lost, **numbers.fillna(0.0))
+    known = failures.assign(is_lost=lost, several=classes > 2, **numbers.fillna(0.0))
     known["nearest"] = [f" Nearest: {ids[0]}." if ids else "" for ids in known["nearest"]]
     for row in known.itertuples():
         best = (max(rank, key=lambda claim: claim[1]) for rank in _ranks(row))
@@ -78,7 +79,7 @@ def _ranks(row: Any) -> list[list[_Claim]]:
     of = "of the lost IoU is due to"
     classes = f"classes with less than {RARE:.0%} of the training pixels: {row.rare_classes}."
     pair = f"one confusion, {row.best_fix}, costs {parts[2]:.2f} of the lost {lost:.2f}"
-    repeated = min(1.0, SURE * fix / _THIRD) if row.recurs else 0.0
+    repeated = min(1.0, SURE * fix / _THIRD) * bool(row.recurs)
     unsure = SURE + 0.1 * min(1.0, row.unsure / _UNSURE[0] - 1) if row.is_lost else 0.0
     times = f"{row.unsure:.1f} times as unsure all over it as in the typical image of this split."
     return [
@@ -86,12 +87,13 @@ def _ranks(row: Any) -> list[list[_Claim]]:
             ("label error", row.label_score if row.suspect else 0.0, f"{row.suspect_kind}: {label}."),
             ("degraded image", degraded, row.degradation_detail),
             ("unlike training", unlike, far + row.nearest),
+            ("unlike training", unsure * (row.unsure >= _LOST), f"the model is {times}{row.nearest}"),
         ],
         [
             ("rare class", rare, f"{rare:.0%} {of} {classes}"),
             ("small objects", small, f"{small:.0%} {of} regions below 0.33 % of the image."),
-            ("class confusion", fix, f"{pair}."),
-            ("systematic confusion", repeated, f"{pair}, and recurs {row.recurs}."),
+            ("class confusion", fix * row.several, f"{pair}."),
+            ("systematic confusion", repeated * row.several, f"{pair}, and recurs {row.recurs}."),
         ],
         [("unlike training", unsure, f"the model is {times}{row.nearest}")],
     ]

@@ -44,11 +44,14 @@ HABIT = "systematic confusion"
          (2.5, 0.1, SCENE), (1.3, 0.49, NONE), (1.3, 0.5, SCENE), (1.24, 0.5, NONE), (1.5, 0.49, SCENE),
          (2.5, np.nan, NONE), (2.5, None, NONE)]],
      ({"unsure": 2.4, "novelty": 0.1, "degradation": "dark", "degradation_z": 5.0}, IMAGE, ""),
-     ({"unsure": 2.4, "best_fix_gain": 0.31}, PAIR, "")],
+     ({"unsure": 1.9, "best_fix_gain": 0.31}, PAIR, ""),
+     ({"unsure": 2.0, "best_fix_gain": 0.31}, SCENE, "")],
 )  # fmt: skip
 def test_each_cause_on_its_evidence_and_in_its_order(changed, cause, told):
-    row = explain(pd.DataFrame([PLAIN | changed])).iloc[0]
+    row = explain(pd.DataFrame([PLAIN | changed]), 3).iloc[0]
     assert row["cause"] == cause
+    of_two = explain(pd.DataFrame([PLAIN | changed]), 2).iloc[0]["cause"]  # there is but one confusion
+    assert of_two not in (PAIR, HABIT) if cause in (PAIR, HABIT) else of_two == cause
     assert told in row["evidence"]
     assert row["cause_strength"] == 0 if cause == NONE else 0.5 <= row["cause_strength"] <= 1
     assert row["suggestion"] == ADVICE[cause]
@@ -67,7 +70,7 @@ def test_each_cause_on_its_evidence_and_in_its_order(changed, cause, told):
      ({"best_fix_gain": 0.19, "recurs": OFTEN}, 0), ({"best_fix_gain": 0.3, "recurs": OFTEN}, 0.75)],
 )  # fmt: skip
 def test_strength_grows_with_the_evidence(changed, strength):
-    row = explain(pd.DataFrame([PLAIN | changed])).iloc[0]
+    row = explain(pd.DataFrame([PLAIN | changed]), 3).iloc[0]
     assert row["cause_strength"] == pytest.approx(strength)
     assert (row["cause"] == NONE) == (strength == 0)
 
