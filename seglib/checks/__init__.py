@@ -10,13 +10,13 @@ from seglib.checks.check import (
     suspect_masks, write,
 )
 from seglib.checks.class_balance import class_weights, weight_table
-from seglib.checks.image_quality import APART, KINDS, QUALITIES, QUALITY_OF, Reference, degradation, qualities
+from seglib.checks.image_quality import APART, Reference, degradation, qualities
 from seglib.checks.masks import correlate_shifts, shift_words
 from seglib.checks.reading import draft_range
 from seglib.checks.splits import suggest_split
 
 __all__ = [
-    "APART", "KINDS", "QUALITIES", "QUALITY_OF", "CheckResult", "Reference", "apart", "check_dataset",
+    "APART", "CheckResult", "Reference", "apart", "check_dataset",
     "class_weights", "conclusion", "correlate_shifts", "degradation", "divide_train",
     "draft_range", "examples", "qualities", "require_sound", "shift_words", "split_comparison", "suggest_split", "suspect_masks", "weight_table", "write",
 ]

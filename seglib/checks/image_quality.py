@@ -40,8 +40,6 @@ _KINDS = {
     "dark": ("highlights", -1, 1.6, 1.0, "the brightest 1 % of the pixels starts at grey value {:.3g}"),
     "washed out": ("contrast_ratio", -1, 1.6, 0.01, "contrast (deviation over mean of grey values) {:.2g}"),
 }
-KINDS = tuple(_KINDS)
-QUALITY_OF = {kind: about[0] for kind, about in _KINDS.items()}
 
 
 def look(image: np.ndarray, grey: Image.Image) -> dict[str, float]:
@@ -140,14 +138,14 @@ def _energy(differences: np.ndarray) -> float:
 class Reference:
     """Where the qualities of a number of training images lie."""
 
-    # a row a kind of `KINDS`: `median`, `low` and `high` (5th and 95th percentile), `scale`: a robust deviation of logs
+    # a row a kind: `median`, `low` and `high` (5th and 95th percentile), `scale`: a robust deviation of logs
     table: pd.DataFrame
     images: int
 
     @classmethod
     def of(cls, training: pd.DataFrame) -> Self:
         """Learn from a table of `qualities`, a row a training image; a few degraded ones change nothing."""
-        rows = dict.fromkeys(KINDS, (np.nan,) * 4)
+        rows = dict.fromkeys(_KINDS, (np.nan,) * 4)
         for kind, (quality, sign, factor, invisible, _) in _KINDS.items():
             values = training[quality].to_numpy(float)
             values = values[np.isfinite(values)]
@@ -161,17 +159,12 @@ class Reference:
         columns = ["median", "low", "high", "scale"]
         return cls(pd.DataFrame.from_dict(rows, orient="index", columns=columns), len(training))
 
-    def limit(self, kind: str) -> float:
-        """Return the value of the kind's quality from which an image is degraded; NaN if unknown."""
-        row, (_, sign, _, invisible, _) = self.table.loc[kind], _KINDS[kind]
-        return float((row["median"] + invisible) * np.exp(sign * APART * row["scale"]) - invisible)
-
 
 def degradation(measured: Mapping[str, float], reference: Reference) -> tuple[str, float, str]:
     """Name the degradation that stands out most in the `qualities` of an image, if any does.
 
     Returns:
-        one of `KINDS`, "" if none lies `APART` robust standard deviations from the training images; how many (NaN if
+        a kind of `_KINDS`, "" if none lies `APART` robust standard deviations from the training images; how many (NaN if
             nothing can be said); a sentence with the image's value and the training images'.
     """
     table, away = reference.table, {}
@@ -181,6 +174,7 @@ def degradation(measured: Mapping[str, float], reference: Reference) -> tuple[st
     kind = max(away, key=lambda kind: np.nan_to_num(away[kind], nan=-np.inf))
     if not away[kind] >= APART:
         return "", away[kind], ""
-    row, words = table.loc[kind], _KINDS[kind][-1].format(measured[QUALITY_OF[kind]])
+    row, (quality, *_, words) = table.loc[kind], _KINDS[kind]
+    words = words.format(measured[quality])
     detail = f"{kind}: {words}; in 90 % of the {reference.images} training images "
     return kind, away[kind], f"{detail}it is {row['low']:.3g} to {row['high']:.3g}."

@@ -2,17 +2,19 @@
 
 from collections.abc import Mapping
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.colors import PowerNorm
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
-from seglib.checks import KINDS, QUALITY_OF, Reference
 from seglib.data import ClassMap
 from seglib.plots import style
 
 _SIZES = {"small": 22, "medium": 70, "large": 170}  # of regions, as points^2
+_FEW_CLASSES = 20  # with more, only the cells of a matrix that stand out carry a number
 _FEW_REGIONS = 5  # fewer say little about their size
 _CHANGES = {"passing in both": ("o", "white"), "failing in both": ("X", style.GREY)}
 _CHANGES |= {"fixed": ("^", style.BLUE), "regressed": ("v", style.VERMILION)}
@@ -23,8 +25,6 @@ _ERRORS = {  # hatches tell what greyscale does not
     "boundary": (style.SKY, "\\\\\\\\", "boundary"),
     "noise": ("white", "....", "noise"),
 }
-_QUALITIES = {"sharpness": "sharpness", "noise": "noise, grey levels"}
-_QUALITIES |= {"highlights": "grey value of the brightest 1 %", "contrast_ratio": "contrast / brightness"}
 
 
 @style.apply
@@ -243,22 +243,41 @@ def threshold_curve(scores: pd.DataFrame, limits: Mapping[str, float], ax: Axes 
 
 
 @style.apply
-def degradation_sheet(training: pd.DataFrame, images: pd.DataFrame, failed: np.ndarray) -> Figure:
-    """Draw where the images of a split lie among the training images, for every kind of degradation.
+def confusion_matrix(
+    counts: np.ndarray, classes: ClassMap, ax: Axes | None = None, normalize: bool = True, title: str = ""
+) -> Axes:
+    """Draw the confusion matrix of (C, C) pixel counts: rows ground truth, columns prediction.
 
-    `training` and `images` are `checks.qualities`, a row an image; `failed`: (N,) bool, of `images`.
+    `normalize` shows each row as shares of the true class's pixels (%), numbers below 0.5 % left out.
     """
-    fig, axs = style.sheet(2, 2, 10, 5.4)
-    failed = np.asarray(failed, bool)
-    for kind, ax in zip(KINDS, axs.flat, strict=True):
-        quality, limit = QUALITY_OF[kind], Reference.of(training).limit(kind)
-        known, values = (np.maximum(table[quality].to_numpy(float), 0.01) for table in (training, images))
-        groups = {"training": (known, style.MUTED)}
-        groups[f"passed ({(~failed).sum()})"] = values[~failed], style.BLUE
-        groups[f"failed ({failed.sum()})"] = values[failed], style.VERMILION
-        style.strips(ax, groups, kind.capitalize(), _QUALITIES[quality], log=True)
-        if np.isfinite(limit):
-            side = "below" if limit < np.nanmedian(known) else "above"
-            ax.axvline(limit, color=style.INK, linewidth=1, linestyle="--")
-            ax.set_xlabel(f"{ax.get_xlabel()} (degraded: {side} {limit:.3g})")
-    return fig
+    counts = np.asarray(counts, float)
+    if not counts.any():
+        return style.empty(ax, "confusion matrix: no valid pixel to count")
+    names, totals = [style.text(name, 24) for name in classes.names], counts.sum(axis=1)
+    shares = totals / counts.sum()
+    told = [f"{part:.1%}" if part >= 0.001 else "<0.1%" if part else "absent" for part in shares]
+    rows = [f"{name}  {share}" for name, share in zip(names, told, strict=True)]
+    percent = pd.DataFrame(100 * counts, rows, names).div(np.where(totals > 0, totals, np.nan), axis=0)
+    values, limit, write, label = percent, 100, "{:.0f}".format, "% of the true class"
+    if not normalize:
+        values = pd.DataFrame(counts, rows, names)
+        limit, write, label = counts.max(), EngFormatter(places=0, sep=""), "pixels"
+    size, few = len(values), len(values) <= _FEW_CLASSES
+    cell, letter, small = (0.46, 0.08, 8.5) if few else (0.24, 0.065, 7)  # inches, inches, points
+    longest = max(len(line) for name in names for line in name.split("\n"))
+    side, label_width = max(cell * size, 2.4), letter * longest
+    # Rather too wide than too high: matplotlib cuts titles off where a square axes is short of width.
+    ax = style.axes(ax, 1.06 * side + label_width + 1.75, side + 0.8 * label_width + 0.8)
+    noted = percent >= 0.5 if few else (percent >= 10) & ~np.eye(size, dtype=bool)
+    look = {"cmap": mpl.colormaps["Blues"].with_extremes(bad="#eeeeee"), "norm": PowerNorm(0.5, 0, limit)}
+    look |= {"annot": values.map(write).where(noted, ""), "annot_kws": {"fontsize": small - 1}, "fmt": ""}
+    look |= {"linewidths": 0.6 * few, "square": True, "xticklabels": True, "yticklabels": True}
+    bar = {"shrink": 0.6, "aspect": 22, "pad": 0.02, "ticks": MaxNLocator(5, integer=True)}
+    bar |= {"label": f"{label}, colours by square root", "format": lambda value, _: write(value)}
+    sns.heatmap(values, ax=ax, cbar_kws=bar, **look)
+    ax.tick_params(length=0, labelsize=small)
+    ax.tick_params(axis="y", rotation=0)
+    ax.tick_params(axis="x", rotation=90)
+    ax.set(xlabel="prediction", ylabel="ground truth (share of pixels)")
+    ax.set_title(style.text(title or "Confusion matrix", 80))
+    return ax

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from seglib import failures, plots
-from seglib.checks import KINDS, QUALITIES
 from seglib.data import IGNORE, ClassMap
 
 mpl.use("Agg")
@@ -113,7 +112,6 @@ def test_figures_of_classes_are_whole_from_1_to_40_classes(count):
     drawn(plots.per_class_image_iou(ious.assign(**{classes.names[0]: np.nan}), classes))
     drawn(plots.confusion_matrix(counts, classes))
     drawn(plots.confusion_matrix(counts, classes, normalize=False, title="counts"))
-    drawn(plots.confusion_difference(counts, counts.T, classes))
 
 
 def test_classes_stand_worst_first_in_their_colours_and_absent_ones_last():
@@ -130,7 +128,7 @@ def test_classes_stand_worst_first_in_their_colours_and_absent_ones_last():
     assert places == [[-0.19, 0.81], [0.19, 1.19]]  # no precision or recall where a class is absent
 
 
-def test_confusion_rows_are_shares_without_small_numbers_and_their_difference_is_in_signed_points():
+def test_confusion_rows_are_shares_without_small_numbers():
     counts = np.array([[996, 4, 0], [50, 150, 0], [0, 0, 0]])
     ax = plots.confusion_matrix(counts, CLASSES)
     assert [t.get_text() for t in ax.texts if t.get_text()] == ["100", "25", "75"]
@@ -141,9 +139,6 @@ def test_confusion_rows_are_shares_without_small_numbers_and_their_difference_is
     thousands = plots.confusion_matrix(counts * 1000, CLASSES, normalize=False)
     assert [t.get_text() for t in thousands.texts if t.get_text()] == ["996k", "50k", "150k"]
     assert "no valid pixel" in plots.confusion_matrix(0 * counts, CLASSES).texts[0].get_text()
-    full, failed = np.array([[90, 10], [0, 100]]), np.array([[4, 6], [0, 0]])
-    ax = plots.confusion_difference(failed, full, ClassMap(("a", "b")))
-    assert [t.get_text() for t in ax.texts] == ["-50", "+50"]
 
 
 def test_the_distribution_counts_failures():
@@ -272,22 +267,6 @@ def test_the_threshold_curve_marks_what_was_chosen():
     ax = drawn(plots.threshold_curve(scores, {"mean IoU": 0.5, "road": 0.5, "sky": 0.3}))
     assert told(ax) == ["mean IoU below 0.5: 2 of 8 images (25%)", "sky below 0.3: 1 of 1 images (100%)"]
     assert "no image has a score" in plots.threshold_curve(scores, {"road": 0.5}).texts[0].get_text()
-
-
-def test_qualities_show_the_limit_and_which_images_failed():
-    def qualities(count):
-        return pd.DataFrame({name: RNG.lognormal(1, 0.2, count) for name in QUALITIES})
-
-    fig = drawn(plots.degradation_sheet(qualities(60), qualities(20), np.arange(20) < 4))
-    assert [ax.get_title(loc="left") for ax in fig.axes] == [kind.capitalize() for kind in KINDS]
-    for ax in fig.axes:
-        assert [len(line.get_xdata()) for line in ax.lines] == [60, 16, 4, 2]  # the last: the limit
-        where = "above" if ax is fig.axes[KINDS.index("noise")] else "below"
-        assert f"(degraded: {where} {ax.lines[3].get_xdata()[0]:.3g})" in ax.get_xlabel()
-    few = qualities(3).assign(highlights=255.0, noise=np.nan)
-    alone = drawn(plots.degradation_sheet(few, few, np.array([True, False, False])))  # too few for a limit
-    assert "degraded" not in words(alone)
-    assert [t.get_text() for t in alone.axes[0].get_yticklabels()] == ["training", "passed (2)", "failed (1)"]
 
 
 def test_class_curves_put_the_lowest_class_first():
