@@ -117,8 +117,9 @@ def _measure(
     if training:
         nearest = novelty.compare(features := np.stack(features), training, images["id"].tolist())
     lost = causes.class_losses(evaluation.confusions, names, training.pixels if training else None, absent)
-    found = labels.judge(causes.is_lost(images["unsure"], nearest["novelty"]))
-    table = pd.concat([images, pd.DataFrame(facts), found.images, nearest, lost], axis=1)
+    facts, unsure = pd.DataFrame(facts), causes.is_lost(images["unsure"], nearest["novelty"])
+    found = labels.judge(unsure | (facts["degradation"] != "").to_numpy())
+    table = pd.concat([images, facts, found.images, nearest, lost], axis=1)
     return table, found, features if training else None
 
 

@@ -12,6 +12,7 @@ from seglib import actions, failures
 from seglib.data import load_dataset, read_pair, read_stored
 from seglib.evaluate import evaluate_predictions, evaluate_run
 from seglib.failures.analyse import observe
+from seglib.failures.label_errors import LabelCheck
 from seglib.failures.novelty import load_scorer
 from seglib.params import Evaluate
 from seglib.train.model import load_checkpoint
@@ -48,6 +49,16 @@ def test_it_writes_what_it_says(run):
     assert none.failures.columns.equals(found.failures.columns)
     assert (len(none.failures), len(none.suspects)) == (0, 4)
     assert failures.propose_actions(none).augment == []
+
+
+def test_where_the_image_is_degraded_no_mask_is_named(run, monkeypatch):
+    told, lost = iter([("blur", 9.0, "blur: 0.1 of 0.5.")]), []
+    monkeypatch.setattr("seglib.checks.degradation", lambda *_: next(told, ("", 0.0, "")))
+    judge = LabelCheck.judge
+    monkeypatch.setattr(LabelCheck, "judge", lambda self, where: lost.append(where) or judge(self, where))
+    found = analysed(run)
+    np.testing.assert_array_equal(lost[0], found.images["degradation"] == "blur")
+    assert lost[0].sum() == 1
 
 
 def test_a_copy_of_a_training_image_is_nearest_to_it(run, trained_root):
