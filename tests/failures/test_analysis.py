@@ -90,7 +90,6 @@ def test_predictions_of_another_tool(run):
     assert failures.beside_nearest(found, found.failures) == ([], [])
     means = failures.sequence_means(found)
     assert means[["sequence", "images", "failures"]].to_numpy().tolist() == []  # no sequences
-    assert means["miou"].item() == pytest.approx(evaluation.per_image["miou"].mean())
     assert failures.warnings_of(found).count("0 failed and 0 passed images") == 2
 
 
