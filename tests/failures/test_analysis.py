@@ -89,7 +89,8 @@ def test_predictions_of_another_tool(run):
             np.testing.assert_array_equal(read_stored(path), read_stored(original / path.name))
     assert failures.beside_nearest(found, found.failures) == ([], [])
     means = failures.sequence_means(found)
-    assert means[["sequence", "images", "failures"]].to_numpy().tolist() == []  # no sequences
+    assert means[["sequence", "images", "failures"]].to_numpy().tolist() == [["", 4, 2]]
+    assert means["miou"].item() == pytest.approx(evaluation.per_image["miou"].mean())
     assert failures.warnings_of(found).count("0 failed and 0 passed images") == 2
 
 
