@@ -40,8 +40,8 @@ def convert(root: Path, kind: str = "polygons", target: str | Path = "") -> tupl
     Args:
         root: a folder of images, and annotations that name them or are named as they are.
         kind: "polygons" (COCO with RLE, labelme, YOLO), "classes" (masks a class, masks/car/x.png or masks/x_car.png) or
-            "instances" (masks of numbered objects, or x_mask_1.png, ..., all of one class; 255 beside other numbers is ignored). "pages"
-            unpacks TIFF stacks, of images and of masks alike: a TIFF for each page, stack_001.tif.
+            "instances" (masks of numbered objects, or x_mask_1.png, ..., all of one class; 255 beside other numbers is
+            ignored). "pages" unpacks TIFF stacks, of images and of masks alike: a TIFF for each page, stack_001.tif.
         target: a new folder; `masks` in `root` by default, of pages `<root>_pages`.
 
     Returns:
@@ -120,15 +120,12 @@ def _pages(path: Path) -> list[tuple[np.ndarray, dict[str, Any]]]:
 
 
 def _masks(root: Path, masks: list[tuple[str, ...]], images: _Images, kind: str) -> Iterator[_Drawn]:
-    """The masks of each image: of its classes, by the folders that they lie in, or of its instances.
+    """The masks of each image: of its classes, by the folders that they lie in or their names' ends, or of its instances.
 
     Instances may lie, as in DSB 2018, beside the only image of a folder that is called as the image.
     """
-    found, around, known = (
-        defaultdict(list),
-        defaultdict(list),
-        {PurePosixPath(name).stem for *_, name in masks},
-    )
+    found, around = defaultdict(list), defaultdict(list)
+    known = {PurePosixPath(name).stem for *_, name in masks}
     for image in (image for same in images.values() for image in same):
         for folder in image.parents:
             around[folder.parts].append(image.with_suffix("").as_posix())

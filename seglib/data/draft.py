@@ -6,7 +6,7 @@ import shlex
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator
 from functools import partial
-from itertools import product, takewhile
+from itertools import chain, product, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,10 +25,7 @@ _OTHER = "colou?r|overlay|viz?|.*visualization|segmentationobject|instances?|ins
 _ROLES = {"other": _OTHER, "mask": _MASK, "image": _IMAGE}  # the first that a word tells
 _ROLES["aside"] = "depth|disparity|normals"  # neither, beside color
 # for folders in which no surer words are found
-_WEAK_ROLES = _ROLES | {
-    "mask": rf"{_MASK}|semantic|segmentationclass\w+",
-    "image": f"{_IMAGE}|inputs?",
-}
+_WEAK_ROLES = _ROLES | {"mask": rf"{_MASK}|semantic|segmentationclass\w+", "image": f"{_IMAGE}|inputs?"}
 _GAP = r"[_\-. ]+"
 _EDGE = rf"{_GAP}|(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])"
 _Files = dict[tuple[str, ...], Path]  # by the parts of their paths below the dataset's folder
@@ -66,8 +63,8 @@ def draft_dataset(folder: str | Path, images: str = "", masks: str = "") -> str:
     pairs = _told(root, images, masks) if images or masks else _read_names(root, files)
     if not pairs:
         raise _no_layout(root, files, others)
+    # what `convert` has drawn, with its list of classes, goes before what it was drawn from
     lists = [path for path in others if path.name == "classes.txt"]
-    # what `convert` has drawn goes before what it was drawn from
     ours = [path for path in lists if (root / path).read_bytes().startswith(b'0 "background"')]
     drawn = tuple(f"{path.parent.as_posix()}/" for path in ours)
     pairs = _one_a_split([pair for pair in pairs if pair.masks.glob.startswith(drawn)] or pairs)
@@ -79,9 +76,8 @@ def draft_dataset(folder: str | Path, images: str = "", masks: str = "") -> str:
     group = f"# group: '(?P<group>.+)_(?P<frame>[0-9]+){tail}$'  # sequences, if there are any"
     if all(re.search(r"_\d+_\d+$", text) for text in pairs[0].both):
         group += "; of tiles: '(?P<group>.+)_[0-9]+_[0-9]+$'"
-    return "\n".join(
-        [head, f"name: {dataset_name(root)}", *classes, *_splits(root, pairs, others), f"{group}\n"]
-    )
+    lines = [head, f"name: {dataset_name(root)}", *classes, *_splits(root, pairs, others), group]
+    return "\n".join([*lines, ""])
 
 
 def _table(root: Path, pairs: list[_Pair], others: list[Path]) -> tuple[str, list[Named]]:
@@ -101,7 +97,7 @@ def _table(root: Path, pairs: list[_Pair], others: list[Path]) -> tuple[str, lis
 
 
 def meaning(name: str, weak: bool = False) -> tuple[str, str]:
-    """The split, and "image", "mask" or "other", that a folder's name or a word of a file's tells; "" if none.
+    """The split, and "image", "mask", "other" or "aside", that a folder's name or a word of a file's tells; "" if none.
 
     If `weak`, numbers say nothing ("train2017"), other words may come before a split ("paris_train"), and more words count.
     """
@@ -153,9 +149,8 @@ def _find_pairs(root: Path, files: _Files, weak: bool) -> list[_Pair]:
             # what no word calls images may be them: train, trainannot
             for wanted, wild in product(("image", ""), (False, True)):
                 mates = [(key[2], mate) for key, mate in groups.items() if key[:2] == (split, wanted)]
-                if found := [
-                    pair for mate in mates for pair in _fit(root, split, mate, (shape, group), wild)
-                ]:
+                fits = (_fit(root, split, mate, (shape, group), wild) for mate in mates)
+                if found := [*chain.from_iterable(fits)]:
                     pairs += found
                     break
         if pairs:
@@ -174,9 +169,8 @@ def _fit(root: Path, split: str, images: _Group, masks: _Group, wild: bool) -> l
         if best := [kind for kind, count in kinds.items() if count >= least]:
             taken = {(place, first + core + last) for place, core in cores for first, last in best}
             # further masks that some of the images have, of other classes or objects; 01 names those that a glob matches
-            more = [
-                kind for kind, n in _kinds(sample, [*{*b} - taken]).items() if n >= max(2, len(sample) / 10)
-            ]
+            rest = _kinds(sample, [name for name in b if name not in taken])
+            more = [kind for kind, count in rest.items() if count >= max(2, len(sample) / 10)]
             best += [(x, y) for x, y in more if not any(x.startswith(p) and y.endswith(q) for p, q in best)]
             clear = [kind for kind in best if not any(meaning(word)[1] == "other" for word in kind)]
             ids = [kind for kind in best if kind[1].lower().endswith("labeltrainids")]
@@ -289,10 +283,8 @@ def _splits(root: Path, pairs: list[_Pair], others: list[Path]) -> list[str]:
     lists: dict[Path, dict[str, tuple[Path, list[str]]]] = defaultdict(dict)
     lines, strange = {}, []
     for path in (path for path in others if len(pairs) == 1 and path.suffix == ".txt"):
-        told = re.fullmatch(
-            rf"({'|'.join(_SPLIT_OF)})(?:_(?:list|ids|files|images|set|split))?", path.stem.lower()
-        )
-        split = _SPLIT_OF[told[1]] if told else ""
+        word = re.sub("_(list|ids|files|images|set|split)$", "", path.stem.lower())
+        split = _SPLIT_OF.get(word, "")
         names = listed_ids(root / path, known) if split else []
         if known & {*names}:
             lists[path.parent].setdefault(split, (path, names))

@@ -38,13 +38,13 @@ _WHY = "neither label, image, training set nor class accounts for most of the lo
 
 
 def explain(failures: pd.DataFrame, classes: int) -> pd.DataFrame:
-    """State the primary cause of each failed image; with two `classes`, where there is but one confusion, never that.
+    """State the primary cause of each failed image; with two `classes`, which have one confusion alone, never that.
 
     What lies outside of the model comes first: a wrong label (column `suspect`), a degraded image, an image unlike
-    training, or in which the model is twice as unsure as usual. Next come causes that account for half of the lost IoU: rare classes, small objects, one confusion, of
-    which a third is enough where it recurs in other images. Last comes a model that is unsure all over the image.
-    Within a rank the cause with the strongest evidence is stated; NaN is no evidence. cause_strength is 0-1, a label
-    error's a probability.
+    training, or in which the model is twice as unsure as usual. Next come causes that account for half of the lost IoU:
+    rare classes, small objects, one confusion, of which a third is enough where it recurs in other images. Last comes a
+    model that is less unsure all over the image. Within a rank the cause with the strongest evidence is stated; NaN is no
+    evidence. cause_strength is 0-1, a label error's a probability.
     """
     numbers, claims = failures[_NUMBERS].astype(float), []
     lost = is_lost(numbers["unsure"], numbers["novelty"])
@@ -82,12 +82,13 @@ def _ranks(row: Any) -> list[list[_Claim]]:
     repeated = min(1.0, SURE * fix / _THIRD) * bool(row.recurs)
     unsure = SURE + 0.1 * min(1.0, row.unsure / _UNSURE[0] - 1) if row.is_lost else 0.0
     times = f"{row.unsure:.1f} times as unsure all over it as in the typical image of this split."
+    doubt = "unlike training", unsure, f"the model is {times}{row.nearest}"
     return [
         [
             ("label error", row.label_score if row.suspect else 0.0, f"{row.suspect_kind}: {label}."),
             ("degraded image", degraded, row.degradation_detail),
             ("unlike training", unlike, far + row.nearest),
-            ("unlike training", unsure * (row.unsure >= _LOST), f"the model is {times}{row.nearest}"),
+            *[doubt] * (row.unsure >= _LOST),
         ],
         [
             ("rare class", rare, f"{rare:.0%} {of} {classes}"),
@@ -95,7 +96,7 @@ def _ranks(row: Any) -> list[list[_Claim]]:
             ("class confusion", fix * row.several, f"{pair}."),
             ("systematic confusion", repeated * row.several, f"{pair}, and recurs {row.recurs}."),
         ],
-        [("unlike training", unsure, f"the model is {times}{row.nearest}")],
+        [doubt],
     ]
 
 

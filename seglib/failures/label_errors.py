@@ -118,8 +118,8 @@ class LabelCheck:
     def judge(self, lost: np.ndarray) -> Findings:
         """Compute the probability of every mask to be wrong, and name those that are.
 
-        A mask is not named where the model is unreliable: in the images of (N,) bool `lost` (unsure, degraded), and where the mask
-        says a class that the model hardly ever finds in other images.
+        A mask is not named where the model is unreliable: in the images of (N,) bool `lost` (unsure, degraded), and
+        where the mask says a class that the model hardly ever finds in other images.
         """
         count = len(self.samples)
         images = pd.DataFrame(dict.fromkeys(SUSPECT, ""), range(count))
