@@ -14,7 +14,7 @@ ADVICE = {  # each cause and what it asks for
     "label error": "Look at the mask, and correct it before anything else: no training can make up for it.",
     "degraded image": "If you expect such images in use, train with the matching augmentation; otherwise leave them out of the evaluation.",
     "unlike training": "Label more images like it and train with them; until then, try adapt_norm=0.5 in 03.",
-    "rare class": "Set class_weights='sqrt_inverse' or rare_crops, or add images that show the class.",
+    "rare class": "Set class_weights='sqrt_inverse', or add images that show the class.",
     "small objects": "Train and predict at a higher resolution (long_side, tile), or use smaller crops.",
     "systematic confusion": "Add and label images like these: the model makes this mistake on most of them. If the class is nearly lost, set class_weights='sqrt_inverse'.",
     "class confusion": "Check that the labels of the two classes follow one rule; add images that show both.",
