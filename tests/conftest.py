@@ -3,14 +3,20 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from seglib.params import Train
 from seglib.runs import Run
 
+# A small image and its mask.
+RNG = np.random.default_rng(0)
+RGB = RNG.integers(0, 256, (6, 8, 3), np.uint8)
+IDS = RNG.integers(0, 3, (6, 8), np.uint8)
 CLASSES = ("sky", "road", "car")
 _COLORS = np.array([(60, 90, 210), (110, 110, 110), (220, 60, 50)], np.uint8)
 # The names of the test images look like numbers and like missing values, which tables must not take them for.
@@ -40,6 +46,18 @@ def save(path: Path, picture, **options) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(path, **options)
     return path
+
+
+def palette(mask: np.ndarray, colors) -> Image.Image:
+    """A mask as a picture with a palette of these colours."""
+    picture = Image.fromarray(mask)
+    picture.putpalette(np.ravel(colors).tolist())
+    return picture
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """What the files below a folder hold, by their paths from there."""
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def write_dataset(folder: Path, splits: dict[str, dict[str, tuple]], classes, extra: str = "") -> None:
@@ -77,15 +95,39 @@ def tiny_params():
     return lambda **changed: Train.check(TINY_PARAMS | changed)
 
 
-def trained(params, model=None, on_epoch=None, **planned):
-    """Do what 02_train does, with changes of its plan; return the run and its history."""
+def made_evaluation(counts, names, iou=None, absent: str = "truth", run: str = "made"):
+    """An `Evaluation` of counts (N, C, C) that no run has; `iou` (N, C) in place of theirs."""
+    from seglib import data, evaluate, metrics
+
+    counts = np.asarray(counts, np.int64)
+    iou = metrics.image_class_iou(counts, absent) if iou is None else iou
+    table = pd.DataFrame(iou, columns=list(names))
+    images = pd.DataFrame({"id": [f"i{k}" for k in range(len(counts))], "group": ""})
+    images["miou"] = metrics.nanmean(iou, axis=1)
+    images["worst_class"] = table.fillna(9).idxmin(axis=1).where(table.notna().any(axis=1), "")
+    images["valid_pixels"] = counts.sum((1, 2))
+    table.insert(0, "id", images["id"])
+    classes, tables = data.ClassMap(tuple(names)), (images, pd.DataFrame(), table, counts)
+    dataset = SimpleNamespace(classes=classes, split=lambda name: images.assign(frame=np.nan))
+    run = SimpleNamespace(name=run, evaluation=lambda split: Path("nowhere"))
+    return evaluate.Evaluation(run, dataset, "test", {"absent": absent}, *tables)
+
+
+def prepared(params, model=None):
+    """The splits, model and plan of a training, as 02_train makes them."""
     from seglib import train
 
     dataset = train.open_dataset(params)[1]
     splits, model = train.open_splits(dataset, params), model or train.build_model(params, dataset.classes)
-    plan = replace(train.plan_training(params, model, splits[0]), **planned)
-    run = train.start_run(params)
-    return run, train.fit(run, model, *splits, params, plan, on_epoch)
+    return splits, model, train.plan_training(params, model, splits[0])
+
+
+def trained(params, model=None, on_epoch=None, **planned):
+    """Do what 02_train does, with changes of its plan; return the run and its history."""
+    from seglib import train
+
+    (splits, model, plan), run = prepared(params, model), train.start_run(params)
+    return run, train.fit(run, model, *splits, params, replace(plan, **planned), on_epoch)
 
 
 @pytest.fixture(scope="session")

@@ -189,8 +189,7 @@ def test_faults_are_planted_and_masks_go_to_an_annotation_tool_and_back(trained_
     assert main(["export", "--run", "tiny", "--out", "out.zip"]) == 1
     assert "'tiny': 04_failure_analysis has not looked at it. Name images" in capsys.readouterr().err
     verdicts = trained_root / "artifacts/runs/tiny/failures/test/verdicts.csv"
-    verdicts.parent.mkdir(parents=True)
-    verdicts.write_text("id,verdict,note,time\n0042,label wrong,,\n")
+    write_text(verdicts, "id,verdict,note,time\n0042,label wrong,,\n")
     assert main(["export", "--run", "tiny", "--out", "out.zip"]) == 0
     for ids, code in (("none_such", 1), ("0042,null", 0)):
         assert main(["export", "--run", "tiny", "--out", "out.zip", "--ids", ids]) == code

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import tree
 
 from seglib import runs
 from seglib.runs import Run, lock, read_json, write_json, write_text
@@ -43,8 +44,7 @@ def root(tmp_path, monkeypatch):
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    return {name: data for name, data in found.items() if not name.endswith(".writing")}
+    return {name: data for name, data in tree(folder).items() if not name.endswith(".writing")}
 
 
 def test_the_project_root(monkeypatch, tmp_path):

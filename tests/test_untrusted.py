@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_dataset
+from conftest import tree, write_dataset
 
 from seglib import browser, checks, data, evaluate, failures
 from seglib.data import DatasetError, draft_dataset, load_dataset
@@ -36,10 +36,6 @@ def write(root: Path, names, classes=("a", "b")) -> Path:
         pairs[name] = array, array
     write_dataset(root, {"train": pairs}, classes)
     return root
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 @pytest.fixture

@@ -45,17 +45,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     with (folder / "lab.log").open("w") as log:
         server = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
         try:
-            settled(lambda: server.poll() is not None or answers(port), True)
-            assert server.poll() is None, (folder / "lab.log").read_text()
+            said = (folder / "lab.log").read_text
+            settled(lambda: server.poll() is not None or " is running at:" in said(), True)
+            assert server.poll() is None, said()
             yield folder, f"http://127.0.0.1:{port}/lab/tree/browse.ipynb?token={token}"
         finally:
             server.terminate()  # it ends its kernels
             server.wait(timeout=60)
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as connection:
-        return connection.connect_ex(("127.0.0.1", port)) == 0
 
 
 def run_all(page):
@@ -77,7 +73,6 @@ def test_browse_filter_judge_and_find_it_again(lab) -> None:
         browser = run_all(page)
         assert shown(page) == IDS[0] == EVIL
         settled(lambda: browser.locator(".seg-row img[src]").count() > 5, True)
-        assert browser.locator(".seg-count").inner_text() == "1 of 300 failures"
         assert browser.locator(".seg-row").count() < 40  # of 300: only those in sight
         # Step by keys, which JupyterLab would take for its own, by button and by row.
         browser.focus()

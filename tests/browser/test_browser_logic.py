@@ -104,6 +104,7 @@ def test_every_pixel_arrives():
 def test_pictures_that_are_missing_or_broken_are_named_and_the_others_shown(details):
     at, data = details.folder, details.evaluation.dataset.root
     prediction = details.evaluation.run.evaluation("test") / "predictions" / "NA.png"
+    assert "suspect" in details.pack(IDS[0], False, 5000)["layers"]  # its cause is a label error
     assert set(details.pack("NA", False, 5000)["layers"]) == {"image", "truth", "prediction", "confidence"}
     (at / "confidences" / "NA.png").unlink()
     assert details.pack("NA", False, 5000)["problems"] == []  # unknown, no fault
@@ -119,15 +120,6 @@ def test_pictures_that_are_missing_or_broken_are_named_and_the_others_shown(deta
     assert shown["layers"] == {}
     assert "images/NA.png" in shown["problems"][0]
     assert details.thumbnail("NA", False) == b""
-
-
-def test_it_answers_with_images_and_their_layers(page):
-    shown, _ = page.ask("show", id=IDS[2])
-    assert shown["names"] == ["image", "truth", "prediction", "confidence"]  # its label is not the suspect
-    assert "suspect" in page.ask("show", id=IDS[0])[0]["names"]  # its cause is a label error
-    assert shown["facts"]["nearest"] == ["train_0", "train_1"]
-    with Image.open(io.BytesIO(page.ask("thumb", id=IDS[0])[1][0])) as small:
-        assert (small.format, small.size) == ("JPEG", (80, 60))
 
 
 def test_a_verdict_that_cannot_be_saved_is_said(page, monkeypatch):

@@ -84,7 +84,7 @@ def test_two_runs_passing_images_and_verdicts(page):
         menu(page, "images").select_option("passing")
         settled(lambda: count(page).split()[0], "40")
         page.get_by_role("button", name="Reset").click()
-        # A verdict steps on, and undo takes it back; several at once; tags; the last verdict on top.
+        # A verdict steps on, and undo takes it back; several at once; the last verdict on top.
         page.locator(".seg-browser").focus()
         page.keyboard.press("Home")
         settled(lambda: shown(page), first)
@@ -100,9 +100,6 @@ def test_two_runs_passing_images_and_verdicts(page):
         rows.nth(3).click(modifiers=["Shift"])
         page.keyboard.press("2")
         settled(label.inner_text, "your verdict: 4 of 20 judged")
-        page.locator("textarea").fill("look at the #kerb")
-        book = details.analysis.folder / "verdicts.csv"
-        settled(lambda: shown(page) and "#kerb" in book.read_text(), True)
         page.keyboard.press("Escape")
         page.keyboard.press("?")
         assert page.get_by_text("take the last verdict back").is_visible()

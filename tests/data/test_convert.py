@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 import tifffile
-from pictures import save
+from conftest import save
 from PIL import Image
 
 from seglib.data import DatasetError, convert, draft_dataset, load_dataset, read_pair, read_stored
+from seglib.runs import write_text
 
 SIZE = (20, 30)
 SQUARE, INNER = np.zeros(SIZE, bool), np.zeros(SIZE, bool)
@@ -21,19 +22,14 @@ COMPRESSED = "l53a0O_OOa0200\\:"  # as cocoapi's rleToString writes them
 
 
 def write(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    write_text(path, content if isinstance(content, str) else json.dumps(content))
 
 
 def coco(polygons, name="car", area=143, group="none", **size):
     """COCO's JSON of one object on b.png."""
     one = {"id": 5, "image_id": 1, "category_id": 1, "area": area, "segmentation": polygons}
-    images = [{"id": 1, "file_name": "b.png"} | size]
-    return {
-        "images": images,
-        "annotations": [one],
-        "categories": [{"id": 1, "name": name, "supercategory": group}],
-    }
+    kind = {"id": 1, "name": name, "supercategory": group}
+    return {"images": [{"id": 1, "file_name": "b.png"} | size], "annotations": [one], "categories": [kind]}
 
 
 @pytest.fixture
@@ -42,6 +38,11 @@ def root(tmp_path):
     for name in ("train/a", "train/b", "val/a"):  # one name in two splits
         save(tmp_path / f"images/{name}.png", image)
     return tmp_path
+
+
+def refused(told, *what, **how):
+    with pytest.raises(DatasetError, match=told):
+        convert(*what, **how)
 
 
 def result(root, expected, names, **how):
@@ -94,8 +95,7 @@ def test_masks_of_single_classes(root):
     for split in ("train", "val"):
         save(root / f"masks/{split}/car/a.png", SQUARE * np.uint8(255))
         save(root / f"masks/{split}/wheel/a.png", INNER * np.uint8(1))
-    with pytest.raises(DatasetError, match="masks exists"):
-        convert(root, "classes")
+    refused("masks exists", root, "classes")
     out, names, count = convert(root, "classes", root.parent / "ids")
     assert (names, count) == (["background", "car", "wheel"], 2)
     mask = np.array(Image.open(out / "images/train/a.png"))
@@ -120,8 +120,7 @@ def test_several_masks_of_an_image(root):
     assert "class_masks/images/*.png" in draft_dataset(root / "flat")  # and no question
     (root / "sorted/class_masks").rename(root / "old")
     save(root / "sorted/masks/car/b_2.png", SQUARE)
-    with pytest.raises(DatasetError, match="no image has the name of annotation masks/b_2"):
-        convert(root / "sorted", "classes", root / "new")
+    refused("no image has the name of annotation masks/b_2", root / "sorted", "classes", root / "new")
 
 
 def test_names_keep_their_dots_and_splits_their_annotations(root):
@@ -132,16 +131,14 @@ def test_names_keep_their_dots_and_splits_their_annotations(root):
     assert [*convert(root)[0].rglob("*.png")] == [root / "masks/images/train/a_jpg.rf.02cd.png"]
     write(root / "labels/train/c.txt", "0 .1 .1 .5 .5 .1 .5\n")
     save(root / "images/val/c.png", image)
-    with pytest.raises(DatasetError, match=r"no image has the name of annotation labels/train/c\.txt"):
-        convert(root, target=root / "new")
+    refused(r"no image has the name of annotation labels/train/c\.txt", root, target=root / "new")
 
 
 def test_captions_are_passed_over_and_two_entries_of_one_image_are_refused(root):
     write(root / "captions.json", {"images": [], "annotations": [{"caption": "a car"}]})
     content = coco([CORNERS], group="things")
-    content["categories"] += [
-        {"id": k, "name": name, "supercategory": "none"} for k, name in enumerate(("things", "tree"), 2)
-    ]
+    for k, name in enumerate(("things", "tree"), 2):
+        content["categories"].append({"id": k, "name": name, "supercategory": "none"})
     write(root / "one.json", content)
     assert convert(root)[1:] == (["background", "car", "tree"], 1)
     content["images"][0]["file_name"] = "/home/me/b.png"
@@ -149,8 +146,7 @@ def test_captions_are_passed_over_and_two_entries_of_one_image_are_refused(root)
     assert convert(root, target=root.with_name("ours"))[2] == 1
     content["images"].append({"id": 2, "file_name": "lost/b.png"})
     write(root / "one.json", content)
-    with pytest.raises(DatasetError, match=r"one\.json .*both are of one image"):
-        convert(root, target=root / "new")
+    refused(r"one\.json .*both are of one image", root, target=root / "new")
 
 
 def test_instances_of_a_folder_are_of_its_only_image(root):
@@ -165,25 +161,22 @@ def test_instances_of_a_folder_are_of_its_only_image(root):
 
 @pytest.mark.parametrize(
     ("path", "content", "told"),
-    [
-        ("c.json", {"shapes": []}, "no image has the name of annotation c.json"),
-        ("a.json", {"shapes": []}, "2 images .* have the name of annotation a.json"),
-        ("train/b.json", {"version": 1}, "0 annotated images of 1 classes.* export COCO"),
-        ("train/b.json", "{", "train/b.json is no annotation .*JSONDecodeError"),
-        ("b.json", {"annotations": [{"image_id": 1}], "categories": []}, "KeyError: 'category_id'"),
-        ("b.json", {"shapes": [{"label": "a", "points": [], "shape_type": "circle"}]}, "'a' is a circle"),
-        ("b.json", coco([]), r"b.json .*annotation 5 is a box"),
-        ("b.json", coco([CORNERS], height=40, width=60), r"b.json .*is of 60 x 40 pixels, b.png has 30 x 20"),
-        ("b.json", coco([[6, 4, 60, 4, 60, 14]]), "b.json .*tells no size, and reaches beyond b.png"),
-        ("b.txt", "0 .1 .1 .5 .5 .1 .5\n0 .5 .5 .1 .1\n", r"b.txt .*a box or a line"),
-        ("b.txt", "0 .1 .1 .5 .5 .1 .5 .9\n", "b.txt .*7 numbers .* not x and y"),
-        ("b.txt", "0 1 1 5 5 1 5\n", "b.txt .*numbers up to 5, not .* shares of the sides"),
-    ],
-)
+    [("c.json", {"shapes": []}, "no image has the name of annotation c.json"),
+     ("a.json", {"shapes": []}, "2 images .* have the name of annotation a.json"),
+     ("train/b.json", {"version": 1}, "0 annotated images of 1 classes.* export COCO"),
+     ("train/b.json", "{", "train/b.json is no annotation .*JSONDecodeError"),
+     ("b.json", {"annotations": [{"image_id": 1}], "categories": []}, "KeyError: 'category_id'"),
+     ("b.json", {"shapes": [{"label": "a", "points": [], "shape_type": "circle"}]}, "'a' is a circle"),
+     ("b.json", coco([]), r"b.json .*annotation 5 is a box"),
+     ("b.json", coco([CORNERS], height=40, width=60), r"b.json .*is of 60 x 40 pixels, b.png has 30 x 20"),
+     ("b.json", coco([[6, 4, 60, 4, 60, 14]]), "b.json .*tells no size, and reaches beyond b.png"),
+     ("b.txt", "0 .1 .1 .5 .5 .1 .5\n0 .5 .5 .1 .1\n", r"b.txt .*a box or a line"),
+     ("b.txt", "0 .1 .1 .5 .5 .1 .5 .9\n", "b.txt .*7 numbers .* not x and y"),
+     ("b.txt", "0 1 1 5 5 1 5\n", "b.txt .*numbers up to 5, not .* shares of the sides")],
+)  # fmt: skip
 def test_what_fits_no_image_is_an_error(root, path, content, told):
     write(root / path, content)
-    with pytest.raises(DatasetError, match=told):
-        convert(root)
+    refused(told, root)
     assert not (root / "masks").exists()
 
 
@@ -192,13 +185,11 @@ def test_coco_files_of_one_image_are_drawn_together_and_two_others_are_refused(r
     write(root / "wheels.json", "\ufeff" + json.dumps(coco([INNER_CORNERS], "wheel", area=50)))
     out, names, _ = convert(root)
     assert names == ["background", "car", "wheel"]
-    np.testing.assert_array_equal(
-        np.array(Image.open(out / "images/train/b.png")), SQUARE + INNER.astype(int)
-    )
+    mask = np.array(Image.open(out / "images/train/b.png"))
+    np.testing.assert_array_equal(mask, SQUARE + INNER.astype(int))
     for folder in ("one", "two"):
         write(root / folder / "b.json", {"shapes": []})
-    with pytest.raises(DatasetError, match=r"one/b\.json .*both are of one image: move one away"):
-        convert(root, target=root / "new")
+    refused(r"one/b\.json .*both are of one image: move one away", root, target=root / "new")
 
 
 @pytest.mark.parametrize(
@@ -231,8 +222,7 @@ def test_labels_of_labelme_and_images_that_exif_turns(root, size, orientation, t
     (root / "images/train/b.png").unlink()
     Image.new("RGB", (20, 30) if orientation == 6 else (30, 20)).save(root / "images/train/b.jpg", exif=exif)
     if told:
-        with pytest.raises(DatasetError, match=told):
-            convert(root)
+        refused(told, root)
     else:
         mask = Image.open(convert(root)[0] / "images/train/b.png")
         np.testing.assert_array_equal(np.array(mask), 255 * (SQUARE & ~INNER))
@@ -247,8 +237,7 @@ def test_labels_of_labelme_and_images_that_exif_turns(root, size, orientation, t
 def test_masks_of_one_class_and_instances_are_told_from_others(root, kind, place, values, expected):
     save(root / place, values.astype(np.uint16 if values.max() > 255 else np.uint8))
     if isinstance(expected, str):
-        with pytest.raises(DatasetError, match=expected):
-            convert(root, kind, root / "new")
+        refused(expected, root, kind, root / "new")
     else:
         out = convert(root, kind, root / "new")[0]
         np.testing.assert_array_equal(np.array(Image.open(out / "images/train/b.png")), expected)
@@ -269,8 +258,7 @@ def test_stacks_are_unpacked_into_pages_that_pair_and_a_missing_folder_is_named(
         image, mask = read_pair(dataset, row)
         np.testing.assert_array_equal(mask, ids[k])
         np.testing.assert_array_equal(image[..., 0], 9 * ids[k])
-    with pytest.raises(DatasetError, match="none is no folder"):
-        convert(tmp_path / "none")
+    refused("none is no folder", tmp_path / "none")
 
 
 def test_pages_keep_their_bands_and_series_and_what_cannot_be_unpacked_is_named(tmp_path):
@@ -287,9 +275,7 @@ def test_pages_keep_their_bands_and_series_and_what_cannot_be_unpacked_is_named(
     assert tifffile.imread(out / "loop_002.tif").tolist() == np.ones((5, 6)).tolist()
     np.testing.assert_array_equal(read_stored(out / "palette_002.tif"), bands[1, 0])
     (tmp_path / "bad.tif").write_bytes(b"II")
-    with pytest.raises(DatasetError, match=r"bad\.tif cannot be unpacked"):
-        convert(tmp_path, "pages", tmp_path / "again")
+    refused(r"bad\.tif cannot be unpacked", tmp_path, "pages", tmp_path / "again")
     assert not (tmp_path / "again").exists()
     (tmp_path / "none").mkdir()
-    with pytest.raises(DatasetError, match="has no TIFF to unpack"):
-        convert(tmp_path / "none", "pages")
+    refused("has no TIFF to unpack", tmp_path / "none", "pages")

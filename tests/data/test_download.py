@@ -9,12 +9,12 @@ import zipfile
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from conftest import tree
 
 from seglib.data import DatasetError, download, known, load_dataset
 
 # requests leaves the sockets of failed downloads to the garbage collector
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 
 SIDES = ("train", "trainannot", "val", "valannot")
 FILES = {f"{side}/{k}.png": b"of %s %d" % (side.encode(), k) for side in SIDES for k in (1, 2)}
@@ -61,7 +61,7 @@ def server(tmp_path, monkeypatch):
 
 def test_a_dataset_is_unpacked_checked_and_configured(server, tmp_path):
     folder = download("set", tmp_path / "data/set")
-    there = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    there = tree(folder)
     assert there.keys() == {*FILES, *UNSUMMED, "dataset.yaml"}
     assert all(there[path] == data for path, data in (FILES | UNSUMMED).items())
     assert load_dataset(folder).splits == ["train", "val", "test"]

@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 import tifffile
-from pictures import IDS, RGB, RNG, save
+from conftest import IDS, RGB, RNG, palette, save
 from PIL import Image
 
 from seglib import data
@@ -15,25 +15,12 @@ from seglib.data import IGNORE, ClassMap, DatasetError, ImageForm, default_color
 ABC = ClassMap(("a", "b", "c"))
 TOP = ImageForm(range=(0, 65535))
 # one pixel of 16 bits a channel, of which Pillow would keep the upper bytes and which it cannot write
-DEEP_RGB = (
-    "89504e470d0a1a0a0000000d4948445200000001000000011002000000c0e78f9d0000000b49444154789c63600003000007"
-)
-DEEP_RGB = bytes.fromhex(DEEP_RGB + "0001b286acf40000000049454e44ae426082")
+DEEP_RGB = "89504e470d0a1a0a0000000d4948445200000001000000011002000000c0e78f9d0000000b49444154789c6360000300"
+DEEP_RGB = bytes.fromhex(DEEP_RGB + "00070001b286acf40000000049454e44ae426082")
 COLORS = ClassMap(("a", "b", "c"), colors=[[10, 20, 30], [40, 50, 60], [70, 80, 90]])
 MAPPED = ClassMap(("a", "b", "c"), ignore_ids=(9,), id_map={7: 0, 8: 0, 300: 1, 5: 2})
 BINARY = ClassMap(("a", "b"), id_map={0: 0, 255: 1})
-PALETTE = Image.fromarray(IDS)
-PALETTE.putpalette([9, 8, 7, 6, 5, 4, 3, 2, 1])
-
-
-@pytest.mark.parametrize("transparency", [None, 0, b"\x00\x80\xff"])
-def test_palette_gives_its_colours(tmp_path, transparency):
-    palette = Image.fromarray(IDS)
-    palette.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
-    options = {} if transparency is None else {"transparency": transparency}
-    image = read_image(save(tmp_path / "a.png", palette, **options))
-    np.testing.assert_array_equal(image, np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90]])[IDS])
-    np.testing.assert_array_equal(read_mask(tmp_path / "a.png", ABC), IDS)
+PALETTE = palette(IDS, [9, 8, 7, 6, 5, 4, 3, 2, 1])
 
 
 def test_more_than_8_bits_are_scaled_by_the_range_and_refused_without(tmp_path):
@@ -115,10 +102,7 @@ def test_what_is_no_single_picture_is_named(tmp_path):
     tifffile.imwrite(tmp_path / "cut.tif", IDS)
     (tmp_path / "cut.tif").write_bytes((tmp_path / "cut.tif").read_bytes()[:-9])
     told = {"stack.tif": "3 pages", "imagej.tif": "4 pages", "apng.png": "2 frames"}
-    told |= {
-        "gif.png": "is a GIF.*expected PNG.*Save it as PNG",
-        "alpha.png": "alpha, 0 to 2.*getchannel",
-    }
+    told |= {"gif.png": "is a GIF.*expected PNG.*Save it as PNG", "alpha.png": "alpha, 0 to 2.*getchannel"}
     told |= {"shares.tif": "fractions", "rle.png": "is JSON", "lfs.png": "Git LFS", "cut.tif": "ends before"}
     told["empty.png"] = "is empty .*Copy it again"
     for name, words in told.items():
@@ -127,19 +111,16 @@ def test_what_is_no_single_picture_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "classes", "line"),
-    [([1, 2, 3], ABC, r"id_map: \{1: 0, 2: 1, 3: 2\}"),
-     ([0, 1, 2, 3], ABC, r"id_map: \{0: 255, 1: 0, 2: 1, 3: 2\}"),
-     ([0, 128, 255], ABC, r"id_map: \{0: 0, 128: 1, 255: 2\}"),
-     ([0, 26001, 26002, 7000], ABC, "instance numbers.*labelIds"),
-     ([*range(12)], ABC, "instance numbers.*id_map"),
-     ([0, 1, 3], ABC, r"begin at 1.*in this order, write id_map: \{0: 0, 1: 1, 3: 2\}"),
-     ([0, 65535], ABC, r"id_map: \{0: 0, 65535: 1\}"),
-     ([0, 77, 78, 200, 201], ABC, "Correct the mask")],
+    ("values", "line"),
+    [([1, 2, 3], r"id_map: \{1: 0, 2: 1, 3: 2\}"), ([0, 65535], r"id_map: \{0: 0, 65535: 1\}"),
+     ([0, 1, 2, 3], r"id_map: \{0: 255, 1: 0, 2: 1, 3: 2\}"),
+     ([0, 128, 255], r"id_map: \{0: 0, 128: 1, 255: 2\}"), ([0, 77, 78, 200, 201], "Correct the mask"),
+     ([*range(12)], "instance numbers.*id_map"), ([0, 26001, 26002, 7000], "instance numbers.*labelIds"),
+     ([0, 1, 3], r"begin at 1.*in this order, write id_map: \{0: 0, 1: 1, 3: 2\}")],
 )  # fmt: skip
-def test_masks_that_are_not_what_they_seem_come_with_the_line_to_write(tmp_path, values, classes, line):
+def test_masks_that_are_not_what_they_seem_come_with_the_line_to_write(tmp_path, values, line):
     with pytest.raises(DatasetError, match=line):
-        read_mask(save(tmp_path / "m.png", np.resize(np.array(values, np.uint16), (12, 12))), classes)
+        read_mask(save(tmp_path / "m.png", np.resize(np.array(values, np.uint16), (12, 12))), ABC)
 
 
 def test_smeared_masks_are_refused_or_snapped_to_the_nearest_value(tmp_path):
@@ -178,21 +159,22 @@ def test_exif_orientation_turns_image_and_mask(tmp_path, orientation):
     np.testing.assert_array_equal(mask, RGB[..., 0] % 3)
 
 
-@pytest.mark.parametrize("form", ["8", "16", "tif16", "la", "rgb", "rgba", "webp"])
+@pytest.mark.parametrize("form", ["8", "16", "tif16", "la", "rgb", "rgba", "webp", "palette"])
 def test_ids_in_every_stored_form(tmp_path, form):
     three = np.repeat(IDS[..., None], 3, axis=2)
     alpha = np.full(IDS.shape, 128, np.uint8)
     array = {"16": IDS.astype(np.uint16), "tif16": IDS.astype(np.uint16), "la": np.dstack([IDS, alpha])}
-    array |= {"rgb": three, "webp": three, "rgba": np.dstack([three, alpha])}
+    array |= {"rgb": three, "webp": three, "rgba": np.dstack([three, alpha]), "palette": PALETTE}
     path = tmp_path / {"tif16": "m.tif", "webp": "m.webp"}.get(form, "m.png")
-    save(path, array.get(form, IDS), **({"lossless": True} if form == "webp" else {}))
+    options = {"webp": {"lossless": True}, "palette": {"transparency": b"\x00\x80\xff"}}
+    save(path, array.get(form, IDS), **options.get(form, {}))
     mask, stored = data.read_mask_and_mode(path, ABC)
     np.testing.assert_array_equal(mask, IDS)
     assert mask.dtype == np.uint8
     assert stored == data.read_picture(path, form=TOP)[1]
 
 
-def test_colour_masks_by_colors_and_by_id_map(tmp_path):
+def test_colour_masks_by_colors_and_by_id_map_and_black_is_ignored_unless_a_class_has_it(tmp_path):
     colors = np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90], [0, 0, 0]], np.uint8)
     stored = colors[IDS]
     stored[0, 0] = 0
@@ -205,6 +187,10 @@ def test_colour_masks_by_colors_and_by_id_map(tmp_path):
     with pytest.raises(DatasetError, match=r"RGB image.*names no colours") as error:
         read_mask(path, ABC)
     assert error.value.check == "rgb-mask"
+    void = ClassMap(("void", "b"), colors=[[0, 0, 0], [0, 20, 0]])
+    assert void.encode(np.zeros((1, 1, 3), np.uint8)).tolist() == [[0]]
+    merged = ClassMap(("a", "b"), id_map={(1, 1, 1): 0, (2, 2, 2): 0, (3, 3, 3): 1, (9, 9, 9): IGNORE})
+    assert merged.encode(np.repeat(np.uint8([[[1], [2], [3], [9]]]), 3, axis=2)).tolist() == [[0, 0, 1, 255]]
 
 
 @pytest.mark.parametrize("count", [1, 2, 16, 17, 64, 255])
@@ -224,13 +210,6 @@ def test_encode_follows_id_map_value_by_value(most):
         classes = ClassMap(("a", "b", "c"), id_map=dict(zip(known.tolist(), ids.tolist(), strict=True)))
         encoded = classes.encode(known[place].astype(np.uint8 if most == 256 else np.uint16))
         np.testing.assert_array_equal(encoded, ids[place].astype(np.uint8), strict=True)
-
-
-def test_black_is_ignored_unless_a_class_has_it_and_colours_may_be_merged():
-    void = ClassMap(("void", "b"), colors=[[0, 0, 0], [0, 20, 0]])
-    assert void.encode(np.zeros((1, 1, 3), np.uint8)).tolist() == [[0]]
-    merged = ClassMap(("a", "b"), id_map={(1, 1, 1): 0, (2, 2, 2): 0, (3, 3, 3): 1, (9, 9, 9): IGNORE})
-    assert merged.encode(np.repeat(np.uint8([[[1], [2], [3], [9]]]), 3, axis=2)).tolist() == [[0, 0, 1, 255]]
 
 
 @pytest.mark.parametrize(
@@ -270,6 +249,7 @@ def every_form():
     files, modes = [], ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
     wanted = [(mode, form, {}) for mode in modes for form in ("PNG", "JPEG", "TIFF", "BMP", "WEBP")]
     wanted += [("RGB", "TIFF", {"compression": kind}) for kind in ("tiff_lzw", "jpeg", "packbits")]
+    wanted += [("P", "PNG", {"transparency": shown}) for shown in (0, b"\x00\x80\xff")]
     for mode, form, options in wanted:
         stream = io.BytesIO()
         with contextlib.suppress(OSError, ValueError, KeyError):  # Pillow has no such pair

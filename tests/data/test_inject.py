@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from conftest import save, tree
 from PIL import Image
 from scipy import ndimage
 
@@ -39,9 +40,7 @@ def write_dataset(root, form="ids", **config):
             if form == "mapped":
                 stored = np.where(mask == 255, 0, mask * 20 + 7).astype(np.uint8)
             for kind, pixels, ending in (("images", image, "jpg"), ("masks", stored, "png")):
-                path = root / kind / split / group / f"{group[0]}{frame:02d}.{ending}"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels).save(path)
+                save(root / kind / split / group / f"{group[0]}{frame:02d}.{ending}", pixels)
     globs = {s: {"images": f"images/{s}/**/*.jpg", "masks": f"masks/{s}/**/*.png"} for s in ("train", "val")}
     values = {"classes": list(NAMES), "splits": globs} | config
     (root / "dataset.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
@@ -129,15 +128,11 @@ def test_label_faults_change_what_they_say(tmp_path, kind):
 
 
 def test_a_seed_injects_the_same_again(tmp_path):
-    def tree(name):
-        files = (path for path in (tmp_path / name).rglob("*") if path.is_file())
-        return {path.relative_to(tmp_path / name): path.read_bytes() for path in files}
-
     dataset = write_dataset(tmp_path / "data")
     for name, seed in (("one", 1), ("again", 1), ("other", 2)):
         inject_faults(dataset, tmp_path / name, seed=seed, share=0.5, splits=("val", "train"))
-    assert tree("one") == tree("again")
-    assert tree("one") != tree("other")
+    assert tree(tmp_path / "one") == tree(tmp_path / "again")
+    assert tree(tmp_path / "one") != tree(tmp_path / "other")
 
 
 def test_what_cannot_be_done_is_said_and_leaves_nothing(tmp_path):

@@ -1,17 +1,15 @@
 """Runs beside each other: hand-made counts, SciPy as reference, simulated trainings, and what cannot be compared."""
 
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
+from conftest import made_evaluation
 from PIL import Image
 from scipy import stats
 
 from seglib import evaluate, metrics
-from seglib.data import ClassMap, load_dataset, read_mask
+from seglib.data import load_dataset, read_mask
 from seglib.evaluate import Evaluation, compare_runs, comparison_sentence, open_evaluation, write_comparison
 from seglib.evaluate.compare import CHANGES, welch
 from seglib.params import Evaluate
@@ -22,12 +20,7 @@ BETTER = PLAIN + np.arange(1, 13)[:, None, None] % 3 * np.array([[1, -1], [-1, 1
 
 
 def made(counts: np.ndarray, name: str = "made") -> Evaluation:
-    ids = [f"i{k}" for k in range(len(counts))]
-    images = pd.DataFrame({"id": ids, "group": "", "miou": metrics.image_miou(counts)})
-    classes = ClassMap(tuple(f"c{k}" for k in range(counts.shape[1])))
-    dataset = SimpleNamespace(classes=classes, split=lambda name: images.assign(frame=np.nan))
-    run = SimpleNamespace(name=name, evaluation=lambda split: Path("nowhere"))
-    return Evaluation(run, dataset, "test", {"absent": "truth"}, images, None, None, counts)
+    return made_evaluation(counts, [f"c{k}" for k in range(counts.shape[1])], run=name)
 
 
 def noisy(random: np.random.Generator, counts: np.ndarray) -> np.ndarray:
@@ -124,8 +117,7 @@ def test_what_was_fixed_and_what_broke(tiny_root):
 
 
 def test_an_image_without_a_score_is_neither_fixed_nor_broken():
-    counts = PLAIN[:3].copy()
-    counts[1] = 0
+    counts = PLAIN[:3] * np.array([1, 0, 1])[:, None, None]
     changes = compare_runs(made(counts), made(counts)).per_image.set_index("id")["change"]
     assert changes.to_dict() == {"i0": "passing in both", "i1": "unscored", "i2": "passing in both"}
 

@@ -1,19 +1,17 @@
 """Where the IoU was lost: exact additivity, every kind on a picture drawn for it, and repairs taken again one by one."""
 
 from itertools import product
-from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
+from conftest import made_evaluation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
 from seglib import metrics
-from seglib.data import IGNORE, ClassMap
-from seglib.evaluate import Evaluation
+from seglib.data import IGNORE
 from seglib.failures import ERROR_KINDS, error_costs, find_failures
 from seglib.failures.error_types import error_kinds, lost_iou, pixel_price, repair_gains
 
@@ -61,11 +59,13 @@ def reference(truth, pred, width):
     return kinds
 
 
+@pytest.mark.parametrize(("classes", "grid"), [(4, (5, 6)), (90, (9, 11))])  # 90: more than there are bits
 @pytest.mark.parametrize("seed", range(6))
-def test_kinds_as_the_definition_reads(seed):
+def test_kinds_as_the_definition_reads(seed, classes, grid):
     random = np.random.default_rng(seed)
     height, width = random.integers(5, 40, 2)
-    smooth = [ndimage.zoom(random.integers(0, 4, (5, 6)), (height / 5, width / 6), order=0) for _ in range(2)]
+    coarse, zoom = random.integers(0, classes, (2, *grid)), np.divide((height, width), grid)
+    smooth = [ndimage.zoom(ids, zoom, order=0) for ids in coarse]
     truth = smooth[0].astype(np.uint8)
     pred = np.where(random.random(truth.shape) < 0.7, truth, smooth[1]).astype(np.uint8)
     pred = np.roll(pred, random.integers(-2, 3, 2), axis=(0, 1))
@@ -73,12 +73,6 @@ def test_kinds_as_the_definition_reads(seed):
     ratio = float(random.choice([0.01, 0.05, 0.1]))
     d = max(1, round(ratio * np.hypot(height, width)))
     np.testing.assert_array_equal(error_kinds(truth, pred, ratio), reference(truth, pred, d))
-
-
-def test_more_classes_than_bits():
-    truth = np.repeat(np.random.default_rng(0).integers(0, 90, (9, 11), np.uint8), 3, axis=0)
-    pred = np.roll(truth, 1, axis=1)
-    np.testing.assert_array_equal(error_kinds(truth, pred, 0.1), reference(truth, pred, 3))
 
 
 @pytest.mark.slow
@@ -110,10 +104,7 @@ def test_repairs_taken_again_one_by_one(counts, absent):
     for t, p in product(range(4), range(4)):
         expected[:, t, p] = metrics.image_miou(repaired(counts, t, p), absent) - before
     expected = np.nan_to_num(expected)  # an image without a valid pixel gains nothing
-    images = pd.DataFrame({"id": list("abc"), "miou": 0.0, "worst_class": "", "group": "", "valid_pixels": 1})
-    iou, dataset = pd.DataFrame(0.0, range(3), NAMES), SimpleNamespace(classes=ClassMap(NAMES))
-    tables = {"per_image": images, "per_class": None, "per_image_class_iou": iou, "confusions": counts}
-    found = find_failures(Evaluation(None, dataset, "test", {"absent": absent}, **tables), 1.0)
+    found = find_failures(made_evaluation(counts, NAMES, np.zeros((3, 4)), absent), 1.0)
     for row, one, image in zip(found.itertuples(), counts, expected, strict=True):
         np.testing.assert_allclose(repair_gains(one, absent), image, atol=1e-12)
         assert row.best_fix_gain == pytest.approx(image.max(), abs=1e-12)
@@ -126,8 +117,7 @@ def test_repairs_taken_again_one_by_one(counts, absent):
 @settings(deadline=None, max_examples=100)
 @given(COUNTS, POLICIES)
 def test_what_the_confusions_of_a_split_cost(counts, absent):
-    dataset, total = SimpleNamespace(classes=ClassMap(NAMES)), counts.sum(0)
-    pairs = error_costs(Evaluation(None, dataset, "test", {"absent": absent}, None, None, None, counts), None)
+    total, pairs = counts.sum(0), error_costs(made_evaluation(counts, NAMES, absent=absent), None)
     before = metrics.scores(counts)["mean_iou"]
     assert len(pairs) == ((total > 0) & ~np.eye(4, dtype=bool)).sum()
     assert pairs["gain"].is_monotonic_decreasing

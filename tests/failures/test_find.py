@@ -1,17 +1,14 @@
 """Which images fail: by each kind of threshold, worst first, with their confusions, and the closing words about them."""
 
-from types import SimpleNamespace
-
 import numpy as np
-import pandas as pd
 import pytest
+from conftest import made_evaluation
 
-from seglib import data, failures, metrics
+from seglib import failures
 from seglib.evaluate import Evaluation
 from seglib.failures import Threshold, failing, find_failures, read_threshold
 
-CLASSES = data.ClassMap(("sky", "traffic sign", "level 2"))
-NAMES, NAN = CLASSES.names, float("nan")
+NAMES, NAN = ("sky", "traffic sign", "level 2"), float("nan")
 GOOD = [[50, 0, 0], [0, 45, 0], [0, 0, 5]]
 NEAR = [[50, 0, 0], [0, 40, 10], [0, 5, 0]]  # IoU 1, 0.73, 0
 CLEAR = [[20, 30, 0], [30, 20, 0], [0, 0, 0]]  # IoU 0.25 each
@@ -26,24 +23,10 @@ REFUSED = [
 ]
 
 
-def made(confusions: list, iou: np.ndarray | None = None) -> Evaluation:
-    """An evaluation of these counts; `iou` (N, C) in place of theirs."""
-    counts = np.array(confusions, np.int64)
-    iou = metrics.image_class_iou(counts) if iou is None else iou
-    table = pd.DataFrame(iou, columns=list(NAMES))
-    ids = [f"i{k}" for k in range(len(counts))]
-    images = pd.DataFrame({"id": ids, "group": "", "miou": metrics.nanmean(iou, axis=1)})
-    images["worst_class"] = table.fillna(9).idxmin(axis=1).where(table.notna().any(axis=1), "")
-    images["valid_pixels"] = counts.sum((1, 2))
-    table.insert(0, "id", images["id"])
-    dataset = SimpleNamespace(classes=CLASSES)
-    return Evaluation(None, dataset, "test", {"absent": "truth"}, images, pd.DataFrame(), table, counts)
-
-
 def of_ious(iou) -> Evaluation:
     """An evaluation whose classes have the IoUs asked for; NaN: the class is not in the image."""
     iou = np.array(iou)
-    return made(np.where(np.isnan(iou), 0, 1000)[:, :, None] * np.eye(3, dtype=np.int64), iou)
+    return made_evaluation(np.where(np.isnan(iou), 0, 1000)[:, :, None] * np.eye(3), NAMES, iou)
 
 
 # mIoU 0.7, 0.4, 0.2, NaN, 1
@@ -90,7 +73,7 @@ def test_thresholds_that_are_refused(arguments, told):
 
 
 def test_failures_come_worst_first_with_their_confusions():
-    evaluation = made([GOOD, CLEAR, GUESS, BLANK, NEAR, GUESS])
+    evaluation = made_evaluation([GOOD, CLEAR, GUESS, BLANK, NEAR, GUESS], NAMES)
     found = find_failures(evaluation, 0.5)
     assert found["id"].tolist() == ["i2", "i5", "i1"]  # equal ones by name
     assert found["miou"].tolist() == pytest.approx([0, 0, 0.25])
@@ -98,7 +81,7 @@ def test_failures_come_worst_first_with_their_confusions():
     assert found["worst_class_iou"].tolist() == pytest.approx([0, 0, 0.25])
     assert found["top_confusion"].tolist() == ["sky -> traffic sign"] * 3
     assert found["top_confusion_share"].tolist() == pytest.approx([0.5, 0.5, 0.3])
-    none = find_failures(made([CLEAR]), 0.25)
+    none = find_failures(made_evaluation([CLEAR], NAMES), 0.25)
     assert none.empty
     assert none.columns.equals(found.columns)
     assert failures.class_view(evaluation, none)["iou_failures"].isna().all()
@@ -116,7 +99,7 @@ def test_severity(baseline):
 
 
 def test_class_view_by_hand():
-    evaluation = made([GOOD, CLEAR, GUESS])
+    evaluation = made_evaluation([GOOD, CLEAR, GUESS], NAMES)
     view = failures.class_view(evaluation, find_failures(evaluation, 0.5)).set_index("class")
     assert view.index[0] == "sky"
     assert view.loc["sky", ["worst_in", "failures", "mistaken_for"]].tolist() == [2, 2, "traffic sign"]
@@ -128,7 +111,7 @@ def test_class_view_by_hand():
 
 def test_the_closing_words():
     def said(confusions, mode="absolute", limit=0.5, **columns):
-        evaluation, threshold = made(confusions), Threshold(limit, mode)
+        evaluation, threshold = made_evaluation(confusions, NAMES), Threshold(limit, mode)
         evaluation.per_image["baseline_miou"] = 0.1
         found = find_failures(evaluation, threshold)
         columns = columns or {"cause": "unexplained"}

@@ -48,14 +48,11 @@ def said(confidence, by_class, failed) -> list[str]:
     return failures.warnings_of(SimpleNamespace(images=images, evaluation=evaluation)).splitlines()
 
 
-def test_a_signal_that_knows_everything_or_nothing():
+def test_a_signal_that_knows_everything_or_nothing_and_one_of_fewer_than_ten_failures():
     _, failed, _ = case(2)
     knowing, blind = said(-failed.astype(float), 1.0, failed)
     assert knowing.endswith("AUROC 1.00 for failures, permutation p 0.001; it warns of failures.")
     assert "class: AUROC 0.50 for failures, permutation p 1.000; not distinguishable from chance" in blind
-
-
-def test_nothing_is_said_of_fewer_than_ten():
     signal, failed = np.arange(30.0), np.arange(30) < 9
     for some in (failed, ~failed):
         assert "at least 10 of each are needed" in said(signal, signal, some)[0]

@@ -79,9 +79,8 @@ def blobs(size: tuple[int, int], classes: int, seed: int) -> np.ndarray:
     random = np.random.default_rng(seed)
     ids = np.zeros(size, np.uint8)
     for _ in range(6):
-        top, left = random.integers(0, size[0]), random.integers(0, size[1])
-        bottom, right = top + random.integers(1, size[0] + 1), left + random.integers(1, size[1] + 1)
-        ids[top:bottom, left:right] = random.integers(0, classes)
+        (top, left), (height, width) = random.integers(0, size), random.integers(1, np.add(size, 1))
+        ids[top : top + height, left : left + width] = random.integers(0, classes)
     return ids
 
 

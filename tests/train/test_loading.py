@@ -94,13 +94,6 @@ def test_a_bad_sample_is_named_and_leaves_nothing(tiny_root, cache):
     assert not caches(tiny_root)
 
 
-def test_long_side():
-    cached, scoring = build(long_side=28), build(long_side=28, original_masks=True)
-    assert cached.image_sizes.tolist() == cached.mask_sizes.tolist() == [[20, 28]] * 6
-    assert scoring.mask_sizes.tolist() == [[40, 56]] * 6
-    np.testing.assert_array_equal(scoring.pair(3)[0], cached.pair(3)[0])
-
-
 @pytest.fixture
 def cached() -> CachedSplit:
     random, sizes = np.random.default_rng(0), np.array(SIZES)
