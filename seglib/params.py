@@ -4,9 +4,11 @@ import difflib
 import re
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import pydantic
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from seglib.runs import UnreadableError, brief, check_name, display_path, load_yaml, read_written
@@ -36,6 +38,13 @@ class Params(BaseModel):
     """Base of the notebooks' parameters: unknown names are refused, values are checked and never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _refuse_bool(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation in (int, float):
+            raise ValueError("expected a number")  # `flip: yes` would be 1
+        return value
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:
@@ -78,10 +87,10 @@ def explain(fault: Mapping[str, Any]) -> str:
     if fault["type"] == "extra_forbidden":
         return f"unknown name {hint(name)}"
     # YAML makes 7 of 007, and False of off
-    written = {"string_type": int | float, "literal_error": bool}.get(fault["type"])
+    written = {"string_type": int | float | date, "literal_error": bool}.get(fault["type"])
     if written and isinstance(value, written):
         quote = f'; quote it as you wrote it: {name}: "..." (papermill: -r {name} ...)'
-    return f"{name} = {brief(value)}: {fault['msg']}{quote}"
+    return f"{name} = {brief(value)}: {fault['msg'].removeprefix('Value error, ')}{quote}"
 
 
 def hint(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from datetime import date
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
@@ -39,6 +40,7 @@ def test_read_takes_its_own_names_from_a_namespace():
      (Train, {"learning_rate": math.inf}, r"learning_rate = inf: .*finite"), (Train, {"run": "../up"}, r"run = '\.\./up': .*not a path"),
      (Train, {"precision": "fp8"}, r"precision = 'fp8': .*'auto', 'fp32', 'tf32', 'bf16' or 'fp16'"),
      (Train, {"run": 2024}, r"run = 2024: .*string; quote it as you wrote it: run: \"\.\.\.\" \(papermill: -r run"),
+     (Train, {"run": date(2024, 5, 1)}, "quote it"), (Train, {"flip": True, "epochs": True}, "epochs = True: expected a number; flip"),
      (Train, {"compile": False}, r"compile = False: .*'auto', 'on' or 'off'; quote it as you wrote it: compile: "),
      (Evaluate, {"scale_tta": "0.5, big"}, r"scale_tta = '0\.5, big': "), (Evaluate, {"scale_tta": "9"}, r"scale_tta = '9': "),
      (Train, {"epochs": 0, "batch_size": -1, "flop": 1}, r"epochs = 0: .*; batch_size = -1: .*; unknown name 'flop'")],

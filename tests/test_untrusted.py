@@ -66,7 +66,7 @@ def test_hostile_names_of_files_and_classes(root, tmp_path):
     checks.write(checks.check_dataset(dataset))
     for sample in dataset.split("train").itertuples():
         truth = data.read_mask(dataset.root / sample.mask, dataset.classes)
-        evaluate.save_ids(root / "theirs" / f"{sample.id}.png", 1 - truth, dataset.classes)
+        evaluate.save_ids(root / "theirs" / f"{sample.id}.png", np.ones_like(truth), dataset.classes)
     params = Evaluate(run="theirs", split="train", dataset="data/set", boundary_ratio=0.0)
     evaluation = evaluate.evaluate_predictions(root / "theirs", params)
     found, table = failures.find_failures(evaluation, 0.5), evaluation.per_image

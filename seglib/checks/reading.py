@@ -60,12 +60,12 @@ def draft_range(dataset: Dataset) -> str:
 
 
 def _range_line(dataset: Dataset, deep: Sequence[str]) -> str:
-    low, high = _robust_range(dataset, deep)
+    low, _, high = _robust_range(dataset, deep)
     return f"range: [{low:.6g}, {high:.6g}]"
 
 
-def _robust_range(dataset: Dataset, deep: Sequence[str]) -> tuple[float, float]:
-    """The 0.1st and 99.9th percentile of the values of images of more than 8 bits, of train if it has some."""
+def _robust_range(dataset: Dataset, deep: Sequence[str]) -> tuple[float, float, float]:
+    """The 0.1st, 50th and 99.9th percentile of the values of images of more than 8 bits, of train if it has some."""
     samples = dataset.samples[dataset.samples["id"].isin(deep)]
     train, values = samples["split"] == "train", [np.array([0, 65535])]
     samples = samples[train if train.any() else ~train]
@@ -79,8 +79,8 @@ def _robust_range(dataset: Dataset, deep: Sequence[str]) -> tuple[float, float]:
         rest = known[known != end]
         if len(rest) and np.abs(rest - end).min() > np.ptp(np.percentile(rest, [0.1, 99.9])):
             known = rest
-    low, high = np.percentile(known, [0.1, 99.9]).tolist()
-    return low, max(high, low + 1e-6 * abs(low) or 1.0)
+    low, middle, high = np.percentile(known, [0.1, 50, 99.9]).tolist()
+    return low, middle, max(high, low + 1e-6 * abs(low) or 1.0)
 
 
 def judge_reading(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -> Iterator[tuple[str, ...]]:
@@ -108,11 +108,14 @@ def judge_reading(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -
         line = {c: c for c in range(len(classes) if others.any() else 1)} | {IGNORE: 1}
         told = f"Write id_map: {line} into dataset.yaml if 255 is a class, ignore_ids: [255] if it is not."
         yield "all-255", "", "", detail, told
-    absent = len(total) > 1 and not total[0] and total[1:].all() and 0 not in classes.ignore_ids
+    held = np.flatnonzero(total).tolist()
+    absent = held == [*range(1, len(held) + 1)] and 0 not in classes.ignore_ids
+    absent = absent and len(held) >= min(2, len(total) - 1)
     if absent and some_mask.sum() >= _FEWEST:
         first, ids = classes.names[0], range(len(total))
-        detail = f"no mask holds id 0 ({first}), all hold 1 to {ids[-1]}: ids seem to begin at 1."
-        less, same = {c: c - 1 for c in ids[1:]}, {c: c for c in ids}
+        detail = f"no mask holds id 0 ({first}), all hold 1 to {held[-1]}: ids seem to begin at 1."
+        border = {IGNORE: IGNORE} if ignored.any() else {}
+        less, same = {c: c - 1 for c in ids[1:]} | border, {c: c for c in ids} | border
         told = f"Write id_map: {less} into dataset.yaml, and remove {first!r} from classes unless it is 1 and the last is "
         yield "ids-from-1", "", "", detail, f"{told}absent. If {first!r} is absent, write id_map: {same}."
     soft = samples["_soft"].dropna().astype(float)
@@ -123,15 +126,22 @@ def judge_reading(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -
 
 def _judge_palettes(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -> Iterator[tuple[str, ...]]:
     """Report indices that have several colours, and these several indices, in palettes and dataset.yaml."""
-    ids = {c: k for k, c in dataset.classes.stored_values(color=False).items() if c != IGNORE}
-    named = {(k, *dataset.classes.colors[c].tolist()) for c, k in ids.items() if dataset.classes.colors_named}
+    classes, files = dataset.classes, set()
+    ids = {c: k for k, c in classes.stored_values(color=False).items() if c != IGNORE}
+    config = {(k, tuple(classes.colors[c].tolist())) for c, k in ids.items() if classes.colors_named}
     for stored, held in zip(samples["_stored"], counts > 0, strict=True):
         if isinstance(stored, data.Stored) and stored.palette:
-            named |= {(k, *stored.palette[3 * k : 3 * k + 3]) for c, k in ids.items() if held[c]}
-    indices, colors = Counter(k for k, *_ in named), Counter(tuple(color) for _, *color in named)
-    if sum(count > 1 for count in colors.values()) > 1 and max(indices.values()) > 1:
-        told = f"palettes differ: {max(colors, key=colors.get)} and other colours have several indices."
-        yield "palettes-differ", "", "", told
+            shown = {k: tuple(stored.palette[3 * k : 3 * k + 3]) for c, k in ids.items() if held[c]}
+            if len({*shown.values()}) == len(shown):  # else it leaves some black
+                files |= {*shown.items()}
+    # one colour may agree by chance; those in dataset.yaml may be chosen freely
+    for named, chance, check in (files | config, 1, "palettes-differ"), (files, 0, "palettes-doubtful"):
+        indices, colors = Counter(k for k, _ in named), Counter(color for _, color in named)
+        several = [color for color, count in colors.items() if count > 1]
+        if len(several) > chance and max(indices.values()) > 1:
+            told = f"palettes differ; colours with several indices: {some([*map(str, several)])}."
+            yield check, "", "", told
+            return
 
 
 def _judge_images(dataset: Dataset, samples: pd.DataFrame) -> Iterator[tuple[str, ...]]:
@@ -139,7 +149,8 @@ def _judge_images(dataset: Dataset, samples: pd.DataFrame) -> Iterator[tuple[str
     if alpha := sum(stored.alpha for stored in images):
         yield "alpha-dropped", "", "", f"{alpha} images have an alpha channel, which is not read."
     if white := sum(stored.white_is_zero for stored in masks):
-        yield "white-is-zero", "", "", f"{white} masks are TIFFs with white as zero, read as stored."
+        check = "white-is-zero" + "-in-some" * (white < len(masks))
+        yield check, "", "", f"{white} of {len(masks)} masks are TIFFs with white as zero, read as stored."
     if turned := sum(stored.orientation != 1 for stored in images):
         which = samples.loc[samples["_undecided"].eq(True), "id"].tolist()
         detail = f"{turned} images have an EXIF orientation and are {'not ' * (dataset.form.exif is False)}turned by it."
@@ -151,8 +162,12 @@ def _judge_images(dataset: Dataset, samples: pd.DataFrame) -> Iterator[tuple[str
     deep = samples["id"][images.index[[stored.deep for stored in images]]]
     if len(deep) and dataset.form.range:
         low, high = dataset.form.range
-        first, last = _robust_range(dataset, deep)
+        first, middle, last = _robust_range(dataset, deep)
         levels = max(0, 256 * (min(high, last) - max(low, first)) / (high - low))
         detail = f"{len(deep)} images of more than 8 bits: {low:g} to {high:g} become 0-255. 99.8 % of the training pixels lie "
         detail += f"in {first:.6g} to {last:.6g}, which are {levels:.0f} grey levels."
-        yield "range-taken" if levels >= _LEVELS else "range-too-wide", "", "", detail
+        wide, narrow = levels < _LEVELS, middle >= high and last > high
+        yield "range-too-wide" if wide else "range-too-narrow" if narrow else "range-taken", "", "", detail
+        if rest := len(images) - len(deep):
+            told = f"{len(deep)} images have more than 8 bits, {rest} have 8, which stay as they are."
+            yield "depths-differ", "", "", told

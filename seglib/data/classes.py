@@ -163,9 +163,9 @@ def suggest(stored: np.ndarray, classes: ClassMap) -> str:
         named = "" if classes.id_map or color or len(kept) < 2 else f" and {_id_map(sorted(kept))}"
         told = "Its values are smeared, by JPEG or smooth edges: export it as PNG without smoothing, or write"
         return f"{told} snap: true{named} into dataset.yaml: pixels are read as the nearest named value."
-    found, suggestion = [v for v in ids if v not in (0, IGNORE)], "Correct the mask, or dataset.yaml."
-    if color:
-        return suggestion
+    if color or (classes.by_color and classes.id_map):
+        return "Correct the mask, or dataset.yaml."
+    found = [v for v in ids if v not in (0, IGNORE)]
     if ids[0] < 0:
         return f"If they are ignored, write ignore_ids: {[v for v in ids if v < 0]} into dataset.yaml."
     if found and min(found) >= 1000 and found != [65535]:
@@ -180,7 +180,9 @@ def suggest(stored: np.ndarray, classes: ClassMap) -> str:
         return f"{told} {in_order * (0 in ids)}".rstrip()
     if len(found) > count and found == list(range(1, len(found) + 1)):
         return "Are they instance numbers? Export class ids; or, if all are of one class, id_map: {0: 0, 1: 1, 2: 1, ...}."
-    return in_order or suggestion
+    unknown = [v for v in ids if v not in classes.stored_values(color)][:8]
+    told = f"If they are ignored, write ignore_ids: {unknown} into dataset.yaml; if they are classes, name those."
+    return in_order or f"Correct the mask. {told}"
 
 
 def _id_map(values: list[int], ignored: Sequence[int] = ()) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 from contextlib import suppress
+from datetime import date
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, Self
@@ -153,5 +154,5 @@ def _explain(problem: Any, place: str) -> str:
         known = list(Split.model_fields if inside else DatasetConfig.model_fields)
         hint = meant(last, known) or f" (known: {', '.join(known)})"
         return f"unknown key {brief(last)}{f' in {inside}' * bool(inside)}{hint}"
-    quote = "; quote it" * (problem["type"] == "string_type" and isinstance(problem["input"], (int, float)))
-    return f"{place} = {brief(problem['input'])}: {problem['msg'].removeprefix('Value error, ')}{quote}"
+    bent = problem["type"] == "string_type" and isinstance(problem["input"], int | float | date)
+    return f"{place} = {brief(problem['input'])}: {problem['msg'].removeprefix('Value error, ')}{'; quote it' * bent}"

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections import defaultdict
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
@@ -41,7 +42,8 @@ def convert(root: Path, kind: str = "polygons", target: str | Path = "") -> tupl
         root: a folder of images, and annotations that name them or are named as they are.
         kind: "polygons" (COCO with RLE, labelme, YOLO), "classes" (masks a class, masks/car/x.png or masks/x_car.png) or
             "instances" (masks of numbered objects, or x_mask_1.png, ..., all of one class; 255 beside other numbers is
-            ignored). "pages" unpacks TIFF stacks, of images and of masks alike: a TIFF for each page, stack_001.tif.
+            ignored). "pages" unpacks TIFF stacks, of images and of masks alike: a TIFF for each page, stack_001.tif; other
+            images are copied.
         target: a new folder; `masks` in `root` by default, of pages `<root>_pages`.
 
     Returns:
@@ -87,16 +89,18 @@ def convert(root: Path, kind: str = "polygons", target: str | Path = "") -> tupl
 
 
 def _unpack(root: Path, files: dict[tuple[str, ...], Path], out: Path) -> int:
-    """Write every page of the TIFFs, as it is stored, to a file of its own; return how many there are."""
-    stacks = {parts: path for parts, path in files.items() if path.suffix.lower() in (".tif", ".tiff")}
+    """Write every page of the TIFFs, as it is stored, to a file of its own, beside other images; return how many there are."""
+    stacks = {parts for parts, path in files.items() if path.suffix.lower() in (".tif", ".tiff")}
     if not stacks:
         raise DatasetError(f"{root} has no TIFF to unpack.", "no-annotations")
     count = 0
     with atomic_folder(out) as new:
-        for parts, path in stacks.items():
+        for parts, path in files.items():
             place = new.joinpath(*parts)
             place.parent.mkdir(parents=True, exist_ok=True)
-            for k, (page, form) in enumerate(_pages(path), 1):
+            if parts not in stacks and path.resolve().is_relative_to(root.resolve()):
+                shutil.copyfile(path, place)
+            for k, (page, form) in enumerate(_pages(path) if parts in stacks else (), 1):
                 tifffile.imwrite(place.with_stem(f"{place.stem}_{k:03d}"), page, **form)
                 count += 1
     return count

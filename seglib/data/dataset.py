@@ -100,7 +100,7 @@ def check_sizes(row: Any, image: tuple[int, int], mask: tuple[int, int]) -> None
         suggestion = f"Export the mask at the image's size (nearest neighbour), {EXCLUDE}."
         if mask == image[::-1]:
             sizes += ": one is the other turned"
-            suggestion = f"If EXIF turned the image, write exif: false into {FILE_NAME}. {suggestion}"
+            suggestion = f"If EXIF turned the image, write exif: false into {FILE_NAME}. Else turn one of them, {EXCLUDE}."
         raise DatasetError(f"mask {row.id!r} ({row.mask}) is {sizes}.", "size-mismatch", suggestion)
 
 

@@ -254,6 +254,7 @@ def _decode(
         check, told = "unreadable", f"{told}; expected PNG, JPEG, TIFF, BMP or WebP."
         suggestion = "Save it as PNG" if head and (known or head[:4] in _MAGIC) else "Copy it again"
         suggestion = "Run that" if "LFS" in known else suggestion
+        suggestion = "Run `pip install imagecodecs`" if "imagecodecs" in reason else suggestion
     raise DatasetError(f"{label} {told}", check, f"{suggestion}, {EXCLUDE}.")
 
 

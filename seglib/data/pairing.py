@@ -98,7 +98,8 @@ def _look(root: Path, name: str, split: Split, problems: list[tuple]) -> tuple[_
             else:
                 side.found.setdefault(text.casefold(), []).append((path, text))
     if files[0] and not files[1]:
-        problem("no-masks", f"{split.masks} matches no file.", f"Correct the glob. {_CONVERT}")
+        told = f"A glob matches files, as masks/*.png does. {_CONVERT}"
+        problem("no-masks", f"{split.masks} matches no file.", told)
     if not any(files) and not split.optional:
         detail = f"split {name!r} has no files: expected images at {split.images} and masks at {split.masks}."
         problem("empty-split", detail, f"Add them, correct the globs, or remove the split from {FILE_NAME}.")

@@ -133,7 +133,13 @@ def write_evaluation(
     name = about.get("evaluation", split)
     files, ids, rows = digests(dataset, split), samples["id"].tolist(), [{}] * len(samples)
     count, unknown, off = len(classes), np.zeros((3, metrics.BINS)), np.zeros((2, len(classes)), np.int64)
-    guesses = _learn_baselines(dataset if name == split else run_dataset(run))
+    guesses = {}
+    try:
+        guesses = _learn_baselines(dataset if name == split else run_dataset(run))
+    except DatasetError as error:
+        if name == split:
+            raise
+        tqdm.write(f"No baselines: {error}")  # another dataset is scored without them
     started, replaced = time.perf_counter(), ("predictions", *(f"{what}.csv" for what in _OPTIONAL))
     with runs.replace_folder(run.evaluation(name), replaced, last="metrics.json") as new:
         bar = tqdm(predictions, f"scoring {split}", len(ids), leave=False, unit="image", disable=not progress)

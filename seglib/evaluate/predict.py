@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
 from seglib import actions, data, runs, train
-from seglib.data import IGNORE, Dataset, DatasetError, compare_digests, digests
+from seglib.data import IGNORE, ClassMap, Dataset, DatasetError, compare_digests, digests
 from seglib.evaluate.evaluation import Evaluation, Predictions, evaluation_name, run_dataset, write_evaluation
 from seglib.params import Evaluate, Train
 from seglib.runs import Run, display_path
@@ -288,7 +289,7 @@ def evaluate_predictions(folder: str | Path, params: Evaluate, progress: bool = 
 def _read_external(paths: list[Path], dataset: Dataset, split: str) -> Iterator[tuple]:
     """Raise DatasetError after the last image where some could not be used: names three, counts all."""
     faults, classes = [], len(dataset.classes)
-    right, valid = np.zeros(2), 0  # pixels that agree, read as class ids and as stored ids
+    pixels = np.zeros((classes, IGNORE + 1), np.int64)  # of each true class, by predicted value
     for i, (path, mask) in enumerate(zip(paths, dataset.split(split)["mask"], strict=True)):
         truth, what = data.read_mask(dataset.root / mask, dataset.classes), f"prediction {path.name!r}"
         try:
@@ -298,19 +299,30 @@ def _read_external(paths: list[Path], dataset: Dataset, split: str) -> Iterator[
         except DatasetError as error:
             faults.append(str(error))
             continue
-        known, stored = truth != IGNORE, data.read_stored(dataset.root / mask)
-        right += [(pred == ids)[known].sum() if ids.ndim == 2 else 0 for ids in (truth, stored)]
-        valid += np.count_nonzero(known)
+        known, values = truth != IGNORE, np.clip(pred, 0, IGNORE).astype(np.uint8)
+        pairs = truth[known].astype(np.intp) * (IGNORE + 1) + values[known]
+        pixels += np.bincount(pairs, minlength=pixels.size).reshape(pixels.shape)
         if wrong := [int(c) for c in np.unique(pred[known]) if not 0 <= c < classes]:
             faults.append(f"{what} holds ids {wrong[:8]} on valid pixels")
         else:
-            yield i, truth, np.clip(pred, 0, IGNORE).astype(np.uint8), None
-    if valid - right[1] < (valid - right[0]) / 2:
-        told = f"the predictions agree with the ground truth in {right[0] / valid:.1%} of the pixels as class ids, but in "
-        told += f"{right[1] / valid:.1%} as the ids that masks are stored in (id_map of dataset.yaml). "
-        told += f"Write class ids, 0-{classes - 1}: dataset.classes.encode(prediction) maps them."
-        raise DatasetError(told)
+            yield i, truth, values, None
+    _check_numbering(pixels, dataset.classes)
     if faults:
         told = f"{len(faults)} of {len(paths)} predictions cannot be scored: {' | '.join(faults[:3])}"
         wanted = f"one channel (height, width) of class ids 0-{classes - 1} in the order of dataset.yaml"
         raise DatasetError(f"{told}. Expected {wanted}. Resize the logits before the argmax, never the mask.")
+
+
+def _check_numbering(pixels: np.ndarray, classes: ClassMap) -> None:
+    """Refuse values that number the classes in another way, as stored ids do; `pixels` (C, 256), true class by value."""
+    rows, values = linear_sum_assignment(pixels, maximize=True)
+    right, best, total = np.trace(pixels), pixels[rows, values], pixels.sum()
+    found = best > (pixels.sum(1)[rows] + pixels.sum(0)[values] - best) / 3  # an IoU above a third
+    moved = found & (rows != values)
+    renamed = moved.sum() > 1 or (values[moved] >= len(classes)).any()  # one alone may be confused
+    if renamed and found.sum() > 1 and total - best.sum() < (total - right) / 2:
+        meant = ", ".join(f"{values[k]} for {classes.names[k]!r}" for k in np.flatnonzero(moved))
+        told = f"the predictions agree with the ground truth in {right / total:.1%} of the pixels as class ids, but"
+        told += f" in {best.sum() / total:.1%} if their values stand for other classes ({meant})."
+        told += f" Write class ids, 0-{len(classes) - 1}, in the order of dataset.yaml."
+        raise DatasetError(told + " dataset.classes.encode(ids) maps stored ids." * bool(classes.id_map))

@@ -9,6 +9,7 @@ import json
 import re
 import zipfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -106,19 +107,21 @@ def import_corrections(source: str | Path, dataset: Dataset, out: str | Path) ->
     source, out = Path(source), Path(out)
     if source.is_dir():
         found = [(path.stem, lambda _, path=path: data.read_stored(path)) for path in source.rglob("*.png")]
-        table, files = _changes(dataset, out, found, ClassMap(dataset.classes.names))
+        table, files = _changes(dataset, out, found, partial(_class_ids, dataset.classes))
     else:
         try:
             with zipfile.ZipFile(source) as archive:
                 entries = [i for i in archive.infolist() if "SegmentationClass/" in i.filename]
                 entries = [(PurePosixPath(i.filename), i) for i in entries if i.filename.endswith(".png")]
                 found = [(path.stem, partial(_read_colors, archive, info)) for path, info in entries]
-                table, files = _changes(dataset, out, found, _read_labelmap(archive, dataset.classes))
+                labels = _read_labelmap(archive, dataset.classes)
+                table, files = _changes(dataset, out, found, lambda _, colors: labels.encode(colors))
         except DatasetError:
             raise
         except Exception as error:  # damaged archives raise BadZipFile, RuntimeError, struct.error, ...
             told = f"{display_path(source)} cannot be read as a zip ({error})"
-            raise DatasetError(f"{told}: expected a folder of PNG masks or a zip of CVAT.") from None
+            wanted = "a folder of PNG masks, or CVAT's zip of its format 'Segmentation mask 1.1'"
+            raise DatasetError(f"{told}: expected {wanted}.") from None
     for target, content in files.items():
         with atomic_path(out / target) as temporary:
             temporary.write_bytes(content)
@@ -158,12 +161,28 @@ def _read_colors(archive: zipfile.ZipFile, info: zipfile.ZipInfo, shape: tuple[i
         raise ValueError(f"it cannot be read ({error})") from None
 
 
+def _class_ids(classes: ClassMap, original: np.ndarray, stored: np.ndarray) -> np.ndarray:
+    """Return a mask of class ids; a ValueError if it seems to hold what the dataset's own masks store."""
+    wanted, known = f"expected class ids, 0-{len(classes) - 1}, and 255 for ignored", original != IGNORE
+    try:
+        mask = ClassMap(classes.names).encode(stored)
+    except DatasetError as error:
+        raise ValueError(f"it {error.detail.split(';')[0]}; {wanted}") from None
+    with suppress(DatasetError):
+        changed = [np.count_nonzero((ids != original)[known]) for ids in (classes.encode(stored), mask)]
+        if 2 * changed[0] < changed[1]:
+            raise ValueError(f"its values are those that the dataset's masks store; {wanted}")
+    if len(classes) == 2 and known.all() and np.unique(mask).tolist() == [0, IGNORE]:
+        raise ValueError(f"it is black and white; {wanted}. If 255 is ignored here, import a zip of CVAT")
+    return mask
+
+
 def _changes(
-    dataset: Dataset, out: Path, found: list[tuple[str, Callable]], labels: ClassMap
+    dataset: Dataset, out: Path, found: list[tuple[str, Callable]], encode: Callable
 ) -> tuple[pd.DataFrame, dict[str, bytes]]:
     """Compare masks with their originals: the table of `import_corrections`, and files to write.
 
-    `found` are ids, and what reads a mask of a given (H, W); `labels` tells what its values stand for.
+    `found` are ids, and what reads a mask of a given (H, W); `encode` makes class ids of it, given the original's.
     """
     samples, masks, names = dataset.samples, dict(found), [name for name, _ in found]
     known = set(samples["id"])
@@ -181,7 +200,7 @@ def _changes(
             stored = masks[row.id](original.shape)
             if stored.shape[:2] != original.shape:
                 raise ValueError(f"it is {stored.shape}, its mask {original.shape}")
-            mask = labels.encode(stored)
+            mask = encode(original, stored)
             if changed := int((mask != original).sum()):
                 # a mask beside the dataset ("../masks/a.png") comes to lie inside `out` like all others
                 parts = [part for part in PurePosixPath(row.mask).parts if part not in ("..", "/")]

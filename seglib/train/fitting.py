@@ -25,7 +25,7 @@ from seglib.train.cpu import accelerate
 from seglib.train.device import DevicePlan, Machine, make_plan
 from seglib.train.loader import CachedSplit, crop_size
 from seglib.train.loss import HybridLoss
-from seglib.train.model import Segmenter
+from seglib.train.model import ModelError, Segmenter
 from seglib.train.trainer import DistributedContext, Trainer
 
 _LOCK = ".training"
@@ -138,8 +138,14 @@ def measure(plan: DevicePlan, model: Segmenter, crop: tuple[int, int], images: i
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        with plan.autocast():
-            logits = model(pixels)
+        try:
+            with plan.autocast():
+                logits = model(pixels)
+        except ValueError as error:  # of torch: a norm of one value has no variance
+            if images > 1:
+                raise
+            told = f"{model.spec.architecture} cannot be trained on one image at a time ({error})"
+            raise ModelError(f"{told}. Set batch_size to 2 or more, or add training images.") from None
         HybridLoss()(logits, masks)
     return sum(kept.values()) / images
 

@@ -189,9 +189,12 @@ def _load_weights(net: nn.Module, stored: Any, path: Path, classes: ClassMap) ->
 
     By name, with any prefix before `encoder.`; where names differ, by order and shape (ports of one network).
     """
-    state = stored.get("model", stored.get("state_dict", stored)) if isinstance(stored, Mapping) else {}
-    state, own = _weights(state), _weights(net.state_dict())
+    held = stored if isinstance(stored, Mapping) else {}
+    parts = held.get("model"), held.get("state_dict"), held, *held.values()  # some tools call it otherwise
+    states = (_weights(part) for part in parts if isinstance(part, Mapping))
+    state, own = max(states, key=len, default={}), _weights(net.state_dict())
     encoder = [name for name in own if name.startswith("encoder.")]
+    first = encoder[0].removeprefix("encoder.").removeprefix("model.")
 
     def plain(name: str) -> str:  # the same in timm's models and in SMP's encoders around them
         return name.removeprefix("model.").replace(".", "_")
@@ -200,7 +203,9 @@ def _load_weights(net: nn.Module, stored: Any, path: Path, classes: ClassMap) ->
         return source in state and state[source].shape == own[name].shape
 
     found = dict.fromkeys(m[0] for name in state if (m := re.match(r"(.*?\.)??encoder\.", name)))
-    for prefix in (*found, ""):
+    # and whatever stands before the first tensor's name, such as backbone.
+    found |= dict.fromkeys(n[: -len(first)] for n in state if plain(n).endswith(plain(first)))
+    for prefix in dict.fromkeys((*found, "")):
         sources = {plain(name.removeprefix(prefix)): name for name in state if name.startswith(prefix)}
         taken = {name: sources.get(plain(name.removeprefix("encoder."))) for name in encoder}
         if all(fits(*names) for names in taken.items()):
@@ -222,6 +227,9 @@ def _load_weights(net: nn.Module, stored: Any, path: Path, classes: ClassMap) ->
     for part in ("encoder", "decoder", "segmentation_head"):
         some, whole = (sum(name.startswith(part) for name in names) for names in (taken, own))
         told.append(f"{part.split('_')[-1]} {some} of {whole} tensors")
+    unused = len(state) - len(taken)
+    if unused > len(encoder) / 10:  # more than a classifier: of a deeper network?
+        told.append(f"{unused} tensors of the file not used")
     return ", ".join(told)
 
 

@@ -311,6 +311,7 @@ def mixed(mask):
      ("all-255", "[road, car]", mixed, "id_map: {0: 0, 1: 1, 255: 1}"),
      ("one-class", "[road]", lambda m: m * 0, "background"),
      ("ids-from-1", "[road, car, person, sky]", lambda m: m + np.uint8(1), "id_map: {1: 0, 2: 1, 3: 2}"),
+     ("ids-from-1", "[road, car, person, sky, tree]", lambda m: m + np.uint8(1), "id_map: {1: 0, 2: 1, 3: 2, 4: 3}"),
      ("instance-numbers", "[a, b, c, d, e, f, g]", numbered, "id_map"),
      ("soft-edges", "[a, b, c, d, e]", lambda m: SMOOTH, "nearest neighbour")],
 )  # fmt: skip
@@ -335,6 +336,13 @@ def test_palettes_that_change_places_are_an_error(root):
         colors = [9, 9, 9, 200, 0, 0, 0, 200, 0] if k else [9, 9, 9, 0, 200, 0, 200, 0, 0]
         palette(np.array(Image.open(file)), colors).save(file)
     assert check(root).findings["check"].tolist() == ["palettes-differ"]
+    for k, file in enumerate(sorted(root.glob("*/masks/*.png"))):
+        mask = np.array(Image.open(file))
+        colors = [9, 9, 9, 200, 0, 0, 0, 200, 0]
+        if k == 0:  # made with the colours that it needs
+            mask, colors = np.uint8(mask == 2), [9, 9, 9, 0, 200, 0, 0, 0, 0]
+        palette(mask, colors).save(file)
+    assert check(root).findings["check"].tolist() == ["palettes-doubtful"]
 
 
 @pytest.mark.parametrize("border", [0, 5])  # rows of 0, no data
@@ -352,6 +360,11 @@ def test_sixteen_bits_ask_for_a_range_and_tell_which_was_taken(root, border):
     assert rewrite(root, line).findings[["severity", "check"]].values.tolist() == [["info", "range-taken"]]
     wide = rewrite(root, "range: [0, 65535]").findings.set_index("check")
     assert "are 2 grey levels" in wide.loc["range-too-wide", "detail"]
+    narrow = rewrite(root, "range: [5000, 5150]").findings
+    assert narrow["check"].tolist() == ["range-too-narrow"]
+    Image.fromarray(picture(3)).save(root / "train/images/a1.png")
+    found = rewrite(root, line).findings
+    assert found.loc[found["severity"] == "warning", "check"].tolist() == ["depths-differ"]
 
 
 def test_orientation_is_asked_for_where_sizes_do_not_tell(root):
@@ -373,8 +386,7 @@ def test_what_is_not_read_is_told(root):
     (root / "val/masks/b1.png").unlink()
     tifffile.imwrite(root / "val/masks/b1.tif", ids(8), photometric="miniswhite")
     found = check(root).findings.set_index("check")
-    assert set(found.index) == {"alpha-dropped", "white-is-zero"}
-    assert set(found["severity"]) == {"info"}
+    assert found["severity"].to_dict() == {"alpha-dropped": "info", "white-is-zero-in-some": "warning"}
 
 
 def test_copies_in_other_light_share_a_mask_rightly_and_copies_with_another_mask_are_told(photographs):

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 from seglib import evaluate, failures, metrics, train
 from seglib.data import ClassMap, DatasetError
 from seglib.evaluate import evaluate_predictions, evaluate_run, open_evaluation
+from seglib.evaluate.predict import _check_numbering
 from seglib.params import Evaluate
 from seglib.runs import Run, read_json, write_json
 
@@ -150,6 +152,10 @@ def test_a_run_is_scored_on_another_dataset(run, trained_root):
     analysis = failures.analyse(other, failures.find_failures(other, 1.0))
     assert analysis.folder == run.failures("night-val")
     assert not failures.propose_actions(analysis).relabel
+    own.rename(own.with_name("away"))  # nor is that of the training needed for it
+    again = evaluate_run(Evaluate(run="tiny", dataset="data/night", split="val"))
+    assert (again.scores["mean_iou"], again.baselines) == (other.scores["mean_iou"], None)
+    own.with_name("away").rename(own)
     shutil.copytree(night, trained_root / "data" / "more" / "night")
     with pytest.raises(FileExistsError, match="night-val is an evaluation of data/night, not of data/more/"):
         evaluate_run(Evaluate(run="tiny", dataset="data/more/night", split="val"))
@@ -270,6 +276,23 @@ def test_saved_ids_come_back(external, tmp_path):
         evaluate.saved_prediction(score(external), "0041", (7, 9))
 
 
+@pytest.mark.parametrize(
+    ("pairs", "told"),  # pixels by true class and value
+    [({(0, 1): 90, (1, 2): 60, (2, 3): 8, (2, 0): 3}, "1 for 'a', 2 for 'b', 3 for 'c'"), ({(0, 1): 90, (1, 0): 10}, "1 for 'a', 0 for 'b'"),
+     ({(0, 0): 90, (1, 255): 9}, "255 for 'b'"), ({(0, 0): 90, (1, 1): 50, (2, 3): 5, (3, 3): 0}, ""),
+     ({(0, 1): 90, (1, 1): 5}, ""), ({(0, 0): 60, (0, 1): 30, (1, 0): 5, (1, 1): 5}, "")],
+)  # fmt: skip
+def test_values_that_number_the_classes_otherwise_are_told_but_no_bad_model(pairs, told):
+    """Shifted, exchanged, black and white; one class taken for another that is absent, always the same, often wrong."""
+    pixels, classes = np.zeros((4, 256), np.int64), ClassMap(("a", "b", "c", "d"))
+    for pair, count in pairs.items():
+        pixels[pair] = count
+    with (
+        pytest.raises(DatasetError, match=rf"classes \({told}\)\. Write class ids") if told else nullcontext()
+    ):
+        _check_numbering(pixels, classes)
+
+
 @pytest.mark.parametrize("ids", [(1, 2, 3, 0), (0, 2, 1, 255), (0, 7, 11, 255)])  # and what is ignored
 def test_predictions_in_the_ids_of_the_files_are_told_and_not_scored(external, ids):
     path, stored = external.parent / "data" / "tiny" / "dataset.yaml", np.zeros(256, np.uint8)
@@ -280,5 +303,5 @@ def test_predictions_in_the_ids_of_the_files_are_told_and_not_scored(external, i
     for name in TEST_IDS if ids[0] else ():  # without the last class, no id is illegal
         found = np.array(Image.open(external / f"{name}.png"))
         Image.fromarray(np.where(found == 3, 1, found).astype(np.uint8)).save(external / f"{name}.png")
-    with pytest.raises(DatasetError, match=r"as class ids, but in .*% as the ids that masks are stored"):
+    with pytest.raises(DatasetError, match=r"as class ids, but in .*% if their values stand for"):
         score(external)

@@ -16,6 +16,7 @@ from PIL import Image
 from seglib.data import IGNORE, ClassMap, DatasetError, load_dataset, read_mask
 from seglib.evaluate import Evaluation, save_ids
 from seglib.failures import export_for_relabelling, import_corrections, to_relabel
+from seglib.failures.relabel import _class_ids
 
 SIZE = (30, 41)
 COLORS = np.array([(10, 20, 30), (200, 0, 0), (0, 200, 0), (0, 0, 200), (0, 0, 0)], np.uint8)
@@ -232,6 +233,22 @@ def test_faulty_folders_write_nothing(plain, tmp_path):
         with pytest.raises(DatasetError, match=told):
             import_corrections(tmp_path / name, plain, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_values_that_could_be_class_ids_are_judged_by_what_would_change():
+    three, two = ClassMap(("a", "b", "c"), id_map={0: 1, 1: 2, 2: 0}), ClassMap(("a", "b"))
+    original = np.random.default_rng(0).integers(0, 3, SIZE, np.uint8)
+    changed = np.where(np.eye(*SIZE) > 0, 255, original).astype(np.uint8)
+    np.testing.assert_array_equal(_class_ids(three, original, changed), changed)
+    with pytest.raises(ValueError, match="that the dataset's masks store; expected class ids, 0-2"):
+        _class_ids(three, original, (original + np.uint8(2)) % 3)
+    black = np.zeros(SIZE, np.uint8)
+    with pytest.raises(ValueError, match=r"it is an RGB image, .* expected class ids, 0-1"):
+        _class_ids(two, black, np.dstack([black] * 3))
+    with pytest.raises(ValueError, match=r"black and white; .* import a zip of CVAT"):
+        _class_ids(two, black, np.where(np.eye(*SIZE) > 0, 255, black).astype(np.uint8))
+    for mask in (black, changed % 2, np.full(SIZE, 255, np.uint8)):
+        np.testing.assert_array_equal(_class_ids(two, original % 2, mask), mask)
 
 
 def test_originals_are_never_overwritten(plain, tmp_path):

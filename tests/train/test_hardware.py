@@ -106,6 +106,16 @@ def test_what_cannot_be_used_is_named():
             make_plan("cpu", precision)
 
 
+def test_an_image_at_a_time_is_refused_where_a_norm_needs_two():
+    """Pooled to one value, as in DeepLabV3+, an image alone has no variance."""
+    params = Train(architecture="DeepLabV3Plus", encoder="resnet18", encoder_weights="none")
+    model = train.build_model(params, data.ClassMap(("a", "b")))
+    with pytest.raises(
+        train.ModelError, match=r"cannot be trained on one image at a time .* Set batch_size to 2"
+    ):
+        fitting.measure(DevicePlan(), model, (64, 64), 1)
+
+
 def test_a_trial_counts_the_bytes_of_an_image_and_leaves_the_model_alone(model):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     plan = DevicePlan("cpu", memory_format="channels_last", accelerate=True)

@@ -139,12 +139,19 @@ def _before_2018(model, path):
     torch.save({name: value for name, value in state if "num_batches_tracked" not in name}, path)
 
 
+def _with_prefix(model, path):
+    state = model.net.encoder.state_dict().items()
+    save_file({f"backbone.{n}": v.clone() for n, v in sorted(state)}, path.with_suffix(".safetensors"))
+
+
 SOURCES = {
     "its state dict": lambda model, path: torch.save(model.net.encoder.state_dict(), path),
     "foreign names, taken by order": _by_order,
     "timm's safetensors": _timm,
     "SMP's Lightning example": _lightning,
     "without counters": _before_2018,
+    "under another key": lambda m, path: torch.save({"epoch": 3, "net": m.net.state_dict()}, path),
+    "with a prefix": _with_prefix,
     "a checkpoint": lambda model, path: save_checkpoint(path, Segmenter(model.net, HALVES)),
 }
 
@@ -173,7 +180,9 @@ def test_another_run_s_model_brings_what_fits_of_decoder_and_head(model, tmp_pat
     assert equal(other.net.decoder, model.net.decoder)
     assert not equal(other.net.segmentation_head, model.net.segmentation_head)
     assert parts.format(decoder, 0) in other.origin
-    assert "decoder 0 of" in build(tmp_path / "best.pth", architecture="FPN").origin
+    origin = build(tmp_path / "best.pth", architecture="FPN").origin
+    assert "decoder 0 of" in origin
+    assert "tensors of the file not used" in origin
 
 
 class _Bomb:
