@@ -61,6 +61,8 @@ class HybridLoss(nn.Module):
         reduce: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
+        if not any((ce, dice, focal)):
+            raise ValueError("ce_weight, dice_weight and focal_weight are all 0: nothing would be learnt.")
         weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
         self.terms, self.smoothing = (ce, dice, focal), label_smoothing
         self.reduce = reduce or (lambda sums: sums)

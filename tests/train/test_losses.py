@@ -166,7 +166,9 @@ def test_parts_of_a_batch_in_several_processes_make_the_whole_loss():
     torch.testing.assert_close(together, whole_gradient, rtol=1e-5, atol=1e-9)
 
 
-def test_other_shapes_are_refused():
+def test_other_shapes_and_a_loss_of_nothing_are_refused():
+    with pytest.raises(ValueError, match="focal_weight are all 0"):
+        HybridLoss(0, 0, 0)
     for shape, target in (((5,), (5,)), ((2, 5, 6, 7), (2, 7, 6)), ((2, 5, 6, 7), (2, 1, 6, 7))):
         with pytest.raises(ValueError, match="expected logits"):
             HybridLoss()(torch.zeros(shape), torch.zeros(target, dtype=torch.long))
