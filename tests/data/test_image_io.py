@@ -252,8 +252,11 @@ def every_form():
     wanted += [("P", "PNG", {"transparency": shown}) for shown in (0, b"\x00\x80\xff")]
     for mode, form, options in wanted:
         stream = io.BytesIO()
-        with contextlib.suppress(OSError, ValueError, KeyError):  # Pillow has no such pair
+        with contextlib.suppress(
+            OSError, ValueError, KeyError
+        ):  # Pillow has no such pair, or cannot read its own
             Image.fromarray(RGB if options else IDS).convert(mode).save(stream, form, **options)
+            Image.open(stream).load()
             files.append(stream.getvalue())
     return files
 

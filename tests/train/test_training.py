@@ -50,6 +50,7 @@ def assert_same(run: Run, other: Run) -> None:
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
 
 
+@pytest.mark.filterwarnings("ignore:The epoch parameter")  # of torch's own SequentialLR, in 2.8
 def test_rate_is_that_of_torch_s_schedulers():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / 10, total_iters=9)
