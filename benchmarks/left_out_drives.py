@@ -55,11 +55,16 @@ def trained(setting: str, drive: str, seed: int, epochs: int, side: int) -> str:
     own |= {"crop_height": side * 2 // 3 // 32 * 32, "crop_width": 16 * round(side * 13 / 15 / 16)}
     for part in setting.split(" + "):
         own |= SETTINGS[part]
+    return train_run(own)
+
+
+def train_run(own: dict) -> str:
+    """Train as 02 does with its parameters, and return the name of the run."""
     params, dataset = train.open_dataset(Train(**own))
     run, model = train.start_run(params), train.build_model(params, dataset.classes)
     cached, val = train.open_splits(dataset, params)
     train.fit(run, model, cached, val, params, train.plan_training(params, model, cached))
-    return name
+    return run.name
 
 
 def measure(name: str, way: str) -> dict:

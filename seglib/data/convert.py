@@ -24,6 +24,7 @@ from seglib.runs import atomic_folder, load_yaml, read_written, write_text
 KINDS = ("polygons", "classes", "instances", "pages")
 _FIXED = {"background": 0, "_background_": 0, "__ignore__": IGNORE}  # the last two are labelme's
 _SHARES = (1, 1)
+_TIFF = (".tif", ".tiff")
 # Source, the file; the image as it is called there, without its ending; its height and width there, _SHARES of which polygons
 # are, or None; and what is drawn: an order, the lowest first, a class, and polygons (N, 2) of x and y or a function that
 # gives the pixels.
@@ -90,19 +91,19 @@ def convert(root: Path, kind: str = "polygons", target: str | Path = "") -> tupl
 
 def _unpack(root: Path, files: dict[tuple[str, ...], Path], out: Path) -> int:
     """Write every page of the TIFFs, as it is stored, to a file of its own, beside other images; return how many there are."""
-    stacks = {parts for parts, path in files.items() if path.suffix.lower() in (".tif", ".tiff")}
-    if not stacks:
+    if not any(path.suffix.lower() in _TIFF for path in files.values()):
         raise DatasetError(f"{root} has no TIFF to unpack.", "no-annotations")
     count = 0
     with atomic_folder(out) as new:
         for parts, path in files.items():
             place = new.joinpath(*parts)
             place.parent.mkdir(parents=True, exist_ok=True)
-            if parts not in stacks and path.resolve().is_relative_to(root.resolve()):
+            if path.suffix.lower() in _TIFF:
+                for k, (page, form) in enumerate(_pages(path), 1):
+                    tifffile.imwrite(place.with_stem(f"{place.stem}_{k:03d}"), page, **form)
+                    count += 1
+            elif path.resolve().is_relative_to(root.resolve()):  # no link leads out
                 shutil.copyfile(path, place)
-            for k, (page, form) in enumerate(_pages(path) if parts in stacks else (), 1):
-                tifffile.imwrite(place.with_stem(f"{place.stem}_{k:03d}"), page, **form)
-                count += 1
     return count
 
 

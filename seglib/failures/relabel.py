@@ -100,8 +100,8 @@ def import_corrections(source: str | Path, dataset: Dataset, out: str | Path) ->
 
     `source` is a folder of `<id>.png` with class ids (255: ignored), or a zip of CVAT's "Segmentation mask 1.1":
     pixels without a label are of the class "background" where there is one, else ignored. Everything is read before
-    anything is written: samples, labels or values that the dataset lacks, masks of another size, or a file that
-    would lie on an original are a DatasetError. Returns a row a mask: id, mask (path in `out`; "" where nothing
+    anything is written: samples, labels or values that the dataset lacks, masks as the dataset stores them in place of
+    class ids, masks of another size, or a file that would lie on an original are a DatasetError. Returns a row a mask: id, mask (path in `out`; "" where nothing
     changed), changed (pixels), share (of all pixels).
     """
     source, out = Path(source), Path(out)

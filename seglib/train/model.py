@@ -187,7 +187,7 @@ def _weights(state: Mapping[Any, Any]) -> dict[str, Tensor]:
 def _load_weights(net: nn.Module, stored: Any, path: Path, classes: ClassMap) -> str:
     """Load an encoder, and of its decoder and head what fits; return how many tensors of each were taken.
 
-    By name, with any prefix before `encoder.`; where names differ, by order and shape (ports of one network).
+    By name, with any prefix before `encoder.` or before the encoder's names; where names differ, by order and shape (ports of one network).
     """
     held = stored if isinstance(stored, Mapping) else {}
     parts = held.get("model"), held.get("state_dict"), held, *held.values()  # some tools call it otherwise
@@ -203,7 +203,7 @@ def _load_weights(net: nn.Module, stored: Any, path: Path, classes: ClassMap) ->
         return source in state and state[source].shape == own[name].shape
 
     found = dict.fromkeys(m[0] for name in state if (m := re.match(r"(.*?\.)??encoder\.", name)))
-    # and whatever stands before the first tensor's name, such as backbone.
+    # what stands before the first tensor's name, such as backbone.
     found |= dict.fromkeys(n[: -len(first)] for n in state if plain(n).endswith(plain(first)))
     for prefix in dict.fromkeys((*found, "")):
         sources = {plain(name.removeprefix(prefix)): name for name in state if name.startswith(prefix)}

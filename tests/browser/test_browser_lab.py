@@ -73,6 +73,7 @@ def test_browse_filter_judge_and_find_it_again(lab) -> None:
         browser = run_all(page)
         assert shown(page) == IDS[0] == EVIL
         settled(lambda: browser.locator(".seg-row img[src]").count() > 5, True)
+        assert browser.locator(".seg-count").inner_text() == "1 of 300 failures"
         assert browser.locator(".seg-row").count() < 40  # of 300: only those in sight
         # Step by keys, which JupyterLab would take for its own, by button and by row.
         browser.focus()

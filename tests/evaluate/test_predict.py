@@ -101,6 +101,39 @@ def test_each_image_counts_the_same_and_large_ones_by_their_middle(trained, monk
     assert norm.momentum == pytest.approx(1 / 10)
 
 
+def test_adapting_helps_in_other_light_and_harms_where_the_classes_differ():
+    """A pixel's class is its brightness; images of another camera are darker, or show one class alone."""
+    torch.manual_seed(0)
+    levels = torch.tensor([60.0, 110, 160])
+    hidden = [nn.Conv2d(3, 16, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 1), nn.ReLU()]
+    model = segmenter(*hidden, nn.Conv2d(16, 3, 1))
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+
+    def sample(shown=3):
+        truth = torch.randint(0, shown, (8, 32, 32))
+        return (levels[truth][:, None] + 8 * torch.randn(8, 3, 32, 32)).clamp(0, 255).byte(), truth
+
+    def right(model, images, truth):
+        return (model.logits(images).argmax(1) == truth).float().mean().item()
+
+    for _ in range(150):
+        images, truth = sample()
+        loss = nn.functional.cross_entropy(model.train().logits(images), truth)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()
+    (images, truth), (alone, one) = sample(), sample(shown=1)
+    dark = (images * 0.55).byte()
+    with torch.inference_mode():
+        assert right(model, images, truth) > 0.95
+        seen = ([*some.permute(0, 2, 3, 1).numpy()] for some in (images, dark, alone))
+        half = [adapt_norm(model, pictures, PLAN, 0.5) for pictures in seen]
+        assert right(half[0], images, truth) > 0.95  # nothing is lost where nothing differs
+        assert right(half[1], dark, truth) > right(model, dark, truth) + 0.1
+        assert right(half[2], alone, one) < right(model, alone, one) - 0.1
+
+
 @pytest.mark.parametrize(("size", "tile"), TILED)
 def test_tiles_are_exact_where_the_model_sees_no_further(size, tile):
     """A network that divides the image by 8, as encoders do, and sees some 30 pixels around."""

@@ -38,3 +38,18 @@ def test_a_training_image_is_no_neighbour_of_its_own_and_one_image_sets_no_stand
     alone = novelty(TRAIN[:3] * 0, ["a", "b", "c"], TRAIN[:1], IDS[:1], [""])
     assert alone["novelty"].isna().all()
     assert alone["nearest"].tolist() == [["t0"]] * 3
+
+
+def test_frames_of_one_video_do_not_make_everything_new():
+    """Sequences of near copies: a new sequence like the others is not novel, another kind of image is."""
+    random = np.random.default_rng(2)
+    streets = random.standard_normal((12, 32)) + 2
+    train = np.repeat(streets, 10, axis=0) + 0.01 * random.standard_normal((120, 32))
+    groups, ids, new = np.repeat([f"s{k}" for k in range(12)], 10), [f"t{k}" for k in range(120)], ["x"] * 20
+    like, unlike = random.standard_normal((20, 32)) + 2, random.standard_normal((20, 32)) - 2
+    assert 0.2 < novelty(like, new, train, ids, groups)["novelty"].median() < 0.95
+    assert (novelty(like, new, train, ids, [""] * 120)["novelty"] == 1).all()
+    assert (novelty(unlike, new, train, ids, groups)["novelty"] == 1).all()
+    copies = novelty(train[[3, 77]] * 3, ["x", "y"], train, ids, groups)
+    assert copies["novelty"].tolist() == [0, 0]
+    assert [row[0] for row in copies["nearest"]] == ["t3", "t77"]

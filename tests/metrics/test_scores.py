@@ -156,6 +156,9 @@ def test_fine_grained_scores_as_their_definitions_read(case, absent):
 
 
 def test_scores_and_policies_by_hand():
+    for policy, there in (("truth", NAN), ("union", 0)):
+        iou = metrics.image_class_iou(HAND, policy)
+        np.testing.assert_allclose(iou, [[4 / 7, there, 3 / 4], [1, 1, NAN], [NAN] * 3])
     with pytest.raises(ValueError, match=r"policy 'ones'.*truth, union"):
         metrics.image_class_iou(HAND, "ones")
     scores = metrics.scores(HAND)
