@@ -63,6 +63,8 @@ def cut(path, keep=-30):
     [(lambda r: r.rename(r.with_name("moved")), "no-folder", ["is not there", "expected a folder", "Check the path"]),
      (lambda r: gone(r, "dataset.yaml"), "no-config", ["dataset.yaml", "`seglib init "]),
      (lambda r: gone(r, "val/*/*"), "empty-split", ["'val' has no files", "val/images/*", "correct the globs"]),
+     (lambda r: (r / "dataset.yaml").write_text(GOOD.replace("val/images/*", "val/images/*.{png,jpg}")), "config",
+      ["splits.val.images = 'val/images/*.{png,jpg}': braces are no wildcards"]),
      (lambda r: gone(r, "train/masks/s0.png", "train/masks/s2.png", "val/masks/s1.png"), "missing-mask",
       ["no mask for image 'train-s0'", "train/masks/s0", "2 such in train (train-s0, train-s2)", "exclude in dataset.yaml"]),
      (lambda r: noise(r / "val/images/s1_mask_1.png", 6, 8, most=3), "missing-mask", ["has several masks, move all"]),

@@ -103,6 +103,8 @@ class ClassMap:
         if color and not self.by_color:
             hint = "Give every class one under colors, or map them: id_map: {[128, 64, 128]: 0}."
             raise DatasetError(f"is an RGB image, but dataset.yaml names no colours. {hint}")
+        if color and not self.id_map and len(np.unique(self.colors, axis=0)) < len(self):
+            raise DatasetError("is an RGB image, but two classes have one colour in dataset.yaml.")
         if self.by_color and self.id_map and not color:
             raise DatasetError("holds single-channel ids, but id_map in dataset.yaml names colours.")
         values = self.stored_values(color)

@@ -43,6 +43,8 @@ class Split(BaseModel):
         inside = PurePosixPath(re.sub(r"^\.\./(?!\.\./)[^/*?[]+/", "", value)).parts
         if not inside or ".." in inside or not is_plain(value) or re.match(r".*\\|[A-Za-z]:|/|~", value):
             raise ValueError("expected a path relative to the dataset's folder, or one '../' for a sibling")
+        if re.search(r"\{.*,.*}", value):
+            raise ValueError("braces are no wildcards; expected * in their place")
         return value
 
     @pydantic.model_validator(mode="after")

@@ -316,6 +316,11 @@ def split_flag(splits: Container[str]) -> str:
     return "--split 0.85 0.15" if "test" in splits else "--split 0.7 0.15 0.15"
 
 
+def _holds_runs(table: Path) -> bool:
+    with table.open("rb") as file:
+        return bool(re.search(rb"rle|encod", file.readline(1000).lower()))
+
+
 def _no_layout(root: Path, files: _Files, others: list[Path]) -> DatasetError:
     """Say that no masks are found, or that there are polygons or formats which are no masks yet."""
     forms = (".json", ".txt", ".xml")
@@ -324,6 +329,10 @@ def _no_layout(root: Path, files: _Files, others: list[Path]) -> DatasetError:
     masks = [parts for parts in files if any(meaning(part)[1] == "mask" for part in parts[:-1])]
     found = [path.as_posix() for path in told if path.suffix != ".txt" or path.stem in stems]
     drawn = f"Polygons are drawn as masks first: seglib convert {quoted}"
+    runs = [path.as_posix() for path in others if path.suffix == ".csv" and _holds_runs(root / path)]
+    if runs and not masks:
+        detail = f"{root} has no masks, but {runs[0]} seems to hold them as run lengths (RLE)."
+        return DatasetError(detail, "polygons", "data/README.md has the lines of Python that draw them.")
     if found and not masks:
         detail = f"{root} has no masks, but {len(found)} annotation files ({some(found)})."
         there = f"If there are masks, say where: seglib init FOLDER {_TELL}"

@@ -154,7 +154,12 @@ def test_class_that_train_never_shows_and_split_without_scores(root):
     put(root, "val", "c0", mask=NOTHING)
     result = check(root)
     found = result.findings
-    assert "never in train: person" in found.set_index("check").loc["class-not-in-train", "detail"]
+    told = found.set_index("check").loc["class-not-in-train", "detail"]
+    assert told == "never in train: person."
+    for k in range(6):
+        put(root, "train", f"a{k}", mask=np.where(ids(k) == 1, np.uint8(255), ids(k) // 2))
+    told = check(root).findings.set_index("check").loc["class-not-in-train", "detail"]
+    assert told.endswith("255, which is ignored: if it is person, write id_map: {0: 0, 1: 1, 255: 2}.")
     assert found.iloc[0][["severity", "check", "split"]].tolist() == ["error", "nothing-scored", "val"]
     (root / "dataset.yaml").write_text((root / "dataset.yaml").read_text().replace("val: {", "test: {"))
     assert "labels-withheld" in check(root).findings["check"].tolist()

@@ -1,6 +1,7 @@
 """A drafted dataset.yaml loads, in every layout and with every kind of stored values."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import tifffile
 from conftest import IDS, RGB, RNG, palette, save
 from PIL import Image
 
-from seglib.data import DatasetError, draft_dataset, load_dataset, read_mask, read_pair
+from seglib.data import DatasetError, draft_dataset, load_dataset, read_mask, read_pair, read_stored
 from seglib.runs import write_text
 
 
@@ -201,6 +202,20 @@ def test_smeared_masks_and_polygons_are_told(tmp_path):
     (tmp_path / "masks/a.jpg").unlink()
     (tmp_path / "masks/a.json").write_text('{"shapes": []}')
     assert refused(r"1 annotation files \(masks/a.*: seglib convert", tmp_path).check == "polygons"
+
+
+def test_run_lengths_are_told_and_the_lines_in_the_docs_draw_them(tmp_path, monkeypatch):
+    save(tmp_path / "images/a.png", RGB)
+    rows = ["ImageId,EncodedPixels", "a.png,1 2 7 1", "a.png,24 1"]  # of 6 x 8 pixels, down the columns
+    write_text(tmp_path / "train.csv", "\n".join(rows))
+    assert refused("train.csv seems to hold them as run lengths", tmp_path).check == "polygons"
+    (tmp_path / "masks").mkdir()
+    monkeypatch.chdir(tmp_path)
+    docs = Path(__file__).parents[2] / "data/README.md"
+    exec(re.search(r"```python\n(.*?)```", docs.read_text(encoding="utf-8"), re.DOTALL)[1])
+    mask = np.zeros(RGB.shape[:2], np.uint8)
+    mask.T.flat[[0, 1, 6, 23]] = 1
+    np.testing.assert_array_equal(read_stored(tmp_path / "masks/a.png"), mask)
 
 
 def test_names_that_do_not_fit_are_shown_even_beside_annotations(tmp_path):

@@ -187,6 +187,8 @@ def test_colour_masks_by_colors_and_by_id_map_and_black_is_ignored_unless_a_clas
     with pytest.raises(DatasetError, match=r"RGB image.*names no colours") as error:
         read_mask(path, ABC)
     assert error.value.check == "rgb-mask"
+    with pytest.raises(DatasetError, match="two classes have one colour"):
+        read_mask(path, ClassMap(("a", "b", "c"), colors=colors[[0, 1, 1]]))
     void = ClassMap(("void", "b"), colors=[[0, 0, 0], [0, 20, 0]])
     assert void.encode(np.zeros((1, 1, 3), np.uint8)).tolist() == [[0]]
     merged = ClassMap(("a", "b"), id_map={(1, 1, 1): 0, (2, 2, 2): 0, (3, 3, 3): 1, (9, 9, 9): IGNORE})
