@@ -42,10 +42,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {  # what argparse is told of each
     "ids": {"default": "", "help": "images, separated by commas; labels in doubt by default"},
     "images": {"required": True, "type": _there, "help": "folder of new images"},
     "images_glob": {"default": "", "help": "where images lie, if it must be told; {split} may stand in it"},
-    "kind": {
-        "default": "polygons",
-        "help": "polygons (COCO, labelme, YOLO), classes or instances (folders), pages of TIFF stacks",
-    },
+    "kind": {"default": "polygons", "help": "polygons, classes or instances (folders), pages (TIFF stacks)"},
     "masks": {"default": "present", "choices": ["present", "predictions"], "help": "masks to begin with"},
     "masks_glob": {"default": "", "help": "glob of the masks"},
     "out": {"required": True, "type": _new, "help": "what to write: a new folder, a zip, or a model file"},

@@ -243,8 +243,7 @@ def suspect_masks(check: CheckResult, dataset: Dataset, count: int = 8) -> list[
 
 def apart(check: CheckResult, count: int = 8) -> pd.Series:
     """Choose images that lie apart from the rest, two of each kind: id -> what ("dark, blurred")."""
-    found = check.findings[check.findings["check"].isin([*image_quality.OUTLIERS])]
-    found = found.groupby("check").head(2)
+    found = check.findings[check.findings["check"].isin([*image_quality.OUTLIERS])].groupby("check").head(2)
     kinds = found["check"].str.removesuffix("-image").groupby(found["sample"], sort=False)
     return kinds.agg(", ".join).head(count)
 

@@ -26,7 +26,6 @@ OUTLIERS = {
     "grainy-image": ("focus", 3.0, "is grainy: focus"),
     "grey-image": ("colour", 0.02, "is grey: colourfulness"),
 }
-QUALITIES = ("brightness", "highlights", "contrast_ratio", "noise", "sharpness")
 _SIDE = 512  # to about this longer side images are reduced: a camera's noise is grained over a few pixels
 _ROUNDING = 0.5  # grey levels of measured noise that rounding alone may make
 _LEFT = 0.15  # of the noise's energy that is left in at least
@@ -98,8 +97,8 @@ def qualities(image: np.ndarray) -> dict[str, float]:
     picture = reduced(image, max(1, round(max(image.shape) / _SIDE)), "L")
     share, mean, deviation = _levels(picture)
     noise, sharpness = _fine_structure(np.asarray(picture))
-    highlights = float(np.searchsorted(np.cumsum(share), 0.99))
-    return dict(zip(QUALITIES, (mean, highlights, deviation / max(mean, 1.0), noise, sharpness), strict=True))
+    found = {"brightness": mean, "highlights": float(np.searchsorted(np.cumsum(share), 0.99))}
+    return found | {"contrast_ratio": deviation / max(mean, 1.0), "noise": noise, "sharpness": sharpness}
 
 
 def _levels(grey: Image.Image) -> tuple[np.ndarray, float, float]:
@@ -175,6 +174,5 @@ def degradation(measured: Mapping[str, float], reference: Reference) -> tuple[st
     if not away[kind] >= APART:
         return "", away[kind], ""
     row, (quality, *_, words) = table.loc[kind], _KINDS[kind]
-    words = words.format(measured[quality])
-    detail = f"{kind}: {words}; in 90 % of the {reference.images} training images "
+    detail = f"{kind}: {words.format(measured[quality])}; in 90 % of the {reference.images} training images "
     return kind, away[kind], f"{detail}it is {row['low']:.3g} to {row['high']:.3g}."

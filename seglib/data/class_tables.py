@@ -116,13 +116,11 @@ def draft_classes(files: list[Path], named: list[Named], source: str, glob: str)
         no_data = [value for value in no_data if value != IGNORE]
         notes += [f"ignore_ids: {no_data}"] * bool(no_data)
     if smeared and not colored and len(rows) > 2:
-        notes.append(
-            "# Soft outlines between two classes pass through the values of others: better export ids."
-        )
+        told = "# Soft outlines between two classes pass through the values of others: better export ids."
+        notes.append(told)
     if odd := [row.name for row in rows if re.fullmatch(_NO_CLASS, row.name, re.IGNORECASE)]:
-        notes.append(
-            f"# {some(odd)}: learnt and scored as a class. data/README.md tells how to ignore pixels."
-        )
+        told = f"# {some(odd)}: learnt and scored as a class. data/README.md tells how to ignore pixels."
+        notes.append(told)
     id_map |= {row.stored: c for c, row in enumerate(rows) if row.stored is not None}
     id_map = dict(sorted(id_map.items()))
     lines = [f"classes:{f'  # of {source}' * bool(rows[0].name)}"]

@@ -342,9 +342,8 @@ def _no_layout(root: Path, files: _Files, others: list[Path]) -> DatasetError:
         detail += f" {len(foreign)} files that are not read ({some(foreign)}) have to be saved as PNG first."
     if masks:
         sides = (masks, [parts for parts in files if parts not in masks])
-        one, other = (
-            f"{len(side)} ({some(['/'.join(name) for name in side], 1) or 'none'})" for side in sides
-        )
+        names = (some(["/".join(parts) for parts in side], 1) or "none" for side in sides)
+        one, other = (f"{len(side)} ({name})" for side, name in zip(sides, names, strict=True))
         detail += f" The names of its masks, {one}, do not fit those of its images, {other}."
         detail += f" Masks of one class each, or of numbered objects, become masks of all classes by {_JOIN}."
         detail += f" {drawn}." * bool(found)

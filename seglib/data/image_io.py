@@ -210,9 +210,8 @@ def read_form(path: Path, label: str) -> tuple[np.ndarray, Stored]:
         alpha, values = values[..., -1], values[..., :-1]
         if alpha.min() < alpha.max() and (values == values[:1, :1]).all():
             detail = f"{label} is one colour ({stored.mode}); what differs is its alpha, {alpha.min()} to {alpha.max()}."
-            raise DatasetError(
-                detail, "channels", f"{suggestion} For example: Image.open(path).getchannel('A')."
-            )
+            suggestion += " For example: Image.open(path).getchannel('A')."
+            raise DatasetError(detail, "channels", suggestion)
     if values.dtype != np.uint8 and (values == values[..., :1]).all():
         values = values[..., :1]
     if values.shape[2] not in (1, 3) or (values.shape[2] == 3 and values.dtype != np.uint8):

@@ -26,8 +26,6 @@ _LITTER = ("thumbs.db", "desktop.ini")  # written by file managers; hidden files
 _WILD = re.compile(r"(\*\*/|\*\*?|\?|\[[^\]]{2,}\])")  # [x], a class of one, is that character
 _CONVERT = "Polygons (JSON, YOLO's text) become masks by `seglib convert`."
 _UNSAFE = re.compile(r'[<>:"|?*\\\x00-\x1f]')  # not allowed in file names everywhere
-
-
 _File = tuple[str, str]  # path relative to the dataset's folder; what the wildcards matched, with "/" between
 
 
@@ -88,9 +86,8 @@ def _look(root: Path, name: str, split: Split, problems: list[tuple]) -> tuple[_
     for side, matched in zip(sides, files, strict=True):
         for path, text in matched:
             if not is_plain(path):
-                problem(
-                    "file-name", f"{path!a} has a control character or no UTF-8 in its name.", "Rename it."
-                )
+                detail = f"{path!a} has a control character or no UTF-8 in its name."
+                problem("file-name", detail, "Rename it.")
             elif not path.lower().endswith(SUFFIXES):
                 detail = f"{path} is matched by {side.glob}; expected {', '.join(SUFFIXES)}."
                 move = f"Move it out of the folder, or narrow the glob. {_CONVERT}"
@@ -243,8 +240,7 @@ def _forms(name: str) -> Iterator[str]:
 
 def _group(pattern: str, text: str) -> tuple[str, int | None]:
     """Sequence ("" if none) and frame (None if there is no number of up to 18 digits)."""
-    match = re.search(pattern, text) if pattern else None
-    parts = match.groupdict("") if match else {}
+    parts = match.groupdict("") if (match := re.search(pattern, text)) else {}
     frame = parts.get("frame", "")
     return parts.get("group") or "", int(frame) if frame.isdecimal() and len(frame) <= 18 else None
 

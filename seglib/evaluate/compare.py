@@ -38,7 +38,8 @@ def compare_runs(first: _Side, second: _Side, threshold: float = 0.5) -> Compari
     sides = [[side] if isinstance(side, Evaluation) else list(side) for side in (first, second)]
     _check_same(*sides)
     repeated, one, last = min(map(len, sides)) > 1, sides[0][0], sides[1][0]
-    before, after = (np.stack([_ious(e) for e in side]) for side in sides)  # (runs, 1 + C)
+    ious = [metrics.iou_per_class(np.stack([e.confusions.sum(0) for e in side])) for side in sides]
+    before, after = (np.column_stack([metrics.nanmean(iou, axis=1), iou]) for iou in ious)  # (runs, 1 + C)
     per_image, basis = _compare_images(sides, threshold), f"{len(before)} and {len(after)} trainings"
     found = np.stack([after.mean(0) - before.mean(0), *np.full((2, after.shape[1]), np.nan)])
     if repeated:
@@ -69,11 +70,6 @@ def welch(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     spread = stats.t.ppf(0.975, metrics.ratio(sum(parts) ** 2, rest)) * np.sqrt(sum(parts))
     difference = second.mean(0) - first.mean(0)
     return np.stack([difference, difference - spread, difference + spread])
-
-
-def _ious(evaluation: Evaluation) -> np.ndarray:
-    iou = metrics.iou_per_class(evaluation.confusions.sum(0))
-    return np.append(metrics.nanmean(iou), iou)
 
 
 def _check_same(first: Sequence[Evaluation], second: Sequence[Evaluation]) -> None:

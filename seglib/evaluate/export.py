@@ -98,7 +98,7 @@ def _exported(model: Segmenter, image: np.ndarray) -> tuple[Any, bool]:
     """Return the ONNX model, and whether its size is fixed: a ViT has an embedding for each position."""
     how = {"input_names": ["images"], "output_names": ["ids", "probabilities"], "dynamo": True}
     how["verbose"] = False
-    dynamic, error = {"images": dict.fromkeys(range(3), torch.export.Dim.DYNAMIC)}, None
+    dynamic = {"images": dict.fromkeys(range(3), torch.export.Dim.DYNAMIC)}
     for count, sizes in ((2, dynamic), (1, None)):  # of a dynamic size 1 would be taken as fixed
         images = torch.from_numpy(image[None].repeat(count, 0))
         try:

@@ -90,14 +90,14 @@ def find_failures(evaluation: Evaluation, threshold: float | Threshold = 0.5) ->
     best_fix_gain (points of mIoU).
     """
     threshold = threshold if isinstance(threshold, Threshold) else Threshold(threshold)
-    names, failed = evaluation.classes.names, failing(evaluation, threshold)
-    score, limit = (values[failed] for values in _limits(evaluation, threshold))
+    names, (score, limit) = evaluation.classes.names, _limits(evaluation, threshold)
+    failed = score < limit
     images, counts = evaluation.per_image[failed].reset_index(drop=True), evaluation.confusions[failed]
     iou = evaluation.per_image_class_iou.loc[failed, list(names)]
     pairs, absent = confusion_names(names), evaluation.scores["absent"]
     wrong = wrong_counts(counts).reshape(-1, len(pairs))
     gains = np.reshape([repair_gains(one, absent) for one in counts], (-1, len(pairs)))
-    near = np.where(score >= limit - _NEAR, "near-threshold", "clear")
+    near = np.where(score >= limit - _NEAR, "near-threshold", "clear")[failed]
     guess = images.get("baseline_miou", np.nan)  # unknown without a training split
     table = images[["id", "miou"]].assign(severity=np.where(images["miou"] <= guess, "guessing", near))
     table["worst_class"], table["worst_class_iou"] = images["worst_class"], iou.min(axis=1).to_numpy(float)

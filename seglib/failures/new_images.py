@@ -161,10 +161,9 @@ def measure(
     (vector,) = novelty.image_features(view, *scorer)
     pixels = np.array([np.count_nonzero(ids == c) for c in range(len(spec.classes))])
     facts = {"height": ids.shape[0], "width": ids.shape[1], "confidence": float(total.sum() / ids.size)}
-    facts["class_confidence"] = class_confidence(pixels, total)
-    shares = dict(zip(spec.classes.names, (pixels / ids.size).tolist(), strict=True))
-    facts |= {f"share_{name}": share for name, share in shares.items()}
-    facts["qualities"] = checks.qualities(image)
+    facts |= {"class_confidence": class_confidence(pixels, total), "qualities": checks.qualities(image)}
+    shares = zip(spec.classes.names, (pixels / ids.size).tolist(), strict=True)
+    facts |= {f"share_{name}": share for name, share in shares}
     return ids, facts, vector / max(float(np.linalg.norm(vector)), 1e-9)
 
 

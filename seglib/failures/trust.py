@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from seglib.data import LABEL_FAULTS, planted
+from seglib.data import FAULT_KINDS, LABEL_FAULTS, planted
 from seglib.evaluate import units_of
 from seglib.failures.analyse import Analysis, explain_failures
 from seglib.failures.find import find_failures
@@ -12,8 +12,7 @@ from seglib.failures.find import find_failures
 FEWEST = 10  # failed images, and passed ones, below which nothing is said
 LEVEL = 0.025  # chance of a claim where there is nothing to claim: 5 % for the two signals together
 _SIGNALS = {"confidence": "mean confidence", "class_confidence": "confidence by class"}
-_EXPECTED = dict.fromkeys(LABEL_FAULTS, "label error")
-_EXPECTED |= dict.fromkeys(("blur", "noise", "dark", "washed_out"), "degraded image")
+_EXPECTED = dict.fromkeys(FAULT_KINDS, "degraded image") | dict.fromkeys(LABEL_FAULTS, "label error")
 _EXPECTED |= {"unseen_condition": "unlike training", "far_tiny": "small objects", "rare_class": "rare class"}
 _OF_THE_MODEL = ("rare class", "small objects", "systematic confusion", "class confusion")
 

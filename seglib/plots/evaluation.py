@@ -130,12 +130,11 @@ def reliability(calibration: pd.DataFrame | None, ece: float = float("nan"), ax:
     accuracy, gap = table["accuracy"], table["confidence"] - table["accuracy"]
     edge = {"align": "edge", "edgecolor": style.INK, "linewidth": 0.6}
     ax.bar(left, accuracy, width, color=style.SKY, label="accuracy", **edge)
-    for label, part, look in (
-        ("overconfident", gap > 0.002, {"color": "none", "hatch": "////", "edgecolor": style.VERMILION}),
-        ("underconfident", gap < -0.002, {"color": style.BLUE}),
-    ):
+    over = {"color": "none", "hatch": "////", "edgecolor": style.VERMILION, "label": "overconfident"}
+    under = {"color": style.BLUE, "label": "underconfident"}
+    for part, look in (gap > 0.002, over), (gap < -0.002, under):
         if part.any():
-            ax.bar(left[part], gap[part], width[part], accuracy[part], label=label, **edge | look)
+            ax.bar(left[part], gap[part], width[part], accuracy[part], **edge | look)
     for middle, share in zip(left + width / 2, table["share"], strict=True):
         ax.text(middle, 0.012, f"{share:.0%}", ha="center", fontsize=7.5)
     ax.plot([0, 1], [0, 1], color=style.INK, linestyle="--", linewidth=1, label="calibrated")
