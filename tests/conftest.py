@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from seglib.data import DatasetError
 from seglib.params import Train
 from seglib.runs import Run
 
@@ -53,6 +55,16 @@ def palette(mask: np.ndarray, colors) -> Image.Image:
     picture = Image.fromarray(mask)
     picture.putpalette(np.ravel(colors).tolist())
     return picture
+
+
+def raised(error, told: str, work, *given, **how):
+    """The error of a call, which says this."""
+    with pytest.raises(error, match=told) as found:
+        work(*given, **how)
+    return found.value
+
+
+refused = partial(raised, DatasetError)
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from conftest import raised
 
 from seglib.actions import Actions, Sample, Setting, Weights, check, follow, read, write
 from seglib.data import load_dataset
@@ -35,8 +36,7 @@ def test_a_file_as_a_person_writes_it(tmp_path):
 )  # fmt: skip
 def test_what_is_wrong_is_named(tmp_path, text, told):
     (tmp_path / "actions.yaml").write_text(text, "utf-8", "surrogateescape")
-    with pytest.raises(ParameterError, match=rf"actions\.yaml.* {told}"):
-        read(tmp_path / "actions.yaml")
+    raised(ParameterError, rf"actions\.yaml.* {told}", read, tmp_path / "actions.yaml")
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -81,5 +81,4 @@ def test_follow_leaves_out_training_samples_and_sets_parameters(tiny_root, tiny_
      ({"exclude": ["t00", "1e5"]}, r"exclude names \['1e5'\]: only samples of split 'train'")],
 )  # fmt: skip
 def test_what_does_not_fit_the_dataset_is_refused(tiny_root, wanted, told):
-    with pytest.raises(ParameterError, match=told):
-        check(Actions(**wanted), load_dataset("data/tiny"))
+    raised(ParameterError, told, check, Actions(**wanted), load_dataset("data/tiny"))

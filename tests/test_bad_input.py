@@ -4,12 +4,12 @@ import struct
 
 import numpy as np
 import pytest
+from conftest import RNG, save
 from PIL import Image
 
 from seglib.checks import check_dataset, require_sound
 from seglib.data import DatasetError, load_dataset
 
-RNG = np.random.default_rng(0)
 GOOD = """\
 classes: [road, car, person]
 splits:
@@ -19,8 +19,7 @@ splits:
 
 
 def noise(path, *shape, most=256):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(RNG.integers(0, most, shape, np.uint8)).save(path)
+    save(path, RNG.integers(0, most, shape, np.uint8))
 
 
 @pytest.fixture

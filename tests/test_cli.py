@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-from conftest import save
+from conftest import raised, save
 from PIL import Image
 
 from seglib import cli, evaluate
@@ -38,15 +38,13 @@ def calls(root, monkeypatch):
 
 @pytest.mark.parametrize("name", ["", *COMMANDS.split()])
 def test_help_of_the_program_and_of_every_command(name, capsys):
-    with pytest.raises(SystemExit, match="0"):
-        main([name, "--help"] if name else ["--help"])
+    raised(SystemExit, "0", main, [name, "--help"] if name else ["--help"])
     assert f"usage: seglib {name}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("line", ["", "dmeo", "compare one", "run --para x", "demo left", "export --to x"])
 def test_wrong_usage_is_exit_code_2(line, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        main(line.split())
+    raised(SystemExit, "2", main, line.split())
     assert "usage: seglib" in capsys.readouterr().err
 
 
@@ -55,8 +53,7 @@ def test_an_error_is_one_message_and_debug_shows_more(root, monkeypatch, capsys)
     assert main(["run", "--params", "p.yaml"]) == 1
     told = "p.yaml holds ['a']; expected lines `parameter: value`, as in params/camvid.yaml."
     assert capsys.readouterr() == ("", f"seglib: {told}\n")
-    with pytest.raises(ValueError, match="holds"):
-        main(["--debug", "run", "--params", "p.yaml"])
+    raised(ValueError, "holds", main, ["--debug", "run", "--params", "p.yaml"])
     monkeypatch.setattr(cli, "run_chain", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     assert main(["demo"]) == 130
     assert capsys.readouterr().err == "seglib: interrupted.\n"
@@ -256,8 +253,7 @@ def test_a_new_project_is_the_root_of_what_is_done_in_it(tmp_path, monkeypatch):
     for name in ("notebooks/02_train.ipynb", "params/camvid.yaml", "data/configs/camvid.yaml"):
         assert (tmp_path / "mine" / name).is_file()
     assert len(load_dataset(tmp_path / "mine/data/demo").samples) == 259
-    with pytest.raises(FileExistsError, match="mine exists and is not empty"):
-        main(["--debug", "new", str(tmp_path / "mine")])
+    raised(FileExistsError, "mine exists and is not empty", main, ["--debug", "new", str(tmp_path / "mine")])
     monkeypatch.delenv("SEGLIB_ROOT", raising=False)
     monkeypatch.chdir(tmp_path / "mine/notebooks")
     assert project_root() == tmp_path / "mine"

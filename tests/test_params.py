@@ -5,6 +5,7 @@ import math
 from datetime import date
 
 import pytest
+from conftest import raised
 from IPython.core.interactiveshell import InteractiveShell
 
 from seglib import params
@@ -29,9 +30,8 @@ def test_read_takes_its_own_names_from_a_namespace():
     found = Train.read({"run": "street", "epochs": 3, "In": ["..."], "_": 1, "epoch": math, "title": "a"})
     assert (found.run, found.epochs, found.batch_size) == ("street", 3, 14)
     slips = {"runn": r"did you mean 'run'\?", "threshold": "of 04_fail", "recipe": "is called 'config'"}
-    for slip, told in slips.items():
-        with pytest.raises(ParameterError, match=rf"'{slip}' \({told}"):  # papermill puts them there
-            Train.read({"run": "street", slip: "0.4"})
+    for slip, told in slips.items():  # papermill puts them there
+        raised(ParameterError, rf"'{slip}' \({told}", Train.read, {"run": "street", slip: "0.4"})
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,7 @@ def test_read_takes_its_own_names_from_a_namespace():
      (Train, {"epochs": 0, "batch_size": -1, "flop": 1}, r"epochs = 0: .*; batch_size = -1: .*; unknown name 'flop'")],
 )  # fmt: skip
 def test_what_is_wrong_is_named_with_its_value(model, values, told):
-    with pytest.raises(ParameterError, match=told):
-        model.check(values)
+    raised(ParameterError, told, model.check, values)
 
 
 # What YAML, a terminal and papermill's command line make of these values.
@@ -68,10 +67,8 @@ def test_the_chain_gives_each_notebook_its_share():
     shares = [{"dataset": "data/mine"}, own | {"epochs": 3}, own, own | {"threshold": 0.4}]
     assert list(check_chain(values).values()) == shares
     told = r"'tresholds' \(did you mean 'threshold'\?\), 'zzz'\. Known: absent, "
-    with pytest.raises(ParameterError, match=told):
-        check_chain({"zzz": 1, "tresholds": 0.5, "epochs": 3})
-    with pytest.raises(ParameterError, match=r"'lr' \(did you mean 'learning_rate'\?\)\."):
-        check_chain({"lr": 1})
+    raised(ParameterError, told, check_chain, {"zzz": 1, "tresholds": 0.5, "epochs": 3})
+    raised(ParameterError, r"'lr' \(did you mean 'learning_rate'\?\)\.", check_chain, {"lr": 1})
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])  # editors on Windows; PowerShell
@@ -89,8 +86,7 @@ def test_every_parameter_can_be_given_at_a_terminal():
         texts = [f"{n}={v if isinstance(v, str) else json.dumps(v)}" for n, v in values.items()]
         assert model.check(params.read_parameters(texts)).model_dump() == values
     for pair in ("epochs", "=3", " =3"):
-        with pytest.raises(ParameterError, match=f"-p {pair}: expected NAME=VALUE"):
-            params.read_parameters([pair])
+        raised(ParameterError, f"-p {pair}: expected NAME=VALUE", params.read_parameters, [pair])
 
 
 def test_a_notebook_shows_our_errors_in_one_sentence_and_others_in_full(capsys):

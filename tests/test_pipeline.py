@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import raised
 
 from seglib import params, pipeline
 from seglib.pipeline import export_page, run_chain
@@ -27,13 +28,11 @@ def put(root: Path, name: str, *sources: str) -> None:
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
+def root(tiny_root):
     """A project root whose four notebooks print their parameters."""
-    monkeypatch.setenv("SEGLIB_ROOT", str(tmp_path))
-    (tmp_path / "notebooks").mkdir()
     for name in NAMES:
-        put(tmp_path, name, f"print({', '.join(PARAMETERS[name])})")
-    return tmp_path
+        put(tiny_root, name, f"print({', '.join(PARAMETERS[name])})")
+    return tiny_root
 
 
 @pytest.fixture
@@ -81,15 +80,13 @@ def test_the_chain_passes_parameters_and_leaves_notebooks_pages_and_states(root,
 def test_the_first_failing_notebook_ends_the_chain_with_its_own_error(root):
     put(root, "02_train", "print('so far')", "raise ValueError('mask a: 96 x 128')", "print('never')")
     told = r"02_train stopped: ValueError: mask a: 96 x 128\n.* artifacts/runs/mine/notebooks/02_train\.ipynb"
-    with pytest.raises(RuntimeError, match=told):
-        run_chain({"run": "mine"})
+    raised(RuntimeError, told, run_chain, {"run": "mine"})
     folder = root / "artifacts/runs/mine/notebooks"
     assert printed(folder / "02_train.ipynb") == "so far\n"
     assert "mask a: 96 x 128" in (folder / "02_train.html").read_text(encoding="utf-8")
     assert states(root) == {"01_data_check": "done", "02_train": "failed"}
     put(root, "01_data_check", "import os\nos._exit(9)")
-    with pytest.raises(RuntimeError, match="the kernel died"):
-        run_chain({"run": "mine"})
+    raised(RuntimeError, "the kernel died", run_chain, {"run": "mine"})
     assert states(root) == {"01_data_check": "failed"}
 
 
@@ -97,8 +94,7 @@ def test_starting_later_keeps_what_ran_before_and_forgets_what_comes_after(root,
     run_chain({"run": "mine"})
     train("mine")
     no_kernel.append("03_evaluate")
-    with pytest.raises(RuntimeError, match="told to"):
-        run_chain({"run": "mine"}, start="03_evaluate")
+    raised(RuntimeError, "told to", run_chain, {"run": "mine"}, start="03_evaluate")
     assert states(root) == {"01_data_check": "done", "02_train": "done", "03_evaluate": "failed"}
 
 
@@ -110,9 +106,8 @@ def test_starting_later_keeps_what_ran_before_and_forgets_what_comes_after(root,
      ({}, ["3", "3", {"epochs": 5}], r"'epochs' \(of 02_train\): no parameter of 03_evaluate")],
 )  # fmt: skip
 def test_what_cannot_go_well_is_refused_before_anything_starts(root, values, steps, told):
-    with lock(train("mine").notebooks / ".chain", "running notebooks"):  # noqa: SIM117
-        with pytest.raises((ValueError, OSError), match=told):
-            run_chain({"run": "mine"} | values, *steps)
+    with lock(train("mine").notebooks / ".chain", "running notebooks"):
+        raised((ValueError, OSError), told, run_chain, {"run": "mine"} | values, *steps)
     assert not list(root.glob("artifacts/runs/*/notebooks/*.ipynb"))
 
 

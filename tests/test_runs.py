@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import tree
+from conftest import raised, tree
 
 from seglib import runs
 from seglib.runs import Run, lock, read_json, write_json, write_text
@@ -58,8 +58,7 @@ def test_the_project_root(monkeypatch, tmp_path):
     assert runs.project_root() == tmp_path / "project"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(runs, "__file__", str(tmp_path / "lib" / "seglib" / "runs.py"))
-    with pytest.raises(FileNotFoundError, match=r"no notebooks/01_data_check\.ipynb at .*SEGLIB_ROOT"):
-        runs.project_root()
+    raised(FileNotFoundError, r"no notebooks/01_data_check\.ipynb at .*SEGLIB_ROOT", runs.project_root)
 
 
 def test_paths_for_the_program_for_files_and_for_people(root):
@@ -76,8 +75,7 @@ def test_paths_for_the_program_for_files_and_for_people(root):
 def test_names_that_are_paths_or_break_somewhere_are_refused(name):
     for plain in ("demo", "street_v2", "2024-05-01", "a.b", "A" * 80):
         assert runs.check_name(plain) == plain
-    with pytest.raises(ValueError, match=r"run name .*not a path"):
-        runs.check_name(name)
+    raised(ValueError, r"run name .*not a path", runs.check_name, name)
 
 
 def test_a_file_and_a_folder_appear_whole_or_not_at_all(tmp_path):
@@ -100,8 +98,7 @@ def test_json_is_plain_and_damage_is_named(tmp_path):
     assert read_json(path) == {"iou": 0.5, "nans": [1, None], "inf": None, "path": "a/b", "3": [1, 2]}
     for text, told in (("{", "is not valid JSON .*Delete it"), ("{}", "has no run"), ("[" * 99999, "is not")):
         path.write_text(text)
-        with pytest.raises(ValueError, match=rf"^a\.json {told}"):
-            read_json(path, ["run"])
+        raised(ValueError, rf"^a\.json {told}", read_json, path, ["run"])
 
 
 def test_tables_come_back_as_they_were(tmp_path):
@@ -110,8 +107,7 @@ def test_tables_come_back_as_they_were(tmp_path):
     assert b"\r" not in path.read_bytes()
     pd.testing.assert_frame_equal(runs.read_table(path), table)
     path.write_bytes(b"a,b\n1,2\n1,2,3\n")
-    with pytest.raises(runs.UnreadableError, match=r"^a\.csv is no readable table"):
-        runs.read_table(path)
+    raised(runs.UnreadableError, r"^a\.csv is no readable table", runs.read_table, path)
 
 
 @pytest.mark.parametrize(
@@ -122,9 +118,7 @@ def test_tables_come_back_as_they_were(tmp_path):
 )  # fmt: skip
 def test_yaml_is_plain_data_and_what_is_none_is_told_in_few_words(text, told):
     assert runs.load_yaml("[1, 2, 3]: road\n'0042': {a: null}") == {(1, 2, 3): "road", "0042": {"a": None}}
-    with pytest.raises(runs.UnreadableError, match=told) as error:
-        runs.load_yaml(text)
-    assert len(str(error.value)) < 300
+    assert len(str(raised(runs.UnreadableError, told, runs.load_yaml, text))) < 300
     bomb = ["a: &a0 [x, x]"] + [f"b{k}: &a{k + 1} [{', '.join([f'*a{k}'] * 9)}]" for k in range(12)]
     assert len(runs.brief(runs.load_yaml("\n".join(bomb)))) < 2000
 
@@ -188,12 +182,10 @@ def test_a_trained_run_is_kept_unless_its_name_may_be_replaced(root):
 
 def test_only_a_trained_run_opens():
     assert trained("alley") == Run.open("alley")
-    with pytest.raises(FileNotFoundError, match=r"no trained model in .*/street\. .* a trained run: alley"):
-        Run.open("street")
+    raised(FileNotFoundError, r"no trained model in .*/street\. .* a trained run: alley", Run.open, "street")
     write_json(Run.folder("theirs") / "params.json", {"predictions": "masks"})
     assert Run.open("theirs").external
-    with pytest.raises(ValueError, match="split name"):
-        Run.open("alley").evaluation("../val")
+    raised(ValueError, "split name", Run.open("alley").evaluation, "../val")
 
 
 def test_the_environment_names_versions_and_no_person():

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import tifffile
-from conftest import save
+from conftest import raised, save
 from PIL import Image
 
 from seglib.data import DatasetError, convert, draft_dataset, load_dataset, read_pair, read_stored
@@ -41,8 +41,7 @@ def root(tmp_path):
 
 
 def refused(told, *what, **how):
-    with pytest.raises(DatasetError, match=told):
-        convert(*what, **how)
+    raised(DatasetError, told, convert, *what, **how)
 
 
 def result(root, expected, names, **how):
@@ -98,8 +97,7 @@ def test_masks_of_single_classes(root):
     refused("masks exists", root, "classes")
     out, names, count = convert(root, "classes", root.parent / "ids")
     assert (names, count) == (["background", "car", "wheel"], 2)
-    mask = np.array(Image.open(out / "images/train/a.png"))
-    np.testing.assert_array_equal(mask, SQUARE + INNER.astype(int))
+    np.testing.assert_array_equal(Image.open(out / "images/train/a.png"), SQUARE + INNER.astype(int))
     assert (out / "classes.txt").read_text() == '0 "background"\n1 "car"\n2 "wheel"\n'
 
 
@@ -185,8 +183,7 @@ def test_coco_files_of_one_image_are_drawn_together_and_two_others_are_refused(r
     write(root / "wheels.json", "\ufeff" + json.dumps(coco([INNER_CORNERS], "wheel", area=50)))
     out, names, _ = convert(root)
     assert names == ["background", "car", "wheel"]
-    mask = np.array(Image.open(out / "images/train/b.png"))
-    np.testing.assert_array_equal(mask, SQUARE + INNER.astype(int))
+    np.testing.assert_array_equal(Image.open(out / "images/train/b.png"), SQUARE + INNER.astype(int))
     for folder in ("one", "two"):
         write(root / folder / "b.json", {"shapes": []})
     refused(r"one/b\.json .*both are of one image: move one away", root, target=root / "new")

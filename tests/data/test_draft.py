@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from conftest import IDS, RGB, RNG, palette, save
+from conftest import IDS, RGB, RNG, palette, raised, save
 from PIL import Image
 
 from seglib.data import DatasetError, draft_dataset, load_dataset, read_mask, read_pair, read_stored
@@ -21,9 +21,7 @@ def drafted(root, **told):
 
 def refused(told, root, **how):
     """The error of a draft, which says this."""
-    with pytest.raises(DatasetError, match=told) as error:
-        draft_dataset(root, **how)
-    return error.value
+    return raised(DatasetError, told, draft_dataset, root, **how)
 
 
 # {k} is the number of a sample, {s} its split, {t} a folder of that: the test's lies beside the others
@@ -110,8 +108,7 @@ def test_names_of_ids_come_from_a_file(tmp_path, file, text, names, order):
     write_text(tmp_path / file, text)
     dataset = drafted(tmp_path)
     assert dataset.classes.names == tuple(names)
-    mask = read_mask(tmp_path / "masks/a.png", dataset.classes)
-    np.testing.assert_array_equal(mask, np.array(order)[IDS])
+    np.testing.assert_array_equal(read_mask(tmp_path / "masks/a.png", dataset.classes), np.array(order)[IDS])
     assert ("0 is not in" in draft_dataset(tmp_path)) == (255 in order)
 
 

@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 import tifffile
-from conftest import IDS, RGB, RNG, palette, save
+from conftest import IDS, RGB, RNG, palette, raised, refused, save
 from PIL import Image
 
 from seglib import data
@@ -32,16 +32,13 @@ def test_more_than_8_bits_are_scaled_by_the_range_and_refused_without(tmp_path):
     low, high = 1000, 50000
     expected = np.rint(np.clip((deep.astype(float) - low) / (high - low), 0, 1) * 255).astype(np.uint8)
     for path in sorted(tmp_path.iterdir()):
-        with pytest.raises(DatasetError, match=r"(16|32)-bit.* values.*range: ") as error:
-            read_image(path)
-        assert error.value.check == "range"
+        assert refused(r"(16|32)-bit.* values.*range: ", read_image, path).check == "range"
         shift = 100 * (path.name == "f.tif")
         image = read_image(path, form=ImageForm(range=(low - shift, high - shift)))
         channels = slice(3) if path.name[0] in "34" else slice(1)
         np.testing.assert_array_equal(image, np.broadcast_to(expected[..., channels], image.shape))
     (tmp_path / "rgb.png").write_bytes(DEEP_RGB)
-    with pytest.raises(DatasetError, match=r"PNG of 16 bits in RGB.*Save it as TIFF"):
-        read_image(tmp_path / "rgb.png")
+    refused(r"PNG of 16 bits in RGB.*Save it as TIFF", read_image, tmp_path / "rgb.png")
     np.testing.assert_array_equal(read_image(save(tmp_path / "8.png", RGB), form=TOP), RGB)  # 8 bits stay
     tifffile.imwrite(tmp_path / "n.tif", np.array([[np.nan, np.inf], [-np.inf, 1]], np.float32))
     shown = read_image(tmp_path / "n.tif", form=ImageForm(range=(0, 2)))
@@ -54,13 +51,11 @@ def test_bands_are_named_and_never_dropped(tmp_path, bands):
     for planar in ("contig", "separate"):
         path, stored = tmp_path / f"{planar}.tif", array if planar == "contig" else np.moveaxis(array, -1, 0)
         tifffile.imwrite(path, stored, photometric="minisblack", planarconfig=planar)
-        with pytest.raises(DatasetError, match=rf"{bands} bands.*channels: \["):
-            read_image(path)
+        refused(rf"{bands} bands.*channels: \[", read_image, path)
         named = (2, 1, 1) if bands == 2 else (4, 3, 1)
         image = read_image(path, form=ImageForm(channels=named))
         np.testing.assert_array_equal(image, array[..., [c - 1 for c in named]])
-        with pytest.raises(DatasetError, match=rf"has {bands} bands.*names \[9, 1, 1\]"):
-            read_image(path, form=ImageForm(channels=(9, 1, 1)))
+        refused(rf"has {bands} bands.*names \[9, 1, 1\]", read_image, path, form=ImageForm((9, 1, 1)))
     assert (read_image(save(tmp_path / "rgb.png", RGB), form=ImageForm((3, 2, 1))) == RGB[..., ::-1]).all()
 
 
@@ -78,8 +73,7 @@ def test_tiffs_that_pillow_alone_misreads(tmp_path):
     nodata = IDS.astype(np.int32)
     nodata[0, :2] = -1, -9999
     tifffile.imwrite(tmp_path / "n.tif", nodata)
-    with pytest.raises(DatasetError, match=r"holds ids \{-9999, -1\}.*ignore_ids: \[-9999, -1\]"):
-        read_mask(tmp_path / "n.tif", ABC)
+    refused(r"holds ids \{-9999, -1\}.*ignore_ids: \[-9999, -1\]", read_mask, tmp_path / "n.tif", ABC)
     mask = read_mask(tmp_path / "n.tif", ClassMap(("a", "b", "c"), ignore_ids=(-1, -9999)))
     np.testing.assert_array_equal(mask, np.where(nodata < 0, IGNORE, nodata))
     with tifffile.TiffWriter(tmp_path / "o.tif") as out:  # with an overview
@@ -106,8 +100,7 @@ def test_what_is_no_single_picture_is_named(tmp_path):
     told |= {"shares.tif": "fractions", "rle.png": "is JSON", "lfs.png": "Git LFS", "cut.tif": "ends before"}
     told["empty.png"] = "is empty .*Copy it again"
     for name, words in told.items():
-        with pytest.raises(DatasetError, match=words):
-            read_mask(tmp_path / name, ABC)
+        refused(words, read_mask, tmp_path / name, ABC)
 
 
 @pytest.mark.parametrize(
@@ -128,10 +121,8 @@ def test_smeared_masks_are_refused_or_snapped_to_the_nearest_value(tmp_path):
     large[20:50, 10:40] = 255
     path = save(tmp_path / "m.jpg", large, quality=60)
     names, id_map = ("a", "b"), {0: 0, 255: 1}
-    with pytest.raises(DatasetError, match=r"smeared.*snap: true and id_map: \{0: 0, 255: 1\}"):
-        read_mask(path, ClassMap(names))
-    with pytest.raises(DatasetError, match="snap: true into"):
-        read_mask(path, ClassMap(names, id_map=id_map))
+    refused(r"smeared.*snap: true and id_map: \{0: 0, 255: 1\}", read_mask, path, ClassMap(names))
+    refused("snap: true into", read_mask, path, ClassMap(names, id_map=id_map))
     snapping = ClassMap(names, id_map=id_map, snap=True)
     np.testing.assert_array_equal(read_mask(path, snapping), large // 255)
     assert ClassMap.from_dict(snapping.to_dict()) == snapping
@@ -142,8 +133,7 @@ def test_smeared_masks_are_refused_or_snapped_to_the_nearest_value(tmp_path):
     mask = read_mask(save(tmp_path / "c.png", noisy.clip(0, 255).astype(np.uint8)), colors)
     mask[mask == IGNORE] = 0  # black may win over (10, 0, 0)
     np.testing.assert_array_equal(mask, large // 255)
-    with pytest.raises(ValueError, match=r"at least 16 apart; two of these differ by 1.*id_map"):
-        ClassMap(names, snap=True)
+    raised(ValueError, r"at least 16 apart; two of these differ by 1.*id_map", ClassMap, names, snap=True)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -184,9 +174,7 @@ def test_colour_masks_by_colors_and_by_id_map_and_black_is_ignored_unless_a_clas
     np.testing.assert_array_equal(read_mask(path, ClassMap(("a", "b", "c"), colors=colors[:3])), expected)
     id_map = {tuple(c): k for k, c in enumerate(colors[:3].tolist())} | {(0, 0, 0): 255}
     np.testing.assert_array_equal(read_mask(path, ClassMap(("a", "b", "c"), id_map=id_map)), expected)
-    with pytest.raises(DatasetError, match=r"RGB image.*names no colours") as error:
-        read_mask(path, ABC)
-    assert error.value.check == "rgb-mask"
+    assert refused(r"RGB image.*names no colours", read_mask, path, ABC).check == "rgb-mask"
     with pytest.raises(DatasetError, match="two classes have one colour"):
         read_mask(path, ClassMap(("a", "b", "c"), colors=colors[[0, 1, 1]]))
     void = ClassMap(("void", "b"), colors=[[0, 0, 0], [0, 20, 0]])
@@ -254,9 +242,8 @@ def every_form():
     wanted += [("P", "PNG", {"transparency": shown}) for shown in (0, b"\x00\x80\xff")]
     for mode, form, options in wanted:
         stream = io.BytesIO()
-        with contextlib.suppress(
-            OSError, ValueError, KeyError
-        ):  # Pillow has no such pair, or cannot read its own
+        # Pillow has no such pair, or cannot read its own.
+        with contextlib.suppress(OSError, ValueError, KeyError):
             Image.fromarray(RGB if options else IDS).convert(mode).save(stream, form, **options)
             Image.open(stream).load()
             files.append(stream.getvalue())

@@ -1,16 +1,20 @@
-"""Injected faults change what they say, where they say, in any form of dataset, and the same with the same seed."""
+"""Injected faults change what and where they say, in any form; the demo dataset and its broken twin."""
+
+from collections import Counter
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import save, tree
+from conftest import raised, save, tree
 from PIL import Image
 from scipy import ndimage
 
+from seglib import checks, data, runs
 from seglib.data import FAULT_KINDS, DatasetError, inject_faults, load_dataset, planted, read_mask, read_pair
 from seglib.data.inject import DEGRADATIONS, LABEL_FAULTS, MIN_CHANGE, SHIFT
 
+DEMO = runs.project_root() / "data" / "demo"
 NAMES = ("sky", "road", "car", "person")
 
 
@@ -146,10 +150,34 @@ def test_what_cannot_be_done_is_said_and_leaves_nothing(tmp_path):
         (FileExistsError, "lies in the dataset", "data/planted", {}),
         (DatasetError, "no split 'test'", "out", {"splits": ["test"]}),
     ):
-        with pytest.raises(error, match=told):
-            inject_faults(dataset, tmp_path / out, **options)
+        raised(error, told, inject_faults, dataset, tmp_path / out, **options)
     for path in (tmp_path / "data" / "masks").rglob("*.png"):
         Image.fromarray(np.zeros((60, 80), np.uint8)).save(path)
     with pytest.raises(DatasetError, match=r"missing_object fits none of the 12 samples left in split 'val'"):
         inject_faults(dataset, tmp_path / "out", kinds=["missing_object"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "mine"]
+
+
+def test_the_demo_loads_as_a_dataset():
+    dataset = load_dataset(DEMO)
+    assert dataset.problems.empty
+    assert dataset.samples["split"].value_counts().to_dict() == {"train": 156, "test": 63, "val": 40}
+    groups = dataset.samples[~dataset.samples["group"].eq("stray")].groupby("group")["split"].nunique()
+    assert len(groups) == 22
+    assert (groups == 1).all()  # whole sequences: no neighbour of a train frame is in val or test
+
+
+@pytest.mark.slow
+def test_checks_find_every_fault_of_the_broken_twin_and_no_other_error(tiny_root):
+    data.ensure_demo("data/camvid")
+    (tiny_root / "data" / "demo").symlink_to(DEMO)
+    data.ensure_demo("data/demo_broken")
+    check = checks.check_dataset(load_dataset("data/demo_broken", strict=False))
+    table = tiny_root / "data/demo_broken/planted.csv"
+    found = Counter(map(tuple, check.findings[["sample", "split", "check"]].to_numpy()))
+    wanted = Counter(map(tuple, planted(table.parent)[["sample", "split", "kind"]].to_numpy()))
+    assert wanted - found == Counter()
+    assert {kind for _, _, kind in found - wanted} <= {"small-split", "split-shift"}  # of a few streets
+    table.write_text("mine")
+    data.ensure_demo(table.parent)
+    assert table.read_text() == "mine"  # one that is there stays

@@ -1,14 +1,14 @@
-"""Runs beside each other: hand-made counts, SciPy as reference, simulated trainings, and what cannot be compared."""
+"""Runs beside each other and beside baselines: made by hand, SciPy, simulated; what cannot be compared."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import made_evaluation
+from conftest import made_evaluation, raised, write_dataset
 from PIL import Image
 from scipy import stats
 
-from seglib import evaluate, metrics
+from seglib import data, evaluate, metrics
 from seglib.data import load_dataset, read_mask
 from seglib.evaluate import Evaluation, compare_runs, comparison_sentence, open_evaluation, write_comparison
 from seglib.evaluate.compare import CHANGES, welch
@@ -112,8 +112,7 @@ def test_what_was_fixed_and_what_broke(tiny_root):
         Image.fromarray(np.array(Image.open(path))[::-1].copy()).save(path)
     again = evaluated("again", {})
     for side in (again, [second, again]):
-        with pytest.raises(ValueError, match=r"\(2 differing: image 0042, image null\)"):
-            compare_runs(first, side)
+        raised(ValueError, r"\(2 differing: image 0042, image null\)", compare_runs, first, side)
 
 
 def test_an_image_without_a_score_is_neither_fixed_nor_broken():
@@ -134,5 +133,47 @@ def test_what_cannot_be_compared_is_named():
         ([first, made(PLAIN[:3])], "a run stands twice: made, made, made"),
         ([made(counts, "b"), made(counts, "c")], "'b' and 'c' predict the same in every image: no repeated"),
     ):
-        with pytest.raises(ValueError, match=words):
-            compare_runs(first, second)
+        raised(ValueError, words, compare_runs, first, second)
+
+
+MASKS = {
+    "train": [[[0, 1], [1, 2]], [[0, 1], [2, 2]], [[1, 1], [2, 255]]],
+    "val": [np.repeat(np.repeat([[0, 1], [2, 2]], 2, 0), 2, 1), np.full((4, 4), 255)],
+}
+
+
+@pytest.fixture
+def folder(tiny_root):
+    """Three train masks of 2 x 2 and two val masks of 4 x 4, and predictions that are always right."""
+    root, splits = tiny_root / "hand", {}
+    for split, masks in MASKS.items():
+        arrays = {f"{split}{k}": np.array(mask, np.uint8) for k, mask in enumerate(masks)}
+        splits[split] = {name: (np.repeat(mask[..., None], 3, 2), mask) for name, mask in arrays.items()}
+        for name, mask in arrays.items() if split == "val" else ():
+            evaluate.save_ids(root / f"predictions/{name}.png", mask % 255, data.ClassMap(("a", "b", "c")))
+    write_dataset(root, splits, "abc")
+    return root
+
+
+def scored(folder) -> evaluate.Evaluation:
+    params = Evaluate(run="right", split="val", dataset=str(folder))
+    return evaluate.evaluate_predictions(folder / "predictions", params)
+
+
+def test_baselines_by_hand(folder):
+    evaluation = scored(folder)
+    table = evaluation.compare_with_baselines().set_index("predictor")
+    assert list(table.index) == ["majority class (b)", "mean mask", "this model"]  # 5 of 11 pixels are b
+    assert table.loc["majority class (b)", "mean_iou"] == pytest.approx(4 / 16 / 3)
+    assert table.loc["majority class (b)", "pixel_accuracy"] == pytest.approx(4 / 16)
+    # The mean mask of train is [[a, b], [c, c]], stretched: right everywhere in the first image of val.
+    assert table.loc["mean mask", ["mean_iou", "mean_iou_image", "pixel_accuracy"]].tolist() == [1, 1, 1]
+    assert evaluation.per_image["baseline_miou"].tolist() == pytest.approx([1, np.nan], nan_ok=True)
+
+
+def test_without_a_training_split_there_are_none(folder):
+    config = folder / "dataset.yaml"
+    config.write_text("\n".join([line for line in config.read_text().splitlines() if "train" not in line]))
+    evaluation = scored(folder)
+    assert not (Run.open("right").evaluation("val") / "baselines.csv").exists()
+    assert evaluation.compare_with_baselines()["predictor"].tolist() == ["this model"]

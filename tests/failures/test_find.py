@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import made_evaluation
+from conftest import made_evaluation, raised
 
 from seglib import failures
 from seglib.evaluate import Evaluation
@@ -68,8 +68,7 @@ def test_thresholds_of_classes():
 
 @pytest.mark.parametrize(("arguments", "told"), REFUSED)
 def test_thresholds_that_are_refused(arguments, told):
-    with pytest.raises(ValueError, match=told):
-        read_threshold(*arguments)
+    raised(ValueError, told, read_threshold, *arguments)
 
 
 def test_failures_come_worst_first_with_their_confusions():

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import tifffile
 import torch
+from conftest import raised, refused, save
 from PIL import Image, TiffImagePlugin
 
 from seglib import data, evaluate, failures, train
@@ -49,12 +50,10 @@ def test_masks_are_those_of_03_and_the_table_says_what_they_hold(run, folder, tm
 
 
 def test_every_form_of_image_and_bad_files_are_listed(run, tmp_path):
-    folder, random = tmp_path / "in", np.random.default_rng(0)
-    (folder / "deep").mkdir(parents=True)
-    deep = random.integers(0, 65536, (21, 33), dtype=np.uint16)
-    Image.fromarray(deep).save(folder / "sixteen.tif")
-    Image.fromarray((deep >> 8).astype(np.uint8)).save(folder / "eight.png")
-    Image.fromarray(np.full((1, 1, 3), 9, np.uint8)).save(folder / "deep" / "one.jpg")
+    folder, deep = tmp_path / "in", np.random.default_rng(0).integers(0, 65536, (21, 33), dtype=np.uint16)
+    save(folder / "sixteen.tif", deep)
+    save(folder / "eight.png", (deep >> 8).astype(np.uint8))
+    save(folder / "deep" / "one.jpg", np.full((1, 1, 3), 9, np.uint8))
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nxx")
     (folder / "notes.txt").write_text("no image")
     (folder / ".hidden.png").write_text("")
@@ -88,13 +87,10 @@ def test_it_goes_on_where_it_was_and_refuses_what_differs(run, folder, tmp_path,
     with pytest.raises(ValueError, match=r"holds other results \(other images\)"):
         failures.predict_folder(run, shutil.copytree(folder, tmp_path / "same"), out)
     Image.new("RGB", (9, 9)).save(folder / "0041.png")
-    with pytest.raises(ValueError, match=r"other files\)\. Choose a new folder"):
-        failures.predict_folder(run, folder, out)
+    raised(ValueError, r"other files\)\. Choose a new folder", failures.predict_folder, run, folder, out)
     run.best_checkpoint.write_bytes(run.best_checkpoint.read_bytes() + b" ")
-    with pytest.raises(ValueError, match="other run, files"):
-        failures.predict_folder(run, folder, out)
-    with pytest.raises(ValueError, match="holds other results"):
-        failures.predict_folder(run, folder, tmp_path / "same")
+    raised(ValueError, "other run, files", failures.predict_folder, run, folder, out)
+    raised(ValueError, "holds other results", failures.predict_folder, run, folder, tmp_path / "same")
     with pytest.raises(ValueError, match="lies in the folder of the images"):
         failures.predict_folder(run, folder, folder / "out")
 
@@ -128,12 +124,10 @@ def test_a_model_is_adapted_to_the_folder(run, folder, tmp_path, capsys):
 def test_names_that_cannot_be_told_apart_are_refused(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "notes.txt").write_bytes(b"")
-    with pytest.raises(DatasetError, match=r"no image in .*expected .*\.png"):
-        data.find_images(tmp_path)
+    refused(r"no image in .*expected .*\.png", data.find_images, tmp_path)
     for name in ("a-b.png", "a/b.png"):
         (tmp_path / name).write_bytes(b"")
-    with pytest.raises(DatasetError, match="one id"):
-        data.find_images(tmp_path)
+    refused("one id", data.find_images, tmp_path)
 
 
 def test_warnings_and_disagreement(run, folder, tmp_path, trained_root):
@@ -165,17 +159,16 @@ def test_without_the_dataset_it_says_what_stays_unknown(run, folder, tmp_path, c
 
 
 def test_the_georeference_of_a_tiff_is_kept(run, tmp_path):
-    (tmp_path / "in").mkdir()
     info, place = TiffImagePlugin.ImageFileDirectory_v2(), (0.0, 0.0, 0.0, 600000.0, 5400000.0, 0.0)
     values = {33550: (0.5, 0.5, 0.0), 33922: place, 34737: "UTM zone 32N|"}
     for tag, value in values.items():
         info[tag], info.tagtype[tag] = value, 2 if isinstance(value, str) else 12
     info[34735], info.tagtype[34735] = (1, 1, 0, 1, 3072, 0, 1, 32632), 3
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "in/geo.tif", tiffinfo=info)
-    Image.fromarray(pixels).save(tmp_path / "in/plain.tif")
+    save(tmp_path / "in/geo.tif", pixels, tiffinfo=info)
+    save(tmp_path / "in/plain.tif", pixels)
     info[274] = 6  # turned by readers: its place would be that of other pixels
-    Image.fromarray(pixels).save(tmp_path / "in/turned.tif", tiffinfo=info)
+    save(tmp_path / "in/turned.tif", pixels, tiffinfo=info)
     failures.predict_folder(run, tmp_path / "in", tmp_path / "out")
     assert [path.stem for path in (tmp_path / "out/masks").glob("*.tif")] == ["geo"]
     with Image.open(tmp_path / "out/masks/geo.tif") as picture:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import write_dataset
+from conftest import refused, write_dataset
 from PIL import Image
 
 from seglib.data import IGNORE, ClassMap, DatasetError, load_dataset, read_mask
@@ -134,8 +134,7 @@ def test_faults_of_what_is_exported(plain, tmp_path):
     with pytest.raises(DatasetError, match=r"1 of 2 samples to export are not in dataset 'data': 'nobody'"):
         export_for_relabelling(evaluation, tmp_path / "x.zip", ["nobody", "val 1"])
     save_ids(tmp_path / "predictions" / "val 1.png", np.zeros((3, 3), np.uint8), plain.classes)
-    with pytest.raises(DatasetError, match=r"\(3, 3\)"):
-        export_for_relabelling(evaluation, tmp_path / "x.zip", ["val 1"], "predictions")
+    refused(r"\(3, 3\)", export_for_relabelling, evaluation, tmp_path / "x.zip", ["val 1"], "predictions")
     for name in ("a:b", " a", "#a", "a\nb"):
         named = evaluation_of(dataclasses.replace(plain, classes=ClassMap((name, "c"))), tmp_path)
         with pytest.raises(ValueError, match="CVAT's lists cannot hold the name"):
@@ -215,8 +214,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faulty_archives_write_nothing(plain, exported, tmp_path, fault):
     broken = rewrite(exported, tmp_path / "broken.zip", FAULTS[fault])
-    with pytest.raises(DatasetError, match=re.escape(fault)):
-        import_corrections(broken, plain, tmp_path / "out")
+    refused(re.escape(fault), import_corrections, broken, plain, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -230,8 +228,7 @@ def test_faulty_folders_write_nothing(plain, tmp_path):
     (tmp_path / "x.zip").write_bytes(b"PK but not really")
     faults = {"empty": "there are no masks", "none": "folder of PNG masks", "x.zip": "as a zip"}
     for name, told in faults.items():
-        with pytest.raises(DatasetError, match=told):
-            import_corrections(tmp_path / name, plain, tmp_path / "out")
+        refused(told, import_corrections, tmp_path / name, plain, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -258,6 +255,5 @@ def test_originals_are_never_overwritten(plain, tmp_path):
     (tmp_path / "out" / "train").mkdir(parents=True)
     (tmp_path / "out" / "train" / "masks").symlink_to(plain.root / "train" / "masks")
     for out in (plain.root, tmp_path / "link", tmp_path / "out"):
-        with pytest.raises(DatasetError, match="would lie on another mask"):
-            import_corrections(tmp_path / "predictions", plain, out)
+        refused("would lie on another mask", import_corrections, tmp_path / "predictions", plain, out)
     assert before == {p: p.read_bytes() for p in plain.root.rglob("*.png")}

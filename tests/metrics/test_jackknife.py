@@ -84,7 +84,7 @@ def test_intervals_cover_the_truth_in_95_percent(make, count, length):
     assert 0.93 <= ((low <= truth) & (truth <= high))[given].mean() <= 0.97
 
 
-def test_units():
+def test_units_and_blocks():
     frames, scores = np.arange(10.0), np.random.default_rng(0).random(10)
     labels, told = metrics.independent_units(np.full(3, ""), np.array([NAN, 1, 2]), scores[:3])
     assert (len(set(labels)), told) == (3, "3 images, taken as independent: the dataset names no sequences")
@@ -95,9 +95,7 @@ def test_units():
     groups[-4:] = ""
     labels, told = metrics.independent_units(np.append(groups, "9"), np.arange(11.0), np.append(scores, 0))
     assert (len(set(labels)), told) == (3 + 1 + 4, "4 whole sequences and 4 images without one")
-
-
-def test_blocks_are_as_long_as_their_scores_are_alike():
+    # Blocks are as long as their scores are alike.
     random, one = np.random.default_rng(0), np.full(200, "s")
     frames, noise = random.permutation(200) * 30.0, random.random(200)
     labels, told = metrics.independent_units(one, frames, noise)

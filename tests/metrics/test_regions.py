@@ -55,9 +55,7 @@ def test_regions_by_hand():
     assert table.loc[("hut", "small")].tolist() == [1, 16, 0.5, 0.5]
     assert table.loc[("hut", "large")].tolist() == pytest.approx([1, 1200, 1200 / 1360, 1.0])
     assert table.loc[("ground", "large"), "recall"] == pytest.approx((8784 - 160 - 25) / 8784)
-
-
-def test_a_region_of_exactly_an_edge_is_of_the_larger_size():
+    # A region of exactly an edge is of the larger size.
     truth = np.zeros((100, 100), np.uint8)
     truth[:3, :11] = truth[10:13, :11] = 1  # 33 pixels are COCO's smallest medium region
     truth[20:30, :30] = truth[40:50, :30] = 2  # 300 pixels are its smallest large one

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import raised
 
 from seglib import data, train
 from seglib.params import Train
@@ -94,26 +95,18 @@ def test_each_gpu_gets_a_process(planned):
     assert planned(EIGHT, images=6).processes == 1
     assert planned(SERVER, processes=2).threads == 16
     assert planned(EIGHT, cache="none").workers == 8
-    with pytest.raises(ValueError, match="15 processes cannot share a batch of 14 images"):
-        planned(LAPTOP, processes=15)
+    raised(ValueError, "15 processes cannot share a batch of 14 images", planned, LAPTOP, processes=15)
 
 
 def test_what_cannot_be_used_is_named():
-    with pytest.raises(RuntimeError, match="abacus"):
-        make_plan("abacus")
+    raised(RuntimeError, "abacus", make_plan, "abacus")
     for precision in ("fp16", "tf32"):
-        with pytest.raises(ValueError, match=rf"'{precision}' is for CUDA GPUs.*'cpu'.*'auto'"):
-            make_plan("cpu", precision)
-
-
-def test_an_image_at_a_time_is_refused_where_a_norm_needs_two():
-    """Pooled to one value, as in DeepLabV3+, an image alone has no variance."""
+        raised(ValueError, rf"'{precision}' is for CUDA GPUs.*'cpu'.*'auto'", make_plan, "cpu", precision)
+    # One image at a time: pooled to one value, as in DeepLabV3+, an image alone has no variance.
     params = Train(architecture="DeepLabV3Plus", encoder="resnet18", encoder_weights="none")
     model = train.build_model(params, data.ClassMap(("a", "b")))
-    with pytest.raises(
-        train.ModelError, match=r"cannot be trained on one image at a time .* Set batch_size to 2"
-    ):
-        fitting.measure(DevicePlan(), model, (64, 64), 1)
+    told = r"cannot be trained on one image at a time .* Set batch_size to 2"
+    raised(train.ModelError, told, fitting.measure, DevicePlan(), model, (64, 64), 1)
 
 
 def test_a_trial_counts_the_bytes_of_an_image_and_leaves_the_model_alone(model):

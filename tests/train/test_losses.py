@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import raised
 from segmentation_models_pytorch.losses import DiceLoss, FocalLoss
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassJaccardIndex
@@ -167,11 +168,9 @@ def test_parts_of_a_batch_in_several_processes_make_the_whole_loss():
 
 
 def test_other_shapes_and_a_loss_of_nothing_are_refused():
-    with pytest.raises(ValueError, match="focal_weight are all 0"):
-        HybridLoss(0, 0, 0)
+    raised(ValueError, "focal_weight are all 0", HybridLoss, 0, 0, 0)
     for shape, target in (((5,), (5,)), ((2, 5, 6, 7), (2, 7, 6)), ((2, 5, 6, 7), (2, 1, 6, 7))):
-        with pytest.raises(ValueError, match="expected logits"):
-            HybridLoss()(torch.zeros(shape), torch.zeros(target, dtype=torch.long))
+        raised(ValueError, "expected logits", HybridLoss(), torch.zeros(shape), torch.zeros(target).long())
 
 
 def test_counts_as_a_metric_are_those_of_metrics_from_ids_bytes_and_logits_and_stand_in_a_collection():

