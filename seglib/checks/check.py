@@ -193,7 +193,7 @@ def _judge_splits(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -
             check, detail = f"class-not-in-{'train' if train else 'split'}", f"never in {split}: {absent}."
             classes, in_most = dataset.classes, (samples.loc[inside, "ignore_share"] > 0).mean() > 0.5
             plain = not (classes.id_map or classes.by_color or IGNORE in classes.ignore_ids)
-            if plain and in_most and absent == classes.names[-1]:
+            if plain and in_most and absent == classes.names[-1] and not counts[:, -1].any():
                 line = {c: c for c in range(len(classes) - 1)} | {IGNORE: len(classes) - 1}
                 detail += f" Most masks hold 255, which is ignored: if it is {absent}, write id_map: {line}."
             yield check, "", split, detail
