@@ -223,15 +223,15 @@ def describe(row: Mapping, ious: Iterable[float] = ()) -> dict[str, Any]:
         value = _EMPTY.get(name) if value == "" else value
         return form.format(value) if isinstance(value, str) or _known(value) else ""
 
-    rows = []
+    rows, failed = [], row.get("failed", True)
     for name, columns in _FACTS.items():
         said = ", ".join(filter(None, (told(column, form) for column, form in columns.items())))
-        rows += [(name, said or UNKNOWN)] if said or name != "sequence" else []
+        rows += [(name, said or UNKNOWN)] if said or (failed and name != "sequence") else []
     lost = [(kind, row.get(f"lost_{kind}")) for kind in ERROR_KINDS]
     scored = [(c, iou) for c, iou in enumerate(ious) if _known(iou)]
     return {
-        "cause": told("cause") or "cause unknown", "evidence": told("evidence"), "suggestion": told("suggestion"),
-        "sureness": told("cause_strength", "strength of the evidence {:.2f}"),
+        "cause": told("cause") or ("cause unknown" if failed else "no failure"), "evidence": told("evidence"),
+        "suggestion": told("suggestion"), "sureness": told("cause_strength", "strength of the evidence {:.2f}"),
         "lost": lost if all(_known(points) for _, points in lost) else [],
         "rows": rows, "ious": sorted(scored, key=lambda pair: pair[1]), "nearest": row["nearest"],
     }  # fmt: skip

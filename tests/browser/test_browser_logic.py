@@ -81,6 +81,8 @@ def test_what_is_said_of_an_image():
         **dict.fromkeys(("top confusion", "best fix", "confidence", "novelty"), "unknown"),
     }  # fmt: skip
     assert [facts[n] for n in ("cause", "sureness")] == ["cause unknown", "strength of the evidence 0.80"]
+    facts = describe({"failed": False, "miou": 0.75, "nearest": []})
+    assert (facts["cause"], facts["rows"]) == ("no failure", [("mean IoU", "0.750")])
     facts = describe({"id": "a", "miou": 0.05, "worst_class_iou": np.nan, "nearest": []})
     assert [facts[name] for name in ("sureness", "lost", "ious")] == ["", [], []]
 
