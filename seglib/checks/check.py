@@ -179,6 +179,7 @@ def _judge_splits(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -
     """Report what is wrong with the classes and sizes of whole splits."""
     if "train" not in dataset.splits:
         yield "no-train", "", "", "no split named train has samples."
+    last_as_255 = reading.last_as_255(dataset.classes, samples["ignore_share"], counts)
     for split in dataset.splits:
         inside, train = (samples["split"] == split).to_numpy(), split == "train"
         images = pd.Series((counts[inside] > 0).sum(axis=0), dataset.classes.names)
@@ -190,13 +191,9 @@ def _judge_splits(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -
             check = "nothing-scored" if split in ("train", "val") else "labels-withheld"
             yield check, "", split, f"no mask in {split} has a valid pixel."
         elif absent:
-            check, detail = f"class-not-in-{'train' if train else 'split'}", f"never in {split}: {absent}."
-            classes, in_most = dataset.classes, (samples.loc[inside, "ignore_share"] > 0).mean() > 0.5
-            plain = not (classes.id_map or classes.by_color or IGNORE in classes.ignore_ids)
-            if plain and in_most and absent == classes.names[-1] and not counts[:, -1].any():
-                line = {c: c for c in range(len(classes) - 1)} | {IGNORE: len(classes) - 1}
-                detail += f" Most masks hold 255, which is ignored: if it is {absent}, write id_map: {line}."
-            yield check, "", split, detail
+            check = "class-not-in-train" if train else "class-not-in-split"
+            hint = last_as_255 * (absent == dataset.classes.names[-1])
+            yield check, "", split, f"never in {split}: {absent}.{hint}"
         if train and few:
             yield "few-images", "", split, f"in fewer than {FEW_IMAGES} train images: {few}."
         elif not train and inside.sum() < splits.SMALL_SPLIT:

@@ -124,6 +124,15 @@ def judge_reading(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -
         yield "soft-edges", samples.loc[soft.idxmax(), "id"], "", detail
 
 
+def last_as_255(classes: data.ClassMap, ignored: pd.Series, counts: np.ndarray) -> str:
+    """Ask whether 255 stands for the last class, which no mask holds, where most masks ignore some of their pixels."""
+    plain = not (classes.id_map or classes.by_color or IGNORE in classes.ignore_ids)
+    if not plain or counts[:, -1].any() or not (ignored[ignored < 1] > 0).mean() > 0.5:
+        return ""
+    line = {c: c for c in range(len(classes) - 1)} | {IGNORE: len(classes) - 1}
+    return f" Most masks hold 255, which is ignored: if it is {classes.names[-1]}, write id_map: {line}."
+
+
 def _judge_palettes(dataset: Dataset, samples: pd.DataFrame, counts: np.ndarray) -> Iterator[tuple[str, ...]]:
     """Report indices that have several colours, and these several indices, in palettes and dataset.yaml."""
     classes, files = dataset.classes, set()
